@@ -1,0 +1,153 @@
+"""Returns of policies in the true environment, all seeds and episodes side by side."""
+
+import logging
+from collections.abc import Callable
+from contextlib import closing
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from envs.make import make_env
+from envs.specs import Spec
+
+log = logging.getLogger(__name__)
+
+Policy = Callable[[Float[Tensor, "S P D"]], Float[Tensor, "S P A"]]
+"""Observations of S seeds and P episodes in, actions in [-1, 1] out, float32 on the CPU."""
+
+
+class Evaluator:
+    """S x P copies of an environment that score S policies on the same P starts, again and again.
+
+    Every episode counts exactly once, from its start to its termination or time limit. Taking the
+    first so many that finish instead would favour short episodes.
+    """
+
+    def __init__(self, *, spec: Spec, seeds: int, episodes: int) -> None:
+        """Build the environments.
+
+        Args:
+            spec: of the task.
+            seeds: S, policies side by side.
+            episodes: P, episodes of each policy.
+
+        Raises:
+            ValueError: no such environment, other spaces, or no time limit.
+            RuntimeError: the environment cannot be created here.
+        """
+        if seeds < 1 or episodes < 1:
+            raise ValueError(
+                f"an evaluation needs at least one seed and one episode, got seeds={seeds} and "
+                f"episodes={episodes}; correct the settings of the evaluation"
+            )
+        self.spec, self.seeds, self.episodes = spec, seeds, episodes
+
+        def one_copy() -> gymnasium.Env:
+            return _HoldAfterEnd(make_env(spec))
+
+        self._envs = SyncVectorEnv(
+            [one_copy] * (seeds * episodes), autoreset_mode=AutoresetMode.NEXT_STEP
+        )
+        inner = self._envs.envs[0].spec
+        if spec.max_episode_steps is None and (inner is None or inner.max_episode_steps is None):
+            self.close()
+            raise ValueError(
+                f"{spec.env_id} has no time limit, so an episode may never end; give one with "
+                "dataset.max_episode_steps=..."
+            )
+
+    def episode_returns(
+        self, policy: Policy, seed: int
+    ) -> tuple[Float[Tensor, "S P"], Int[Tensor, "S P"]]:
+        """Undiscounted returns and lengths of one episode in every copy.
+
+        Args:
+            policy: called once per control step with the observations of all copies; what it
+                returns for finished ones is ignored.
+            seed: episode p of every lane starts from seed + p, so all lanes meet the same starts.
+
+        Returns:
+            Float64 returns and int64 lengths, `[S, P]`. The return of an episode in which the
+            policy gave an action that is not finite is NaN.
+
+        Raises:
+            ValueError: actions of the wrong shape.
+        """
+        lead = (self.seeds, self.episodes)
+        copies, spec = self.seeds * self.episodes, self.spec
+        starts: list[int | None] = [seed + episode for episode in range(self.episodes)]
+        obs, _ = self._envs.reset(seed=starts * self.seeds)
+        running = np.ones(copies, bool)
+        returns, lengths = np.zeros(copies), np.zeros(copies, np.int64)
+        while running.any():
+            with torch.no_grad():
+                action = policy(torch.from_numpy(obs).reshape(*lead, spec.obs_dim))
+            if action.shape != (*lead, spec.action_dim):
+                raise ValueError(
+                    f"the policy returned actions of shape {tuple(action.shape)}, expected "
+                    f"{(*lead, spec.action_dim)} for {spec.env_id}; it belongs to another task or "
+                    "another number of seeds"
+                )
+            act = action.detach().float().cpu().numpy().reshape(copies, spec.action_dim)
+            finite = np.isfinite(act).all(axis=1)
+            returns[running & ~finite] = np.nan
+            obs, reward, terminated, truncated, _ = self._envs.step(
+                np.where(finite[:, None], act, 0.0).astype(np.float32)
+            )
+            returns[running] += reward[running]
+            lengths[running] += 1
+            # Copies that ended earlier report a reset or stand still: neither ends them again.
+            running &= finite & ~(terminated | truncated)
+        lanes = np.flatnonzero(np.isnan(returns).reshape(lead).any(axis=1)).tolist()
+        if lanes:
+            log.warning(
+                "in %s the policies of seed lanes %s gave actions that are not finite; the returns "
+                "of those episodes are NaN",
+                spec.env_id,
+                lanes,
+            )
+        return torch.from_numpy(returns).reshape(lead), torch.from_numpy(lengths).reshape(lead)
+
+    def close(self) -> None:
+        """Release the environments."""
+        self._envs.close()
+
+
+def episode_returns(
+    spec: Spec, policy: Policy, seeds: int, episodes: int, seed: int
+) -> tuple[Float[Tensor, "S P"], Int[Tensor, "S P"]]:
+    """Returns and lengths of one evaluation; see `Evaluator` for many of the same task."""
+    with closing(Evaluator(spec=spec, seeds=seeds, episodes=episodes)) as evaluator:
+        return evaluator.episode_returns(policy, seed)
+
+
+class _HoldAfterEnd(gymnasium.Wrapper):
+    """Stand still once the episode ended, until a reset with a seed.
+
+    A vector environment resets a finished copy by itself and steps it on until the last one is
+    done. Here neither costs a simulation step: with one long episode among short ones, most of
+    the work.
+    """
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        super().__init__(env)
+        self._ended = False
+        self._last = None
+
+    def reset(self, *, seed=None, options=None):
+        if seed is None and self._ended:
+            return self._last, {}
+        self._ended = False
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, action):
+        if self._ended:
+            return self._last, 0.0, False, False, {}
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self._ended = bool(terminated or truncated)
+        self._last = obs
+        return obs, reward, terminated, truncated, info

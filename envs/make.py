@@ -1,0 +1,239 @@
+"""Environments as the platform sees them: flat float32 observations, actions in [-1, 1]."""
+
+import difflib
+import importlib
+import warnings
+from collections.abc import Mapping, Sequence
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.wrappers import TransformAction, TransformObservation
+
+from envs.observations import flatten, flatten_space
+from envs.physics import quieten, restore_contact_margin
+from envs.specs import Spec
+
+# First parts of the names of gymnasium-robotics, for the hint that the package is missing.
+_ROBOTICS = (
+    "AdroitHand",
+    "AntMaze_",
+    "PointMaze_",
+    "FrankaKitchen",
+    "Fetch",
+    "HandManipulate",
+    "HandReach",
+)
+
+
+def make_env(spec: Spec, render_mode: str | None = None) -> gymnasium.Env:
+    """The environment of a task, as agents meet it.
+
+    Observations are flat float32 `[D]`. Actions `[A]` are clipped to [-1, 1], then mapped
+    affinely to the environment's box. The time limit of the spec holds (None: the limit that the
+    environment was registered with).
+
+    Raises:
+        ValueError: no or an unknown environment id, or spaces other than the spec says.
+        RuntimeError: the environment exists but cannot be created here.
+    """
+    env = make_raw_env(spec, render_mode)
+    try:
+        require_spaces_match(spec, env)
+    except ValueError:
+        env.close()
+        raise
+    space, keys = env.observation_space, spec.obs_keys
+
+    def observe(value):
+        return flatten(space, value, keys)[: spec.obs_slice]
+
+    flat = spaces.Box(-np.inf, np.inf, (spec.obs_dim,), np.float32)
+    return _take_unit_actions(TransformObservation(env, observe, flat))
+
+
+def make_raw_env(spec: Spec, render_mode: str | None = None) -> gymnasium.Env:
+    """The environment of a task in its own units, with the spec's physics and time limit."""
+    if spec.env_id is None:
+        raise ValueError(
+            "the dataset names no environment, so nothing can be run in it; give the Gymnasium id "
+            "with dataset.env_id=..."
+        )
+    env = _create(spec.env_id, spec.env_kwargs, spec.max_episode_steps, render_mode)
+    if spec.physics == "d4rl":
+        restore_contact_margin(spec.env_id, env)
+    return env
+
+
+def spec_of(
+    env_id: str,
+    *,
+    env_kwargs: Mapping[str, object],
+    physics: str,
+    max_episode_steps: int | None = None,
+    obs_slice: int | None = None,
+    obs_keys: Sequence[str] | None = None,
+) -> Spec:
+    """The spec of an environment, read from the environment itself.
+
+    Args:
+        env_id: exact Gymnasium id.
+        env_kwargs: options for the environment's constructor.
+        physics: `as-is` or `d4rl`.
+        max_episode_steps: time limit, None for the one that the environment was registered with.
+        obs_slice: keep only the first so many flat observations.
+        obs_keys: keys of a dict observation in order, None for the standard order.
+
+    Raises:
+        ValueError: unknown id, or spaces that are not supported.
+        RuntimeError: the environment exists but cannot be created here.
+    """
+    keys = None if obs_keys is None else tuple(obs_keys)
+    env = _create(env_id, env_kwargs, max_episode_steps, None)
+    try:
+        box = _action_box(env_id, env.action_space)
+        obs_dim = _obs_dim(env_id, env.observation_space, keys)
+        limit = env.spec.max_episode_steps if env.spec else None
+    finally:
+        env.close()
+    if obs_slice is not None and not 1 <= obs_slice <= obs_dim:
+        raise ValueError(
+            f"obs_slice={obs_slice} does not fit the {obs_dim} observations of {env_id}; use a "
+            f"number from 1 to {obs_dim}, or null for all"
+        )
+    return Spec(
+        env_id=env_id,
+        obs_dim=obs_dim if obs_slice is None else obs_slice,
+        action_dim=int(np.prod(box.shape)),
+        action_low=tuple(box.low.astype(float).ravel().tolist()),
+        action_high=tuple(box.high.astype(float).ravel().tolist()),
+        max_episode_steps=limit if max_episode_steps is None else max_episode_steps,
+        env_kwargs=dict(env_kwargs),
+        physics=physics,
+        obs_slice=obs_slice,
+        obs_keys=keys,
+    )
+
+
+def require_spaces_match(spec: Spec, env: gymnasium.Env) -> None:
+    """Refuse an environment (in its own units) whose spaces are not those of the data.
+
+    Raises:
+        ValueError: another number of observations or actions, or another action box.
+    """
+    name = spec.env_id or "the environment"
+    box = _action_box(name, env.action_space)
+    obs_dim = _obs_dim(name, env.observation_space, spec.obs_keys)
+    if spec.obs_slice is not None:
+        obs_dim = min(obs_dim, spec.obs_slice)
+    action_dim = int(np.prod(box.shape))
+    if (spec.obs_dim, spec.action_dim) != (obs_dim, action_dim):
+        raise ValueError(
+            f"the data has observations of size {spec.obs_dim} and actions of size "
+            f"{spec.action_dim}, but {name} has {obs_dim} and {action_dim}; give the environment "
+            "that the data was recorded in"
+        )
+    low, high = box.low.ravel(), box.high.ravel()
+    if not (np.allclose(spec.action_low, low) and np.allclose(spec.action_high, high)):
+        raise ValueError(
+            f"the data's actions span {list(spec.action_low)} to {list(spec.action_high)}, but "
+            f"{name} has {low.tolist()} to {high.tolist()}; correct the bounds or the environment"
+        )
+
+
+def _take_unit_actions(env: gymnasium.Env) -> gymnasium.Env:
+    """Let an environment with a bounded action box take flat actions in [-1, 1]."""
+    # Gymnasium's RescaleAction refuses what its ClipAction would mend, and the two in turn end in
+    # an unbounded action space; one affine map after clipping is exact where the box is [-1, 1].
+    box = _action_box("the environment", env.action_space)
+    low, high = box.low.astype(np.float64), box.high.astype(np.float64)
+    middle, half = (high + low) / 2, (high - low) / 2
+
+    def to_box(action):
+        unit = np.clip(np.asarray(action, np.float64), -1.0, 1.0).reshape(box.shape)
+        return (middle + half * unit).astype(box.dtype)
+
+    unit_box = spaces.Box(-1.0, 1.0, (int(np.prod(box.shape)),), np.float32)
+    return TransformAction(env, to_box, unit_box)
+
+
+def _action_box(env_id: str, space: spaces.Space) -> spaces.Box:
+    if not isinstance(space, spaces.Box):
+        raise ValueError(
+            f"{env_id} has the action space {space}; only continuous actions (Box) are supported, "
+            "so choose a task with continuous actions"
+        )
+    if not space.is_bounded("both"):
+        raise ValueError(
+            f"{env_id} has the unbounded action space {space}; actions are mapped from [-1, 1], "
+            "so wrap the environment to give it finite bounds (gymnasium.wrappers.RescaleAction)"
+        )
+    return space
+
+
+def _obs_dim(env_id: str, space: spaces.Space, keys: Sequence[str] | None) -> int:
+    try:
+        return flatten_space(space, keys)
+    except ValueError as error:
+        raise ValueError(f"{env_id}: {error}") from None
+
+
+def _create(
+    env_id: str,
+    env_kwargs: Mapping[str, object],
+    max_episode_steps: int | None,
+    render_mode: str | None,
+) -> gymnasium.Env:
+    _require_known(env_id)
+    quieten()
+    # Not every environment has the argument.
+    options = (
+        dict(env_kwargs) if render_mode is None else {**env_kwargs, "render_mode": render_mode}
+    )
+    with warnings.catch_warnings():
+        # D4RL's data belongs to the v4 tasks, whatever Gymnasium thinks of their age.
+        warnings.filterwarnings("ignore", ".*is out of date.*", DeprecationWarning)
+        try:
+            return gymnasium.make(
+                env_id, max_episode_steps=max_episode_steps, disable_env_checker=True, **options
+            )
+        except (
+            ImportError,
+            TypeError,
+            ValueError,
+            AssertionError,
+            OSError,
+            gymnasium.error.Error,
+        ) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise RuntimeError(
+                f"environment {env_id} cannot be created with options {options}: {reason}; "
+                "correct the options (dataset.env_kwargs), install what is missing, or choose "
+                "another version of the task"
+            ) from error
+
+
+def _require_known(env_id: str) -> None:
+    """Make sure that an exact id is registered, importing the package that registers it."""
+    module, _, name = env_id.rpartition(":")
+    robotics = name.startswith(_ROBOTICS)
+    if not module and robotics and name not in gymnasium.registry:
+        module = "gymnasium_robotics"
+    if module:
+        try:
+            imported = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            package = "gymnasium-robotics" if module == "gymnasium_robotics" else module
+            raise ValueError(
+                f"environment {env_id} needs the package {package} ({error}); install it with: "
+                f"pip install {package}"
+            ) from error
+        gymnasium.register_envs(imported)
+    if name not in gymnasium.registry:
+        by_lower = {known.lower(): known for known in gymnasium.registry}
+        close = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)
+        hint = f"did you mean {' or '.join(by_lower[match] for match in close)}?" if close else ""
+        raise ValueError(
+            f"environment {env_id!r} is not registered with Gymnasium; "
+            + (hint or "give the exact id, with its version, e.g. Hopper-v5")
+        )

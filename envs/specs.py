@@ -1,0 +1,79 @@
+"""What an agent and a world model must know about a task: spaces, limits and which environment."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+Physics = str
+PHYSICS = ("as-is", "d4rl")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """The spaces of a task after flattening, and how to build its environment.
+
+    Everywhere above this layer observations are flat float32 vectors in raw units and actions
+    lie in [-1, 1]; `action_low` and `action_high` are the box of the environment itself.
+
+    Attributes:
+        env_id: exact Gymnasium id of the environment used for scores, None when there is none.
+        obs_dim: D, length of the flattened observation.
+        action_dim: A.
+        action_low, action_high: bounds of the environment's own action box, length A.
+        max_episode_steps: time limit in control steps, None when the task has none.
+        env_kwargs: keyword arguments for `gymnasium.make`.
+        physics: `as-is`, or `d4rl` to undo the contact-margin change of MuJoCo 3.5.
+        obs_slice: keep only the first so many environment observations, None for all.
+        obs_keys: keys of a dict observation in the order of the flat vector, None for the order
+            that `envs.observations.observation_keys` gives.
+    """
+
+    env_id: str | None
+    obs_dim: int
+    action_dim: int
+    action_low: tuple[float, ...]
+    action_high: tuple[float, ...]
+    max_episode_steps: int | None = None
+    env_kwargs: Mapping[str, object] = field(default_factory=dict)
+    physics: Physics = "as-is"
+    obs_slice: int | None = None
+    obs_keys: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.obs_dim < 1 or self.action_dim < 1:
+            raise ValueError(
+                f"obs_dim and action_dim must be positive, got {self.obs_dim} and "
+                f"{self.action_dim}; check the arrays of the dataset"
+            )
+        for name in ("action_low", "action_high"):
+            if len(getattr(self, name)) != self.action_dim:
+                raise ValueError(
+                    f"{name} has {len(getattr(self, name))} entries for {self.action_dim} actions"
+                )
+        if self.physics not in PHYSICS:
+            raise ValueError(f"physics={self.physics!r} is unknown; use one of {PHYSICS}")
+
+    def require_same_spaces(self, other: "Spec", ours: str, theirs: str) -> None:
+        """Refuse two things whose flattened spaces differ, naming both."""
+        if (self.obs_dim, self.action_dim) != (other.obs_dim, other.action_dim):
+            raise ValueError(
+                f"{ours} has observations of size {self.obs_dim} and actions of size "
+                f"{self.action_dim}, but {theirs} has {other.obs_dim} and {other.action_dim}; "
+                "they describe different tasks"
+            )
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Returns that define 0 and 100 of a normalised score, and where they come from.
+
+    normalised = 100 (R - low) / (high - low), with R the undiscounted return of an episode
+    (D4RL, arXiv:2004.07219, section 3).
+    """
+
+    low: float
+    high: float
+    source: str
+
+    def normalise(self, returns):
+        """Map returns (float, array or tensor) to percent of the reference gap."""
+        return 100.0 * (returns - self.low) / (self.high - self.low)

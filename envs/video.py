@@ -1,0 +1,110 @@
+"""One episode as a film."""
+
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import imageio.v2 as imageio
+import mujoco
+import numpy as np
+import torch
+from gymnasium.error import Error as GymnasiumError
+
+from envs.evaluation import Policy
+from envs.make import make_env
+from envs.specs import Spec
+
+SUFFIXES = (".mp4", ".gif")
+
+
+def record(spec: Spec, policy: Policy, path: Path, seed: int) -> float:
+    """Film one episode.
+
+    Where no screen is found, MuJoCo renders through EGL and pygame without a window, unless
+    MUJOCO_GL or SDL_VIDEODRIVER say otherwise.
+
+    Args:
+        spec: of the task.
+        policy: from observations `[1, 1, D]` to actions `[1, 1, A]`.
+        path: file to write, `.mp4` or `.gif`; its folder must exist.
+        seed: of the start.
+
+    Returns:
+        The undiscounted return of the episode.
+
+    Raises:
+        ValueError: another suffix, or an environment that does not render.
+        RuntimeError: this machine cannot render it.
+        OSError: the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"video file {path} must end in {' or '.join(SUFFIXES)}; rename it")
+    _render_without_screen()
+    env = make_env(spec, render_mode="rgb_array")
+    if "rgb_array" not in env.metadata.get("render_modes", []):
+        env.close()
+        raise ValueError(f"{spec.env_id} cannot be rendered to images; leave out the video")
+    # The suffix tells imageio the format, so the temporary name keeps it.
+    temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
+    try:
+        total = _film(spec, env, policy, seed, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)  # it is gone once renamed
+        with suppress(AttributeError):  # closing a renderer that never came up fails
+            env.close()
+    return total
+
+
+def _film(spec: Spec, env: gymnasium.Env, policy: Policy, seed: int, path: Path) -> float:
+    obs, _ = env.reset(seed=seed)
+    frame = _frame(spec, env)  # before the file, so that nothing is opened where this fails
+    total, ended = 0.0, False
+    with _writer(path, float(env.metadata.get("render_fps", 30))) as film:
+        film.append_data(frame)
+        while not ended:
+            with torch.no_grad():
+                action = policy(torch.tensor(obs).reshape(1, 1, -1))
+            obs, reward, terminated, truncated, _ = env.step(action.reshape(-1).cpu().numpy())
+            total, ended = total + float(reward), terminated or truncated
+            film.append_data(_frame(spec, env))
+    return total
+
+
+def _writer(path: Path, fps: float) -> Any:
+    if path.suffix == ".gif":
+        return imageio.get_writer(path, mode="I", duration=1000.0 / fps, loop=0)
+    # The codec needs even sides; imageio would enlarge them to multiples of 16.
+    return imageio.get_writer(path, fps=fps, codec="libx264", macro_block_size=2)
+
+
+def _frame(spec: Spec, env: gymnasium.Env) -> np.ndarray:
+    # The backends fail each in its own way, EGL and OSMesa with errors about missing attributes.
+    try:
+        frame = env.render()
+    except (
+        ImportError,
+        AttributeError,
+        RuntimeError,
+        OSError,
+        mujoco.FatalError,
+        GymnasiumError,
+    ) as error:
+        raise RuntimeError(
+            f"{spec.env_id} cannot be rendered on this machine "
+            f"(MUJOCO_GL={os.environ.get('MUJOCO_GL', 'unset')}): {' '.join(str(error).split())}; "
+            "MuJoCo tasks need EGL (MUJOCO_GL=egl) or OSMesa, classic control needs "
+            "pip install pygame; or leave out the video"
+        ) from error
+    return np.asarray(frame, np.uint8)
+
+
+def _render_without_screen() -> None:
+    screen = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    if sys.platform == "linux" and not screen:
+        os.environ.setdefault("MUJOCO_GL", "egl")
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")

@@ -1,0 +1,123 @@
+"""Films of one episode, or one line saying why there is none."""
+
+import importlib.util
+import os
+
+import gymnasium
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from envs.make import spec_of
+from envs.video import record
+
+
+class Screen(gymnasium.Env):
+    """Shows the step as brightness and fails to draw when told so."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
+    observation_space = spaces.Box(-1, 1, (2,), np.float32)
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, render_mode=None, fails_at=None, side=64):
+        self.render_mode, self.fails_at, self.side = render_mode, fails_at, side
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.time += 1
+        return np.zeros(2, np.float32), float(action[0]), self.time == 5, False, {}
+
+    def render(self):
+        if self.time == self.fails_at:
+            # What PyOpenGL says where there is no library.
+            raise AttributeError("'NoneType' object has no attribute 'glGetError'")
+        return np.full((self.side, self.side, 3), 40 * self.time, np.uint8)
+
+
+class Blind(Screen):
+    metadata = {"render_modes": []}  # noqa: RUF012
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+    for name in ("MUJOCO_GL", "SDL_VIDEODRIVER"):
+        monkeypatch.setenv(name, "egl" if name == "MUJOCO_GL" else "dummy")
+    gymnasium.register("ReverieScreen-v0", entry_point=Screen)
+    gymnasium.register("ReverieBlind-v0", entry_point=Blind)
+    yield
+    del gymnasium.registry["ReverieScreen-v0"], gymnasium.registry["ReverieBlind-v0"]
+
+
+def spec_for(env_id, **env_kwargs):
+    return spec_of(env_id, env_kwargs=env_kwargs, physics="as-is")
+
+
+def frames_of(path):
+    with imageio.get_reader(path) as film:
+        # Not list(film): it would ask the length of a film first, which is unknown and so infinite.
+        return [frame for frame in film]
+
+
+def half(obs):
+    return torch.full((1, 1, 1), 0.5)
+
+
+@pytest.mark.parametrize("side", [64, 50])  # 50 is even but no multiple of 16
+@pytest.mark.parametrize("suffix", [".mp4", ".gif"])
+def test_a_film_shows_the_start_and_every_step(tmp_path, suffix, side):
+    path = tmp_path / f"episode{suffix}"
+    total = record(spec_for("ReverieScreen-v0", side=side), half, path, seed=0)
+    assert total == 2.5
+    frames = frames_of(path)
+    assert len(frames) == 6
+    assert frames[0].shape[:2] == (side, side)
+    brightness = [float(frame[..., :3].mean()) for frame in frames]
+    np.testing.assert_allclose(brightness, [0, 40, 80, 120, 160, 200], atol=4)  # lossy codec
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("fails_at", [0, 3])
+def test_a_machine_that_cannot_render_gives_one_line_and_keeps_the_old_film(tmp_path, fails_at):
+    path = tmp_path / "episode.gif"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError, match=r"MUJOCO_GL=egl.*glGetError.*pip install") as caught:
+        record(spec_for("ReverieScreen-v0", fails_at=fails_at), half, path, seed=0)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.filterwarnings("ignore:.*render_mode.*")
+def test_a_task_without_images_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="cannot be rendered to images"):
+        record(spec_for("ReverieBlind-v0"), half, tmp_path / "episode.mp4", seed=0)
+
+
+def test_another_format_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"must end in \.mp4 or \.gif"):
+        record(spec_for("ReverieScreen-v0"), half, tmp_path / "episode.avi", seed=0)
+
+
+def test_a_screenless_machine_renders_off_screen(tmp_path, monkeypatch):
+    for name in ("MUJOCO_GL", "SDL_VIDEODRIVER", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("envs.video.sys.platform", "linux")
+    record(spec_for("ReverieScreen-v0"), half, tmp_path / "a.gif", seed=0)
+    assert (os.environ["MUJOCO_GL"], os.environ["SDL_VIDEODRIVER"]) == ("egl", "dummy")
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    record(spec_for("ReverieScreen-v0"), half, tmp_path / "a.gif", seed=0)
+    assert os.environ["MUJOCO_GL"] == "osmesa"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pygame") is None, reason="pygame not installed")
+def test_the_pendulum_is_filmed(tmp_path):
+    path = tmp_path / "pendulum.mp4"
+    spec = spec_of("Pendulum-v1", env_kwargs={}, physics="as-is", max_episode_steps=5)
+    record(spec, half, path, seed=0)
+    assert len(frames_of(path)) == 6
