@@ -1,0 +1,236 @@
+"""The one converter from recorded arrays to a `Dataset`: checks, rescales, finds the episodes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from datasets.dataset import Dataset
+from datasets.transition import Transition
+from envs.specs import Reference, Spec
+
+Array = np.ndarray
+
+# Float32 files and policies that end in tanh overshoot the box by rounding; more than this share
+# of the range is a different action space or a mistake.
+BOX_TOLERANCE = 1e-3
+
+
+def build(
+    *,
+    name: str,
+    spec: Spec,
+    obs: Array,
+    action: Array,
+    reward: Array,
+    terminated: Array,
+    truncated: Array,
+    next_obs: Array | None = None,
+    valid_next: Array | None = None,
+    ends: Array | None = None,
+    reference: Reference | None,
+    origin: Mapping[str, str],
+    clip_actions: bool,
+) -> Dataset:
+    """Check N recorded rows and turn them into a `Dataset`.
+
+    An episode ends where `truncated` is set, where `terminated` is set unless `ends` says
+    otherwise, and at the last row. A row that is both terminated and truncated counts as
+    terminated. Where `next_obs` is given, every row is kept. Without it the successor of a row
+    inside an episode is the next row's observation; a terminated end keeps its row with
+    `valid_next` false (a masked target needs no successor), and any other end is dropped because
+    its true successor is unknown. The last row left of an episode that did not terminate is
+    marked truncated.
+
+    Args:
+        name: short name of the dataset, also for messages.
+        spec: spaces of the task; the box of `action` is `spec.action_low`, `spec.action_high`.
+        obs: `[N, D]` raw.
+        action: `[N, A]` in the units of the environment.
+        reward: `[N]` or `[N, 1]`.
+        terminated, truncated: `[N]` or `[N, 1]`, any dtype that holds 0 and 1.
+        next_obs: `[N, D]` true successors, also at the ends; None to use the following rows.
+        valid_next: `[N]`, with `next_obs` only: false where a successor is not the true one.
+        ends: `[N]`, for sources that know their episodes: terminated rows elsewhere do not end one.
+        reference: returns that define the normalised score, or None.
+        origin: where the data came from.
+        clip_actions: put actions outside the box on its edge instead of refusing them.
+
+    Raises:
+        ValueError: empty, unequal or wrongly shaped columns, NaN or Inf, actions outside the box,
+            flags other than 0 and 1, no row with a known successor.
+    """
+    columns = {"obs": obs, "action": action, "reward": reward}
+    columns |= {"terminated": terminated, "truncated": truncated}
+    optional = {"next_obs": next_obs, "valid_next": valid_next, "ends": ends}
+    columns |= {key: value for key, value in optional.items() if value is not None}
+    columns = {key: np.asarray(value) for key, value in columns.items()}
+    _require_shapes(name, spec, columns)
+    flags = {key: _flag(name, key, column) for key, column in columns.items() if key in _FLAG_NAMES}
+    terminated = flags["terminated"]
+    truncated = flags["truncated"] & ~terminated
+
+    # Values are judged as they will be used: a float64 that overflows float32 is not finite.
+    with np.errstate(over="ignore"):
+        values: dict[str, Any] = {
+            key: np.array(columns[key], dtype=np.float32, order="C")
+            for key in ("obs", "action", "next_obs", "reward")
+            if key in columns
+        }
+    values["reward"] = values["reward"].reshape(-1)
+    _require_finite(name, values)
+    scaled = _rescale_actions(name, spec, values["action"], clip_actions)
+
+    end = truncated | flags.get("ends", terminated)
+    end[-1] = True
+    episode = np.concatenate([[0], np.cumsum(end[:-1])])  # [N] number of the row's episode
+    rows = np.arange(len(end))
+    if "next_obs" in values:
+        successor = values["next_obs"]
+        valid = flags.get("valid_next", np.ones(len(end), dtype=bool))
+    else:
+        keep = ~end | terminated
+        if not keep.any():
+            raise ValueError(
+                f"dataset {name}: no row has a known successor (every one of the {len(end)} rows "
+                "ends an episode without terminating); store next_observations"
+            )
+        successor = values["obs"][np.where(end, rows, rows + 1)[keep]]
+        valid = ~end[keep]
+        rows, episode = rows[keep], episode[keep]
+        if len(rows) < len(end):
+            scaled, terminated = scaled[rows], terminated[rows]
+            truncated = truncated[rows]
+            values |= {key: values[key][rows] for key in ("obs", "reward")}
+
+    last = np.append(episode[1:] != episode[:-1], True)
+    starts = np.flatnonzero(np.append(True, last[:-1]))
+    truncated = truncated | (last & ~terminated)
+    return Dataset(
+        name=name,
+        spec=spec,
+        transitions=Transition(
+            obs=torch.from_numpy(values["obs"]),
+            action=torch.from_numpy(scaled),
+            reward=torch.from_numpy(values["reward"]),
+            next_obs=torch.from_numpy(successor),
+            terminated=torch.from_numpy(terminated),
+            is_real=torch.ones(len(rows), dtype=torch.bool),
+        ),
+        truncated=torch.from_numpy(truncated),
+        valid_next=torch.from_numpy(valid),
+        episode_starts=torch.from_numpy(starts),
+        reference=reference,
+        origin=dict(origin),
+    )
+
+
+def given_reference(pair: Sequence[int | float]) -> Reference:
+    """The reference that a user gives as `[low, high]`.
+
+    Raises:
+        ValueError: not two numbers, or not ascending.
+    """
+    if len(pair) != 2 or not pair[0] < pair[1]:
+        raise ValueError(
+            f"reference={list(pair)} must be two returns, [low, high] with low < high, or null"
+        )
+    return Reference(float(pair[0]), float(pair[1]), "given by the user")
+
+
+_FLAG_NAMES = ("terminated", "truncated", "valid_next", "ends")
+
+
+def _require_shapes(name: str, spec: Spec, columns: dict[str, Any]) -> None:
+    lengths = {key: len(column) if column.ndim else 0 for key, column in columns.items()}
+    listed = ", ".join(f"{key} {length:,}" for key, length in lengths.items())
+    if len(set(lengths.values())) > 1:
+        raise ValueError(
+            f"dataset {name}: columns differ in length ({listed}); every row needs one entry in "
+            "each, so repair or re-download the file"
+        )
+    if lengths["obs"] == 0:
+        raise ValueError(f"dataset {name}: has no rows; check that the file is the right one")
+    if columns["action"].ndim == 1 and np.issubdtype(columns["action"].dtype, np.integer):
+        raise ValueError(
+            f"dataset {name}: actions are single integers, a discrete action space; only "
+            "continuous actions [N, A] are supported"
+        )
+    for key in ("obs", "next_obs", "action"):
+        if key not in columns:
+            continue
+        width = spec.action_dim if key == "action" else spec.obs_dim
+        if columns[key].shape[1:] != (width,):
+            raise ValueError(
+                f"dataset {name}: {key} has shape {list(columns[key].shape)}, expected "
+                f"[N, {width}] for {spec.env_id or 'the given spaces'}; check that data and "
+                "environment belong together"
+            )
+    for key in ("reward", *_FLAG_NAMES):
+        if key in columns and columns[key].shape[1:] not in ((), (1,)):
+            raise ValueError(
+                f"dataset {name}: {key} has shape {list(columns[key].shape)}, expected one number "
+                "for each row, [N] or [N, 1]"
+            )
+
+
+def _flag(name: str, key: str, column: Array) -> np.ndarray:
+    column = column.reshape(-1)
+    if column.dtype == bool:
+        return column.copy()
+    odd = (column != 0) & (column != 1)  # NaN is odd too
+    if odd.any():
+        row = int(np.argmax(odd))
+        raise ValueError(
+            f"dataset {name}: {key} must hold only 0 and 1, found {column[row]} in row {row}; "
+            "repair that column"
+        )
+    return column.astype(bool)
+
+
+def _require_finite(name: str, values: Mapping[str, Any]) -> None:
+    found = []
+    for key, column in values.items():
+        # A finite sum proves the column clean in one pass; a sum may also overflow, so look again.
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(column.sum(dtype=np.float64)):
+                continue
+        bad = ~np.isfinite(column)
+        if bad.any():
+            rows = np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1))
+            nans = int(np.isnan(column).sum())
+            found.append(
+                f"{key} {nans} NaN and {int(bad.sum()) - nans} Inf in {len(rows)} rows "
+                f"(first row {rows[0]})"
+            )
+    if found:
+        raise ValueError(
+            f"dataset {name}: {'; '.join(found)}: values must be finite float32; remove or repair "
+            "those rows"
+        )
+
+
+def _rescale_actions(name: str, spec: Spec, action: Any, clip_actions: bool) -> np.ndarray:
+    low, high = np.asarray(spec.action_low, np.float32), np.asarray(spec.action_high, np.float32)
+    if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
+        raise ValueError(
+            f"dataset {name}: the action box {spec.action_low} to {spec.action_high} is empty or "
+            "unbounded; give finite bounds with low < high"
+        )
+    if not clip_actions:
+        margin = BOX_TOLERANCE * (high - low)
+        # The extremes of each dimension decide; rows are searched only for the message.
+        if (action.min(axis=0) < low - margin).any() or (action.max(axis=0) > high + margin).any():
+            outside = (action < low - margin) | (action > high + margin)
+            row, dim = (int(index) for index in np.argwhere(outside)[0])
+            raise ValueError(
+                f"dataset {name}: action[{dim}] = {action[row, dim]:g} in row {row} lies outside "
+                f"[{low[dim]:g}, {high[dim]:g}], as do {int(outside.any(axis=1).sum()):,} rows in "
+                "all; correct the bounds, or set dataset.clip_actions=true to clip them"
+            )
+    np.clip(action, low, high, out=action)
+    if (low == -1.0).all() and (high == 1.0).all():
+        return action
+    scaled = 2.0 * (action - low) / (high - low) - 1.0
+    return np.clip(scaled, -1.0, 1.0, out=scaled)

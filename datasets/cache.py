@@ -1,0 +1,89 @@
+"""Where generated and downloaded files live, and arrays that are made once and read ever after."""
+
+import logging
+import os
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+
+log = logging.getLogger(__name__)
+
+Arrays = dict[str, np.ndarray]
+
+
+def cache_root() -> Path:
+    """Folder of everything this platform makes for itself; not created here.
+
+    The environment variable REVERIE_CACHE, else `~/.cache/reverie`.
+    """
+    return Path(os.environ.get("REVERIE_CACHE") or "~/.cache/reverie").expanduser()
+
+
+def cached_arrays(path: Path, make: Callable[[], Mapping[str, np.ndarray]]) -> Arrays:
+    """Named arrays stored in the `.npz` file at `path`; `make` provides them the first time.
+
+    Of several processes that ask at once one makes the file and the others wait for it. A file
+    that cannot be read (cut short by a crash of the machine) is made again, with a warning.
+
+    Raises:
+        OSError: the file cannot be written; the message names the folder and the remedy.
+    """
+    stored = _read(path)
+    if stored is not None:
+        return stored
+    lock = FileLock(f"{path}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        stored = _read(path)
+        if stored is None:
+            stored = dict(make())
+            save_arrays(path, stored)
+    finally:
+        lock.release()
+    return stored
+
+
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an uncompressed `.npz` so that readers see the whole file or none."""
+    try:
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name to write to, in the same folder, which becomes `path` when the block succeeds."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> Arrays | None:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (zipfile.BadZipFile, ValueError, EOFError, KeyError) as error:
+        log.warning("cached file %s cannot be read (%s); making it again", path, error)
+        return None
+
+
+def _unwritable(path: Path, error: OSError) -> OSError:
+    return OSError(
+        f"cannot write the cached file {path}: {error.strerror or error}; free some space there "
+        "or point the environment variable REVERIE_CACHE to a folder that can be written"
+    )

@@ -1,0 +1,67 @@
+"""A fixed dataset in memory: raw transitions, episode boundaries, and facts about the task."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from datasets.transition import Transition, column_names
+from envs.specs import Reference, Spec
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """N transitions in the order they were recorded, episodes one after another.
+
+    Attributes:
+        name: short name, used in run directories and tables.
+        spec: spaces and environment.
+        transitions: `[N]` on the CPU, raw units, actions in [-1, 1].
+        truncated: `[N]` bool; last row of an episode that a time limit (or the end of the file)
+            cut. Such rows bootstrap.
+        valid_next: `[N]` bool; false where the source does not hold the true next observation
+            (then `next_obs` repeats `obs`, which only a masked target may read).
+        episode_starts: `[P]` int64, index of the first row of each episode, ascending from 0.
+        reference: returns that define the normalised score, None when unknown.
+        origin: where the data came from (file, version, environment), for the run's summary.
+    """
+
+    name: str
+    spec: Spec
+    transitions: Transition
+    truncated: Bool[Tensor, " N"]
+    valid_next: Bool[Tensor, " N"]
+    episode_starts: Int[Tensor, " P"]
+    reference: Reference | None = None
+    origin: Mapping[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.transitions.reward.shape[0]
+
+    @cached_property
+    def episode_lengths(self) -> Int[Tensor, " P"]:
+        """Rows of each episode."""
+        ends = torch.cat([self.episode_starts[1:], torch.tensor([len(self)])])
+        return ends - self.episode_starts
+
+    @cached_property
+    def returns(self) -> Tensor:
+        """Undiscounted return of each episode, `[P]` float64."""
+        total = torch.cumsum(self.transitions.reward.double(), 0)
+        ends = self.episode_starts + self.episode_lengths - 1
+        before = torch.cat([torch.zeros(1, dtype=torch.float64), total[ends[:-1]]])
+        return total[ends] - before
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of the stored values; fitted models record it and refuse other data."""
+        digest = hashlib.sha256()
+        for name in column_names(self.transitions):
+            digest.update(getattr(self.transitions, name).contiguous().numpy().tobytes())
+        for column in (self.truncated, self.valid_next, self.episode_starts):
+            digest.update(column.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]

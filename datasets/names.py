@@ -1,0 +1,28 @@
+"""Short names of datasets, for run directories and tables."""
+
+from pathlib import PurePath
+
+
+def short_name(
+    *, name: str | None = None, id: str | None = None, path: str | None = None, **_: object
+) -> str:
+    """The name that a dataset's options say or imply.
+
+    Takes all options of a dataset, so that the name is known before anything is loaded: `name` if
+    given, else the id (without a remote) with dashes for slashes, else the file's stem.
+
+    Raises:
+        ValueError: none of the three is given.
+    """
+    if name:
+        return name
+    if id:
+        return local_id(id).replace("/", "-")
+    if path:
+        return PurePath(path).stem
+    raise ValueError("a dataset has no name, id or path; give dataset.name=...")
+
+
+def local_id(id: str) -> str:
+    """A Minari id without the remote that may precede it, as in `hf://farama-minari/a/b-v0`."""
+    return id.partition("://")[2].partition("/")[2] if "://" in id else id

@@ -1,0 +1,220 @@
+"""Datasets that the platform records itself, on first use, by seeded policies.
+
+A task is one function that records it, one entry in `TASKS` and one file in
+`conf/dataset/builtin/`. The recording is cached by everything that shapes it.
+"""
+
+import hashlib
+import inspect
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from datasets.build import build
+from datasets.cache import cache_root, cached_arrays
+from datasets.dataset import Dataset
+from envs.controllers import swing_up_pendulum
+from envs.make import make_raw_env, spec_of
+from envs.observations import flatten
+from envs.reference import reference_for
+from envs.specs import Spec
+
+log = logging.getLogger(__name__)
+
+Arrays = dict[str, np.ndarray]
+ActionOf = Callable[[np.ndarray], np.ndarray]
+"""From one flat observation to one action in the units of the environment."""
+
+# Raise it whenever a recording function changes what it records.
+GENERATOR_VERSION = 1
+
+
+def load(*, name: str, task: str, **parameters: Any) -> Dataset:
+    """A builtin dataset, recorded on first use and cached.
+
+    Args:
+        name: label for run directories and tables.
+        task: one of `TASKS`, exactly.
+        parameters: of the task's recording function; part of the key of the cache.
+
+    Raises:
+        ValueError: unknown task or parameter, or a parameter out of range.
+        OSError: the cache cannot be written.
+    """
+    if task not in TASKS:
+        raise ValueError(
+            f"dataset.task={task!r} is not a builtin dataset; choose one of {', '.join(TASKS)}"
+        )
+    builtin = TASKS[task]
+    try:
+        inspect.signature(builtin.record).bind(None, **parameters)
+    except TypeError as error:
+        expected = ", ".join(list(inspect.signature(builtin.record).parameters)[1:])
+        raise ValueError(
+            f"builtin/{task}: {error}; the keys of this dataset are name, task, {expected}"
+        ) from None
+    spec = spec_of(builtin.env_id, env_kwargs={}, physics="as-is")
+    versions = {library: version(library) for library in builtin.libraries}
+    recipe = {"task": task, "generator": GENERATOR_VERSION, **versions, **parameters}
+    key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
+    path = cache_root() / "builtin" / f"{task}-{key}.npz"
+
+    def record() -> Arrays:
+        log.info("builtin/%s: recording in %s", task, builtin.env_id)
+        return builtin.record(spec, **parameters)
+
+    return build(
+        name=name,
+        spec=spec,
+        **cached_arrays(path, record),
+        reference=reference_for(f"builtin/{task}"),
+        origin={"source": f"builtin/{task}", "environment": builtin.env_id, "file": str(path)}
+        | {key: str(value) for key, value in recipe.items() if key != "task"},
+        clip_actions=False,
+    )
+
+
+def pendulum_mixed(
+    spec: Spec, *, episodes: int, seed: int, mixture: Sequence[Mapping[str, float]]
+) -> Arrays:
+    """Swing-ups of graded skill, whole episodes of 200 steps.
+
+    Args:
+        spec: of Pendulum-v1.
+        episodes: recorded episodes.
+        seed: of starts and actions.
+        mixture: kinds of behaviour that take turns, each with `strength`, the share of the
+            motor's torque that the controller uses, in (0, 1], and `random`, the probability per
+            step, in [0, 1], of holding a uniformly random action for 1 to 4 steps; the
+            controller's own actions get Gaussian noise of half that probability times the box.
+    """
+    _require_count("pendulum-mixed", "episodes", episodes)
+    kinds = [_kind(entry) for entry in mixture]
+    if not kinds:
+        raise ValueError("builtin/pendulum-mixed: mixture is empty; give at least one behaviour")
+    torque = spec.action_high[0]
+
+    def behaviour(episode: int, rng: np.random.Generator) -> ActionOf:
+        strength, random = kinds[episode % len(kinds)]
+        held, remaining = 0.0, 0
+
+        def act(obs: np.ndarray) -> np.ndarray:
+            nonlocal held, remaining
+            if remaining == 0 and rng.random() < random:
+                held, remaining = rng.uniform(-torque, torque), int(rng.integers(1, 5))
+            if remaining > 0:
+                remaining -= 1
+                chosen = held
+            else:
+                noise = rng.normal(0.0, 0.5 * random * torque)
+                chosen = swing_up_pendulum(obs.tolist(), strength) + noise
+            return np.array([np.clip(chosen, -torque, torque)], np.float32)
+
+        return act
+
+    assert spec.max_episode_steps is not None  # Pendulum-v1 is registered with 200
+    steps = episodes * spec.max_episode_steps
+    return _record("pendulum-mixed", spec, steps, seed, behaviour)
+
+
+def hopper_random(spec: Spec, *, steps: int, seed: int) -> Arrays:
+    """Uniformly random actions, cut after `steps` transitions.
+
+    Args:
+        spec: of Hopper-v5.
+        steps: recorded transitions.
+        seed: of starts and actions.
+    """
+    _require_count("hopper-random", "steps", steps)
+    low, high = np.array(spec.action_low), np.array(spec.action_high)
+
+    def behaviour(episode: int, rng: np.random.Generator) -> ActionOf:
+        return lambda obs: rng.uniform(low, high).astype(np.float32)
+
+    return _record("hopper-random", spec, steps, seed, behaviour)
+
+
+@dataclass(frozen=True)
+class Builtin:
+    """How a builtin dataset comes about.
+
+    Attributes:
+        env_id: environment that it is recorded and scored in.
+        record: from the spec and the keys of the YAML to the columns that `build` takes.
+        libraries: whose version may change the recording.
+    """
+
+    env_id: str
+    record: Callable[..., Arrays]
+    libraries: tuple[str, ...]
+
+
+TASKS: dict[str, Builtin] = {
+    "pendulum-mixed": Builtin("Pendulum-v1", pendulum_mixed, ("gymnasium",)),
+    "hopper-random": Builtin("Hopper-v5", hopper_random, ("gymnasium", "mujoco")),
+}
+
+
+def _record(
+    task: str,
+    spec: Spec,
+    steps: int,
+    seed: int,
+    behaviour: Callable[[int, np.random.Generator], ActionOf],
+) -> Arrays:
+    """Run episodes one after another until `steps` transitions are recorded.
+
+    Each episode has a generator of its own, so that a longer recording begins like a shorter one.
+    """
+    columns: Arrays = {
+        "obs": np.empty((steps, spec.obs_dim), np.float32),
+        "action": np.empty((steps, spec.action_dim), np.float32),
+        "reward": np.empty(steps, np.float32),
+        "next_obs": np.empty((steps, spec.obs_dim), np.float32),
+        "terminated": np.empty(steps, bool),
+        "truncated": np.empty(steps, bool),
+    }
+    env = make_raw_env(spec)
+    space = env.observation_space
+    row = episode = 0
+    while row < steps:
+        rng = np.random.default_rng([seed, episode])
+        act = behaviour(episode, rng)
+        value, _ = env.reset(seed=int(rng.integers(2**31)))
+        obs, ended = flatten(space, value), False
+        while not ended and row < steps:
+            action = act(obs)
+            value, reward, terminated, truncated, _ = env.step(action)
+            next_obs = flatten(space, value)
+            columns["obs"][row], columns["action"][row] = obs, action
+            columns["reward"][row], columns["next_obs"][row] = reward, next_obs
+            columns["terminated"][row], columns["truncated"][row] = terminated, truncated
+            obs, ended, row = next_obs, terminated or truncated, row + 1
+            if row % 20_000 == 0:
+                log.info("builtin/%s: %d of %d steps recorded", task, row, steps)
+        episode += 1
+    env.close()
+    return columns
+
+
+def _require_count(task: str, key: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"builtin/{task}: {key}={value} must be at least 1; raise dataset.{key}")
+
+
+def _kind(entry: Mapping[str, float]) -> tuple[float, float]:
+    if (
+        set(entry) != {"strength", "random"}
+        or not 0.0 < entry["strength"] <= 1.0
+        or not 0.0 <= entry["random"] <= 1.0
+    ):
+        raise ValueError(
+            f"builtin/pendulum-mixed: mixture entry {dict(entry)} is not valid; give `strength` in "
+            "(0, 1] and `random` in [0, 1]"
+        )
+    return float(entry["strength"]), float(entry["random"])

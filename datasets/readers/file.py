@@ -1,0 +1,226 @@
+"""Datasets in a file of one's own: `.hdf5` with D4RL's keys, or `.npz` with those or NeoRL's."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from datasets.build import build, given_reference
+from datasets.dataset import Dataset
+from datasets.names import short_name
+from datasets.readers.columns import (
+    Columns,
+    flag,
+    limit_ends,
+    read_hdf5,
+    read_npz,
+    require_columns,
+)
+from envs.make import spec_of
+from envs.specs import Spec
+
+log = logging.getLogger(__name__)
+
+REQUIRED = ["observations", "actions", "rewards", "terminals"]
+
+# NeoRL's names (arXiv:2102.00714) for the same columns.
+ALIASES = {
+    "obs": "observations",
+    "action": "actions",
+    "reward": "rewards",
+    "done": "terminals",
+    "truncated": "timeouts",
+    "next_obs": "next_observations",
+}
+NAMES = [*ALIASES.values(), *ALIASES]
+
+# Where a file stores no time limits, a next observation this far (relative) from the following
+# row's observation shows that another episode begins there.
+JUMP = 1e-5
+
+
+def load(
+    *,
+    name: str | None,
+    path: str,
+    env_id: str | None,
+    env_kwargs: Mapping[str, object],
+    physics: str,
+    max_episode_steps: int | None,
+    obs_slice: int | None,
+    action_low: int | float | Sequence[int | float] | None,
+    action_high: int | float | Sequence[int | float] | None,
+    reference: Sequence[int | float] | None,
+    clip_actions: bool,
+) -> Dataset:
+    """Read transitions from one file.
+
+    Keys: observations `[N, D]`, actions `[N, A]`, rewards, terminals `[N]`, and where they exist
+    timeouts `[N]` and next_observations `[N, D]`; in `.npz` also NeoRL's obs, action, reward,
+    done, truncated, next_obs and index (first rows of the trajectories). Without timeouts and
+    index, an episode ends where the stored next observation is not the following row's, or,
+    without next observations, after `max_episode_steps` steps.
+
+    Args:
+        name: short name, None to use the file's stem.
+        path: the file; its suffix says which kind.
+        env_id: exact Gymnasium id for scores; None for none.
+        env_kwargs: options for that environment.
+        physics: `d4rl` undoes MuJoCo's contact change, `as-is` does not.
+        max_episode_steps: time limit in control steps, None for the environment's own.
+        obs_slice: keep only the first so many observations, of data and environment; None for all.
+        action_low, action_high: box of the stored actions, one number or one for each action;
+            None for the environment's, or -1 and 1 without an environment.
+        reference: returns that score 0 and 100, None if unknown.
+        clip_actions: clip actions outside the box instead of refusing them.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: damaged file, missing or unequal columns, discrete actions, bad values, spaces
+            other than the environment's.
+    """
+    file = Path(path).expanduser()
+    columns = _read(file)
+    require_columns(file, {key: columns[key] for key in columns if key != "index"}, REQUIRED)
+    name = short_name(name=name, path=path)
+    obs = columns["observations"]
+    if obs_slice is not None and not 1 <= obs_slice <= obs.shape[1]:
+        raise ValueError(
+            f"obs_slice={obs_slice} does not fit the {obs.shape[1]} observations of {file}"
+        )
+    spec = _spec(
+        name,
+        obs[:, :obs_slice].shape[1],
+        columns["actions"].shape[1],
+        env_id,
+        env_kwargs,
+        physics,
+        max_episode_steps,
+        obs_slice,
+        action_low,
+        action_high,
+    )
+    next_obs = columns.get("next_observations")
+    return build(
+        name=name,
+        spec=spec,
+        obs=obs[:, :obs_slice],
+        action=columns["actions"],
+        reward=columns["rewards"],
+        terminated=columns["terminals"],
+        truncated=_truncated(file, columns, spec.max_episode_steps),
+        next_obs=None if next_obs is None else next_obs[:, :obs_slice],
+        reference=None if reference is None else given_reference(reference),
+        origin={"source": "file", "file": str(file)},
+        clip_actions=clip_actions,
+    )
+
+
+def _read(file: Path) -> Columns:
+    if file.suffix in (".hdf5", ".h5"):
+        return read_hdf5(file, NAMES[: len(ALIASES)])
+    if file.suffix != ".npz":
+        raise ValueError(
+            f"{file} has the suffix {file.suffix!r}, expected .hdf5, .h5 or .npz; convert the file"
+        )
+    columns: Columns = {}
+    for key, column in read_npz(file, [*NAMES, "index"]).items():
+        standard = ALIASES.get(key, key)
+        if standard in columns:
+            raise ValueError(f"{file} has the column {standard} twice; remove {key} or the other")
+        columns[standard] = column
+    return columns
+
+
+def _truncated(file: Path, columns: Columns, limit: int | None) -> np.ndarray:
+    """Where episodes end without terminating: from the file, from jumps, or from a counter."""
+    terminated = flag(columns["terminals"])
+    count = len(terminated)
+    if "index" in columns:
+        starts = columns["index"].reshape(-1)
+        rows = starts.astype(np.int64)
+        if (rows != starts).any() or (rows < 0).any() or (rows >= count).any():
+            raise ValueError(
+                f"{file}: index must hold first rows of trajectories, whole numbers from 0 to "
+                f"{count - 1}, found values from {starts.min()} to {starts.max()}"
+            )
+        ends = np.zeros(count, dtype=bool)
+        ends[rows[rows > 0] - 1] = True
+        return ends | flag(columns["timeouts"]) if "timeouts" in columns else ends
+    if "timeouts" in columns:
+        return columns["timeouts"]
+    if "next_observations" in columns:
+        obs, next_obs = columns["observations"][1:], columns["next_observations"][:-1]
+        with np.errstate(invalid="ignore"):
+            gap = np.abs(next_obs - obs).max(axis=1)
+            jump = gap > JUMP * (1.0 + np.abs(obs).max(axis=1))
+        log.info("%s records no timeouts; found %d jumps between episodes", file, int(jump.sum()))
+        return np.append(jump, False)
+    if limit is not None:
+        return limit_ends(terminated, limit)
+    log.warning(
+        "%s records no timeouts and no next observations, and no time limit is given: only "
+        "terminal rows end an episode (set dataset.max_episode_steps if there is a limit)",
+        file,
+    )
+    return np.zeros(count, dtype=bool)
+
+
+def _spec(
+    name: str,
+    obs_dim: int,
+    action_dim: int,
+    env_id: str | None,
+    env_kwargs: Mapping[str, object],
+    physics: str,
+    max_episode_steps: int | None,
+    obs_slice: int | None,
+    action_low: int | float | Sequence[int | float] | None,
+    action_high: int | float | Sequence[int | float] | None,
+) -> Spec:
+    if env_id is None:
+        return Spec(
+            env_id=None,
+            obs_dim=obs_dim,
+            action_dim=action_dim,
+            action_low=_bound("action_low", action_low, -1.0, action_dim),
+            action_high=_bound("action_high", action_high, 1.0, action_dim),
+            max_episode_steps=max_episode_steps,
+            obs_slice=obs_slice,
+        )
+    if action_low is not None or action_high is not None:
+        raise ValueError(
+            f"action_low and action_high are those of {env_id} when dataset.env_id is given; leave "
+            "them null"
+        )
+    spec = spec_of(
+        env_id,
+        env_kwargs=env_kwargs,
+        physics=physics,
+        max_episode_steps=max_episode_steps,
+        obs_slice=obs_slice,
+    )
+    found = Spec(
+        env_id=None,
+        obs_dim=obs_dim,
+        action_dim=action_dim,
+        action_low=(-1.0,) * action_dim,
+        action_high=(1.0,) * action_dim,
+    )
+    found.require_same_spaces(spec, f"dataset {name}", f"environment {env_id}")
+    return spec
+
+
+def _bound(
+    key: str, value: int | float | Sequence[int | float] | None, default: float, width: int
+) -> tuple[float, ...]:
+    if value is None:
+        return (default,) * width
+    if isinstance(value, (int, float)):
+        return (float(value),) * width
+    if len(value) != width:
+        raise ValueError(
+            f"{key} has {len(value)} entries for {width} actions; give one number, or one for each"
+        )
+    return tuple(float(bound) for bound in value)

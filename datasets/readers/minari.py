@@ -1,0 +1,480 @@
+"""Minari datasets, local or remote, flattened once and cached as plain arrays.
+
+Minari's own readers cost about a millisecond an episode and its arrow and parquet formats
+silently cut long episodes, so HDF5 is read at h5py's low level, everything is counted, and the
+flat float32 columns are kept for the next time.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import minari
+import numpy as np
+from filelock import FileLock
+from gymnasium import spaces
+
+from datasets.build import build, given_reference
+from datasets.cache import cache_root, cached_arrays
+from datasets.dataset import Dataset
+from datasets.names import local_id, short_name
+from envs.make import spec_of
+from envs.observations import flatten, flatten_space, observation_keys
+from envs.reference import reference_for
+from envs.specs import Reference, Spec
+
+log = logging.getLogger(__name__)
+
+Arrays = dict[str, np.ndarray]
+
+# Raise it whenever the cached columns change their meaning.
+CACHE_VERSION = 1
+
+# Environments whose returns D4RL's constants describe, at least in scale.
+D4RL_FAMILIES = {
+    f"{task}-v{version}": task.lower()
+    for task in ("HalfCheetah", "Hopper", "Walker2d", "Ant")
+    for version in (2, 3, 4, 5)
+}
+
+
+def load(
+    *,
+    name: str | None,
+    id: str,
+    path: str | None,
+    download: bool,
+    env_id: str | None,
+    env_kwargs: Mapping[str, object],
+    physics: str,
+    obs_keys: Sequence[str] | None,
+    reference: str | Sequence[int | float] | None,
+    clip_actions: bool,
+) -> Dataset:
+    """Read a Minari dataset; all rows are kept, since every episode stores its last observation.
+
+    Args:
+        name: short name, None to use the id with dashes for slashes.
+        id: `namespace/.../name-vN`, a remote such as `hf://farama-minari/` may precede it.
+        path: root folder of local datasets; None for MINARI_DATASETS_PATH or Minari's default.
+        download: fetch a dataset that is not there.
+        env_id: `recorded` for the environment that the dataset names (for evaluation, else the
+            one it was recorded in), an exact Gymnasium id, or None for no scores.
+        env_kwargs: options for the environment, on top of the recorded ones.
+        physics: `d4rl` undoes the contact change of MuJoCo 3.5, `as-is` does not, `auto` does if
+            the dataset requires an older MuJoCo.
+        obs_keys: keys of dict observations in order, None for the standard order.
+        reference: `recorded` for the scores in the dataset's metadata, `d4rl` for the constants of
+            D4RL's datasets for the same task (which these data are not), two returns, or None.
+        clip_actions: clip actions outside the box instead of refusing them.
+
+    Raises:
+        FileNotFoundError: the dataset is not there and may not be fetched.
+        ConnectionError: it cannot be fetched.
+        ValueError: bad id, damaged data, unsupported spaces, spaces other than the environment's.
+        RuntimeError: the environment cannot be created.
+    """
+    short = local_id(id)
+    root = _root(path)
+    data = _locate(root, id, short, download)
+    metadata, source = _open(data)
+    space, box = source.observation_space, source.action_space
+    keys = None if obs_keys is None else tuple(obs_keys)
+    obs_dim = _require_spaces(short, space, box, keys)
+
+    def read() -> Arrays:
+        log.info("flattening %s for the cache (the next time is faster)", short)
+        main = data / "main_data.hdf5"
+        if main.exists():
+            return _read_hdf5(main, metadata, space, box, keys)
+        return _read_any(source, space, box, keys)
+
+    arrays = cached_arrays(_cache_file(data, short, keys), read)
+    lengths = arrays["lengths"]
+    if int(lengths.sum()) != metadata["total_steps"]:
+        raise ValueError(
+            f"dataset {short}: {int(lengths.sum()):,} steps were read, its metadata says "
+            f"{metadata['total_steps']:,}; {_AGAIN}"
+        )
+    # Observations have one row more than actions in each episode.
+    rows = np.arange(int(lengths.sum())) + np.repeat(np.arange(len(lengths)), lengths)
+    ends = np.zeros(len(rows), dtype=bool)
+    ends[np.cumsum(lengths) - 1] = True
+    spec = _spec(short, metadata, obs_dim, box, env_id, env_kwargs, physics, keys)
+    return build(
+        name=short_name(name=name, id=id),
+        spec=spec,
+        obs=arrays["observations"][rows],
+        action=arrays["actions"],
+        reward=arrays["rewards"],
+        terminated=arrays["terminations"],
+        truncated=arrays["truncations"],
+        next_obs=arrays["observations"][rows + 1],
+        ends=ends,
+        reference=_reference(short, metadata, spec.env_id, reference),
+        origin={
+            "source": "Minari",
+            "id": short,
+            "path": str(data.parent),
+            "minari_version": str(metadata["minari_version"]),
+            "physics": spec.physics,
+        },
+        clip_actions=clip_actions,
+    )
+
+
+def _root(path: str | None) -> Path:
+    chosen = path or os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets"
+    return Path(chosen).expanduser()
+
+
+def _locate(root: Path, id: str, short: str, download: bool) -> Path:
+    """The folder with the dataset's files, fetched if need be."""
+    if not re.fullmatch(r"(?:[-\w]{2,}/)*[-\w]+-v\d+", short):
+        raise ValueError(
+            f"Minari id {id!r} is malformed; it must read namespace/name-vN, with its version, "
+            "e.g. mujoco/hopper/medium-v0"
+        )
+    data = root / short / "data"
+    if (data / "metadata.json").exists():
+        return data
+    if not download:
+        there = ", ".join(_local_ids(root)) or "none"
+        raise FileNotFoundError(
+            f"Minari dataset {short} is not in {root} (found there: {there}); correct dataset.id, "
+            "give another root as dataset.path, or set dataset.download=true"
+        )
+    lock = cache_root() / "minari" / f"{short.replace('/', '-')}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        if not (data / "metadata.json").exists():
+            _download(root, id, short)
+    if not (data / "metadata.json").exists():
+        raise ConnectionError(
+            f"Minari fetched {short} but {data} holds no metadata.json; delete that folder and try "
+            "again"
+        )
+    return data
+
+
+def _download(root: Path, id: str, short: str) -> None:
+    log.info("fetching %s from Minari's remote to %s", id, root)
+    before = os.environ.get("MINARI_DATASETS_PATH")
+    os.environ["MINARI_DATASETS_PATH"] = str(root)  # the only way to tell it
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            # What an interrupted download left behind would otherwise count as the dataset.
+            minari.download_dataset(id, force_download=(root / short).exists())
+    # Minari lets through whatever its remote's client raises, which need not be installed here.
+    except Exception as error:
+        there = ", ".join(_local_ids(root)) or "none"
+        raise ConnectionError(
+            f"Minari dataset {short} is not in {root} (found there: {there}) and cannot be "
+            f"fetched: {_in_one_line(error)}; correct dataset.id, connect to the network, or give "
+            "a root that holds it as dataset.path"
+        ) from error
+    finally:
+        if before is None:
+            del os.environ["MINARI_DATASETS_PATH"]
+        else:
+            os.environ["MINARI_DATASETS_PATH"] = before
+
+
+def _local_ids(root: Path) -> list[str]:
+    found = []
+    for folder, children, _ in os.walk(root):
+        if "data" in children:
+            found.append(Path(folder).relative_to(root).as_posix())
+            children.clear()  # nothing of interest below, and arrow has a folder an episode
+    return sorted(found)
+
+
+_AGAIN = "the data are damaged or incomplete, so delete the dataset's folder and fetch it again"
+
+
+def _open(data: Path) -> tuple[dict[str, Any], minari.MinariDataset]:
+    """Metadata and Minari's own view of a dataset (spaces, iteration)."""
+    try:
+        metadata = json.loads((data / "metadata.json").read_text())
+        # Minari derives what is missing here, but these it cannot do without.
+        for key in ("total_steps", "total_episodes", "minari_version", "dataset_id"):
+            if key not in metadata:
+                raise ValueError(f"metadata.json lacks {key}")
+        return metadata, minari.MinariDataset(data)
+    except ImportError as error:
+        raise RuntimeError(
+            f"reading {data} needs another package: {_in_one_line(error)}"
+        ) from error
+    except (OSError, ValueError, KeyError, AssertionError, TypeError) as error:
+        raise ValueError(
+            f"{data} cannot be opened as a Minari dataset: {_in_one_line(error)}; {_AGAIN}"
+        ) from error
+
+
+def _require_spaces(
+    short: str, space: spaces.Space, box: spaces.Space, keys: tuple[str, ...] | None
+) -> int:
+    """Refuse what is not a flat continuous task; returns the width of the observations."""
+    if not isinstance(box, spaces.Box):
+        raise ValueError(
+            f"dataset {short} has the action space {box}; only continuous actions (Box) are "
+            "supported, so choose a dataset with continuous actions"
+        )
+    try:
+        return flatten_space(space, keys)
+    except ValueError as error:
+        raise ValueError(f"dataset {short}: {error}") from None
+
+
+def _cache_file(data: Path, short: str, keys: tuple[str, ...] | None) -> Path:
+    digest = hashlib.sha256(repr((CACHE_VERSION, str(data.resolve()), keys)).encode())
+    for file in sorted(data.rglob("*")):
+        if file.is_file():
+            status = file.stat()
+            entry = (file.relative_to(data).as_posix(), status.st_size, status.st_mtime_ns)
+            digest.update(repr(entry).encode())
+    name = f"{short.replace('/', '-')}-{digest.hexdigest()[:16]}.npz"
+    return cache_root() / "minari" / name
+
+
+def _read_hdf5(
+    file: Path,
+    metadata: Mapping[str, Any],
+    space: spaces.Space,
+    box: spaces.Box,
+    keys: tuple[str, ...] | None,
+) -> Arrays:
+    """All episodes of Minari's HDF5 layout, straight into preallocated float32 columns."""
+    steps, episodes = int(metadata["total_steps"]), int(metadata["total_episodes"])
+    leaves = {
+        path: np.empty((steps + episodes, *shape), np.float32)
+        for path, shape in _leaves(space, (b"observations",), keys)
+    }
+    columns = {
+        b"actions": np.empty((steps, *box.shape), np.float32),
+        b"rewards": np.empty(steps, np.float32),
+        b"terminations": np.empty(steps, bool),
+        b"truncations": np.empty(steps, bool),
+    }
+    lengths = np.empty(episodes, np.int64)
+    begin = 0
+    try:
+        with h5py.File(file, "r") as handle:
+            for number in range(episodes):
+                group = h5py.h5g.open(handle.id, b"episode_%d" % number)
+                length = h5py.h5d.open(group, b"rewards").shape[0]
+                if begin + length > steps:
+                    raise ValueError(f"more than the {steps:,} steps that the metadata announce")
+                rows = slice(begin, begin + length)
+                for key, column in columns.items():
+                    _read_into(group, key, column[rows], number)
+                # The last observation of an episode makes it one row longer.
+                rows = slice(begin + number, begin + number + length + 1)
+                for path, column in leaves.items():
+                    _read_into(group, b"/".join(path), column[rows], number)
+                lengths[number] = length
+                begin += length
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
+        raise ValueError(f"{file} cannot be read: {_in_one_line(error)}; {_AGAIN}") from error
+    if begin != steps:
+        raise ValueError(f"{file} holds {begin:,} steps, its metadata says {steps:,}; {_AGAIN}")
+    nested: Any = leaves.get((b"observations",))
+    if nested is None:
+        nested = {}
+        for path, column in leaves.items():
+            inner = nested
+            for key in path[1:-1]:
+                inner = inner.setdefault(key.decode(), {})
+            inner[path[-1].decode()] = column
+    return {
+        "observations": flatten(space, nested, keys),
+        "actions": columns[b"actions"].reshape(steps, -1),
+        "rewards": columns[b"rewards"],
+        "terminations": columns[b"terminations"],
+        "truncations": columns[b"truncations"],
+        "lengths": lengths,
+    }
+
+
+def _read_into(group: Any, key: bytes, rows: np.ndarray, episode: int) -> None:
+    dataset = h5py.h5d.open(group, key)
+    if dataset.shape != rows.shape:
+        raise ValueError(
+            f"episode {episode} holds {key.decode()} of shape {list(dataset.shape)}, expected "
+            f"{list(rows.shape)}"
+        )
+    if rows.size:
+        dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, rows)
+
+
+def _leaves(
+    space: spaces.Space, path: tuple[bytes, ...], keys: tuple[str, ...] | None
+) -> Iterator[tuple[tuple[bytes, ...], tuple[int, ...]]]:
+    """Paths and shapes of the boxes that the flat observation is made of."""
+    if isinstance(space, spaces.Dict):
+        for key in observation_keys(space) if keys is None else keys:
+            child = space.spaces[key]
+            inner = tuple(sorted(child.spaces)) if isinstance(child, spaces.Dict) else None
+            yield from _leaves(child, (*path, key.encode()), inner)
+    else:
+        yield path, space.shape or ()
+
+
+def _read_any(
+    source: minari.MinariDataset,
+    space: spaces.Space,
+    box: spaces.Box,
+    keys: tuple[str, ...] | None,
+) -> Arrays:
+    """All episodes of any other format, through Minari's own reader."""
+    parts: dict[str, list[np.ndarray]] = {
+        key: []
+        for key in ("observations", "actions", "rewards", "terminations", "truncations", "lengths")
+    }
+    try:
+        for episode in source.iterate_episodes():
+            obs = flatten(space, episode.observations, keys)
+            length = len(episode.rewards)
+            counts = (len(obs) - 1, len(episode.actions), length)
+            if len(set(counts)) > 1:
+                raise ValueError(
+                    f"episode {episode.id} holds {len(obs)} observations, {counts[1]} actions and "
+                    f"{length} rewards"
+                )
+            parts["observations"].append(obs)
+            action = np.asarray(episode.actions, np.float32)
+            parts["actions"].append(action.reshape(length, int(np.prod(box.shape))))
+            parts["rewards"].append(np.asarray(episode.rewards, np.float32))
+            parts["terminations"].append(np.asarray(episode.terminations, bool))
+            parts["truncations"].append(np.asarray(episode.truncations, bool))
+            parts["lengths"].append(np.array([length], np.int64))
+        arrays = {key: np.concatenate(part) for key, part in parts.items()}
+    except ImportError as error:
+        raise RuntimeError(
+            f"{source.id} is stored in a format that needs another package: {_in_one_line(error)}"
+        ) from error
+    # pyarrow's own errors derive from ValueError, OSError or KeyError.
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
+        raise ValueError(f"{source.id} cannot be read: {_in_one_line(error)}; {_AGAIN}") from error
+    read = int(arrays["lengths"].sum())
+    if read != source.total_steps:
+        raise ValueError(
+            f"{source.id}: Minari returned {read:,} steps of {int(source.total_steps):,} (its "
+            "arrow and parquet readers cut episodes beyond 32,768 steps); convert it to HDF5"
+        )
+    return arrays
+
+
+def _spec(
+    short: str,
+    metadata: Mapping[str, Any],
+    obs_dim: int,
+    box: spaces.Box,
+    env_id: str | None,
+    env_kwargs: Mapping[str, object],
+    physics: str,
+    keys: tuple[str, ...] | None,
+) -> Spec:
+    low = tuple(box.low.astype(float).ravel().tolist())
+    high = tuple(box.high.astype(float).ravel().tolist())
+    found = Spec(
+        env_id=None,
+        obs_dim=obs_dim,
+        action_dim=len(low),
+        action_low=low,
+        action_high=high,
+        obs_keys=keys,
+    )
+    options, limit = dict(env_kwargs), None
+    if env_id == "recorded":
+        recorded = metadata.get("eval_env_spec") or metadata.get("env_spec")
+        if not recorded:
+            raise ValueError(
+                f"dataset {short} names no environment; give its Gymnasium id as dataset.env_id, "
+                "or train without scores: dataset.env_id=null"
+            )
+        recorded = json.loads(recorded)
+        env_id, limit = recorded["id"], recorded.get("max_episode_steps")
+        options = {**recorded.get("kwargs", {}), **options}
+        options.pop("render_mode", None)
+        if recorded.get("additional_wrappers"):
+            wrappers = ", ".join(str(item.get("name")) for item in recorded["additional_wrappers"])
+            log.warning(
+                "%s was recorded with the wrappers %s around %s, which scores do without",
+                short,
+                wrappers,
+                env_id,
+            )
+    if env_id is None:
+        return found
+    if physics == "auto":
+        physics = "d4rl" if _requires_old_contacts(metadata) else "as-is"
+    try:
+        spec = spec_of(
+            env_id,
+            env_kwargs=options,
+            physics=physics,
+            max_episode_steps=limit,
+            obs_keys=keys,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise type(error)(f"{error}; or train without scores: dataset.env_id=null") from error
+    found.require_same_spaces(spec, f"dataset {short}", f"environment {env_id}")
+    bounded = np.isfinite(low).all() and np.isfinite(high).all()
+    if bounded and not (np.allclose(low, spec.action_low) and np.allclose(high, spec.action_high)):
+        raise ValueError(
+            f"dataset {short} has actions from {list(low)} to {list(high)}, but environment "
+            f"{env_id} takes {list(spec.action_low)} to {list(spec.action_high)}; give the "
+            "environment that the data were recorded in as dataset.env_id, or null for none"
+        )
+    return spec
+
+
+def _requires_old_contacts(metadata: Mapping[str, Any]) -> bool:
+    """Whether the dataset pins a MuJoCo from before 3.5, when contact margins did not add."""
+    requirements = metadata.get("requirements") or []
+    for entry in [requirements] if isinstance(requirements, str) else requirements:
+        pinned = re.match(r"\s*mujoco\s*==\s*(\d+)\.(\d+)", entry)
+        if pinned:
+            return (int(pinned[1]), int(pinned[2])) < (3, 5)
+    return False
+
+
+def _reference(
+    short: str,
+    metadata: Mapping[str, Any],
+    env_id: str | None,
+    choice: str | Sequence[int | float] | None,
+) -> Reference | None:
+    if choice is None:
+        return None
+    if not isinstance(choice, str):
+        return given_reference(choice)
+    if choice == "recorded":
+        low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
+        if low is None or high is None:
+            return None
+        return replace(given_reference([low, high]), source=f"metadata of {short}")
+    if choice == "d4rl":
+        family = D4RL_FAMILIES.get(env_id or "")
+        constants = reference_for(f"{family}-medium-v2")
+        if constants is None:
+            raise ValueError(
+                f"D4RL has no constants for {env_id}; use dataset.reference=null, recorded or "
+                "[low,high]"
+            )
+        return replace(constants, source="D4RL-constants (the data are not D4RL's)")
+    raise ValueError(f"reference={choice!r} is unknown; use recorded, d4rl, [low,high] or null")
+
+
+def _in_one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

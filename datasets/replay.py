@@ -1,0 +1,211 @@
+"""Replay on the device: fixed shapes, packed rows, no host synchronisation; and mixtures.
+
+A row of a stream is one contiguous vector, so drawing a batch is a single gather whatever the
+number of columns. Base columns come first in every transition class, which lets a mixture cut
+streams with extra columns down to what they share without looking at them.
+"""
+
+from collections.abc import Mapping
+from typing import Generic, TypeVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from datasets.transition import Transition, column_names
+
+Record = TypeVar("Record", bound=Transition)
+
+# Random 62-bit integers modulo the size: a float32 `rand * size` is visibly uneven at millions of
+# rows, while the bias of this modulo is below 1e-12 for any size that fits in memory.
+_LARGE = 2**62
+
+
+class Layout(Generic[Record]):
+    """How the columns of a transition class lie side by side in one float32 row.
+
+    Args:
+        example: transitions of any leading shape; their trailing shapes and dtypes are the layout.
+    """
+
+    def __init__(self, example: Record) -> None:
+        self.record: type[Record] = type(example)
+        self.columns: dict[str, tuple[int, int | None, torch.dtype]] = {}
+        self.width = 0
+        for name in column_names(example):
+            column = getattr(example, name)
+            trailing = column.shape[example.reward.ndim :]
+            if len(trailing) > 1:
+                raise ValueError(
+                    f"column {name!r} has trailing shape {list(trailing)}; flatten it to at most "
+                    "one dimension"
+                )
+            width = trailing[0] if trailing else None
+            self.columns[name] = (self.width, width, column.dtype)
+            self.width += 1 if width is None else width
+
+    def pack(self, rows: Record) -> Float[Tensor, "*lead W"]:
+        """Columns to one float row each."""
+        parts = []
+        for name, (_, width, _) in self.columns.items():
+            column = getattr(rows, name).float()
+            parts.append(column.unsqueeze(-1) if width is None else column)
+        return torch.cat(parts, -1)
+
+    def unpack(self, packed: Float[Tensor, "*lead W"]) -> Record:
+        """The inverse of `pack`; columns are views where their type allows."""
+        columns = {}
+        for name, (offset, width, dtype) in self.columns.items():
+            value = packed[..., offset] if width is None else packed[..., offset : offset + width]
+            columns[name] = value > 0.5 if dtype is torch.bool else value
+        return self.record(**columns)
+
+
+def base_layout(layout: Layout) -> Layout[Transition]:
+    """The layout of the base columns alone; they are the first of every class."""
+    example = {
+        name: torch.zeros(() if width is None else (width,), dtype=dtype)
+        for name, (_, width, dtype) in layout.columns.items()
+        if name in column_names(Transition)
+    }
+    return Layout(Transition(**example))
+
+
+class Replay(nn.Module, Generic[Record]):
+    """Ring buffers for S seeds, or one store that all seeds read.
+
+    Storage is `[lanes, capacity + 1, W]`: the extra last row takes rejected rows, so `add` has
+    fixed shapes. Sizes and heads are tensors.
+
+    Args:
+        example: rows of the class and widths to store.
+        lanes: S for one ring a seed, 1 for a store shared by all seeds (the real dataset).
+        capacity: rows a lane holds before the oldest are overwritten.
+    """
+
+    rows: Tensor
+    size: Tensor
+    head: Tensor
+    lane: Tensor
+
+    def __init__(self, example: Record, *, lanes: int, capacity: int) -> None:
+        super().__init__()
+        if capacity < 1:
+            raise ValueError(f"replay capacity must be positive, got {capacity}")
+        self.layout = Layout(example)
+        self.lanes, self.capacity = lanes, capacity
+        self.register_buffer("rows", torch.zeros(lanes, capacity + 1, self.layout.width))
+        self.register_buffer("size", torch.zeros(lanes, dtype=torch.int64))
+        self.register_buffer("head", torch.zeros(lanes, dtype=torch.int64))
+        self.register_buffer("lane", torch.arange(lanes).unsqueeze(1), persistent=False)
+
+    @classmethod
+    def of(cls, transitions: Record) -> "Replay[Record]":
+        """A full store of given rows `[N]`, read by every seed."""
+        replay = cls(transitions, lanes=1, capacity=len(transitions.reward))
+        replay.rows[0, :-1] = replay.layout.pack(transitions)
+        replay.size.fill_(replay.capacity)
+        return replay
+
+    @torch.no_grad()
+    def add(self, rows: Record, keep: Bool[Tensor, "lanes M"]) -> None:
+        """Append the kept rows of `[lanes, M]` in order; rejected ones leave no trace.
+
+        Raises:
+            ValueError: M exceeds the capacity, so rows of this very call would be overwritten.
+        """
+        if keep.shape[1] > self.capacity:
+            raise ValueError(
+                f"{keep.shape[1]} rows do not fit a replay of capacity {self.capacity}; raise "
+                "source.retain or lower source.starts"
+            )
+        position = keep.cumsum(1) - 1
+        slot = (self.head.unsqueeze(1) + position) % self.capacity
+        slot = torch.where(keep, slot, self.capacity)
+        self.rows[self.lane, slot] = self.layout.pack(rows)
+        # Rejected rows may be anything, NaN included, and the order of their writes is undefined.
+        self.rows[:, -1] = 0
+        kept = keep.sum(1)
+        self.head.copy_((self.head + kept) % self.capacity)
+        self.size.copy_((self.size + kept).clamp(max=self.capacity))
+
+    def draw(self, seeds: int, batch: int) -> Float[Tensor, "S B W"]:
+        """`batch` packed rows for each of `seeds` lanes, uniform with replacement."""
+        number = torch.randint(_LARGE, (seeds, batch), device=self.rows.device)
+        index: Int[Tensor, "S B"] = number % self.size.clamp(min=1).unsqueeze(1)
+        return self.rows[0][index] if self.lanes == 1 else self.rows[self.lane, index]
+
+    def sample(self, seeds: int, batch: int) -> Record:
+        """`batch` transitions `[seeds, batch]`, uniform with replacement."""
+        return self.layout.unpack(self.draw(seeds, batch))
+
+    def contents(self) -> dict[str, Tensor]:
+        """The filled part, for a checkpoint."""
+        filled = int(self.size.max())
+        return {
+            "rows": self.rows[:, :filled].clone(),
+            "size": self.size.clone(),
+            "head": self.head.clone(),
+        }
+
+    def restore(self, contents: Mapping[str, Tensor]) -> None:
+        """Take back what `contents` gave.
+
+        Raises:
+            ValueError: another number of lanes, another row width, or more rows than fit.
+        """
+        rows = contents["rows"]
+        if (rows.shape[0], rows.shape[2]) != (self.lanes, self.layout.width) or (
+            rows.shape[1] > self.capacity
+        ):
+            raise ValueError(
+                f"the checkpoint holds a replay of shape {list(rows.shape)}, this run's is "
+                f"{list(self.rows.shape)}; it belongs to other settings"
+            )
+        self.rows.zero_()
+        self.rows[:, : rows.shape[1]] = rows
+        self.size.copy_(contents["size"])
+        self.head.copy_(contents["head"])
+
+
+class Mixture(nn.Module):
+    """Draws a fixed number of rows from each named stream and joins them, first stream first.
+
+    Args:
+        streams: replays by name, the real one first by convention.
+        rows: rows of each stream in a batch; a stream with none is not read.
+        seeds: S.
+    """
+
+    def __init__(
+        self, streams: Mapping[str, Replay], rows: Mapping[str, int], *, seeds: int
+    ) -> None:
+        super().__init__()
+        unknown = set(rows) - set(streams)
+        if unknown or not any(rows.values()):
+            raise ValueError(
+                f"a mixture of streams {sorted(streams)} cannot draw {dict(rows)}; every stream "
+                "must exist and at least one must give rows"
+            )
+        self.streams = nn.ModuleDict(streams)
+        self.rows, self.seeds = dict(rows), seeds
+        layouts = {name: base_layout(stream.layout) for name, stream in streams.items()}
+        self.base = next(iter(layouts.values()))
+        for name, layout in layouts.items():
+            if layout.columns != self.base.columns:
+                raise ValueError(
+                    f"stream {name!r} has other spaces than {next(iter(streams))!r}: "
+                    f"{layout.columns} against {self.base.columns}"
+                )
+
+    def __getitem__(self, name: str) -> Replay:
+        return self.streams[name]  # type: ignore[return-value]
+
+    def sample(self) -> Transition:
+        """One batch `[S, B]` of base columns, B the sum of `rows`."""
+        parts = [
+            self[name].draw(self.seeds, rows)[..., : self.base.width]
+            for name, rows in self.rows.items()
+            if rows
+        ]
+        return self.base.unpack(torch.cat(parts, 1))

@@ -1,0 +1,197 @@
+"""Builtin datasets: what they hold, and that they are recorded once and always alike."""
+
+import inspect
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from datasets.cache import cache_root
+from datasets.readers import builtin
+from envs.make import make_env
+from envs.termination import rule_for_spec
+
+FOLDER = Path(__file__).parents[2] / "conf" / "dataset" / "builtin"
+PENDULUM = {
+    "name": "small",
+    "task": "pendulum-mixed",
+    "episodes": 4,
+    "seed": 0,
+    "mixture": [{"strength": 1.0, "random": 0.2}, {"strength": 0.5, "random": 1.0}],
+}
+HOPPER = {"name": "small", "task": "hopper-random", "steps": 300, "seed": 0}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("REVERIE_CACHE", str(tmp_path))
+
+
+@pytest.fixture
+def recordings(monkeypatch):
+    """How often each task was recorded."""
+    counts = []
+    plain = builtin._record
+
+    def counting(task, *rest):
+        counts.append(task)
+        return plain(task, *rest)
+
+    monkeypatch.setattr(builtin, "_record", counting)
+    return counts
+
+
+def written(name):
+    keys = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    assert keys.pop("_target_") == "datasets.readers.builtin.load"
+    return keys
+
+
+def same(first, second):
+    return first.fingerprint == second.fingerprint
+
+
+@pytest.mark.parametrize("task", builtin.TASKS)
+def test_every_task_has_a_file_with_exactly_its_keys(task):
+    keys = written(task)
+    expected = list(inspect.signature(builtin.TASKS[task].record).parameters)[1:]
+    assert keys.keys() == {"name", "task", *expected}
+    assert keys["task"] == task
+    assert {path.stem for path in FOLDER.glob("*.yaml")} == set(builtin.TASKS)
+
+
+@pytest.mark.parametrize("keys", [PENDULUM, HOPPER], ids=lambda keys: keys["task"])
+def test_a_recording_is_the_same_bit_for_bit_wherever_it_is_made(
+    keys, tmp_path, monkeypatch, recordings
+):
+    first = builtin.load(**keys)
+    monkeypatch.setenv("REVERIE_CACHE", str(tmp_path / "elsewhere"))
+    second = builtin.load(**keys)
+    assert recordings == [keys["task"]] * 2
+    assert same(first, second)
+    assert not same(first, builtin.load(**{**keys, "seed": 1}))
+
+
+def test_the_second_time_it_comes_from_the_cache(recordings):
+    first = builtin.load(**PENDULUM)
+    assert same(first, builtin.load(**{**PENDULUM, "name": "other"}))  # a label, no content
+    assert recordings == ["pendulum-mixed"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"episodes": 2}, {"mixture": [{"strength": 1.0, "random": 0.2}]}]
+)
+def test_other_parameters_are_other_recordings(change, recordings):
+    builtin.load(**PENDULUM)
+    builtin.load(**{**PENDULUM, **change})
+    assert len(recordings) == 2
+
+
+def test_another_generator_or_simulator_records_anew(monkeypatch, recordings):
+    builtin.load(**HOPPER)
+    monkeypatch.setattr(builtin, "GENERATOR_VERSION", 10**6)
+    builtin.load(**HOPPER)
+    monkeypatch.setattr(builtin, "version", lambda library: "0.0")
+    builtin.load(**HOPPER)
+    assert len(recordings) == 3
+
+
+def test_a_recording_that_was_interrupted_is_never_seen(monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(builtin, "_record", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            builtin.load(**PENDULUM)
+    assert list((cache_root() / "builtin").glob("*.npz")) == []
+    assert len(builtin.load(**PENDULUM)) == 800
+    assert len(list((cache_root() / "builtin").glob("*.npz"))) == 1
+
+
+def test_a_longer_recording_begins_like_a_shorter_one():
+    short, long = builtin.load(**HOPPER), builtin.load(**{**HOPPER, "steps": 400})
+    assert torch.equal(short.transitions.obs, long.transitions.obs[:300])
+    assert torch.equal(short.transitions.action, long.transitions.action[:300])
+
+
+def test_the_pendulum_only_meets_its_time_limit():
+    data = builtin.load(**PENDULUM)
+    assert data.episode_lengths.tolist() == [200] * 4
+    assert not data.transitions.terminated.any()
+    assert data.truncated.nonzero().flatten().tolist() == [199, 399, 599, 799]
+    assert data.valid_next.all()
+    assert (data.spec.env_id, data.spec.max_episode_steps) == ("Pendulum-v1", 200)
+
+
+def test_the_hopper_falls_and_the_last_episode_is_cut():
+    data = builtin.load(**HOPPER)
+    assert len(data) == 300
+    ends = data.episode_starts + data.episode_lengths - 1
+    assert data.transitions.terminated[ends[:-1]].all()
+    assert data.truncated.nonzero().flatten().tolist() == [299]
+    rule = rule_for_spec(data.spec)
+    rows = data.transitions
+    assert torch.equal(rule(rows.obs, rows.action, rows.next_obs), rows.terminated)
+    assert data.reference.source.startswith("measured in Hopper-v5")
+
+
+@pytest.mark.parametrize("keys", [PENDULUM, HOPPER], ids=lambda keys: keys["task"])
+def test_rows_follow_each_other_and_the_environment(keys):
+    data = builtin.load(**keys)
+    rows, start, length = data.transitions, data.episode_starts[1], data.episode_lengths[1]
+    inside = torch.ones(len(data), dtype=torch.bool)
+    inside[data.episode_starts + data.episode_lengths - 1] = False
+    assert torch.equal(rows.next_obs[inside], rows.obs[1:][inside[:-1]])
+    # Replay the second episode in the environment that agents are scored in. Mapping actions to
+    # [-1, 1] and back costs the last bit, which a swinging pendulum amplifies slowly.
+    env = make_env(data.spec)
+    start_seed = np.random.default_rng([keys["seed"], 1]).integers(2**31)
+    obs, _ = env.reset(seed=int(start_seed))
+    for row in range(start, start + min(length, 50)):
+        obs, reward, *_ = env.step(rows.action[row].numpy())
+        np.testing.assert_allclose(reward, rows.reward[row].item(), atol=1e-4)
+        np.testing.assert_allclose(obs, rows.next_obs[row].numpy(), atol=1e-4)
+
+
+def test_the_mixture_takes_turns_and_is_graded():
+    data = builtin.load(**{**PENDULUM, "episodes": 20})
+    returns = data.reference.normalise(data.returns)
+    assert returns[0::2].mean() > returns[1::2].mean() + 30.0
+
+
+def test_the_default_pendulum_leaves_room_to_improve():
+    data = builtin.load(**written("pendulum-mixed"))
+    scores = data.reference.normalise(data.returns)
+    assert len(data) == 24_000
+    assert 20.0 < scores.mean() < 45.0
+    rows = data.transitions
+    assert rows.obs.amin(0).tolist() == pytest.approx([-1.0, -1.0, -8.0], abs=1e-3)
+    assert rows.obs.amax(0).tolist() == pytest.approx([1.0, 1.0, 8.0], abs=1e-3)
+    assert rows.action.abs().max() <= 1.0
+    assert 0.5 < rows.action.std() < 0.8
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "pendulum"}, "task='pendulum' is not a builtin dataset; .* pendulum-mixed"),
+        ({"episode": 3}, "the keys of this dataset are name, task, episodes, seed, mixture"),
+        ({"episodes": 0}, "episodes=0 must be at least 1"),
+        ({"mixture": []}, "mixture is empty"),
+        ({"mixture": [{"strength": 0.0, "random": 0.1}]}, "`strength` in"),
+        ({"mixture": [{"strength": 1.0, "random": 1.1}]}, "`random` in"),
+        ({"mixture": [{"strength": 1.0}]}, "`random` in"),
+    ],
+)
+def test_wrong_keys_are_refused_in_one_line(changes, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        builtin.load(**{**PENDULUM, **changes})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_key_is_refused():
+    with pytest.raises(ValueError, match="'seed'"):
+        builtin.load(**{key: value for key, value in PENDULUM.items() if key != "seed"})
