@@ -1,0 +1,61 @@
+import pytest
+import torch
+
+from world_models.base import Step
+from world_models.filters import Chain, KeepAll, TransitionFilter, UncertaintyPenalty, Verdict
+
+
+def proposal(candidates=1):
+    return Step(
+        next_obs=torch.randn(candidates, 2, 4, 3),
+        reward=torch.ones(candidates, 2, 4),
+        terminated=torch.zeros(candidates, 2, 4, dtype=torch.bool),
+        uncertainty=torch.arange(8.0).view(2, 4),
+    )
+
+
+class Best(TransitionFilter):
+    """Takes the second of two candidates and drops rows of low uncertainty."""
+
+    candidates = 2
+
+    def forward(self, obs, action, step):
+        chosen = Step(
+            step.next_obs[1:], step.reward[1:] + 10, step.terminated[1:], step.uncertainty
+        )
+        keep = step.uncertainty > 2
+        return Verdict(chosen, keep=keep, goes_on=keep)
+
+
+def test_the_penalty_is_paid_once_per_unit_of_uncertainty():
+    verdict = UncertaintyPenalty(penalty=0.5)(
+        torch.zeros(2, 4, 3), torch.zeros(2, 4, 2), proposal()
+    )
+    assert torch.equal(verdict.step.reward[0], 1 - 0.5 * torch.arange(8.0).view(2, 4))
+    assert verdict.keep.all() and verdict.goes_on.all()
+
+
+def test_keep_all_changes_nothing():
+    step = proposal()
+    verdict = KeepAll()(torch.zeros(2, 4, 3), torch.zeros(2, 4, 2), step)
+    assert torch.equal(verdict.step.reward, step.reward) and verdict.keep.all()
+
+
+def test_a_chain_selects_first_and_then_penalises_what_was_selected():
+    chain = Chain(filters=[Best(), UncertaintyPenalty(penalty=1.0)])
+    assert chain.candidates == 2
+    step = proposal(2)
+    verdict = chain(torch.zeros(2, 4, 3), torch.zeros(2, 4, 2), step)
+    assert torch.equal(verdict.step.next_obs[0], step.next_obs[1])
+    assert torch.equal(verdict.step.reward[0], 11 - step.uncertainty)
+    assert torch.equal(verdict.keep, step.uncertainty > 2)
+
+
+def test_a_chain_refuses_a_selecting_filter_behind_another():
+    with pytest.raises(ValueError, match="put the selecting filter first"):
+        Chain(filters=[KeepAll(), Best()])
+
+
+def test_a_negative_penalty_is_refused():
+    with pytest.raises(ValueError, match="must not be negative"):
+        UncertaintyPenalty(penalty=-1.0)

@@ -1,0 +1,71 @@
+"""The one interface that learned ensembles, single models, symbolic models and simulators share."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from datasets.dataset import Dataset
+
+Policy = Callable[[Float[Tensor, "S B D"]], Float[Tensor, "S B A"]]
+"""What a world model sees of an agent: observations in, actions in [-1, 1] out."""
+
+TerminationRule = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""`(obs [*, D], action [*, A], next_obs [*, D]) -> terminated [*]`, raw units."""
+
+FitProgress = Callable[[int, float], None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """K candidate outcomes of one step from the same state and action.
+
+    Attributes:
+        next_obs: `[K, *, D]` raw units.
+        reward: `[K, *]` environment units.
+        terminated: `[K, *]` bool.
+        uncertainty: `[*]` the model's own doubt about this state and action, in the units its
+            configuration says.
+    """
+
+    next_obs: Float[Tensor, "K *lead D"]
+    reward: Float[Tensor, " K *lead"]
+    terminated: Bool[Tensor, " K *lead"]
+    uncertainty: Float[Tensor, "*lead"]
+
+
+torch.export.register_dataclass(Step)
+
+
+class WorldModel(nn.Module, ABC):
+    """Predicts what follows a state and an action, for S seeds side by side.
+
+    Sub-classes keep everything that fitting produced in `state_dict` (buffers included), so a
+    model is saved and cached by that alone. `fitted_on` is the fingerprint of the data.
+    """
+
+    fitted_on: str | None = None
+
+    @abstractmethod
+    def fit(self, data: Dataset, progress: FitProgress | None = None) -> dict[str, Any]:
+        """Learn from a dataset and return plain numbers or lists that describe the fit.
+
+        Args:
+            data: raw transitions.
+            progress: called after every epoch with its number and the mean holdout loss.
+        """
+
+    def compile_update(self, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        """Pass the training step of later fits through `wrapper`; models without one ignore it."""
+
+    @abstractmethod
+    def step(self, obs: Tensor, action: Tensor, candidates: int = 1) -> Step:
+        """Propose `candidates` outcomes for `obs [S, B, D]` and `action [S, B, A]`."""
+
+    @abstractmethod
+    def signature(self) -> dict[str, Any]:
+        """Plain values that fix the architecture and the fit; equal signatures are exchangeable."""

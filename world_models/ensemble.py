@@ -1,0 +1,411 @@
+"""A probabilistic ensemble of one-step models, all members and all seeds as one batched network.
+
+PETS arXiv:1805.12114, MBPO arXiv:1906.08253, MOPO arXiv:2005.13239. Each of E members predicts a
+diagonal Gaussian over (next_obs - obs, reward) in raw units from normalised (obs, action). Each
+fits its own bootstrap sample by maximum likelihood until its seed's holdout error stops falling,
+and the members with the lowest holdout error, the elites, take turns in rollouts.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from datasets.dataset import Dataset
+from envs.specs import Spec
+from world_models.base import FitProgress, Step, WorldModel
+from world_models.fitting import (
+    EarlyStopping,
+    bootstrap,
+    held_out_episodes,
+    moments,
+    rows_of,
+    shuffle,
+    split,
+)
+from world_models.gaussian import GaussianMembers
+from world_models.optimiser import Adam
+from world_models.termination import LearnedTermination, resolve
+from world_models.uncertainty import uncertainty_named
+
+# On a CPU the activations of this many rows still fit in the cache, which is worth about 10 %.
+_CPU_ROWS = 512
+
+
+class ProbabilisticEnsemble(WorldModel):
+    """E Gaussian perceptrons per seed, bootstrapped, early-stopped, elites used in rollouts.
+
+    Args:
+        spec: spaces and environment of the task.
+        seeds: S, agents trained side by side.
+        seed: of everything the fit draws; the fit depends on nothing else but data and settings.
+        members: E.
+        elites: members with the lowest holdout error that rollouts sample from.
+        hidden, activation: of each perceptron.
+        learning_rate, batch: of Adam, rows per member and update.
+        weight_decay: per layer, L2 in the loss (not decoupled), weights only.
+        log_variance_bounds: where the trainable lower and upper bounds start.
+        bound_coefficient: weight of sum(upper) - sum(lower) in the loss.
+        holdout_fraction, holdout_limit: transitions kept for early stopping, at most `limit`.
+        improvement: share by which a member's holdout error must fall to count.
+        patience: epochs without any improvement after which a seed stops.
+        max_epochs: cap on epochs, None for none.
+        per_seed: an ensemble for every seed, or one that all seeds share.
+        uncertainty: `max_aleatoric`, `pairwise_difference` or `ensemble_std`.
+        termination: `auto`, `known`, `learned` or `none`, see `world_models.termination`.
+        terminal_head: builds the classifier that `learned` needs, given `spec` and `seeds`.
+        heldout_episodes: whole episodes kept out of the fit for open-loop diagnostics, at most a
+            tenth of all; 0 for none.
+
+    Source: MBPO and MOPO as specified above; holdout of single transitions for early stopping as
+    there. Differs: time-limit rows with a true next observation are kept; `heldout_episodes`
+    leave the fit, which no published variant does (0 restores it); the order of target columns is
+    change of observation, then reward; a seed that has stopped waits for the others, its weights,
+    bounds and elites as they were.
+    """
+
+    elite_members: Tensor
+    fitted: Tensor
+
+    def __init__(
+        self,
+        *,
+        spec: Spec,
+        seeds: int,
+        seed: int,
+        members: int,
+        elites: int,
+        hidden: Sequence[int],
+        activation: str,
+        learning_rate: float,
+        batch: int,
+        weight_decay: Sequence[float],
+        log_variance_bounds: Sequence[float],
+        bound_coefficient: float,
+        holdout_fraction: float,
+        holdout_limit: int,
+        improvement: float,
+        patience: int,
+        max_epochs: int | None,
+        per_seed: bool,
+        uncertainty: str,
+        termination: str,
+        terminal_head: Callable[..., LearnedTermination],
+        heldout_episodes: int,
+    ) -> None:
+        super().__init__()
+        _require(1 <= elites <= members, "1 <= elites <= members", [elites, members])
+        _require(len(hidden) >= 1 and min(hidden) >= 1, "positive hidden widths", hidden)
+        layers = len(hidden) + 1
+        _require(len(weight_decay) == layers, f"{layers} values of weight_decay", weight_decay)
+        low, high = log_variance_bounds
+        _require(low < high, "log_variance_bounds as [low, high]", log_variance_bounds)
+        _require(0 < holdout_fraction < 1, "0 < holdout_fraction < 1", holdout_fraction)
+        _require(0 <= improvement < 1, "0 <= improvement < 1", improvement)
+        _require(heldout_episodes >= 0, "heldout_episodes >= 0", heldout_episodes)
+        _require(
+            min(batch, holdout_limit, patience) >= 1,
+            "batch, holdout_limit, patience >= 1",
+            [batch, holdout_limit, patience],
+        )
+        _require(max_epochs is None or max_epochs >= 1, "max_epochs >= 1 or null", max_epochs)
+
+        self.spec, self.seeds, self.seed = spec, seeds, seed
+        self.members, self.elites = members, elites
+        self.hidden, self.activation = list(hidden), activation
+        self.learning_rate, self.batch = learning_rate, batch
+        self.weight_decay, self.bound_coefficient = list(weight_decay), bound_coefficient
+        self.log_variance_bounds = [low, high]
+        self.holdout_fraction, self.holdout_limit = holdout_fraction, holdout_limit
+        self.improvement, self.patience, self.max_epochs = improvement, patience, max_epochs
+        self.per_seed, self.heldout_episodes = per_seed, heldout_episodes
+        # L, ensembles: one per seed, or one in all.
+        self.lanes = seeds if per_seed else 1
+        self.doubt = uncertainty_named(uncertainty, members)
+        self.termination = resolve(
+            termination, spec, lambda: terminal_head(spec=spec, seeds=self.lanes)
+        )
+        self.gaussians = GaussianMembers(
+            seeds=self.lanes,
+            members=members,
+            inputs=spec.obs_dim + spec.action_dim,
+            outputs=spec.obs_dim + 1,
+            hidden=hidden,
+            activation=activation,
+            log_variance_bounds=log_variance_bounds,
+            bound_coefficient=bound_coefficient,
+            weight_decay=weight_decay,
+        )
+        self.register_buffer("elite_members", torch.arange(elites).repeat(self.lanes, 1))
+        self.register_buffer("fitted", torch.tensor(False))
+        # The flag as a Python value: reading a tensor in `step` would make a GPU wait.
+        self.ready = False
+        self.register_load_state_dict_post_hook(_read_flag)
+        self._wrap: Callable[[Callable[..., Tensor]], Callable[..., Tensor]] = _as_it_is
+        self.requires_grad_(False)
+
+    def signature(self) -> dict[str, Any]:
+        fixed = {name: getattr(self, name) for name in _SIGNED}
+        return {
+            "model": type(self).__name__,
+            "obs_dim": self.spec.obs_dim,
+            "action_dim": self.spec.action_dim,
+            "termination": self.termination.signature(),
+            **fixed,
+        }
+
+    def held_out(self, data: Dataset) -> Int[Tensor, " P"]:
+        """Episodes of this dataset that the fit does not see."""
+        return held_out_episodes(data, self.heldout_episodes, self.seed)
+
+    def compile_update(
+        self, wrapper: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
+    ) -> None:
+        """Pass the training step of later fits, a function of fixed shapes, through `wrapper`."""
+        self._wrap = wrapper
+
+    def fit(self, data: Dataset, progress: FitProgress | None = None) -> dict[str, Any]:
+        """Fit from scratch on a random stream of its own, seeded by `seed`.
+
+        Returns:
+            What `fit_rows` returns, the number of `heldout_episodes`, and what the termination
+            says of its own fit.
+
+        Raises:
+            ValueError: other spaces than the model's, or too few usable rows.
+            RuntimeError: the fit diverged.
+        """
+        self.spec.require_same_spaces(data.spec, "the world model", f"dataset {data.name}")
+        device = self.elite_members.device
+        held_out = self.held_out(data)
+        seen = ~rows_of(data, held_out)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(self.seed)
+            self.gaussians.reset()
+            rows = data.transitions[seen & data.valid_next].to(device)
+            described = self.fit_rows(
+                torch.cat([rows.obs, rows.action], -1),
+                torch.cat([rows.next_obs - rows.obs, rows.reward.unsqueeze(-1)], -1),
+                torch.arange(len(rows.reward), device=device).expand(self.lanes, -1),
+                progress,
+            )
+            described["heldout_episodes"] = len(held_out)
+            described["termination"] = self.termination.fit(data, seen)
+        return described
+
+    def fit_rows(
+        self,
+        inputs: Float[Tensor, "R X"],
+        targets: Float[Tensor, "R Y"],
+        rows: Int[Tensor, "L N"],
+        progress: FitProgress | None = None,
+    ) -> dict[str, Any]:
+        """Go on fitting from the present weights; ensemble l sees the table rows `rows[l]` only.
+
+        Draws from torch's global generator. Draws have fixed shapes, so the fit of one ensemble
+        does not depend on what the others see or on when they stop.
+
+        Args:
+            inputs: (obs, action), raw.
+            targets: (next_obs - obs, reward), raw.
+            rows: the same number of table rows for every ensemble.
+            progress: told epoch and mean holdout error of those still fitting.
+
+        Returns:
+            Counts of rows, and per ensemble: epochs, holdout error by epoch (mean over members
+            of the mean squared error of the Gaussian's mean), best error of each member, elites.
+
+        Raises:
+            ValueError: no row would be left for the holdout or for training.
+            RuntimeError: a holdout error was not finite; names seeds and epochs.
+        """
+        count = rows.shape[1]
+        holdout = min(int(self.holdout_fraction * count), self.holdout_limit)
+        if holdout < 1:
+            raise ValueError(
+                f"{count} usable transitions leave none for the holdout of "
+                f"world_model.holdout_fraction={self.holdout_fraction}; the fit needs more data"
+            )
+        train, held = split(rows, holdout)
+        self.gaussians.normalise_by(*moments(inputs, train))
+        self.gaussians.requires_grad_(True)
+        try:
+            with torch.enable_grad():
+                table = torch.cat([inputs, targets], -1)
+                stopping, losses = self._fit_epochs(table, train, held, progress)
+        finally:
+            self.gaussians.requires_grad_(False)
+        self.elite_members.copy_(stopping.best.argsort(-1)[:, : self.elites])
+        failed = {seed: epoch for seed, epoch in enumerate(stopping.failed.tolist()) if epoch}
+        self.ready = not failed
+        self.fitted.fill_(self.ready)
+        if failed:
+            raise RuntimeError(
+                "the holdout error of the world model was not finite: "
+                + ", ".join(f"seed {seed} at epoch {epoch}" for seed, epoch in failed.items())
+                + "; check the data (python -m datasets.check), lower "
+                "world_model.learning_rate, or rescale observations and rewards"
+            )
+        epochs = stopping.epochs.tolist()
+        return {
+            "rows": count,
+            "train_rows": count - holdout,
+            "holdout_rows": holdout,
+            "epochs": epochs,
+            "holdout_loss": [losses[:last, lane].tolist() for lane, last in enumerate(epochs)],
+            "best_loss": stopping.best.tolist(),
+            "elites": self.elite_members.tolist(),
+        }
+
+    def _fit_epochs(
+        self, table: Tensor, train: Tensor, held: Tensor, progress: FitProgress | None
+    ) -> tuple[EarlyStopping, Float[Tensor, "epochs L"]]:
+        """Train until every ensemble has stopped and put its best weights in place."""
+        device = table.device
+        lanes, rows = train.shape
+        batches = -(-rows // self.batch)
+        # The last batch is filled up with rows of weight zero, so that all have one shape.
+        positions = torch.arange(batches * self.batch, device=device).view(batches, -1)
+        weights = (positions < rows).to(table.dtype)
+        positions = positions.remainder(rows)
+        # 32 bits halve what 7 members times a million rows times S seeds take.
+        order = bootstrap(train.to(torch.int32), self.members)
+        holdout = table[held].unsqueeze(1).expand(-1, self.members, -1, -1)
+
+        optimiser = Adam(self.gaussians.trained(), self.learning_rate).to(device)
+
+        def step(batch: Tensor, weight: Tensor) -> Tensor:
+            return self.gaussians.update(optimiser, batch, weight)
+
+        update = self._wrap(step)
+        stopping = EarlyStopping.start(
+            lanes, self.members, improvement=self.improvement, patience=self.patience, device=device
+        )
+        best = self.gaussians.snapshot()
+        losses: list[Tensor] = []
+        while bool(stopping.active.any()) and len(losses) != self.max_epochs:
+            order = shuffle(order)
+            for position, weight in zip(positions, weights, strict=True):
+                drawn = order.index_select(-1, position)  # [L, E, batch]
+                update(table.index_select(0, drawn.flatten()).view(*drawn.shape, -1), weight)
+            loss = self.gaussians.errors(holdout)
+            running = stopping.active
+            improved = stopping.observe(loss)
+            best = self.gaussians.merge(best, improved, running)
+            losses.append(loss.mean(-1))
+            if progress is not None:
+                progress(len(losses), losses[-1][running].nanmean().item())
+        self.gaussians.restore(best)
+        return stopping, torch.stack(losses).cpu()
+
+    def all_members(
+        self, obs: Float[Tensor, "L B D"], action: Float[Tensor, "L B A"]
+    ) -> tuple[Float[Tensor, "L E B Y"], Float[Tensor, "L E B Y"]]:
+        """Mean and standard deviation of (next_obs - obs, reward) from every member."""
+        inputs = torch.cat([obs, action], -1).unsqueeze(1).expand(-1, self.members, -1, -1)
+        blocks: Sequence[Tensor] = (inputs,)
+        if inputs.device.type == "cpu" and not torch.compiler.is_compiling():
+            blocks = inputs.chunk(max(math.ceil(inputs.shape[2] / _CPU_ROWS), 1), 2)
+        means, log_variances = zip(*(self.gaussians(block) for block in blocks), strict=True)
+        return torch.cat(means, 2), torch.cat(log_variances, 2).mul(0.5).exp()
+
+    def step(
+        self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"], candidates: int = 1
+    ) -> Step:
+        """Sample K outcomes per row from the elites' Gaussians.
+
+        One candidate comes from an elite drawn uniformly for every row. Of several, candidate k
+        comes from elite (first + k) mod elites with `first` drawn for every row, so all elites
+        are used alike; every candidate has its own noise. The reward is sampled with the next
+        observation. Uncertainty is over all members.
+
+        Raises:
+            RuntimeError: the model has not been fitted.
+            ValueError: another number of seeds than the model was built for.
+        """
+        shape = obs.shape[:-1]
+        obs, action = self._by_lane(obs), self._by_lane(action)
+        mean, std = self.all_members(obs, action)
+
+        lanes, rows = obs.shape[:-1]
+        first = torch.randint(self.elites, (lanes, 1, rows), device=obs.device)
+        turn = torch.arange(candidates, device=obs.device).unsqueeze(-1)
+        chosen = self.elite_members.unsqueeze(-1).expand(-1, -1, rows)
+        chosen = chosen.gather(1, (first + turn).remainder(self.elites))  # [L, K, B]
+        index = chosen.unsqueeze(-1).expand(-1, -1, -1, mean.shape[-1])
+        centre = mean.gather(1, index)
+        sample = centre + std.gather(1, index) * torch.randn_like(centre)
+        sample = sample.transpose(0, 1)  # [K, L, B, D + 1]
+
+        next_obs = obs + sample[..., :-1]
+        ended = self.termination(
+            obs.expand_as(next_obs), action.expand(candidates, -1, -1, -1), next_obs
+        )
+        return Step(
+            next_obs=next_obs.reshape(candidates, *shape, -1),
+            reward=sample[..., -1].reshape(candidates, *shape),
+            terminated=ended.reshape(candidates, *shape),
+            uncertainty=self.doubt(mean, std).reshape(shape),
+        )
+
+    def predict(
+        self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"]
+    ) -> tuple[Float[Tensor, "S E B Y"], Float[Tensor, "S E B Y"]]:
+        """Mean and standard deviation of (next_obs, reward) from every elite, raw units."""
+        seeds, rows = obs.shape[:-1]
+        mean, std = self.all_members(self._by_lane(obs), self._by_lane(action))
+        index = self.elite_members[..., None, None].expand(-1, -1, *mean.shape[2:])
+        mean, std = mean.gather(1, index), std.gather(1, index)
+        if self.lanes != seeds:  # one ensemble serves all seeds: [1, E, S * B] -> [S, E, B]
+            mean, std = (x.view(self.elites, seeds, rows, -1).transpose(0, 1) for x in (mean, std))
+        change, reward = mean.split([self.spec.obs_dim, 1], -1)
+        return torch.cat([obs.unsqueeze(1) + change, reward], -1), std
+
+    def _by_lane(self, values: Float[Tensor, "S B W"]) -> Float[Tensor, "L rows W"]:
+        """Rows grouped by the ensemble that serves them."""
+        if not self.ready:
+            raise RuntimeError("the world model is not fitted; call fit or load a fitted one first")
+        if values.ndim != 3 or (self.per_seed and values.shape[0] != self.seeds):
+            raise ValueError(
+                f"the world model was built for seeds={self.seeds} and takes observations and "
+                f"actions [S, B, *], got shape {list(values.shape)}"
+            )
+        return values.reshape(self.lanes, -1, values.shape[-1])
+
+
+# What two models must agree on, besides spaces and termination, to be exchangeable.
+_SIGNED = (
+    "lanes",
+    "seed",
+    "members",
+    "elites",
+    "hidden",
+    "activation",
+    "learning_rate",
+    "batch",
+    "weight_decay",
+    "log_variance_bounds",
+    "bound_coefficient",
+    "holdout_fraction",
+    "holdout_limit",
+    "improvement",
+    "patience",
+    "max_epochs",
+    "heldout_episodes",
+)
+
+
+def _require(holds: bool, what: str, found: object) -> None:
+    if not holds:
+        raise ValueError(f"world_model needs {what}, got {found}")
+
+
+def _read_flag(model: ProbabilisticEnsemble, _: object) -> None:
+    model.ready = bool(model.fitted)
+
+
+def _as_it_is(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return function

@@ -1,0 +1,102 @@
+"""Filters edit or reject what a world model proposes, one rollout step at a time.
+
+A filter is the place of penalties (MOPO), of selection among candidates and of truncation.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from world_models.base import Step
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What becomes of a proposed step.
+
+    Attributes:
+        step: with one candidate left, K = 1.
+        keep: `[*]` store this transition.
+        goes_on: `[*]` the rollout may continue from it (a termination ends it in any case).
+    """
+
+    step: Step
+    keep: Bool[Tensor, "*lead"]
+    goes_on: Bool[Tensor, "*lead"]
+
+
+class TransitionFilter(nn.Module, ABC):
+    """Judges proposals. `candidates` says how many outcomes it wants to choose from."""
+
+    candidates: int = 1
+
+    @abstractmethod
+    def forward(self, obs: Tensor, action: Tensor, step: Step) -> Verdict:
+        """Judge a step proposed for `obs [*, D]` and `action [*, A]`."""
+
+
+class KeepAll(TransitionFilter):
+    """Takes the model at its word: the base procedure of model-based policy optimisation."""
+
+    def forward(self, obs: Tensor, action: Tensor, step: Step) -> Verdict:
+        everything = torch.ones_like(step.terminated[0])
+        return Verdict(step, keep=everything, goes_on=everything)
+
+
+class UncertaintyPenalty(TransitionFilter):
+    """Pays for doubt: r - penalty * u(s, a), with u the model's uncertainty.
+
+    Args:
+        penalty: lambda, in reward units per unit of uncertainty.
+
+    Source: MOPO, arXiv:2005.13239, equation 3 and algorithm 2.
+    """
+
+    def __init__(self, *, penalty: float) -> None:
+        super().__init__()
+        if penalty < 0:
+            raise ValueError(f"filter.penalty must not be negative, got {penalty}")
+        self.penalty = penalty
+
+    def forward(self, obs: Tensor, action: Tensor, step: Step) -> Verdict:
+        reward = penalised(step.reward, step.uncertainty, self.penalty)
+        everything = torch.ones_like(step.terminated[0])
+        step = Step(step.next_obs, reward, step.terminated, step.uncertainty)
+        return Verdict(step, keep=everything, goes_on=everything)
+
+
+class Chain(TransitionFilter):
+    """Filters one after another; a row lives if all of them let it.
+
+    Args:
+        filters: applied in order; the first may ask for several candidates, the rest get one.
+    """
+
+    def __init__(self, *, filters: Sequence[TransitionFilter]) -> None:
+        super().__init__()
+        if not filters or any(part.candidates != 1 for part in filters[1:]):
+            raise ValueError(
+                "a chain needs at least one filter, and only its first may ask for several "
+                "candidates; put the selecting filter first"
+            )
+        self.filters = nn.ModuleList(filters)
+        self.candidates = filters[0].candidates
+
+    def forward(self, obs: Tensor, action: Tensor, step: Step) -> Verdict:
+        keep = goes_on = torch.ones(obs.shape[:-1], dtype=torch.bool, device=obs.device)
+        for part in self.filters:
+            verdict: Verdict = part(obs, action, step)
+            step = verdict.step
+            keep, goes_on = keep & verdict.keep, goes_on & verdict.goes_on
+        return Verdict(step, keep=keep, goes_on=goes_on)
+
+
+def penalised(
+    reward: Float[Tensor, " K *lead"], uncertainty: Float[Tensor, "*lead"], penalty: float
+) -> Float[Tensor, " K *lead"]:
+    """r - penalty * u for every candidate."""
+    return reward - penalty * uncertainty

@@ -1,0 +1,139 @@
+"""What fitting needs besides a model: which rows of a dataset, in which order, until when.
+
+Held-out episodes, the random holdout, bootstrap index rows, input statistics and early stopping,
+all for S seeds at once. Every random draw has a fixed shape, so what one seed draws never depends
+on another seed.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from datasets.dataset import Dataset
+
+# Rows gathered at a time when statistics are accumulated in float64.
+_BLOCK = 16_384
+
+
+def held_out_episodes(data: Dataset, limit: int, seed: int) -> Int[Tensor, " P"]:
+    """Episodes that a fit never sees: min(limit, a tenth of all), ascending, drawn by `seed` alone.
+
+    A pure function of its arguments, so whoever measures a fitted model finds the same episodes.
+    """
+    episodes = data.episode_starts.shape[0]
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randperm(episodes, generator=generator)[: min(limit, episodes // 10)]
+    return drawn.sort().values
+
+
+def rows_of(data: Dataset, episodes: Int[Tensor, " P"]) -> Bool[Tensor, " N"]:
+    """Which rows of the dataset belong to the given episodes."""
+    chosen = torch.zeros(data.episode_starts.shape[0], dtype=torch.bool)
+    chosen[episodes] = True
+    return chosen.repeat_interleave(data.episode_lengths)
+
+
+def split(
+    rows: Int[Tensor, "S N"], holdout: int
+) -> tuple[Int[Tensor, "S train"], Int[Tensor, "S holdout"]]:
+    """Cut each seed's rows at random into a training part and a holdout of the given size."""
+    order = torch.rand(rows.shape, device=rows.device).argsort(-1)
+    shuffled = rows.gather(-1, order)
+    return shuffled[:, holdout:], shuffled[:, :holdout]
+
+
+def bootstrap(rows: Int[Tensor, "S N"], members: int) -> Int[Tensor, "S E N"]:
+    """N draws with replacement from each seed's rows, for every member its own."""
+    seeds, count = rows.shape
+    drawn = torch.randint(count, (seeds, members, count), device=rows.device)
+    return rows.unsqueeze(1).expand(seeds, members, count).gather(-1, drawn)
+
+
+def shuffle(rows: Int[Tensor, "S E N"]) -> Int[Tensor, "S E N"]:
+    """Each row in a new random order of its own; what it holds does not change."""
+    return rows.gather(-1, torch.rand(rows.shape, device=rows.device).argsort(-1))
+
+
+def moments(
+    values: Float[Tensor, "R W"], rows: Int[Tensor, "S N"]
+) -> tuple[Float[Tensor, "S W"], Float[Tensor, "S W"]]:
+    """Mean and population standard deviation over each seed's rows; a std below 1e-12 becomes 1.
+
+    Accumulated in float64 relative to each seed's first row, so that a constant column has
+    exactly zero variance however large it is.
+    """
+    origin = values[rows[:, 0]].double().unsqueeze(1)  # [S, 1, W]
+    total = torch.zeros_like(origin[:, 0])
+    squares = torch.zeros_like(total)
+    for block in rows.split(_BLOCK, dim=1):
+        shifted = values[block].double() - origin
+        total += shifted.sum(1)
+        squares += shifted.square().sum(1)
+    count = rows.shape[1]
+    mean = total / count
+    std = (squares / count - mean.square()).clamp(min=0).sqrt()
+    std = torch.where(std < 1e-12, torch.ones_like(std), std)
+    return (mean + origin[:, 0]).to(values.dtype), std.to(values.dtype)
+
+
+@dataclass
+class EarlyStopping:
+    """Per-member best holdout losses and a patience counter per seed.
+
+    Member e improves when its loss falls by more than the share `improvement` of its best. A seed
+    stops when none of its members improved for `patience` epochs in a row, and is then ignored.
+
+    Attributes:
+        best: `[S, E]` lowest accepted loss, infinite before the first.
+        stale: `[S]` epochs since some member of the seed improved.
+        active: `[S]` bool; still fitting.
+        epochs: `[S]` epochs a seed took part in.
+        failed: `[S]` first epoch whose loss was not finite, 0 while there is none.
+
+    Source: MBPO's model fitting, arXiv:1906.08253. Differs: the best loss starts at infinity, not
+    at 1e10, so data in very large units improve too.
+    """
+
+    best: Float[Tensor, "S E"]
+    stale: Int[Tensor, " S"]
+    active: Bool[Tensor, " S"]
+    epochs: Int[Tensor, " S"]
+    failed: Int[Tensor, " S"]
+    improvement: float
+    patience: int
+
+    @classmethod
+    def start(
+        cls,
+        seeds: int,
+        members: int,
+        *,
+        improvement: float,
+        patience: int,
+        device: torch.device | str = "cpu",
+    ) -> "EarlyStopping":
+        counter = torch.zeros(seeds, dtype=torch.int64, device=device)
+        return cls(
+            best=torch.full((seeds, members), float("inf"), device=device),
+            stale=counter,
+            active=torch.ones(seeds, dtype=torch.bool, device=device),
+            epochs=counter,
+            failed=counter,
+            improvement=improvement,
+            patience=patience,
+        )
+
+    def observe(self, loss: Float[Tensor, "S E"]) -> Bool[Tensor, "S E"]:
+        """Take in the losses of one more epoch and say which members have a new best."""
+        self.epochs = self.epochs + self.active.long()
+        broken = self.active & (self.failed == 0) & ~loss.isfinite().all(-1)
+        self.failed = torch.where(broken, self.epochs, self.failed)
+        # A loss that is not a number compares as false and so never improves.
+        improved = (loss < self.best * (1 - self.improvement)) & self.active.unsqueeze(-1)
+        self.best = torch.where(improved, loss, self.best)
+        stale = torch.where(improved.any(-1), torch.zeros_like(self.stale), self.stale + 1)
+        self.stale = torch.where(self.active, stale, self.stale)
+        self.active = self.active & (self.stale < self.patience)
+        return improved

@@ -1,0 +1,175 @@
+"""Gaussian perceptrons for S seeds and E members as one batched network, and how they are trained.
+
+PETS arXiv:1805.12114, MBPO arXiv:1906.08253. Each member maps a raw input vector to a diagonal
+Gaussian over a raw target vector; inputs are normalised inside, targets never, so losses and
+standard deviations are in the units of the data.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from world_models.networks import BatchedLinear, BatchedMLP, truncated_normal_
+from world_models.optimiser import Adam
+
+
+def soft_clamp(
+    log_variance: Float[Tensor, "*lead Y"],
+    low: Float[Tensor, "*bound Y"],
+    high: Float[Tensor, "*bound Y"],
+) -> Float[Tensor, "*lead Y"]:
+    """Bend log-variances into (low, high) with gradients that never vanish abruptly.
+
+    Source: PETS, arXiv:1805.12114, appendix A.1, upper bound first. Differs: none.
+    """
+    log_variance = high - F.softplus(high - log_variance)
+    return low + F.softplus(log_variance - low)
+
+
+def gaussian_loss(
+    mean: Float[Tensor, "*lead B Y"],
+    log_variance: Float[Tensor, "*lead B Y"],
+    target: Float[Tensor, "*lead B Y"],
+    weight: Float[Tensor, " B"],
+) -> Float[Tensor, "*lead"]:
+    """Mean over rows and dimensions of (mean - target)^2 exp(-l) + l, with l the log-variance.
+
+    Twice the negative log-likelihood without its constant. `weight` is 1 for rows that count and
+    0 for those that only fill up the last batch.
+    """
+    errors = (mean - target).square() * torch.exp(-log_variance) + log_variance
+    return (errors.mean(-1) * weight).sum(-1) / weight.sum()
+
+
+class GaussianMembers(nn.Module):
+    """S x E perceptrons with two outputs per target dimension: mean and log-variance.
+
+    The bounds of the log-variance are trained too, one pair of vectors per seed, shared by its
+    members. Rows of training data are (input, target) side by side.
+
+    Args:
+        seeds, members: S and E.
+        inputs, outputs: X and Y, lengths of input and target.
+        hidden, activation: of each perceptron.
+        log_variance_bounds: where lower and upper bound start.
+        bound_coefficient: weight of sum(upper) - sum(lower) in the loss.
+        weight_decay: per layer, L2 in the loss (not decoupled), weights only.
+    """
+
+    input_mean: Tensor
+    input_std: Tensor
+
+    def __init__(
+        self,
+        *,
+        seeds: int,
+        members: int,
+        inputs: int,
+        outputs: int,
+        hidden: Sequence[int],
+        activation: str,
+        log_variance_bounds: Sequence[float],
+        bound_coefficient: float,
+        weight_decay: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.widths = [inputs, outputs]
+        self.log_variance_bounds = log_variance_bounds
+        self.bound_coefficient, self.weight_decay = bound_coefficient, weight_decay
+        self.network = BatchedMLP((seeds, members), inputs, hidden, 2 * outputs, activation)
+        self.low = nn.Parameter(torch.empty(seeds, 1, 1, outputs))
+        self.high = nn.Parameter(torch.empty(seeds, 1, 1, outputs))
+        self.register_buffer("input_mean", torch.zeros(seeds, 1, 1, inputs))
+        self.register_buffer("input_std", torch.ones(seeds, 1, 1, inputs))
+        self.reset()
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Start over: weights from torch's global generator, bounds at their initial values."""
+        for layer in self.network.modules():
+            if isinstance(layer, BatchedLinear):
+                truncated_normal_(layer)
+        self.low.fill_(self.log_variance_bounds[0])
+        self.high.fill_(self.log_variance_bounds[1])
+
+    def normalise_by(self, mean: Float[Tensor, "S X"], std: Float[Tensor, "S X"]) -> None:
+        """Take over the input statistics of each seed."""
+        self.input_mean.copy_(mean[:, None, None])
+        self.input_std.copy_(std[:, None, None])
+
+    def forward(
+        self, inputs: Float[Tensor, "S E B X"]
+    ) -> tuple[Float[Tensor, "S E B Y"], Float[Tensor, "S E B Y"]]:
+        """Mean and log-variance of the target for raw inputs."""
+        normalised = (inputs - self.input_mean) / self.input_std
+        mean, log_variance = self.network(normalised).chunk(2, -1)
+        return mean, soft_clamp(log_variance, self.low, self.high)
+
+    @torch.no_grad()
+    def errors(self, rows: Float[Tensor, "S E B W"]) -> Float[Tensor, "S E"]:
+        """Mean squared error of every member's mean over rows and dimensions, raw units."""
+        inputs, target = rows.split(self.widths, -1)
+        mean, _ = self(inputs)
+        return (mean - target).square().mean((-1, -2))
+
+    def trained(self) -> list[nn.Parameter]:
+        """All trained tensors: weight and bias of each layer in turn, then the two bounds."""
+        return [*self.network.parameters(), self.low, self.high]
+
+    def update(
+        self, optimiser: Adam, rows: Float[Tensor, "S E B W"], weight: Float[Tensor, " B"]
+    ) -> Float[Tensor, " S"]:
+        """One step of Adam over `trained()`; fixed shapes, no host sync.
+
+        Minimises per seed, with e the members and k the layers,
+        sum_e gaussian_loss_e + bound_coefficient (sum high - sum low)
+        + sum_e,k decay_k |W_ek|^2 / 2.
+
+        Returns the seeds' losses without their last term: it enters as its gradient, decay W,
+        because evaluating it would cost one more pass over all weights.
+
+        Source: MBPO, arXiv:1906.08253. Differs: none.
+        """
+        inputs, target = rows.split(self.widths, -1)
+        mean, log_variance = self(inputs)
+        losses = gaussian_loss(mean, log_variance, target, weight).sum(-1)
+        losses = losses + self.bound_coefficient * (self.high - self.low).sum((1, 2, 3))
+        trained = self.trained()
+        gradients = list(torch.autograd.grad(losses.sum(), trained))
+        for layer, decay in enumerate(self.weight_decay):
+            weights = trained[2 * layer].detach()
+            gradients[2 * layer] = torch.add(gradients[2 * layer], weights, alpha=decay)
+        optimiser.apply_gradients(gradients)
+        return losses.detach()
+
+    def snapshot(self) -> list[Tensor]:
+        """A copy of all trained tensors."""
+        return [parameter.detach().clone() for parameter in self.trained()]
+
+    def merge(
+        self,
+        kept: Sequence[Tensor],
+        improved: Bool[Tensor, "S E"],
+        running: Bool[Tensor, " S"],
+    ) -> list[Tensor]:
+        """A snapshot with the present weights of `improved` members and bounds of `running` seeds.
+
+        Bounds always follow the run: all members share them, so no member's best epoch is theirs.
+        """
+        *network, low, high = (
+            (now.detach(), then) for now, then in zip(self.trained(), kept, strict=True)
+        )
+        member, seed = improved[..., None, None], running[:, None, None, None]
+        return [
+            *(torch.where(member, now, then) for now, then in network),
+            *(torch.where(seed, now, then) for now, then in (low, high)),
+        ]
+
+    @torch.no_grad()
+    def restore(self, kept: Sequence[Tensor]) -> None:
+        """Put a snapshot in place."""
+        for parameter, value in zip(self.trained(), kept, strict=True):
+            parameter.copy_(value)

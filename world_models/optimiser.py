@@ -1,0 +1,92 @@
+"""Adam as a module: per-seed losses in, one backward pass for all seeds, state in `state_dict`.
+
+Adam: arXiv:1412.6980. `torch.optim` objects keep their moments outside modules and break a
+compiled update into pieces; here the moments are buffers and the arithmetic is still torch's own.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.optim.adam import adam
+
+
+class Adam(nn.Module):
+    """Adam over parameters that each carry a leading seed dimension.
+
+    Args:
+        parameters: what to train. Held by reference, not registered here a second time.
+        learning_rate: step size.
+        cosine_steps: anneal the learning rate to zero along half a cosine over this many steps,
+            lowered once every `cosine_every` steps; None keeps it constant.
+        cosine_every: steps between two changes of an annealed learning rate.
+        betas, eps: as in the paper.
+    """
+
+    learning_rate: Tensor
+    steps: Tensor
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        learning_rate: float,
+        cosine_steps: int | None = None,
+        cosine_every: int = 1000,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        super().__init__()
+        # A tuple hides the parameters from nn.Module, which would list them twice otherwise.
+        self.targets: tuple[nn.Parameter, ...] = tuple(parameters)
+        self.betas, self.eps = betas, eps
+        self.cosine_steps, self.cosine_every = cosine_steps, cosine_every
+        self.register_buffer("learning_rate", torch.tensor(learning_rate))
+        # fused Adam advances every entry by one, so each parameter needs its own counter.
+        self.register_buffer("steps", torch.zeros(len(self.targets)))
+        for i, parameter in enumerate(self.targets):
+            self.register_buffer(f"mean_{i}", torch.zeros_like(parameter))
+            self.register_buffer(f"square_{i}", torch.zeros_like(parameter))
+
+    def step(self, losses: Float[Tensor, " S"]) -> None:
+        """Back-propagate losses `[S]`, one per seed, and move the parameters once."""
+        if losses.ndim != 1 or losses.shape[0] != self.targets[0].shape[0]:
+            raise ValueError(
+                f"the optimiser takes one loss per seed, shape [{self.targets[0].shape[0]}], "
+                f"got {list(losses.shape)}; reduce over everything but the seed dimension"
+            )
+        # Summing keeps seeds apart: d(sum)/d(loss of one seed) is exactly one.
+        self.apply_gradients(torch.autograd.grad(losses.sum(), self.targets))
+
+    @torch.no_grad()
+    def apply_gradients(self, gradients: Sequence[Tensor]) -> None:
+        """Move the parameters along given gradients, in the order of `targets`."""
+        compiling = torch.compiler.is_compiling()
+        adam(
+            list(self.targets),
+            list(gradients),
+            [getattr(self, f"mean_{i}") for i in range(len(self.targets))],
+            [getattr(self, f"square_{i}") for i in range(len(self.targets))],
+            [],
+            list(self.steps.unbind()),
+            # The compiler fuses the plain arithmetic itself and cannot look into a fused kernel.
+            foreach=compiling,
+            capturable=compiling,
+            fused=not compiling,
+            amsgrad=False,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            lr=self.current_learning_rate(),
+            weight_decay=0.0,
+            eps=self.eps,
+            maximize=False,
+        )
+
+    def current_learning_rate(self) -> Tensor:
+        """The step size of the next step, a scalar tensor."""
+        if self.cosine_steps is None:
+            return self.learning_rate
+        done = (self.steps[0] / self.cosine_every).floor() * self.cosine_every
+        progress = (done / self.cosine_steps).clamp(max=1.0)
+        return self.learning_rate * 0.5 * (1 + torch.cos(math.pi * progress))

@@ -1,0 +1,104 @@
+"""Rollout sources: how the current policy and a model become synthetic transitions."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from datasets.transition import Transition, column_names
+from world_models.base import Policy, WorldModel
+from world_models.filters import TransitionFilter, Verdict
+
+
+class RolloutSource(nn.Module, ABC):
+    """Turns a policy into rows for a replay; one refresh is one call of `generate`.
+
+    Attributes:
+        every: gradient steps between two refreshes.
+        starts: B, start states a refresh asks for, per seed.
+        capacity: rows per seed that its replay should hold.
+    """
+
+    every: int
+    starts: int
+    capacity: int
+
+    @abstractmethod
+    def generate(
+        self, policy: Policy, starts: Float[Tensor, "S B D"]
+    ) -> tuple[Transition, Bool[Tensor, "S M"]]:
+        """Rows `[S, M]` and which of them exist. Shapes are fixed; nothing is compacted."""
+
+
+class BranchedRollouts(RolloutSource):
+    """Short rollouts of the current stochastic policy, branched off states of the dataset.
+
+    Args:
+        model: a fitted world model.
+        transition_filter: judges every step.
+        horizon: H, steps of a rollout.
+        starts: start states per refresh and seed.
+        every: gradient steps between two refreshes.
+        retain: refreshes that the replay holds at full rollout length.
+
+    Source: MBPO, arXiv:1906.08253, algorithm 2. A rollout ends at a termination; rows after its
+    end are marked as absent. Rows that are not finite are dropped and end their rollout too, for
+    a diverged model must not poison the replay.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: WorldModel,
+        transition_filter: TransitionFilter,
+        horizon: int,
+        starts: int,
+        every: int,
+        retain: int,
+    ) -> None:
+        super().__init__()
+        for name, value in (
+            ("horizon", horizon),
+            ("starts", starts),
+            ("every", every),
+            ("retain", retain),
+        ):
+            if value < 1:
+                raise ValueError(f"source.{name} must be at least 1, got {value}")
+        self.model, self.filter = model, transition_filter
+        self.horizon, self.starts, self.every = horizon, starts, every
+        self.capacity = horizon * starts * retain
+
+    @torch.no_grad()
+    def generate(
+        self, policy: Policy, starts: Float[Tensor, "S B D"]
+    ) -> tuple[Transition, Bool[Tensor, "S M"]]:
+        obs = starts
+        alive = torch.ones(starts.shape[:-1], dtype=torch.bool, device=starts.device)
+        rows, kept = [], []
+        for _ in range(self.horizon):
+            action = policy(obs)
+            proposal = self.model.step(obs, action, self.filter.candidates)
+            verdict: Verdict = self.filter(obs, action, proposal)
+            row = Transition(
+                obs=obs,
+                action=action,
+                reward=verdict.step.reward[0],
+                next_obs=verdict.step.next_obs[0],
+                terminated=verdict.step.terminated[0],
+                is_real=torch.zeros_like(alive),
+            )
+            finite = row.next_obs.isfinite().all(-1) & row.reward.isfinite()
+            rows.append(row)
+            kept.append(alive & verdict.keep & finite)
+            alive = alive & verdict.goes_on & finite & ~row.terminated
+            # An ended rollout stands still: its rows are absent, but they must stay finite.
+            obs = torch.where(alive.unsqueeze(-1), row.next_obs, obs)
+        stacked = Transition(
+            *(
+                torch.stack([getattr(row, name) for row in rows], 1).flatten(1, 2)
+                for name in column_names(Transition)
+            )
+        )
+        return stacked, torch.stack(kept, 1).flatten(1, 2)

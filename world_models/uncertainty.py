@@ -1,0 +1,72 @@
+"""How much an ensemble doubts a state and an action: the three penalties of the MOPO lineage.
+
+MOPO: arXiv:2005.13239. Each is a pure function of the Gaussians that all E members predict for
+the same input, in raw units, observation dimensions first and the reward last. Means may be of
+the change or of the next observation: only their differences count.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Uncertainty = Callable[[Tensor, Tensor], Tensor]
+
+
+def max_aleatoric(
+    mean: Float[Tensor, "S E B D1"], std: Float[Tensor, "S E B D1"]
+) -> Float[Tensor, "S B"]:
+    """u = max_e ||std_e||_2 over observation and reward dimensions.
+
+    Source: MOPO, arXiv:2005.13239, section 4.3, the form behind its published results; all
+    members count, not only the elites. Differs: none.
+    """
+    return torch.linalg.vector_norm(std, dim=-1).amax(1)
+
+
+def pairwise_difference(
+    mean: Float[Tensor, "S E B D1"], std: Float[Tensor, "S E B D1"]
+) -> Float[Tensor, "S B"]:
+    """u = max_e ||mean_e - mean_over_members||_2 over observation dimensions.
+
+    Source: the `pairwise-diff` penalty of OfflineRL-Kit's MOPO. Despite the name it measures the
+    distance to the ensemble's mean, not between pairs. Differs: none.
+    """
+    obs_mean = mean[..., :-1]
+    distance = torch.linalg.vector_norm(obs_mean - obs_mean.mean(1, keepdim=True), dim=-1)
+    return distance.amax(1)
+
+
+def ensemble_std(
+    mean: Float[Tensor, "S E B D1"], std: Float[Tensor, "S E B D1"]
+) -> Float[Tensor, "S B"]:
+    """u = sqrt(mean over observation dimensions of Var_e[mean_e]), population variance.
+
+    Source: the `ensemble_std` penalty of OfflineRL-Kit's MOPO. Differs: none.
+    """
+    return mean[..., :-1].var(1, correction=0).mean(-1).sqrt()
+
+
+UNCERTAINTIES: dict[str, Uncertainty] = {
+    "max_aleatoric": max_aleatoric,
+    "pairwise_difference": pairwise_difference,
+    "ensemble_std": ensemble_std,
+}
+
+DISAGREEMENTS = ("pairwise_difference", "ensemble_std")
+"""Those that compare members and are therefore zero for a single model."""
+
+
+def uncertainty_named(name: str, members: int) -> Uncertainty:
+    """Look up a penalty by its configuration name, refusing disagreement among one member."""
+    if name not in UNCERTAINTIES:
+        raise ValueError(
+            f"world_model.uncertainty={name!r} is unknown; use one of {sorted(UNCERTAINTIES)}"
+        )
+    if members < 2 and name in DISAGREEMENTS:
+        raise ValueError(
+            f"world_model.uncertainty={name!r} compares members, but world_model.members={members}"
+            " leaves nothing to compare; use max_aleatoric or more members"
+        )
+    return UNCERTAINTIES[name]
