@@ -1,0 +1,37 @@
+"""What every agent is: S independent learners side by side, updated by one call."""
+
+from abc import ABC, abstractmethod
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from datasets.transition import Transition
+from envs.specs import Spec
+
+
+class Agent(nn.Module, ABC):
+    """S agents of one kind as one module; every parameter leads with the seed dimension.
+
+    Everything that training changes lives in `state_dict`. `update` has fixed shapes and never
+    reads a value on the host, so it can be compiled whole.
+
+    Args:
+        spec: spaces of the task.
+        seeds: S, independent agents trained side by side.
+    """
+
+    def __init__(self, *, spec: Spec, seeds: int) -> None:
+        super().__init__()
+        if seeds < 1:
+            raise ValueError(f"seeds must be at least 1, got {seeds}")
+        self.spec, self.seeds = spec, seeds
+
+    @abstractmethod
+    def act(
+        self, obs: Float[Tensor, "S B D"], deterministic: bool = False
+    ) -> Float[Tensor, "S B A"]:
+        """Actions in [-1, 1]; deterministic ones are those an evaluation uses."""
+
+    @abstractmethod
+    def update(self, batch: Transition) -> dict[str, Float[Tensor, " S"]]:
+        """Learn once from a batch `[S, B]`; returns named measurements, one per seed."""

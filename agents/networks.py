@@ -1,0 +1,93 @@
+"""Policies and critics, batched over seeds and over the critics of an ensemble."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from agents.losses import tanh_normal_log_prob
+from world_models.networks import BatchedLinear, BatchedMLP, activation_named
+
+
+class TanhGaussianActor(nn.Module):
+    """A squashed Gaussian policy for each seed: a = tanh(mean + std * noise).
+
+    Args:
+        seeds, obs_dim, action_dim: S, D, A.
+        hidden: widths of the shared trunk; mean and log-std are separate linear heads.
+        log_std_bounds: the log-std is clipped to this interval.
+
+    Source: SAC, arXiv:1812.05905, appendix C.
+    """
+
+    def __init__(
+        self,
+        *,
+        seeds: int,
+        obs_dim: int,
+        action_dim: int,
+        hidden: Sequence[int],
+        activation: str,
+        log_std_bounds: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.trunk = BatchedMLP((seeds,), obs_dim, hidden[:-1], hidden[-1], activation)
+        self.activation = activation_named(activation)
+        self.mean = BatchedLinear((seeds,), hidden[-1], action_dim)
+        self.log_std = BatchedLinear((seeds,), hidden[-1], action_dim)
+        self.log_std_bounds = tuple(log_std_bounds)
+
+    def forward(
+        self, obs: Float[Tensor, "S B D"]
+    ) -> tuple[Float[Tensor, "S B A"], Float[Tensor, "S B A"]]:
+        """Mean and log-std before the squashing."""
+        features = self.activation(self.trunk(obs))
+        return self.mean(features), self.log_std(features).clamp(*self.log_std_bounds)
+
+    def mode(self, obs: Float[Tensor, "S B D"]) -> Float[Tensor, "S B A"]:
+        """The squashed mean, which evaluations use."""
+        features = self.activation(self.trunk(obs))
+        return torch.tanh(self.mean(features))
+
+    def sample(
+        self, obs: Float[Tensor, "S B D"]
+    ) -> tuple[Float[Tensor, "S B A"], Float[Tensor, "S B"]]:
+        """A reparameterised action and its log density."""
+        mean, log_std = self(obs)
+        noise = torch.randn_like(mean)
+        pre_tanh = mean + log_std.exp() * noise
+        return torch.tanh(pre_tanh), tanh_normal_log_prob(noise, log_std, pre_tanh)
+
+
+class Critics(nn.Module):
+    """N action-value functions for each seed.
+
+    Args:
+        seeds, critics: S and N.
+        obs_dim, action_dim: D, A.
+        hidden, activation: architecture of every critic.
+    """
+
+    def __init__(
+        self,
+        *,
+        seeds: int,
+        critics: int,
+        obs_dim: int,
+        action_dim: int,
+        hidden: Sequence[int],
+        activation: str,
+    ) -> None:
+        super().__init__()
+        if critics < 1:
+            raise ValueError(f"critics must be at least 1, got {critics}")
+        self.critics = critics
+        self.body = BatchedMLP((seeds, critics), obs_dim + action_dim, hidden, 1, activation)
+
+    def forward(
+        self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"]
+    ) -> Float[Tensor, "S N B"]:
+        """Q_1..Q_N of the same states and actions."""
+        pair = torch.cat([obs, action], -1).unsqueeze(1)
+        return self.body(pair.expand(-1, self.critics, -1, -1)).squeeze(-1)

@@ -1,0 +1,162 @@
+"""Soft actor-critic with N critics, arXiv:1812.05905: the base of most methods here.
+
+With N = 2 it is SAC; with more critics and no world model it is SAC-N (arXiv:2110.01548); with
+dreamed data and a penalty filter it is MOPO (arXiv:2005.13239). A method that changes a loss
+overrides the one hook it changes: `target`, `critic_loss` or `actor_loss`.
+"""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from agents.base import Agent
+from agents.losses import bellman_target, polyak_, squared_error
+from agents.networks import Critics, TanhGaussianActor
+from datasets.transition import Transition
+from envs.specs import Spec
+from world_models.optimiser import Adam
+
+
+class SAC(Agent):
+    """S soft actor-critics.
+
+    Args:
+        spec, seeds: see `Agent`.
+        updates: length of the run in gradient steps, for the actor's cosine schedule.
+        critics: N; targets and the actor use the minimum over all N.
+        hidden, activation: architecture of actor and critics.
+        log_std_bounds: clip of the policy's log-std.
+        actor_learning_rate, critic_learning_rate, temperature_learning_rate: Adam step sizes; a
+            temperature rate of zero keeps the temperature at its initial value.
+        actor_cosine: anneal the actor's step size to zero over the run.
+        discount: per control step.
+        target_rate: Polyak step of the target critics, every update.
+        initial_temperature: weight of the entropy term at the start.
+        max_temperature: upper clip of the weight used in the losses, None for none.
+        target_entropy: entropy the temperature steers to, None for minus the action size.
+        entropy_in_target: subtract the entropy term in the target (off: deterministic backup).
+        order: sequence of `critic` and `policy` within an update.
+    """
+
+    def __init__(
+        self,
+        *,
+        spec: Spec,
+        seeds: int,
+        updates: int,
+        critics: int,
+        hidden: Sequence[int],
+        activation: str,
+        log_std_bounds: Sequence[float],
+        actor_learning_rate: float,
+        critic_learning_rate: float,
+        temperature_learning_rate: float,
+        actor_cosine: bool,
+        discount: float,
+        target_rate: float,
+        initial_temperature: float,
+        max_temperature: float | None,
+        target_entropy: float | None,
+        entropy_in_target: bool,
+        order: Sequence[str],
+    ) -> None:
+        super().__init__(spec=spec, seeds=seeds)
+        if sorted(order) != ["critic", "policy"]:
+            raise ValueError(
+                f"agent.order={list(order)} must name critic and policy once each, for example "
+                "[critic,policy]"
+            )
+        sizes = {"obs_dim": spec.obs_dim, "action_dim": spec.action_dim}
+        self.actor = TanhGaussianActor(
+            seeds=seeds,
+            hidden=hidden,
+            activation=activation,
+            log_std_bounds=log_std_bounds,
+            **sizes,
+        )
+        self.critics = Critics(
+            seeds=seeds, critics=critics, hidden=hidden, activation=activation, **sizes
+        )
+        self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
+        self.log_temperature = nn.Parameter(torch.full((seeds,), initial_temperature).log())
+        self.actor_optimiser = Adam(
+            self.actor.parameters(),
+            actor_learning_rate,
+            cosine_steps=updates if actor_cosine else None,
+        )
+        self.critic_optimiser = Adam(self.critics.parameters(), critic_learning_rate)
+        self.temperature_optimiser = Adam([self.log_temperature], temperature_learning_rate)
+        self.discount, self.target_rate = discount, target_rate
+        self.max_temperature, self.entropy_in_target = max_temperature, entropy_in_target
+        self.target_entropy = -float(spec.action_dim) if target_entropy is None else target_entropy
+        self.order = tuple(order)
+
+    @torch.no_grad()
+    def act(
+        self, obs: Float[Tensor, "S B D"], deterministic: bool = False
+    ) -> Float[Tensor, "S B A"]:
+        return self.actor.mode(obs) if deterministic else self.actor.sample(obs)[0]
+
+    def update(self, batch: Transition) -> dict[str, Float[Tensor, " S"]]:
+        measured: dict[str, Tensor] = {}
+        for part in self.order:
+            step = self._update_critic if part == "critic" else self._update_policy
+            measured |= step(batch)
+        polyak_(self.target_critics.parameters(), self.critics.parameters(), self.target_rate)
+        return measured
+
+    @property
+    def temperature(self) -> Float[Tensor, " S"]:
+        """Weight of the entropy term in the losses; no gradient."""
+        return self.log_temperature.detach().exp().clamp(max=self.max_temperature)
+
+    @torch.no_grad()
+    def target(self, batch: Transition) -> Float[Tensor, "S B"]:
+        """y = r + discount (1 - terminated) [min_i Q'_i(s', a') - alpha log pi(a'|s')]."""
+        action, log_prob = self.actor.sample(batch.next_obs)
+        value = self.target_critics(batch.next_obs, action).amin(1)
+        if self.entropy_in_target:
+            value = value - self.temperature.unsqueeze(1) * log_prob
+        return bellman_target(batch.reward, batch.terminated, value, self.discount)
+
+    def critic_loss(
+        self, batch: Transition, prediction: Float[Tensor, "S N B"], target: Float[Tensor, "S B"]
+    ) -> Float[Tensor, " S"]:
+        """Squared TD error of every critic."""
+        return squared_error(prediction, target)
+
+    def actor_loss(
+        self, batch: Transition, action: Float[Tensor, "S B A"], log_prob: Float[Tensor, "S B"]
+    ) -> Float[Tensor, " S"]:
+        """E[alpha log pi(a|s) - min_i Q_i(s, a)]."""
+        value = self.critics(batch.obs, action).amin(1)
+        return (self.temperature.unsqueeze(1) * log_prob - value).mean(1)
+
+    def _update_critic(self, batch: Transition) -> dict[str, Tensor]:
+        target = self.target(batch)
+        prediction = self.critics(batch.obs, batch.action)
+        loss = self.critic_loss(batch, prediction, target)
+        self.critic_optimiser.step(loss)
+        spread = prediction.detach().std(1, correction=0)
+        return {
+            "critic_loss": loss.detach(),
+            "value": prediction.detach().mean((1, 2)),
+            "critic_spread": spread.mean(1),
+            "target": target.mean(1),
+        }
+
+    def _update_policy(self, batch: Transition) -> dict[str, Tensor]:
+        action, log_prob = self.actor.sample(batch.obs)
+        loss = self.actor_loss(batch, action, log_prob)
+        self.actor_optimiser.step(loss)
+        # Gradient of the temperature objective E[-log alpha (log pi + target entropy)].
+        surplus = (log_prob.detach() + self.target_entropy).mean(1)
+        self.temperature_optimiser.step(-self.log_temperature * surplus)
+        return {
+            "actor_loss": loss.detach(),
+            "entropy": -log_prob.detach().mean(1),
+            "temperature": self.temperature,
+        }

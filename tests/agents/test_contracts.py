@@ -1,0 +1,147 @@
+"""What must hold for every agent. A new agent joins by its line in `AGENTS`."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hydra.utils import get_class
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from datasets.transition import Transition
+
+AGENTS = sorted(path.stem for path in Path("conf/agent").glob("*.yaml"))
+
+
+@pytest.fixture(params=AGENTS)
+def build(request, spec):
+    """Builds the agent of one YAML with small networks; every number comes from the YAML."""
+
+    def make(seeds):
+        settings = yaml.safe_load(Path(f"conf/agent/{request.param}.yaml").read_text())
+        cls = get_class(settings.pop("_target_"))
+        settings = {key: value for key, value in settings.items() if not key.startswith("_")}
+        return cls(spec=spec, seeds=seeds, updates=1000, **{**settings, "hidden": [16, 16]})
+
+    return make
+
+
+def test_shapes_of_actions_and_measurements(build, make_batch):
+    agent = build(3)
+    for deterministic in (True, False):
+        action = agent.act(torch.randn(3, 7, 3), deterministic=deterministic)
+        assert action.shape == (3, 7, 2)
+        assert action.abs().max() <= 1
+    measured = agent.update(make_batch(3, 16))
+    assert measured
+    for name, value in measured.items():
+        assert value.shape == (3,), name
+        assert value.isfinite().all(), name
+        assert not value.requires_grad, name
+
+
+def test_deterministic_actions_use_no_randomness(build):
+    agent, obs = build(2), torch.randn(2, 5, 3)
+    state = torch.get_rng_state()
+    first = agent.act(obs, deterministic=True)
+    assert torch.equal(state, torch.get_rng_state())
+    assert torch.equal(first, agent.act(obs, deterministic=True))
+
+
+def test_seeds_start_different(build):
+    agent = build(2)
+    action = agent.act(torch.zeros(2, 1, 3), deterministic=True)
+    assert not torch.equal(action[0], action[1])
+
+
+@pytest.mark.parametrize("poison", ["parameters", "data"])
+def test_a_poisoned_seed_leaves_the_others_bitwise_unchanged(build, make_batch, poison):
+    def train(poisoned):
+        torch.manual_seed(0)
+        agent = build(3)
+        batches = [make_batch(3, 16) for _ in range(5)]
+        if poisoned and poison == "parameters":
+            with torch.no_grad():
+                for parameter in agent.parameters():
+                    parameter[1] = float("nan")
+        for batch in batches:
+            if poisoned and poison == "data":
+                batch.reward[1] = float("nan")
+                batch.obs[1] = float("inf")
+            agent.update(batch)
+        return agent
+
+    clean, dirty = train(False), train(True)
+    for (name, a), (_, b) in zip(clean.named_parameters(), dirty.named_parameters(), strict=True):
+        for lane in (0, 2):
+            assert torch.equal(a[lane], b[lane]), (name, lane)
+    assert not torch.equal(
+        torch.cat([p[1].flatten() for p in clean.parameters()]),
+        torch.cat([p[1].flatten() for p in dirty.parameters()]),
+    )
+
+
+def test_state_dict_is_the_whole_truth(build, make_batch):
+    batches = [make_batch(2, 16) for _ in range(6)]
+    torch.manual_seed(0)
+    agent = build(2)
+    for batch in batches[:3]:
+        agent.update(batch)
+    saved, state = copy.deepcopy(agent.state_dict()), torch.get_rng_state()
+    for batch in batches[3:]:
+        agent.update(batch)
+    other = build(2)
+    other.load_state_dict(saved)
+    torch.set_rng_state(state)
+    for batch in batches[3:]:
+        other.update(batch)
+    for name, value in agent.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
+
+
+def test_the_value_behind_a_terminal_does_not_matter(build, make_batch):
+    """Poisoned next observations of terminal rows must not reach any parameter."""
+
+    def train(next_obs_of_terminals):
+        torch.manual_seed(0)
+        agent, batch = build(1), make_batch(1, 32)
+        batch.terminated[:, :16] = True
+        batch.terminated[:, 16:] = False
+        batch.next_obs[:, :16] = next_obs_of_terminals
+        agent.update(batch)
+        return torch.cat([p.flatten() for p in agent.parameters()])
+
+    assert torch.equal(train(0.0), train(5.0))
+
+
+def test_time_limits_still_bootstrap(build, make_batch):
+    """Rows without `terminated` take their successor into account."""
+
+    def train(next_obs):
+        torch.manual_seed(0)
+        agent, batch = build(1), make_batch(1, 32)
+        batch = Transition(**{**vars(batch), "terminated": torch.zeros(1, 32, dtype=torch.bool)})
+        batch.next_obs[:] = next_obs
+        agent.update(batch)
+        return torch.cat([p.flatten() for p in agent.parameters()])
+
+    assert not torch.equal(train(0.0), train(5.0))
+
+
+class _NoValues(TorchDispatchMode):
+    """Refuses operations whose result depends on reading a tensor on the host."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        assert name not in ("_local_scalar_dense", "nonzero", "masked_select", "unique"), name
+        return function(*args, **(kwargs or {}))
+
+
+def test_no_update_reads_a_value_on_the_host(build, make_batch):
+    agent, batch = build(2), make_batch(2, 16)
+    with _NoValues():
+        agent.update(batch)
+        agent.act(batch.obs)
+    with pytest.raises(AssertionError), _NoValues():
+        batch.reward.sum().item()

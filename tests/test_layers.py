@@ -1,0 +1,43 @@
+"""Imports go down the layers, and configuration stays in the entry scripts."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+LAYERS = ["envs", "datasets", "world_models", "agents", "training"]
+ALLOWED_OF_WORLD_MODELS = {"base", "networks", "optimiser"}  # what agents may use
+ENTRY = {"train.py", "evaluate.py", "datasets/check.py"}
+FILES = [path for layer in LAYERS for path in sorted(Path(layer).rglob("*.py"))]
+
+
+def imports(path: Path) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            module = node.module or ""
+            found += [f"{module}.{alias.name}" for alias in node.names]
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_imports_go_down(path):
+    level = LAYERS.index(path.parts[0])
+    for name in imports(path):
+        top = name.split(".")[0]
+        assert top not in ("train", "evaluate", "benchmarks"), f"{path} imports {name}"
+        if top in LAYERS:
+            assert LAYERS.index(top) <= level, f"{path} imports {name} from a higher layer"
+        if path.parts[0] == "agents" and top == "world_models":
+            assert name.split(".")[1] in ALLOWED_OF_WORLD_MODELS, f"{path} imports {name}"
+        if str(path) not in ENTRY:
+            assert top not in ("hydra", "omegaconf"), f"{path} knows about {top}"
+
+
+def test_no_file_is_a_drawer_for_everything():
+    for path in Path(".").rglob("*.py"):
+        if ".venv" not in path.parts:
+            assert path.stem not in ("utils", "common", "helpers"), path
