@@ -1,0 +1,88 @@
+"""Runs the commands as a user types them, with settings small enough for a test."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parent.parent.parent
+
+SMALL = (
+    "dataset.episodes=12",
+    "updates=60",
+    "batch_size=32",
+    "agent.hidden=[16,16]",
+    "world_model.hidden=[16]",
+    "world_model.weight_decay=[0.0,0.0]",
+    "world_model.max_epochs=2",
+    "source.starts=40",
+    "source.every=20",
+    "source.horizon=3",
+    "evaluate.every=20",
+    "evaluate.episodes=2",
+    "log_every=10",
+    "checkpoint_every=10",
+    "threads=1",
+)
+
+
+@pytest.fixture
+def environment(tmp_path_factory):
+    """Of the child processes: caches shared by all tests of this worker, no shape checker."""
+    return {
+        **os.environ,
+        "REVERIE_CACHE": str(tmp_path_factory.getbasetemp() / "cache"),
+        "WANDB_MODE": "offline",
+        "WANDB_SILENT": "true",
+        "OMP_NUM_THREADS": "1",
+        "COLUMNS": "120",
+    }
+
+
+@pytest.fixture
+def command(tmp_path, environment):
+    """`command("train.py", "seed=1")` runs it in the checkout and gives what it printed."""
+
+    def run(script, *arguments, timeout=180):
+        return subprocess.run(
+            [sys.executable, script, *arguments],
+            cwd=CHECKOUT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def train(command, tmp_path):
+    """A small training run with changes; run directories lie under the test's own folder."""
+
+    def run(*changes, script="train.py"):
+        flags = [change for change in changes if change.startswith("-")]
+        values = [change for change in changes if not change.startswith("-")]
+        return command(script, *flags, f"root={tmp_path / 'runs'}", *SMALL, *values)
+
+    run.small = SMALL
+    return run
+
+
+@pytest.fixture
+def fails(command, tmp_path):
+    """The single line with which a command refuses something."""
+
+    def run(*arguments, script="train.py"):
+        root = () if script == "evaluate.py" else (f"root={tmp_path / 'runs'}",)
+        done = command(script, *root, *arguments)
+        assert done.returncode == 1, (done.returncode, done.stdout, done.stderr)
+        errors = [line for line in done.stderr.splitlines() if line.strip()]
+        assert len(errors) == 1, done.stderr
+        assert errors[0].startswith("error: ")
+        return errors[0]
+
+    return run

@@ -1,0 +1,218 @@
+"""`train.py` and `evaluate.py` as a user types them."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+
+
+def run_dir_of(root, name="mopo"):
+    (config,) = (root / name).rglob("config.yaml")
+    return config.parent
+
+
+def state_of(run_dir):
+    """Everything a run computed, without its clock."""
+    record = torch.load(run_dir / "checkpoint.pt", weights_only=True)
+    return {key: value for key, value in record.items() if key != "seconds"}
+
+
+def same(a, b):
+    """Equal to the bit, through nested containers."""
+    if isinstance(a, torch.Tensor):
+        return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return a == b
+
+
+def test_one_command_trains_scores_and_reports(train, command, tmp_path):
+    done = train("seeds=2")
+    assert done.returncode == 0, done.stderr
+    assert "behaviour policy, mean" in done.stdout and "std" in done.stdout
+    assert "training 60/60" in done.stdout and "/s" in done.stdout  # plain lines off a terminal
+    run_dir = run_dir_of(tmp_path / "runs")
+    for name in ("config.yaml", "metrics.csv", "checkpoint.pt", "summary.json", "curves.png"):
+        assert (run_dir / name).stat().st_size > 0, name
+    assert (run_dir / "world_model.png").read_bytes()[:4] == b"\x89PNG"
+
+    summary = json.loads((run_dir / "summary.json").read_text())
+    with open(run_dir / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    scores = [
+        [float(r["value"]) for r in rows if r["metric"] == "score" and r["seed"] == s]
+        for s in ("0", "1")
+    ]
+    assert [len(lane) for lane in scores] == [3, 3]
+    means = [sum(lane) / 3 for lane in scores]
+    assert summary["result"]["score_last10_per_seed"] == pytest.approx(means, rel=1e-6)
+    assert summary["result"]["score_last10"] == pytest.approx(sum(means) / 2, rel=1e-6)
+    assert summary["result"]["score_best_per_seed"] == pytest.approx(
+        [max(x) for x in scores], rel=1e-6
+    )
+    assert summary["seconds"]["training"] > 0 and summary["versions"]["torch"] == torch.__version__
+    config = yaml.safe_load((run_dir / "config.yaml").read_text())
+    assert config["source"]["starts"] == 40 and config["seeds"] == 2
+
+    # The same command again finds a finished run and changes nothing.
+    before = (run_dir / "checkpoint.pt").stat().st_mtime_ns
+    again = train("seeds=2")
+    assert again.returncode == 0 and "is finished" in again.stdout
+    assert (run_dir / "checkpoint.pt").stat().st_mtime_ns == before
+
+    scored = command("evaluate.py", f"run={run_dir}", "episodes=3", "seed=5")
+    assert scored.returncode == 0, scored.stderr
+    result = json.loads((run_dir / "evaluation.json").read_text())
+    assert [len(lane) for lane in result["returns"]] == [3, 3]
+    assert all(length == 200 for lane in result["lengths"] for length in lane)
+    assert "all" in scored.stdout and result["environment"] == "Pendulum-v1"
+
+
+def test_the_same_seed_gives_the_same_result_and_another_seed_another(train, tmp_path):
+    for root, seed in (("a", 0), ("b", 0), ("c", 1)):
+        done = train(f"root={tmp_path / root}", f"seed={seed}")
+        assert done.returncode == 0, done.stderr
+    first, second, other = (state_of(run_dir_of(tmp_path / root)) for root in "abc")
+    assert same(first, second)
+    assert not same(first["agent"], other["agent"])
+
+
+@pytest.mark.parametrize("moment", [0.3, 0.8])
+def test_a_killed_run_resumes_to_the_same_bits(train, environment, tmp_path, moment):
+    """SIGKILL at a moment of training that no checkpoint knows of, then the same command."""
+    longer = ("updates=400", "checkpoint_every=30", "evaluate.every=50")
+    whole = train(*longer, f"root={tmp_path / 'whole'}")
+    assert whole.returncode == 0, whole.stderr
+    arguments = [*_small(train), *longer, f"root={tmp_path / 'killed'}"]
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    metrics = tmp_path / "killed" / "mopo"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        written = [path.read_text().splitlines()[-1] for path in metrics.rglob("metrics.csv")]
+        if written and written[0][0].isdigit() and int(written[0].split(",")[0]) >= 400 * moment:
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not list((tmp_path / "killed").rglob("summary.json")), "killed too late"
+    resumed = train(*longer, f"root={tmp_path / 'killed'}")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resuming" in resumed.stdout
+    a, b = run_dir_of(tmp_path / "whole"), run_dir_of(tmp_path / "killed")
+    assert same(state_of(a), state_of(b))
+    assert (a / "metrics.csv").read_bytes() == (b / "metrics.csv").read_bytes()
+    results = [json.loads((x / "summary.json").read_text())["result"] for x in (a, b)]
+    assert results[0] == results[1]
+
+
+def _small(train):
+    return train.small
+
+
+def test_a_reused_world_model_changes_nothing_but_the_time(train, tmp_path):
+    first = train(f"root={tmp_path / 'a'}", "agent.discount=0.98")
+    second = train(f"root={tmp_path / 'b'}", "agent.discount=0.98")
+    assert "reused" in second.stdout and first.returncode == second.returncode == 0
+    a, b = run_dir_of(tmp_path / "a"), run_dir_of(tmp_path / "b")
+    assert same(state_of(a), state_of(b))
+    given = train(
+        f"root={tmp_path / 'c'}", "agent.discount=0.98", f"world_model.path={a / 'world_model.pt'}"
+    )
+    assert given.returncode == 0, given.stderr
+    assert same(state_of(a), state_of(run_dir_of(tmp_path / "c")))
+
+
+def test_without_a_world_model_the_agent_learns_from_the_data_alone(train, command, tmp_path):
+    small = [s for s in train.small if not s.startswith(("world_model", "source"))]
+    done = command("train.py", "algorithm=sac", f"root={tmp_path / 'runs'}", *small)
+    assert done.returncode == 0, done.stderr
+    run_dir = run_dir_of(tmp_path / "runs", "sac")
+    with open(run_dir / "metrics.csv", newline="") as file:
+        metrics = {row["metric"] for row in csv.DictReader(file)}
+    assert "critic_loss" in metrics and not any("synthetic" in name for name in metrics)
+    assert not (run_dir / "world_model.pt").exists()
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_a_sweep_makes_one_run_directory_a_job(train, tmp_path, launcher):
+    jobs = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
+    done = train(
+        "-m",
+        "filter.penalty=0.5,2.0",
+        "seed=0,1",
+        f"hydra/launcher={launcher}",
+        *jobs,
+        "updates=20",
+        "threads=auto",
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    finished = sorted(path.parent for path in (tmp_path / "runs").rglob("summary.json"))
+    assert len(finished) == 4
+    assert len({path.parent.name for path in finished}) == 2  # one folder a penalty ...
+    assert {path.name for path in finished} == {"0", "1"}  # ... with one a seed inside
+    again = train("-m", "filter.penalty=0.5,2.0", "seed=0,1", "updates=20", "threads=auto")
+    assert again.stdout.count("is finished") == 4
+
+
+def test_jobs_of_a_parallel_sweep_share_the_cores(train, tmp_path):
+    done = train(
+        "-m",
+        "seed=0,1",
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
+        "updates=20",
+        "threads=auto",
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    cores = len(os.sched_getaffinity(0))
+    for path in (tmp_path / "runs").rglob("summary.json"):
+        assert f"CPU, {max(1, cores // 2)} threads" in json.loads(path.read_text())["device"]
+
+
+def test_wandb_and_tensorboard_are_a_word_away(train, tmp_path):
+    done = train("logger=wandb", "logger.mode=offline", "updates=20")
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "runs").rglob("wandb/offline-run-*/*.wandb"))
+    done = train("logger=tensorboard", "updates=20", "seed=1")
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "runs").rglob("tensorboard/events.*"))
+
+
+def test_help_explains_itself_to_a_newcomer(command):
+    text = command("train.py", "--help").stdout
+    for expected in (
+        "A first run",
+        "dataset=d4rl/hopper-medium-v2",
+        "== Groups",
+        "agent:",
+        "seeds: 1",
+    ):
+        assert expected in text, expected
+    assert "run=RUN_DIRECTORY" in command("evaluate.py", "--help").stdout
+
+
+def test_the_shell_can_complete_what_is_typed(command, environment):
+    query = {**environment, "COMP_POINT": "999", "COMP_LINE": "python train.py algorithm=mo"}
+    done = subprocess.run(
+        [sys.executable, "train.py", "-sc", "query=bash"],
+        env=query,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "algorithm=mopo" in done.stdout

@@ -1,0 +1,92 @@
+import errno
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from training import files
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path):
+    path = tmp_path / "state.pt"
+    files.save_tensors(path, "thing", {"value": torch.ones(3)})
+
+    def full(file):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match=r"could not write .*state.pt.*free some disk space"):
+        files.write_atomically(path, full)
+    assert torch.equal(files.load_tensors(path, "thing")["value"], torch.ones(3))
+    assert [p.name for p in tmp_path.iterdir()] == ["state.pt"]
+
+
+def test_a_full_disk_is_reported_by_a_real_write(tmp_path):
+    """A file-size limit makes the operating system refuse the write half-way."""
+    code = (
+        "import resource, signal, sys, torch; from pathlib import Path; from training import files;"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000));"
+        "files.save_tensors(Path(sys.argv[1]), 'thing', {'value': torch.ones(100000)})"
+    )
+    path = tmp_path / "state.pt"
+    files.save_tensors(path, "thing", {"value": torch.zeros(2)})
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert "could not write" in done.stderr and "free some disk space" in done.stderr
+    assert torch.equal(files.load_tensors(path, "thing")["value"], torch.zeros(2))
+    assert [p.name for p in tmp_path.iterdir()] == ["state.pt"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: path.unlink(), "does not exist"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-200]), "is damaged or not ours"),
+        (lambda path: path.write_bytes(b""), "is damaged or not ours"),
+        (lambda path: torch.save({"a": 1}, path), "is not a thing of this project"),
+        (
+            lambda path: torch.save({"reverie": "thing", "format": 99}, path),
+            "format version 99, this version reads 1",
+        ),
+    ],
+)
+def test_files_that_cannot_be_used_say_why(tmp_path, spoil, message):
+    path = tmp_path / "state.pt"
+    files.save_tensors(path, "thing", {"value": torch.ones(100)})
+    spoil(path)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        files.load_tensors(path, "thing")
+
+
+def test_loading_runs_no_code_from_the_file(tmp_path):
+    class Malicious:
+        def __reduce__(self):
+            return (exec, ("raise SystemExit('ran')",))
+
+    path = tmp_path / "state.pt"
+    torch.save({"reverie": "thing", "format": 1, "value": Malicious()}, path)
+    with pytest.raises(ValueError, match="is damaged or not ours"):
+        files.load_tensors(path, "thing")
+
+
+def test_json_is_whole_and_has_no_nan(tmp_path):
+    files.write_json(tmp_path / "a.json", {"x": [1.0, float("nan")], "y": (float("inf"),)})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"x": [1.0, None], "y": [None]}
+
+
+def test_a_directory_belongs_to_one_process_at_a_time(tmp_path):
+    lock = files.lock_directory(tmp_path)
+    code = (
+        "import sys; from pathlib import Path; from training.files import lock_directory;"
+        "lock_directory(Path(sys.argv[1]))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    second = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert second.returncode != 0 and "another process is working in" in second.stderr
+    lock.release()
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0

@@ -1,0 +1,127 @@
+import csv
+
+import pytest
+import torch
+
+from training.logging import Log, NoTracker, TensorBoardTracker, WandbTracker
+
+
+class Recorder(NoTracker):
+    def __init__(self):
+        self.written = []
+
+    def write(self, update, values):
+        self.written.append((update, dict(values)))
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return [
+            (int(r["update"]), int(r["seed"]), r["metric"], float(r["value"]))
+            for r in csv.DictReader(file)
+        ]
+
+
+def started(path, seeds=2, tracker=None):
+    log = Log(path, tracker or NoTracker(), seeds)
+    log.begin()
+    return log
+
+
+def test_flush_writes_the_mean_since_the_last_flush_of_every_seed(tmp_path):
+    log = started(tmp_path / "m.csv")
+    log.add({"loss": torch.tensor([1.0, 10.0])})
+    log.add({"loss": torch.tensor([3.0, 20.0])})
+    log.flush(2)
+    log.add({"loss": torch.tensor([5.0, 5.0])})
+    log.flush(3)
+    assert rows(tmp_path / "m.csv") == [
+        (2, 0, "loss", 2.0),
+        (2, 1, "loss", 15.0),
+        (3, 0, "loss", 5.0),
+        (3, 1, "loss", 5.0),
+    ]
+
+
+def test_measurements_may_be_overwritten_after_they_were_added(tmp_path):
+    log = started(tmp_path / "m.csv", seeds=1)
+    value = torch.tensor([1.0])
+    log.add({"loss": value})
+    value.fill_(99.0)
+    log.flush(1)
+    assert rows(tmp_path / "m.csv") == [(1, 0, "loss", 1.0)]
+
+
+def test_a_diverged_seed_is_named_with_its_metric_and_a_remedy(tmp_path):
+    log = started(tmp_path / "m.csv")
+    log.add({"critic_loss": torch.tensor([1.0, float("inf")])})
+    with pytest.raises(FloatingPointError, match=r"critic_loss \(seed lanes \[1\]\).*lower the"):
+        log.flush(7)
+
+
+def test_a_resumed_log_equals_one_that_was_never_interrupted(tmp_path):
+    def work(log, first, last, checkpoint_at=None):
+        state = None
+        for update in range(first + 1, last + 1):
+            log.add({"loss": torch.tensor([float(update)])})
+            if update % 2 == 0:
+                log.flush(update)
+            if update % 4 == 0:
+                log.evaluated(update, [update * 1.0], [update * 10.0])
+            if update == checkpoint_at:
+                state = log.state()
+        return state
+
+    whole = started(tmp_path / "whole.csv", 1)
+    work(whole, 0, 12)
+    broken = started(tmp_path / "broken.csv", 1)
+    state = work(broken, 0, 9, checkpoint_at=7)  # killed at 9, two updates after its checkpoint
+    resumed = Log(tmp_path / "broken.csv", NoTracker(), 1)
+    resumed.restore(state)
+    resumed.begin()
+    work(resumed, 7, 12)
+    assert (tmp_path / "broken.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert resumed.scores == whole.scores and resumed.latest == whole.latest
+
+
+def test_a_log_that_lost_rows_is_refused(tmp_path):
+    log = started(tmp_path / "m.csv", 1)
+    log.add({"loss": torch.ones(1)})
+    log.flush(1)
+    state = log.state()
+    (tmp_path / "m.csv").write_text("")
+    again = Log(tmp_path / "m.csv", NoTracker(), 1)
+    again.restore(state)
+    with pytest.raises(ValueError, match="shorter than its checkpoint says"):
+        again.begin()
+
+
+def test_trackers_see_the_mean_and_every_seed(tmp_path):
+    recorder = Recorder()
+    log = started(tmp_path / "m.csv", tracker=recorder)
+    log.evaluated(5, [10.0, 20.0], None)
+    assert recorder.written == [(5, {"return": 15.0, "return/seed0": 10.0, "return/seed1": 20.0})]
+
+
+def test_tensorboard_files_hold_what_was_logged(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    tracker = TensorBoardTracker()
+    tracker.start(tmp_path, {}, 0)
+    tracker.write(3, {"score": 1.5})
+    tracker.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("score")] == [(3, 1.5)]
+
+
+def test_wandb_works_offline(tmp_path):
+    tracker = WandbTracker(project="reverie", entity=None, group=None, mode="offline")
+    tracker.start(tmp_path, {"seed": 0}, 0)
+    tracker.write(1, {"score": 2.0})
+    tracker.close()
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_an_unknown_wandb_mode_is_refused():
+    with pytest.raises(ValueError, match="use online, offline or disabled"):
+        WandbTracker(project="reverie", entity=None, group=None, mode="maybe")

@@ -1,0 +1,271 @@
+"""Train an agent on a dataset: `python train.py algorithm=mopo dataset=builtin/pendulum-mixed`.
+
+Composes the configuration, builds the objects, runs the loop. `python train.py --help` explains.
+"""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from agents.base import Agent
+from datasets.cache import cache_root
+from datasets.dataset import Dataset
+from datasets.replay import Mixture, Replay
+from envs.evaluation import Evaluator
+from training import checkpoint, entry, model_cache, reports
+from training.compilation import wrapper
+from training.files import lock_directory, write_json, write_text
+from training.logging import Log
+from training.loop import Periods, train
+from training.progress import stage
+from training.run_directory import (
+    CONFIG,
+    METRICS,
+    SUMMARY,
+    clear,
+    name_of_dataset,
+    require_same_settings,
+    run_directory,
+)
+from training.seeding import evaluation_seed, seed_everything, side_stream
+from world_models import diagnostics
+from world_models.base import WorldModel
+from world_models.sources import RolloutSource
+
+
+def run(config: DictConfig, overrides: list[str]) -> float | None:
+    """Carry out one run, or what is left of it; returns the score to report."""
+    console = Console()
+    settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    require_sense(config, settings)
+    run_dir = run_directory(settings, overrides)
+    with lock_directory(run_dir):
+        if config.overwrite:
+            clear(run_dir)
+        require_same_settings(run_dir, settings)
+        if (run_dir / SUMMARY).is_file():
+            console.print(f"{run_dir} is finished; overwrite=true runs it again", soft_wrap=True)
+            summary = reports.read_summary(run_dir / SUMMARY)
+        else:
+            summary = _train(config, settings, run_dir, console)
+        reports.print_results(summary, run_dir, console)
+    return summary["result"].get("score_last10", summary["result"].get("return_last10"))
+
+
+def _train(
+    config: DictConfig, settings: dict[str, Any], run_dir: Path, console: Console
+) -> dict[str, Any]:
+    torch.set_num_threads(threads(config.threads))
+    if config.cache is not None:
+        os.environ["REVERIE_CACHE"] = str(config.cache)
+    device = entry.pick_device(config.device)
+    wrap = wrapper(config.compile, device)
+    seed_everything(config.seed)
+
+    data: Dataset = instantiate(
+        config.dataset, name=name_of_dataset(config.dataset), _convert_="all"
+    )
+    agent: Agent = entry.build(
+        "agent",
+        instantiate(config.agent),
+        spec=data.spec,
+        seeds=config.seeds,
+        updates=config.updates,
+    ).to(device)
+    seconds = {"fitting": 0.0, "training": 0.0, "evaluation": 0.0}
+    model, described = fit_world_model(config, data, run_dir, device, console, seconds)
+    mixture, sources = build_streams(config, data, model, device)
+
+    log = Log(run_dir / METRICS, instantiate(config.logger), config.seeds)
+    state = checkpoint.State(agent, mixture, sources, log, seconds, data, device)
+    first = 0
+    if (run_dir / checkpoint.FILE).is_file():
+        first = state.resume(run_dir / checkpoint.FILE)
+        console.print(f"resuming {run_dir} after update {first}", soft_wrap=True)
+    write_text(run_dir / CONFIG, OmegaConf.to_yaml(OmegaConf.create(settings)))
+    log.begin()
+
+    evaluator = build_evaluator(config, data, console)
+    with stage("training", config.updates, console, first) as shown:
+        log.tracker.start(run_dir, settings, first)
+
+        def evaluate(update: int) -> None:
+            if evaluator is not None:
+                begun = time.monotonic()
+                returns, _ = evaluator.episode_returns(
+                    entry.policy_on(agent, device), evaluation_seed(config.seed, update)
+                )
+                mean = returns.mean(1)
+                scores = None if data.reference is None else data.reference.normalise(mean)
+                log.evaluated(update, mean.tolist(), None if scores is None else scores.tolist())
+                state.count("evaluation", begun)
+            shown.report(update, log.readable())
+
+        try:
+            train(
+                agent,
+                mixture,
+                sources,
+                first=first,
+                updates=config.updates,
+                periods=Periods(
+                    log=config.log_every,
+                    evaluate=config.evaluate.every or config.log_every,
+                    checkpoint=config.checkpoint_every,
+                ),
+                log=log,
+                evaluate=evaluate,
+                checkpoint=lambda update: state.save(run_dir / checkpoint.FILE, update),
+                compile=wrap,
+                on_update=shown.advance_to,
+            )
+        finally:
+            log.tracker.close()
+            if evaluator is not None:
+                evaluator.close()
+
+    summary = reports.summarise(settings, data, log.scores, described, seconds, device)
+    reports.plot_curves(run_dir / METRICS, run_dir / "curves.png", summary)
+    write_json(run_dir / SUMMARY, summary)
+    return summary
+
+
+def fit_world_model(
+    config: DictConfig,
+    data: Dataset,
+    run_dir: Path,
+    device: torch.device,
+    console: Console,
+    seconds: dict[str, float],
+) -> tuple[WorldModel | None, dict[str, Any]]:
+    """Build and fit (or reuse) the world model, and measure it once."""
+    if not is_chosen(config.world_model):
+        return None, {}
+    settings: Any = OmegaConf.to_container(config.world_model, resolve=True)
+    given = settings.pop("path")
+    begun = time.monotonic()
+    # A stream of its own: what follows is the same whether the model was fitted or reused.
+    with side_stream(config.seed, device):
+        model: WorldModel = entry.build(
+            "world_model",
+            instantiate(settings),
+            spec=data.spec,
+            seeds=config.seeds,
+            seed=config.seed,
+        ).to(device)
+        model.compile_update(wrapper(config.compile, device))
+        with stage("world model, epoch", None, console) as shown:
+
+            def on_epoch(epoch: int, loss: float) -> None:
+                shown.advance_to(epoch)
+                if epoch % 10 == 0:
+                    shown.report(epoch, f"holdout error {loss:.4g}")
+
+            described, reused = model_cache.fitted(
+                model,
+                data,
+                cache=cache_root() / "world_models",
+                own=run_dir / "world_model.pt",
+                given=None if given is None else Path(given),
+                device=device,
+                progress=on_epoch,
+            )
+        seconds["fitting"] = time.monotonic() - begun
+        if reused:
+            console.print("world model: reused, fitted earlier to the same data", highlight=False)
+        if not (run_dir / "world_model.png").is_file():
+            measured = diagnostics.measure(model, data)
+            write_json(run_dir / "world_model.json", {**described, **measured})
+            diagnostics.plot({**described, **measured}, run_dir / "world_model.png")
+    return model, described
+
+
+def build_streams(
+    config: DictConfig, data: Dataset, model: WorldModel | None, device: torch.device
+) -> tuple[Mixture, dict[str, RolloutSource]]:
+    """The dataset and, where something is dreamed, the replay of dreams, as one mixture."""
+    streams: dict[str, Replay] = {"real": Replay.of(data.transitions)}
+    rows = {"real": config.batch_size}
+    sources: dict[str, RolloutSource] = {}
+    if is_chosen(config.source):
+        source: RolloutSource = entry.build(
+            "source",
+            instantiate(config.source),
+            model=model,
+            transition_filter=instantiate(config.filter),
+        )
+        sources["synthetic"] = source
+        streams["synthetic"] = Replay(
+            data.transitions[:1], lanes=config.seeds, capacity=source.capacity
+        )
+        rows["real"] = int(config.batch_size * config.real_fraction)
+        rows["synthetic"] = config.batch_size - rows["real"]
+    return Mixture(streams, rows, seeds=config.seeds).to(device), sources
+
+
+def build_evaluator(config: DictConfig, data: Dataset, console: Console) -> Evaluator | None:
+    """Copies of the true environment, unless there is none or nobody asked."""
+    if not config.evaluate.every:
+        return None
+    if data.spec.env_id is None:
+        console.print(
+            f"dataset {data.name} names no environment, so nothing is scored; "
+            "dataset.env_id=... adds one",
+            soft_wrap=True,
+        )
+        return None
+    return Evaluator(spec=data.spec, seeds=config.seeds, episodes=config.evaluate.episodes)
+
+
+def require_sense(config: DictConfig, settings: dict[str, Any]) -> None:
+    """Refuse settings that cannot work before anything is read or fitted."""
+    entry.require_integers(settings)
+    if not 0 <= config.real_fraction <= 1:
+        raise ValueError(f"real_fraction must lie in [0, 1], got {config.real_fraction}")
+    if is_chosen(config.source) and not is_chosen(config.world_model):
+        raise ValueError(
+            "source needs a world model, but world_model=none; choose one, for example "
+            "world_model=ensemble, or set source=none"
+        )
+
+
+def is_chosen(node: DictConfig | None) -> bool:
+    """Whether a group holds an option; numbers tuned for a dataset may be there without one."""
+    return node is not None and "_target_" in node
+
+
+def threads(choice: str | int) -> int:
+    """Resolve `threads=auto`: all cores, shared among the jobs of a parallel sweep."""
+    if choice != "auto":
+        return int(choice)
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    jobs = 1
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        jobs = HydraConfig.get().launcher.get("n_jobs") or 1
+    return max(1, cores // (cores if jobs < 0 else jobs))
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(config: DictConfig) -> float | None:
+    hydra_config = HydraConfig.get()
+    choices = hydra_config.runtime.choices
+    tuned = Path("conf/tuned", choices["algorithm"], f"{choices['dataset']}.yaml")
+    if (Path(__file__).parent / tuned).is_file():
+        print(f"using the numbers of {tuned}")
+    with entry.one_line_errors():
+        return run(config, list(hydra_config.overrides.task))
+
+
+if __name__ == "__main__":
+    entry.run(main)

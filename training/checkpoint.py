@@ -1,0 +1,149 @@
+"""The whole state of a run in one file, so that a killed run ends as if nothing had happened."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agents.base import Agent
+from datasets.dataset import Dataset
+from datasets.replay import Mixture
+from envs.specs import Reference, Spec
+from training.files import load_tensors, save_tensors
+from training.logging import Log
+from training.seeding import random_state, restore_random_state
+from world_models.sources import RolloutSource
+
+KIND = "checkpoint"
+FILE = "checkpoint.pt"
+
+
+@dataclass
+class State:
+    """Everything that the rest of a run depends on.
+
+    Streams that a source refills are saved; the dataset itself and fitted models are not, they
+    have files of their own and are compared by fingerprint.
+
+    Attributes:
+        agent, mixture, sources, log: what the loop works with.
+        seconds: wall-clock per stage so far.
+        data: the dataset, for its fingerprint and task.
+        device: where the run takes place, for its random state.
+    """
+
+    agent: Agent
+    mixture: Mixture
+    sources: Mapping[str, RolloutSource]
+    log: Log
+    seconds: dict[str, float]
+    data: Dataset
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        self._counted_until = time.monotonic()
+
+    def count(self, name: str, begun: float) -> None:
+        """Count the time since `begun` as `name`, and what lies before as training."""
+        now = time.monotonic()
+        self.seconds["training"] += begun - self._counted_until
+        self.seconds[name] += now - begun
+        self._counted_until = now
+
+    def save(self, path: Path, update: int) -> None:
+        """Write the state after `update` updates."""
+        self.count("training", time.monotonic())
+        reference = self.data.reference
+        save_tensors(
+            path,
+            KIND,
+            {
+                "update": update,
+                "identity": identity(self.agent, self.data.fingerprint),
+                "spec": _plain_spec(self.agent.spec),
+                "reference": None if reference is None else asdict(reference),
+                "agent": self.agent.state_dict(),
+                "streams": {name: self.mixture[name].contents() for name in self.sources},
+                "random": random_state(self.device),
+                "log": self.log.state(),
+                "seconds": dict(self.seconds),
+            },
+        )
+
+    def resume(self, path: Path) -> int:
+        """Go back to a checkpoint; returns its finished updates.
+
+        Raises:
+            ValueError: the checkpoint is damaged or belongs to another run.
+        """
+        record = load_tensors(path, KIND, self.device)
+        _require_identity(path, record, identity(self.agent, self.data.fingerprint))
+        self.agent.load_state_dict(record["agent"])
+        for name in self.sources:
+            self.mixture[name].restore(record["streams"][name])
+        self.log.restore(record["log"])
+        self.seconds.update(record["seconds"])
+        self._counted_until = time.monotonic()
+        restore_random_state(record["random"], self.device)
+        return record["update"]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What an evaluation must know that the configuration does not say."""
+
+    spec: Spec
+    reference: Reference | None
+
+
+def read_facts(path: Path) -> Facts:
+    """The task a checkpoint was trained for."""
+    record = load_tensors(path, KIND)
+    plain = dict(record["spec"])
+    for name in ("action_low", "action_high"):
+        plain[name] = tuple(plain[name])
+    reference = record["reference"]
+    return Facts(Spec(**plain), None if reference is None else Reference(**reference))
+
+
+def load_agent(path: Path, agent: Agent, device: torch.device) -> int:
+    """Load only the agent of a checkpoint; returns its finished updates."""
+    record = load_tensors(path, KIND, device)
+    _require_identity(path, record, identity(agent, record["identity"]["dataset"]))
+    agent.load_state_dict(record["agent"])
+    return record["update"]
+
+
+def identity(agent: Agent, dataset: str) -> dict[str, Any]:
+    """What must agree between a checkpoint and the run that loads it."""
+    return {
+        "agent": f"{type(agent).__module__}.{type(agent).__qualname__}",
+        "seeds": agent.seeds,
+        "obs_dim": agent.spec.obs_dim,
+        "action_dim": agent.spec.action_dim,
+        "dataset": dataset,
+        "shapes": {name: list(value.shape) for name, value in agent.state_dict().items()},
+    }
+
+
+def _require_identity(path: Path, record: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    remedy = "use the settings it was trained with (config.yaml beside it), or overwrite=true"
+    for name, value in wanted.items():
+        found = record["identity"].get(name)
+        if found == value:
+            continue
+        if name == "shapes":
+            raise ValueError(
+                f"{path} holds networks of other shapes than the configured agent; {remedy}"
+            )
+        raise ValueError(f"{path} was written with {name}={found}, this run has {value}; {remedy}")
+
+
+def _plain_spec(spec: Spec) -> dict[str, Any]:
+    plain = asdict(spec)
+    plain["env_kwargs"] = dict(spec.env_kwargs)
+    plain["action_low"], plain["action_high"] = list(spec.action_low), list(spec.action_high)
+    return plain

@@ -1,0 +1,69 @@
+"""One switch that turns a function of fixed shapes into a compiled one, CUDA graphs included."""
+
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+Result = TypeVar("Result")
+log = logging.getLogger(__name__)
+
+
+def wanted(choice: str | bool, device: torch.device) -> bool:
+    """Resolve `compile=auto|true|false`: automatic means on a GPU only.
+
+    Warm-up takes 20 to 90 seconds, which short runs on a CPU never win back.
+    """
+    if choice not in ("auto", True, False):
+        raise ValueError(f"compile={choice!r} is unknown; use auto, true or false")
+    return device.type == "cuda" if choice == "auto" else bool(choice)
+
+
+def wrapper(choice: str | bool, device: torch.device) -> Callable[..., Any]:
+    """What functions of fixed shapes are passed through: the compiler, or nothing."""
+    if not wanted(choice, device):
+        return lambda function: function
+    return lambda function: compiled(function, device)
+
+
+def compiled(function: Callable[..., Result], device: torch.device) -> Callable[..., Result]:
+    """Compile a whole function into one graph; fall back to it as it is, with one warning.
+
+    Random numbers are drawn by the same kernels as without compilation, so both variants follow
+    the same random stream and agree up to rounding. On a GPU the graph is replayed as a CUDA
+    graph; results must be used before the next call overwrites them.
+    """
+    torch._inductor.config.fallback_random = True
+    # Lets torch.autograd.grad inside the function become part of the graph.
+    torch._dynamo.config.trace_autograd_ops = True
+    mode = "reduce-overhead" if device.type == "cuda" else "default"
+    candidate = torch.compile(function, mode=mode, fullgraph=True, dynamic=False)
+    active: Callable[..., Any] = candidate
+    proven = False
+
+    def call(*arguments: Any) -> Result:
+        nonlocal active, proven
+        if active is function:
+            return function(*arguments)
+        if device.type == "cuda":
+            torch.compiler.cudagraph_mark_step_begin()
+        if proven:
+            return active(*arguments)
+        try:
+            result = active(*arguments)
+        except Exception as error:
+            # The compiler fails in many ways (no C++ compiler, an operation it does not know);
+            # it does so before anything ran, so the plain function can simply take over.
+            reason = str(error).strip().splitlines()
+            log.warning(
+                "compilation failed, going on without it (%s: %s); compile=false silences this",
+                type(error).__name__,
+                reason[0] if reason else "no message",
+            )
+            active = function
+            return function(*arguments)
+        proven = True
+        return result
+
+    return call

@@ -1,0 +1,113 @@
+"""Files that are either whole or absent: atomic writes, safe loads, one process per directory."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from filelock import FileLock, Timeout
+
+FORMAT = 1
+"""Version of everything written by `save_tensors`; raise it when the contents change meaning."""
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Let `write` fill a temporary neighbour of `path`, then rename it into place.
+
+    Raises:
+        OSError: the disk is full or not writable; whatever stood at `path` is untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        # torch reports a failed write as RuntimeError, and the reason is in its cause.
+        raise OSError(
+            f"could not write {path}: {error}; free some disk space or choose another folder "
+            "with root=..., then run the same command again (the previous file is intact)"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    write_atomically(path, lambda file: _write_all(file, text.encode()))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain values as indented JSON, atomically. NaN is written as null."""
+    write_text(path, json.dumps(_without_nan(value), indent=2, allow_nan=False) + "\n")
+
+
+def save_tensors(path: Path, kind: str, contents: Mapping[str, Any]) -> None:
+    """Save tensors and plain values with a format mark, atomically."""
+    record = {"reverie": kind, "format": FORMAT, **contents}
+    write_atomically(path, lambda file: torch.save(record, file))
+
+
+def load_tensors(path: Path, kind: str, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Load what `save_tensors` wrote.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not ours, damaged, of another kind, or of another format version.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; check the path, or train first")
+    try:
+        record = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:
+        # torch raises many types for a damaged file; all of them mean the same to the user.
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{path} cannot be read as a {kind} ({reason}); it is damaged or not ours: delete it "
+            "and run again"
+        ) from error
+    if not isinstance(record, dict) or record.get("reverie") != kind:
+        raise ValueError(f"{path} is not a {kind} of this project; give the path of one")
+    if record.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} has format version {record.get('format')}, this version reads {FORMAT}; use "
+            "the version that wrote it, or start over with overwrite=true"
+        )
+    return record
+
+
+def lock_directory(directory: Path) -> FileLock:
+    """Claim a run directory for this process; the lock goes when the process ends.
+
+    Raises:
+        RuntimeError: another process holds it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise RuntimeError(
+            f"another process is working in {directory}; wait for it, or give this run its own "
+            "directory with run_dir=..."
+        ) from None
+    return lock
+
+
+def _write_all(file: BinaryIO, data: bytes) -> None:
+    file.write(data)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value

@@ -1,0 +1,215 @@
+"""Measurements of a run: averaged on the device, written to CSV and to the chosen tracker."""
+
+import csv
+import io
+import math
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+WATCHED = ("score", "return", "value", "critic_loss")
+HEADER = ("update", "seed", "metric", "value")
+
+
+class Tracker(ABC):
+    """A place outside the run directory's CSV that shows measurements."""
+
+    @abstractmethod
+    def start(self, run_dir: Path, config: Mapping[str, Any], first_update: int) -> None:
+        """Open the tracker for a run that begins, or goes on, at `first_update`."""
+
+    @abstractmethod
+    def write(self, update: int, values: Mapping[str, float]) -> None:
+        """Show named numbers at a gradient step."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Flush and close."""
+
+
+class NoTracker(Tracker):
+    """CSV only."""
+
+    def start(self, run_dir: Path, config: Mapping[str, Any], first_update: int) -> None:
+        pass
+
+    def write(self, update: int, values: Mapping[str, float]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class WandbTracker(Tracker):
+    """Weights & Biases.
+
+    Args:
+        project, entity, group: as wandb names them; entity and group may be None.
+        mode: online, offline or disabled.
+    """
+
+    def __init__(self, *, project: str, entity: str | None, group: str | None, mode: str) -> None:
+        if mode not in ("online", "offline", "disabled"):
+            raise ValueError(f"logger.mode={mode!r} is unknown; use online, offline or disabled")
+        self.project, self.entity, self.group, self.mode = project, entity, group, mode
+
+    def start(self, run_dir: Path, config: Mapping[str, Any], first_update: int) -> None:
+        import wandb  # slow to import, and only wanted here
+
+        self.run: Any = wandb.init(
+            project=self.project,
+            entity=self.entity,
+            group=self.group,
+            mode=self.mode,  # type: ignore[arg-type]
+            name=str(run_dir),
+            # The same directory is the same run, so that a resumed run continues its curves.
+            id="-".join(run_dir.parts[-4:]).replace("/", "-").replace("=", "-")[-120:],
+            resume="allow",
+            dir=str(run_dir),
+            config=dict(config),
+        )
+        # Our own axis: wandb's step cannot go back, but a resumed run repeats a few updates.
+        self.run.define_metric("update")
+        self.run.define_metric("*", step_metric="update")
+
+    def write(self, update: int, values: Mapping[str, float]) -> None:
+        self.run.log({"update": update, **values})
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+class TensorBoardTracker(Tracker):
+    """TensorBoard event files under `tensorboard/` in the run directory."""
+
+    def start(self, run_dir: Path, config: Mapping[str, Any], first_update: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, only wanted here
+
+        self.writer: Any = SummaryWriter(
+            str(run_dir / "tensorboard"), purge_step=first_update or None
+        )
+
+    def write(self, update: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, update)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class Log:
+    """Averages measurements `[S]` between flushes and writes one CSV row a seed and metric.
+
+    The CSV is tidy, `update,seed,metric,value`. A resumed run cuts it back to the length it had
+    at the checkpoint, so a killed and resumed run leaves the same file as an undisturbed one.
+    """
+
+    def __init__(self, path: Path, tracker: Tracker, seeds: int) -> None:
+        self.path, self.tracker, self.seeds = path, tracker, seeds
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+        self.length = 0
+        self.scores: list[dict[str, Any]] = []
+        self.latest: dict[str, float] = {}
+
+    def begin(self) -> None:
+        """Start the file, or cut it back to what the checkpoint knows."""
+        if self.length:
+            if not self.path.is_file() or self.path.stat().st_size < self.length:
+                raise ValueError(
+                    f"{self.path} is shorter than its checkpoint says; restore the file or start "
+                    "over with overwrite=true"
+                )
+            os.truncate(self.path, self.length)
+        else:
+            self.path.write_text(",".join(HEADER) + "\n")
+            self.length = self.path.stat().st_size
+
+    def add(self, measured: Mapping[str, Tensor]) -> None:
+        """Add measurements to the running means; nothing leaves the device."""
+        for name, value in measured.items():
+            # A new tensor at once: a replayed CUDA graph overwrites its results.
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def flush(self, update: int) -> None:
+        """Write the means since the last flush.
+
+        Raises:
+            FloatingPointError: a mean is not finite.
+        """
+        if not self.sums:
+            return
+        names = sorted(self.sums)
+        stacked = torch.stack([self.sums[name].float() for name in names]).cpu()
+        counts = torch.tensor([self.counts[name] for name in names])
+        means = (stacked / counts.unsqueeze(1)).tolist()
+        self.sums, self.counts = {}, {}
+        self.write(update, dict(zip(names, means, strict=True)))
+        broken = {
+            name: [seed for seed, value in enumerate(row) if not math.isfinite(value)]
+            for name, row in zip(names, means, strict=True)
+            if not all(map(math.isfinite, row))
+        }
+        if broken:
+            raise FloatingPointError(
+                f"not finite by update {update}: "
+                + ", ".join(f"{name} (seed lanes {lanes})" for name, lanes in broken.items())
+                + "; the run has diverged: lower the learning rates or source.horizon, or raise "
+                "filter.penalty, then start over with overwrite=true"
+            )
+
+    def write(self, update: int, values: Mapping[str, list[float]]) -> None:
+        """Write named values, one per seed."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        for name, row in values.items():
+            for seed, value in enumerate(row):
+                writer.writerow((update, seed, name, f"{value:.9g}"))
+        with open(self.path, "a") as file:
+            file.write(text.getvalue())
+        self.length += len(text.getvalue())
+        means = {name: sum(row) / len(row) for name, row in values.items()}
+        self.latest |= means
+        shown = dict(means)
+        if self.seeds > 1:
+            shown |= {
+                f"{name}/seed{seed}": value
+                for name, row in values.items()
+                for seed, value in enumerate(row)
+            }
+        self.tracker.write(update, shown)
+
+    def evaluated(self, update: int, returns: list[float], scores: list[float] | None) -> None:
+        """Record the mean return of each seed, and its normalised score where one is defined."""
+        self.scores.append({"update": update, "returns": returns, "scores": scores})
+        values = {"return": returns}
+        if scores is not None:
+            values["score"] = scores
+        self.write(update, values)
+
+    def readable(self) -> str:
+        """The measurements a person watches, in one line."""
+        names = [name for name in WATCHED if name in self.latest]
+        return "  ".join(f"{name} {self.latest[name]:.4g}" for name in names)
+
+    def state(self) -> dict[str, Any]:
+        """Everything a checkpoint must know."""
+        return {
+            "length": self.length,
+            "scores": list(self.scores),
+            "latest": dict(self.latest),
+            "counts": dict(self.counts),
+            "sums": {name: value.clone() for name, value in self.sums.items()},
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` gave."""
+        self.length, self.scores = state["length"], list(state["scores"])
+        self.latest = dict(state["latest"])
+        self.counts, self.sums = dict(state["counts"]), dict(state["sums"])

@@ -1,0 +1,111 @@
+"""The loop that serves every method: refresh, update, log, evaluate, checkpoint."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agents.base import Agent
+from datasets.replay import Mixture
+from training.logging import Log
+from world_models.sources import RolloutSource
+
+Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+@dataclass(frozen=True)
+class Periods:
+    """Gradient steps between two events; zero means never."""
+
+    log: int
+    evaluate: int
+    checkpoint: int
+
+
+def train(
+    agent: Agent,
+    mixture: Mixture,
+    sources: Mapping[str, RolloutSource],
+    *,
+    first: int,
+    updates: int,
+    periods: Periods,
+    log: Log,
+    evaluate: Callable[[int], None],
+    checkpoint: Callable[[int], None],
+    compile: Wrapper,
+    on_update: Callable[[int], None],
+) -> None:
+    """Train from gradient step `first` up to `updates`.
+
+    Args:
+        agent: learns from `mixture.sample()`.
+        mixture: streams by name; start states are drawn from its stream `real`.
+        sources: what refills the stream of the same name.
+        evaluate, checkpoint: called with the number of finished updates.
+        compile: wraps the update and the refreshes; the identity runs them as they are.
+        on_update: called after every update with its number, for a progress bar.
+    """
+
+    @compile
+    def update() -> dict[str, Tensor]:
+        return agent.update(mixture.sample())
+
+    refreshes = {name: compile(refresh(agent, mixture, name, sources[name])) for name in sources}
+    for step in range(first, updates):
+        for name, source in sources.items():
+            if step % source.every == 0:
+                log.add(refreshes[name]())
+                if step == first:
+                    require_rows(mixture, name)
+        log.add(update())
+        done = step + 1
+        if due(done, periods.log, updates):
+            log.flush(done)
+        if due(done, periods.evaluate, updates):
+            evaluate(done)
+        if due(done, periods.checkpoint, updates):
+            checkpoint(done)
+        on_update(done)
+
+
+def refresh(
+    agent: Agent, mixture: Mixture, name: str, source: RolloutSource
+) -> Callable[[], dict[str, Tensor]]:
+    """One refresh of a stream: start states, rollouts of the current policy, replay."""
+
+    @torch.no_grad()
+    def run() -> dict[str, Tensor]:
+        starts = mixture["real"].sample(mixture.seeds, source.starts).obs
+        rows, keep = source.generate(agent.act, starts)
+        mixture[name].add(rows, keep)
+        count = keep.sum(1).clamp(min=1)
+        return {
+            f"{name}/rollout_length": keep.sum(1) / source.starts,
+            f"{name}/reward": torch.where(keep, rows.reward, 0.0).sum(1) / count,
+            f"{name}/terminated": (keep & rows.terminated).sum(1) / count,
+        }
+
+    return run
+
+
+def require_rows(mixture: Mixture, name: str) -> None:
+    """Refuse to train on a stream whose first refresh left some seed without a single row.
+
+    Raises:
+        RuntimeError: names stream and seed lanes.
+    """
+    empty = (mixture[name].size == 0).nonzero().flatten().tolist()
+    if empty:
+        raise RuntimeError(
+            f"the first refresh of stream {name!r} gave seed lanes {empty} no rows: the filter "
+            "rejected everything or the world model gave values that are not finite; look at "
+            "world_model.png, relax the filter, or lower source.horizon"
+        )
+
+
+def due(done: int, period: int, updates: int) -> bool:
+    """Whether a periodic event happens after `done` updates; the last update triggers all."""
+    return period > 0 and (done % period == 0 or done == updates)

@@ -1,0 +1,114 @@
+"""The world-model stage: fit once, keep the result by fingerprint, refuse what does not match."""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+
+from datasets.dataset import Dataset
+from training.files import load_tensors, save_tensors
+from world_models.base import FitProgress, WorldModel
+
+KIND = "world model"
+log = logging.getLogger(__name__)
+
+
+def fitted(
+    model: WorldModel,
+    data: Dataset,
+    *,
+    cache: Path,
+    own: Path,
+    given: Path | None,
+    device: torch.device,
+    progress: FitProgress | None,
+) -> tuple[dict[str, Any], bool]:
+    """Make `model` a fitted one; returns what describes the fit, and whether it was reused.
+
+    A given model is loaded and must suit the data. Otherwise the run's own file is read, then the
+    cache is asked for a model of the same signature fitted to the same data; processes that need
+    the same one wait for the first to fit it. Fitting is the last resort.
+
+    Args:
+        cache: folder of fitted models, by signature and fingerprint.
+        own: where the run keeps a copy of what it used.
+        given: a model the user chose.
+
+    Raises:
+        ValueError: the given file is damaged, or of another model, task or dataset.
+    """
+    if given is not None:
+        described = load(model, given, data, device)
+        save(model, own, described)
+        return described, True
+    if own.is_file():
+        return load(model, own, data, device), True
+    cached = cache / f"{_key(model, data)}.pt"
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{cached}.lock"):
+        reused = cached.is_file() and _is_readable(cached)
+        if reused:
+            described = load(model, cached, data, device)
+        else:
+            described = model.fit(data, progress)
+            model.fitted_on = data.fingerprint
+            save(model, cached, described)
+    save(model, own, described)
+    return described, reused
+
+
+def save(model: WorldModel, path: Path, described: dict[str, Any]) -> None:
+    """Write a fitted model with what describes its fit."""
+    save_tensors(
+        path,
+        KIND,
+        {
+            "signature": model.signature(),
+            "fitted_on": model.fitted_on,
+            "state": model.state_dict(),
+            "described": described,
+        },
+    )
+
+
+def load(model: WorldModel, path: Path, data: Dataset, device: torch.device) -> dict[str, Any]:
+    """Load a fitted model into one built with the same settings.
+
+    Raises:
+        ValueError: other settings, other spaces, or fitted to other data.
+    """
+    record = load_tensors(path, KIND, device)
+    ours, theirs = model.signature(), record["signature"]
+    for name in sorted(set(ours) | set(theirs)):
+        if ours.get(name) != theirs.get(name):
+            raise ValueError(
+                f"{path} was fitted with {name}={theirs.get(name)}, this run asks for "
+                f"{name}={ours.get(name)}; give world_model the same settings, or leave "
+                "world_model.path empty to fit a new one"
+            )
+    if record["fitted_on"] != data.fingerprint:
+        raise ValueError(
+            f"{path} was fitted to data with fingerprint {record['fitted_on']}, dataset "
+            f"{data.name} has {data.fingerprint}; leave world_model.path empty to fit a new one"
+        )
+    model.load_state_dict(record["state"])
+    model.fitted_on = record["fitted_on"]
+    return record["described"]
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        load_tensors(path, KIND)
+    except ValueError as error:
+        log.warning("fitting again, for the cached model is of no use: %s", error)
+        return False
+    return True
+
+
+def _key(model: WorldModel, data: Dataset) -> str:
+    text = json.dumps([model.signature(), data.fingerprint, torch.__version__], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
