@@ -19,6 +19,7 @@ from rich.console import Console
 from agents.base import Agent
 from datasets.cache import cache_root
 from datasets.dataset import Dataset
+from datasets.names import short_name
 from datasets.replay import Mixture, Replay
 from envs.evaluation import Evaluator
 from training import checkpoint, entry, model_cache, reports
@@ -32,7 +33,6 @@ from training.run_directory import (
     METRICS,
     SUMMARY,
     clear,
-    name_of_dataset,
     require_same_settings,
     run_directory,
 )
@@ -72,7 +72,7 @@ def _train(
     seed_everything(config.seed)
 
     data: Dataset = instantiate(
-        config.dataset, name=name_of_dataset(config.dataset), _convert_="all"
+        config.dataset, name=short_name(**settings["dataset"]), _convert_="all"
     )
     agent: Agent = entry.build(
         "agent",

@@ -1,6 +1,7 @@
 """How the commands start and fail: one clear line for a mistake, and a non-zero exit."""
 
 import difflib
+import fnmatch
 import os
 import re
 import sys
@@ -39,7 +40,26 @@ def run(main: Callable[[], Any]) -> None:
     # Hydra then raises instead of printing its own abbreviated traceback.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with one_line_errors():
+        sys.argv[1:] = [expand_glob(argument) for argument in sys.argv[1:]]
         main()
+
+
+def expand_glob(argument: str) -> str:
+    """Turn `group=glob(folder/pattern)` into the list of options it means.
+
+    Hydra's own glob does not look into the folders of a group and then launches nothing.
+
+    Raises:
+        ValueError: nothing matches.
+    """
+    found = re.fullmatch(r"(\w+)=glob\((.*/.*)\)", argument)
+    if not found:
+        return argument
+    group, pattern = found.groups()
+    matching = fnmatch.filter(_options(group), pattern)
+    if not matching:
+        raise ValueError(f"no option of {group} matches {pattern}; {_available(group, pattern)}")
+    return f"{group}={','.join(matching)}"
 
 
 @contextmanager
@@ -114,14 +134,16 @@ def _explain_composition(error: BaseException) -> str:
 
 
 def _available(group: str, wrong: str) -> str:
-    folder = Path(__file__).parent.parent / "conf" / group
-    options = sorted(
-        str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml")
-    )
+    options = _options(group)
     close = difflib.get_close_matches(wrong, options, 3)
     if close:
         return f"did you mean {' or '.join(close)}?"
     return f"options: {', '.join(options[:12])}{', ...' if len(options) > 12 else ''}"
+
+
+def _options(group: str) -> list[str]:
+    folder = Path(__file__).parent.parent / "conf" / group
+    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
 
 
 def _closest(wrong: str) -> str:

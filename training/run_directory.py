@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from datasets.names import short_name
+
 CONFIG, SUMMARY, METRICS = "config.yaml", "summary.json", "metrics.csv"
 
 # Settings that change how a run is carried out or shown, but not what it computes. They are not
@@ -27,14 +29,6 @@ CARRIED_OUT = (
 # Settings that have a level of the directory to themselves, or are part of the dataset's name.
 NAMED = ("algorithm", "seed", "dataset", "dataset.name", "dataset.id", "dataset.path")
 LONGEST_NAME = 100
-
-
-def name_of_dataset(dataset: Mapping[str, Any]) -> str:
-    """Short name for directories and tables: given, or made from the id or the file's name."""
-    for key in ("name", "id"):
-        if dataset.get(key):
-            return str(dataset[key]).replace("/", "-")
-    return Path(str(dataset.get("path"))).stem
 
 
 def run_directory(config: Mapping[str, Any], overrides: Sequence[str]) -> Path:
@@ -56,7 +50,7 @@ def run_directory(config: Mapping[str, Any], overrides: Sequence[str]) -> Path:
     if len(variant) > LONGEST_NAME:
         digest = hashlib.sha256(variant.encode()).hexdigest()[:12]
         variant = f"{variant[: LONGEST_NAME - 13]}-{digest}"
-    dataset = name_of_dataset(config["dataset"])
+    dataset = short_name(**config["dataset"])
     return Path(config["root"], config["name"], dataset, variant, str(config["seed"]))
 
 

@@ -30,7 +30,7 @@ def read_hdf5(path: Path, names: Collection[str]) -> Columns:
             return {name: file[name][()] for name in names if name in file}
     except (OSError, KeyError, RuntimeError) as error:  # what h5py raises for damage
         raise ValueError(
-            f"{path} cannot be read as HDF5 ({_in_one_line(error)}); it is cut short or damaged, "
+            f"{path} cannot be read as HDF5 ({in_one_line(error)}); it is cut short or damaged, "
             "so delete it and fetch it again"
         ) from error
 
@@ -50,7 +50,7 @@ def read_npz(path: Path, names: Collection[str]) -> Columns:
             return {name: file[name] for name in names if name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.error) as error:
         raise ValueError(
-            f"{path} cannot be read as .npz ({_in_one_line(error)}); it must hold plain numeric "
+            f"{path} cannot be read as .npz ({in_one_line(error)}); it must hold plain numeric "
             "arrays written by numpy.savez, so write or fetch it again"
         ) from error
 
@@ -121,5 +121,6 @@ def limit_ends(terminated: np.ndarray, limit: int) -> np.ndarray:
     return (rows - start) % limit == limit - 1
 
 
-def _in_one_line(error: BaseException) -> str:
+def in_one_line(error: BaseException) -> str:
+    """The text of an error without line breaks, or its kind if it has none."""
     return " ".join(str(error).split()) or type(error).__name__

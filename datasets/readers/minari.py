@@ -12,12 +12,11 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import minari
 import numpy as np
 from filelock import FileLock
@@ -27,14 +26,14 @@ from datasets.build import build, given_reference
 from datasets.cache import cache_root, cached_arrays
 from datasets.dataset import Dataset
 from datasets.names import local_id, short_name
+from datasets.readers.columns import in_one_line
+from datasets.readers.minari_episodes import AGAIN, Arrays, read_any, read_hdf5
 from envs.make import spec_of
-from envs.observations import flatten, flatten_space, observation_keys
+from envs.observations import flatten_space
 from envs.reference import reference_for
 from envs.specs import Reference, Spec
 
 log = logging.getLogger(__name__)
-
-Arrays = dict[str, np.ndarray]
 
 # Raise it whenever the cached columns change their meaning.
 CACHE_VERSION = 1
@@ -95,15 +94,15 @@ def load(
         log.info("flattening %s for the cache (the next time is faster)", short)
         main = data / "main_data.hdf5"
         if main.exists():
-            return _read_hdf5(main, metadata, space, box, keys)
-        return _read_any(source, space, box, keys)
+            return read_hdf5(main, metadata, space, box, keys)
+        return read_any(source, space, box, keys)
 
     arrays = cached_arrays(_cache_file(data, short, keys), read)
     lengths = arrays["lengths"]
     if int(lengths.sum()) != metadata["total_steps"]:
         raise ValueError(
             f"dataset {short}: {int(lengths.sum()):,} steps were read, its metadata says "
-            f"{metadata['total_steps']:,}; {_AGAIN}"
+            f"{metadata['total_steps']:,}; {AGAIN}"
         )
     # Observations have one row more than actions in each episode.
     rows = np.arange(int(lengths.sum())) + np.repeat(np.arange(len(lengths)), lengths)
@@ -179,7 +178,7 @@ def _download(root: Path, id: str, short: str) -> None:
         there = ", ".join(_local_ids(root)) or "none"
         raise ConnectionError(
             f"Minari dataset {short} is not in {root} (found there: {there}) and cannot be "
-            f"fetched: {_in_one_line(error)}; correct dataset.id, connect to the network, or give "
+            f"fetched: {in_one_line(error)}; correct dataset.id, connect to the network, or give "
             "a root that holds it as dataset.path"
         ) from error
     finally:
@@ -198,9 +197,6 @@ def _local_ids(root: Path) -> list[str]:
     return sorted(found)
 
 
-_AGAIN = "the data are damaged or incomplete, so delete the dataset's folder and fetch it again"
-
-
 def _open(data: Path) -> tuple[dict[str, Any], minari.MinariDataset]:
     """Metadata and Minari's own view of a dataset (spaces, iteration)."""
     try:
@@ -211,12 +207,10 @@ def _open(data: Path) -> tuple[dict[str, Any], minari.MinariDataset]:
                 raise ValueError(f"metadata.json lacks {key}")
         return metadata, minari.MinariDataset(data)
     except ImportError as error:
-        raise RuntimeError(
-            f"reading {data} needs another package: {_in_one_line(error)}"
-        ) from error
+        raise RuntimeError(f"reading {data} needs another package: {in_one_line(error)}") from error
     except (OSError, ValueError, KeyError, AssertionError, TypeError) as error:
         raise ValueError(
-            f"{data} cannot be opened as a Minari dataset: {_in_one_line(error)}; {_AGAIN}"
+            f"{data} cannot be opened as a Minari dataset: {in_one_line(error)}; {AGAIN}"
         ) from error
 
 
@@ -244,134 +238,6 @@ def _cache_file(data: Path, short: str, keys: tuple[str, ...] | None) -> Path:
             digest.update(repr(entry).encode())
     name = f"{short.replace('/', '-')}-{digest.hexdigest()[:16]}.npz"
     return cache_root() / "minari" / name
-
-
-def _read_hdf5(
-    file: Path,
-    metadata: Mapping[str, Any],
-    space: spaces.Space,
-    box: spaces.Box,
-    keys: tuple[str, ...] | None,
-) -> Arrays:
-    """All episodes of Minari's HDF5 layout, straight into preallocated float32 columns."""
-    steps, episodes = int(metadata["total_steps"]), int(metadata["total_episodes"])
-    leaves = {
-        path: np.empty((steps + episodes, *shape), np.float32)
-        for path, shape in _leaves(space, (b"observations",), keys)
-    }
-    columns = {
-        b"actions": np.empty((steps, *box.shape), np.float32),
-        b"rewards": np.empty(steps, np.float32),
-        b"terminations": np.empty(steps, bool),
-        b"truncations": np.empty(steps, bool),
-    }
-    lengths = np.empty(episodes, np.int64)
-    begin = 0
-    try:
-        with h5py.File(file, "r") as handle:
-            for number in range(episodes):
-                group = h5py.h5g.open(handle.id, b"episode_%d" % number)
-                length = h5py.h5d.open(group, b"rewards").shape[0]
-                if begin + length > steps:
-                    raise ValueError(f"more than the {steps:,} steps that the metadata announce")
-                rows = slice(begin, begin + length)
-                for key, column in columns.items():
-                    _read_into(group, key, column[rows], number)
-                # The last observation of an episode makes it one row longer.
-                rows = slice(begin + number, begin + number + length + 1)
-                for path, column in leaves.items():
-                    _read_into(group, b"/".join(path), column[rows], number)
-                lengths[number] = length
-                begin += length
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-        raise ValueError(f"{file} cannot be read: {_in_one_line(error)}; {_AGAIN}") from error
-    if begin != steps:
-        raise ValueError(f"{file} holds {begin:,} steps, its metadata says {steps:,}; {_AGAIN}")
-    nested: Any = leaves.get((b"observations",))
-    if nested is None:
-        nested = {}
-        for path, column in leaves.items():
-            inner = nested
-            for key in path[1:-1]:
-                inner = inner.setdefault(key.decode(), {})
-            inner[path[-1].decode()] = column
-    return {
-        "observations": flatten(space, nested, keys),
-        "actions": columns[b"actions"].reshape(steps, -1),
-        "rewards": columns[b"rewards"],
-        "terminations": columns[b"terminations"],
-        "truncations": columns[b"truncations"],
-        "lengths": lengths,
-    }
-
-
-def _read_into(group: Any, key: bytes, rows: np.ndarray, episode: int) -> None:
-    dataset = h5py.h5d.open(group, key)
-    if dataset.shape != rows.shape:
-        raise ValueError(
-            f"episode {episode} holds {key.decode()} of shape {list(dataset.shape)}, expected "
-            f"{list(rows.shape)}"
-        )
-    if rows.size:
-        dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, rows)
-
-
-def _leaves(
-    space: spaces.Space, path: tuple[bytes, ...], keys: tuple[str, ...] | None
-) -> Iterator[tuple[tuple[bytes, ...], tuple[int, ...]]]:
-    """Paths and shapes of the boxes that the flat observation is made of."""
-    if isinstance(space, spaces.Dict):
-        for key in observation_keys(space) if keys is None else keys:
-            child = space.spaces[key]
-            inner = tuple(sorted(child.spaces)) if isinstance(child, spaces.Dict) else None
-            yield from _leaves(child, (*path, key.encode()), inner)
-    else:
-        yield path, space.shape or ()
-
-
-def _read_any(
-    source: minari.MinariDataset,
-    space: spaces.Space,
-    box: spaces.Box,
-    keys: tuple[str, ...] | None,
-) -> Arrays:
-    """All episodes of any other format, through Minari's own reader."""
-    parts: dict[str, list[np.ndarray]] = {
-        key: []
-        for key in ("observations", "actions", "rewards", "terminations", "truncations", "lengths")
-    }
-    try:
-        for episode in source.iterate_episodes():
-            obs = flatten(space, episode.observations, keys)
-            length = len(episode.rewards)
-            counts = (len(obs) - 1, len(episode.actions), length)
-            if len(set(counts)) > 1:
-                raise ValueError(
-                    f"episode {episode.id} holds {len(obs)} observations, {counts[1]} actions and "
-                    f"{length} rewards"
-                )
-            parts["observations"].append(obs)
-            action = np.asarray(episode.actions, np.float32)
-            parts["actions"].append(action.reshape(length, int(np.prod(box.shape))))
-            parts["rewards"].append(np.asarray(episode.rewards, np.float32))
-            parts["terminations"].append(np.asarray(episode.terminations, bool))
-            parts["truncations"].append(np.asarray(episode.truncations, bool))
-            parts["lengths"].append(np.array([length], np.int64))
-        arrays = {key: np.concatenate(part) for key, part in parts.items()}
-    except ImportError as error:
-        raise RuntimeError(
-            f"{source.id} is stored in a format that needs another package: {_in_one_line(error)}"
-        ) from error
-    # pyarrow's own errors derive from ValueError, OSError or KeyError.
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-        raise ValueError(f"{source.id} cannot be read: {_in_one_line(error)}; {_AGAIN}") from error
-    read = int(arrays["lengths"].sum())
-    if read != source.total_steps:
-        raise ValueError(
-            f"{source.id}: Minari returned {read:,} steps of {int(source.total_steps):,} (its "
-            "arrow and parquet readers cut episodes beyond 32,768 steps); convert it to HDF5"
-        )
-    return arrays
 
 
 def _spec(
@@ -474,7 +340,3 @@ def _reference(
             )
         return replace(constants, source="D4RL-constants (the data are not D4RL's)")
     raise ValueError(f"reference={choice!r} is unknown; use recorded, d4rl, [low,high] or null")
-
-
-def _in_one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -12,6 +12,8 @@ import pytest
 import torch
 import yaml
 
+from training.entry import expand_glob
+
 
 def run_dir_of(root, name="mopo"):
     (config,) = (root / name).rglob("config.yaml")
@@ -216,3 +218,12 @@ def test_the_shell_can_complete_what_is_typed(command, environment):
         check=False,
     )
     assert "algorithm=mopo" in done.stdout
+
+
+def test_a_glob_over_a_folder_of_datasets_becomes_a_sweep():
+    assert expand_glob("dataset=glob(d4rl/hopper-medium*)") == (
+        "dataset=d4rl/hopper-medium-expert-v2,d4rl/hopper-medium-replay-v2,d4rl/hopper-medium-v2"
+    )
+    assert expand_glob("seed=glob(*)") == "seed=glob(*)"  # Hydra's own business
+    with pytest.raises(ValueError, match=r"no option of dataset matches d4rl/nothing\*"):
+        expand_glob("dataset=glob(d4rl/nothing*)")

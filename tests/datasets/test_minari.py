@@ -19,6 +19,7 @@ from minari.serialization import serialize_space
 from datasets.cache import cache_root
 from datasets.readers import minari as reader
 from datasets.readers.minari import load
+from datasets.readers.minari_episodes import read_any, read_hdf5
 
 BOX = spaces.Box(-np.inf, np.inf, (2,), np.float64)
 ACTION = spaces.Box(-2.0, 2.0, (1,), np.float32)
@@ -196,8 +197,8 @@ def test_the_general_reader_gives_the_same_columns(tmp_path, dictionary):
     data = goal_dataset(tmp_path) if dictionary else write(tmp_path, buffers())
     metadata, source = reader._open(data)
     space = source.observation_space
-    fast = reader._read_hdf5(data / "main_data.hdf5", metadata, space, ACTION, None)
-    general = reader._read_any(source, space, ACTION, None)
+    fast = read_hdf5(data / "main_data.hdf5", metadata, space, ACTION, None)
+    general = read_any(source, space, ACTION, None)
     assert fast.keys() == general.keys()
     for name in fast:
         assert np.array_equal(fast[name], general[name]), name
@@ -209,7 +210,7 @@ def test_episodes_cut_by_minaris_reader_are_noticed(tmp_path, monkeypatch):
     episodes = list(source.iterate_episodes())
     monkeypatch.setattr(source, "iterate_episodes", lambda: iter(episodes[:2]))
     with pytest.raises(ValueError, match=r"returned 7 steps of 9.*convert it to HDF5"):
-        reader._read_any(source, BOX, ACTION, None)
+        read_any(source, BOX, ACTION, None)
 
 
 def test_the_second_load_reads_the_cache_only(tmp_path, monkeypatch):
@@ -217,7 +218,7 @@ def test_the_second_load_reads_the_cache_only(tmp_path, monkeypatch):
     first = load(**options(tmp_path))
     assert len(list((cache_root() / "minari").glob("toy-count-v0-*.npz"))) >= 1
     with monkeypatch.context() as patch:
-        patch.setattr(reader, "_read_hdf5", None)
+        patch.setattr(reader, "read_hdf5", None)
         assert load(**options(tmp_path)).fingerprint == first.fingerprint
     episodes = list(buffers())
     episodes[0]["rewards"][0] = 77.0
