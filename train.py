@@ -41,6 +41,9 @@ from world_models import diagnostics
 from world_models.base import WorldModel
 from world_models.sources import RolloutSource
 
+EPOCH_LINES = 10.0
+"""Least seconds between two lines about a fit, where there is no progress bar."""
+
 
 def run(config: DictConfig, overrides: list[str]) -> float | None:
     """Carry out one run, or what is left of it; returns the score to report."""
@@ -167,8 +170,7 @@ def fit_world_model(
 
             def on_epoch(epoch: int, loss: float) -> None:
                 shown.advance_to(epoch)
-                if epoch % 10 == 0:
-                    shown.report(epoch, f"holdout error {loss:.4g}")
+                shown.report(epoch, f"holdout error {loss:.4g}", pause=EPOCH_LINES)
 
             described, reused = model_cache.fitted(
                 model,

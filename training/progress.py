@@ -33,7 +33,7 @@ class Stage:
     def __init__(self, name: str, total: int | None, first: int, console: Console) -> None:
         self.name, self.total, self.first = name, total, first
         self.console = console
-        self.started = time.monotonic()
+        self.started = self.told = time.monotonic()
         self.bar: Progress | None = None
         self.task = TaskID(0)
 
@@ -42,11 +42,20 @@ class Stage:
         if self.bar is not None:
             self.bar.update(self.task, completed=done)
 
-    def report(self, done: int, text: str) -> None:
-        """Tell something: beside the bar, or as a line of its own with rate and time left."""
+    def report(self, done: int, text: str, pause: float = 0.0) -> None:
+        """Tell something: beside the bar, or as a line of its own with rate and time left.
+
+        Args:
+            done: finished units.
+            text: what to tell.
+            pause: seconds that must have passed since the last line; no limit for the bar.
+        """
         if self.bar is not None:
             self.bar.update(self.task, completed=done, note=text)
             return
+        if time.monotonic() - self.told < pause:
+            return
+        self.told = time.monotonic()
         elapsed = time.monotonic() - self.started
         rate = (done - self.first) / max(elapsed, 1e-9)
         left = ""
