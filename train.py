@@ -3,6 +3,7 @@
 Composes the configuration, builds the objects, runs the loop. `python train.py --help` explains.
 """
 
+import inspect
 import os
 import time
 from pathlib import Path
@@ -12,8 +13,8 @@ import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
 from agents.base import Agent
@@ -23,7 +24,7 @@ from datasets.names import short_name
 from datasets.replay import Mixture, Replay
 from envs.evaluation import Evaluator
 from training import checkpoint, entry, model_cache, reports
-from training.compilation import wrapper
+from training.compilation import wanted, wrapper
 from training.files import lock_directory, write_json, write_text
 from training.logging import Log
 from training.loop import Periods, train
@@ -84,6 +85,7 @@ def _train(
         seeds=config.seeds,
         updates=config.updates,
     ).to(device)
+    evaluator = build_evaluator(config, data, console)
     seconds = {"fitting": 0.0, "training": 0.0, "evaluation": 0.0}
     model, described = fit_world_model(config, data, run_dir, device, console, seconds)
     mixture, sources = build_streams(config, data, model, device)
@@ -97,7 +99,6 @@ def _train(
     write_text(run_dir / CONFIG, OmegaConf.to_yaml(OmegaConf.create(settings)))
     log.begin()
 
-    evaluator = build_evaluator(config, data, console)
     with stage("training", config.updates, console, first) as shown:
         log.tracker.start(run_dir, settings, first)
 
@@ -209,7 +210,7 @@ def build_streams(
         streams["synthetic"] = Replay(
             data.transitions[:1], lanes=config.seeds, capacity=source.capacity
         )
-        rows["real"] = int(config.batch_size * config.real_fraction)
+        rows["real"] = real_rows(config)
         rows["synthetic"] = config.batch_size - rows["real"]
     return Mixture(streams, rows, seeds=config.seeds).to(device), sources
 
@@ -238,11 +239,40 @@ def require_sense(config: DictConfig, settings: dict[str, Any]) -> None:
             "source needs a world model, but world_model=none; choose one, for example "
             "world_model=ensemble, or set source=none"
         )
+    if is_chosen(config.source) and real_rows(config) == config.batch_size:
+        raise ValueError(
+            f"real_fraction={config.real_fraction} leaves no room in a batch of "
+            f"{config.batch_size} for what source={config.source._target_} makes; lower it, or "
+            "set source=none"
+        )
+    entry.pick_device(config.device)
+    wanted(config.compile, torch.device("cpu"))
+
+
+def real_rows(config: DictConfig) -> int:
+    """Rows of a batch that come from the dataset, rounded down as published code does."""
+    # 100 * 0.29 is 28.999... in floating point.
+    return int(config.batch_size * config.real_fraction + 1e-9)
 
 
 def is_chosen(node: DictConfig | None) -> bool:
     """Whether a group holds an option; numbers tuned for a dataset may be there without one."""
     return node is not None and "_target_" in node
+
+
+def drop_foreign_numbers(config: DictConfig, tuned: Path) -> None:
+    """Take out numbers of a tuned file that the chosen option of their group does not have.
+
+    They are meant for what the preset picks; `filter=none` has no penalty to tune.
+    """
+    for group, numbers in OmegaConf.to_container(OmegaConf.load(tuned)).items():  # type: ignore[union-attr]
+        node = config.get(group)
+        if not isinstance(numbers, dict) or not is_chosen(node):
+            continue
+        known = inspect.signature(get_object(node._target_).__init__).parameters
+        with open_dict(node):
+            for key in set(numbers) - set(known) - {"path"}:
+                node.pop(key, None)
 
 
 def threads(choice: str | int) -> int:
@@ -263,9 +293,10 @@ def main(config: DictConfig) -> float | None:
     hydra_config = HydraConfig.get()
     choices = hydra_config.runtime.choices
     tuned = Path("conf/tuned", choices["algorithm"], f"{choices['dataset']}.yaml")
-    if (Path(__file__).parent / tuned).is_file():
-        print(f"using the numbers of {tuned}")
     with entry.one_line_errors():
+        if (Path(__file__).parent / tuned).is_file():
+            print(f"using the numbers of {tuned}")
+            drop_foreign_numbers(config, Path(__file__).parent / tuned)
         return run(config, list(hydra_config.overrides.task))
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import os
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from training.files import write_text
 
 WATCHED = ("score", "return", "value", "critic_loss")
 HEADER = ("update", "seed", "metric", "value")
@@ -67,8 +70,7 @@ class WandbTracker(Tracker):
             group=self.group,
             mode=self.mode,  # type: ignore[arg-type]
             name=str(run_dir),
-            # The same directory is the same run, so that a resumed run continues its curves.
-            id="-".join(run_dir.parts[-4:]).replace("/", "-").replace("=", "-")[-120:],
+            id=_wandb_id(run_dir),
             resume="allow",
             dir=str(run_dir),
             config=dict(config),
@@ -82,6 +84,14 @@ class WandbTracker(Tracker):
 
     def close(self) -> None:
         self.run.finish()
+
+
+def _wandb_id(run_dir: Path) -> str:
+    """An id kept in the run directory, so that a resumed run continues its curves there."""
+    path = run_dir / "wandb-id.txt"
+    if not path.is_file():
+        write_text(path, secrets.token_hex(8))
+    return path.read_text()
 
 
 class TensorBoardTracker(Tracker):

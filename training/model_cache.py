@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def fitted(
         ValueError: the given file is damaged, or of another model, task or dataset.
     """
     if given is not None:
-        described = load(model, given, data, device)
+        described = load(model, given, data, device, free=("seed",))
         save(model, own, described)
         return described, True
     if own.is_file():
@@ -75,8 +76,10 @@ def save(model: WorldModel, path: Path, described: dict[str, Any]) -> None:
     )
 
 
-def load(model: WorldModel, path: Path, data: Dataset, device: torch.device) -> dict[str, Any]:
-    """Load a fitted model into one built with the same settings.
+def load(
+    model: WorldModel, path: Path, data: Dataset, device: torch.device, free: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Load a fitted model into one built with the same settings, except for those in `free`.
 
     Raises:
         ValueError: other settings, other spaces, or fitted to other data.
@@ -84,7 +87,7 @@ def load(model: WorldModel, path: Path, data: Dataset, device: torch.device) -> 
     record = load_tensors(path, KIND, device)
     ours, theirs = model.signature(), record["signature"]
     for name in sorted(set(ours) | set(theirs)):
-        if ours.get(name) != theirs.get(name):
+        if name not in free and ours.get(name) != theirs.get(name):
             raise ValueError(
                 f"{path} was fitted with {name}={theirs.get(name)}, this run asks for "
                 f"{name}={ours.get(name)}; give world_model the same settings, or leave "

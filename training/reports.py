@@ -95,7 +95,8 @@ def results_table(summary: Mapping[str, Any]) -> Table:
     for kind, label in names.items():
         if f"{unit}_{kind}" not in summary["result"]:
             continue
-        per_seed = np.array(summary["result"][f"{unit}_{kind}_per_seed"])
+        # A return that was not a number is written as null.
+        per_seed = np.array(summary["result"][f"{unit}_{kind}_per_seed"], dtype=float)
         spread = f"std {per_seed.std():.1f} of {len(per_seed)}" if len(per_seed) > 1 else ""
         style = "bold" if kind == "last10" else None
         table.add_row(label, f"{per_seed.mean():.1f}", spread, style=style)

@@ -27,7 +27,7 @@ CARRIED_OUT = (
     "logger",
 )
 # Settings that have a level of the directory to themselves, or are part of the dataset's name.
-NAMED = ("algorithm", "seed", "dataset", "dataset.name", "dataset.id", "dataset.path")
+NAMED = ("name", "algorithm", "seed", "dataset", "dataset.name", "dataset.id", "dataset.path")
 LONGEST_NAME = 100
 
 
@@ -81,10 +81,19 @@ def require_same_settings(run_dir: Path, config: Mapping[str, Any]) -> None:
 
 
 def clear(run_dir: Path) -> None:
-    """Empty a run directory, keeping the lock that this process holds."""
-    for path in run_dir.iterdir():
-        if path.name != ".lock":
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    """Empty a run directory, keeping the lock that this process holds.
+
+    Raises:
+        ValueError: the directory holds files but no run, so they are somebody's own.
+    """
+    found = [path for path in run_dir.iterdir() if path.name != ".lock"]
+    if found and not any((run_dir / name).is_file() for name in (CONFIG, "world_model.pt")):
+        raise ValueError(
+            f"{run_dir} holds files but no {CONFIG}, so it is no run directory and "
+            "overwrite=true leaves it alone; choose another run_dir"
+        )
+    for path in found:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def flat(settings: Any, prefix: str = "") -> dict[str, Any]:

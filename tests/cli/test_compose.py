@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from agents.base import Agent
 from envs.specs import Spec
-from train import build_streams, is_chosen
+from train import build_streams, drop_foreign_numbers, is_chosen
 from training.run_directory import flat
 from world_models.base import WorldModel
 from world_models.filters import TransitionFilter
@@ -111,3 +111,11 @@ def test_no_hyperparameter_hides_in_python():
             signature = inspect.signature(get_object(config._target_).__init__)
             defaults = [p.name for p in signature.parameters.values() if p.default is not p.empty]
             assert not defaults, f"{group}={option}: {defaults} have values in Python"
+
+
+def test_numbers_tuned_for_a_preset_leave_other_options_alone():
+    config = composed("dataset=d4rl/hopper-medium-v2", "filter=none")
+    assert config.filter.penalty == 5.0  # merged in by Hydra, although KeepAll has none
+    drop_foreign_numbers(config, CONF / "tuned/mopo/d4rl/hopper-medium-v2.yaml")
+    assert "penalty" not in config.filter and config.source.horizon == 5
+    instantiate(config.filter)

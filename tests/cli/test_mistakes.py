@@ -46,6 +46,7 @@ def recorded(tmp_path):
         (["world_model=none"], "choose one, for example world_model=ensemble"),
         (["real_fraction=1.5"], "real_fraction must lie in [0, 1], got 1.5"),
         (["agent.hidden=wide"], "agent cannot be built"),
+        (["real_fraction=1.0"], "leaves no room in a batch of 256"),
         (["dataset=minari"], "dataset.id"),
         (["dataset=file"], "dataset.path"),
         (["dataset=file", "dataset.path=/no/such/file.hdf5"], "/no/such/file.hdf5"),
@@ -161,3 +162,21 @@ def test_nothing_damages_a_finished_run(train, fails, command, finished):
 
 def test_evaluating_what_is_no_run_says_so(fails, tmp_path):
     assert "holds no config.yaml" in fails(f"run={tmp_path}", script="evaluate.py")
+
+
+def test_overwriting_spares_what_is_no_run(fails, tmp_path):
+    precious = tmp_path / "mine" / "thesis.txt"
+    precious.parent.mkdir()
+    precious.write_text("years of work")
+    message = fails(f"run_dir={precious.parent}", "overwrite=true")
+    assert "leaves it alone" in message and precious.read_text() == "years of work"
+
+
+def test_overwriting_starts_over_only_when_the_settings_make_sense(train, fails, command, finished):
+    here = [*train.small, "updates=20", f"run_dir={finished}", "overwrite=true"]
+    before = contents(finished)
+    fails(*here, "compile=sometimes")
+    assert contents(finished) == before
+    done = command("train.py", *here)
+    assert done.returncode == 0 and "resuming" not in done.stdout and "finished" not in done.stdout
+    assert (finished / "checkpoint.pt").stat().st_mtime > 0

@@ -57,6 +57,7 @@ def test_a_fit_learns_the_dynamics_and_describes_itself(make_ensemble, make_data
     assert described["holdout_loss"][0][-1] < 0.05 * described["holdout_loss"][0][0]
     assert all(isinstance(loss, float) for loss in described["best_loss"][0])
     assert described["termination"]["kind"] == "none"
+    assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_elites_are_the_members_with_the_lowest_best_loss(make_ensemble, make_dataset):
@@ -521,6 +522,7 @@ def test_a_diverging_fit_names_seed_epoch_and_remedy(make_ensemble, make_dataset
     model = make_ensemble()
     with pytest.raises(RuntimeError, match=r"seed 0 at epoch 1; check the data .*rescale"):
         model.fit(replace(data, transitions=huge))
+    assert not model.fitted
     with pytest.raises(RuntimeError, match="not fitted"):
         model.step(torch.zeros(1, 2, 2), torch.zeros(1, 2, 1))
 

@@ -1,0 +1,54 @@
+"""Copies our batched weights into the separate layers of the reference, so both start alike."""
+
+import torch
+from torch import nn
+
+from agents.sac import SAC
+from benchmarks.speed.plain_ensemble import PlainEnsemble
+from benchmarks.speed.plain_sac import PlainSAC
+from world_models.ensemble import ProbabilisticEnsemble
+from world_models.networks import BatchedLinear, BatchedMLP
+
+
+def layers_of(plain: nn.Module) -> list[nn.Linear]:
+    """The affine layers of a plain network, in order."""
+    return [part for part in plain.modules() if isinstance(part, nn.Linear)]
+
+
+@torch.no_grad()
+def copy_layer(plain: nn.Linear, batched: BatchedLinear, slot: tuple[int, ...]) -> None:
+    """One slot of a batched layer; `nn.Linear` keeps its weight as `[out, in]`."""
+    plain.weight.copy_(batched.weight[slot].T)
+    plain.bias.copy_(batched.bias[slot].flatten())
+
+
+def copy_network(plain: nn.Module, batched: BatchedMLP, slot: tuple[int, ...]) -> None:
+    """One slot of a batched perceptron."""
+    for layer, source in zip(layers_of(plain), batched.layers, strict=True):
+        assert isinstance(source, BatchedLinear)
+        copy_layer(layer, source, slot)
+
+
+@torch.no_grad()
+def copy_agent(plain: PlainSAC, ours: SAC, seed: int) -> None:
+    """All networks and the temperature of one seed."""
+    copy_network(plain.actor.trunk, ours.actor.trunk, (seed,))
+    copy_layer(plain.actor.mean, ours.actor.mean, (seed,))
+    copy_layer(plain.actor.log_std, ours.actor.log_std, (seed,))
+    for i in range(len(plain.critics)):
+        copy_network(plain.critics[i], ours.critics.body, (seed, i))
+        copy_network(plain.target_critics[i], ours.target_critics.body, (seed, i))
+    plain.log_temperature.copy_(ours.log_temperature[seed])
+
+
+@torch.no_grad()
+def copy_ensemble(plain: PlainEnsemble, ours: ProbabilisticEnsemble) -> None:
+    """Members, bounds, input statistics and elites of a model for one seed."""
+    gaussians = ours.gaussians
+    for i, member in enumerate(plain.members):
+        copy_network(member, gaussians.network, (0, i))
+    plain.low.copy_(gaussians.low.flatten())
+    plain.high.copy_(gaussians.high.flatten())
+    plain.input_mean.copy_(gaussians.input_mean.flatten())
+    plain.input_std.copy_(gaussians.input_std.flatten())
+    plain.elites = ours.elite_members[0].tolist()

@@ -1,0 +1,157 @@
+"""What must hold for every world model, filter and source in conf/; a new one joins by its YAML."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from datasets.build import build
+from envs.specs import Spec
+from world_models.base import Step
+from world_models.filters import KeepAll
+
+SEEDS, ROWS, D, A = 2, 6, 3, 1
+SPEC = Spec(env_id=None, obs_dim=D, action_dim=A, action_low=(-1.0,), action_high=(1.0,))
+SMALL = {
+    "hidden": [16],
+    "weight_decay": [0.0, 0.0],
+    "max_epochs": 2,
+    "termination": "none",
+}
+NEEDS_SELECTION = 10
+
+
+def options(group):
+    return sorted(path.stem for path in Path("conf", group).glob("*.yaml"))
+
+
+def settings(group, option, **changes):
+    loaded = OmegaConf.to_container(OmegaConf.load(Path("conf", group, f"{option}.yaml")))
+    loaded.pop("path", None)
+    return loaded | {key: value for key, value in changes.items() if key in loaded}
+
+
+MODELS = [name for name in options("world_model") if name != "none"]
+SOURCES = [name for name in options("source") if name != "none"]
+
+
+@pytest.fixture
+def data():
+    generator = torch.Generator().manual_seed(0)
+    obs = torch.randn(400, D, generator=generator)
+    action = torch.rand(400, A, generator=generator) * 2 - 1
+    return build(
+        name="contract",
+        spec=SPEC,
+        obs=obs.numpy(),
+        action=action.numpy(),
+        reward=obs[:, 0].numpy(),
+        terminated=torch.zeros(400, dtype=torch.bool).numpy(),
+        truncated=(torch.arange(400) % 20 == 19).numpy(),
+        next_obs=(0.9 * obs + 0.1 * action).numpy(),
+        reference=None,
+        origin={},
+        clip_actions=False,
+    )
+
+
+@pytest.fixture(params=MODELS)
+def make_model(request):
+    return lambda **changes: instantiate(
+        settings("world_model", request.param, **{**SMALL, **changes})
+    )(spec=SPEC, seeds=SEEDS, seed=0)
+
+
+@pytest.mark.parametrize("candidates", [1, NEEDS_SELECTION])
+def test_a_step_has_its_shapes_and_types(make_model, data, candidates):
+    model = make_model()
+    described = model.fit(data)
+    assert described and not any(isinstance(value, torch.Tensor) for value in described.values())
+    step = model.step(torch.randn(SEEDS, ROWS, D), torch.rand(SEEDS, ROWS, A), candidates)
+    lead = (candidates, SEEDS, ROWS)
+    assert step.next_obs.shape == (*lead, D) and step.reward.shape == lead
+    assert step.terminated.shape == lead and step.terminated.dtype == torch.bool
+    assert step.uncertainty.shape == (SEEDS, ROWS) and (step.uncertainty >= 0).all()
+    assert step.next_obs.isfinite().all()
+
+
+def test_state_and_signature_are_all_a_copy_needs(make_model, data):
+    model, copy = make_model(), make_model()
+    model.fit(data)
+    copy.load_state_dict(model.state_dict())
+    assert copy.signature() == model.signature()
+    obs, action = torch.randn(SEEDS, ROWS, D), torch.rand(SEEDS, ROWS, A)
+    torch.manual_seed(1)
+    first = model.step(obs, action)
+    torch.manual_seed(1)
+    second = copy.step(obs, action)
+    assert torch.equal(first.next_obs, second.next_obs)
+    assert torch.equal(first.uncertainty, second.uncertainty)
+
+
+def test_a_fit_leaves_the_runs_random_stream_alone(make_model, data):
+    model = make_model()
+    state = torch.get_rng_state()
+    model.fit(data)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_the_same_seed_fits_the_same_model(make_model, data):
+    first, second = make_model(), make_model()
+    first.fit(data)
+    second.fit(data)
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name]), name
+
+
+def test_a_poisoned_seed_steps_alone(make_model, data):
+    model = make_model()
+    model.fit(data)
+    obs, action = torch.randn(SEEDS, ROWS, D), torch.rand(SEEDS, ROWS, A)
+    torch.manual_seed(1)
+    clean = model.step(obs, action, 5)
+    obs[1] = float("nan")
+    torch.manual_seed(1)
+    dirty = model.step(obs, action, 5)
+    assert torch.equal(clean.next_obs[:, 0], dirty.next_obs[:, 0])
+    assert torch.equal(clean.uncertainty[0], dirty.uncertainty[0])
+
+
+def test_data_of_another_task_are_refused(make_model, data):
+    other = Spec(
+        env_id=None, obs_dim=D, action_dim=2, action_low=(-1.0,) * 2, action_high=(1.0,) * 2
+    )
+    with pytest.raises(ValueError, match="describe different tasks"):
+        make_model().fit(type(data)(**{**vars(data), "spec": other}))
+
+
+@pytest.mark.parametrize("option", options("filter"))
+def test_a_filter_leaves_one_candidate_and_judges_every_row(option):
+    judge = instantiate(settings("filter", option))
+    k = judge.candidates
+    step = Step(
+        next_obs=torch.randn(k, SEEDS, ROWS, D),
+        reward=torch.randn(k, SEEDS, ROWS),
+        terminated=torch.zeros(k, SEEDS, ROWS, dtype=torch.bool),
+        uncertainty=torch.rand(SEEDS, ROWS),
+    )
+    verdict = judge(torch.randn(SEEDS, ROWS, D), torch.rand(SEEDS, ROWS, A), step)
+    assert verdict.step.next_obs.shape == (1, SEEDS, ROWS, D)
+    for judged in (verdict.keep, verdict.goes_on):
+        assert judged.shape == (SEEDS, ROWS) and judged.dtype == torch.bool
+
+
+@pytest.mark.parametrize("option", SOURCES)
+def test_a_source_gives_as_many_rows_as_it_promises(make_model, data, option):
+    model = make_model()
+    model.fit(data)
+    numbers = settings("source", option, starts=ROWS, retain=2)
+    source = instantiate(numbers)(model=model, transition_filter=KeepAll())
+    rows, keep = source.generate(
+        lambda obs: torch.zeros(*obs.shape[:-1], A), torch.randn(SEEDS, ROWS, D)
+    )
+    assert rows.shape == keep.shape and keep.dtype == torch.bool
+    assert keep.shape[0] == SEEDS and keep.shape[1] <= source.capacity
+    assert not rows.is_real.any() and source.every >= 1 and source.starts == ROWS
