@@ -273,7 +273,7 @@ class ProbabilisticEnsemble(WorldModel):
         positions = positions.remainder(rows)
         # 32 bits halve what 7 members times a million rows times S seeds take.
         order = bootstrap(train.to(torch.int32), self.members)
-        holdout = table[held].unsqueeze(1).expand(-1, self.members, -1, -1)
+        holdout = table[held].unsqueeze(1)
 
         optimiser = Adam(self.gaussians.trained(), self.learning_rate).to(device)
 
@@ -305,7 +305,7 @@ class ProbabilisticEnsemble(WorldModel):
         self, obs: Float[Tensor, "L B D"], action: Float[Tensor, "L B A"]
     ) -> tuple[Float[Tensor, "L E B Y"], Float[Tensor, "L E B Y"]]:
         """Mean and standard deviation of (next_obs - obs, reward) from every member."""
-        inputs = torch.cat([obs, action], -1).unsqueeze(1).expand(-1, self.members, -1, -1)
+        inputs = torch.cat([obs, action], -1).unsqueeze(1)
         blocks: Sequence[Tensor] = (inputs,)
         if inputs.device.type == "cpu" and not torch.compiler.is_compiling():
             blocks = inputs.chunk(max(math.ceil(inputs.shape[2] / _CPU_ROWS), 1), 2)

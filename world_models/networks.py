@@ -6,6 +6,7 @@ matrix product per layer serves all of them and no Python loop runs over seeds o
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -14,6 +15,12 @@ from torch.nn import functional as F
 
 Activation = Callable[[Tensor], Tensor]
 ACTIVATIONS: dict[str, Activation] = {"relu": F.relu, "silu": F.silu, "tanh": torch.tanh}
+IN_PLACE: dict[str, Activation] = {
+    "relu": F.relu_,
+    "silu": partial(F.silu, inplace=True),
+    "tanh": torch.tanh_,
+}
+"""The same functions written over their argument, which nobody needs where no gradient is taken."""
 
 
 def activation_named(name: str) -> Activation:
@@ -60,11 +67,13 @@ class BatchedMLP(nn.Module):
             BatchedLinear(lead, widths[i], widths[i + 1]) for i in range(len(widths) - 1)
         )
         self.activation = activation_named(activation)
+        self.activation_in_place = IN_PLACE[activation]
 
     def forward(self, x: Float[Tensor, "*lead B inputs"]) -> Float[Tensor, "*lead B outputs"]:
+        activation = self.activation if torch.is_grad_enabled() else self.activation_in_place
         *hidden, last = self.layers
         for layer in hidden:
-            x = self.activation(layer(x))
+            x = activation(layer(x))
         return last(x)
 
 
