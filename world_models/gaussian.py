@@ -101,16 +101,16 @@ class GaussianMembers(nn.Module):
         self.input_std.copy_(std[:, None, None])
 
     def forward(
-        self, inputs: Float[Tensor, "S #E B X"]
+        self, inputs: Float[Tensor, "S E1 B X"]
     ) -> tuple[Float[Tensor, "S E B Y"], Float[Tensor, "S E B Y"]]:
-        """Mean and log-variance of the target for raw inputs; members may share them."""
+        """Mean and log-variance of the target for raw inputs. E1 is 1 where members share them."""
         normalised = (inputs - self.input_mean) / self.input_std
         normalised = normalised.expand(-1, self.members, -1, -1)
         mean, log_variance = self.network(normalised).chunk(2, -1)
         return mean, soft_clamp(log_variance, self.low, self.high)
 
     @torch.no_grad()
-    def errors(self, rows: Float[Tensor, "S #E B W"]) -> Float[Tensor, "S E"]:
+    def errors(self, rows: Float[Tensor, "S E1 B W"]) -> Float[Tensor, "S E"]:
         """Mean squared error of every member's mean over rows and dimensions, raw units."""
         inputs, target = rows.split(self.widths, -1)
         mean, _ = self(inputs)
