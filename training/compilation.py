@@ -35,8 +35,10 @@ def compiled(function: Callable[..., Result], device: torch.device) -> Callable[
     graph; results must be used before the next call overwrites them.
     """
     torch._inductor.config.fallback_random = True
-    # Lets torch.autograd.grad inside the function become part of the graph.
-    torch._dynamo.config.trace_autograd_ops = True
+    # Lets torch.autograd.grad inside the function become part of the graph. A torch without the
+    # switch refuses to compile such a function, and the fallback below takes over.
+    if hasattr(torch._dynamo.config, "trace_autograd_ops"):
+        torch._dynamo.config.trace_autograd_ops = True
     mode = "reduce-overhead" if device.type == "cuda" else "default"
     candidate = torch.compile(function, mode=mode, fullgraph=True, dynamic=False)
     active: Callable[..., Any] = candidate

@@ -181,8 +181,14 @@ class Log:
         for name, row in values.items():
             for seed, value in enumerate(row):
                 writer.writerow((update, seed, name, f"{value:.9g}"))
-        with open(self.path, "a") as file:
-            file.write(text.getvalue())
+        try:
+            with open(self.path, "a") as file:
+                file.write(text.getvalue())
+        except OSError as error:
+            raise OSError(
+                f"could not write {self.path}: {error}; free some disk space, then run the same "
+                "command again to go on from the last checkpoint"
+            ) from error
         self.length += len(text.getvalue())
         means = {name: sum(row) / len(row) for name, row in values.items()}
         self.latest |= means

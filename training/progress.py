@@ -62,7 +62,8 @@ class Stage:
         if self.total is not None and rate > 0:
             left = f", {_clock((self.total - done) / rate)} left"
         of = "" if self.total is None else f"/{self.total}"
-        line = f"{self.name} {done}{of}  {text}  ({rate:,.1f}/s{left})"
+        pace = f"{rate:,.1f}/s" if rate >= 1 else f"{1 / max(rate, 1e-9):,.1f} s each"
+        line = f"{self.name} {done}{of}  {text}  ({pace}{left})"
         self.console.print(line, highlight=False, soft_wrap=True)
 
 

@@ -32,7 +32,7 @@ from world_models.termination import LearnedTermination, resolve
 from world_models.uncertainty import uncertainty_named
 
 # On a CPU the activations of this many rows still fit in the cache, which is worth about 10 %.
-_CPU_ROWS = 512
+_CPU_ROWS = 400
 
 
 class ProbabilisticEnsemble(WorldModel):

@@ -43,6 +43,9 @@ class BatchedLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(*lead, 1, outputs).uniform_(-bound, bound))
 
     def forward(self, x: Float[Tensor, "*lead B inputs"]) -> Float[Tensor, "*lead B outputs"]:
+        if self.weight.shape[-1] == 1:
+            # Matrix libraries are slow at a single column, the usual output of a critic.
+            return (x * self.weight.mT).sum(-1, keepdim=True) + self.bias
         # baddbmm takes exactly one batch dimension; flattening the lead is free.
         product = torch.baddbmm(
             self.bias.flatten(0, -3), x.flatten(0, -3), self.weight.flatten(0, -3)

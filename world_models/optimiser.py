@@ -65,7 +65,8 @@ class Adam(nn.Module):
         compiling = torch.compiler.is_compiling()
         adam(
             list(self.targets),
-            list(gradients),
+            # The fused kernel walks memory in order and silently misreads anything strided.
+            [gradient.contiguous() for gradient in gradients],
             [getattr(self, f"mean_{i}") for i in range(len(self.targets))],
             [getattr(self, f"square_{i}") for i in range(len(self.targets))],
             [],

@@ -34,6 +34,18 @@ def test_adam_follows_torch_optim_for_every_seed():
         assert torch.allclose(a, b, atol=1e-6)
 
 
+def test_adam_reads_gradients_of_any_memory_layout():
+    start, gradient = torch.randn(1, 3, 5), torch.randn(1, 5, 3).transpose(1, 2)
+    moved = []
+    for layout in (gradient, gradient.contiguous()):
+        parameter = torch.nn.Parameter(start.clone())
+        optimiser = Adam([parameter], 0.1)
+        for factor in (1.0, -0.5):
+            optimiser.apply_gradients([factor * layout])
+        moved.append(parameter.detach())
+    assert torch.equal(*moved)
+
+
 def test_adam_refuses_losses_that_are_not_one_per_seed():
     net = BatchedMLP((3,), 2, [4], 1, "relu")
     optimiser = Adam(net.parameters(), 1e-3)

@@ -1,6 +1,7 @@
 """Runs the commands as a user types them, with settings small enough for a test."""
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +46,10 @@ def environment(tmp_path_factory):
 def command(tmp_path, environment):
     """`command("train.py", "seed=1")` runs it in the checkout and gives what it printed."""
 
-    def run(script, *arguments, timeout=180):
+    def run(script, *arguments, timeout=180, limit=None):
+        def before():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
         return subprocess.run(
             [sys.executable, script, *arguments],
             cwd=CHECKOUT,
@@ -53,6 +57,7 @@ def command(tmp_path, environment):
             capture_output=True,
             text=True,
             timeout=timeout,
+            preexec_fn=before if limit else None,
             check=False,
         )
 
@@ -63,10 +68,10 @@ def command(tmp_path, environment):
 def train(command, tmp_path):
     """A small training run with changes; run directories lie under the test's own folder."""
 
-    def run(*changes, script="train.py"):
+    def run(*changes, script="train.py", limit=None):
         flags = [change for change in changes if change.startswith("-")]
         values = [change for change in changes if not change.startswith("-")]
-        return command(script, *flags, f"root={tmp_path / 'runs'}", *SMALL, *values)
+        return command(script, *flags, f"root={tmp_path / 'runs'}", *SMALL, *values, limit=limit)
 
     run.small = SMALL
     return run

@@ -180,3 +180,14 @@ def test_overwriting_starts_over_only_when_the_settings_make_sense(train, fails,
     done = command("train.py", *here)
     assert done.returncode == 0 and "resuming" not in done.stdout and "finished" not in done.stdout
     assert (finished / "checkpoint.pt").stat().st_mtime > 0
+
+
+def test_a_full_disk_ends_in_one_line_and_spares_what_is_there(train, finished, tmp_path):
+    """A limit on file sizes stands for the disk: the operating system refuses the write."""
+    before = contents(finished)
+    done = train("updates=20", "seed=5", limit=8192)
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert "could not write" in line and "free some disk space" in line
+    assert contents(finished) == before
+    assert not list(tmp_path.rglob("*.part"))

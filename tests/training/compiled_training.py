@@ -43,7 +43,7 @@ def train(wrap, updates: int) -> dict[str, torch.Tensor]:
     )
     settings.pop("path", None)
     model = ProbabilisticEnsemble(spec=SPEC, seeds=SEEDS, seed=0, **settings)
-    model.requires_grad_(False)
+    model.ready = True  # as it is: what it predicts does not matter here
     source = BranchedRollouts(
         model=model,
         transition_filter=UncertaintyPenalty(penalty=0.5),

@@ -1,0 +1,40 @@
+"""Batched networks against plain ones, with and without gradients."""
+
+import pytest
+import torch
+from torch import nn
+
+from world_models.networks import ACTIVATIONS, BatchedMLP
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+def test_every_slot_is_a_plain_perceptron_of_its_own(activation):
+    batched = BatchedMLP((2, 3), 4, [5, 6], 7, activation)
+    x = torch.randn(2, 3, 8, 4)
+    found = batched(x)
+    for seed in range(2):
+        for member in range(3):
+            value = x[seed, member]
+            for i, layer in enumerate(batched.layers):
+                plain = nn.Linear(*layer.weight.shape[-2:])
+                plain.weight.data = layer.weight[seed, member].T
+                plain.bias.data = layer.bias[seed, member, 0]
+                value = plain(value)
+                value = ACTIVATIONS[activation](value) if i < 2 else value
+            torch.testing.assert_close(found[seed, member], value)
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+def test_without_gradients_the_result_is_bitwise_the_same_and_the_input_untouched(activation):
+    batched = BatchedMLP((2,), 4, [5, 6], 7, activation)
+    x = torch.randn(2, 8, 4)
+    before = x.clone()
+    with torch.no_grad():
+        quick = batched(x)
+    assert torch.equal(quick, batched(x)) and torch.equal(x, before)
+
+
+def test_inputs_shared_by_all_members_may_be_expanded():
+    batched = BatchedMLP((2, 3), 4, [5], 7, "silu")
+    x = torch.randn(2, 1, 8, 4).expand(-1, 3, -1, -1)
+    torch.testing.assert_close(batched(x), batched(x.contiguous()))
