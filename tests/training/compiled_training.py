@@ -47,7 +47,7 @@ def train(wrap, updates: int) -> dict[str, torch.Tensor]:
     source = BranchedRollouts(
         model=model,
         transition_filter=UncertaintyPenalty(penalty=0.5),
-        horizon=3,
+        horizon=2,
         starts=20,
         every=5,
         retain=2,

@@ -218,6 +218,19 @@ def test_mixture_likelihood_is_the_mean_density_of_the_members(make_dataset):
     assert half == pytest.approx(one + math.log(2) / 3, abs=1e-3)
 
 
+def test_disagreement_of_members_counts_as_spread(make_dataset):
+    data = make_dataset(noise=0.1)
+
+    class Opposed(Gaussian):
+        def predict(self, obs, action):
+            mean, std = super().predict(obs, action)
+            return mean + torch.tensor([0.1, -0.1]).view(1, 2, 1, 1), std
+
+    # Variance of the mixture: 0.01^2 of each member plus 0.1^2 between them, as the noise has.
+    found = diagnostics.measure(Opposed(0.01), data, episodes=torch.arange(20))
+    assert found["calibration"]["z_std"][0] == pytest.approx(1.0, abs=0.05)
+
+
 def test_constant_columns_have_no_unit_and_are_left_out(make_dataset):
     data = make_dataset()
 
@@ -288,6 +301,14 @@ def test_auroc_of_perfect_useless_and_inverted_scores():
     error = torch.arange(20.0).expand(3, -1)
     score = torch.stack([error[0], torch.zeros(20), -error[0]])
     assert auroc(score, error).tolist() == [1.0, 0.5, 0.0]
+
+
+def test_auroc_asks_for_the_worst_tenth():
+    error = torch.arange(20.0).unsqueeze(0)
+    assert auroc((error >= 18).float(), error).item() == 1.0
+    # One of the two worst is found, beside one of eighteen others: (17.5 + 8.5) / 36.
+    score = (error == 19).float() + (error == 0).float()
+    assert auroc(score, error).item() == pytest.approx(26 / 36)
 
 
 def test_quantiles_stay_defined_with_infinite_errors():

@@ -109,6 +109,8 @@ def test_a_learned_rule_finds_a_threshold(make_dataset, toy_spec):
     assert 0.01 < share < 0.2
     learned = head(toy_spec, seeds=2, updates=1500)
     described = learned.fit(data, everything(data))
+    torch.testing.assert_close(learned.obs_mean, data.transitions.obs.mean(0))
+    torch.testing.assert_close(learned.obs_std, data.transitions.obs.std(0, correction=0))
     assert min(described["precision"]) > 0.9 and min(described["recall"]) > 0.9
     fresh = make_dataset(noise=0.1, terminal_above=1.5, seed=1).transitions
     columns = (fresh.obs, fresh.action, fresh.next_obs)
