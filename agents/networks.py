@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from agents.losses import tanh_normal_log_prob
-from world_models.networks import BatchedLinear, BatchedMLP, activation_named
+from world_models.networks import IN_PLACE, BatchedLinear, BatchedMLP, activation_named
 
 
 class TanhGaussianActor(nn.Module):
@@ -34,6 +34,7 @@ class TanhGaussianActor(nn.Module):
         super().__init__()
         self.trunk = BatchedMLP((seeds,), obs_dim, hidden[:-1], hidden[-1], activation)
         self.activation = activation_named(activation)
+        self.activation_in_place = IN_PLACE[activation]
         self.mean = BatchedLinear((seeds,), hidden[-1], action_dim)
         self.log_std = BatchedLinear((seeds,), hidden[-1], action_dim)
         self.log_std_bounds = tuple(log_std_bounds)
@@ -42,13 +43,16 @@ class TanhGaussianActor(nn.Module):
         self, obs: Float[Tensor, "S B D"]
     ) -> tuple[Float[Tensor, "S B A"], Float[Tensor, "S B A"]]:
         """Mean and log-std before the squashing."""
-        features = self.activation(self.trunk(obs))
+        features = self._features(obs)
         return self.mean(features), self.log_std(features).clamp(*self.log_std_bounds)
 
     def mode(self, obs: Float[Tensor, "S B D"]) -> Float[Tensor, "S B A"]:
         """The squashed mean, which evaluations use."""
-        features = self.activation(self.trunk(obs))
-        return torch.tanh(self.mean(features))
+        return torch.tanh(self.mean(self._features(obs)))
+
+    def _features(self, obs: Float[Tensor, "S B D"]) -> Float[Tensor, "S B hidden"]:
+        activation = self.activation if torch.is_grad_enabled() else self.activation_in_place
+        return activation(self.trunk(obs))
 
     def sample(
         self, obs: Float[Tensor, "S B D"]
