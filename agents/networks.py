@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from agents.losses import tanh_normal_log_prob
-from world_models.networks import IN_PLACE, BatchedLinear, BatchedMLP, activation_named
+from world_models.networks import BatchedMLP
 
 
 class TanhGaussianActor(nn.Module):
@@ -15,7 +15,7 @@ class TanhGaussianActor(nn.Module):
 
     Args:
         seeds, obs_dim, action_dim: S, D, A.
-        hidden: widths of the shared trunk; mean and log-std are separate linear heads.
+        hidden: widths; mean and log-std are the two halves of the last layer's output.
         log_std_bounds: the log-std is clipped to this interval.
 
     Source: SAC, arXiv:1812.05905, appendix C.
@@ -32,27 +32,21 @@ class TanhGaussianActor(nn.Module):
         log_std_bounds: Sequence[float],
     ) -> None:
         super().__init__()
-        self.trunk = BatchedMLP((seeds,), obs_dim, hidden[:-1], hidden[-1], activation)
-        self.activation = activation_named(activation)
-        self.activation_in_place = IN_PLACE[activation]
-        self.mean = BatchedLinear((seeds,), hidden[-1], action_dim)
-        self.log_std = BatchedLinear((seeds,), hidden[-1], action_dim)
+        self.body = BatchedMLP((seeds,), obs_dim, hidden, 2 * action_dim, activation)
         self.log_std_bounds = tuple(log_std_bounds)
 
     def forward(
         self, obs: Float[Tensor, "S B D"]
     ) -> tuple[Float[Tensor, "S B A"], Float[Tensor, "S B A"]]:
         """Mean and log-std before the squashing."""
-        features = self._features(obs)
-        return self.mean(features), self.log_std(features).clamp(*self.log_std_bounds)
+        mean, log_std = self.body(obs).chunk(2, -1)
+        return mean, log_std.clamp(*self.log_std_bounds)
 
-    def mode(self, obs: Float[Tensor, "S B D"]) -> Float[Tensor, "S B A"]:
-        """The squashed mean, which evaluations use."""
-        return torch.tanh(self.mean(self._features(obs)))
-
-    def _features(self, obs: Float[Tensor, "S B D"]) -> Float[Tensor, "S B hidden"]:
-        activation = self.activation if torch.is_grad_enabled() else self.activation_in_place
-        return activation(self.trunk(obs))
+    def act(self, obs: Float[Tensor, "S B D"], deterministic: bool) -> Float[Tensor, "S B A"]:
+        """The squashed mean, which evaluations use, or a sample without its density."""
+        mean, log_std = self(obs)
+        pre_tanh = mean if deterministic else mean + log_std.exp() * torch.randn_like(mean)
+        return torch.tanh(pre_tanh)
 
     def sample(
         self, obs: Float[Tensor, "S B D"]

@@ -98,7 +98,7 @@ class SAC(Agent):
     def act(
         self, obs: Float[Tensor, "S B D"], deterministic: bool = False
     ) -> Float[Tensor, "S B A"]:
-        return self.actor.mode(obs) if deterministic else self.actor.sample(obs)[0]
+        return self.actor.act(obs, deterministic)
 
     def update(self, batch: Transition) -> dict[str, Float[Tensor, " S"]]:
         measured: dict[str, Tensor] = {}

@@ -2,12 +2,14 @@
 
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import gymnasium
-import imageio.v2 as imageio
+import imageio.v2 as imageio_v2
+import imageio.v3 as imageio
 import mujoco
 import numpy as np
 import torch
@@ -64,22 +66,34 @@ def _film(spec: Spec, env: gymnasium.Env, policy: Policy, seed: int, path: Path)
     obs, _ = env.reset(seed=seed)
     frame = _frame(spec, env)  # before the file, so that nothing is opened where this fails
     total, ended = 0.0, False
-    with _writer(path, float(env.metadata.get("render_fps", 30))) as film:
-        film.append_data(frame)
+    with _writer(path, float(env.metadata.get("render_fps", 30))) as write:
+        write(frame)
         while not ended:
             with torch.no_grad():
                 action = policy(torch.tensor(obs).reshape(1, 1, -1))
             obs, reward, terminated, truncated, _ = env.step(action.reshape(-1).cpu().numpy())
             total, ended = total + float(reward), terminated or truncated
-            film.append_data(_frame(spec, env))
+            write(_frame(spec, env))
     return total
 
 
-def _writer(path: Path, fps: float) -> Any:
+@contextmanager
+def _writer(path: Path, fps: float) -> Iterator[Callable[[np.ndarray], Any]]:
+    # Both encode within this process. A child process could need as much memory again.
     if path.suffix == ".gif":
-        return imageio.get_writer(path, mode="I", duration=1000.0 / fps, loop=0)
-    # The codec needs even sides; imageio would enlarge them to multiples of 16.
-    return imageio.get_writer(path, fps=fps, codec="libx264", macro_block_size=2)
+        film: Any = imageio_v2.get_writer(path, mode="I", duration=1000.0 / fps, loop=0)
+        with film:
+            yield film.append_data
+    else:
+        with imageio.imopen(path, "w", plugin="pyav") as film:
+            film.init_video_stream("libx264", fps=fps)
+            yield lambda frame: film.write_frame(_even(frame))
+
+
+def _even(frame: np.ndarray) -> np.ndarray:
+    """The frame less a last row or column, for the codec needs even sides."""
+    height, width = (side - side % 2 for side in frame.shape[:2])
+    return frame[:height, :width]
 
 
 def _frame(spec: Spec, env: gymnasium.Env) -> np.ndarray:

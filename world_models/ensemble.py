@@ -6,7 +6,6 @@ fits its own bootstrap sample by maximum likelihood until its seed's holdout err
 and the members with the lowest holdout error, the elites, take turns in rollouts.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,9 +29,6 @@ from world_models.gaussian import GaussianMembers
 from world_models.optimiser import Adam
 from world_models.termination import LearnedTermination, resolve
 from world_models.uncertainty import uncertainty_named
-
-# On a CPU the activations of this many rows still fit in the cache, which is worth about 10 %.
-_CPU_ROWS = 400
 
 
 class ProbabilisticEnsemble(WorldModel):
@@ -306,11 +302,8 @@ class ProbabilisticEnsemble(WorldModel):
     ) -> tuple[Float[Tensor, "L E B Y"], Float[Tensor, "L E B Y"]]:
         """Mean and standard deviation of (next_obs - obs, reward) from every member."""
         inputs = torch.cat([obs, action], -1).unsqueeze(1)
-        blocks: Sequence[Tensor] = (inputs,)
-        if inputs.device.type == "cpu" and not torch.compiler.is_compiling():
-            blocks = inputs.chunk(max(math.ceil(inputs.shape[2] / _CPU_ROWS), 1), 2)
-        means, log_variances = zip(*(self.gaussians(block) for block in blocks), strict=True)
-        return torch.cat(means, 2), torch.cat(log_variances, 2).mul(0.5).exp()
+        mean, log_variance = self.gaussians(inputs)
+        return mean, log_variance.mul(0.5).exp()
 
     def step(
         self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"], candidates: int = 1

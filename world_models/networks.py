@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 from torch.nn import functional as F
 
 Activation = Callable[[Tensor], Tensor]
@@ -21,6 +22,10 @@ IN_PLACE: dict[str, Activation] = {
     "tanh": torch.tanh_,
 }
 """The same functions written over their argument, which nobody needs where no gradient is taken."""
+
+# Inference on a CPU takes as many rows at a time through all layers as give so many activations
+# in the widest one. They stay in the caches, and two such buffers are all the memory it needs.
+_CPU_ACTIVATIONS = 2**20
 
 
 def activation_named(name: str) -> Activation:
@@ -52,6 +57,22 @@ class BatchedLinear(nn.Module):
         )
         return product.view(*x.shape[:-1], product.shape[-1])
 
+    def write(self, x: Float[Tensor, "N B inputs"], out: Float[Tensor, "N B outputs"]) -> None:
+        """`forward` of a flattened lead into memory of the caller, without gradients.
+
+        CPU threads share out whole matrices. Where one is left over, all but one thread would
+        wait for it, so that one is multiplied by itself, with all threads.
+        """
+        if self.weight.shape[-1] == 1:
+            out.copy_(self(x.view(*self.weight.shape[:-2], *x.shape[1:])).view_as(out))
+            return
+        weight, bias = self.weight.flatten(0, -3), self.bias.flatten(0, -3)
+        one_left = len(weight) > 1 and len(weight) % torch.get_num_threads() == 1
+        shared = len(weight) - one_left
+        torch.baddbmm(bias[:shared], x[:shared], weight[:shared], out=out[:shared])
+        if one_left:
+            torch.addmm(bias[-1], x[-1], weight[-1], out=out[-1])
+
 
 class BatchedMLP(nn.Module):
     """`lead` independent perceptrons that share an architecture and nothing else."""
@@ -69,15 +90,37 @@ class BatchedMLP(nn.Module):
         self.layers = nn.ModuleList(
             BatchedLinear(lead, widths[i], widths[i + 1]) for i in range(len(widths) - 1)
         )
+        self.widths = widths[1:]
         self.activation = activation_named(activation)
         self.activation_in_place = IN_PLACE[activation]
 
     def forward(self, x: Float[Tensor, "*lead B inputs"]) -> Float[Tensor, "*lead B outputs"]:
+        if x.device.type == "cpu" and not torch.is_grad_enabled() and not is_compiling():
+            return self._infer_on_cpu(x)
         activation = self.activation if torch.is_grad_enabled() else self.activation_in_place
         *hidden, last = self.layers
         for layer in hidden:
             x = activation(layer(x))
         return last(x)
+
+    def _infer_on_cpu(self, x: Float[Tensor, "*lead B inputs"]) -> Float[Tensor, "*lead B outputs"]:
+        """The same by blocks of rows: fresh memory for every layer would cost more time."""
+        lead, rows = x.shape[:-2], x.shape[-2]
+        x = x.flatten(0, -3)
+        block = min(rows, max(_CPU_ACTIVATIONS // (len(x) * max(self.widths)), 1))
+        out = x.new_empty(len(x), rows, self.widths[-1])
+        spare = x.new_empty(2, len(x) * block * max(self.widths))
+        for values, target in zip(x.split(block, 1), out.split(block, 1), strict=True):
+            for turn, layer in enumerate(self.layers):
+                assert isinstance(layer, BatchedLinear)
+                if turn:
+                    self.activation_in_place(values)
+                shape = (*values.shape[:2], self.widths[turn])
+                result = spare[turn % 2, : math.prod(shape)].view(shape)
+                layer.write(values, result)
+                values = result
+            target.copy_(values)
+        return out.view(*lead, rows, -1)
 
 
 def truncated_normal_(layer: BatchedLinear) -> None:

@@ -27,7 +27,7 @@ from training.files import write_json
 RESULTS = Path(__file__).parent.parent / "results"
 CPU = Sizes(batch=256, stored_rows=100_000, many_seeds=4, starts=5_000, horizon=5, matrix=2048)
 GPU = replace(CPU, many_seeds=16, starts=50_000, matrix=8192)
-ROUNDS, SECONDS = 9, 1.5
+ROUNDS, SECONDS = 31, 0.5
 QUICK_ROUNDS, QUICK_SECONDS, QUICK_STARTS = 5, 0.5, 1_000
 
 

@@ -32,9 +32,13 @@ def copy_network(plain: nn.Module, batched: BatchedMLP, slot: tuple[int, ...]) -
 @torch.no_grad()
 def copy_agent(plain: PlainSAC, ours: SAC, seed: int) -> None:
     """All networks and the temperature of one seed."""
-    copy_network(plain.actor.trunk, ours.actor.trunk, (seed,))
-    copy_layer(plain.actor.mean, ours.actor.mean, (seed,))
-    copy_layer(plain.actor.log_std, ours.actor.log_std, (seed,))
+    *trunk, heads = (part for part in ours.actor.modules() if isinstance(part, BatchedLinear))
+    for layer, source in zip(layers_of(plain.actor.trunk), trunk, strict=True):
+        copy_layer(layer, source, (seed,))
+    # Our last layer holds both heads side by side.
+    for half, head in enumerate((plain.actor.mean, plain.actor.log_std)):
+        head.weight.copy_(heads.weight[seed].T.chunk(2)[half])
+        head.bias.copy_(heads.bias[seed].flatten().chunk(2)[half])
     for i in range(len(plain.critics)):
         copy_network(plain.critics[i], ours.critics.body, (seed, i))
         copy_network(plain.target_critics[i], ours.target_critics.body, (seed, i))

@@ -133,10 +133,9 @@ def test_critics_converge_to_the_value_of_a_one_state_problem(spec, make_sac):
     }
     agent = make_sac(spec, **options)
     with torch.no_grad():  # the actor stays at action zero, where the critics are trained
-        agent.actor.log_std.bias.fill_(-20.0)
-        agent.actor.log_std.weight.zero_()
-        agent.actor.mean.weight.zero_()
-        agent.actor.mean.bias.zero_()
+        head = agent.actor.body.layers[-1]
+        head.weight.zero_()
+        head.bias.copy_(torch.tensor([[0.0, -20.0]]).repeat_interleave(spec.action_dim, 1))
     for _ in range(400):
         measured = agent.update(batch)
     assert measured["value"].item() == pytest.approx(10.0, rel=0.05)

@@ -40,7 +40,7 @@ def test_the_plain_agent_learns_what_ours_learns():
         assert float(measured["critic_loss"][0]) == pytest.approx(float(critic_loss), rel=1e-4)
         assert float(measured["actor_loss"][0]) == pytest.approx(float(actor_loss), rel=1e-3)
     pairs = [
-        (plain.actor.trunk[0].weight.T, ours.actor.trunk.layers[0].weight[0]),
+        (plain.actor.trunk[0].weight.T, ours.actor.body.layers[0].weight[0]),
         (plain.critics[1][2].weight.T, ours.critics.body.layers[1].weight[0, 1]),
         (plain.target_critics[0][0].bias, ours.target_critics.body.layers[0].bias[0, 0, 0]),
         (plain.log_temperature, ours.log_temperature[0]),

@@ -4,7 +4,7 @@ import importlib.util
 import os
 
 import gymnasium
-import imageio.v2 as imageio
+import imageio.v3 as imageio
 import numpy as np
 import pytest
 import torch
@@ -59,16 +59,14 @@ def spec_for(env_id, **env_kwargs):
 
 
 def frames_of(path):
-    with imageio.get_reader(path) as film:
-        # Not list(film): it would ask the length of a film first, which is unknown and so infinite.
-        return [frame for frame in film]
+    return list(imageio.imiter(path, plugin="pyav" if path.suffix == ".mp4" else "pillow"))
 
 
 def half(obs):
     return torch.full((1, 1, 1), 0.5)
 
 
-@pytest.mark.parametrize("side", [64, 50])  # 50 is even but no multiple of 16
+@pytest.mark.parametrize("side", [64, 51])  # neither even nor a multiple of 16
 @pytest.mark.parametrize("suffix", [".mp4", ".gif"])
 def test_a_film_shows_the_start_and_every_step(tmp_path, suffix, side):
     path = tmp_path / f"episode{suffix}"
@@ -76,7 +74,8 @@ def test_a_film_shows_the_start_and_every_step(tmp_path, suffix, side):
     assert total == 2.5
     frames = frames_of(path)
     assert len(frames) == 6
-    assert frames[0].shape[:2] == (side, side)
+    kept = side - side % 2 if suffix == ".mp4" else side
+    assert frames[0].shape[:2] == (kept, kept)
     brightness = [float(frame[..., :3].mean()) for frame in frames]
     np.testing.assert_allclose(brightness, [0, 40, 80, 120, 160, 200], atol=4)  # lossy codec
     assert list(tmp_path.iterdir()) == [path]

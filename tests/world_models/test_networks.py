@@ -1,5 +1,7 @@
 """Batched networks against plain ones, with and without gradients."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -38,3 +40,17 @@ def test_inputs_shared_by_all_members_may_be_expanded():
     batched = BatchedMLP((2, 3), 4, [5], 7, "silu")
     x = torch.randn(2, 1, 8, 4).expand(-1, 3, -1, -1)
     torch.testing.assert_close(batched(x), batched(x.contiguous()))
+
+
+@pytest.mark.parametrize("lead", [(1,), (1, 7), (3, 2), (3, 3)])
+@pytest.mark.parametrize("outputs", [1, 5])
+@pytest.mark.parametrize("rows", [1, 12, 31])
+def test_blocks_of_rows_and_a_member_left_over_change_nothing(lead, outputs, rows, monkeypatch):
+    monkeypatch.setattr("world_models.networks._CPU_ACTIVATIONS", 12 * 9 * math.prod(lead))
+    batched = BatchedMLP(lead, 4, [6, 9, 3], outputs, "silu")
+    x = torch.randn(*lead, rows, 4)
+    expected = batched(x)
+    with torch.no_grad():
+        torch.testing.assert_close(batched(x), expected)
+        copies = x[(0,) * len(lead)].expand(*lead, -1, -1)
+        torch.testing.assert_close(batched(copies), batched(copies.clone()))
