@@ -38,6 +38,7 @@ from training.run_directory import (
     run_directory,
 )
 from training.seeding import evaluation_seed, seed_everything, side_stream
+from training.value_probe import ValueProbe
 from world_models import diagnostics
 from world_models.base import WorldModel
 from world_models.sources import RolloutSource
@@ -90,6 +91,7 @@ def _train(
     model, described = fit_world_model(config, data, run_dir, device, console, seconds)
     mixture, sources = build_streams(config, data, model, device)
 
+    probe = build_probe(config, data, agent, mixture, sources)
     log = Log(run_dir / METRICS, instantiate(config.logger), config.seeds)
     state = checkpoint.State(agent, mixture, sources, log, seconds, data, device)
     first = 0
@@ -103,15 +105,18 @@ def _train(
         log.tracker.start(run_dir, settings, first)
 
         def evaluate(update: int) -> None:
+            begun = time.monotonic()
+            episodes, seed = None, evaluation_seed(config.seed, update)
             if evaluator is not None:
-                begun = time.monotonic()
-                returns, _ = evaluator.episode_returns(
-                    entry.policy_on(agent, device), evaluation_seed(config.seed, update)
-                )
-                mean = returns.mean(1)
+                episodes = evaluator.run(entry.policy_on(agent, device), seed, agent.discount)
+                mean = episodes.returns.mean(1)
                 scores = None if data.reference is None else data.reference.normalise(mean)
                 log.evaluated(update, mean.tolist(), None if scores is None else scores.tolist())
-                state.count("evaluation", begun)
+            if probe is not None:
+                with side_stream(seed, device):
+                    measured = probe.measure(episodes)
+                log.write(update, {name: lanes.tolist() for name, lanes in measured.items()})
+            state.count("evaluation", begun)
             shown.report(update, log.readable())
 
         try:
@@ -139,6 +144,7 @@ def _train(
 
     summary = reports.summarise(settings, data, log.scores, described, seconds, device)
     reports.plot_curves(run_dir / METRICS, run_dir / "curves.png", summary)
+    reports.plot_values(run_dir / METRICS, run_dir / "values.png", summary)
     write_json(run_dir / SUMMARY, summary)
     return summary
 
@@ -227,6 +233,26 @@ def build_evaluator(config: DictConfig, data: Dataset, console: Console) -> Eval
         )
         return None
     return Evaluator(spec=data.spec, seeds=config.seeds, episodes=config.evaluate.episodes)
+
+
+def build_probe(
+    config: DictConfig,
+    data: Dataset,
+    agent: Agent,
+    mixture: Mixture,
+    sources: dict[str, RolloutSource],
+) -> ValueProbe | None:
+    """Measurements of what the critics believe, unless nobody asked."""
+    if not config.probe_starts:
+        return None
+    return ValueProbe(
+        agent=agent,
+        mixture=mixture,
+        sources=sources,
+        data=data,
+        starts=config.probe_starts,
+        edge_of_reach=None,
+    )
 
 
 def require_sense(config: DictConfig, settings: dict[str, Any]) -> None:

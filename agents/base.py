@@ -18,7 +18,12 @@ class Agent(nn.Module, ABC):
     Args:
         spec: spaces of the task.
         seeds: S, independent agents trained side by side.
+
+    Attributes:
+        discount: per control step, of what `values` estimates.
     """
+
+    discount: float = 1.0
 
     def __init__(self, *, spec: Spec, seeds: int) -> None:
         super().__init__()
@@ -35,3 +40,9 @@ class Agent(nn.Module, ABC):
     @abstractmethod
     def update(self, batch: Transition) -> dict[str, Float[Tensor, " S"]]:
         """Learn once from a batch `[S, B]`; returns named measurements, one per seed."""
+
+    def values(
+        self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"]
+    ) -> Float[Tensor, "S N B"] | None:
+        """Every critic's estimate of the same pairs, None for an agent without critics."""
+        return None

@@ -100,6 +100,11 @@ class SAC(Agent):
     ) -> Float[Tensor, "S B A"]:
         return self.actor.act(obs, deterministic)
 
+    def values(
+        self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"]
+    ) -> Float[Tensor, "S N B"]:
+        return self.critics(obs, action)
+
     def update(self, batch: Transition) -> dict[str, Float[Tensor, " S"]]:
         measured: dict[str, Tensor] = {}
         for part in self.order:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 
 import gymnasium
 import numpy as np
@@ -18,6 +19,24 @@ log = logging.getLogger(__name__)
 
 Policy = Callable[[Float[Tensor, "S P D"]], Float[Tensor, "S P A"]]
 """Observations of S seeds and P episodes in, actions in [-1, 1] out, float32 on the CPU."""
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """What P episodes of each of S policies gave.
+
+    Attributes:
+        returns: `[S, P]` float64, undiscounted; NaN where the policy gave an action that is not
+            finite.
+        lengths: `[S, P]` int64, control steps.
+        starts: `[S, P, D]` float32, first observations.
+        discounted_returns: `[S, P]` float64; what lies beyond a time limit is missing from them.
+    """
+
+    returns: Float[Tensor, "S P"]
+    lengths: Int[Tensor, "S P"]
+    starts: Float[Tensor, "S P D"]
+    discounted_returns: Float[Tensor, "S P"]
 
 
 class Evaluator:
@@ -63,16 +82,18 @@ class Evaluator:
     def episode_returns(
         self, policy: Policy, seed: int
     ) -> tuple[Float[Tensor, "S P"], Int[Tensor, "S P"]]:
-        """Undiscounted returns and lengths of one episode in every copy.
+        """Undiscounted returns and lengths of one episode in every copy; see `run`."""
+        episodes = self.run(policy, seed)
+        return episodes.returns, episodes.lengths
+
+    def run(self, policy: Policy, seed: int, discount: float = 1.0) -> Episodes:
+        """One episode in every copy.
 
         Args:
             policy: called once per control step with the observations of all copies; what it
                 returns for finished ones is ignored.
             seed: episode p of every lane starts from seed + p, so all lanes meet the same starts.
-
-        Returns:
-            Float64 returns and int64 lengths, `[S, P]`. The return of an episode in which the
-            policy gave an action that is not finite is NaN.
+            discount: per control step, of the discounted returns.
 
         Raises:
             ValueError: actions of the wrong shape.
@@ -81,8 +102,10 @@ class Evaluator:
         copies, spec = self.seeds * self.episodes, self.spec
         starts: list[int | None] = [seed + episode for episode in range(self.episodes)]
         obs, _ = self._envs.reset(seed=starts * self.seeds)
+        begun = torch.from_numpy(obs.copy()).reshape(*lead, spec.obs_dim)
         running = np.ones(copies, bool)
         returns, lengths = np.zeros(copies), np.zeros(copies, np.int64)
+        discounted = np.zeros(copies)
         while running.any():
             with torch.no_grad():
                 action = policy(torch.from_numpy(obs).reshape(*lead, spec.obs_dim))
@@ -94,11 +117,12 @@ class Evaluator:
                 )
             act = action.detach().float().cpu().numpy().reshape(copies, spec.action_dim)
             finite = np.isfinite(act).all(axis=1)
-            returns[running & ~finite] = np.nan
+            returns[running & ~finite] = discounted[running & ~finite] = np.nan
             obs, reward, terminated, truncated, _ = self._envs.step(
                 np.where(finite[:, None], act, 0.0).astype(np.float32)
             )
             returns[running] += reward[running]
+            discounted[running] += discount ** lengths[running] * reward[running]
             lengths[running] += 1
             # Copies that ended earlier report a reset or stand still: neither ends them again.
             running &= finite & ~(terminated | truncated)
@@ -110,7 +134,12 @@ class Evaluator:
                 spec.env_id,
                 lanes,
             )
-        return torch.from_numpy(returns).reshape(lead), torch.from_numpy(lengths).reshape(lead)
+        return Episodes(
+            returns=torch.from_numpy(returns).reshape(lead),
+            lengths=torch.from_numpy(lengths).reshape(lead),
+            starts=begun,
+            discounted_returns=torch.from_numpy(discounted).reshape(lead),
+        )
 
     def close(self) -> None:
         """Release the environments."""

@@ -206,3 +206,52 @@ def plot_curves(metrics: Path, picture: Path, summary: Mapping[str, Any]) -> Non
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     write_atomically(picture, lambda file: figure.savefig(file, format="png", dpi=120))
+
+
+def plot_values(metrics: Path, picture: Path, summary: Mapping[str, Any]) -> None:
+    """Draw what `ValueProbe` measured: values over training, and doubt where rollouts end."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    series = read_metrics(metrics)
+    panels: list[tuple[str, dict[str, str], str]] = [
+        (
+            "value",
+            {
+                "value": "critics, training batch",
+                "start/value": "smallest critic at episode starts",
+                "start/return": "discounted return from there",
+            },
+            "symlog",
+        ),
+        (
+            "spread of the critics",
+            {"reach/spread_inside": "inside rollouts", "reach/spread_ends": "at their ends"},
+            "log",
+        ),
+        (
+            "share",
+            {"reach/edge_share": "rollout ends beyond reach", "reach/auc": "ROC-AUC of the spread"},
+            "linear",
+        ),
+    ]
+    panels = [panel for panel in panels if any(name in series for name in panel[1])]
+    if not panels:
+        return
+    figure = Figure(figsize=(4.6 * len(panels), 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(f"{summary['name']} on {summary['dataset']['name']}, mean of seeds")
+    for index, (label, curves, scale) in enumerate(panels):
+        axes = figure.add_subplot(1, len(panels), index + 1)
+        for name, text in curves.items():
+            if name not in series:
+                continue
+            lanes = series[name]
+            table = np.array([values for _, values in lanes.values()])
+            axes.plot(next(iter(lanes.values()))[0], table.mean(0), label=text)
+        axes.set_yscale(scale)
+        axes.set_xlabel("gradient steps")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    write_atomically(picture, lambda file: figure.savefig(file, format="png", dpi=120))

@@ -23,6 +23,7 @@ SMALL = (
     "source.horizon=3",
     "evaluate.every=20",
     "evaluate.episodes=2",
+    "probe_starts=16",
     "log_every=10",
     "checkpoint_every=10",
     "threads=1",

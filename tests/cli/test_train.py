@@ -43,8 +43,10 @@ def test_one_command_trains_scores_and_reports(train, command, tmp_path):
     assert "behaviour policy, mean" in done.stdout and "std" in done.stdout
     assert "training 60/60" in done.stdout and "/s" in done.stdout  # plain lines off a terminal
     run_dir = run_dir_of(tmp_path / "runs")
-    for name in ("config.yaml", "metrics.csv", "checkpoint.pt", "summary.json", "curves.png"):
+    for name in ("config.yaml", "metrics.csv", "checkpoint.pt", "summary.json"):
         assert (run_dir / name).stat().st_size > 0, name
+    for name in ("curves.png", "values.png"):
+        assert (run_dir / name).read_bytes()[:4] == b"\x89PNG", name
     assert (run_dir / "world_model.png").read_bytes()[:4] == b"\x89PNG"
 
     summary = json.loads((run_dir / "summary.json").read_text())
@@ -82,12 +84,15 @@ def test_one_command_trains_scores_and_reports(train, command, tmp_path):
 
 
 def test_the_same_seed_gives_the_same_result_and_another_seed_another(train, tmp_path):
-    for root, seed in (("a", 0), ("b", 0), ("c", 1)):
-        done = train(f"root={tmp_path / root}", f"seed={seed}")
+    for root, seed, probe in (("a", 0, 64), ("b", 0, 64), ("c", 1, 64), ("d", 0, 0)):
+        done = train(f"root={tmp_path / root}", f"seed={seed}", f"probe_starts={probe}")
         assert done.returncode == 0, done.stderr
-    first, second, other = (state_of(run_dir_of(tmp_path / root)) for root in "abc")
+    first, second, other, unprobed = (state_of(run_dir_of(tmp_path / root)) for root in "abcd")
     assert same(first, second)
     assert not same(first["agent"], other["agent"])
+    # Looking at the critics changes nothing but the log.
+    assert not same(first.pop("log"), unprobed.pop("log"))
+    assert same(first, unprobed)
 
 
 def kill_at(arguments, environment, root, update):

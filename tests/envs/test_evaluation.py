@@ -63,6 +63,16 @@ def test_episodes_of_unequal_length_count_once_each():
     assert (returns.dtype, lengths.dtype) == (torch.float64, torch.int64)
 
 
+def test_starts_and_discounted_returns_belong_to_the_same_episodes():
+    with closing(Evaluator(spec=spec_for("ReverieCountdown-v0"), seeds=2, episodes=3)) as evaluator:
+        episodes = evaluator.run(ones, seed=3, discount=0.5)
+    assert episodes.starts[..., 0].tolist() == [[3.0, 4.0, 5.0]] * 2
+    assert (episodes.starts[..., 1] == 0).all()
+    expected = [2 * (1 - 0.5**n) for n in (3, 4, 5)]
+    assert episodes.discounted_returns.tolist() == [expected, expected]
+    assert episodes.returns.tolist() == [[3.0, 4.0, 5.0]] * 2
+
+
 def test_finished_copies_cost_no_simulation():
     spec = spec_for("ReverieCountdown-v0")
     Countdown.resets = Countdown.steps_simulated = 0
