@@ -37,6 +37,23 @@ def squared_error(
     return (prediction - target.unsqueeze(1)).square().mean(2).sum(1)
 
 
+def gradient_similarity(gradient: Float[Tensor, "S N B A"]) -> Float[Tensor, " S"]:
+    """How alike the critics' action gradients g_i are, mean over rows: N if all point the same way.
+
+    ES = mean_b [ 1/(N-1) sum_{i != j} <u_i, u_j> ],  u_i = g_i / (|g_i| + 1e-10)
+
+    The double sum is |sum_i u_i|^2 - sum_i |u_i|^2, so its cost grows with N and not with N^2.
+
+    Args:
+        gradient: grad_a Q_i(s, a), N of at least 2.
+
+    Source: EDAC, arXiv:2110.01548, equation of the ensemble gradient diversification.
+    """
+    unit = gradient / (gradient.norm(dim=-1, keepdim=True) + 1e-10)
+    pairs = unit.sum(1).square().sum(-1) - unit.square().sum((1, 3))  # [S, B]
+    return pairs.mean(1) / (gradient.shape[1] - 1)
+
+
 def tanh_normal_log_prob(
     noise: Float[Tensor, "*lead A"],
     log_std: Float[Tensor, "*lead A"],

@@ -89,3 +89,32 @@ class Critics(nn.Module):
         """Q_1..Q_N of the same states and actions."""
         pair = torch.cat([obs, action], -1).unsqueeze(1)
         return self.body(pair.expand(-1, self.critics, -1, -1)).squeeze(-1)
+
+    def action_gradient(
+        self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"]
+    ) -> Float[Tensor, "S N B A"]:
+        """grad_a Q_1..Q_N at the same states and actions, itself differentiable in the weights."""
+        # Each critic gets its own copy of the actions, so one backward pass keeps them apart.
+        obs, action = (x.unsqueeze(1).expand(-1, self.critics, -1, -1) for x in (obs, action))
+        action = action.detach().requires_grad_()
+        value = self.body(torch.cat([obs, action], -1))
+        (gradient,) = torch.autograd.grad(value.sum(), action, create_graph=True)
+        return gradient
+
+
+@torch.no_grad()
+def initialise_(body: BatchedMLP, *, hidden_bias: float | None, output_bound: float | None) -> None:
+    """Start perceptrons otherwise than `nn.Linear`; None keeps what is there.
+
+    Args:
+        body: weights and biases to overwrite.
+        hidden_bias: value of every bias but the last layer's.
+        output_bound: the last layer's weights and biases become uniform in +-output_bound.
+    """
+    *hidden, last = body.layers
+    if hidden_bias is not None:
+        for layer in hidden:
+            nn.init.constant_(layer.get_parameter("bias"), hidden_bias)
+    if output_bound is not None:
+        for parameter in last.parameters():
+            nn.init.uniform_(parameter, -output_bound, output_bound)

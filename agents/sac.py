@@ -2,7 +2,7 @@
 
 With N = 2 it is SAC; with more critics and no world model it is SAC-N (arXiv:2110.01548); with
 dreamed data and a penalty filter it is MOPO (arXiv:2005.13239). A method that changes a loss
-overrides the one hook it changes: `target`, `critic_loss` or `actor_loss`.
+overrides the one hook it changes: `next_value`, `target`, `critic_loss` or `actor_loss`.
 """
 
 import copy
@@ -38,7 +38,8 @@ class SAC(Agent):
         max_temperature: upper clip of the weight used in the losses, None for none.
         target_entropy: entropy the temperature steers to, None for minus the action size.
         entropy_in_target: subtract the entropy term in the target (off: deterministic backup).
-        order: sequence of `critic` and `policy` within an update.
+        order: sequence of `critic` and `policy` within an update. The temperature moves with the
+            policy, after it and on its sample, unless `temperature` is listed: then on a fresh one.
     """
 
     def __init__(
@@ -64,10 +65,10 @@ class SAC(Agent):
         order: Sequence[str],
     ) -> None:
         super().__init__(spec=spec, seeds=seeds)
-        if sorted(order) != ["critic", "policy"]:
+        if sorted(order) not in (["critic", "policy"], ["critic", "policy", "temperature"]):
             raise ValueError(
-                f"agent.order={list(order)} must name critic and policy once each, for example "
-                "[critic,policy]"
+                f"agent.order={list(order)} must name critic and policy once each and temperature "
+                "at most once, for example [critic,policy]"
             )
         sizes = {"obs_dim": spec.obs_dim, "action_dim": spec.action_dim}
         self.actor = TanhGaussianActor(
@@ -106,26 +107,36 @@ class SAC(Agent):
         return self.critics(obs, action)
 
     def update(self, batch: Transition) -> dict[str, Float[Tensor, " S"]]:
+        steps = {
+            "critic": self._update_critic,
+            "policy": self._update_policy,
+            "temperature": self._update_temperature,
+        }
         measured: dict[str, Tensor] = {}
         for part in self.order:
-            step = self._update_critic if part == "critic" else self._update_policy
-            measured |= step(batch)
+            measured |= steps[part](batch)
         polyak_(self.target_critics.parameters(), self.critics.parameters(), self.target_rate)
         return measured
 
     @property
     def temperature(self) -> Float[Tensor, " S"]:
         """Weight of the entropy term in the losses; no gradient."""
-        return self.log_temperature.detach().exp().clamp(max=self.max_temperature)
+        value = self.log_temperature.detach().exp()
+        return value if self.max_temperature is None else value.clamp(max=self.max_temperature)
 
     @torch.no_grad()
     def target(self, batch: Transition) -> Float[Tensor, "S B"]:
-        """y = r + discount (1 - terminated) [min_i Q'_i(s', a') - alpha log pi(a'|s')]."""
-        action, log_prob = self.actor.sample(batch.next_obs)
-        value = self.target_critics(batch.next_obs, action).amin(1)
+        """y = r + discount (1 - terminated) V(s')."""
+        value = self.next_value(batch.next_obs)
+        return bellman_target(batch.reward, batch.terminated, value, self.discount)
+
+    def next_value(self, next_obs: Float[Tensor, "S B D"]) -> Float[Tensor, "S B"]:
+        """V(s') = min_i Q'_i(s', a') - alpha log pi(a'|s'), what the target bootstraps from."""
+        action, log_prob = self.actor.sample(next_obs)
+        value = self.target_critics(next_obs, action).amin(1)
         if self.entropy_in_target:
             value = value - self.temperature.unsqueeze(1) * log_prob
-        return bellman_target(batch.reward, batch.terminated, value, self.discount)
+        return value
 
     def critic_loss(
         self, batch: Transition, prediction: Float[Tensor, "S N B"], target: Float[Tensor, "S B"]
@@ -157,11 +168,21 @@ class SAC(Agent):
         action, log_prob = self.actor.sample(batch.obs)
         loss = self.actor_loss(batch, action, log_prob)
         self.actor_optimiser.step(loss)
-        # Gradient of the temperature objective E[-log alpha (log pi + target entropy)].
-        surplus = (log_prob.detach() + self.target_entropy).mean(1)
-        self.temperature_optimiser.step(-self.log_temperature * surplus)
+        if "temperature" not in self.order:
+            self._step_temperature(log_prob.detach())
         return {
             "actor_loss": loss.detach(),
             "entropy": -log_prob.detach().mean(1),
             "temperature": self.temperature,
         }
+
+    def _update_temperature(self, batch: Transition) -> dict[str, Tensor]:
+        with torch.no_grad():
+            _, log_prob = self.actor.sample(batch.obs)
+        self._step_temperature(log_prob)
+        return {"temperature": self.temperature}
+
+    def _step_temperature(self, log_prob: Float[Tensor, "S B"]) -> None:
+        # Gradient of the temperature objective E[-log alpha (log pi + target entropy)].
+        surplus = (log_prob + self.target_entropy).mean(1)
+        self.temperature_optimiser.step(-self.log_temperature * surplus)

@@ -3,6 +3,9 @@
 import math
 from collections.abc import Sequence
 
+from jaxtyping import Float
+from torch import Tensor
+
 # Pendulum-v1: mass and length 1, gravity 10, so that the angular acceleration is
 # 15 sin(angle) + 3 torque, and 15 is the energy of resting upright.
 _UPRIGHT_ENERGY = 15.0
@@ -30,3 +33,8 @@ def swing_up_pendulum(obs: Sequence[float], strength: float) -> float:
         torque = _ENERGY_GAIN * (_UPRIGHT_ENERGY - energy) * math.copysign(1.0, velocity)
     limit = strength * _MAX_TORQUE
     return min(max(torque, -limit), limit)
+
+
+def walk_straight(obs: Float[Tensor, "*lead D"], goal: Sequence[float]) -> Float[Tensor, "*lead D"]:
+    """The step, each part in [-1, 1], that brings a point that moves by its action to `goal`."""
+    return (obs.new_tensor(goal) - obs).clamp(-1.0, 1.0)

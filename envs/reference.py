@@ -41,8 +41,9 @@ _D4RL: tuple[tuple[str, float, float], ...] = (
 )
 
 # Means over 1000 episodes with starts seeded 0 to 999, Gymnasium 1.4, standard errors 9.3 (random
-# pendulum), 2.8 (controller) and 0.5 (random hopper). Uniformly random actions mark 0. 100 is
-# marked in Pendulum-v1 by `envs.controllers.swing_up_pendulum` at full strength.
+# pendulum), 2.8 (controller), 0.5 (random hopper), 0.10 and 0.03 (plane). Uniformly random actions
+# mark 0. 100 is marked in Pendulum-v1 by `envs.controllers.swing_up_pendulum` at full strength, on
+# the plane by `envs.edge_of_reach.controller`.
 _BUILTIN: dict[str, Reference] = {
     "builtin/pendulum-mixed": Reference(
         -1220.8, -147.0, "measured in Pendulum-v1: random actions, scripted swing-up controller"
@@ -50,6 +51,9 @@ _BUILTIN: dict[str, Reference] = {
     # No scripted controller hops well, so D4RL's expert marks 100, though it ran in Hopper-v2.
     "builtin/hopper-random": Reference(
         17.5, 3234.3, "measured in Hopper-v5: random actions; high end: D4RL's hopper, Hopper-v2"
+    ),
+    "builtin/edge-of-reach": Reference(
+        3.85, 26.84, "measured in ReverieEdgeOfReach-v0: random actions, straight to the hill"
     ),
 }
 

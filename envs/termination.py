@@ -116,6 +116,7 @@ _TABLE: tuple[tuple[str, tuple[int, ...], TerminationRule, tuple[int, ...]], ...
     ("Reacher", (2, 4, 5), never, ()),
     ("Pusher", (2, 4, 5), never, ()),
     ("Pendulum", (1,), never, ()),
+    ("ReverieEdgeOfReach", (0,), never, (2,)),
     *(
         (f"AdroitHand{task}{kind}", (1,), never, ())
         for task in ("Door", "Hammer", "Relocate")

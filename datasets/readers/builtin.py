@@ -9,15 +9,17 @@ import inspect
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+import torch
 
 from datasets.build import build
 from datasets.cache import cache_root, cached_arrays
 from datasets.dataset import Dataset
+from envs import edge_of_reach
 from envs.controllers import swing_up_pendulum
 from envs.make import make_raw_env, spec_of
 from envs.observations import flatten
@@ -139,6 +141,41 @@ def hopper_random(spec: Spec, *, steps: int, seed: int) -> Arrays:
     return _record("hopper-random", spec, steps, seed, behaviour)
 
 
+def walks(
+    spec: Spec, *, episodes: int, episode_steps: int, seed: int, random: Sequence[float]
+) -> Arrays:
+    """Walks to the hill of `envs.edge_of_reach`, more or less at random, all of one length.
+
+    Args:
+        spec: of ReverieEdgeOfReach-v0.
+        episodes: recorded episodes.
+        episode_steps: their length; 1 records little more than the start states.
+        seed: of starts and actions.
+        random: kinds of behaviour that take turns, each the probability per step, in [0, 1], of a
+            uniformly random action instead of the controller's.
+    """
+    _require_count("edge-of-reach", "episodes", episodes)
+    _require_count("edge-of-reach", "episode_steps", episode_steps)
+    if not random or not all(0.0 <= share <= 1.0 for share in random):
+        raise ValueError(
+            f"builtin/edge-of-reach: random={list(random)} must list probabilities in [0, 1], at "
+            "least one; correct dataset.random"
+        )
+
+    def behaviour(episode: int, rng: np.random.Generator) -> ActionOf:
+        share = random[episode % len(random)]
+
+        def act(obs: np.ndarray) -> np.ndarray:
+            if rng.random() < share:
+                return rng.uniform(-1.0, 1.0, 2).astype(np.float32)
+            return edge_of_reach.controller(torch.from_numpy(obs)).numpy()
+
+        return act
+
+    shortened = replace(spec, max_episode_steps=episode_steps)
+    return _record("edge-of-reach", shortened, episodes * episode_steps, seed, behaviour)
+
+
 @dataclass(frozen=True)
 class Builtin:
     """How a builtin dataset comes about.
@@ -157,6 +194,7 @@ class Builtin:
 TASKS: dict[str, Builtin] = {
     "pendulum-mixed": Builtin("Pendulum-v1", pendulum_mixed, ("gymnasium",)),
     "hopper-random": Builtin("Hopper-v5", hopper_random, ("gymnasium", "mujoco")),
+    "edge-of-reach": Builtin(edge_of_reach.ENV_ID, walks, ("gymnasium", "torch")),
 }
 
 

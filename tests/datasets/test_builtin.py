@@ -10,6 +10,7 @@ import yaml
 
 from datasets.cache import cache_root
 from datasets.readers import builtin
+from envs import edge_of_reach
 from envs.make import make_env
 from envs.termination import rule_for_spec
 
@@ -22,6 +23,14 @@ PENDULUM = {
     "mixture": [{"strength": 1.0, "random": 0.2}, {"strength": 0.5, "random": 1.0}],
 }
 HOPPER = {"name": "small", "task": "hopper-random", "steps": 300, "seed": 0}
+WALKS = {
+    "name": "small",
+    "task": "edge-of-reach",
+    "episodes": 6,
+    "episode_steps": 30,
+    "seed": 0,
+    "random": [1.0, 0.0],
+}
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +71,7 @@ def test_every_task_has_a_file_with_exactly_its_keys(task):
     assert {path.stem for path in FOLDER.glob("*.yaml")} == set(builtin.TASKS)
 
 
-@pytest.mark.parametrize("keys", [PENDULUM, HOPPER], ids=lambda keys: keys["task"])
+@pytest.mark.parametrize("keys", [PENDULUM, HOPPER, WALKS], ids=lambda keys: keys["task"])
 def test_a_recording_is_the_same_bit_for_bit_wherever_it_is_made(
     keys, tmp_path, monkeypatch, recordings
 ):
@@ -138,7 +147,7 @@ def test_the_hopper_falls_and_the_last_episode_is_cut():
     assert data.reference.source.startswith("measured in Hopper-v5")
 
 
-@pytest.mark.parametrize("keys", [PENDULUM, HOPPER], ids=lambda keys: keys["task"])
+@pytest.mark.parametrize("keys", [PENDULUM, HOPPER, WALKS], ids=lambda keys: keys["task"])
 def test_rows_follow_each_other_and_the_environment(keys):
     data = builtin.load(**keys)
     rows, start, length = data.transitions, data.episode_starts[1], data.episode_lengths[1]
@@ -154,6 +163,28 @@ def test_rows_follow_each_other_and_the_environment(keys):
         obs, reward, *_ = env.step(rows.action[row].numpy())
         np.testing.assert_allclose(reward, rows.reward[row].item(), atol=1e-4)
         np.testing.assert_allclose(obs, rows.next_obs[row].numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [1, 30])
+def test_walks_have_the_length_asked_for_and_never_terminate(steps):
+    data = builtin.load(**{**WALKS, "episode_steps": steps})
+    assert data.episode_lengths.tolist() == [steps] * 6
+    assert not data.transitions.terminated.any() and data.valid_next.all()
+    starts = data.transitions.obs[data.episode_starts]
+    assert starts.abs().max() <= 2.0 and starts.std() > 0.5
+    # Scores are those of whole episodes, however short the recorded ones are.
+    assert (data.spec.env_id, data.spec.max_episode_steps) == ("ReverieEdgeOfReach-v0", 30)
+
+
+def test_walks_are_the_environments_own_and_the_kinds_take_turns():
+    data = builtin.load(**WALKS)
+    rows = data.transitions
+    next_obs, reward, _ = edge_of_reach.dynamics(rows.obs, rows.action)
+    torch.testing.assert_close(next_obs, rows.next_obs)
+    torch.testing.assert_close(reward, rows.reward)
+    straight = (rows.action - edge_of_reach.controller(rows.obs)).abs().amax(1) < 1e-6
+    assert straight.reshape(6, 30).all(1).tolist() == [False, True] * 3
+    assert data.reference.normalise(data.returns[1::2]).mean() == pytest.approx(100, abs=10)
 
 
 def test_the_mixture_takes_turns_and_is_graded():
@@ -195,3 +226,17 @@ def test_wrong_keys_are_refused_in_one_line(changes, message):
 def test_a_missing_key_is_refused():
     with pytest.raises(ValueError, match="'seed'"):
         builtin.load(**{key: value for key, value in PENDULUM.items() if key != "seed"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"episode_steps": 0}, "episode_steps=0 must be at least 1"),
+        ({"random": []}, r"random=\[\] must list probabilities"),
+        ({"random": [0.5, 1.5]}, "must list probabilities"),
+    ],
+)
+def test_wrong_walks_are_refused_in_one_line(changes, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        builtin.load(**{**WALKS, **changes})
+    assert "\n" not in str(caught.value)

@@ -33,10 +33,11 @@ def test_what_cannot_be_compiled_runs_as_it_is_with_one_warning(caplog, monkeypa
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="the CPU compiler needs g++")
-def test_compiled_and_plain_training_agree(tmp_path):
+@pytest.mark.parametrize("agent", ["sac", "ravl"])
+def test_compiled_and_plain_training_agree(agent, tmp_path):
     """Sampling, rollout and update each compile into one graph and follow the same numbers."""
     done = subprocess.run(
-        [sys.executable, "tests/training/compiled_training.py"],
+        [sys.executable, "tests/training/compiled_training.py", agent],
         env={**os.environ, "PYTHONPATH": ".", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)},
         capture_output=True,
         text=True,

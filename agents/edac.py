@@ -1,0 +1,78 @@
+"""SAC whose many critics are kept apart by their action gradients: EDAC, SAC-N and RAVL.
+
+EDAC: arXiv:2110.01548. Without the diversity term it is SAC-N of the same paper; on rollouts of a
+world model, without any penalty, it is RAVL (arXiv:2402.12527).
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from agents.losses import gradient_similarity
+from agents.networks import initialise_
+from agents.sac import SAC
+from datasets.transition import Transition
+
+
+class EDAC(SAC):
+    """SAC with the critic loss sum_i mean (Q_i - y)^2 + diversity ES, see `gradient_similarity`.
+
+    Args:
+        diversity: eta, weight of the similarity of the critics' action gradients; 0 leaves the
+            term out.
+        diversity_critics: critics drawn anew in every update for that term, None for all.
+        hidden_bias: start of the hidden biases of actor and critics, None as in `nn.Linear`.
+        actor_output_bound, critic_output_bound: their last layers start uniform in +-bound, None
+            as in `nn.Linear`.
+        sac: see `SAC`.
+
+    With two critics, no diversity and None for the rest it is SAC to the last bit.
+    """
+
+    def __init__(
+        self,
+        *,
+        diversity: float,
+        diversity_critics: int | None,
+        hidden_bias: float | None,
+        actor_output_bound: float | None,
+        critic_output_bound: float | None,
+        **sac: Any,
+    ) -> None:
+        super().__init__(**sac)
+        critics = self.critics.critics
+        if diversity < 0:
+            raise ValueError(f"agent.diversity={diversity} must not be negative; 0 switches it off")
+        if diversity > 0 and critics < 2:
+            raise ValueError(
+                f"agent.diversity={diversity} compares critics, but agent.critics={critics}; use "
+                "at least 2, or diversity=0"
+            )
+        if diversity_critics is not None and not 2 <= diversity_critics <= critics:
+            raise ValueError(
+                f"agent.diversity_critics={diversity_critics} must lie between 2 and "
+                f"agent.critics={critics}, or be null for all"
+            )
+        self.diversity, self.diversity_critics = diversity, diversity_critics
+        for network, bound in (
+            (self.actor, actor_output_bound),
+            (self.critics, critic_output_bound),
+        ):
+            initialise_(network.body, hidden_bias=hidden_bias, output_bound=bound)
+        self.target_critics.load_state_dict(self.critics.state_dict())
+
+    def critic_loss(
+        self, batch: Transition, prediction: Float[Tensor, "S N B"], target: Float[Tensor, "S B"]
+    ) -> Float[Tensor, " S"]:
+        """Squared TD error of every critic, plus the diversity term at the batch's own actions."""
+        loss = super().critic_loss(batch, prediction, target)
+        if self.diversity == 0:
+            return loss
+        gradient = self.critics.action_gradient(batch.obs, batch.action)  # [S, N, B, A]
+        if self.diversity_critics is not None:
+            lots = torch.rand(gradient.shape[:2], device=gradient.device)
+            drawn = lots.argsort(1)[:, : self.diversity_critics]  # [S, k]
+            gradient = gradient.take_along_dim(drawn[..., None, None], 1)
+        return loss + self.diversity * gradient_similarity(gradient)
