@@ -295,10 +295,22 @@ def drop_foreign_numbers(config: DictConfig, tuned: Path) -> None:
         node = config.get(group)
         if not isinstance(numbers, dict) or not is_chosen(node):
             continue
-        known = inspect.signature(get_object(node._target_).__init__).parameters
+        known = keywords(get_object(node._target_))
         with open_dict(node):
-            for key in set(numbers) - set(known) - {"path"}:
+            for key in set(numbers) - known - {"path"}:
                 node.pop(key, None)
+
+
+def keywords(kind: type) -> set[str]:
+    """Arguments of a constructor, with those of its bases as far as it passes `**others` on."""
+    known: set[str] = set()
+    for cls in inspect.getmro(kind):
+        if "__init__" in vars(cls):
+            parameters = inspect.signature(cls.__init__).parameters
+            known |= set(parameters)
+            if all(each.kind is not each.VAR_KEYWORD for each in parameters.values()):
+                break
+    return known
 
 
 def threads(choice: str | int) -> int:

@@ -120,3 +120,10 @@ def test_numbers_tuned_for_a_preset_leave_other_options_alone():
     drop_foreign_numbers(config, CONF / "tuned/mopo/d4rl/hopper-medium-v2.yaml")
     assert "penalty" not in config.filter and config.source.horizon == 5
     instantiate(config.filter)
+
+
+def test_tuned_numbers_reach_an_agent_that_passes_them_on_to_its_base():
+    config = composed("agent=ravl")
+    drop_foreign_numbers(config, CONF / "tuned/mopo/builtin/pendulum-mixed.yaml")
+    assert config.agent.hidden == [128, 128] and config.agent.diversity == 1.0
+    instantiate(config.agent)(spec=SPEC, seeds=1, updates=10)
