@@ -306,7 +306,7 @@ def keywords(kind: type) -> set[str]:
     known: set[str] = set()
     for cls in inspect.getmro(kind):
         if "__init__" in vars(cls):
-            parameters = inspect.signature(cls.__init__).parameters
+            parameters = inspect.signature(vars(cls)["__init__"]).parameters
             known |= set(parameters)
             if all(each.kind is not each.VAR_KEYWORD for each in parameters.values()):
                 break
