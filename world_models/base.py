@@ -30,12 +30,16 @@ class Step:
         terminated: `[K, *]` bool.
         uncertainty: `[*]` the model's own doubt about this state and action, in the units its
             configuration says.
+        state: `[K, *, W]` what the model needs besides `next_obs` to go on from each outcome, in
+            any float type; None where the observation is the whole state. A filter that chooses
+            among outcomes chooses it too.
     """
 
     next_obs: Float[Tensor, "K *lead D"]
     reward: Float[Tensor, " K *lead"]
     terminated: Bool[Tensor, " K *lead"]
     uncertainty: Float[Tensor, "*lead"]
+    state: Float[Tensor, "K *lead W"] | None = None
 
 
 torch.export.register_dataclass(Step)
@@ -62,9 +66,23 @@ class WorldModel(nn.Module, ABC):
     def compile_update(self, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
         """Pass the training step of later fits through `wrapper`; models without one ignore it."""
 
+    def initial_state(self, obs: Tensor) -> Tensor | None:
+        """What the first `step` from recorded `obs [S, B, D]` takes as `state`, `[S, B, W]`.
+
+        None for models whose observation is the whole state; their `step` is given None for ever.
+        """
+        return None
+
     @abstractmethod
-    def step(self, obs: Tensor, action: Tensor, candidates: int = 1) -> Step:
-        """Propose `candidates` outcomes for `obs [S, B, D]` and `action [S, B, A]`."""
+    def step(
+        self, obs: Tensor, action: Tensor, candidates: int = 1, state: Tensor | None = None
+    ) -> Step:
+        """Propose `candidates` outcomes for `obs [S, B, D]` and `action [S, B, A]`.
+
+        Args:
+            state: `[S, B, W]` what `initial_state` or the step before gave for these rows; None
+                starts from `obs` alone.
+        """
 
     @abstractmethod
     def signature(self) -> dict[str, Any]:

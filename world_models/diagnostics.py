@@ -33,8 +33,10 @@ from world_models.measures import (
 
 HORIZONS = (1, 2, 5, 10, 25, 50, 100)
 
-OpenLoopStep = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(obs, action) to (next obs, reward), each with leading [S, W]."""
+Carried = Tensor | None
+"""`Step.state` of the model, one outcome."""
+OpenLoopStep = Callable[[Tensor, Tensor, Carried], tuple[Tensor, Tensor, Carried]]
+"""(obs, action, state) to (next obs, reward, next state), each with leading [S, W]."""
 
 # A state further from the middle of the data than this many half ranges counts as lost.
 _BOX = 1.5
@@ -234,20 +236,22 @@ def _open_loop(
     paid = recorded.reward.cumsum(1)
 
     def run(advance: OpenLoopStep) -> dict[str, Any]:
-        state, earned = start, torch.zeros(start.shape[:-1], device=device)
+        obs, earned = start, torch.zeros(start.shape[:-1], device=device)
+        state = model.initial_state(start)
         found: dict[str, list[Tensor]] = {}
         for t in range(steps):
-            state, reward = advance(state, recorded.action[:, t].expand(seeds, -1, -1))
+            action = recorded.action[:, t].expand(seeds, -1, -1)
+            obs, reward, state = advance(obs, action, state)
             earned = earned + reward
             if t + 1 not in horizons:
                 continue
             enough = long_enough[horizons.index(t + 1)]
-            error = (state - recorded.next_obs[:, t])[:, enough][..., columns] / unit[columns]
+            error = (obs - recorded.next_obs[:, t])[:, enough][..., columns] / unit[columns]
             error = error.nan_to_num(torch.inf, torch.inf, -torch.inf)
             size = error.square().mean(-1).sqrt()
             column = error.square().mean(1).sqrt()
-            off = ((state - (high + low) / 2).abs() > _BOX * (high - low) / 2)[..., columns]
-            off = off.any(-1) | ~state.isfinite().all(-1)
+            off = ((obs - (high + low) / 2).abs() > _BOX * (high - low) / 2)[..., columns]
+            off = off.any(-1) | ~obs.isfinite().all(-1)
             row = {
                 "median": quantile(size, 0.5),
                 "p90": quantile(size, 0.9),
@@ -262,23 +266,24 @@ def _open_loop(
 
     predict = getattr(model, "predict", None)
 
-    def mean_step(obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    def mean_step(obs: Tensor, action: Tensor, state: Carried) -> tuple[Tensor, Tensor, Carried]:
         if predict is not None:
             mean = predict(obs, action)[0].mean(1)
-            return mean[..., :-1], mean[..., -1]
-        step = model.step(obs, action, candidates)
-        return step.next_obs.mean(0), step.reward.mean(0)
+            return mean[..., :-1], mean[..., -1], None
+        step = model.step(obs, action, candidates, state)
+        following = None if step.state is None else step.state.mean(0)
+        return step.next_obs.mean(0), step.reward.mean(0), following
 
-    def sampled_step(obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        step = model.step(obs, action, 1)
-        return step.next_obs[0], step.reward[0]
+    def sampled_step(obs: Tensor, action: Tensor, state: Carried) -> tuple[Tensor, Tensor, Carried]:
+        step = model.step(obs, action, 1, state)
+        return step.next_obs[0], step.reward[0], None if step.state is None else step.state[0]
 
     return {
         "horizons": horizons,
         "windows": [int(enough.sum()) for enough in long_enough],
         "mean": run(mean_step),
         "sampled": run(sampled_step),
-        "constant": run(lambda obs, action: (obs, torch.zeros_like(obs[..., 0]))),
+        "constant": run(lambda obs, action, state: (obs, torch.zeros_like(obs[..., 0]), None)),
     }
 
 

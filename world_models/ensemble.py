@@ -306,7 +306,11 @@ class ProbabilisticEnsemble(WorldModel):
         return mean, log_variance.mul(0.5).exp()
 
     def step(
-        self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"], candidates: int = 1
+        self,
+        obs: Float[Tensor, "S B D"],
+        action: Float[Tensor, "S B A"],
+        candidates: int = 1,
+        state: Tensor | None = None,
     ) -> Step:
         """Sample K outcomes per row from the elites' Gaussians.
 
@@ -317,8 +321,11 @@ class ProbabilisticEnsemble(WorldModel):
 
         Raises:
             RuntimeError: the model has not been fitted.
-            ValueError: another number of seeds than the model was built for.
+            ValueError: another number of seeds than the model was built for, or a `state`, for
+                its observation is the whole state.
         """
+        if state is not None:
+            raise ValueError("an ensemble carries no state between steps; pass state=None")
         shape = obs.shape[:-1]
         obs, action = self._by_lane(obs), self._by_lane(action)
         mean, std = self.all_members(obs, action)

@@ -65,7 +65,7 @@ class UncertaintyPenalty(TransitionFilter):
     def forward(self, obs: Tensor, action: Tensor, step: Step) -> Verdict:
         reward = penalised(step.reward, step.uncertainty, self.penalty)
         everything = torch.ones_like(step.terminated[0])
-        step = Step(step.next_obs, reward, step.terminated, step.uncertainty)
+        step = Step(step.next_obs, reward, step.terminated, step.uncertainty, step.state)
         return Verdict(step, keep=everything, goes_on=everything)
 
 

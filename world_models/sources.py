@@ -44,7 +44,8 @@ class BranchedRollouts(RolloutSource):
 
     Source: MBPO, arXiv:1906.08253, algorithm 2. A rollout ends at a termination; rows after its
     end are marked as absent. Rows that are not finite are dropped and end their rollout too, for
-    a diverged model must not poison the replay.
+    a diverged model must not poison the replay. A model that needs more than the observation to
+    go on has its `state` carried along, which never reaches the policy or the replay.
     """
 
     def __init__(
@@ -76,10 +77,11 @@ class BranchedRollouts(RolloutSource):
     ) -> tuple[Transition, Bool[Tensor, "S M"]]:
         obs = starts
         alive = torch.ones(starts.shape[:-1], dtype=torch.bool, device=starts.device)
+        state = self.model.initial_state(obs)
         rows, kept = [], []
         for _ in range(self.horizon):
             action = policy(obs)
-            proposal = self.model.step(obs, action, self.filter.candidates)
+            proposal = self.model.step(obs, action, self.filter.candidates, state)
             verdict: Verdict = self.filter(obs, action, proposal)
             row = Transition(
                 obs=obs,
@@ -95,6 +97,13 @@ class BranchedRollouts(RolloutSource):
             alive = alive & verdict.goes_on & finite & ~row.terminated
             # An ended rollout stands still: its rows are absent, but they must stay finite.
             obs = torch.where(alive.unsqueeze(-1), row.next_obs, obs)
+            if state is not None:
+                if verdict.step.state is None:
+                    raise RuntimeError(
+                        f"the filter {type(self.filter).__name__} lost the `state` of the model's "
+                        "step; pass `step.state` on to the Step that it returns"
+                    )
+                state = torch.where(alive.unsqueeze(-1), verdict.step.state[0], state)
         stacked = Transition(
             *(
                 torch.stack([getattr(row, name) for row in rows], 1).flatten(1, 2)

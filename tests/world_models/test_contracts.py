@@ -1,5 +1,6 @@
 """What must hold for every world model, filter and source in conf/; a new one joins by its YAML."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from world_models.base import Step
 from world_models.filters import KeepAll
 
 SEEDS, ROWS, D, A = 2, 6, 3, 1
-SPEC = Spec(env_id=None, obs_dim=D, action_dim=A, action_low=(-1.0,), action_high=(1.0,))
+# A task that every model, the exact one included, can step.
+SPEC = Spec(env_id="Pendulum-v1", obs_dim=D, action_dim=A, action_low=(-2.0,), action_high=(2.0,))
 SMALL = {
     "hidden": [16],
     "weight_decay": [0.0, 0.0],
@@ -75,6 +77,11 @@ def test_a_step_has_its_shapes_and_types(make_model, data, candidates):
     assert step.terminated.shape == lead and step.terminated.dtype == torch.bool
     assert step.uncertainty.shape == (SEEDS, ROWS) and (step.uncertainty >= 0).all()
     assert step.next_obs.isfinite().all()
+    # What a step needs to go on is there from the start, or never.
+    start = model.initial_state(torch.randn(SEEDS, ROWS, D))
+    assert (step.state is None) == (start is None)
+    if start is not None:
+        assert step.state.shape == (candidates, *start.shape)
 
 
 def test_state_and_signature_are_all_a_copy_needs(make_model, data):
@@ -127,6 +134,15 @@ def test_data_of_another_task_are_refused(make_model, data):
         make_model().fit(type(data)(**{**vars(data), "spec": other}))
 
 
+def test_a_step_is_a_tree_with_and_without_a_state():
+    """Compilation and vmap see its tensors; None is no leaf."""
+    step = Step(torch.ones(1, 2, 3), torch.ones(1, 2), torch.ones(1, 2) > 0, torch.ones(2))
+    for each, count in ((step, 4), (replace(step, state=torch.ones(1, 2, 5)), 5)):
+        leaves, shape = torch.utils._pytree.tree_flatten(each)
+        again = torch.utils._pytree.tree_unflatten([leaf.clone() for leaf in leaves], shape)
+        assert len(leaves) == count and (again.state is None) == (each.state is None)
+
+
 @pytest.mark.parametrize("option", options("filter"))
 def test_a_filter_leaves_one_candidate_and_judges_every_row(option):
     judge = instantiate(settings("filter", option))
@@ -137,8 +153,12 @@ def test_a_filter_leaves_one_candidate_and_judges_every_row(option):
         terminated=torch.zeros(k, SEEDS, ROWS, dtype=torch.bool),
         uncertainty=torch.rand(SEEDS, ROWS),
     )
-    verdict = judge(torch.randn(SEEDS, ROWS, D), torch.rand(SEEDS, ROWS, A), step)
-    assert verdict.step.next_obs.shape == (1, SEEDS, ROWS, D)
+    obs, action = torch.randn(SEEDS, ROWS, D), torch.rand(SEEDS, ROWS, A)
+    verdict = judge(obs, action, step)
+    assert verdict.step.next_obs.shape == (1, SEEDS, ROWS, D) and verdict.step.state is None
+    # A copy of the next observations stands for the state: both must be of the same outcome.
+    verdict = judge(obs, action, replace(step, state=step.next_obs.double()))
+    assert torch.equal(verdict.step.state, verdict.step.next_obs.double())
     for judged in (verdict.keep, verdict.goes_on):
         assert judged.shape == (SEEDS, ROWS) and judged.dtype == torch.bool
 

@@ -40,7 +40,7 @@ class Linear(WorldModel):
         drift = torch.stack([0.1 * obs[..., 1], 0.2 * action[..., 0] - 0.1 * obs[..., 0]], -1)
         return obs + drift + self.bias, -obs.square().sum(-1)
 
-    def step(self, obs, action, candidates=1):
+    def step(self, obs, action, candidates=1, state=None):
         next_obs, reward = self.outcome(obs, action)
         next_obs = next_obs + self.noise * torch.randn(candidates, *next_obs.shape)
         reward = reward + self.noise * torch.randn(candidates, *reward.shape)
@@ -162,6 +162,28 @@ def test_sampled_rollouts_show_noise_that_mean_rollouts_do_not(data):
         expected * math.sqrt(math.log(2)), rel=0.15
     )
     assert found["sampled"]["median"][0][-1] > 5 * found["sampled"]["median"][0][0]
+
+
+class Remembering(Linear):
+    """Counts its steps in a hidden state and notes which counts it is given."""
+
+    def initial_state(self, obs):
+        return torch.zeros(*obs.shape[:-1], 1, dtype=torch.float64)
+
+    def step(self, obs, action, candidates=1, state=None):
+        if state is None:
+            state = self.initial_state(obs)
+        self.seen.append(state[..., 0].unique().tolist())
+        step = super().step(obs, action, candidates)
+        return replace(step, state=(state + 1).expand(candidates, *state.shape))
+
+
+def test_open_loop_replay_carries_the_state_of_the_model(make_dataset):
+    model = Remembering()
+    model.seen = []
+    diagnostics.measure(model, make_dataset(episodes=3, length=30), windows=20)
+    # One step at a time from observations, then 25 steps with means, then 25 with samples.
+    assert model.seen == [[0.0]] + 2 * [[float(step)] for step in range(25)]
 
 
 def test_likelihood_and_calibration_of_the_true_distribution(make_dataset):

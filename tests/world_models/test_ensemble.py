@@ -504,6 +504,15 @@ def test_a_wrong_number_of_seeds_is_refused(make_ensemble):
         model.step(torch.zeros(3, 4, 2), torch.zeros(3, 4, 1))
 
 
+def test_a_state_that_nobody_gave_out_is_refused(make_ensemble, make_dataset):
+    model = make_ensemble()
+    model.fit(make_dataset())
+    obs, action = torch.zeros(1, 2, 2), torch.zeros(1, 2, 1)
+    assert model.initial_state(obs) is None and model.step(obs, action).state is None
+    with pytest.raises(ValueError, match="carries no state"):
+        model.step(obs, action, state=torch.zeros(1, 2, 1))
+
+
 def test_data_of_another_task_are_refused(make_ensemble, make_dataset, toy_spec):
     data = make_dataset()
     other = replace(toy_spec, obs_dim=3)

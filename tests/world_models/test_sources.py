@@ -19,7 +19,7 @@ class Counter(WorldModel):
     def signature(self):
         return {}
 
-    def step(self, obs, action, candidates=1):
+    def step(self, obs, action, candidates=1, state=None):
         next_obs = obs + 1
         next_obs = torch.where(next_obs >= self.broken, float("nan"), next_obs)
         return Step(

@@ -1,0 +1,1 @@
+"""One command a paper: what it claims beside what was measured here."""
