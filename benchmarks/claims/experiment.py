@@ -1,0 +1,176 @@
+"""Short training runs of several arms, with the same loop and logs as `train.py`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from agents.base import Agent
+from benchmarks.claims.report import timed
+from datasets.dataset import Dataset
+from datasets.replay import Mixture, Replay
+from envs.evaluation import Evaluator
+from training.logging import Log, NoTracker
+from training.loop import Periods, train
+from training.progress import stage
+from training.reports import read_metrics
+from training.seeding import evaluation_seed, seed_everything, side_stream
+from training.value_probe import EdgeTest, ValueProbe
+from world_models.base import WorldModel
+from world_models.filters import KeepAll, TransitionFilter
+from world_models.sources import BranchedRollouts
+
+CONF = Path(__file__).parent.parent.parent / "conf"
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long and how wide every arm of an experiment runs.
+
+    Attributes:
+        seeds: S, side by side.
+        updates: gradient steps.
+        batch, real_fraction: rows of an update, and the share of them from the dataset.
+        starts, horizon, every, retain: see `BranchedRollouts`.
+        evaluate, episodes: gradient steps between evaluations, and their episodes per seed.
+        probe: rollouts of the value probe.
+    """
+
+    seeds: int
+    updates: int
+    batch: int
+    real_fraction: float
+    starts: int
+    horizon: int
+    every: int
+    retain: int
+    evaluate: int
+    episodes: int
+    probe: int
+
+
+@dataclass(frozen=True)
+class History:
+    """What a run measured.
+
+    Attributes:
+        series: `{metric: (updates [T], values [S, T])}` of everything in its `metrics.csv`.
+        agent: as trained.
+        seconds: wall-clock, evaluations included.
+    """
+
+    series: dict[str, tuple[np.ndarray, np.ndarray]]
+    agent: Agent
+    seconds: float
+
+    def last(self, metric: str) -> list[float]:
+        """The last value of each seed."""
+        return self.series[metric][1][:, -1].tolist()
+
+
+def option(path: str) -> dict[str, Any]:
+    """An option of `conf/` as plain values, without `path`, which only train.py reads."""
+    settings: Any = OmegaConf.to_container(OmegaConf.load(CONF / path), resolve=True)
+    settings.pop("path", None)
+    return settings
+
+
+def build(path: str, *, changes: Mapping[str, Any] | None = None, **given: Any) -> Any:
+    """What `conf/<path>` describes, with changed numbers and run-time objects."""
+    settings = {**option(path), **(changes or {}), "_convert_": "all"}
+    made = instantiate(settings)
+    return made(**given) if settings.get("_partial_") else made
+
+
+def run(
+    name: str,
+    make_agent: Callable[[], Agent],
+    data: Dataset,
+    model: WorldModel,
+    budget: Budget,
+    *,
+    transition_filter: TransitionFilter | None = None,
+    edge_of_reach: EdgeTest | None = None,
+    seed: int = 0,
+) -> History:
+    """Train one arm from scratch and measure it on the way."""
+    console = Console()
+    seed_everything(seed)
+    agent = make_agent()
+    source = BranchedRollouts(
+        model=model,
+        transition_filter=transition_filter or KeepAll(),
+        horizon=budget.horizon,
+        starts=budget.starts,
+        every=budget.every,
+        retain=budget.retain,
+    )
+    real = int(budget.batch * budget.real_fraction + 1e-9)
+    mixture = Mixture(
+        {
+            "real": Replay.of(data.transitions),
+            "synthetic": Replay(data.transitions[:1], lanes=budget.seeds, capacity=source.capacity),
+        },
+        {"real": real, "synthetic": budget.batch - real},
+        seeds=budget.seeds,
+    )
+    sources = {"synthetic": source}
+    probe = ValueProbe(
+        agent=agent,
+        mixture=mixture,
+        sources=sources,
+        data=data,
+        starts=budget.probe,
+        edge_of_reach=edge_of_reach,
+    )
+    evaluator = Evaluator(spec=data.spec, seeds=budget.seeds, episodes=budget.episodes)
+    with (
+        TemporaryDirectory() as folder,
+        stage(name, budget.updates, console, 0) as shown,
+    ):
+        log = Log(Path(folder) / "metrics.csv", NoTracker(), budget.seeds)
+        log.begin()
+
+        def evaluate(update: int) -> None:
+            at = evaluation_seed(seed, update)
+            episodes = evaluator.run(
+                lambda obs: agent.act(obs, deterministic=True), at, agent.discount
+            )
+            log.evaluated(update, episodes.returns.mean(1).tolist(), None)
+            with side_stream(at, CPU):
+                measured = probe.measure(episodes)
+            log.write(update, {metric: lanes.tolist() for metric, lanes in measured.items()})
+            shown.report(update, log.readable())
+
+        _, seconds = timed(
+            lambda: train(
+                agent,
+                mixture,
+                sources,
+                first=0,
+                updates=budget.updates,
+                periods=Periods(log=budget.evaluate, evaluate=budget.evaluate, checkpoint=0),
+                log=log,
+                evaluate=evaluate,
+                checkpoint=lambda update: None,
+                compile=lambda function: function,
+                on_update=shown.advance_to,
+            )
+        )
+        evaluator.close()
+        series = {
+            metric: (
+                np.array(next(iter(lanes.values()))[0]),
+                np.array([values for _, values in lanes.values()]),
+            )
+            for metric, lanes in read_metrics(log.path).items()
+        }
+    return History(series, agent, seconds)

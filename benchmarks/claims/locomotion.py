@@ -1,0 +1,73 @@
+"""The edge-of-reach problem in a MuJoCo task: HalfCheetah with its true dynamics.
+
+After the true-dynamics experiment of RAVL, arXiv:2402.12527, at a budget of two CPU cores, the same
+for both arms: rollouts of one step (the paper uses one or five), smaller networks, larger learning
+rates and a faster target network. The paper trains for 3,000,000 updates.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from benchmarks.claims import experiment
+from benchmarks.claims.experiment import Budget, History
+from datasets.dataset import Dataset
+from world_models.true_dynamics import TrueDynamics
+
+DATASET = "bench/halfcheetah/mixed-v0"
+BUDGET = Budget(
+    seeds=4,
+    updates=6_000,
+    batch=256,
+    real_fraction=0.05,
+    starts=2_000,
+    horizon=1,
+    every=500,
+    retain=5,
+    evaluate=500,
+    episodes=3,
+    probe=256,
+)
+QUICK: dict[str, Any] = {"seeds": 1, "updates": 300, "evaluate": 100, "episodes": 1}
+NETWORK = {
+    "hidden": [128, 128],
+    "actor_learning_rate": 1e-3,
+    "critic_learning_rate": 1e-3,
+    "target_rate": 0.02,
+}
+ARMS: dict[str, dict[str, Any]] = {
+    "base": {"critics": 2, "diversity": 0.0},
+    # As in the paper, only the diversity is tuned anew for the true dynamics.
+    "ravl": {"critics": 10, "diversity": 10.0},
+}
+
+
+def load() -> Dataset:
+    """The dataset, found through MINARI_DATASETS_PATH."""
+    return experiment.build(
+        "dataset/minari.yaml", changes={"id": DATASET, "name": "halfcheetah", "path": None}
+    )
+
+
+def run_all(data: Dataset, quick: bool) -> dict[str, History]:
+    """Both arms, one after the other."""
+    budget = replace(BUDGET, **QUICK) if quick else BUDGET
+    model: TrueDynamics = experiment.build(
+        "world_model/true_dynamics.yaml", spec=data.spec, seeds=budget.seeds, seed=0
+    )
+    model.fit(data)  # warns where the simulator is not the one that made the data
+    return {
+        arm: experiment.run(
+            f"halfcheetah, {arm}",
+            lambda numbers=numbers: experiment.build(  # type: ignore[misc]
+                "agent/ravl.yaml",
+                changes={**NETWORK, **numbers},
+                spec=data.spec,
+                seeds=budget.seeds,
+                updates=budget.updates,
+            ),
+            data,
+            model,
+            budget,
+        )
+        for arm, numbers in ARMS.items()
+    }
