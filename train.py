@@ -286,12 +286,12 @@ def is_chosen(node: DictConfig | None) -> bool:
     return node is not None and "_target_" in node
 
 
-def drop_foreign_numbers(config: DictConfig, tuned: Path) -> None:
-    """Take out numbers of a tuned file that the chosen option of their group does not have.
+def drop_foreign_numbers(config: DictConfig, source: Path) -> None:
+    """Take out numbers of a preset or tuned file that the chosen option of a group does not have.
 
     They are meant for what the preset picks; `filter=none` has no penalty to tune.
     """
-    for group, numbers in OmegaConf.to_container(OmegaConf.load(tuned)).items():  # type: ignore[union-attr]
+    for group, numbers in OmegaConf.to_container(OmegaConf.load(source)).items():  # type: ignore[union-attr]
         node = config.get(group)
         if not isinstance(numbers, dict) or not is_chosen(node):
             continue
@@ -330,8 +330,10 @@ def threads(choice: str | int) -> int:
 def main(config: DictConfig) -> float | None:
     hydra_config = HydraConfig.get()
     choices = hydra_config.runtime.choices
+    preset = Path("conf/algorithm", f"{choices['algorithm']}.yaml")
     tuned = Path("conf/tuned", choices["algorithm"], f"{choices['dataset']}.yaml")
     with entry.one_line_errors():
+        drop_foreign_numbers(config, Path(__file__).parent / preset)
         if (Path(__file__).parent / tuned).is_file():
             print(f"using the numbers of {tuned}")
             drop_foreign_numbers(config, Path(__file__).parent / tuned)

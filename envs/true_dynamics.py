@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float
 from mujoco import rollout
 from torch import Tensor
 
+from envs import edge_of_reach
 from envs.make import make_raw_env, require_spaces_match
 from envs.specs import Spec
 
@@ -374,5 +375,8 @@ def pendulum(
     return next_obs, reward, torch.zeros_like(reward, dtype=torch.bool)
 
 
-TENSOR_DYNAMICS: dict[str, TensorDynamics] = {"Pendulum-v1": pendulum}
+TENSOR_DYNAMICS: dict[str, TensorDynamics] = {
+    "Pendulum-v1": pendulum,
+    edge_of_reach.ENV_ID: edge_of_reach.dynamics,
+}
 """Tasks whose dynamics are a function of tensors, by exact environment id."""

@@ -127,3 +127,14 @@ def test_tuned_numbers_reach_an_agent_that_passes_them_on_to_its_base():
     drop_foreign_numbers(config, CONF / "tuned/mopo/builtin/pendulum-mixed.yaml")
     assert config.agent.hidden == [128, 128] and config.agent.diversity == 1.0
     instantiate(config.agent)(spec=SPEC, seeds=1, updates=10)
+
+
+@pytest.mark.parametrize("algorithm", ["mopo", "ravl"])
+def test_numbers_of_a_preset_for_its_own_model_leave_another_model_alone(algorithm):
+    dataset = "builtin/pendulum-mixed" if algorithm == "mopo" else "builtin/edge-of-reach"
+    config = composed(f"algorithm={algorithm}", f"dataset={dataset}", "world_model=true_dynamics")
+    assert "max_epochs" in config.world_model  # merged in by Hydra
+    for numbers in (f"algorithm/{algorithm}.yaml", f"tuned/{algorithm}/{dataset}.yaml"):
+        drop_foreign_numbers(config, CONF / numbers)
+    settings = {k: v for k, v in config.world_model.items() if k != "path"}
+    instantiate(settings)(spec=SPEC, seeds=1, seed=0)

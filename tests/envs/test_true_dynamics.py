@@ -227,6 +227,20 @@ def test_pendulum_replays_float32_observations_in_any_shape():
     assert outcome.next_obs.dtype == torch.float32
 
 
+def test_the_plane_is_its_own_simulator():
+    spec = task("ReverieEdgeOfReach-v0")
+    simulator = simulator_for(spec, threads=1)
+    with closing(make_env(spec)) as env:
+        obs, _ = env.reset(seed=0)
+        for _ in range(20):
+            action = env.action_space.sample()
+            outcome = simulator.step(torch.from_numpy(obs)[None], torch.from_numpy(action)[None])
+            obs, reward, terminated, _, _ = env.step(action)
+            assert torch.equal(outcome.next_obs[0], torch.from_numpy(obs))
+            assert outcome.reward.item() == pytest.approx(reward, abs=1e-6)
+            assert outcome.terminated.item() == terminated
+
+
 def test_a_task_of_tensors_joins_with_one_function(monkeypatch):
     def drift(obs, action, size=1.0):
         return obs + size * action, obs[..., 0], torch.zeros_like(obs[..., 0], dtype=torch.bool)
