@@ -45,6 +45,8 @@ from world_models.sources import RolloutSource
 
 EPOCH_LINES = 10.0
 """Least seconds between two lines about a fit, where there is no progress bar."""
+KEEP_ALL = "world_models.filters.KeepAll"
+"""The filter that does nothing."""
 
 
 def run(config: DictConfig, overrides: list[str]) -> float | None:
@@ -201,24 +203,39 @@ def fit_world_model(
 def build_streams(
     config: DictConfig, data: Dataset, model: WorldModel | None, device: torch.device
 ) -> tuple[Mixture, dict[str, RolloutSource]]:
-    """The dataset and, where something is dreamed, the replay of dreams, as one mixture."""
+    """The dataset and, where a source adds to it, the replay of its rows, as one mixture."""
     streams: dict[str, Replay] = {"real": Replay.of(data.transitions)}
     rows = {"real": config.batch_size}
     sources: dict[str, RolloutSource] = {}
     if is_chosen(config.source):
-        source: RolloutSource = entry.build(
-            "source",
-            instantiate(config.source),
-            model=model,
-            transition_filter=instantiate(config.filter),
-        )
-        sources["synthetic"] = source
-        streams["synthetic"] = Replay(
+        source = build_source(config, data, model).to(device)
+        sources[source.stream] = source
+        streams[source.stream] = Replay(
             data.transitions[:1], lanes=config.seeds, capacity=source.capacity
         )
         rows["real"] = real_rows(config)
-        rows["synthetic"] = config.batch_size - rows["real"]
+        rows[source.stream] = config.batch_size - rows["real"]
     return Mixture(streams, rows, seeds=config.seeds).to(device), sources
+
+
+def build_source(config: DictConfig, data: Dataset, model: WorldModel | None) -> RolloutSource:
+    """The source, and the simulator that it steps where one is chosen, of what each asks for."""
+    parts: dict[str, Any] = {
+        "spec": data.spec,
+        "seeds": config.seeds,
+        "model": model,
+        "transition_filter": instantiate(config.filter),
+    }
+    for group in ("simulator", "source"):
+        if is_chosen(config[group]):
+            asked = {name: parts[name] for name in arguments(config[group]) if name in parts}
+            parts[group] = entry.build(group, instantiate(config[group]), **asked)
+    return parts["source"]
+
+
+def arguments(node: DictConfig) -> set[str]:
+    """Names of the arguments of the class that a node builds."""
+    return set(inspect.signature(get_object(node._target_).__init__).parameters)
 
 
 def build_evaluator(config: DictConfig, data: Dataset, console: Console) -> Evaluator | None:
@@ -260,11 +277,7 @@ def require_sense(config: DictConfig, settings: dict[str, Any]) -> None:
     entry.require_integers(settings)
     if not 0 <= config.real_fraction <= 1:
         raise ValueError(f"real_fraction must lie in [0, 1], got {config.real_fraction}")
-    if is_chosen(config.source) and not is_chosen(config.world_model):
-        raise ValueError(
-            "source needs a world model, but world_model=none; choose one, for example "
-            "world_model=ensemble, or set source=none"
-        )
+    require_parts_fit(config)
     if is_chosen(config.source) and real_rows(config) == config.batch_size:
         raise ValueError(
             f"real_fraction={config.real_fraction} leaves no room in a batch of "
@@ -273,6 +286,35 @@ def require_sense(config: DictConfig, settings: dict[str, Any]) -> None:
         )
     entry.pick_device(config.device)
     wanted(config.compile, torch.device("cpu"))
+
+
+def require_parts_fit(config: DictConfig) -> None:
+    """Refuse a source that lacks what it works with, and parts that it would not use."""
+    simulated = is_chosen(config.source) and "simulator" in arguments(config.source)
+    if simulated and not is_chosen(config.simulator):
+        raise ValueError(
+            "source=simulator has nothing to step, for simulator=none; choose one, for example "
+            "simulator=perturbed"
+        )
+    if is_chosen(config.simulator) and not simulated:
+        raise ValueError(
+            "a simulator is chosen, but the source does not step it; set source=simulator, or "
+            "simulator=none"
+        )
+    if not is_chosen(config.source):
+        return
+    group = "simulator" if simulated else "source"
+    needed = arguments(config[group])
+    if "model" in needed and not is_chosen(config.world_model):
+        raise ValueError(
+            f"{group} needs a world model, but world_model=none; choose one, for example "
+            "world_model=ensemble, or set source=none"
+        )
+    if "transition_filter" not in needed and config.filter._target_ != KEEP_ALL:
+        raise ValueError(
+            f"filter={config.filter._target_} judges steps of a world model, but {group}="
+            f"{config[group]._target_} asks none for a step; set filter=none"
+        )
 
 
 def real_rows(config: DictConfig) -> int:

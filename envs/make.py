@@ -43,7 +43,15 @@ def make_env(spec: Spec, render_mode: str | None = None) -> gymnasium.Env:
         ValueError: no or an unknown environment id, or spaces other than the spec says.
         RuntimeError: the environment exists but cannot be created here.
     """
-    env = make_raw_env(spec, render_mode)
+    return with_flat_spaces(spec, make_raw_env(spec, render_mode))
+
+
+def with_flat_spaces(spec: Spec, env: gymnasium.Env) -> gymnasium.Env:
+    """Let an environment in its own units (`make_raw_env`) look as `make_env` promises.
+
+    Raises:
+        ValueError: spaces other than the spec says; the environment is closed.
+    """
     try:
         require_spaces_match(spec, env)
     except ValueError:

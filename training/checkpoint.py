@@ -67,6 +67,7 @@ class State:
                 "reference": None if reference is None else asdict(reference),
                 "agent": self.agent.state_dict(),
                 "streams": {name: self.mixture[name].contents() for name in self.sources},
+                "sources": {name: source.contents() for name, source in self.sources.items()},
                 "random": random_state(self.device),
                 "log": self.log.state(),
                 "seconds": dict(self.seconds),
@@ -82,8 +83,9 @@ class State:
         record = load_tensors(path, KIND, self.device)
         _require_identity(path, record, identity(self.agent, self.data.fingerprint))
         self.agent.load_state_dict(record["agent"])
-        for name in self.sources:
+        for name, source in self.sources.items():
             self.mixture[name].restore(record["streams"][name])
+            source.restore(record.get("sources", {}).get(name, {}))
         self.log.restore(record["log"])
         self.seconds.update(record["seconds"])
         self._counted_until = time.monotonic()

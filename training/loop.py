@@ -45,7 +45,8 @@ def train(
         mixture: streams by name; start states are drawn from its stream `real`.
         sources: what refills the stream of the same name.
         evaluate, checkpoint: called with the number of finished updates.
-        compile: wraps the update and the refreshes; the identity runs them as they are.
+        compile: wraps the update and the refreshes that can be compiled; the identity runs them
+            as they are.
         on_update: called after every update with its number, for a progress bar.
     """
 
@@ -53,7 +54,10 @@ def train(
     def update() -> dict[str, Tensor]:
         return agent.update(mixture.sample())
 
-    refreshes = {name: compile(refresh(agent, mixture, name, sources[name])) for name in sources}
+    refreshes = {
+        name: (compile if source.compiles else _as_it_is)(refresh(agent, mixture, name, source))
+        for name, source in sources.items()
+    }
     for step in range(first, updates):
         for name, source in sources.items():
             if step % source.every == 0:
@@ -82,13 +86,20 @@ def refresh(
         rows, keep = source.generate(agent.act, starts)
         mixture[name].add(rows, keep)
         count = keep.sum(1).clamp(min=1)
-        return {
-            f"{name}/rollout_length": keep.sum(1) / source.starts,
-            f"{name}/reward": torch.where(keep, rows.reward, 0.0).sum(1) / count,
-            f"{name}/terminated": (keep & rows.terminated).sum(1) / count,
+        measured = {
+            "reward": torch.where(keep, rows.reward, 0.0).sum(1) / count,
+            "terminated": (keep & rows.terminated).sum(1) / count,
+            **source.measured(),
         }
+        if starts.shape[1]:
+            measured["rollout_length"] = keep.sum(1) / starts.shape[1]
+        return {f"{name}/{metric}": value for metric, value in measured.items()}
 
     return run
+
+
+def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
 
 
 def require_rows(mixture: Mixture, name: str) -> None:

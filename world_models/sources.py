@@ -1,6 +1,8 @@
 """Rollout sources: how the current policy and a model become synthetic transitions."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,17 +20,32 @@ class RolloutSource(nn.Module, ABC):
         every: gradient steps between two refreshes.
         starts: B, start states a refresh asks for, per seed.
         capacity: rows per seed that its replay should hold.
+        stream: name of the stream that its rows go to.
+        compiles: whether `generate` may be compiled: fixed shapes, tensors only.
     """
 
     every: int
     starts: int
     capacity: int
+    stream: str = "synthetic"
+    compiles: bool = True
 
     @abstractmethod
     def generate(
         self, policy: Policy, starts: Float[Tensor, "S B D"]
     ) -> tuple[Transition, Bool[Tensor, "S M"]]:
         """Rows `[S, M]` and which of them exist. Shapes are fixed; nothing is compacted."""
+
+    def measured(self) -> dict[str, Float[Tensor, " S"]]:
+        """What else the latest refresh tells, by name; `generate` itself is measured anyway."""
+        return {}
+
+    def contents(self) -> dict[str, Any]:
+        """What later refreshes depend on beside the policy, as tensors and plain values."""
+        return {}
+
+    def restore(self, contents: Mapping[str, Any]) -> None:
+        """Take back what `contents` gave."""
 
 
 class BranchedRollouts(RolloutSource):
@@ -98,12 +115,7 @@ class BranchedRollouts(RolloutSource):
             # An ended rollout stands still: its rows are absent, but they must stay finite.
             obs = torch.where(alive.unsqueeze(-1), row.next_obs, obs)
             if state is not None:
-                if verdict.step.state is None:
-                    raise RuntimeError(
-                        f"the filter {type(self.filter).__name__} lost the `state` of the model's "
-                        "step; pass `step.state` on to the Step that it returns"
-                    )
-                state = torch.where(alive.unsqueeze(-1), verdict.step.state[0], state)
+                state = torch.where(alive.unsqueeze(-1), carried(verdict, self.filter), state)
         stacked = Transition(
             *(
                 torch.stack([getattr(row, name) for row in rows], 1).flatten(1, 2)
@@ -111,3 +123,17 @@ class BranchedRollouts(RolloutSource):
             )
         )
         return stacked, torch.stack(kept, 1).flatten(1, 2)
+
+
+def carried(verdict: Verdict, judge: TransitionFilter) -> Float[Tensor, "S B W"]:
+    """The state with which a model that has one goes on.
+
+    Raises:
+        RuntimeError: the filter dropped it.
+    """
+    if verdict.step.state is None:
+        raise RuntimeError(
+            f"the filter {type(judge).__name__} lost the `state` of the model's step; pass "
+            "`step.state` on to the Step that it returns"
+        )
+    return verdict.step.state[0]

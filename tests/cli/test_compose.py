@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from agents.base import Agent
 from envs.specs import Spec
-from train import build_streams, drop_foreign_numbers, is_chosen
+from train import build_streams, drop_foreign_numbers, is_chosen, require_parts_fit
 from training.run_directory import flat
 from world_models.base import WorldModel
 from world_models.filters import TransitionFilter
@@ -53,14 +53,21 @@ def test_every_tuned_file_belongs_to_an_algorithm_and_a_dataset_and_wins(tuned):
 
 
 @pytest.mark.parametrize(
-    ("agent", "world_model", "source", "filter_"),
-    list(product(options("agent"), options("world_model"), options("source"), options("filter"))),
+    ("agent", "world_model", "source", "simulator", "filter_"),
+    [
+        (agent, world_model, source, simulator, filter_)
+        for agent, world_model, source, filter_ in product(
+            options("agent"), options("world_model"), options("source"), options("filter")
+        )
+        for simulator in (options("simulator") if source == "simulator" else ["none"])
+    ],
 )
-def test_every_combination_builds(make_batch, agent, world_model, source, filter_):
+def test_every_combination_builds(make_batch, agent, world_model, source, simulator, filter_):
     config = composed(
         f"agent={agent}",
         f"world_model={world_model}",
         f"source={source}",
+        f"simulator={simulator}",
         f"filter={filter_}",
         "dataset=file",
         "dataset.path=x.npz",
@@ -68,7 +75,8 @@ def test_every_combination_builds(make_batch, agent, world_model, source, filter
         "batch_size=20",
     )
     if is_chosen(config.source):
-        config.source.starts = 10
+        for key in {"starts", "warmup"} & set(config.source):
+            config.source[key] = 10
     built = instantiate(config.agent)(spec=SPEC, seeds=2, updates=10)
     assert isinstance(built, Agent)
     assert isinstance(instantiate(config.filter), TransitionFilter)
@@ -77,14 +85,20 @@ def test_every_combination_builds(make_batch, agent, world_model, source, filter
         settings = {k: v for k, v in config.world_model.items() if k != "path"}
         model = instantiate(settings)(spec=SPEC, seeds=2, seed=0)
         assert isinstance(model, WorldModel)
-    if is_chosen(config.source) and model is None:
-        return  # refused before anything is built, which test_mistakes covers
+    try:
+        require_parts_fit(config)
+    except ValueError:
+        # Refused before anything is built, which test_mistakes covers.
+        assert model is None or "simulator" in (source, simulator)
+        return
 
     class Data:
         transitions = make_batch(30, action_dim=1)
+        spec = SPEC
 
     mixture, sources = build_streams(config, Data(), model, "cpu")
-    rows = {"real": 20} if not sources else {"real": 1, "synthetic": 19}
+    stream = "simulator" if source == "simulator" else "synthetic"
+    rows = {"real": 20} if not sources else {"real": 1, stream: 19}
     assert mixture.rows == rows
     real = {"real": mixture["real"].sample(2, 8)}
     measured = built.update(real["real"])
@@ -104,7 +118,7 @@ def test_no_hyperparameter_hides_in_python():
 
     from hydra.utils import get_object
 
-    for group in ("agent", "world_model", "source", "filter"):
+    for group in ("agent", "world_model", "simulator", "source", "filter"):
         for option in options(group):
             if option == "none" and group != "filter":
                 continue
@@ -138,3 +152,12 @@ def test_numbers_of_a_preset_for_its_own_model_leave_another_model_alone(algorit
         drop_foreign_numbers(config, CONF / numbers)
     settings = {k: v for k, v in config.world_model.items() if k != "path"}
     instantiate(settings)(spec=SPEC, seeds=1, seed=0)
+
+
+def test_a_simulator_source_brings_a_perturbed_simulator_and_yields_to_what_is_typed():
+    config = composed("source=simulator", "simulator.gravity=2", "simulator.friction=0.3")
+    assert config.simulator._target_.endswith("PerturbedSimulator")
+    assert (config.simulator.gravity, config.simulator.friction) == (2, 0.3)
+    assert config.simulator.density == 1.0 and composed().simulator is None
+    other = composed("algorithm=sac_sim", "simulator=world_model", "world_model=ensemble")
+    assert other.simulator._target_.endswith("ModelSimulator")

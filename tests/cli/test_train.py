@@ -156,6 +156,26 @@ def test_without_a_world_model_the_agent_learns_from_the_data_alone(train, comma
     assert not (run_dir / "world_model.pt").exists()
 
 
+SIMULATED = ("algorithm=sac_sim", "simulator.gravity=2", "source.warmup=50")
+
+
+def test_an_agent_learns_in_a_simulator_and_resumes_to_the_same_bits(
+    train, command, environment, tmp_path
+):
+    small = [s for s in train.small if not s.startswith(("world_model", "source"))]
+    small += [*SIMULATED, "updates=300", "checkpoint_every=70", "evaluate.every=100"]
+    whole = command("train.py", *small, f"root={tmp_path / 'whole'}")
+    assert whole.returncode == 0, whole.stderr
+    root = tmp_path / "killed"
+    kill_at([*small, f"root={root}"], environment, root, 120)
+    resumed = command("train.py", *small, f"root={root}")
+    assert resumed.returncode == 0 and "resuming" in resumed.stdout, resumed.stderr
+    a, b = run_dir_of(tmp_path / "whole", "sac_sim"), run_dir_of(root, "sac_sim")
+    assert same(state_of(a), state_of(b))
+    assert (a / "metrics.csv").read_bytes() == (b / "metrics.csv").read_bytes()
+    assert "simulator/return" in (a / "metrics.csv").read_text()
+
+
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_a_sweep_makes_one_run_directory_a_job(train, tmp_path, launcher):
     jobs = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []

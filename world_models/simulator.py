@@ -1,0 +1,308 @@
+"""An imperfect simulator that the current policy steps on and on (H2O, arXiv:2206.13464)."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from datasets.transition import Transition, concatenate
+from envs import snapshot
+from envs.perturbed import Perturbation, make_perturbed
+from envs.specs import Spec
+from world_models.base import Policy, WorldModel
+from world_models.filters import TransitionFilter, Verdict
+from world_models.sources import RolloutSource, carried
+
+
+class Moved(NamedTuple):
+    """One step of S x n environments.
+
+    Attributes:
+        rows: `[S, n]`, the action as the policy gave it, the successor before any reset.
+        keep: `[S, n]`, whether the row exists; one that is not finite does not.
+        ended: `[S, n]`, whether the environment starts anew before its next step.
+    """
+
+    rows: Transition
+    keep: Bool[Tensor, "S B"]
+    ended: Bool[Tensor, "S B"]
+
+
+class Simulator(nn.Module, ABC):
+    """S x n copies of a task, or of a guess at one; each goes on from where it is.
+
+    Attributes:
+        environments: n, copies per seed.
+        starts: start states from the dataset that one step may need, per seed; 0 for a simulator
+            with resets of its own.
+    """
+
+    environments: int
+    starts: int
+
+    @abstractmethod
+    def move(self, policy: Policy, starts: Float[Tensor, "S B D"]) -> Moved:
+        """Step every copy once."""
+
+    @abstractmethod
+    def contents(self) -> dict[str, Any]:
+        """All that the next steps depend on, as tensors and plain values."""
+
+    @abstractmethod
+    def restore(self, contents: Mapping[str, Any]) -> None:
+        """Take back what `contents` gave."""
+
+
+class PerturbedSimulator(Simulator):
+    """The task itself with other physics.
+
+    Args:
+        spec: of the task.
+        seeds: S.
+        environments: n, copies per seed.
+        perturbation: fields of `envs.perturbed.Perturbation`.
+
+    Episodes end as in the task; at a time limit the row is not terminal, so it bootstraps from its
+    true successor.
+    """
+
+    starts = 0
+
+    def __init__(
+        self, *, spec: Spec, seeds: int, environments: int, **perturbation: float | bool
+    ) -> None:
+        super().__init__()
+        _require_positive("simulator.environments", environments)
+        self.spec, self.seeds, self.environments = spec, seeds, environments
+        changed = Perturbation(**perturbation)  # type: ignore[arg-type]
+        copies = seeds * environments
+        # Resets are ours: the vector environment's own would hide the last state of an episode.
+        self._envs = SyncVectorEnv(
+            [lambda: make_perturbed(spec, changed)] * copies, autoreset_mode=AutoresetMode.DISABLED
+        )
+        self._obs, _ = self._envs.reset(seed=torch.randint(2**31, (copies,)).tolist())
+
+    @torch.no_grad()
+    def move(self, policy: Policy, starts: Float[Tensor, "S B D"]) -> Moved:
+        device, lead = starts.device, (self.seeds, self.environments)
+
+        def on_device(values: np.ndarray) -> Tensor:
+            return torch.from_numpy(values).to(device).unflatten(0, lead)
+
+        obs = on_device(self._obs)
+        action = policy(obs)
+        after, reward, terminated, truncated, _ = self._envs.step(
+            action.float().cpu().numpy().reshape(-1, self.spec.action_dim)
+        )
+        commanded = action.isfinite().all(-1)
+        finite = np.isfinite(after).all(-1) & np.isfinite(reward)
+        finite &= commanded.cpu().numpy().reshape(-1)
+        ended = terminated | truncated | ~finite
+        rows = Transition(
+            obs=obs,
+            action=action,
+            reward=on_device(reward.astype(np.float32)),
+            next_obs=on_device(after),
+            terminated=on_device(terminated),
+            is_real=torch.zeros(lead, dtype=torch.bool, device=device),
+        )
+        self._obs = after
+        if ended.any():
+            fresh, _ = self._envs.reset(options={"reset_mask": ended})
+            self._obs = np.where(ended[:, None], fresh, after)
+        return Moved(rows, on_device(finite), on_device(ended))
+
+    def contents(self) -> dict[str, Any]:
+        return {
+            "obs": torch.from_numpy(self._obs.copy()),
+            "envs": [snapshot.take(env) for env in self._envs.envs],
+        }
+
+    def restore(self, contents: Mapping[str, Any]) -> None:
+        for env, held in zip(self._envs.envs, contents["envs"], strict=True):
+            snapshot.put_back(env, held)
+        self._obs = contents["obs"].cpu().numpy().copy()
+
+
+class ModelSimulator(Simulator):
+    """A fitted world model in the simulator's place.
+
+    Args:
+        seeds: S.
+        model: a fitted world model.
+        transition_filter: judges every step, as in rollouts that branch off the data.
+        spec: of the task.
+        environments: n, rollouts per seed.
+        horizon: steps after which a rollout restarts from a state of the dataset, not terminal.
+    """
+
+    obs: Tensor
+    age: Tensor
+
+    def __init__(
+        self,
+        *,
+        spec: Spec,
+        seeds: int,
+        model: WorldModel,
+        transition_filter: TransitionFilter,
+        environments: int,
+        horizon: int,
+    ) -> None:
+        super().__init__()
+        _require_positive("simulator.environments", environments)
+        _require_positive("simulator.horizon", horizon)
+        self.model, self.filter = model, transition_filter
+        self.environments = self.starts = environments
+        self.horizon = horizon
+        self.register_buffer("obs", torch.zeros(seeds, environments, spec.obs_dim))
+        # An age of the whole horizon: every rollout begins with a start.
+        self.register_buffer("age", torch.full((seeds, environments), horizon))
+        self._state: Tensor | None = None  # [S, n, W], of models that need more than obs
+
+    @torch.no_grad()
+    def move(self, policy: Policy, starts: Float[Tensor, "S B D"]) -> Moved:
+        begins = self.age >= self.horizon
+        obs = torch.where(begins.unsqueeze(-1), starts, self.obs)
+        age = torch.where(begins, 0, self.age) + 1
+        state = self.model.initial_state(obs)
+        if state is not None and self._state is not None:
+            state = torch.where(begins.unsqueeze(-1), state, self._state)
+        action = policy(obs)
+        proposal = self.model.step(obs, action, self.filter.candidates, state)
+        verdict: Verdict = self.filter(obs, action, proposal)
+        rows = Transition(
+            obs=obs,
+            action=action,
+            reward=verdict.step.reward[0],
+            next_obs=verdict.step.next_obs[0],
+            terminated=verdict.step.terminated[0],
+            is_real=torch.zeros_like(begins),
+        )
+        finite = rows.next_obs.isfinite().all(-1) & rows.reward.isfinite()
+        ended = rows.terminated | ~finite | ~verdict.goes_on | (age >= self.horizon)
+        self.age.copy_(torch.where(ended, self.horizon, age))
+        # What has ended begins anew, but it must not carry NaN until then.
+        self.obs.copy_(torch.where(ended.unsqueeze(-1), obs, rows.next_obs))
+        self._state = None if state is None else carried(verdict, self.filter)
+        return Moved(rows, verdict.keep & finite, ended)
+
+    def contents(self) -> dict[str, Any]:
+        return {"obs": self.obs.clone(), "age": self.age.clone(), "state": self._state}
+
+    def restore(self, contents: Mapping[str, Any]) -> None:
+        self.obs.copy_(contents["obs"])
+        self.age.copy_(contents["age"])
+        self._state = contents["state"]
+
+
+class SimulatorRollouts(RolloutSource):
+    """Whole episodes of the current stochastic policy in a simulator, a few steps a refresh.
+
+    Args:
+        simulator: S x n environments.
+        steps: steps of every environment in a refresh.
+        every: gradient steps between two refreshes.
+        warmup: steps per seed before the first gradient step, rounded up to whole rounds of n.
+        random_warmup: whether the actions of these are uniform in [-1, 1] instead of the policy's.
+        capacity: rows per seed that the replay holds.
+
+    Source: H2O's training loop (section 5 and its code), which alternates 1000 simulator steps
+    and 1000 updates: `steps=1000 every=1000 warmup=0`. One of each in turn, as in SAC
+    (arXiv:1812.05905), differs only in how old the policy is that collects.
+    """
+
+    stream = "simulator"
+    # Physics runs outside of torch, and the first refresh has more rows than the others.
+    compiles = False
+
+    def __init__(
+        self,
+        *,
+        simulator: Simulator,
+        steps: int,
+        every: int,
+        warmup: int,
+        random_warmup: bool,
+        capacity: int,
+    ) -> None:
+        super().__init__()
+        _require_positive("source.steps", steps)
+        _require_positive("source.every", every)
+        if warmup < 0:
+            raise ValueError(f"source.warmup must be at least 0, got {warmup}")
+        copies = simulator.environments
+        self._warm_rounds = -(-warmup // copies)
+        most = (steps + self._warm_rounds) * copies
+        if capacity < most:
+            raise ValueError(
+                f"source.capacity={capacity} does not hold the {most} rows per seed of the first "
+                "refresh; raise it, or lower source.warmup"
+            )
+        self.simulator, self.steps, self.every = simulator, steps, every
+        self.random_warmup, self.capacity = random_warmup, capacity
+        self._set_rounds(self._warm_rounds + steps)
+        self._total: Tensor | None = None  # [S, n], reward of the running episodes so far
+        self._last: Tensor | None = None  # [S, n], return of the latest whole episodes, else NaN
+
+    def _set_rounds(self, rounds: int) -> None:
+        self.rounds, self.starts = rounds, rounds * self.simulator.starts
+
+    @torch.no_grad()
+    def generate(
+        self, policy: Policy, starts: Float[Tensor, "S B D"]
+    ) -> tuple[Transition, Bool[Tensor, "S M"]]:
+        random_rounds = self.rounds - self.steps if self.random_warmup else 0
+        moves = []
+        for number, begin in enumerate(starts.unflatten(1, (self.rounds, -1)).unbind(1)):
+            moved = self.simulator.move(
+                _uniform(policy) if number < random_rounds else policy, begin
+            )
+            self._count(moved)
+            moves.append(moved)
+        self._set_rounds(self.steps)
+        rows = concatenate([moved.rows for moved in moves], 1)
+        return rows, torch.cat([moved.keep for moved in moves], 1)
+
+    def measured(self) -> dict[str, Float[Tensor, " S"]]:
+        """Mean return of the latest whole episode of every copy, once all had one."""
+        if self._last is None or self._last.isnan().any():
+            return {}
+        return {"return": self._last.mean(1)}
+
+    def _count(self, moved: Moved) -> None:
+        if self._total is None or self._last is None:
+            self._total = torch.zeros_like(moved.rows.reward)
+            self._last = torch.full_like(self._total, float("nan"))
+        total = self._total + moved.rows.reward
+        # The return of an episode that broke down is not one.
+        self._last = torch.where(moved.ended & moved.keep, total, self._last)
+        self._total = torch.where(moved.ended, 0.0, total)
+
+    def contents(self) -> dict[str, Any]:
+        return {
+            "simulator": self.simulator.contents(),
+            "rounds": self.rounds,
+            "total": self._total,
+            "last": self._last,
+        }
+
+    def restore(self, contents: Mapping[str, Any]) -> None:
+        self.simulator.restore(contents["simulator"])
+        self._set_rounds(contents["rounds"])
+        self._total, self._last = contents["total"], contents["last"]
+
+
+def _uniform(policy: Policy) -> Policy:
+    """Actions uniform in [-1, 1], as many as the policy gives."""
+    return lambda obs: torch.rand_like(policy(obs)) * 2 - 1
+
+
+def _require_positive(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number, at least 1, got {value}")
