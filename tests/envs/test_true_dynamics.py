@@ -126,6 +126,13 @@ def test_version_4_pays_for_staying_alive_on_the_last_step_too(env_id):
     assert torch.allclose(outcome.reward, speed.float() + alive, atol=1e-6)
 
 
+def test_hoppers_state_range_holds_for_the_angle_but_not_for_the_height():
+    simulator = simulator_for(task("Hopper-v5", healthy_state_range=(-0.15, 0.15)), threads=1)
+    obs = torch.zeros(2, 11)
+    obs[:, 0], obs[:, 1] = 1.3, torch.tensor([0.1, 0.18])  # in the air; 0.2 is the angle's limit
+    assert simulator.step(obs, torch.zeros(2, 3)).terminated.tolist() == [False, True]
+
+
 @pytest.mark.parametrize("env_id", BALANCERS)
 def test_a_fallen_pendulum_ends_and_only_version_4_pays_for_it(env_id):
     simulator = simulator_for(task(env_id), threads=1)
