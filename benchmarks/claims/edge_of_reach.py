@@ -7,7 +7,7 @@ to say: MOPO is the unpenalised base procedure. RAVL's critic ensemble is what h
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from matplotlib.figure import Figure
 
 from benchmarks.claims import locomotion, plane, true_dynamics_speed
-from benchmarks.claims.experiment import History
+from benchmarks.claims.experiment import History, run_all
 from benchmarks.claims.report import Claim, Estimate, estimate, finish, parse, save_figure
 from envs import edge_of_reach
 from training.entry import one_line_errors
@@ -47,8 +47,17 @@ def main() -> int:
     begun = time.monotonic()
     speed = true_dynamics_speed.measure(TASKS, rows=500 if arguments.quick else 2_000, seconds=0.5)
     cheetah_data = locomotion.load()  # early, so that a missing dataset costs no time
-    plane_runs, data = plane.run_all(arguments.quick)
-    cheetah_runs = locomotion.run_all(cheetah_data, arguments.quick)
+    data = plane.start_states(0)
+    runs = run_all(
+        {
+            **named("halfcheetah", locomotion.jobs(cheetah_data, arguments.quick)),
+            **named("plane", plane.jobs(data, arguments.quick)),
+        }
+    )
+    plane_runs, cheetah_runs = (
+        {name.split("/")[1]: run for name, run in runs.items() if name.startswith(f"{experiment}/")}
+        for experiment in ("plane", "halfcheetah")
+    )
     claims = [
         *plane_claims(plane_runs),
         *cheetah_claims(cheetah_runs, judged=not arguments.quick),
@@ -73,6 +82,11 @@ def main() -> int:
         output=arguments.output,
         seconds=time.monotonic() - begun,
     )
+
+
+def named(experiment: str, jobs: Mapping[str, Callable[[], History]]) -> dict[str, Any]:
+    """The arms of an experiment under names of their own."""
+    return {f"{experiment}/{arm}": job for arm, job in jobs.items()}
 
 
 def plane_claims(runs: Mapping[str, History]) -> list[Claim]:

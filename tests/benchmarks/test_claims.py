@@ -1,0 +1,153 @@
+"""The claims' machinery: intervals, verdicts, and the parts that only the benchmarks have."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.claims import edge_of_reach, experiment, plane
+from benchmarks.claims.experiment import History
+from benchmarks.claims.report import Claim, estimate, finish
+from envs import edge_of_reach as task
+
+TINY = replace(
+    plane.BUDGET,
+    seeds=2,
+    updates=20,
+    batch=16,
+    starts=20,
+    every=10,
+    evaluate=10,
+    episodes=2,
+    probe=8,
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REVERIE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(plane, "START_STATES", 50)
+        return plane.start_states(0)
+
+
+def make_agent(target, data, **changes):
+    settings = {**plane.NETWORK, "critics": 2, "diversity": 0.0, "_target_": target, **changes}
+    return experiment.build(
+        "agent/ravl.yaml", changes=settings, spec=data.spec, seeds=2, updates=10
+    )
+
+
+def test_intervals_are_students():
+    found = estimate([1.0, 2.0, 3.0, 4.0])
+    assert found.mean == 2.5
+    assert found.half_width == pytest.approx(3.182 * np.sqrt(5 / 3) / 2, rel=1e-6)
+    assert np.isnan(estimate([1.0]).half_width)
+
+
+@pytest.mark.parametrize(("holds", "status"), [(True, 0), (None, 0), (False, 1)])
+def test_a_claim_that_fails_fails_the_command_and_is_written_all_the_same(tmp_path, holds, status):
+    claim = Claim("a claim [of one]", "more than 1", "0.5 ± 0.1", holds)
+    found = finish("x", "title", [claim], {"a": 1}, quick=True, output=tmp_path, seconds=3.0)
+    assert found == status
+    report = json.loads((tmp_path / "x-quick.json").read_text())
+    assert report["claims"][0]["holds"] is holds and report["a"] == 1
+
+
+def test_start_states_fill_the_box_and_nothing_else(data):
+    obs = data.transitions.obs
+    assert len(data) == 50
+    assert (task.extent(obs) <= task.START_HALF_WIDTH).all() and task.extent(obs).max() > 1.0
+
+
+def test_the_patch_replaces_edge_values_by_the_truth_and_no_others(data):
+    torch.manual_seed(0)
+    patched = make_agent("benchmarks.claims.plane.OraclePatched", data)
+    plain = make_agent("benchmarks.claims.plane.PlaneAgent", data)
+    plain.load_state_dict(patched.state_dict(), strict=False)
+    position = torch.tensor([[0.0, 0.0], [11.5, 0.0], [-3.0, 10.9], [0.0, -11.9]])
+    next_obs = position.expand(2, -1, -1) / plane.SCALE
+    torch.manual_seed(1)
+    found = patched.next_value(next_obs)
+    torch.manual_seed(1)
+    expected = plain.next_value(next_obs)
+    truth = task.controller_value(next_obs * plane.SCALE, patched.discount)
+    torch.testing.assert_close(found[:, [0, 2]], expected[:, [0, 2]])
+    torch.testing.assert_close(found[:, [1, 3]], truth[:, [1, 3]])
+    assert plane.patched_share(patched) == [0.5, 0.5]
+
+
+def test_the_networks_of_the_plane_see_scaled_positions(data):
+    agent = make_agent("benchmarks.claims.plane.PlaneAgent", data)
+    obs = torch.randn(2, 3, 2) * 5
+    action = agent.act(obs, deterministic=True)
+    torch.testing.assert_close(action, agent.actor.act(obs / plane.SCALE, True))
+    torch.testing.assert_close(agent.values(obs, action), agent.critics(obs / plane.SCALE, action))
+
+
+def test_mopo_with_the_true_dynamics_is_the_base_procedure(data):
+    base, mopo, ravl = (plane.run(arm, data, TINY) for arm in ("base", "mopo", "ravl"))
+    for metric in ("value", "return", "critic_loss"):
+        updates, values = base.series[metric]
+        assert updates.tolist() == [10, 20] and values.shape == (2, 2)
+        assert np.array_equal(values, mopo.series[metric][1])
+    assert not np.array_equal(base.series["value"][1], ravl.series["value"][1])
+    assert len(plane.region_auc(ravl.agent)) == 2
+
+
+def history(agent, **series):
+    return History(
+        {name: (np.arange(1, 6), np.array([values] * 2)) for name, values in series.items()},
+        agent,
+        1.0,
+    )
+
+
+def test_verdicts_on_the_plane_follow_the_numbers(data):
+    exploding = {
+        "value": [20, 60, 150, 300, 900.0],
+        "return": [-300.0] * 5,
+        "critic_loss": [1.0] * 5,
+    }
+    sound = {"value": [5, 20, 50, 70, 80.0], "return": [25.0] * 5, "critic_loss": [1.0] * 5}
+    patched = make_agent("benchmarks.claims.plane.OraclePatched", data)
+    patched.next_value(torch.zeros(2, 4, 2))
+    agent = make_agent("benchmarks.claims.plane.PlaneAgent", data)
+
+    def verdicts(base, ravl):
+        runs = {
+            "base": history(agent, **base),
+            "mopo": history(agent, **base),
+            "base + oracle patch": history(patched, **sound),
+            "ravl": history(agent, **ravl),
+        }
+        return {claim.text: claim.holds for claim in edge_of_reach.plane_claims(runs)}
+
+    good = verdicts(exploding, sound)
+    assert good["plane, base: values explode with the true dynamics"] is True
+    assert good["plane, RAVL: the policy succeeds"] is True
+    bad = verdicts(sound, exploding)
+    assert bad["plane, base: values explode with the true dynamics"] is False
+    assert bad["plane, base: the policy fails"] is False
+    assert bad["plane, RAVL: values stay attainable"] is False
+    assert bad["plane, RAVL: the policy succeeds"] is False
+
+
+def test_verdicts_in_halfcheetah_compare_gap_and_return():
+    def runs(base_gap, base_return):
+        same = {"reach/auc": [0.6] * 5, "reach/edge_share": [0.3] * 5, "start/return": [0.0] * 5}
+        return {
+            "base": history(
+                None, **{**same, "start/value": [base_gap] * 5, "return": [base_return] * 5}
+            ),
+            "ravl": history(None, **{**same, "start/value": [50.0] * 5, "return": [500.0] * 5}),
+        }
+
+    good = [c.holds for c in edge_of_reach.cheetah_claims(runs(600.0, -500.0), judged=True)]
+    assert good == [True, True, True]
+    bad = [c.holds for c in edge_of_reach.cheetah_claims(runs(60.0, 900.0), judged=True)]
+    assert bad == [False, False, True]
+    quick = [c.holds for c in edge_of_reach.cheetah_claims(runs(60.0, 900.0), judged=False)]
+    assert quick == [None, None, None]
