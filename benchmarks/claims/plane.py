@@ -26,7 +26,7 @@ from world_models.true_dynamics import TrueDynamics
 
 BUDGET = Budget(
     seeds=4,
-    updates=6_000,
+    updates=8_000,
     batch=128,
     real_fraction=0.0,
     starts=500,
