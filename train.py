@@ -88,6 +88,7 @@ def _train(
         seeds=config.seeds,
         updates=config.updates,
     ).to(device)
+    agent.prepare(data)
     evaluator = build_evaluator(config, data, console)
     seconds = {"fitting": 0.0, "training": 0.0, "evaluation": 0.0}
     model, described = fit_world_model(config, data, run_dir, device, console, seconds)

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from datasets.dataset import Dataset
 from datasets.transition import Transition
 from envs.specs import Spec
 
@@ -30,6 +31,13 @@ class Agent(nn.Module, ABC):
         if seeds < 1:
             raise ValueError(f"seeds must be at least 1, got {seeds}")
         self.spec, self.seeds = spec, seeds
+
+    def prepare(self, data: Dataset) -> None:
+        """Take statistics of the dataset into buffers, once, before the first update.
+
+        An agent that needs none, which is the default, ignores the data. A resumed run gets the
+        same values from its checkpoint, and so does an evaluation, which never sees the data.
+        """
 
     @abstractmethod
     def act(

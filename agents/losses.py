@@ -8,6 +8,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
+VALUE_FLOOR = 1e-7
+"""Added to mean |Q| before dividing by it, as in the code of policy-guided diffusion."""
+
 
 def bellman_target(
     reward: Float[Tensor, "S B"],
@@ -52,6 +55,83 @@ def gradient_similarity(gradient: Float[Tensor, "S N B A"]) -> Float[Tensor, " S
     unit = gradient / (gradient.norm(dim=-1, keepdim=True) + 1e-10)
     pairs = unit.sum(1).square().sum(-1) - unit.square().sum((1, 3))  # [S, B]
     return pairs.mean(1) / (gradient.shape[1] - 1)
+
+
+def expectile_loss(difference: Float[Tensor, "S B"], expectile: float) -> Float[Tensor, " S"]:
+    """Asymmetric squares E[ |tau - 1(u < 0)| u^2 ] of u = target - prediction, mean over rows.
+
+    The minimising prediction is the tau-expectile of the targets: their mean at 0.5, their
+    maximum as tau goes to 1.
+
+    Source: IQL, arXiv:2110.06169, equation of the expectile regression. Differs: none.
+    """
+    weight = torch.where(difference < 0, 1 - expectile, expectile)
+    return (weight * difference.square()).mean(1)
+
+
+def advantage_weight(
+    advantage: Float[Tensor, "S B"], inverse_temperature: float, max_weight: float
+) -> Float[Tensor, "S B"]:
+    """min(exp(beta A), max_weight), what a recorded action counts in a weighted imitation.
+
+    Source: IQL, arXiv:2110.06169, policy extraction; the clip is its code's. Differs: none.
+    """
+    return (inverse_temperature * advantage).exp().clamp(max=max_weight)
+
+
+def normal_log_prob(
+    action: Float[Tensor, "*lead A"],
+    mean: Float[Tensor, "*lead A"],
+    log_std: Float[Tensor, "*#lead A"],
+) -> Float[Tensor, "*lead"]:
+    """Log density of a diagonal Gaussian, summed over action dimensions."""
+    noise = (action - mean) * (-log_std).exp()
+    return (-0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+
+def smoothed(
+    action: Float[Tensor, "S B A"], noise: Float[Tensor, "S B A"], std: float, limit: float
+) -> Float[Tensor, "S B A"]:
+    """Target policy smoothing: clip(a + clip(std * noise, +-limit), +-1), noise standard normal.
+
+    Source: TD3, arXiv:1802.09477, section 5.3. Differs: none.
+    """
+    return (action + (std * noise).clamp(-limit, limit)).clamp(-1, 1)
+
+
+def inverse_value_scale(value: Float[Tensor, "S B"], weight: float) -> Float[Tensor, " S"]:
+    """lambda = weight / mean |Q|, one per seed, without gradient: makes Q's unit irrelevant.
+
+    Source: TD3+BC, arXiv:2106.06860, definition of lambda. Differs: a floor under the divisor.
+    """
+    return weight / (value.detach().abs().mean(1) + VALUE_FLOOR)
+
+
+def conservative_gap(
+    values: Float[Tensor, "S N B K"],
+    log_density: Float[Tensor, "S B K"],
+    recorded: Float[Tensor, "S N B"],
+    is_real: Bool[Tensor, "S B"],
+    softness: float,
+) -> Float[Tensor, "S N"]:
+    """T mean_s log sum_k exp( (Q(s, a_k) - log q(a_k)) / T ) - mean_real Q(s, a), each critic.
+
+    The first term is large where any action looks good; the second takes out what the data show.
+
+    Args:
+        values: Q of K sampled actions.
+        log_density: log q of each, under what it was drawn from.
+        recorded: Q of the batch's own actions.
+        is_real: which of those were recorded; the others are not pushed up.
+        softness: T.
+
+    Source: CQL, arXiv:2006.04779, CQL(H), as an importance-weighted sum; COMBO, arXiv:2102.08363,
+    for batches that are partly dreamed. Differs: the constant log K is left out, as in their code.
+    """
+    pushed_down = softness * ((values - log_density.unsqueeze(1)) / softness).logsumexp(3)
+    rows = is_real.sum(1).clamp(min=1).unsqueeze(1)
+    pushed_up = torch.where(is_real.unsqueeze(1), recorded, 0.0).sum(2) / rows
+    return pushed_down.mean(2) - pushed_up
 
 
 def tanh_normal_log_prob(

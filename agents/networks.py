@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from agents.losses import tanh_normal_log_prob
+from agents.losses import normal_log_prob, tanh_normal_log_prob
 from world_models.networks import BatchedMLP
 
 
@@ -56,6 +56,81 @@ class TanhGaussianActor(nn.Module):
         noise = torch.randn_like(mean)
         pre_tanh = mean + log_std.exp() * noise
         return torch.tanh(pre_tanh), tanh_normal_log_prob(noise, log_std, pre_tanh)
+
+    def sample_several(
+        self, obs: Float[Tensor, "S B D"], count: int
+    ) -> tuple[Float[Tensor, "S B K A"], Float[Tensor, "S B K"]]:
+        """`count` actions of each state and their log densities, the network evaluated once."""
+        mean, log_std = (x.unsqueeze(2).expand(-1, -1, count, -1) for x in self(obs))
+        noise = torch.randn_like(mean)
+        pre_tanh = mean + log_std.exp() * noise
+        return torch.tanh(pre_tanh), tanh_normal_log_prob(noise, log_std, pre_tanh)
+
+
+class DeterministicActor(nn.Module):
+    """One action per state for each seed: a = tanh(f(s))."""
+
+    def __init__(
+        self,
+        *,
+        seeds: int,
+        obs_dim: int,
+        action_dim: int,
+        hidden: Sequence[int],
+        activation: str,
+    ) -> None:
+        super().__init__()
+        self.body = BatchedMLP((seeds,), obs_dim, hidden, action_dim, activation)
+
+    def forward(self, obs: Float[Tensor, "S B D"]) -> Float[Tensor, "S B A"]:
+        return torch.tanh(self.body(obs))
+
+
+class GaussianActor(nn.Module):
+    """A Gaussian policy in action space for each seed: a ~ N(tanh(f(s)), std^2), std free of s.
+
+    Args:
+        seeds, obs_dim, action_dim: S, D, A.
+        hidden, activation: architecture of the mean.
+        log_std_bounds: the log-std, a free vector that starts at 0, is clipped to this interval.
+
+    Source: the policy of IQL, arXiv:2110.06169.
+    """
+
+    def __init__(
+        self,
+        *,
+        seeds: int,
+        obs_dim: int,
+        action_dim: int,
+        hidden: Sequence[int],
+        activation: str,
+        log_std_bounds: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.body = BatchedMLP((seeds,), obs_dim, hidden, action_dim, activation)
+        self.free_log_std = nn.Parameter(torch.zeros(seeds, 1, action_dim))
+        self.log_std_bounds = tuple(log_std_bounds)
+
+    def forward(
+        self, obs: Float[Tensor, "S B D"]
+    ) -> tuple[Float[Tensor, "S B A"], Float[Tensor, "S 1 A"]]:
+        """Mean and log-std of the action."""
+        return torch.tanh(self.body(obs)), self.free_log_std.clamp(*self.log_std_bounds)
+
+    def act(self, obs: Float[Tensor, "S B D"], deterministic: bool) -> Float[Tensor, "S B A"]:
+        """The mean, which evaluations use, or a sample clipped to the box of actions."""
+        mean, log_std = self(obs)
+        if deterministic:
+            return mean
+        return (mean + log_std.exp() * torch.randn_like(mean)).clamp(-1, 1)
+
+    def log_prob(
+        self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"]
+    ) -> Float[Tensor, "S B"]:
+        """Log density of given actions, as if samples were not clipped."""
+        mean, log_std = self(obs)
+        return normal_log_prob(action, mean, log_std)
 
 
 class Critics(nn.Module):
@@ -118,3 +193,39 @@ def initialise_(body: BatchedMLP, *, hidden_bias: float | None, output_bound: fl
     if output_bound is not None:
         for parameter in last.parameters():
             nn.init.uniform_(parameter, -output_bound, output_bound)
+
+
+class StateValue(nn.Module):
+    """A state-value function V(s) for each seed."""
+
+    def __init__(self, *, seeds: int, obs_dim: int, hidden: Sequence[int], activation: str) -> None:
+        super().__init__()
+        self.body = BatchedMLP((seeds,), obs_dim, hidden, 1, activation)
+
+    def forward(self, obs: Float[Tensor, "S B D"]) -> Float[Tensor, "S B"]:
+        return self.body(obs).squeeze(-1)
+
+
+class Standardiser(nn.Module):
+    """(s - mean) / (std + offset) with statistics of a dataset as buffers; at first the identity.
+
+    Source: TD3+BC, arXiv:2106.06860, normalisation of states, with its offset of 1e-3.
+    """
+
+    OFFSET = 1e-3
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, obs_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(obs_dim))
+        self.register_buffer("scale", torch.ones(obs_dim))
+
+    def fit(self, obs: Float[Tensor, "N D"]) -> None:
+        """Take mean and standard deviation of every dimension."""
+        std, mean = torch.std_mean(obs, 0, correction=0)
+        self.mean.copy_(mean)
+        self.scale.copy_(std + self.OFFSET)
+
+    def forward(self, obs: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead D"]:
+        return (obs - self.mean) / self.scale

@@ -180,9 +180,12 @@ def plot_curves(metrics: Path, picture: Path, summary: Mapping[str, Any]) -> Non
     panels = [
         (unit, "normalised score" if unit == "score" else "return of an episode"),
         ("value", "Q of the training batch"),
-        ("critic_loss", "critic loss"),
+        # An agent without critics may not have been scored either.
+        ("critic_loss", "critic loss") if "critic_loss" in series else ("actor_loss", "actor loss"),
     ]
     panels = [panel for panel in panels if panel[0] in series]
+    if not panels:
+        return
     figure = Figure(figsize=(4.6 * len(panels), 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(f"{summary['name']} on {summary['dataset']['name']}")

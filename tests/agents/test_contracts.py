@@ -1,6 +1,9 @@
 """What must hold for every agent. A new agent joins by its line in `AGENTS`."""
 
 import copy
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from datasets.transition import Transition
 
 AGENTS = sorted(path.stem for path in Path("conf/agent").glob("*.yaml"))
+IMITATORS = {"bc"}  # learn from observations and actions alone
 
 
 @pytest.fixture(params=AGENTS)
@@ -24,6 +28,7 @@ def build(request, spec):
         settings = {key: value for key, value in settings.items() if not key.startswith("_")}
         return cls(spec=spec, seeds=seeds, updates=1000, **{**settings, "hidden": [16, 16]})
 
+    make.option = request.param
     return make
 
 
@@ -116,7 +121,7 @@ def test_the_value_behind_a_terminal_does_not_matter(build, make_batch):
 
 
 def test_time_limits_still_bootstrap(build, make_batch):
-    """Rows without `terminated` take their successor into account."""
+    """Rows without `terminated` take their successor into account, unless nothing is valued."""
 
     def train(next_obs):
         torch.manual_seed(0)
@@ -126,7 +131,7 @@ def test_time_limits_still_bootstrap(build, make_batch):
         agent.update(batch)
         return torch.cat([p.flatten() for p in agent.parameters()])
 
-    assert not torch.equal(train(0.0), train(5.0))
+    assert torch.equal(train(0.0), train(5.0)) == (build.option in IMITATORS)
 
 
 class _NoValues(TorchDispatchMode):
@@ -145,3 +150,17 @@ def test_no_update_reads_a_value_on_the_host(build, make_batch):
         agent.act(batch.obs)
     with pytest.raises(AssertionError), _NoValues():
         batch.reward.sum().item()
+
+
+@pytest.mark.slow
+def test_every_update_is_traced_whole():
+    """No update breaks into pieces or is traced anew, and a compiler changes no result."""
+    done = subprocess.run(
+        [sys.executable, "tests/agents/traced_updates.py"],
+        env={**os.environ, "PYTHONPATH": "."},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "agree" in done.stdout

@@ -35,7 +35,10 @@ def recorded(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["agent.critcs=3"], "no setting 'agent.critcs' (did you mean agent.critics?)"),
+        (
+            ["agent.critcs=3"],
+            "no setting 'agent.critcs' (did you mean agent.critics or agent.critic_steps?)",
+        ),
         (["evaluate.evry=1"], "did you mean evaluate.every?"),
         (["algorithm=mopoo"], "algorithm=mopoo is not there; did you mean mopo"),
         (["dataset=builtin/pendulum"], "did you mean builtin/pendulum-mixed"),

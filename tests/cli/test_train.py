@@ -176,6 +176,19 @@ def test_an_agent_learns_in_a_simulator_and_resumes_to_the_same_bits(
     assert "simulator/return" in (a / "metrics.csv").read_text()
 
 
+def test_statistics_of_the_dataset_reach_the_agent_and_its_checkpoint(train, command, tmp_path):
+    small = [s for s in train.small if not s.startswith(("world_model", "source"))]
+    done = command("train.py", "algorithm=td3_bc", f"root={tmp_path / 'runs'}", *small)
+    assert done.returncode == 0, done.stderr
+    run_dir = run_dir_of(tmp_path / "runs", "td3_bc")
+    agent = torch.load(run_dir / "checkpoint.pt", weights_only=True)["agent"]
+    # cos and sin of the angle and the angular velocity, whose spread is far from one
+    assert agent["standardise.mean"].abs().min() > 0
+    assert agent["standardise.scale"][:2].max() < 1 < agent["standardise.scale"][2]
+    scored = command("evaluate.py", f"run={run_dir}", "episodes=1")
+    assert scored.returncode == 0, scored.stderr
+
+
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_a_sweep_makes_one_run_directory_a_job(train, tmp_path, launcher):
     jobs = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []

@@ -1,0 +1,59 @@
+"""Behaviour cloning: the policy under which the batch's actions are most likely."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from agents.base import Agent
+from agents.networks import GaussianActor
+from datasets.transition import Transition
+from envs.specs import Spec
+from world_models.optimiser import Adam
+
+
+class BC(Agent):
+    """S Gaussian policies fitted by maximum likelihood; rewards are not looked at.
+
+    Args:
+        spec, seeds: see `Agent`.
+        updates: length of the run; nothing here depends on it.
+        hidden, activation: architecture of the mean.
+        log_std_bounds: clip of the policy's log-std. With both bounds 0 the std is one and the
+            loss is half the squared error of the mean, up to a constant.
+        learning_rate: of Adam.
+    """
+
+    def __init__(
+        self,
+        *,
+        spec: Spec,
+        seeds: int,
+        updates: int,
+        hidden: Sequence[int],
+        activation: str,
+        log_std_bounds: Sequence[float],
+        learning_rate: float,
+    ) -> None:
+        super().__init__(spec=spec, seeds=seeds)
+        self.actor = GaussianActor(
+            seeds=seeds,
+            obs_dim=spec.obs_dim,
+            action_dim=spec.action_dim,
+            hidden=hidden,
+            activation=activation,
+            log_std_bounds=log_std_bounds,
+        )
+        self.actor_optimiser = Adam(self.actor.parameters(), learning_rate)
+
+    @torch.no_grad()
+    def act(
+        self, obs: Float[Tensor, "S B D"], deterministic: bool = False
+    ) -> Float[Tensor, "S B A"]:
+        return self.actor.act(obs, deterministic)
+
+    def update(self, batch: Transition) -> dict[str, Float[Tensor, " S"]]:
+        loss = -self.actor.log_prob(batch.obs, batch.action).mean(1)
+        self.actor_optimiser.step(loss)
+        return {"actor_loss": loss.detach()}

@@ -1,0 +1,115 @@
+"""Conservative Q-learning, arXiv:2006.04779: SAC with critics that stay low off the data."""
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from agents.losses import conservative_gap
+from agents.networks import Critics
+from agents.sac import SAC
+from datasets.transition import Transition
+from world_models.optimiser import Adam
+
+MAX_WEIGHT = 1e6
+"""Upper clip of a trained weight, as in public code."""
+
+
+class CQL(SAC):
+    """SAC whose critics pay for valuing any action above the recorded ones, CQL(H).
+
+    Args:
+        conservative_weight: weight of the gap in the loss of each critic; its start where the
+            weight is trained.
+        softness: T of the log-sum-exp.
+        samples: actions drawn from each of three sources, uniform, pi(.|s) and pi(.|s').
+        gap_limit: gap that a trained weight steers to, None for a constant weight.
+        weight_learning_rate: Adam step size of a trained weight's logarithm.
+        max_q_backup: bootstrap from each target critic's best of `samples` actions, no entropy.
+        sac: see `SAC`.
+    """
+
+    gap: Tensor
+
+    def __init__(
+        self,
+        *,
+        conservative_weight: float,
+        softness: float,
+        samples: int,
+        gap_limit: float | None,
+        weight_learning_rate: float,
+        max_q_backup: bool,
+        **sac: Any,
+    ) -> None:
+        super().__init__(**sac)
+        if conservative_weight <= 0:
+            raise ValueError(
+                f"agent.conservative_weight={conservative_weight} must be positive; agent=sac is "
+                "the same without the term"
+            )
+        start = torch.full((self.seeds,), conservative_weight).log()
+        self.log_weight = nn.Parameter(start)
+        self.weight_optimiser = Adam([self.log_weight], weight_learning_rate)
+        self.softness, self.samples, self.gap_limit = softness, samples, gap_limit
+        self.max_q_backup = max_q_backup
+        # What the last critic loss measured; rewritten before every use.
+        self.register_buffer("gap", torch.zeros(self.seeds), persistent=False)
+
+    @property
+    def weight(self) -> Float[Tensor, " S"]:
+        """Weight of the conservative term; no gradient."""
+        return self.log_weight.detach().exp().clamp(max=MAX_WEIGHT)
+
+    def next_value(self, next_obs: Float[Tensor, "S B D"]) -> Float[Tensor, "S B"]:
+        """SAC's, or V(s') = min_i max_k Q'_i(s', a_k) of several a_k ~ pi(.|s')."""
+        if not self.max_q_backup:
+            return super().next_value(next_obs)
+        action, _ = self.actor.sample_several(next_obs, self.samples)
+        return _values(self.target_critics, next_obs, action).amax(3).amin(1)
+
+    def critic_loss(
+        self, batch: Transition, prediction: Float[Tensor, "S N B"], target: Float[Tensor, "S B"]
+    ) -> Float[Tensor, " S"]:
+        """Squared TD error + weight * gap, both summed over the critics."""
+        action, log_density = self.proposals(batch)
+        values = _values(self.critics, batch.obs, action)
+        gap = conservative_gap(values, log_density, prediction, batch.is_real, self.softness)
+        self.gap.copy_(gap.detach().mean(1))
+        return super().critic_loss(batch, prediction, target) + self.weight * gap.sum(1)
+
+    @torch.no_grad()
+    def proposals(
+        self, batch: Transition
+    ) -> tuple[Float[Tensor, "S B K A"], Float[Tensor, "S B K"]]:
+        """Actions to be valued at s, and the log density of each under its own source."""
+        lead = (*batch.reward.shape, self.samples)
+        uniform = 2 * torch.rand(*lead, self.spec.action_dim, device=batch.obs.device) - 1
+        volume = torch.full(lead, -self.spec.action_dim * math.log(2), device=batch.obs.device)
+        # Any state may propose actions. What follows a termination must not matter, so s does.
+        next_obs = torch.where(batch.terminated.unsqueeze(-1), batch.obs, batch.next_obs)
+        current, current_density = self.actor.sample_several(batch.obs, self.samples)
+        following, following_density = self.actor.sample_several(next_obs, self.samples)
+        return (
+            torch.cat([uniform, current, following], 2),
+            torch.cat([volume, current_density, following_density], 2),
+        )
+
+    def _update_critic(self, batch: Transition) -> dict[str, Tensor]:
+        measured = super()._update_critic(batch)
+        measured |= {"conservative_gap": self.gap.clone(), "conservative_weight": self.weight}
+        if self.gap_limit is not None:
+            dual = self.log_weight.exp().clamp(max=MAX_WEIGHT) * (self.gap - self.gap_limit)
+            self.weight_optimiser.step(-dual)
+        return measured
+
+
+def _values(
+    critics: Critics, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B K A"]
+) -> Float[Tensor, "S N B K"]:
+    """Q_1..Q_N of K actions at each state."""
+    count = action.shape[2]
+    repeated = obs.unsqueeze(2).expand(-1, -1, count, -1).flatten(1, 2)
+    return critics(repeated, action.flatten(1, 2)).unflatten(2, (-1, count))

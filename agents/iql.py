@@ -1,0 +1,202 @@
+"""Implicit Q-learning, arXiv:2110.06169: no action outside the data is ever evaluated."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from agents.base import Agent
+from agents.losses import (
+    advantage_weight,
+    bellman_target,
+    expectile_loss,
+    polyak_,
+    squared_error,
+)
+from agents.networks import Critics, GaussianActor, StateValue
+from datasets.dataset import Dataset
+from datasets.transition import Transition
+from envs.specs import Spec
+from world_models.optimiser import Adam
+
+RETURN_RANGE = 1000.0
+"""Best minus worst recorded return after normalisation, from the authors' code."""
+
+
+class IQL(Agent):
+    """S policies, each with a state value and N critics.
+
+    Args:
+        spec, seeds: see `Agent`.
+        updates: length of the run in gradient steps, for the actor's cosine schedule.
+        critics: N; V is regressed on the minimum over all N target critics.
+        hidden, activation: architecture of actor, critics and value.
+        log_std_bounds: clip of the policy's log-std.
+        actor_learning_rate, critic_learning_rate, value_learning_rate, adam_epsilon: of Adam.
+        actor_cosine: anneal the actor's step size to zero over the run.
+        discount: per control step.
+        target_rate: Polyak step of the target critics, every update.
+        expectile: tau of the value's regression, in (0, 1).
+        inverse_temperature: beta, how sharply the policy prefers actions of high advantage.
+        max_weight: upper clip of exp(beta A).
+        order: sequence of `value`, `policy` and `critic` within an update; each part sees what
+            those before it have learnt.
+        normalise_rewards: scale rewards so that the dataset's returns span 1000.
+        reward_offset: added to every reward, after that scaling.
+    """
+
+    reward_scale: Tensor
+
+    def __init__(
+        self,
+        *,
+        spec: Spec,
+        seeds: int,
+        updates: int,
+        critics: int,
+        hidden: Sequence[int],
+        activation: str,
+        log_std_bounds: Sequence[float],
+        actor_learning_rate: float,
+        critic_learning_rate: float,
+        value_learning_rate: float,
+        adam_epsilon: float,
+        actor_cosine: bool,
+        discount: float,
+        target_rate: float,
+        expectile: float,
+        inverse_temperature: float,
+        max_weight: float,
+        order: Sequence[str],
+        normalise_rewards: bool,
+        reward_offset: float,
+    ) -> None:
+        super().__init__(spec=spec, seeds=seeds)
+        if sorted(order) != ["critic", "policy", "value"]:
+            raise ValueError(
+                f"agent.order={list(order)} must name value, policy and critic once each, for "
+                "example [value,policy,critic]"
+            )
+        if not 0 < expectile < 1:
+            raise ValueError(
+                f"agent.expectile={expectile} must lie between 0 and 1, for example 0.7"
+            )
+        sizes = {"seeds": seeds, "obs_dim": spec.obs_dim}
+        self.actor = GaussianActor(
+            action_dim=spec.action_dim,
+            hidden=hidden,
+            activation=activation,
+            log_std_bounds=log_std_bounds,
+            **sizes,
+        )
+        self.critics = Critics(
+            critics=critics,
+            action_dim=spec.action_dim,
+            hidden=hidden,
+            activation=activation,
+            **sizes,
+        )
+        self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
+        self.value = StateValue(hidden=hidden, activation=activation, **sizes)
+        self.actor_optimiser = Adam(
+            self.actor.parameters(),
+            actor_learning_rate,
+            cosine_steps=updates if actor_cosine else None,
+            eps=adam_epsilon,
+        )
+        self.critic_optimiser = Adam(
+            self.critics.parameters(), critic_learning_rate, eps=adam_epsilon
+        )
+        self.value_optimiser = Adam(self.value.parameters(), value_learning_rate, eps=adam_epsilon)
+        self.discount, self.target_rate, self.expectile = discount, target_rate, expectile
+        self.inverse_temperature, self.max_weight = inverse_temperature, max_weight
+        self.normalise_rewards, self.reward_offset = normalise_rewards, reward_offset
+        self.order = tuple(order)
+        self.register_buffer("reward_scale", torch.ones(()))
+
+    def prepare(self, data: Dataset) -> None:
+        """Take the range of the dataset's returns.
+
+        Raises:
+            ValueError: all episodes have the same return.
+        """
+        if not self.normalise_rewards:
+            return
+        spread = data.returns.max() - data.returns.min()
+        if not spread > 0:
+            raise ValueError(
+                "agent.normalise_rewards=true divides by the range of the episodes' returns, but "
+                f"all {len(data.returns)} in {data.name} have the same; set "
+                "agent.normalise_rewards=false"
+            )
+        self.reward_scale.copy_(RETURN_RANGE / spread)
+
+    @torch.no_grad()
+    def act(
+        self, obs: Float[Tensor, "S B D"], deterministic: bool = False
+    ) -> Float[Tensor, "S B A"]:
+        return self.actor.act(obs, deterministic)
+
+    def values(
+        self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"]
+    ) -> Float[Tensor, "S N B"]:
+        """Every critic's estimate in units of the raw reward, apart from `reward_offset`."""
+        return self.critics(obs, action) / self.reward_scale
+
+    def update(self, batch: Transition) -> dict[str, Float[Tensor, " S"]]:
+        steps = {
+            "value": self._update_value,
+            "policy": self._update_policy,
+            "critic": self._update_critic,
+        }
+        with torch.no_grad():  # min_i Q'_i(s, a); the targets move only at the end
+            recorded = self.target_critics(batch.obs, batch.action).amin(1)
+        measured: dict[str, Tensor] = {}
+        for part in self.order:
+            measured |= steps[part](batch, recorded)
+        polyak_(self.target_critics.parameters(), self.critics.parameters(), self.target_rate)
+        return measured
+
+    @torch.no_grad()
+    def target(self, batch: Transition) -> Float[Tensor, "S B"]:
+        """y = r + discount (1 - terminated) V(s'), rewards scaled and shifted."""
+        reward = self.reward_scale * batch.reward + self.reward_offset
+        value = self.value(batch.next_obs)
+        return bellman_target(reward, batch.terminated, value, self.discount)
+
+    def _update_value(self, batch: Transition, recorded: Float[Tensor, "S B"]) -> dict[str, Tensor]:
+        value = self.value(batch.obs)
+        loss = expectile_loss(recorded - value, self.expectile)
+        self.value_optimiser.step(loss)
+        return {"value_loss": loss.detach(), "state_value": value.detach().mean(1)}
+
+    def _update_policy(
+        self, batch: Transition, recorded: Float[Tensor, "S B"]
+    ) -> dict[str, Tensor]:
+        with torch.no_grad():
+            advantage = recorded - self.value(batch.obs)
+            weight = advantage_weight(advantage, self.inverse_temperature, self.max_weight)
+        log_prob = self.actor.log_prob(batch.obs, batch.action)
+        loss = -(weight * log_prob).mean(1)
+        self.actor_optimiser.step(loss)
+        return {
+            "actor_loss": loss.detach(),
+            "advantage": advantage.mean(1),
+            "advantage_weight": weight.mean(1),
+        }
+
+    def _update_critic(
+        self, batch: Transition, recorded: Float[Tensor, "S B"]
+    ) -> dict[str, Tensor]:
+        target = self.target(batch)
+        prediction = self.critics(batch.obs, batch.action)
+        loss = squared_error(prediction, target)
+        self.critic_optimiser.step(loss)
+        return {
+            "critic_loss": loss.detach(),
+            "value": prediction.detach().mean((1, 2)),
+            "critic_spread": prediction.detach().std(1, correction=0).mean(1),
+            "target": target.mean(1),
+        }

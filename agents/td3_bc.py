@@ -1,0 +1,177 @@
+"""TD3+BC, arXiv:2106.06860: TD3 (arXiv:1802.09477) whose actor also imitates its batch."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from agents.base import Agent
+from agents.losses import (
+    bellman_target,
+    inverse_value_scale,
+    polyak_,
+    smoothed,
+    squared_error,
+)
+from agents.networks import Critics, DeterministicActor, Standardiser
+from datasets.dataset import Dataset
+from datasets.transition import Transition
+from envs.specs import Spec
+from world_models.optimiser import Adam
+
+MAX_DELAY = 8
+"""Every phase of a delay is compiled into a graph of its own, and torch stops at eight."""
+
+
+class TD3BC(Agent):
+    """S deterministic actors, each with N critics.
+
+    Args:
+        spec, seeds: see `Agent`.
+        updates: length of the run; nothing here depends on it.
+        critics: N; targets use the minimum over all N, the actor the first.
+        hidden, activation: architecture of actor and critics.
+        actor_learning_rate, critic_learning_rate, adam_epsilon: of Adam.
+        discount: per control step.
+        target_rate: Polyak step of the target networks, whenever the policy is updated.
+        value_weight: alpha; 0 is plain imitation.
+        smoothing_std, smoothing_limit: noise on the target's action, and its clip.
+        critic_steps: critic updates on one batch, each with fresh smoothing noise.
+        policy_delay: updates per update of actor and target networks.
+        order: sequence of `critic` and `policy` within an update.
+        normalise_obs: standardise observations with the dataset's statistics.
+    """
+
+    def __init__(
+        self,
+        *,
+        spec: Spec,
+        seeds: int,
+        updates: int,
+        critics: int,
+        hidden: Sequence[int],
+        activation: str,
+        actor_learning_rate: float,
+        critic_learning_rate: float,
+        adam_epsilon: float,
+        discount: float,
+        target_rate: float,
+        value_weight: float,
+        smoothing_std: float,
+        smoothing_limit: float,
+        critic_steps: int,
+        policy_delay: int,
+        order: Sequence[str],
+        normalise_obs: bool,
+    ) -> None:
+        super().__init__(spec=spec, seeds=seeds)
+        if sorted(order) != ["critic", "policy"]:
+            raise ValueError(
+                f"agent.order={list(order)} must name critic and policy once each, for example "
+                "[critic,policy]"
+            )
+        if not 1 <= policy_delay <= MAX_DELAY:
+            raise ValueError(
+                f"agent.policy_delay={policy_delay} must lie between 1 and {MAX_DELAY}"
+            )
+        if critic_steps < 1:
+            raise ValueError(f"agent.critic_steps={critic_steps} must be at least 1")
+        sizes = {"seeds": seeds, "obs_dim": spec.obs_dim, "action_dim": spec.action_dim}
+        self.standardise = Standardiser(spec.obs_dim)
+        self.actor = DeterministicActor(hidden=hidden, activation=activation, **sizes)
+        self.critics = Critics(critics=critics, hidden=hidden, activation=activation, **sizes)
+        self.target_actor = copy.deepcopy(self.actor).requires_grad_(False)
+        self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
+        self.actor_optimiser = Adam(self.actor.parameters(), actor_learning_rate, eps=adam_epsilon)
+        self.critic_optimiser = Adam(
+            self.critics.parameters(), critic_learning_rate, eps=adam_epsilon
+        )
+        self.discount, self.target_rate = discount, target_rate
+        self.value_weight, self.normalise_obs = value_weight, normalise_obs
+        self.smoothing_std, self.smoothing_limit = smoothing_std, smoothing_limit
+        self.critic_steps, self.policy_delay, self.order = critic_steps, policy_delay, tuple(order)
+        # A plain integer, so that an update that leaves the policy alone does not pay for it; it
+        # only takes `policy_delay` values, so no more than that many graphs are ever compiled.
+        self.phase = 0
+
+    def get_extra_state(self) -> Tensor:
+        """Updates since the policy's last one, which makes the delay survive a checkpoint."""
+        return torch.tensor(self.phase)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.phase = int(state)
+
+    def prepare(self, data: Dataset) -> None:
+        if self.normalise_obs:
+            self.standardise.fit(data.transitions.obs)
+
+    @torch.no_grad()
+    def act(
+        self, obs: Float[Tensor, "S B D"], deterministic: bool = False
+    ) -> Float[Tensor, "S B A"]:
+        """The same actions either way: this policy has no noise."""
+        return self.actor(self.standardise(obs))
+
+    def values(
+        self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"]
+    ) -> Float[Tensor, "S N B"]:
+        return self.critics(self.standardise(obs), action)
+
+    def update(self, batch: Transition) -> dict[str, Float[Tensor, " S"]]:
+        self.phase = (self.phase + 1) % self.policy_delay
+        policy_is_due = self.phase == 0
+        batch = Transition(
+            obs=self.standardise(batch.obs),
+            action=batch.action,
+            reward=batch.reward,
+            next_obs=self.standardise(batch.next_obs),
+            terminated=batch.terminated,
+            is_real=batch.is_real,
+        )
+        measured: dict[str, Tensor] = {}
+        for part in self.order:
+            if part == "critic":
+                for _ in range(self.critic_steps):
+                    measured |= self._update_critic(batch)
+            elif policy_is_due:
+                measured |= self._update_policy(batch)
+        if policy_is_due:
+            polyak_(self.target_critics.parameters(), self.critics.parameters(), self.target_rate)
+            polyak_(self.target_actor.parameters(), self.actor.parameters(), self.target_rate)
+        return measured
+
+    @torch.no_grad()
+    def target(self, batch: Transition) -> Float[Tensor, "S B"]:
+        """y = r + discount (1 - terminated) min_i Q'_i(s', smoothed pi'(s'))."""
+        action = self.target_actor(batch.next_obs)
+        noise = torch.randn_like(action)
+        action = smoothed(action, noise, self.smoothing_std, self.smoothing_limit)
+        value = self.target_critics(batch.next_obs, action).amin(1)
+        return bellman_target(batch.reward, batch.terminated, value, self.discount)
+
+    def actor_loss(self, batch: Transition, action: Float[Tensor, "S B A"]) -> Float[Tensor, " S"]:
+        """-lambda mean Q_1(s, pi(s)) + mean (pi(s) - a)^2, the latter over rows and dimensions."""
+        value = self.critics(batch.obs, action)[:, 0]
+        imitation = (action - batch.action).square().mean((1, 2))
+        return imitation - inverse_value_scale(value, self.value_weight) * value.mean(1)
+
+    def _update_critic(self, batch: Transition) -> dict[str, Tensor]:
+        target = self.target(batch)
+        prediction = self.critics(batch.obs, batch.action)
+        loss = squared_error(prediction, target)
+        self.critic_optimiser.step(loss)
+        return {
+            "critic_loss": loss.detach(),
+            "value": prediction.detach().mean((1, 2)),
+            "critic_spread": prediction.detach().std(1, correction=0).mean(1),
+            "target": target.mean(1),
+        }
+
+    def _update_policy(self, batch: Transition) -> dict[str, Tensor]:
+        action = self.actor(batch.obs)
+        loss = self.actor_loss(batch, action)
+        self.actor_optimiser.step(loss)
+        distance = (action.detach() - batch.action).square().mean((1, 2))
+        return {"actor_loss": loss.detach(), "imitation_error": distance}

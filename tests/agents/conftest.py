@@ -1,0 +1,43 @@
+"""Builds agents from their YAML with small networks."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra.utils import get_class
+
+
+@pytest.fixture
+def make_agent(spec):
+    """`make_agent("iql", seeds=2, expectile=0.9)`; keywords replace the YAML's numbers."""
+
+    def make(option, **changes):
+        settings = yaml.safe_load(Path(f"conf/agent/{option}.yaml").read_text())
+        cls = get_class(settings.pop("_target_"))
+        settings = {key: value for key, value in settings.items() if not key.startswith("_")}
+        run_time = {"spec": spec, "seeds": 1, "updates": 1000, "hidden": [16, 16]}
+        return cls(**{**settings, **run_time, **changes})
+
+    return make
+
+
+@pytest.fixture
+def make_data(spec, make_batch):
+    """A dataset of 2-row episodes with given returns."""
+    import torch
+
+    from datasets.dataset import Dataset
+
+    def make(*returns):
+        rows = make_batch(2 * len(returns))
+        rows.reward[:] = torch.tensor(returns).repeat_interleave(2) / 2
+        return Dataset(
+            name="toy",
+            spec=spec,
+            transitions=rows,
+            truncated=torch.zeros(len(rows.reward), dtype=torch.bool),
+            valid_next=torch.ones(len(rows.reward), dtype=torch.bool),
+            episode_starts=torch.arange(0, len(rows.reward), 2),
+        )
+
+    return make
