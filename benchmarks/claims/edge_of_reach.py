@@ -51,10 +51,12 @@ def main() -> int:
     speed = true_dynamics_speed.measure(TASKS, rows=500 if arguments.quick else 2_000, seconds=0.5)
     cheetah_data = locomotion.load()  # early, so that a missing dataset costs no time
     data = plane.start_states(0)
+    plane_budget = plane.budget_for(arguments.quick)
+    cheetah_budget = locomotion.budget_for(arguments.quick)
     runs = run_all(
         {
-            **named("halfcheetah", locomotion.jobs(cheetah_data, arguments.quick)),
-            **named("plane", plane.jobs(data, arguments.quick)),
+            **named("halfcheetah", locomotion.jobs(cheetah_data, cheetah_budget)),
+            **named("plane", plane.jobs(data, plane_budget)),
         }
     )
     plane_runs, cheetah_runs = (
@@ -70,8 +72,8 @@ def main() -> int:
     plot_plane(plane_runs, arguments.output / f"{NAME}-plane{suffix}.png")
     plot_cheetah(cheetah_runs, arguments.output / f"{NAME}-halfcheetah{suffix}.png")
     details = {
-        "plane": {"budget": vars(plane.BUDGET), **described(plane_runs)},
-        "halfcheetah": {"budget": vars(locomotion.BUDGET), **described(cheetah_runs)},
+        "plane": {"budget": vars(plane_budget), **described(plane_runs)},
+        "halfcheetah": {"budget": vars(cheetah_budget), **described(cheetah_runs)},
         "true_dynamics_speed": speed,
         "plane_dataset": data.fingerprint,
         "halfcheetah_dataset": cheetah_data.fingerprint,

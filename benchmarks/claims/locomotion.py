@@ -71,7 +71,11 @@ def run(arm: str, data: Dataset, budget: Budget) -> History:
     )
 
 
-def jobs(data: Dataset, quick: bool) -> dict[str, Callable[[], History]]:
+def budget_for(quick: bool) -> Budget:
+    """Of the full experiment or of its quick variant, which only shows that it runs."""
+    return replace(BUDGET, **QUICK) if quick else BUDGET
+
+
+def jobs(data: Dataset, budget: Budget) -> dict[str, Callable[[], History]]:
     """Both arms, the longer one first."""
-    budget = replace(BUDGET, **QUICK) if quick else BUDGET
     return {arm: partial(run, arm, data, budget) for arm in ARMS}

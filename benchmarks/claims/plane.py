@@ -153,9 +153,13 @@ def run(arm: str, data: Dataset, budget: Budget) -> History:
     )
 
 
-def jobs(data: Dataset, quick: bool) -> dict[str, Callable[[], History]]:
+def budget_for(quick: bool) -> Budget:
+    """Of the full experiment or of its quick variant."""
+    return replace(BUDGET, **QUICK) if quick else BUDGET
+
+
+def jobs(data: Dataset, budget: Budget) -> dict[str, Callable[[], History]]:
     """Every arm, the longest first."""
-    budget = replace(BUDGET, **QUICK) if quick else BUDGET
     return {arm: partial(run, arm, data, budget) for arm in ARMS}
 
 
