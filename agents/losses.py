@@ -134,6 +134,77 @@ def conservative_gap(
     return pushed_down.mean(2) - pushed_up
 
 
+def masked_mean(values: Float[Tensor, "*lead B"], mask: Bool[Tensor, "*#lead B"]) -> Tensor:
+    """Mean of the chosen rows, zero where none is chosen. `[*lead]`."""
+    # where, not a product: what is not chosen may be anything, NaN included.
+    return torch.where(mask, values, 0.0).sum(-1) / mask.sum(-1).clamp(min=1)
+
+
+def origin_loss(
+    logits: Float[Tensor, "S B 2"], is_real: Bool[Tensor, "S B"]
+) -> Float[Tensor, " S"]:
+    """Cross-entropy of telling real rows (class 0) from simulated ones (class 1), both classes of
+    equal weight: E_real[-log p_0] + E_sim[-log p_1]. Guessing scores 2 log 2.
+
+    Source: DARC, arXiv:2006.13916, losses of its classifiers, as H2O's code weighs them.
+    Differs: none.
+    """
+    log_probability = logits.log_softmax(-1)
+    real = masked_mean(log_probability[..., 0], is_real)
+    return -real - masked_mean(log_probability[..., 1], ~is_real)
+
+
+def per_stream(weight: Float[Tensor, "S B"], is_real: Bool[Tensor, "S B"]) -> Float[Tensor, "S B"]:
+    """Rescale weights of rows so that a mean over the batch becomes the mean over real rows plus
+    the mean over simulated rows."""
+    real = is_real.sum(1, keepdim=True)
+    rows = torch.where(is_real, real, is_real.shape[1] - real)
+    return weight * (is_real.shape[1] / rows)
+
+
+def weighted_squared_error(
+    prediction: Float[Tensor, "S N B"],
+    target: Float[Tensor, "S B"],
+    weight: Float[Tensor, "S B"],
+) -> Float[Tensor, " S"]:
+    """`squared_error` with a weight for every row; divided by the rows, not by their weights."""
+    error = (prediction - target.unsqueeze(1)).square()
+    return (weight.unsqueeze(1) * error).mean(2).sum(1)
+
+
+def simulated_excess(
+    values: Float[Tensor, "S N B"],
+    gap: Float[Tensor, "S B"],
+    is_real: Bool[Tensor, "S B"],
+    soft_maximum: bool,
+) -> Float[Tensor, "S N"]:
+    """How far simulated rows of large dynamics gap are valued above real rows, each critic.
+
+    log sum_sim omega exp(Q) - mean_real Q,  omega = u / sum_sim u;  without the soft maximum its
+    first-order form sum_sim omega Q - mean_real Q. Zero for a batch without simulated rows.
+
+    Args:
+        values: Q of the batch.
+        gap: u, positive; read at simulated rows only.
+        is_real: which rows were recorded.
+        soft_maximum: the log-sum-exp.
+
+    Source: H2O, arXiv:2206.13464, value regularisation with the inner maximisation solved.
+    Differs: none.
+    """
+    any_simulated = (~is_real).any(1, keepdim=True)
+    # A batch of real rows alone keeps all of them, so that nothing is infinite on the way to 0.
+    left_out = is_real & any_simulated
+    log_gap = gap.log().masked_fill(left_out, -torch.inf)
+    log_omega = log_gap.log_softmax(1).unsqueeze(1)
+    if soft_maximum:
+        simulated = (values + log_omega).logsumexp(2)
+    else:
+        simulated = torch.where(left_out.unsqueeze(1), 0.0, log_omega.exp() * values).sum(2)
+    excess = simulated - masked_mean(values, is_real.unsqueeze(1))
+    return torch.where(any_simulated, excess, 0.0)
+
+
 def tanh_normal_log_prob(
     noise: Float[Tensor, "*lead A"],
     log_std: Float[Tensor, "*lead A"],

@@ -9,12 +9,18 @@ from hydra.utils import get_class
 
 @pytest.fixture
 def make_agent(spec):
-    """`make_agent("iql", seeds=2, expectile=0.9)`; keywords replace the YAML's numbers."""
+    """`make_agent("iql", seeds=2, expectile=0.9)`; keywords replace the YAML's numbers.
+
+    A dictionary replaces numbers of a nested part: `discriminators={"noise": 0.0}`.
+    """
 
     def make(option, **changes):
         settings = yaml.safe_load(Path(f"conf/agent/{option}.yaml").read_text())
         cls = get_class(settings.pop("_target_"))
         settings = {key: value for key, value in settings.items() if not key.startswith("_")}
+        for key, value in changes.items():
+            if isinstance(value, dict):
+                changes[key] = {**settings[key], **value}
         run_time = {"spec": spec, "seeds": 1, "updates": 1000, "hidden": [16, 16]}
         return cls(**{**settings, **run_time, **changes})
 

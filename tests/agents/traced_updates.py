@@ -32,7 +32,7 @@ def learn(option: str, wrap) -> dict[str, torch.Tensor]:
         torch.randn(ROWS),
         torch.randn(ROWS, 3),
         torch.rand(ROWS) < 0.1,
-        torch.ones(ROWS, dtype=torch.bool),
+        torch.rand(ROWS) < 0.5,
     )
     mixture = Mixture({"real": Replay.of(rows)}, {"real": 8}, seeds=SEEDS)
     agent = learner(option)

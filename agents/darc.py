@@ -1,0 +1,70 @@
+"""DARC, arXiv:2006.13916: SAC in a simulator whose reward pays for dynamics that reality lacks."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from agents.discriminators import Discriminators, successor
+from agents.losses import masked_mean
+from agents.sac import SAC
+from datasets.dataset import Dataset
+from datasets.transition import Transition
+
+
+class DARC(SAC):
+    """SAC on simulated rows with r + correction log M(s'|s, a) / Mhat(s'|s, a).
+
+    Args:
+        discriminators: keywords of `Discriminators`.
+        correction: weight of the log ratio, environment reward per nat.
+        learn_from_real: actor, critics and temperature learn from recorded rows too, whose reward
+            stays as it is (DARC+ of H2O, arXiv:2206.13464).
+        sac: see `SAC`.
+    """
+
+    def __init__(
+        self,
+        *,
+        discriminators: Mapping[str, Any],
+        correction: float,
+        learn_from_real: bool,
+        **sac: Any,
+    ) -> None:
+        super().__init__(**sac)
+        if correction < 0:
+            raise ValueError(
+                f"agent.correction={correction} must not be negative: it would pay for steps that "
+                "only the simulator makes"
+            )
+        self.discriminators = Discriminators(spec=self.spec, seeds=self.seeds, **discriminators)
+        self.correction, self.learn_from_real = correction, learn_from_real
+
+    def prepare(self, data: Dataset) -> None:
+        self.discriminators.prepare(data)
+
+    def update(self, batch: Transition) -> dict[str, Float[Tensor, " S"]]:
+        rows, measured = self.discriminators.learn(batch)
+        if not self.learn_from_real:
+            rows = only_simulated(rows)
+        log_ratio = self.discriminators.log_ratio(rows.obs, rows.action, successor(rows))
+        measured["log_ratio"] = masked_mean(log_ratio, ~rows.is_real)
+        correction = torch.where(rows.is_real, 0.0, self.correction * log_ratio)
+        return measured | super().update(replace(rows, reward=rows.reward + correction))
+
+
+def only_simulated(batch: Transition) -> Transition:
+    """The simulated rows over and over, as many rows as there were: shapes stay fixed.
+
+    A lane without any keeps its real rows.
+    """
+    simulated_first = batch.is_real.int().argsort(dim=1, stable=True)
+    count = (~batch.is_real).sum(1, keepdim=True)
+    count = torch.where(count == 0, batch.shape[1], count)
+    turn = torch.arange(batch.shape[1], device=count.device) % count  # [S, B]
+    index = simulated_first.gather(1, turn)
+    lane = torch.arange(len(index), device=index.device).unsqueeze(1)
+    return batch[lane, index]

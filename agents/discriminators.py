@@ -1,0 +1,141 @@
+"""The ratio of true to simulated dynamics, from two classifiers that tell real rows from simulated.
+
+Source: DARC, arXiv:2006.13916; networks and numbers of H2O, arXiv:2206.13464.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from agents.losses import origin_loss
+from datasets.dataset import Dataset
+from datasets.transition import Transition
+from envs.specs import Spec
+from world_models.networks import BatchedMLP
+from world_models.optimiser import Adam
+
+
+class Discriminators(nn.Module):
+    """D(s, a) and D(s, a, s') for each seed, class 0 real and class 1 simulated.
+
+    D(s, a, s') is the softmax of l_sas + l_sa, so l_sas models only what s' adds, and
+
+        log M(s'|s, a) - log Mhat(s'|s, a) = l_sas[0] - l_sas[1],  within +-2 logit_bound.
+
+    What follows a termination is unknown or arbitrary; both networks see s in its place, so that
+    s' = s marks the end of an episode on either side.
+
+    Args:
+        spec, seeds: as for an `Agent`.
+        hidden, activation: architecture of both.
+        learning_rate: of Adam, one step an update.
+        logit_bound: logits are bound * tanh of the network's output.
+        noise: std of Gaussian noise on s, a and s' while learning.
+        relative_noise: that std is in units of each dimension's std in the dataset; false: in raw
+            units.
+        fresh_rows: rows of a batch that teach the discriminators alone for each row that the agent
+            learns from; 0 shares all rows.
+    """
+
+    obs_scale: Tensor
+    action_scale: Tensor
+
+    def __init__(
+        self,
+        *,
+        spec: Spec,
+        seeds: int,
+        hidden: Sequence[int],
+        activation: str,
+        learning_rate: float,
+        logit_bound: float,
+        noise: float,
+        relative_noise: bool,
+        fresh_rows: int,
+    ) -> None:
+        super().__init__()
+        if logit_bound <= 0:
+            raise ValueError(
+                f"agent.discriminators.logit_bound={logit_bound} must be positive, for example 2"
+            )
+        if noise < 0 or fresh_rows < 0:
+            raise ValueError(
+                f"agent.discriminators.noise={noise} and agent.discriminators.fresh_rows="
+                f"{fresh_rows} must not be negative; 0 switches either off"
+            )
+        pair = spec.obs_dim + spec.action_dim
+        self.of_pairs = BatchedMLP((seeds,), pair, hidden, 2, activation)
+        self.of_successors = BatchedMLP((seeds,), pair + spec.obs_dim, hidden, 2, activation)
+        self.optimiser = Adam(
+            [*self.of_pairs.parameters(), *self.of_successors.parameters()], learning_rate
+        )
+        self.logit_bound, self.noise, self.relative_noise = logit_bound, noise, relative_noise
+        self.fresh_rows = fresh_rows
+        self.register_buffer("obs_scale", torch.ones(spec.obs_dim))
+        self.register_buffer("action_scale", torch.ones(spec.action_dim))
+
+    def prepare(self, data: Dataset) -> None:
+        """Take the spread of the dataset's columns, the unit of a relative noise."""
+        if self.relative_noise:
+            self.obs_scale.copy_(data.transitions.obs.std(0, correction=0))
+            self.action_scale.copy_(data.transitions.action.std(0, correction=0))
+
+    def learn(self, batch: Transition) -> tuple[Transition, dict[str, Float[Tensor, " S"]]]:
+        """One step of both networks; the rows left to the agent, and the losses.
+
+        Raises:
+            ValueError: the batch cannot be split as `fresh_rows` says.
+        """
+        rows, fresh = self._split(batch)
+        obs = self._noisy(fresh.obs, self.obs_scale)
+        action = self._noisy(fresh.action, self.action_scale)
+        next_obs = self._noisy(successor(fresh), self.obs_scale)
+        pairs = self._logits(self.of_pairs, obs, action)
+        successors = self._logits(self.of_successors, obs, action, next_obs)
+        of_pairs = origin_loss(pairs, fresh.is_real)
+        of_successors = origin_loss(successors + pairs, fresh.is_real)
+        # The second loss reaches D(s, a) too, as in H2O's code.
+        self.optimiser.step(of_pairs + of_successors)
+        return rows, {
+            "discriminator_loss_sa": of_pairs.detach(),
+            "discriminator_loss_sas": of_successors.detach(),
+        }
+
+    @torch.no_grad()
+    def log_ratio(
+        self,
+        obs: Float[Tensor, "S B D"],
+        action: Float[Tensor, "S B A"],
+        next_obs: Float[Tensor, "S B D"],
+    ) -> Float[Tensor, "S B"]:
+        """log M(s'|s, a) / Mhat(s'|s, a), M true and Mhat simulated; no gradient."""
+        logits = self._logits(self.of_successors, obs, action, next_obs)
+        return logits[..., 0] - logits[..., 1]
+
+    def _logits(self, network: BatchedMLP, *inputs: Tensor) -> Float[Tensor, "S B 2"]:
+        return self.logit_bound * torch.tanh(network(torch.cat(inputs, -1)))
+
+    def _noisy(self, column: Tensor, scale: Tensor) -> Tensor:
+        return column + self.noise * scale * torch.randn_like(column) if self.noise else column
+
+    def _split(self, batch: Transition) -> tuple[Transition, Transition]:
+        """Rows for the agent and rows for the discriminators, in equal shares of every stream."""
+        group = self.fresh_rows + 1
+        if group == 1:
+            return batch, batch
+        if batch.shape[1] % group:
+            raise ValueError(
+                f"batch_size={batch.shape[1]} does not split into groups of one row for the agent "
+                f"and agent.discriminators.fresh_rows={self.fresh_rows}; make it a multiple of "
+                f"{group}"
+            )
+        # Rows of a stream are exchangeable, so every `group`-th one is as good as any other.
+        grouped = batch.map(lambda column: column.unflatten(1, (-1, group)))
+        return grouped[:, :, 0], grouped[:, :, 1:].map(lambda column: column.flatten(1, 2))
+
+
+def successor(batch: Transition) -> Float[Tensor, "S B D"]:
+    """s', or s where the episode terminated."""
+    return torch.where(batch.terminated.unsqueeze(-1), batch.obs, batch.next_obs)
