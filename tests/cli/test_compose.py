@@ -155,7 +155,9 @@ def test_numbers_of_a_preset_for_its_own_model_leave_another_model_alone(algorit
 @pytest.mark.parametrize("agent", options("agent"))
 @pytest.mark.parametrize("regulariser", [name for name in options("regulariser") if name != "none"])
 def test_a_regulariser_joins_every_agent_that_has_critics(make_batch, agent, regulariser):
-    config = composed(f"agent={agent}", f"regulariser={regulariser}")
+    config = composed(
+        f"algorithm={agent}", f"regulariser={regulariser}", "dataset=builtin/hopper-random"
+    )
     build = partial(instantiate(config.agent), spec=SPEC, seeds=2, updates=10)
     if agent == "bc":
         with pytest.raises(TypeError, match="regulariser"):
@@ -167,7 +169,7 @@ def test_a_regulariser_joins_every_agent_that_has_critics(make_batch, agent, reg
     assert set(measured) & {"regularisation", "spectral_bound"}
     signature = inspect.signature(type(built.regulariser).__init__).parameters.values()
     assert all(each.default is each.empty for each in signature)
-    assert composed(f"agent={agent}").agent.regulariser is None
+    assert composed(f"algorithm={agent}").agent.regulariser is None
 
 
 def test_the_single_model_is_an_ensemble_of_one_in_nothing_else_different():
