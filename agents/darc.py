@@ -44,6 +44,7 @@ class DARC(SAC):
         self.correction, self.learn_from_real = correction, learn_from_real
 
     def prepare(self, data: Dataset) -> None:
+        super().prepare(data)
         self.discriminators.prepare(data)
 
     def update(self, batch: Transition) -> dict[str, Float[Tensor, " S"]]:

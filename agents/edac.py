@@ -61,6 +61,7 @@ class EDAC(SAC):
             (self.critics, critic_output_bound),
         ):
             initialise_(network.body, hidden_bias=hidden_bias, output_bound=bound)
+        self.regulariser.project_(self.critics)
         self.target_critics.load_state_dict(self.critics.state_dict())
 
     def critic_loss(

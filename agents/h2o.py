@@ -38,8 +38,8 @@ class H2O(SAC):
         discriminators: keywords of `Discriminators`.
         td_ratio: weigh simulated TD errors by w = M/Mhat; false: 1.
         weight_bounds: clip of w.
-        regulariser: beta, weight of `simulated_excess` in each critic's loss; 0 leaves it out.
-        regulariser_limit: the excess is clipped to +- this, where its gradient ends.
+        excess_weight: beta, weight of `simulated_excess` in each critic's loss; 0 leaves it out.
+        excess_limit: the excess is clipped to +- this, where its gradient ends.
         adaptive: omega follows the dynamics gap u; false: uniform over simulated rows.
         soft_maximum: log-sum-exp; false: linear in Q.
         gap_samples: successors drawn around s' for u.
@@ -50,7 +50,7 @@ class H2O(SAC):
         per_stream_mean: average real and simulated TD errors apart and add; false: over the batch.
         sac: see `SAC`.
 
-    With `td_ratio` and `per_stream_mean` off and no regulariser it is SAC on the mixture.
+    With `td_ratio` and `per_stream_mean` off and `excess_weight` zero it is SAC on the mixture.
     """
 
     successor_std: Tensor
@@ -61,8 +61,8 @@ class H2O(SAC):
         discriminators: Mapping[str, Any],
         td_ratio: bool,
         weight_bounds: Sequence[float],
-        regulariser: float,
-        regulariser_limit: float,
+        excess_weight: float,
+        excess_limit: float,
         adaptive: bool,
         soft_maximum: bool,
         gap_samples: int,
@@ -73,8 +73,8 @@ class H2O(SAC):
         **sac: Any,
     ) -> None:
         super().__init__(**sac)
-        if regulariser < 0:
-            raise ValueError(f"agent.regulariser={regulariser} must not be negative; 0 is off")
+        if excess_weight < 0:
+            raise ValueError(f"agent.excess_weight={excess_weight} must not be negative; 0 is off")
         if gap_samples < 1:
             raise ValueError(f"agent.gap_samples={gap_samples} must be at least 1")
         for name, (low, high) in {"weight": weight_bounds, "gap": gap_bounds}.items():
@@ -85,7 +85,7 @@ class H2O(SAC):
                 )
         self.discriminators = Discriminators(spec=self.spec, seeds=self.seeds, **discriminators)
         self.td_ratio, self.weight_bounds = td_ratio, tuple(weight_bounds)
-        self.regulariser, self.regulariser_limit = regulariser, regulariser_limit
+        self.excess_weight, self.excess_limit = excess_weight, excess_limit
         self.adaptive, self.soft_maximum = adaptive, soft_maximum
         self.gap_samples, self.gap_std, self.gap_bounds = gap_samples, gap_std, tuple(gap_bounds)
         self.std_padding, self.per_stream_mean = std_padding, per_stream_mean
@@ -93,6 +93,7 @@ class H2O(SAC):
 
     def prepare(self, data: Dataset) -> None:
         """Take the spread of the dataset's states, the unit of `gap_std`."""
+        super().prepare(data)
         self.discriminators.prepare(data)
         variance, mean = torch.var_mean(data.transitions.obs, 0, correction=0)
         # Variance of a sample of which 1 / (1 + padding) are states and the rest zeros.
@@ -114,7 +115,7 @@ class H2O(SAC):
         if self.td_ratio:
             weight = torch.where(batch.is_real, 1.0, log_ratio.exp().clamp(*self.weight_bounds))
         gap = torch.ones_like(batch.reward)
-        if self.adaptive and self.regulariser:
+        if self.adaptive and self.excess_weight:
             gap = self.dynamics_gap(batch)
         return Weighed(**vars(batch), log_ratio=log_ratio, td_weight=weight, dynamics_gap=gap)
 
@@ -141,8 +142,8 @@ class H2O(SAC):
         if self.per_stream_mean:
             weight = per_stream(weight, batch.is_real)
         loss = weighted_squared_error(prediction, target, weight)
-        if not self.regulariser:
+        if not self.excess_weight:
             return loss
         excess = simulated_excess(prediction, batch.dynamics_gap, batch.is_real, self.soft_maximum)
-        excess = excess.clamp(-self.regulariser_limit, self.regulariser_limit)
-        return loss + self.regulariser * excess.sum(1)
+        excess = excess.clamp(-self.excess_limit, self.excess_limit)
+        return loss + self.excess_weight * excess.sum(1)

@@ -16,6 +16,7 @@ from agents.losses import (
     squared_error,
 )
 from agents.networks import Critics, GaussianActor, StateValue
+from agents.regularisers import BuildRegulariser, Regulariser
 from datasets.dataset import Dataset
 from datasets.transition import Transition
 from envs.specs import Spec
@@ -45,6 +46,7 @@ class IQL(Agent):
             those before it have learnt.
         normalise_rewards: scale rewards so that the dataset's returns span 1000.
         reward_offset: added to every reward, after that scaling.
+        regulariser: builds what holds the critics' slopes down, given `critics`; None for nothing.
     """
 
     reward_scale: Tensor
@@ -72,6 +74,7 @@ class IQL(Agent):
         order: Sequence[str],
         normalise_rewards: bool,
         reward_offset: float,
+        regulariser: BuildRegulariser | None,
     ) -> None:
         super().__init__(spec=spec, seeds=seeds)
         if sorted(order) != ["critic", "policy", "value"]:
@@ -98,6 +101,7 @@ class IQL(Agent):
             activation=activation,
             **sizes,
         )
+        self.regulariser = (regulariser or Regulariser)(critics=self.critics)
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         self.value = StateValue(hidden=hidden, activation=activation, **sizes)
         self.actor_optimiser = Adam(
@@ -117,11 +121,12 @@ class IQL(Agent):
         self.register_buffer("reward_scale", torch.ones(()))
 
     def prepare(self, data: Dataset) -> None:
-        """Take the range of the dataset's returns.
+        """Take the range of the dataset's returns, and what the regulariser needs.
 
         Raises:
             ValueError: all episodes have the same return.
         """
+        self.regulariser.prepare(data.transitions.obs)
         if not self.normalise_rewards:
             return
         spread = data.returns.max() - data.returns.min()
@@ -193,10 +198,13 @@ class IQL(Agent):
         target = self.target(batch)
         prediction = self.critics(batch.obs, batch.action)
         loss = squared_error(prediction, target)
-        self.critic_optimiser.step(loss)
+        regularised = self.regulariser.step(
+            self.critic_optimiser, loss, self.critics, batch, prediction
+        )
         return {
             "critic_loss": loss.detach(),
             "value": prediction.detach().mean((1, 2)),
             "critic_spread": prediction.detach().std(1, correction=0).mean(1),
             "target": target.mean(1),
+            **regularised,
         }

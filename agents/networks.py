@@ -155,7 +155,7 @@ class Critics(nn.Module):
         super().__init__()
         if critics < 1:
             raise ValueError(f"critics must be at least 1, got {critics}")
-        self.critics = critics
+        self.critics, self.obs_dim = critics, obs_dim
         self.body = BatchedMLP((seeds, critics), obs_dim + action_dim, hidden, 1, activation)
 
     def forward(
@@ -164,6 +164,13 @@ class Critics(nn.Module):
         """Q_1..Q_N of the same states and actions."""
         pair = torch.cat([obs, action], -1).unsqueeze(1)
         return self.body(pair.expand(-1, self.critics, -1, -1)).squeeze(-1)
+
+    def each(
+        self, obs: Float[Tensor, "S N B D"], action: Float[Tensor, "S B A"]
+    ) -> Float[Tensor, "S N B"]:
+        """Q_1..Q_N, each at states of its own, with the same actions."""
+        action = action.unsqueeze(1).expand(-1, self.critics, -1, -1)
+        return self.body(torch.cat([obs, action], -1)).squeeze(-1)
 
     def action_gradient(
         self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"]

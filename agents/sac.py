@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from agents.base import Agent
 from agents.losses import bellman_target, polyak_, squared_error
 from agents.networks import Critics, TanhGaussianActor
+from agents.regularisers import BuildRegulariser, Regulariser
+from datasets.dataset import Dataset
 from datasets.transition import Transition
 from envs.specs import Spec
 from world_models.optimiser import Adam
@@ -40,6 +42,7 @@ class SAC(Agent):
         entropy_in_target: subtract the entropy term in the target (off: deterministic backup).
         order: sequence of `critic` and `policy` within an update. The temperature moves with the
             policy, after it and on its sample, unless `temperature` is listed: then on a fresh one.
+        regulariser: builds what holds the critics' slopes down, given `critics`; None for nothing.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class SAC(Agent):
         target_entropy: float | None,
         entropy_in_target: bool,
         order: Sequence[str],
+        regulariser: BuildRegulariser | None,
     ) -> None:
         super().__init__(spec=spec, seeds=seeds)
         if sorted(order) not in (["critic", "policy"], ["critic", "policy", "temperature"]):
@@ -81,6 +85,7 @@ class SAC(Agent):
         self.critics = Critics(
             seeds=seeds, critics=critics, hidden=hidden, activation=activation, **sizes
         )
+        self.regulariser = (regulariser or Regulariser)(critics=self.critics)
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         self.log_temperature = nn.Parameter(torch.full((seeds,), initial_temperature).log())
         self.actor_optimiser = Adam(
@@ -94,6 +99,9 @@ class SAC(Agent):
         self.max_temperature, self.entropy_in_target = max_temperature, entropy_in_target
         self.target_entropy = -float(spec.action_dim) if target_entropy is None else target_entropy
         self.order = tuple(order)
+
+    def prepare(self, data: Dataset) -> None:
+        self.regulariser.prepare(data.transitions.obs)
 
     @torch.no_grad()
     def act(
@@ -155,13 +163,16 @@ class SAC(Agent):
         target = self.target(batch)
         prediction = self.critics(batch.obs, batch.action)
         loss = self.critic_loss(batch, prediction, target)
-        self.critic_optimiser.step(loss)
+        regularised = self.regulariser.step(
+            self.critic_optimiser, loss, self.critics, batch, prediction
+        )
         spread = prediction.detach().std(1, correction=0)
         return {
             "critic_loss": loss.detach(),
             "value": prediction.detach().mean((1, 2)),
             "critic_spread": spread.mean(1),
             "target": target.mean(1),
+            **regularised,
         }
 
     def _update_policy(self, batch: Transition) -> dict[str, Tensor]:

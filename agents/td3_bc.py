@@ -16,6 +16,7 @@ from agents.losses import (
     squared_error,
 )
 from agents.networks import Critics, DeterministicActor, Standardiser
+from agents.regularisers import BuildRegulariser, Regulariser
 from datasets.dataset import Dataset
 from datasets.transition import Transition
 from envs.specs import Spec
@@ -42,6 +43,7 @@ class TD3BC(Agent):
         policy_delay: updates per update of actor and target networks.
         order: sequence of `critic` and `policy` within an update.
         normalise_obs: standardise observations with the dataset's statistics.
+        regulariser: builds what holds the critics' slopes down, given `critics`; None for nothing.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class TD3BC(Agent):
         policy_delay: int,
         order: Sequence[str],
         normalise_obs: bool,
+        regulariser: BuildRegulariser | None,
     ) -> None:
         super().__init__(spec=spec, seeds=seeds)
         if sorted(order) != ["critic", "policy"]:
@@ -82,6 +85,7 @@ class TD3BC(Agent):
         self.standardise = Standardiser(spec.obs_dim)
         self.actor = DeterministicActor(hidden=hidden, activation=activation, **sizes)
         self.critics = Critics(critics=critics, hidden=hidden, activation=activation, **sizes)
+        self.regulariser = (regulariser or Regulariser)(critics=self.critics)
         self.target_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         self.actor_optimiser = Adam(self.actor.parameters(), actor_learning_rate, eps=adam_epsilon)
@@ -106,6 +110,8 @@ class TD3BC(Agent):
     def prepare(self, data: Dataset) -> None:
         if self.normalise_obs:
             self.standardise.fit(data.transitions.obs)
+        device = self.standardise.mean.device
+        self.regulariser.prepare(self.standardise(data.transitions.obs.to(device)))
 
     @torch.no_grad()
     def act(
@@ -161,12 +167,15 @@ class TD3BC(Agent):
         target = self.target(batch)
         prediction = self.critics(batch.obs, batch.action)
         loss = squared_error(prediction, target)
-        self.critic_optimiser.step(loss)
+        regularised = self.regulariser.step(
+            self.critic_optimiser, loss, self.critics, batch, prediction
+        )
         return {
             "critic_loss": loss.detach(),
             "value": prediction.detach().mean((1, 2)),
             "critic_spread": prediction.detach().std(1, correction=0).mean(1),
             "target": target.mean(1),
+            **regularised,
         }
 
     def _update_policy(self, batch: Transition) -> dict[str, Tensor]:

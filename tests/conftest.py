@@ -71,6 +71,7 @@ def make_sac():
             "target_entropy": None,
             "entropy_in_target": True,
             "order": ["critic", "policy"],
+            "regulariser": None,
         }
         return SAC(spec=spec, **{**numbers, **changes})
 

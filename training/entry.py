@@ -29,6 +29,9 @@ COUNTS = {
 }
 """Settings that are whole numbers, and the least they may be."""
 
+PACKAGES = {"regulariser": "agent.regulariser"}
+"""Groups whose settings do not lie under their own name."""
+
 TRACEBACK = "REVERIE_TRACEBACK"
 """Environment variable; 1 shows the traceback of every error."""
 EXPECTED = (ValueError, OSError, RuntimeError, FloatingPointError, ModuleNotFoundError)
@@ -150,7 +153,7 @@ def _closest(wrong: str) -> str:
     conf = Path(__file__).parent.parent / "conf"
     keys = {path.name for path in conf.iterdir() if path.is_dir()}
     for path in conf.rglob("*.yaml"):
-        folder = path.relative_to(conf).parts[0]
+        folder = PACKAGES.get(path.relative_to(conf).parts[0], path.relative_to(conf).parts[0])
         if folder in ("tuned", "algorithm", "hydra"):  # presets of settings that stand elsewhere
             continue
         names = flat(yaml.safe_load(path.read_text()) or {})

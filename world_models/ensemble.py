@@ -28,7 +28,7 @@ from world_models.fitting import (
 from world_models.gaussian import GaussianMembers
 from world_models.optimiser import Adam
 from world_models.termination import LearnedTermination, resolve
-from world_models.uncertainty import uncertainty_named
+from world_models.uncertainty import DROPOUT, dropout_std, uncertainty_named
 
 
 class ProbabilisticEnsemble(WorldModel):
@@ -50,7 +50,10 @@ class ProbabilisticEnsemble(WorldModel):
         patience: epochs without any improvement after which a seed stops.
         max_epochs: cap on epochs, None for none.
         per_seed: an ensemble for every seed, or one that all seeds share.
-        uncertainty: `max_aleatoric`, `pairwise_difference` or `ensemble_std`.
+        uncertainty: `max_aleatoric`, `pairwise_difference`, `ensemble_std` or `dropout`.
+        dropout: probability that the fit leaves a hidden unit out; predictions and holdout errors
+            use all units. 0 for none.
+        dropout_passes: networks with units left out whose spread is `uncertainty=dropout`.
         termination: `auto`, `known`, `learned` or `none`, see `world_models.termination`.
         terminal_head: builds the classifier that `learned` needs, given `spec` and `seeds`.
         heldout_episodes: whole episodes kept out of the fit for open-loop diagnostics, at most a
@@ -88,6 +91,8 @@ class ProbabilisticEnsemble(WorldModel):
         max_epochs: int | None,
         per_seed: bool,
         uncertainty: str,
+        dropout: float,
+        dropout_passes: int,
         termination: str,
         terminal_head: Callable[..., LearnedTermination],
         heldout_episodes: int,
@@ -109,6 +114,14 @@ class ProbabilisticEnsemble(WorldModel):
         )
         _require(max_epochs is None or max_epochs >= 1, "max_epochs >= 1 or null", max_epochs)
 
+        _require(0 <= dropout < 1, "0 <= dropout < 1", dropout)
+        _require(dropout_passes >= 2, "dropout_passes >= 2", dropout_passes)
+        if uncertainty == DROPOUT and dropout == 0:
+            raise ValueError(
+                "world_model.uncertainty=dropout needs a network fitted with it; set "
+                "world_model.dropout, for example 0.1"
+            )
+
         self.spec, self.seeds, self.seed = spec, seeds, seed
         self.members, self.elites = members, elites
         self.hidden, self.activation = list(hidden), activation
@@ -120,7 +133,8 @@ class ProbabilisticEnsemble(WorldModel):
         self.per_seed, self.heldout_episodes = per_seed, heldout_episodes
         # L, ensembles: one per seed, or one in all.
         self.lanes = seeds if per_seed else 1
-        self.doubt = uncertainty_named(uncertainty, members)
+        self.dropout, self.dropout_passes = dropout, dropout_passes
+        self.doubt = None if uncertainty == DROPOUT else uncertainty_named(uncertainty, members)
         self.termination = resolve(
             termination, spec, lambda: terminal_head(spec=spec, seeds=self.lanes)
         )
@@ -134,6 +148,7 @@ class ProbabilisticEnsemble(WorldModel):
             log_variance_bounds=log_variance_bounds,
             bound_coefficient=bound_coefficient,
             weight_decay=weight_decay,
+            dropout=dropout,
         )
         self.register_buffer("elite_members", torch.arange(elites).repeat(self.lanes, 1))
         self.register_buffer("fitted", torch.tensor(False))
@@ -145,6 +160,8 @@ class ProbabilisticEnsemble(WorldModel):
 
     def signature(self) -> dict[str, Any]:
         fixed = {name: getattr(self, name) for name in _SIGNED}
+        if self.dropout:  # models fitted without it are the same as before there was any
+            fixed["dropout"] = self.dropout
         return {
             "model": type(self).__name__,
             "obs_dim": self.spec.obs_dim,
@@ -348,8 +365,20 @@ class ProbabilisticEnsemble(WorldModel):
             next_obs=next_obs.reshape(candidates, *shape, -1),
             reward=sample[..., -1].reshape(candidates, *shape),
             terminated=ended.reshape(candidates, *shape),
-            uncertainty=self.doubt(mean, std).reshape(shape),
+            uncertainty=self._uncertainty(obs, action, mean, std).reshape(shape),
         )
+
+    def _uncertainty(
+        self,
+        obs: Float[Tensor, "L B D"],
+        action: Float[Tensor, "L B A"],
+        mean: Float[Tensor, "L E B Y"],
+        std: Float[Tensor, "L E B Y"],
+    ) -> Float[Tensor, "L B"]:
+        if self.doubt is not None:
+            return self.doubt(mean, std)
+        inputs = torch.cat([obs, action], -1).unsqueeze(1)
+        return dropout_std(self.gaussians.stochastic_means(inputs, self.dropout_passes))
 
     def predict(
         self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"]

@@ -57,6 +57,7 @@ class GaussianMembers(nn.Module):
         log_variance_bounds: where lower and upper bound start.
         bound_coefficient: weight of sum(upper) - sum(lower) in the loss.
         weight_decay: per layer, L2 in the loss (not decoupled), weights only.
+        dropout: probability that `update` leaves a hidden unit out; 0 for none.
     """
 
     input_mean: Tensor
@@ -74,11 +75,13 @@ class GaussianMembers(nn.Module):
         log_variance_bounds: Sequence[float],
         bound_coefficient: float,
         weight_decay: Sequence[float],
+        dropout: float,
     ) -> None:
         super().__init__()
         self.members, self.widths = members, [inputs, outputs]
         self.log_variance_bounds = log_variance_bounds
         self.bound_coefficient, self.weight_decay = bound_coefficient, weight_decay
+        self.dropout = dropout
         self.network = BatchedMLP((seeds, members), inputs, hidden, 2 * outputs, activation)
         self.low = nn.Parameter(torch.empty(seeds, 1, 1, outputs))
         self.high = nn.Parameter(torch.empty(seeds, 1, 1, outputs))
@@ -101,12 +104,12 @@ class GaussianMembers(nn.Module):
         self.input_std.copy_(std[:, None, None])
 
     def forward(
-        self, inputs: Float[Tensor, "S E1 B X"]
+        self, inputs: Float[Tensor, "S E1 B X"], dropout: float = 0.0
     ) -> tuple[Float[Tensor, "S E B Y"], Float[Tensor, "S E B Y"]]:
         """Mean and log-variance of the target for raw inputs. E1 is 1 where members share them."""
         normalised = (inputs - self.input_mean) / self.input_std
         normalised = normalised.expand(-1, self.members, -1, -1)
-        mean, log_variance = self.network(normalised).chunk(2, -1)
+        mean, log_variance = self.network(normalised, dropout).chunk(2, -1)
         return mean, soft_clamp(log_variance, self.low, self.high)
 
     @torch.no_grad()
@@ -115,6 +118,16 @@ class GaussianMembers(nn.Module):
         inputs, target = rows.split(self.widths, -1)
         mean, _ = self(inputs)
         return (mean - target).square().mean((-1, -2))
+
+    def stochastic_means(
+        self, inputs: Float[Tensor, "S E1 B X"], passes: int
+    ) -> Float[Tensor, "S E K B Y"]:
+        """Means of `passes` networks, each with its own hidden units left out for every row.
+
+        Source: Monte Carlo dropout, arXiv:1506.02142.
+        """
+        mean, _ = self(inputs.repeat(1, 1, passes, 1), self.dropout)
+        return mean.unflatten(2, (passes, -1))
 
     def trained(self) -> list[nn.Parameter]:
         """All trained tensors: weight and bias of each layer in turn, then the two bounds."""
@@ -135,7 +148,7 @@ class GaussianMembers(nn.Module):
         Source: MBPO, arXiv:1906.08253. Differs: none.
         """
         inputs, target = rows.split(self.widths, -1)
-        mean, log_variance = self(inputs)
+        mean, log_variance = self(inputs, self.dropout)
         losses = gaussian_loss(mean, log_variance, target, weight).sum(-1)
         losses = losses + self.bound_coefficient * (self.high - self.low).sum((1, 2, 3))
         trained = self.trained()

@@ -94,16 +94,23 @@ class BatchedMLP(nn.Module):
         self.activation = activation_named(activation)
         self.activation_in_place = IN_PLACE[activation]
 
-    def forward(self, x: Float[Tensor, "*lead B inputs"]) -> Float[Tensor, "*lead B outputs"]:
+    def forward(
+        self, x: Float[Tensor, "*lead B inputs"], dropout: float = 0.0
+    ) -> Float[Tensor, "*lead B outputs"]:
+        """Each hidden unit is left out with probability `dropout`, and the others scaled up."""
         if x.device.type == "cpu" and not torch.is_grad_enabled() and not is_compiling():
-            return self._infer_on_cpu(x)
+            return self._infer_on_cpu(x, dropout)
         activation = self.activation if torch.is_grad_enabled() else self.activation_in_place
         *hidden, last = self.layers
         for layer in hidden:
             x = activation(layer(x))
+            if dropout:
+                x = F.dropout(x, dropout)
         return last(x)
 
-    def _infer_on_cpu(self, x: Float[Tensor, "*lead B inputs"]) -> Float[Tensor, "*lead B outputs"]:
+    def _infer_on_cpu(
+        self, x: Float[Tensor, "*lead B inputs"], dropout: float
+    ) -> Float[Tensor, "*lead B outputs"]:
         """The same by blocks of rows: fresh memory for every layer would cost more time."""
         lead, rows = x.shape[:-2], x.shape[-2]
         x = x.flatten(0, -3)
@@ -115,6 +122,8 @@ class BatchedMLP(nn.Module):
                 assert isinstance(layer, BatchedLinear)
                 if turn:
                     self.activation_in_place(values)
+                    if dropout:
+                        F.dropout(values, dropout, inplace=True)
                 shape = (*values.shape[:2], self.widths[turn])
                 result = spare[turn % 2, : math.prod(shape)].view(shape)
                 layer.write(values, result)

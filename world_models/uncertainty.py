@@ -48,11 +48,25 @@ def ensemble_std(
     return mean[..., :-1].var(1, correction=0).mean(-1).sqrt()
 
 
+def dropout_std(mean: Float[Tensor, "S E K B D1"]) -> Float[Tensor, "S B"]:
+    """u = max_e sqrt(mean over observation dimensions of Var_k[mean_ek]), population variance.
+
+    Args:
+        mean: of K passes in which every network leaves out other hidden units.
+
+    Source: the spread of Monte Carlo dropout, arXiv:1506.02142, in the form of `ensemble_std`.
+    """
+    return mean[..., :-1].var(2, correction=0).mean(-1).sqrt().amax(1)
+
+
 UNCERTAINTIES: dict[str, Uncertainty] = {
     "max_aleatoric": max_aleatoric,
     "pairwise_difference": pairwise_difference,
     "ensemble_std": ensemble_std,
 }
+
+DROPOUT = "dropout"
+"""Needs passes of its own: `dropout_std` is a function of those, not of the members' Gaussians."""
 
 DISAGREEMENTS = ("pairwise_difference", "ensemble_std")
 """Those that compare members and are therefore zero for a single model."""
@@ -61,12 +75,11 @@ DISAGREEMENTS = ("pairwise_difference", "ensemble_std")
 def uncertainty_named(name: str, members: int) -> Uncertainty:
     """Look up a penalty by its configuration name, refusing disagreement among one member."""
     if name not in UNCERTAINTIES:
-        raise ValueError(
-            f"world_model.uncertainty={name!r} is unknown; use one of {sorted(UNCERTAINTIES)}"
-        )
+        known = sorted([*UNCERTAINTIES, DROPOUT])
+        raise ValueError(f"world_model.uncertainty={name!r} is unknown; use one of {known}")
     if members < 2 and name in DISAGREEMENTS:
         raise ValueError(
             f"world_model.uncertainty={name!r} compares members, but world_model.members={members}"
-            " leaves nothing to compare; use max_aleatoric or more members"
+            " leaves nothing to compare; use max_aleatoric, dropout or more members"
         )
     return UNCERTAINTIES[name]

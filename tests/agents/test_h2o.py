@@ -6,7 +6,7 @@ import torch
 from agents.h2o import Weighed
 from agents.losses import per_stream, simulated_excess, squared_error, weighted_squared_error
 
-OFF = {"td_ratio": False, "regulariser": 0.0, "per_stream_mean": False}
+OFF = {"td_ratio": False, "excess_weight": 0.0, "per_stream_mean": False}
 
 
 @pytest.fixture
@@ -112,12 +112,12 @@ def test_each_part_alone_changes_what_is_learnt(make_h2o, make_batch, part):
         agent._update_critic(agent.weigh(batch))
         return torch.cat([p.detach().flatten() for p in agent.critics.parameters()])
 
-    on = {"td_ratio": True, "regulariser": 0.5, "per_stream_mean": True}
+    on = {"td_ratio": True, "excess_weight": 0.5, "per_stream_mean": True}
     assert not torch.equal(train(**OFF), train(**{**OFF, part: on[part]}))
 
 
 def test_the_critic_loss_and_its_gradient_equal_a_naive_loop(make_h2o, make_batch):
-    agent, batch = make_h2o(regulariser=0.3), make_batch(2, 6)
+    agent, batch = make_h2o(excess_weight=0.3), make_batch(2, 6)
     batch.is_real[:] = torch.tensor([True, False, True, False, False, True])
     weight = torch.where(batch.is_real, 1.0, torch.rand(2, 6))
     rows = weighed(batch, torch.zeros(2, 6), weight, torch.rand(2, 6) + 0.1)
@@ -142,7 +142,7 @@ def test_the_critic_loss_and_its_gradient_equal_a_naive_loop(make_h2o, make_batc
 
 
 def test_the_excess_is_clipped_at_its_limit(make_h2o, make_batch):
-    agent, batch = make_h2o(**{**OFF, "regulariser": 2.0}, regulariser_limit=0.5), make_batch(2, 6)
+    agent, batch = make_h2o(**{**OFF, "excess_weight": 2.0}, excess_limit=0.5), make_batch(2, 6)
     batch.is_real[:] = torch.arange(6) < 3
     values = torch.where(batch.is_real, -5.0, 5.0).unsqueeze(1).expand(-1, 2, -1)
     rows = weighed(batch, *(torch.ones(2, 6) for _ in range(3)))
@@ -194,7 +194,7 @@ def test_the_gap_stays_within_its_bounds_and_an_all_clipped_batch_trains(make_h2
 
 def test_a_uniform_omega_needs_no_gap(make_h2o, make_batch):
     batch = make_batch(2, 8)
-    for changes in ({"adaptive": False}, {"regulariser": 0.0}):
+    for changes in ({"adaptive": False}, {"excess_weight": 0.0}):
         assert torch.equal(make_h2o(**changes).weigh(batch).dynamics_gap, torch.ones(2, 8))
     assert not torch.equal(make_h2o().weigh(batch).dynamics_gap, torch.ones(2, 8))
 
@@ -211,7 +211,7 @@ def test_padded_std_is_that_of_the_data_followed_by_zeros(make_h2o, make_data):
 
 
 def test_measurements_are_means_over_simulated_rows(make_h2o, make_batch):
-    agent, batch = make_h2o(**{"regulariser": 0.0}), make_batch(2, 12)
+    agent, batch = make_h2o(**{"excess_weight": 0.0}), make_batch(2, 12)
     batch.is_real[:] = torch.arange(12) < 6
     agent.discriminators.log_ratio = lambda obs, action, next_obs: torch.where(
         batch.is_real, 5.0, -math.log(2)
@@ -223,7 +223,7 @@ def test_measurements_are_means_over_simulated_rows(make_h2o, make_batch):
 
 def test_simulated_values_fall_where_the_dynamics_are_wrong(make_h2o, make_batch):
     """Equal rewards and no future: only the gap tells trusted from mistrusted actions."""
-    agent = make_h2o(regulariser=1.0, critic_learning_rate=3e-3, discount=0.0, td_ratio=False)
+    agent = make_h2o(excess_weight=1.0, critic_learning_rate=3e-3, discount=0.0, td_ratio=False)
     batch = make_batch(2, 64)
     batch.reward[:] = 0.0
     wrong = batch.action[..., 0] > 0
@@ -240,7 +240,7 @@ def test_simulated_values_fall_where_the_dynamics_are_wrong(make_h2o, make_batch
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"regulariser": -1.0}, "regulariser=-1.0 must not be negative"),
+        ({"excess_weight": -1.0}, "excess_weight=-1.0 must not be negative"),
         ({"gap_samples": 0}, "gap_samples=0 must be at least 1"),
         ({"gap_bounds": [0.0, 1.0]}, "gap_bounds=.* must be positive and ascending"),
         ({"weight_bounds": [1.0, 0.5]}, "weight_bounds=.* must be positive and ascending"),

@@ -1,5 +1,6 @@
 """Run by a test: traces every agent's update whole and compares. No shape checker, no code made."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,15 +14,32 @@ from envs.specs import Spec
 
 SPEC = Spec(env_id=None, obs_dim=3, action_dim=2, action_low=(-1, -1), action_high=(1, 1))
 SEEDS, ROWS, UPDATES = 2, 50, 4
+REGULARISED = {
+    "sac+spectral": {"coefficient": 0.1, "cap": 1.0},
+    "sac+adversarial": {"attack": "fgsm", "radius_updates": 3, "radius_start": 0.001},
+    "iql+adversarial": {"attack": "pgd", "steps": 2, "norm": "l2"},
+}
+"""Regularisers in an agent, with numbers that make every part of them act."""
 GRAPHS = {"td3_bc": 2}
 """One for each phase of the policy's delay; every other agent has one."""
 
 
-def learner(option: str) -> Agent:
-    settings = yaml.safe_load(Path(f"conf/agent/{option}.yaml").read_text())
+def numbers_of(path: str) -> tuple[type, dict]:
+    settings = yaml.safe_load(Path(path).read_text())
     cls = get_class(settings["_target_"])
-    settings = {key: value for key, value in settings.items() if not key.startswith("_")}
-    return cls(spec=SPEC, seeds=SEEDS, updates=100, **{**settings, "hidden": [16]})
+    return cls, {key: value for key, value in settings.items() if not key.startswith("_")}
+
+
+def learner(option: str) -> Agent:
+    """`sac`, or `sac+spectral` with a regulariser."""
+    agent, _, part = option.partition("+")
+    cls, settings = numbers_of(f"conf/agent/{agent}.yaml")
+    settings["hidden"] = [16]
+    if part:
+        regulariser, numbers = numbers_of(f"conf/regulariser/{part}.yaml")
+        numbers |= REGULARISED[option]
+        settings["regulariser"] = partial(regulariser, **numbers)
+    return cls(spec=SPEC, seeds=SEEDS, updates=100, **settings)
 
 
 def learn(option: str, wrap) -> dict[str, torch.Tensor]:
@@ -44,7 +62,9 @@ def learn(option: str, wrap) -> dict[str, torch.Tensor]:
 
 def main() -> None:
     torch._dynamo.config.trace_autograd_ops = True
-    for path in sorted(Path("conf/agent").glob("*.yaml")):
+    for option in sorted(path.stem for path in Path("conf/agent").glob("*.yaml")) + list(
+        REGULARISED
+    ):
         graphs = []
 
         def count(graph, inputs, graphs=graphs):
@@ -52,18 +72,16 @@ def main() -> None:
             return graph.forward
 
         torch._dynamo.reset()
-        plain = learn(path.stem, lambda function: function)
+        plain = learn(option, lambda function: function)
         traced = learn(
-            path.stem, lambda function: torch.compile(function, backend=count, fullgraph=True)
+            option, lambda function: torch.compile(function, backend=count, fullgraph=True)
         )
-        wanted = GRAPHS.get(path.stem, 1)
-        assert len(graphs) == wanted, f"{path.stem}: {len(graphs)} graphs instead of {wanted}"
+        wanted = GRAPHS.get(option, 1)
+        assert len(graphs) == wanted, f"{option}: {len(graphs)} graphs instead of {wanted}"
         for name, value in plain.items():
             # Adam turns rounding into small steps of its own, so entries are compared by scale.
             error = (traced[name].float() - value.float()).abs().max()
-            assert error <= 1e-5 + 1e-2 * value.abs().max(), (
-                f"{path.stem}: {name} is off by {error}"
-            )
+            assert error <= 1e-5 + 1e-2 * value.abs().max(), f"{option}: {name} is off by {error}"
     print("agree")
 
 

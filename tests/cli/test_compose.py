@@ -1,12 +1,14 @@
 """Every option of every group composes, and every combination that makes sense builds."""
 
+import inspect
+from functools import partial
 from itertools import product
 from pathlib import Path
 
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
 from agents.base import Agent
@@ -114,10 +116,6 @@ def test_an_agent_alone_gives_a_sensible_run(agent):
 
 def test_no_hyperparameter_hides_in_python():
     """Constructors named in conf/ take every number from there."""
-    import inspect
-
-    from hydra.utils import get_object
-
     for group in ("agent", "world_model", "simulator", "source", "filter"):
         for option in options(group):
             if option == "none" and group != "filter":
@@ -152,6 +150,32 @@ def test_numbers_of_a_preset_for_its_own_model_leave_another_model_alone(algorit
         drop_foreign_numbers(config, CONF / numbers)
     settings = {k: v for k, v in config.world_model.items() if k != "path"}
     instantiate(settings)(spec=SPEC, seeds=1, seed=0)
+
+
+@pytest.mark.parametrize("agent", options("agent"))
+@pytest.mark.parametrize("regulariser", [name for name in options("regulariser") if name != "none"])
+def test_a_regulariser_joins_every_agent_that_has_critics(make_batch, agent, regulariser):
+    config = composed(
+        f"algorithm={agent}", f"regulariser={regulariser}", "dataset=builtin/hopper-random"
+    )
+    build = partial(instantiate(config.agent), spec=SPEC, seeds=2, updates=10)
+    if agent == "bc":
+        with pytest.raises(TypeError, match="regulariser"):
+            build()
+        return
+    built = build()
+    assert type(built.regulariser) is get_object(config.agent.regulariser._target_)
+    measured = built.update(make_batch(2, 8, action_dim=1))
+    assert set(measured) & {"regularisation", "spectral_bound"}
+    signature = inspect.signature(type(built.regulariser).__init__).parameters.values()
+    assert all(each.default is each.empty for each in signature)
+    assert composed(f"algorithm={agent}").agent.regulariser is None
+
+
+def test_the_single_model_is_an_ensemble_of_one_in_nothing_else_different():
+    one, all_ = (composed(f"world_model={name}").world_model for name in ("single", "ensemble"))
+    assert one.keys() == all_.keys() and (one.members, one.elites) == (1, 1)
+    assert {key for key in one if one[key] != all_[key]} == {"members", "elites"}
 
 
 def test_a_simulator_source_brings_a_perturbed_simulator_and_yields_to_what_is_typed():

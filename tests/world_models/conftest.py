@@ -75,6 +75,8 @@ SMALL = dict(
     max_epochs=4,
     per_seed=True,
     uncertainty="max_aleatoric",
+    dropout=0.0,
+    dropout_passes=10,
     termination="none",
     terminal_head=partial(
         LearnedTermination,

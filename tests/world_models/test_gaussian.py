@@ -11,7 +11,16 @@ from world_models.optimiser import Adam
 DECAY = [0.3, 0.2, 0.1]
 
 
-def members(seeds=2, count=3, inputs=2, outputs=2, decay=DECAY, hidden=(4, 4), bounds=(-10.0, 0.5)):
+def members(
+    seeds=2,
+    count=3,
+    inputs=2,
+    outputs=2,
+    decay=DECAY,
+    hidden=(4, 4),
+    bounds=(-10.0, 0.5),
+    dropout=0.0,
+):
     torch.manual_seed(0)
     return GaussianMembers(
         seeds=seeds,
@@ -23,6 +32,7 @@ def members(seeds=2, count=3, inputs=2, outputs=2, decay=DECAY, hidden=(4, 4), b
         log_variance_bounds=list(bounds),
         bound_coefficient=0.01,
         weight_decay=decay,
+        dropout=dropout,
     )
 
 

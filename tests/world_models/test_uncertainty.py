@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from world_models.uncertainty import UNCERTAINTIES, uncertainty_named
+from world_models.uncertainty import UNCERTAINTIES, dropout_std, uncertainty_named
 
 # Two members, one seed, one row; two observation dimensions and the reward.
 MEAN = torch.tensor([[[[1.0, 0.0, 50.0]], [[3.0, 4.0, -50.0]]]])
@@ -32,6 +32,13 @@ def test_pairwise_difference_takes_the_farthest_member():
     mean[..., 1] = 0.0  # reward
     found = UNCERTAINTIES["pairwise_difference"](mean, torch.ones_like(mean))
     torch.testing.assert_close(found, torch.tensor([[6.0]]))
+
+
+def test_dropout_std_is_the_spread_over_passes_of_the_member_that_wavers_most():
+    # Two members, two passes: member 0 wavers by variances 1 and 4, member 1 not at all.
+    mean = torch.stack([MEAN[:, :2], torch.zeros_like(MEAN)], 1)
+    torch.testing.assert_close(dropout_std(mean), torch.tensor([[2.5**0.5]]))
+    torch.testing.assert_close(dropout_std(mean.flip(1)), torch.tensor([[2.5**0.5]]))
 
 
 @pytest.mark.parametrize("name", sorted(UNCERTAINTIES))
