@@ -165,7 +165,7 @@ def test_a_regulariser_joins_every_agent_that_has_critics(make_batch, agent, reg
         return
     built = build()
     assert type(built.regulariser) is get_object(config.agent.regulariser._target_)
-    measured = built.update(make_batch(2, 8, action_dim=1))
+    measured = built.update(make_batch(2, 12, action_dim=1))
     assert set(measured) & {"regularisation", "spectral_bound"}
     signature = inspect.signature(type(built.regulariser).__init__).parameters.values()
     assert all(each.default is each.empty for each in signature)
