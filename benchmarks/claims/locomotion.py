@@ -29,7 +29,7 @@ BUDGET = Budget(
     episodes=3,
     probe=256,
 )
-QUICK: dict[str, Any] = {"seeds": 1, "updates": 300, "evaluate": 100, "episodes": 1}
+QUICK: dict[str, Any] = {"seeds": 2, "updates": 300, "evaluate": 100, "episodes": 1}
 NETWORK = {
     "hidden": [128, 128],
     "actor_learning_rate": 1e-3,

@@ -37,7 +37,7 @@ BUDGET = Budget(
     episodes=20,
     probe=256,
 )
-QUICK = {"seeds": 2, "updates": 4_000}
+QUICK = {"updates": 4_400}
 NETWORK = {
     "hidden": [64, 64],
     "actor_learning_rate": 1e-3,
