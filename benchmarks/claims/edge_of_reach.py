@@ -33,12 +33,11 @@ COLOURS = {
 # What is asked of the means over seeds; the paper gives pictures, these thresholds are ours.
 PLANE_CEILING = 100.0
 """No true value on the plane exceeds 1 / (1 - 0.99): rewards are at most 1."""
-SLACK = 1.25
-"""Values that are called cured may exceed the ceiling by a quarter: they hold an entropy bonus."""
 CONTROLLER_RETURN = 26.8
 GOOD, BAD = 0.75, 0.5
 """Shares of the controller's return that count as success and as failure."""
 LEAST_AUC = 0.6
+MOST_PATCHED = 0.01
 GAP_RATIO = 2.0
 """The base procedure's overestimation in MuJoCo as a multiple of RAVL's."""
 
@@ -104,10 +103,7 @@ def plane_claims(runs: Mapping[str, History]) -> list[Claim]:
     }
     spread = estimate(plane.region_auc(runs["ravl"].agent))
     share = estimate(plane.patched_share(runs["base + oracle patch"].agent))
-    same = all(
-        np.array_equal(runs["base"].series[metric][1], runs["mopo"].series[metric][1])
-        for metric in ("value", "return", "critic_loss")
-    )
+    same = identical(runs["base"], runs["mopo"])
     return [
         Claim(
             "plane, base: values explode with the true dynamics",
@@ -131,9 +127,9 @@ def plane_claims(runs: Mapping[str, History]) -> list[Claim]:
         ),
         Claim(
             "plane, RAVL: values stay attainable",
-            f"mean Q below {SLACK * PLANE_CEILING:g}",
-            f"Q {value['ravl']}, above in {above(value['ravl'], SLACK * PLANE_CEILING)} seeds",
-            value["ravl"].mean < SLACK * PLANE_CEILING,
+            f"mean Q below {PLANE_CEILING:g}",
+            f"Q {value['ravl']}, above in {above(value['ravl'], PLANE_CEILING)} seeds",
+            value["ravl"].mean < PLANE_CEILING,
         ),
         Claim(
             "plane, RAVL: the policy succeeds",
@@ -144,15 +140,15 @@ def plane_claims(runs: Mapping[str, History]) -> list[Claim]:
         ),
         Claim(
             "plane, oracle patch: true targets at the edge alone cure the values",
-            f"mean Q below {SLACK * PLANE_CEILING:g}",
+            f"mean Q below {PLANE_CEILING:g}",
             f"Q {value['base + oracle patch']}",
-            value["base + oracle patch"].mean < SLACK * PLANE_CEILING,
+            value["base + oracle patch"].mean < PLANE_CEILING,
         ),
         Claim(
             "plane, oracle patch: few targets are touched",
             "0.4 % of next states",
             f"{100 * share.mean:.2f} ± {100 * share.half_width:.2g} %",
-            share.mean < 0.02,
+            share.mean < MOST_PATCHED,
         ),
         Claim(
             "plane, oracle patch: the policy succeeds",
@@ -186,6 +182,12 @@ def cheetah_claims(runs: Mapping[str, History], judged: bool) -> list[Claim]:
             gap["base"].mean > GAP_RATIO * abs(gap["ravl"].mean) if judged else None,
         ),
         Claim(
+            "HalfCheetah, MOPO: with the true dynamics it is the base procedure",
+            "same values and returns to the last bit",
+            "identical" if identical(runs["base"], runs["mopo"]) else "different",
+            identical(runs["base"], runs["mopo"]),
+        ),
+        Claim(
             "HalfCheetah: RAVL's policy is better than that of the base procedure",
             "higher return (mean of the last three evaluations), intervals apart",
             f"base {returns['base']}, RAVL {returns['ravl']}",
@@ -214,6 +216,14 @@ def speed_claims(speed: list[dict[str, Any]]) -> list[Claim]:
         )
         for row in speed
     ]
+
+
+def identical(one: History, other: History) -> bool:
+    """Whether two runs measured the same to the last bit."""
+    return all(
+        np.array_equal(one.series[metric][1], other.series[metric][1])
+        for metric in ("value", "return", "critic_loss")
+    )
 
 
 def above(found: Estimate, limit: float) -> str:

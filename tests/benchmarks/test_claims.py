@@ -136,18 +136,25 @@ def test_verdicts_on_the_plane_follow_the_numbers(data):
 
 
 def test_verdicts_in_halfcheetah_compare_gap_and_return():
-    def runs(base_gap, base_return):
-        same = {"reach/auc": [0.6] * 5, "reach/edge_share": [0.3] * 5, "start/return": [0.0] * 5}
-        return {
-            "base": history(
-                None, **{**same, "start/value": [base_gap] * 5, "return": [base_return] * 5}
-            ),
-            "ravl": history(None, **{**same, "start/value": [50.0] * 5, "return": [500.0] * 5}),
-        }
+    same = {
+        "reach/auc": [0.6] * 5,
+        "reach/edge_share": [0.3] * 5,
+        "start/return": [0.0] * 5,
+        "value": [1.0] * 5,
+        "critic_loss": [1.0] * 5,
+    }
 
-    good = [c.holds for c in edge_of_reach.cheetah_claims(runs(600.0, -500.0), judged=True)]
-    assert good == [True, True, True]
-    bad = [c.holds for c in edge_of_reach.cheetah_claims(runs(60.0, 900.0), judged=True)]
-    assert bad == [False, False, True]
-    quick = [c.holds for c in edge_of_reach.cheetah_claims(runs(60.0, 900.0), judged=False)]
-    assert quick == [None, None, None]
+    def holds(base_gap, base_return, mopo_return, judged):
+        base = {**same, "start/value": [base_gap] * 5, "return": [base_return] * 5}
+        ravl = {**same, "start/value": [50.0] * 5, "return": [500.0] * 5}
+        runs = {
+            "base": history(None, **base),
+            "mopo": history(None, **{**base, "return": [mopo_return] * 5}),
+            "ravl": history(None, **ravl),
+        }
+        return [claim.holds for claim in edge_of_reach.cheetah_claims(runs, judged=judged)]
+
+    # Gap, MOPO equal to the base procedure, return, spread.
+    assert holds(600.0, -500.0, -500.0, True) == [True, True, True, True]
+    assert holds(60.0, 900.0, 901.0, True) == [False, False, False, True]
+    assert holds(60.0, 900.0, 900.0, False) == [None, True, None, None]
