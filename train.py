@@ -40,11 +40,13 @@ from training.run_directory import (
 from training.seeding import evaluation_seed, seed_everything, side_stream
 from training.value_probe import ValueProbe
 from world_models import diagnostics
-from world_models.base import WorldModel
+from world_models.base import Fitted, WorldModel
 from world_models.sources import RolloutSource
 
 EPOCH_LINES = 10.0
 """Least seconds between two lines about a fit, where there is no progress bar."""
+FITTED = ("world_model",)
+"""Groups whose option is fitted to the dataset before training, in this order."""
 KEEP_ALL = "world_models.filters.KeepAll"
 """The filter that does nothing."""
 
@@ -91,8 +93,15 @@ def _train(
     agent.prepare(data)
     evaluator = build_evaluator(config, data, console)
     seconds = {"fitting": 0.0, "training": 0.0, "evaluation": 0.0}
-    model, described = fit_world_model(config, data, run_dir, device, console, seconds)
-    mixture, sources = build_streams(config, data, model, device)
+    parts: dict[str, Any] = {}
+    described: dict[str, Any] = {}
+    for group in FITTED:
+        if is_chosen(config[group]):
+            parts[group], described[group] = fit(
+                group, config, data, run_dir, device, console, seconds
+            )
+    agent.attach(parts.get("world_model"))
+    mixture, sources = build_streams(config, data, parts, device)
 
     probe = build_probe(config, data, agent, mixture, sources)
     log = Log(run_dir / METRICS, instantiate(config.logger), config.seeds)
@@ -145,56 +154,55 @@ def _train(
             if evaluator is not None:
                 evaluator.close()
 
-    summary = reports.summarise(settings, data, log.scores, described, seconds, device)
+    summary = reports.summarise(
+        settings, data, log.scores, described.get("world_model", {}), seconds, device
+    )
     reports.plot_curves(run_dir / METRICS, run_dir / "curves.png", summary)
     reports.plot_values(run_dir / METRICS, run_dir / "values.png", summary)
     write_json(run_dir / SUMMARY, summary)
     return summary
 
 
-def fit_world_model(
+def fit(
+    group: str,
     config: DictConfig,
     data: Dataset,
     run_dir: Path,
     device: torch.device,
     console: Console,
     seconds: dict[str, float],
-) -> tuple[WorldModel | None, dict[str, Any]]:
-    """Build and fit (or reuse) the world model, and measure it once."""
-    if not is_chosen(config.world_model):
-        return None, {}
-    settings: Any = OmegaConf.to_container(config.world_model, resolve=True)
+) -> tuple[Fitted, dict[str, Any]]:
+    """Build and fit (or reuse) the chosen option of a group of `FITTED`, and measure it once."""
+    settings: Any = OmegaConf.to_container(config[group], resolve=True)
     given = settings.pop("path")
+    name = group.replace("_", " ")
     begun = time.monotonic()
     # A stream of its own: what follows is the same whether the model was fitted or reused.
     with side_stream(config.seed, device):
-        model: WorldModel = entry.build(
-            "world_model",
-            instantiate(settings),
-            spec=data.spec,
-            seeds=config.seeds,
-            seed=config.seed,
+        model: Fitted = entry.build(
+            group, instantiate(settings), spec=data.spec, seeds=config.seeds, seed=config.seed
         ).to(device)
         model.compile_update(wrapper(config.compile, device))
-        with stage("world model, epoch", None, console) as shown:
+        with stage(f"{name}, {model.fit_unit}", None, console) as shown:
 
-            def on_epoch(epoch: int, loss: float) -> None:
-                shown.advance_to(epoch)
-                shown.report(epoch, f"holdout error {loss:.4g}", pause=EPOCH_LINES)
+            def on_progress(done: int, loss: float) -> None:
+                shown.advance_to(done)
+                shown.report(done, f"holdout error {loss:.4g}", pause=EPOCH_LINES)
 
             described, reused = model_cache.fitted(
                 model,
                 data,
-                cache=cache_root() / "world_models",
-                own=run_dir / "world_model.pt",
+                group=group,
+                cache=cache_root() / f"{group}s",
+                own=run_dir / f"{group}.pt",
                 given=None if given is None else Path(given),
                 device=device,
-                progress=on_epoch,
+                progress=on_progress,
             )
-        seconds["fitting"] = time.monotonic() - begun
+        seconds["fitting"] += time.monotonic() - begun
         if reused:
-            console.print("world model: reused, fitted earlier to the same data", highlight=False)
-        if not (run_dir / "world_model.png").is_file():
+            console.print(f"{name}: reused, fitted earlier to the same data", highlight=False)
+        if isinstance(model, WorldModel) and not (run_dir / "world_model.png").is_file():
             measured = diagnostics.measure(model, data)
             write_json(run_dir / "world_model.json", {**described, **measured})
             diagnostics.plot({**described, **measured}, run_dir / "world_model.png")
@@ -202,14 +210,14 @@ def fit_world_model(
 
 
 def build_streams(
-    config: DictConfig, data: Dataset, model: WorldModel | None, device: torch.device
+    config: DictConfig, data: Dataset, parts: dict[str, Any], device: torch.device
 ) -> tuple[Mixture, dict[str, RolloutSource]]:
     """The dataset and, where a source adds to it, the replay of its rows, as one mixture."""
     streams: dict[str, Replay] = {"real": Replay.of(data.transitions)}
     rows = {"real": config.batch_size}
     sources: dict[str, RolloutSource] = {}
     if is_chosen(config.source):
-        source = build_source(config, data, model).to(device)
+        source = build_source(config, data, parts).to(device)
         sources[source.stream] = source
         streams[source.stream] = Replay(
             data.transitions[:1], lanes=config.seeds, capacity=source.capacity
@@ -219,19 +227,21 @@ def build_streams(
     return Mixture(streams, rows, seeds=config.seeds).to(device), sources
 
 
-def build_source(config: DictConfig, data: Dataset, model: WorldModel | None) -> RolloutSource:
-    """The source, and the simulator that it steps where one is chosen, of what each asks for."""
-    parts: dict[str, Any] = {
-        "spec": data.spec,
-        "seeds": config.seeds,
-        "model": model,
-        "transition_filter": instantiate(config.filter),
-    }
-    for group in ("simulator", "source"):
+def build_source(config: DictConfig, data: Dataset, parts: dict[str, Any]) -> RolloutSource:
+    """The source, with the filter and the simulator that it works with, of what each asks for.
+
+    Args:
+        parts: what was fitted, by group.
+    """
+    known: dict[str, Any] = {name: None for name in FITTED} | parts
+    known |= {"spec": data.spec, "seeds": config.seeds, "model": known["world_model"]}
+    for group in ("filter", "simulator", "source"):
         if is_chosen(config[group]):
-            asked = {name: parts[name] for name in arguments(config[group]) if name in parts}
-            parts[group] = entry.build(group, instantiate(config[group]), **asked)
-    return parts["source"]
+            asked = {name: known[name] for name in arguments(config[group]) if name in known}
+            known[group] = entry.build(group, instantiate(config[group]), **asked)
+        if group == "filter":
+            known["transition_filter"] = known[group]
+    return known["source"]
 
 
 def arguments(node: DictConfig) -> set[str]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from datasets.dataset import Dataset
 from datasets.transition import Transition
 from envs.specs import Spec
+from world_models.base import WorldModel
 
 
 class Agent(nn.Module, ABC):
@@ -37,6 +38,13 @@ class Agent(nn.Module, ABC):
 
         An agent that needs none, which is the default, ignores the data. A resumed run gets the
         same values from its checkpoint, and so does an evaluation, which never sees the data.
+        """
+
+    def attach(self, model: WorldModel | None) -> None:
+        """Keep the fitted world model, for an agent that learns from more than its rollouts.
+
+        It must not become part of `state_dict`, for the model has a file of its own; an evaluation
+        never attaches one. Most agents, and so the default, ignore it.
         """
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""The world-model stage: fit once, keep the result by fingerprint, refuse what does not match."""
+"""The fitting stage: fit once, keep the result by fingerprint, refuse what does not match."""
 
 import hashlib
 import json
@@ -12,16 +12,16 @@ from filelock import FileLock
 
 from datasets.dataset import Dataset
 from training.files import load_tensors, save_tensors
-from world_models.base import FitProgress, WorldModel
+from world_models.base import Fitted, FitProgress
 
-KIND = "world model"
 log = logging.getLogger(__name__)
 
 
 def fitted(
-    model: WorldModel,
+    model: Fitted,
     data: Dataset,
     *,
+    group: str,
     cache: Path,
     own: Path,
     given: Path | None,
@@ -35,6 +35,7 @@ def fitted(
     the same one wait for the first to fit it. Fitting is the last resort.
 
     Args:
+        group: the configuration group that chose the model; files of another are refused.
         cache: folder of fitted models, by signature and fingerprint.
         own: where the run keeps a copy of what it used.
         given: a model the user chose.
@@ -43,30 +44,30 @@ def fitted(
         ValueError: the given file is damaged, or of another model, task or dataset.
     """
     if given is not None:
-        described = load(model, given, data, device, free=("seed",))
-        save(model, own, described)
+        described = load(model, given, data, device, group=group, free=("seed",))
+        save(model, own, described, group)
         return described, True
     if own.is_file():
-        return load(model, own, data, device), True
+        return load(model, own, data, device, group=group), True
     cached = cache / f"{_key(model, data)}.pt"
     cached.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{cached}.lock"):
-        reused = cached.is_file() and _is_readable(cached)
+        reused = cached.is_file() and _is_readable(cached, group)
         if reused:
-            described = load(model, cached, data, device)
+            described = load(model, cached, data, device, group=group)
         else:
             described = model.fit(data, progress)
             model.fitted_on = data.fingerprint
-            save(model, cached, described)
-    save(model, own, described)
+            save(model, cached, described, group)
+    save(model, own, described, group)
     return described, reused
 
 
-def save(model: WorldModel, path: Path, described: dict[str, Any]) -> None:
+def save(model: Fitted, path: Path, described: dict[str, Any], group: str) -> None:
     """Write a fitted model with what describes its fit."""
     save_tensors(
         path,
-        KIND,
+        kind_of(group),
         {
             "signature": model.signature(),
             "fitted_on": model.fitted_on,
@@ -77,41 +78,52 @@ def save(model: WorldModel, path: Path, described: dict[str, Any]) -> None:
 
 
 def load(
-    model: WorldModel, path: Path, data: Dataset, device: torch.device, free: Sequence[str] = ()
+    model: Fitted,
+    path: Path,
+    data: Dataset,
+    device: torch.device,
+    *,
+    group: str,
+    free: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Load a fitted model into one built with the same settings, except for those in `free`.
 
     Raises:
         ValueError: other settings, other spaces, or fitted to other data.
     """
-    record = load_tensors(path, KIND, device)
+    record = load_tensors(path, kind_of(group), device)
     ours, theirs = model.signature(), record["signature"]
     for name in sorted(set(ours) | set(theirs)):
         if name not in free and ours.get(name) != theirs.get(name):
             raise ValueError(
                 f"{path} was fitted with {name}={theirs.get(name)}, this run asks for "
-                f"{name}={ours.get(name)}; give world_model the same settings, or leave "
-                "world_model.path empty to fit a new one"
+                f"{name}={ours.get(name)}; give {group} the same settings, or leave "
+                f"{group}.path empty to fit a new one"
             )
     if record["fitted_on"] != data.fingerprint:
         raise ValueError(
             f"{path} was fitted to data with fingerprint {record['fitted_on']}, dataset "
-            f"{data.name} has {data.fingerprint}; leave world_model.path empty to fit a new one"
+            f"{data.name} has {data.fingerprint}; leave {group}.path empty to fit a new one"
         )
     model.load_state_dict(record["state"])
     model.fitted_on = record["fitted_on"]
     return record["described"]
 
 
-def _is_readable(path: Path) -> bool:
+def kind_of(group: str) -> str:
+    """What a file says it holds."""
+    return group.replace("_", " ")
+
+
+def _is_readable(path: Path, group: str) -> bool:
     try:
-        load_tensors(path, KIND)
+        load_tensors(path, kind_of(group))
     except ValueError as error:
         log.warning("fitting again, for the cached model is of no use: %s", error)
         return False
     return True
 
 
-def _key(model: WorldModel, data: Dataset) -> str:
+def _key(model: Fitted, data: Dataset) -> str:
     text = json.dumps([model.signature(), data.fingerprint, torch.__version__], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]

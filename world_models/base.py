@@ -45,14 +45,19 @@ class Step:
 torch.export.register_dataclass(Step)
 
 
-class WorldModel(nn.Module, ABC):
-    """Predicts what follows a state and an action, for S seeds side by side.
+class Fitted(nn.Module, ABC):
+    """Something that is fitted to a dataset once, then kept by the data's fingerprint.
 
-    Sub-classes keep everything that fitting produced in `state_dict` (buffers included), so a
-    model is saved and cached by that alone. `fitted_on` is the fingerprint of the data.
+    Sub-classes keep everything that fitting produced in `state_dict` (buffers included), so one
+    is saved and cached by that alone.
+
+    Attributes:
+        fitted_on: fingerprint of the data.
+        fit_unit: what `progress` counts, a word for the user.
     """
 
     fitted_on: str | None = None
+    fit_unit: str = "epoch"
 
     @abstractmethod
     def fit(self, data: Dataset, progress: FitProgress | None = None) -> dict[str, Any]:
@@ -60,11 +65,20 @@ class WorldModel(nn.Module, ABC):
 
         Args:
             data: raw transitions.
-            progress: called after every epoch with its number and the mean holdout loss.
+            progress: called now and then with how many `fit_unit`s are done and the mean holdout
+                loss.
         """
 
     def compile_update(self, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
         """Pass the training step of later fits through `wrapper`; models without one ignore it."""
+
+    @abstractmethod
+    def signature(self) -> dict[str, Any]:
+        """Plain values that fix the architecture and the fit; equal signatures are exchangeable."""
+
+
+class WorldModel(Fitted):
+    """Predicts what follows a state and an action, for S seeds side by side."""
 
     def initial_state(self, obs: Tensor) -> Tensor | None:
         """What the first `step` from recorded `obs [S, B, D]` takes as `state`, `[S, B, W]`.
@@ -83,7 +97,3 @@ class WorldModel(nn.Module, ABC):
             state: `[S, B, W]` what `initial_state` or the step before gave for these rows; None
                 starts from `obs` alone.
         """
-
-    @abstractmethod
-    def signature(self) -> dict[str, Any]:
-        """Plain values that fix the architecture and the fit; equal signatures are exchangeable."""

@@ -81,7 +81,7 @@ def test_every_combination_builds(make_batch, agent, world_model, source, simula
             config.source[key] = 10
     built = instantiate(config.agent)(spec=SPEC, seeds=2, updates=10)
     assert isinstance(built, Agent)
-    assert isinstance(instantiate(config.filter), TransitionFilter)
+    assert isinstance(instantiate(config.filter)(), TransitionFilter)
     model = None
     if is_chosen(config.world_model):
         settings = {k: v for k, v in config.world_model.items() if k != "path"}
@@ -98,7 +98,7 @@ def test_every_combination_builds(make_batch, agent, world_model, source, simula
         transitions = make_batch(30, action_dim=1)
         spec = SPEC
 
-    mixture, sources = build_streams(config, Data(), model, "cpu")
+    mixture, sources = build_streams(config, Data(), {"world_model": model}, "cpu")
     stream = "simulator" if source == "simulator" else "synthetic"
     rows = {"real": 20} if not sources else {"real": 1, stream: 19}
     assert mixture.rows == rows

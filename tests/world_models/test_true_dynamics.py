@@ -202,7 +202,9 @@ def test_a_fit_is_a_sample_of_the_rows_that_have_a_successor(walks):
 
 def test_it_is_cached_and_loaded_like_a_fitted_model(walks, tmp_path):
     device = torch.device("cpu")
+    group = "world_model"
     places = {"cache": tmp_path / "cache", "given": None, "progress": None, "device": device}
+    places["group"] = group
     first, reused = model_cache.fitted(model_of(WALKER), walks, own=tmp_path / "a.pt", **places)
     assert not reused
     again = model_of(WALKER, threads=2)
@@ -210,7 +212,7 @@ def test_it_is_cached_and_loaded_like_a_fitted_model(walks, tmp_path):
     assert reused and second == first and again.fitted_on == walks.fingerprint
     other = model_of(spec_of("Walker2d-v4", env_kwargs={"ctrl_cost_weight": 1.0}, physics="as-is"))
     with pytest.raises(ValueError, match="was fitted with env_kwargs"):
-        model_cache.load(other, tmp_path / "a.pt", walks, device)
+        model_cache.load(other, tmp_path / "a.pt", walks, device, group=group)
 
 
 def test_diagnostics_find_no_error_but_rounding():
