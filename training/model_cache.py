@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from datasets.dataset import Dataset
 from training.files import load_tensors, save_tensors
-from world_models.base import Fitted, FitProgress
+from world_models.base import FitProgress, Fitted
 
 log = logging.getLogger(__name__)
 
