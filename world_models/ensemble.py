@@ -352,9 +352,13 @@ class ProbabilisticEnsemble(WorldModel):
         turn = torch.arange(candidates, device=obs.device).unsqueeze(-1)
         chosen = self.elite_members.unsqueeze(-1).expand(-1, -1, rows)
         chosen = chosen.gather(1, (first + turn).remainder(self.elites))  # [L, K, B]
-        index = chosen.unsqueeze(-1).expand(-1, -1, -1, mean.shape[-1])
-        centre = mean.gather(1, index)
-        sample = centre + std.gather(1, index) * torch.randn_like(centre)
+        lane = torch.arange(lanes, device=obs.device)[:, None, None]
+        row = torch.arange(rows, device=obs.device)
+        # Whole rows by their number: a CPU takes ten times as long to gather element by element.
+        index = ((lane * self.members + chosen) * rows + row).flatten()
+        centre = mean.flatten(0, 2).index_select(0, index).view(*chosen.shape, -1)
+        spread = std.flatten(0, 2).index_select(0, index).view(*chosen.shape, -1)
+        sample = centre + spread * torch.randn_like(centre)
         sample = sample.transpose(0, 1)  # [K, L, B, D + 1]
 
         next_obs = obs + sample[..., :-1]

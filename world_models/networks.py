@@ -57,21 +57,24 @@ class BatchedLinear(nn.Module):
         )
         return product.view(*x.shape[:-1], product.shape[-1])
 
-    def write(self, x: Float[Tensor, "N B inputs"], out: Float[Tensor, "N B outputs"]) -> None:
-        """`forward` of a flattened lead into memory of the caller, without gradients.
+    def of(self, slots: slice) -> tuple[Tensor, Tensor]:
+        """Weight `[N, in, out]` and bias `[N, 1, out]` of some slots of the flattened lead."""
+        return self.weight.flatten(0, -3)[slots], self.bias.flatten(0, -3)[slots]
 
-        CPU threads share out whole matrices. Where one is left over, all but one thread would
-        wait for it, so that one is multiplied by itself, with all threads.
-        """
-        if self.weight.shape[-1] == 1:
-            out.copy_(self(x.view(*self.weight.shape[:-2], *x.shape[1:])).view_as(out))
-            return
-        weight, bias = self.weight.flatten(0, -3), self.bias.flatten(0, -3)
-        one_left = len(weight) > 1 and len(weight) % torch.get_num_threads() == 1
-        shared = len(weight) - one_left
-        torch.baddbmm(bias[:shared], x[:shared], weight[:shared], out=out[:shared])
-        if one_left:
-            torch.addmm(bias[-1], x[-1], weight[-1], out=out[-1])
+
+def affine_(
+    x: Float[Tensor, "N B inputs"],
+    weight: Float[Tensor, "N inputs outputs"],
+    bias: Float[Tensor, "N 1 outputs"],
+    out: Float[Tensor, "N B outputs"],
+) -> None:
+    """x W + b into memory of the caller, without gradients."""
+    if weight.shape[-1] == 1:
+        torch.sum(x * weight.mT, -1, keepdim=True, out=out).add_(bias)
+    elif len(weight) == 1:
+        torch.addmm(bias[0], x[0], weight[0], out=out[0])
+    else:
+        torch.baddbmm(bias, x, weight, out=out)
 
 
 class BatchedMLP(nn.Module):
@@ -114,22 +117,39 @@ class BatchedMLP(nn.Module):
         """The same by blocks of rows: fresh memory for every layer would cost more time."""
         lead, rows = x.shape[:-2], x.shape[-2]
         x = x.flatten(0, -3)
-        block = min(rows, max(_CPU_ACTIVATIONS // (len(x) * max(self.widths)), 1))
         out = x.new_empty(len(x), rows, self.widths[-1])
-        spare = x.new_empty(2, len(x) * block * max(self.widths))
+        # Threads share out whole matrices. Where one is left over, all but one thread would wait
+        # for it, so that one is multiplied by itself, with all threads.
+        shared = len(x) - (len(x) % torch.get_num_threads() == 1)
+        for slots in (slice(0, shared), slice(shared, None)):
+            if len(x[slots]):
+                self._infer_slots(x[slots], slots, out[slots], dropout)
+        return out.view(*lead, rows, -1)
+
+    def _infer_slots(
+        self,
+        x: Float[Tensor, "N B inputs"],
+        slots: slice,
+        out: Float[Tensor, "N B outputs"],
+        dropout: float,
+    ) -> None:
+        """Outputs of some of the perceptrons, into `out`."""
+        width = len(x) * max(self.widths)
+        blocks = max(math.ceil(x.shape[1] * width / _CPU_ACTIVATIONS), 1)
+        block = max(math.ceil(x.shape[1] / blocks), 1)
+        spare = x.new_empty(2, width * block)
+        layers = [layer.of(slots) for layer in self.layers if isinstance(layer, BatchedLinear)]
         for values, target in zip(x.split(block, 1), out.split(block, 1), strict=True):
-            for turn, layer in enumerate(self.layers):
-                assert isinstance(layer, BatchedLinear)
+            for turn, (weight, bias) in enumerate(layers):
                 if turn:
                     self.activation_in_place(values)
                     if dropout:
                         F.dropout(values, dropout, inplace=True)
-                shape = (*values.shape[:2], self.widths[turn])
+                shape = (*values.shape[:2], weight.shape[-1])
                 result = spare[turn % 2, : math.prod(shape)].view(shape)
-                layer.write(values, result)
+                affine_(values, weight, bias, result)
                 values = result
             target.copy_(values)
-        return out.view(*lead, rows, -1)
 
 
 def truncated_normal_(layer: BatchedLinear) -> None:

@@ -52,18 +52,18 @@ def main() -> int:
     data = plane.start_states(0)
     plane_budget = plane.budget_for(arguments.quick)
     cheetah_budget = locomotion.budget_for(arguments.quick)
-    runs = run_all(
-        {
-            **named("halfcheetah", locomotion.jobs(cheetah_data, cheetah_budget)),
-            **named("plane", plane.jobs(data, plane_budget)),
-        }
-    )
+    jobs = {
+        **named("halfcheetah", locomotion.jobs(cheetah_data, cheetah_budget)),
+        **named("plane", plane.jobs(data, plane_budget)),
+    }
+    # RAVL's many critics take longest; begun last they would leave the other cores idle.
+    runs = run_all(dict(sorted(jobs.items(), key=lambda job: not job[0].endswith("/ravl"))))
     plane_runs, cheetah_runs = (
         {name.split("/")[1]: run for name, run in runs.items() if name.startswith(f"{experiment}/")}
         for experiment in ("plane", "halfcheetah")
     )
     claims = [
-        *plane_claims(plane_runs),
+        *plane_claims(plane_runs, arguments.quick),
         *cheetah_claims(cheetah_runs, judged=not arguments.quick),
         *speed_claims(speed),
     ]
@@ -93,8 +93,8 @@ def named(experiment: str, jobs: Mapping[str, Callable[[], History]]) -> dict[st
     return {f"{experiment}/{arm}": job for arm, job in jobs.items()}
 
 
-def plane_claims(runs: Mapping[str, History]) -> list[Claim]:
-    """The two-dimensional example."""
+def plane_claims(runs: Mapping[str, History], quick: bool) -> list[Claim]:
+    """The two-dimensional example; a quick run has too few seeds for narrow intervals."""
     value = {arm: estimate(run.last("value")) for arm, run in runs.items()}
     returns = {arm: estimate(run.last("return")) for arm, run in runs.items()}
     trend = {
@@ -104,20 +104,30 @@ def plane_claims(runs: Mapping[str, History]) -> list[Claim]:
     spread = estimate(plane.region_auc(runs["ravl"].agent))
     share = estimate(plane.patched_share(runs["base + oracle patch"].agent))
     same = identical(runs["base"], runs["mopo"])
+    margin = 0.0 if quick else 1.0
+    beyond = "" if quick else ", interval apart"
+
+    def low_end(found: Estimate) -> float:
+        return found.mean - margin * found.half_width
+
+    def high_end(found: Estimate) -> float:
+        return found.mean + margin * found.half_width
+
     return [
         Claim(
             "plane, base: values explode with the true dynamics",
-            f"mean Q above any true value ({PLANE_CEILING:g}) and growing",
+            f"mean Q above any true value ({PLANE_CEILING:g}) and growing{beyond}",
             f"Q {value['base']}, above in {above(value['base'], PLANE_CEILING)} seeds, "
             f"last growth {trend['base']}",
-            value["base"].mean > PLANE_CEILING and trend["base"].mean > 0,
+            low_end(value["base"]) > PLANE_CEILING and low_end(trend["base"]) > 0,
         ),
         Claim(
             "plane, base: the policy fails",
-            f"return of 30 steps below {BAD:g} times the controller's {CONTROLLER_RETURN:g}",
+            f"return of 30 steps below {BAD:g} times the controller's {CONTROLLER_RETURN:g}"
+            f"{beyond}",
             f"return {returns['base']}, "
             f"above in {above(returns['base'], BAD * CONTROLLER_RETURN)} seeds",
-            returns["base"].mean < BAD * CONTROLLER_RETURN,
+            high_end(returns["base"]) < BAD * CONTROLLER_RETURN,
         ),
         Claim(
             "plane, MOPO: with the true dynamics it is the base procedure",
@@ -127,9 +137,9 @@ def plane_claims(runs: Mapping[str, History]) -> list[Claim]:
         ),
         Claim(
             "plane, RAVL: values stay attainable",
-            f"mean Q below {PLANE_CEILING:g}",
+            f"mean Q below {PLANE_CEILING:g}{beyond}",
             f"Q {value['ravl']}, above in {above(value['ravl'], PLANE_CEILING)} seeds",
-            value["ravl"].mean < PLANE_CEILING,
+            high_end(value["ravl"]) < PLANE_CEILING,
         ),
         Claim(
             "plane, RAVL: the policy succeeds",

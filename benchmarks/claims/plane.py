@@ -25,7 +25,7 @@ from world_models.filters import UncertaintyPenalty
 from world_models.true_dynamics import TrueDynamics
 
 BUDGET = Budget(
-    seeds=4,
+    seeds=8,
     updates=8_000,
     batch=128,
     real_fraction=0.0,
@@ -37,7 +37,7 @@ BUDGET = Budget(
     episodes=20,
     probe=256,
 )
-QUICK = {"updates": 4_400}
+QUICK = {"seeds": 4, "updates": 4_400}
 NETWORK = {
     "hidden": [64, 64],
     "actor_learning_rate": 1e-3,
