@@ -21,13 +21,14 @@ from agents.base import Agent
 from datasets.cache import cache_root
 from datasets.dataset import Dataset
 from datasets.names import short_name
-from datasets.replay import Mixture, Replay
+from datasets.replay import GrowingReplay, Mixture, Replay
 from envs.evaluation import Evaluator
 from training import checkpoint, entry, model_cache, reports
 from training.compilation import wanted, wrapper
 from training.files import lock_directory, write_json, write_text
 from training.logging import Log
 from training.loop import Periods, train
+from training.online import Online, Refit
 from training.progress import stage
 from training.run_directory import (
     CONFIG,
@@ -101,11 +102,17 @@ def _train(
                 group, config, data, run_dir, device, console, seconds
             )
     agent.attach(parts.get("world_model"))
-    mixture, sources = build_streams(config, data, parts, device)
+    online = build_online(config, data)
+    mixture, sources = build_streams(config, data, parts, device, online)
+    refit = build_refit(online, parts, data, mixture, device)
 
     probe = build_probe(config, data, agent, mixture, sources)
     log = Log(run_dir / METRICS, instantiate(config.logger), config.seeds)
-    state = checkpoint.State(agent, mixture, sources, log, seconds, data, device)
+    state = checkpoint.State(
+        agent, mixture, sources, log, seconds, data, device, None if refit is None else refit.model
+    )
+    if refit is not None:
+        refit.clock = state.count
     first = 0
     if (run_dir / checkpoint.FILE).is_file():
         first = state.resume(run_dir / checkpoint.FILE)
@@ -119,6 +126,8 @@ def _train(
         def evaluate(update: int) -> None:
             begun = time.monotonic()
             episodes, seed = None, evaluation_seed(config.seed, update)
+            if online is not None:
+                log.write(update, {"env_steps": [online.source.taken] * config.seeds})
             if evaluator is not None:
                 episodes = evaluator.run(entry.policy_on(agent, device), seed, agent.discount)
                 mean = episodes.returns.mean(1)
@@ -148,6 +157,7 @@ def _train(
                 checkpoint=lambda update: state.save(run_dir / checkpoint.FILE, update),
                 compile=wrap,
                 on_update=shown.advance_to,
+                refit=refit,
             )
         finally:
             log.tracker.close()
@@ -209,13 +219,43 @@ def fit(
     return model, described
 
 
+def build_online(config: DictConfig, data: Dataset) -> Online | None:
+    """Steps in the true environment, unless nobody asked."""
+    if not is_chosen(config.online):
+        return None
+    return entry.build("online", instantiate(config.online), spec=data.spec, seeds=config.seeds)
+
+
+def build_refit(
+    online: Online | None,
+    parts: dict[str, Any],
+    data: Dataset,
+    mixture: Mixture,
+    device: torch.device,
+) -> Refit | None:
+    """Refits of the world model on what is collected."""
+    real = mixture["real"]
+    if online is None or not isinstance(real, GrowingReplay):
+        return None
+    return online.refit(parts.get("world_model"), data, real, device)
+
+
 def build_streams(
-    config: DictConfig, data: Dataset, parts: dict[str, Any], device: torch.device
+    config: DictConfig,
+    data: Dataset,
+    parts: dict[str, Any],
+    device: torch.device,
+    online: Online | None = None,
 ) -> tuple[Mixture, dict[str, RolloutSource]]:
-    """The dataset and, where a source adds to it, the replay of its rows, as one mixture."""
+    """The dataset, growing online, and the replay of what a source makes, as one mixture."""
     streams: dict[str, Replay] = {"real": Replay.of(data.transitions)}
     rows = {"real": config.batch_size}
     sources: dict[str, RolloutSource] = {}
+    if online is not None:
+        sources["real"] = online.source
+        streams["real"] = GrowingReplay(
+            data.transitions, lanes=config.seeds, capacity=online.source.capacity
+        )
     if is_chosen(config.source):
         source = build_source(config, data, parts).to(device)
         sources[source.stream] = source

@@ -4,15 +4,21 @@ from pathlib import PurePath
 
 
 def short_name(
-    *, name: str | None = None, id: str | None = None, path: str | None = None, **_: object
+    *,
+    name: str | None = None,
+    id: str | None = None,
+    path: str | None = None,
+    env_id: str | None = None,
+    **_: object,
 ) -> str:
     """The name that a dataset's options say or imply.
 
     Takes all options of a dataset, so that the name is known before anything is loaded: `name` if
-    given, else the id (without a remote) with dashes for slashes, else the file's stem.
+    given, else the id (without a remote) with dashes for slashes, else the file's stem, else the
+    environment's id.
 
     Raises:
-        ValueError: none of the three is given.
+        ValueError: none of the four is given.
     """
     if name:
         return name
@@ -20,6 +26,8 @@ def short_name(
         return local_id(id).replace("/", "-")
     if path:
         return PurePath(path).stem
+    if env_id:
+        return env_id.replace("/", "-").replace(":", "-")
     raise ValueError("a dataset has no name, id or path; give dataset.name=...")
 
 

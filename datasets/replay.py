@@ -168,6 +168,38 @@ class Replay(nn.Module, Generic[Record]):
         self.head.copy_(contents["head"])
 
 
+class GrowingReplay(Replay[Record]):
+    """A recorded dataset that all seeds read, and a ring for what each seed adds to it.
+
+    Both are drawn as one store, every row of a seed alike. A ring that is full loses its oldest
+    rows; the dataset stays. `size`, `head` and `contents` are those of the rings.
+
+    Args:
+        recorded: `[N]`, the dataset, stored once.
+        lanes, capacity: of the rings.
+    """
+
+    recorded: Tensor
+
+    def __init__(self, recorded: Record, *, lanes: int, capacity: int) -> None:
+        super().__init__(recorded, lanes=lanes, capacity=capacity)
+        self.register_buffer("recorded", self.layout.pack(recorded), persistent=False)
+
+    def draw(self, seeds: int, batch: int) -> Float[Tensor, "S B W"]:
+        """`batch` packed rows for each lane, uniform over the dataset and the lane's own rows."""
+        count = len(self.recorded)
+        number = torch.randint(_LARGE, (seeds, batch), device=self.rows.device)
+        index: Int[Tensor, "S B"] = number % (count + self.size).unsqueeze(1)
+        old = index < count
+        recorded = self.recorded[torch.where(old, index, 0)]
+        added = self.rows[self.lane, torch.where(old, self.capacity, index - count)]
+        return torch.where(old.unsqueeze(-1), recorded, added)
+
+    def added(self) -> Record:
+        """The rows `[lanes, M]` of the rings, M those of the lane that has fewest."""
+        return self.layout.unpack(self.rows[:, : int(self.size.min())])
+
+
 class Mixture(nn.Module):
     """Draws a fixed number of rows from each named stream and joins them, first stream first.
 

@@ -100,17 +100,19 @@ class EdgeOfReach(gymnasium.Env):
     def __init__(self) -> None:
         self.observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
-        self._obs = torch.zeros(2)
+        # An array, which `envs.snapshot` takes for state.
+        self._obs = np.zeros(2, np.float32)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         start = self.np_random.uniform(-START_HALF_WIDTH, START_HALF_WIDTH, 2)
-        self._obs = torch.from_numpy(start.astype(np.float32))
-        return self._obs.numpy().copy(), {}
+        self._obs = start.astype(np.float32)
+        return self._obs.copy(), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         step = torch.as_tensor(action, dtype=torch.float32)
-        self._obs, reward, ended = dynamics(self._obs, step)
-        return self._obs.numpy().copy(), reward.item(), bool(ended), False, {}
+        after, reward, ended = dynamics(torch.from_numpy(self._obs), step)
+        self._obs = after.numpy()
+        return self._obs.copy(), reward.item(), bool(ended), False, {}

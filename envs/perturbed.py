@@ -109,9 +109,12 @@ def perturb(env: gymnasium.Env, perturbation: Perturbation) -> gymnasium.Env:
         perturbation: what to change.
 
     Raises:
-        ValueError: neither a MuJoCo task nor Pendulum, or the task lacks what is perturbed.
+        ValueError: something is to change in neither a MuJoCo task nor Pendulum, or the task lacks
+            what is perturbed.
     """
     task, name = env.unwrapped, _name(env)
+    if not perturbation.factors() and perturbation.joint_noise == 0:
+        return env
     if isinstance(getattr(task, "model", None), mujoco.MjModel):
         change = _MujocoChange(name, task.model, task.data)  # type: ignore[attr-defined]
         for quantity, factor in perturbation.factors().items():

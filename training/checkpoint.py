@@ -15,6 +15,7 @@ from envs.specs import Reference, Spec
 from training.files import load_tensors, save_tensors
 from training.logging import Log
 from training.seeding import random_state, restore_random_state
+from world_models.base import WorldModel
 from world_models.sources import RolloutSource
 
 KIND = "checkpoint"
@@ -26,13 +27,15 @@ class State:
     """Everything that the rest of a run depends on.
 
     Streams that a source refills are saved; the dataset itself and fitted models are not, they
-    have files of their own and are compared by fingerprint.
+    have files of their own and are compared by fingerprint. A model that is fitted again during
+    the run is saved too.
 
     Attributes:
         agent, mixture, sources, log: what the loop works with.
         seconds: wall-clock per stage so far.
         data: the dataset, for its fingerprint and task.
         device: where the run takes place, for its random state.
+        refitted: the world model, where it changes during the run.
     """
 
     agent: Agent
@@ -42,6 +45,7 @@ class State:
     seconds: dict[str, float]
     data: Dataset
     device: torch.device
+    refitted: WorldModel | None = None
 
     def __post_init__(self) -> None:
         self._counted_until = time.monotonic()
@@ -68,6 +72,7 @@ class State:
                 "agent": self.agent.state_dict(),
                 "streams": {name: self.mixture[name].contents() for name in self.sources},
                 "sources": {name: source.contents() for name, source in self.sources.items()},
+                "world_model": None if self.refitted is None else self.refitted.state_dict(),
                 "random": random_state(self.device),
                 "log": self.log.state(),
                 "seconds": dict(self.seconds),
@@ -86,6 +91,8 @@ class State:
         for name, source in self.sources.items():
             self.mixture[name].restore(record["streams"][name])
             source.restore(record.get("sources", {}).get(name, {}))
+        if self.refitted is not None:
+            self.refitted.load_state_dict(record["world_model"])
         self.log.restore(record["log"])
         self.seconds.update(record["seconds"])
         self._counted_until = time.monotonic()

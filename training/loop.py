@@ -10,6 +10,7 @@ from torch import Tensor
 from agents.base import Agent
 from datasets.replay import Mixture
 from training.logging import Log
+from training.online import Refit
 from world_models.sources import RolloutSource
 
 Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -37,6 +38,7 @@ def train(
     checkpoint: Callable[[int], None],
     compile: Wrapper,
     on_update: Callable[[int], None],
+    refit: Refit | None = None,
 ) -> None:
     """Train from gradient step `first` up to `updates`.
 
@@ -48,6 +50,8 @@ def train(
         compile: wraps the update and the refreshes that can be compiled; the identity runs them
             as they are.
         on_update: called after every update with its number, for a progress bar.
+        refit: fits the world model again, on its period, to all that was collected before; the
+            sources that follow use it as it is then. Not before update 1, when the model is new.
     """
 
     @compile
@@ -59,6 +63,8 @@ def train(
         for name, source in sources.items()
     }
     for step in range(first, updates):
+        if refit is not None and step and step % refit.every == 0:
+            log.add(refit())
         for name, source in sources.items():
             if step % source.every == 0:
                 log.add(refreshes[name]())

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from datasets.dataset import Dataset
+from datasets.transition import Transition
 
 Policy = Callable[[Float[Tensor, "S B D"]], Float[Tensor, "S B A"]]
 """What a world model sees of an agent: observations in, actions in [-1, 1] out."""
@@ -97,3 +98,31 @@ class WorldModel(Fitted):
             state: `[S, B, W]` what `initial_state` or the step before gave for these rows; None
                 starts from `obs` alone.
         """
+
+    def require_refit(self) -> None:
+        """Refuse a model that `refit` cannot serve, before anything is collected.
+
+        Raises:
+            ValueError: names the model and the remedy.
+        """
+        raise ValueError(
+            f"the world model {type(self).__name__} is not fitted again during a run; set "
+            "online.refit_every=0, or choose world_model=ensemble"
+        )
+
+    def refit(
+        self, data: Dataset, added: Transition, *, warm: bool
+    ) -> dict[str, Float[Tensor, " S"]]:
+        """Fit again to the dataset and to rows that were collected since; online training only.
+
+        Draws from torch's global generator. Seed s sees the dataset and `added[s]`, no other lane.
+
+        Args:
+            data: what `fit` was given.
+            added: `[S, M]` raw transitions.
+            warm: go on from the present weights instead of new ones.
+
+        Returns:
+            What describes the fit, a number for every seed.
+        """
+        raise NotImplementedError

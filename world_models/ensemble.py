@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from datasets.dataset import Dataset
+from datasets.transition import Transition, concatenate
 from envs.specs import Spec
 from world_models.base import FitProgress, Step, WorldModel
 from world_models.fitting import (
@@ -193,21 +194,56 @@ class ProbabilisticEnsemble(WorldModel):
         """
         self.spec.require_same_spaces(data.spec, "the world model", f"dataset {data.name}")
         device = self.elite_members.device
-        held_out = self.held_out(data)
-        seen = ~rows_of(data, held_out)
+        seen = self._seen(data)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(self.seed)
             self.gaussians.reset()
             rows = data.transitions[seen & data.valid_next].to(device)
-            described = self.fit_rows(
-                torch.cat([rows.obs, rows.action], -1),
-                torch.cat([rows.next_obs - rows.obs, rows.reward.unsqueeze(-1)], -1),
-                torch.arange(len(rows.reward), device=device).expand(self.lanes, -1),
-                progress,
-            )
-            described["heldout_episodes"] = len(held_out)
+            index = torch.arange(len(rows.reward), device=device).expand(self.lanes, -1)
+            described = self.fit_rows(*_table(rows), index, progress)
+            described["heldout_episodes"] = len(self.held_out(data))
             described["termination"] = self.termination.fit(data, seen)
         return described
+
+    def require_refit(self) -> None:
+        if self.lanes != self.seeds:
+            raise ValueError(
+                f"online training with seeds={self.seeds} needs a model for every seed, for each "
+                "collects rows of its own; set world_model.per_seed=true, or online.refit_every=0"
+            )
+        if isinstance(self.termination, LearnedTermination):
+            raise ValueError(
+                f"the learned termination rule of {self.spec.env_id} is not fitted again during "
+                "a run; set world_model.termination=known or none, or online.refit_every=0"
+            )
+
+    def refit(
+        self, data: Dataset, added: Transition, *, warm: bool
+    ) -> dict[str, Float[Tensor, " S"]]:
+        """Fit again on the dataset's rows and, for each seed, on its own `added[s]`.
+
+        Input statistics, holdout and bootstrap samples are new. `holdout_loss` is the best of the
+        fit, mean over members.
+        """
+        device = self.elite_members.device
+        recorded = data.transitions[self._seen(data) & data.valid_next].to(device)
+        old, new = len(recorded.reward), added.shape.numel()
+        own = torch.arange(old, old + new, device=device).view(self.lanes, -1)
+        index = torch.cat([torch.arange(old, device=device).expand(self.lanes, -1), own], -1)
+        if not warm:
+            self.gaussians.reset()
+        rows = concatenate([recorded, added.map(lambda column: column.flatten(0, 1))], 0)
+        described = self.fit_rows(*_table(rows), index)
+        best = torch.tensor(described["best_loss"], device=device).mean(-1)
+        return {
+            "holdout_loss": best,
+            "epochs": torch.tensor(described["epochs"], device=device),
+            "rows": torch.full_like(best, described["rows"]),
+        }
+
+    def _seen(self, data: Dataset) -> Bool[Tensor, " N"]:
+        """Rows of the dataset that the fit may see."""
+        return ~rows_of(data, self.held_out(data))
 
     def fit_rows(
         self,
@@ -429,6 +465,14 @@ _SIGNED = (
     "max_epochs",
     "heldout_episodes",
 )
+
+
+def _table(rows: Transition) -> tuple[Float[Tensor, "R X"], Float[Tensor, "R Y"]]:
+    """Inputs and targets of the members, raw."""
+    change = rows.next_obs - rows.obs
+    return torch.cat([rows.obs, rows.action], -1), torch.cat(
+        [change, rows.reward.unsqueeze(-1)], -1
+    )
 
 
 def _require(holds: bool, what: str, found: object) -> None:

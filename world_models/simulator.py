@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -296,6 +297,60 @@ class SimulatorRollouts(RolloutSource):
         self.simulator.restore(contents["simulator"])
         self._set_rounds(contents["rounds"])
         self._total, self._last = contents["total"], contents["last"]
+
+
+class Collection(SimulatorRollouts):
+    """Steps of the current stochastic policy in the true environment: the rows are real.
+
+    Args:
+        spec: of the task.
+        seeds: S.
+        environments: n, copies per seed.
+        steps: steps of every copy in a refresh.
+        every: gradient steps between two refreshes.
+        capacity: rows per seed that the replay holds beside the dataset.
+
+    Raises:
+        ValueError: the dataset names no environment.
+    """
+
+    stream = "real"
+
+    def __init__(
+        self, *, spec: Spec, seeds: int, environments: int, steps: int, every: int, capacity: int
+    ) -> None:
+        _require_positive("online.steps", steps)
+        _require_positive("online.every", every)
+        _require_positive("online.environments", environments)
+        if capacity < steps * environments:
+            raise ValueError(
+                f"online.capacity={capacity} does not hold the {steps * environments} rows of one "
+                "refresh; raise it"
+            )
+        super().__init__(
+            simulator=PerturbedSimulator(spec=spec, seeds=seeds, environments=environments),
+            steps=steps,
+            every=every,
+            warmup=0,
+            random_warmup=False,
+            capacity=capacity,
+        )
+        self.taken = 0  # environment steps of each seed so far
+
+    @torch.no_grad()
+    def generate(
+        self, policy: Policy, starts: Float[Tensor, "S B D"]
+    ) -> tuple[Transition, Bool[Tensor, "S M"]]:
+        rows, keep = super().generate(policy, starts)
+        self.taken += keep.shape[1]
+        return replace(rows, is_real=torch.ones_like(rows.is_real)), keep
+
+    def contents(self) -> dict[str, Any]:
+        return super().contents() | {"taken": self.taken}
+
+    def restore(self, contents: Mapping[str, Any]) -> None:
+        super().restore(contents)
+        self.taken = contents["taken"]
 
 
 def _uniform(policy: Policy) -> Policy:

@@ -16,15 +16,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from datasets.build import build
+from datasets.build import build, given_reference
 from datasets.cache import cache_root, cached_arrays
 from datasets.dataset import Dataset
+from datasets.names import short_name
 from envs import edge_of_reach
 from envs.controllers import swing_up_pendulum
 from envs.make import make_raw_env, spec_of
 from envs.observations import flatten
 from envs.reference import reference_for
-from envs.specs import Spec
+from envs.specs import Reference, Spec
 
 log = logging.getLogger(__name__)
 
@@ -60,22 +61,82 @@ def load(*, name: str, task: str, **parameters: Any) -> Dataset:
         raise ValueError(
             f"builtin/{task}: {error}; the keys of this dataset are name, task, {expected}"
         ) from None
-    spec = spec_of(builtin.env_id, env_kwargs={}, physics="as-is")
+    return _recorded(
+        builtin,
+        name=name,
+        source=f"builtin/{task}",
+        spec=spec_of(builtin.env_id, env_kwargs={}, physics="as-is"),
+        reference=reference_for(f"builtin/{task}"),
+        recipe={"task": task},
+        parameters=parameters,
+    )
+
+
+def load_random(
+    *,
+    name: str | None,
+    env_id: str,
+    env_kwargs: Mapping[str, object],
+    max_episode_steps: int | None,
+    steps: int,
+    seed: int,
+    reference: Sequence[int | float] | None,
+) -> Dataset:
+    """Uniformly random actions in any Gymnasium task, recorded on first use and cached.
+
+    Args:
+        name: label for run directories and tables, None for the id.
+        env_id: exact Gymnasium id.
+        env_kwargs: options for the environment's constructor.
+        max_episode_steps: time limit, None for the one that the environment was registered with.
+        steps: recorded transitions.
+        seed: of starts and actions.
+        reference: `[low, high]` returns that score 0 and 100, None for raw returns only.
+
+    Raises:
+        ValueError: unknown environment, spaces that are not supported, or no steps.
+        OSError: the cache cannot be written.
+    """
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"dataset.steps={steps} must be a whole number, at least 1")
+    options = {"env_kwargs": dict(env_kwargs), "max_episode_steps": max_episode_steps}
+    return _recorded(
+        Builtin(env_id, random_policy, ("gymnasium", "mujoco")),
+        name=short_name(name=name, env_id=env_id),
+        source="random",
+        spec=spec_of(env_id, physics="as-is", **options),  # type: ignore[arg-type]
+        reference=None if reference is None else given_reference(reference),
+        recipe={"task": "random", "env_id": env_id, **options},
+        parameters={"steps": steps, "seed": seed},
+    )
+
+
+def _recorded(
+    builtin: "Builtin",
+    *,
+    name: str,
+    source: str,
+    spec: Spec,
+    reference: Reference | None,
+    recipe: Mapping[str, Any],
+    parameters: Mapping[str, Any],
+) -> Dataset:
+    """The recording from the cache, or made now; its key is all that shapes it."""
     versions = {library: version(library) for library in builtin.libraries}
-    recipe = {"task": task, "generator": GENERATOR_VERSION, **versions, **parameters}
+    recipe = {**recipe, "generator": GENERATOR_VERSION, **versions, **parameters}
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
-    path = cache_root() / "builtin" / f"{task}-{key}.npz"
+    path = cache_root() / "builtin" / f"{recipe['task']}-{key}.npz"
 
     def record() -> Arrays:
-        log.info("builtin/%s: recording in %s", task, builtin.env_id)
+        log.info("%s: recording in %s", source, builtin.env_id)
         return builtin.record(spec, **parameters)
 
     return build(
         name=name,
         spec=spec,
         **cached_arrays(path, record),
-        reference=reference_for(f"builtin/{task}"),
-        origin={"source": f"builtin/{task}", "environment": builtin.env_id, "file": str(path)}
+        reference=reference,
+        origin={"source": source, "environment": builtin.env_id, "file": str(path)}
         | {key: str(value) for key, value in recipe.items() if key != "task"},
         clip_actions=False,
     )
@@ -121,7 +182,7 @@ def pendulum_mixed(
 
     assert spec.max_episode_steps is not None  # Pendulum-v1 is registered with 200
     steps = episodes * spec.max_episode_steps
-    return _record("pendulum-mixed", spec, steps, seed, behaviour)
+    return _record("builtin/pendulum-mixed", spec, steps, seed, behaviour)
 
 
 def hopper_random(spec: Spec, *, steps: int, seed: int) -> Arrays:
@@ -133,12 +194,17 @@ def hopper_random(spec: Spec, *, steps: int, seed: int) -> Arrays:
         seed: of starts and actions.
     """
     _require_count("hopper-random", "steps", steps)
+    return random_policy(spec, steps=steps, seed=seed)
+
+
+def random_policy(spec: Spec, *, steps: int, seed: int) -> Arrays:
+    """Uniformly random actions in any task, cut after `steps` transitions."""
     low, high = np.array(spec.action_low), np.array(spec.action_high)
 
     def behaviour(episode: int, rng: np.random.Generator) -> ActionOf:
         return lambda obs: rng.uniform(low, high).astype(np.float32)
 
-    return _record("hopper-random", spec, steps, seed, behaviour)
+    return _record(spec.env_id or "", spec, steps, seed, behaviour)
 
 
 def walks(
@@ -173,7 +239,7 @@ def walks(
         return act
 
     shortened = replace(spec, max_episode_steps=episode_steps)
-    return _record("edge-of-reach", shortened, episodes * episode_steps, seed, behaviour)
+    return _record("builtin/edge-of-reach", shortened, episodes * episode_steps, seed, behaviour)
 
 
 @dataclass(frozen=True)
@@ -199,7 +265,7 @@ TASKS: dict[str, Builtin] = {
 
 
 def _record(
-    task: str,
+    label: str,
     spec: Spec,
     steps: int,
     seed: int,
@@ -234,7 +300,7 @@ def _record(
             columns["terminated"][row], columns["truncated"][row] = terminated, truncated
             obs, ended, row = next_obs, terminated or truncated, row + 1
             if row % 20_000 == 0:
-                log.info("builtin/%s: %d of %d steps recorded", task, row, steps)
+                log.info("%s: %d of %d steps recorded", label, row, steps)
         episode += 1
     env.close()
     return columns

@@ -29,6 +29,7 @@ def options(*overrides):
         ["+dataset=d4rl", "dataset.id=pen-human-v1"],
         ["+dataset=minari", "dataset.id=a/b-v0"],
         ["+dataset=file", "dataset.path=x.npz"],
+        ["+dataset=random", "dataset.env_id=Pendulum-v1"],
     ],
     ids=lambda overrides: overrides[0],
 )

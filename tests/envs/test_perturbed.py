@@ -191,7 +191,7 @@ def test_a_perturbed_instance_leaves_all_others_as_they_are(specs, env_id):
         ("Hopper-v5", {"length": 2.0}, "Hopper-v5 has no length"),
         ("Swimmer-v5", {"friction": 0.3}, "Swimmer-v5 has no friction"),
         ("Pusher-v5", {"gravity": 2.0}, "Pusher-v5 has no gravity"),
-        ("MountainCarContinuous-v0", {}, "cannot be perturbed"),
+        ("MountainCarContinuous-v0", {"gravity": 2.0}, "cannot be perturbed"),
         (
             "Pendulum-v1",
             {"joint_noise": 1.0, "noise_in_reward": False},

@@ -1,0 +1,121 @@
+"""Online training: steps in the true environment and refits of the world model between updates.
+
+MBPO, arXiv:1906.08253, algorithm 2. Collected rows join the dataset in the replay stream `real`,
+so that batches and start states of rollouts come from both; refits are events of the one loop.
+"""
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from datasets.dataset import Dataset
+from datasets.replay import GrowingReplay
+from envs.specs import Spec
+from training.seeding import side_stream
+from world_models.base import WorldModel
+from world_models.simulator import Collection
+
+Clock = Callable[[str, float], None]
+
+
+class Online:
+    """What the group `online` asks for.
+
+    Args:
+        spec, seeds: of the task, and S.
+        environments, steps, every, capacity: see `world_models.simulator.Collection`.
+        refit_every: environment steps per seed between two refits of the world model; 0 = never.
+        warm: a refit goes on from the present weights instead of new ones.
+
+    Raises:
+        ValueError: no environment, or a number that makes no sense.
+    """
+
+    def __init__(
+        self,
+        *,
+        spec: Spec,
+        seeds: int,
+        environments: int,
+        steps: int,
+        every: int,
+        capacity: int,
+        refit_every: int,
+        warm: bool,
+    ) -> None:
+        if spec.env_id is None:
+            raise ValueError(
+                "online=collect has no environment to step; name it with dataset.env_id=..., or "
+                "set online=none"
+            )
+        self.source = Collection(
+            spec=spec,
+            seeds=seeds,
+            environments=environments,
+            steps=steps,
+            every=every,
+            capacity=capacity,
+        )
+        rows = steps * environments
+        if isinstance(refit_every, bool) or not isinstance(refit_every, int) or refit_every < 0:
+            raise ValueError(f"online.refit_every={refit_every} must be a whole number, 0 = never")
+        if refit_every % rows:
+            raise ValueError(
+                f"online.refit_every={refit_every} must be a multiple of the online.steps * "
+                f"online.environments = {rows} steps that a refresh collects"
+            )
+        self.refit_every, self.warm = refit_every // rows * every, warm
+
+    def refit(
+        self,
+        model: WorldModel | None,
+        data: Dataset,
+        replay: GrowingReplay,
+        device: torch.device,
+    ) -> "Refit | None":
+        """The refits of a run; None where there is no model, or nobody asked.
+
+        Raises:
+            ValueError: the model cannot be fitted again.
+        """
+        if model is None or not self.refit_every:
+            return None
+        model.require_refit()
+        # A fit has as many rows as were collected, so each would be compiled anew.
+        model.compile_update(lambda function: function)
+        return Refit(model, data, replay, self.refit_every, self.warm, device)
+
+
+class Refit:
+    """Fits the world model again to the dataset and to what each seed has collected.
+
+    Attributes:
+        every: gradient steps between two refits.
+        model: its weights change during the run and are part of its checkpoints.
+        clock: told when a refit took place, in the words of `training.checkpoint.State.count`.
+    """
+
+    def __init__(
+        self,
+        model: WorldModel,
+        data: Dataset,
+        replay: GrowingReplay,
+        every: int,
+        warm: bool,
+        device: torch.device,
+    ) -> None:
+        self.model, self.data, self.replay = model, data, replay
+        self.every, self.warm, self.device = every, warm, device
+        self.clock: Clock = lambda stage, begun: None
+
+    def __call__(self) -> dict[str, Tensor]:
+        """One refit; gives what describes it."""
+        begun = time.monotonic()
+        # A fit lasts until the slowest seed has stopped. On a stream of its own it takes one
+        # number from the run's, so no seed's later draws depend on another seed's fit.
+        with side_stream(int(torch.randint(2**62, ())), self.device):
+            described = self.model.refit(self.data, self.replay.added(), warm=self.warm)
+        self.clock("fitting", begun)
+        return {f"world_model/{name}": value for name, value in described.items()}
