@@ -94,6 +94,7 @@ def _train(
     agent.prepare(data)
     evaluator = build_evaluator(config, data, console)
     seconds = {"fitting": 0.0, "training": 0.0, "evaluation": 0.0}
+    online = build_online(config, data)
     parts: dict[str, Any] = {}
     described: dict[str, Any] = {}
     for group in FITTED:
@@ -102,7 +103,6 @@ def _train(
                 group, config, data, run_dir, device, console, seconds
             )
     agent.attach(parts.get("world_model"))
-    online = build_online(config, data)
     mixture, sources = build_streams(config, data, parts, device, online)
     refit = build_refit(online, parts, data, mixture, device)
 
@@ -341,6 +341,11 @@ def require_sense(config: DictConfig, settings: dict[str, Any]) -> None:
 
 def require_parts_fit(config: DictConfig) -> None:
     """Refuse a source that lacks what it works with, and parts that it would not use."""
+    if is_chosen(config.online) and config.online.refit_every and not is_chosen(config.world_model):
+        raise ValueError(
+            f"online.refit_every={config.online.refit_every} has no world model to fit again; set "
+            "online.refit_every=0, or choose world_model=ensemble"
+        )
     simulated = is_chosen(config.source) and "simulator" in arguments(config.source)
     if simulated and not is_chosen(config.simulator):
         raise ValueError(

@@ -196,8 +196,10 @@ class GrowingReplay(Replay[Record]):
         return torch.where(old.unsqueeze(-1), recorded, added)
 
     def added(self) -> Record:
-        """The rows `[lanes, M]` of the rings, M those of the lane that has fewest."""
-        return self.layout.unpack(self.rows[:, : int(self.size.min())])
+        """The rows `[lanes, M]` of the rings; a lane that had some rejected repeats its first."""
+        slot = torch.arange(int(self.size.max()), device=self.rows.device)
+        slot = slot % self.size.clamp(min=1).unsqueeze(1)
+        return self.layout.unpack(self.rows[self.lane, slot])
 
 
 class Mixture(nn.Module):

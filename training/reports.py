@@ -193,7 +193,9 @@ def plot_curves(metrics: Path, picture: Path, summary: Mapping[str, Any]) -> Non
         axes = figure.add_subplot(1, len(panels), index + 1)
         lanes = series[name]
         table = np.array([values for _, values in lanes.values()])
-        updates = next(iter(lanes.values()))[0]
+        updates, unit_of_time = next(iter(lanes.values()))[0], "gradient steps"
+        if name == unit and "env_steps" in series:  # both were written at the same updates
+            updates, unit_of_time = series["env_steps"][0][1], "steps in the environment"
         for lane in table:
             axes.plot(updates, lane, color="tab:blue", alpha=0.25 if len(table) > 1 else 0, lw=1)
         mean = "mean of seeds" if len(table) > 1 else "one seed"
@@ -204,7 +206,7 @@ def plot_curves(metrics: Path, picture: Path, summary: Mapping[str, Any]) -> Non
             axes.axhline(data[f"{unit}_best"], color="0.7", ls=":", label="behaviour, best")
         if name == "critic_loss":
             axes.set_yscale("log")
-        axes.set_xlabel("gradient steps")
+        axes.set_xlabel(unit_of_time)
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)

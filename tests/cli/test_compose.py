@@ -116,7 +116,7 @@ def test_an_agent_alone_gives_a_sensible_run(agent):
 
 def test_no_hyperparameter_hides_in_python():
     """Constructors named in conf/ take every number from there."""
-    for group in ("agent", "world_model", "simulator", "source", "filter"):
+    for group in ("agent", "world_model", "simulator", "source", "filter", "online"):
         for option in options(group):
             if option == "none" and group != "filter":
                 continue
@@ -176,6 +176,17 @@ def test_the_single_model_is_an_ensemble_of_one_in_nothing_else_different():
     one, all_ = (composed(f"world_model={name}").world_model for name in ("single", "ensemble"))
     assert one.keys() == all_.keys() and (one.members, one.elites) == (1, 1)
     assert {key for key in one if one[key] != all_[key]} == {"members", "elites"}
+
+
+def test_online_presets_compose_and_a_refit_without_a_model_is_refused():
+    start = ("dataset=random", "dataset.env_id=Pendulum-v1")
+    for preset, refits in (("mbpo_online", 250), ("sac_online", 0)):
+        config = composed(f"algorithm={preset}", *start)
+        require_parts_fit(config)
+        online = instantiate(config.online)(spec=SPEC, seeds=2)
+        assert online.refit_every == refits * config.online.every and composed().online is None
+    with pytest.raises(ValueError, match=r"online\.refit_every=250 has no world model"):
+        require_parts_fit(composed("algorithm=sac", "online=collect", *start))
 
 
 def test_a_simulator_source_brings_a_perturbed_simulator_and_yields_to_what_is_typed():

@@ -240,3 +240,16 @@ def test_wrong_walks_are_refused_in_one_line(changes, message):
     with pytest.raises(ValueError, match=message) as caught:
         builtin.load(**{**WALKS, **changes})
     assert "\n" not in str(caught.value)
+
+
+def test_random_actions_are_recorded_in_any_task_and_named_after_it():
+    options = {"env_kwargs": {}, "max_episode_steps": 9, "steps": 200, "reference": None}
+    data = builtin.load_random(name=None, env_id="MountainCarContinuous-v0", seed=0, **options)
+    assert data.name == "MountainCarContinuous-v0" == data.spec.env_id and len(data) == 200
+    assert (data.episode_lengths[:-1] == 9).all() and data.truncated.sum() == 23
+    action = data.transitions.action[:, 0]
+    assert abs(action.mean()) < 0.17 and abs(action.var() - 1 / 3) < 0.09  # four standard errors
+    other = builtin.load_random(name="a", env_id="MountainCarContinuous-v0", seed=1, **options)
+    assert other.name == "a" and other.fingerprint != data.fingerprint
+    with pytest.raises(ValueError, match=r"dataset\.steps=0 must be"):
+        builtin.load_random(name=None, env_id="Pendulum-v1", seed=0, **(options | {"steps": 0}))

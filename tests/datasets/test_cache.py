@@ -92,6 +92,7 @@ def test_replacing_leaves_the_old_file_when_the_block_fails(tmp_path):
         ({"name": None, "id": "a/b-v0", "clip_actions": False}, "a-b-v0"),
         ({"id": "hf://farama-minari/D4RL/door/human-v2"}, "D4RL-door-human-v2"),
         ({"name": None, "path": "/some/where/log.v1.hdf5"}, "log.v1"),
+        ({"name": None, "env_id": "package:space/Task-v0"}, "package-space-Task-v0"),
     ],
 )
 def test_short_names_follow_from_the_options(options, expected):

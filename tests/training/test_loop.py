@@ -43,9 +43,20 @@ class Numbered(RolloutSource):
         return rows, torch.full((2, 5), self.keep)
 
 
+class Refits:
+    """Fits nothing, every so many updates."""
+
+    def __init__(self, every, events):
+        self.every, self.events = every, events
+
+    def __call__(self):
+        self.events.append("refit")
+        return {"world_model/epochs": torch.full((2,), 3.0)}
+
+
 @pytest.fixture
 def run(spec, make_batch, tmp_path):
-    def go(updates, first=0, keep=True):
+    def go(updates, first=0, keep=True, refit=None):
         periods = Periods(log=2, evaluate=4, checkpoint=5)
         events = []
         agent, source = Watcher(spec, events), Numbered(make_batch, events, keep)
@@ -68,6 +79,7 @@ def run(spec, make_batch, tmp_path):
             checkpoint=lambda done: events.append(f"checkpoint {done}"),
             compile=lambda function: function,
             on_update=lambda done: None,
+            refit=None if refit is None else Refits(refit, events),
         )
         return agent, events, (tmp_path / "m.csv").read_text()
 
@@ -78,6 +90,15 @@ def test_a_refresh_comes_before_the_first_update_and_on_its_period(run):
     _, events, _ = run(7)
     order = [event for event in events if event in ("refresh", "update")]
     assert order == ["refresh", *["update"] * 3, "refresh", *["update"] * 3, "refresh", "update"]
+
+
+def test_a_refit_comes_before_the_refresh_of_its_step_but_not_before_the_first(run):
+    _, events, metrics = run(5, refit=3)
+    order = [event for event in events if event in ("refit", "refresh", "update")]
+    assert order == ["refresh", *["update"] * 3, "refit", "refresh", *["update"] * 2]
+    assert "4,1,world_model/epochs,3\n" in metrics
+    _, events, _ = run(5, first=3, refit=3)  # a resumed run repeats the refit of its first step
+    assert events[:2] == ["refit", "refresh"]
 
 
 def test_events_come_on_their_periods_and_after_the_last_update(run):
