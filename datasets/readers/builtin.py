@@ -182,7 +182,7 @@ def pendulum_mixed(
 
     assert spec.max_episode_steps is not None  # Pendulum-v1 is registered with 200
     steps = episodes * spec.max_episode_steps
-    return _record("builtin/pendulum-mixed", spec, steps, seed, behaviour)
+    return _record("pendulum-mixed", spec, steps, seed, behaviour)
 
 
 def hopper_random(spec: Spec, *, steps: int, seed: int) -> Arrays:
@@ -194,17 +194,21 @@ def hopper_random(spec: Spec, *, steps: int, seed: int) -> Arrays:
         seed: of starts and actions.
     """
     _require_count("hopper-random", "steps", steps)
-    return random_policy(spec, steps=steps, seed=seed)
+    return _uniform("hopper-random", spec, steps, seed)
 
 
 def random_policy(spec: Spec, *, steps: int, seed: int) -> Arrays:
     """Uniformly random actions in any task, cut after `steps` transitions."""
+    return _uniform(str(spec.env_id), spec, steps, seed)
+
+
+def _uniform(label: str, spec: Spec, steps: int, seed: int) -> Arrays:
     low, high = np.array(spec.action_low), np.array(spec.action_high)
 
     def behaviour(episode: int, rng: np.random.Generator) -> ActionOf:
         return lambda obs: rng.uniform(low, high).astype(np.float32)
 
-    return _record(spec.env_id or "", spec, steps, seed, behaviour)
+    return _record(label, spec, steps, seed, behaviour)
 
 
 def walks(
@@ -239,7 +243,7 @@ def walks(
         return act
 
     shortened = replace(spec, max_episode_steps=episode_steps)
-    return _record("builtin/edge-of-reach", shortened, episodes * episode_steps, seed, behaviour)
+    return _record("edge-of-reach", shortened, episodes * episode_steps, seed, behaviour)
 
 
 @dataclass(frozen=True)

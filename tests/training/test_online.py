@@ -154,7 +154,7 @@ def test_a_refit_follows_the_rows_of_its_own_seed_only(data, make_model):
 
     def refitted(reward, warm=True):
         model.load_state_dict(start)
-        torch.manual_seed(0)
+        torch.manual_seed(1)  # not that of the first fit
         described = model.refit(data, replace(rows, reward=reward), warm=warm)
         assert {lanes.shape for lanes in described.values()} == {(2,)}
         obs, action = rows.obs[:, :40], rows.action[:, :40]
@@ -167,10 +167,11 @@ def test_a_refit_follows_the_rows_of_its_own_seed_only(data, make_model):
     # Towards the 3 by which the rows that only seed 1 has collected differ.
     assert (after - before)[1, ..., -1].mean() > 0.5
 
-    fresh, _ = refitted(moved, warm=False)
+    model.max_epochs = 1
+    near, fresh = (refitted(moved, warm)[0] for warm in (True, False))
     weights = [name for name in lanes if "weight" in name]
-    distance = [sum((end[n] - start[n]).norm() for n in weights) for end in (told, fresh)]
-    assert distance[0] < distance[1]
+    distance = [sum((end[n] - start[n]).norm() for n in weights) for end in (near, fresh)]
+    assert distance[0] < distance[1] / 2
 
 
 def test_a_lane_that_lost_rows_leaves_the_others_as_they_were(data):
