@@ -193,7 +193,8 @@ def plot_curves(metrics: Path, picture: Path, summary: Mapping[str, Any]) -> Non
         axes = figure.add_subplot(1, len(panels), index + 1)
         lanes = series[name]
         table = np.array([values for _, values in lanes.values()])
-        updates, unit_of_time = next(iter(lanes.values()))[0], "gradient steps"
+        updates: Sequence[float] = next(iter(lanes.values()))[0]
+        unit_of_time = "gradient steps"
         if name == unit and "env_steps" in series:  # both were written at the same updates
             updates, unit_of_time = series["env_steps"][0][1], "steps in the environment"
         for lane in table:

@@ -176,6 +176,26 @@ def test_an_agent_learns_in_a_simulator_and_resumes_to_the_same_bits(
     assert "simulator/return" in (a / "metrics.csv").read_text()
 
 
+def test_online_the_model_is_refitted_to_what_is_collected_and_belongs_to_the_checkpoint(
+    train, command, tmp_path
+):
+    small = [s for s in train.small if not s.startswith("dataset")]
+    small += ["algorithm=mbpo_online", "dataset=random", "dataset.env_id=Pendulum-v1", "seeds=2"]
+    small += ["dataset.steps=300", "online.every=2", "online.refit_every=10", "updates=30"]
+    small += ["evaluate.every=30", "evaluate.episodes=1", "probe_starts=0"]
+    done = command("train.py", *small, f"root={tmp_path / 'runs'}")
+    assert done.returncode == 0, done.stderr
+    run_dir = run_dir_of(tmp_path / "runs", "mbpo_online")
+    with open(run_dir / "metrics.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["seed"] == "1"]
+    values = {row["metric"]: (int(row["update"]), float(row["value"])) for row in rows}
+    assert values["env_steps"] == (30, 15) and values["return"][0] == 30
+    assert values["world_model/rows"] == (30, 310)  # of the one refit, before update 21
+    refitted = torch.load(run_dir / "checkpoint.pt", weights_only=True)["world_model"]
+    first = torch.load(run_dir / "world_model.pt", weights_only=True)["state"]
+    assert refitted.keys() == first.keys() and not same(refitted, first)
+
+
 def test_statistics_of_the_dataset_reach_the_agent_and_its_checkpoint(train, command, tmp_path):
     small = [s for s in train.small if not s.startswith(("world_model", "source"))]
     done = command("train.py", "algorithm=td3_bc", f"root={tmp_path / 'runs'}", *small)
