@@ -23,9 +23,11 @@ from datasets.dataset import Dataset
 from datasets.names import short_name
 from datasets.replay import GrowingReplay, Mixture, Replay
 from envs.evaluation import Evaluator
+from envs.true_dynamics import simulator_for
 from training import checkpoint, entry, model_cache, reports
 from training.compilation import wanted, wrapper
 from training.files import lock_directory, write_json, write_text
+from training.lipschitz_probe import LipschitzProbe
 from training.logging import Log
 from training.loop import Periods, train
 from training.online import Online, Refit
@@ -106,7 +108,14 @@ def _train(
     mixture, sources = build_streams(config, data, parts, device, online)
     refit = build_refit(online, parts, data, mixture, device)
 
-    probe = build_probe(config, data, agent, mixture, sources)
+    probes = [
+        probe
+        for probe in (
+            build_probe(config, data, agent, mixture, sources),
+            build_lipschitz_probe(config, data, agent, mixture, parts.get("world_model"), console),
+        )
+        if probe is not None
+    ]
     log = Log(run_dir / METRICS, instantiate(config.logger), config.seeds)
     state = checkpoint.State(
         agent, mixture, sources, log, seconds, data, device, None if refit is None else refit.model
@@ -133,7 +142,7 @@ def _train(
                 mean = episodes.returns.mean(1)
                 scores = None if data.reference is None else data.reference.normalise(mean)
                 log.evaluated(update, mean.tolist(), None if scores is None else scores.tolist())
-            if probe is not None:
+            for probe in probes:
                 with side_stream(seed, device):
                     measured = probe.measure(episodes)
                 log.write(update, {name: lanes.tolist() for name, lanes in measured.items()})
@@ -169,6 +178,7 @@ def _train(
     )
     reports.plot_curves(run_dir / METRICS, run_dir / "curves.png", summary)
     reports.plot_values(run_dir / METRICS, run_dir / "values.png", summary)
+    reports.plot_lipschitz(run_dir / METRICS, run_dir / "lipschitz.png", summary)
     write_json(run_dir / SUMMARY, summary)
     return summary
 
@@ -320,6 +330,34 @@ def build_probe(
         data=data,
         starts=config.probe_starts,
         edge_of_reach=None,
+    )
+
+
+def build_lipschitz_probe(
+    config: DictConfig,
+    data: Dataset,
+    agent: Agent,
+    mixture: Mixture,
+    model: WorldModel | None,
+    console: Console,
+) -> LipschitzProbe | None:
+    """Measurements of the critics' slopes and of the model's targets, if somebody asked."""
+    if not config.lipschitz.states:
+        return None
+    truth = None
+    if model is not None:
+        try:
+            truth = simulator_for(data.spec, threads(config.threads))
+        except ValueError as error:
+            console.print(f"no gaps of Bellman targets: {error}", soft_wrap=True, highlight=False)
+    return LipschitzProbe(
+        agent=agent,
+        real=mixture["real"],
+        data=data,
+        seeds=config.seeds,
+        model=model,
+        truth=truth,
+        **config.lipschitz,
     )
 
 

@@ -24,6 +24,9 @@ COUNTS = {
     "batch_size": 1,
     "evaluate.every": 0,
     "evaluate.episodes": 1,
+    "lipschitz.states": 0,
+    "lipschitz.steps": 1,
+    "lipschitz.samples": 1,
     "log_every": 1,
     "checkpoint_every": 0,
 }

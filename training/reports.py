@@ -20,6 +20,9 @@ from training.files import write_atomically
 LAST = 10
 """Evaluations averaged into the reported score, as is usual on D4RL."""
 
+Panel = tuple[str, dict[str, str], str]
+"""Label of the axis, the metrics on it with their names for people, and its scale."""
+
 VERSIONED = ("torch", "numpy", "gymnasium", "mujoco", "minari", "hydra-core")
 
 
@@ -216,11 +219,7 @@ def plot_curves(metrics: Path, picture: Path, summary: Mapping[str, Any]) -> Non
 
 def plot_values(metrics: Path, picture: Path, summary: Mapping[str, Any]) -> None:
     """Draw what `ValueProbe` measured: values over training, and doubt where rollouts end."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    series = read_metrics(metrics)
-    panels: list[tuple[str, dict[str, str], str]] = [
+    panels: list[Panel] = [
         (
             "value",
             {
@@ -241,6 +240,45 @@ def plot_values(metrics: Path, picture: Path, summary: Mapping[str, Any]) -> Non
             "linear",
         ),
     ]
+    _plot_means(metrics, picture, panels, summary)
+
+
+def plot_lipschitz(metrics: Path, picture: Path, summary: Mapping[str, Any]) -> None:
+    """Draw what `LipschitzProbe` measured: slopes, and errors of the model's targets."""
+    panels: list[Panel] = [
+        (
+            "change of Q per standard deviation of the state",
+            {
+                "slope/local": "steepest nearby, mean",
+                "slope/local_p95": "steepest nearby, 95 %",
+                "slope/gradient": "gradient, mean",
+                "slope/gradient_p95": "gradient, 95 %",
+            },
+            "log",
+        ),
+        (
+            "gap between true and learned Bellman targets",
+            {"gap/bellman": "mean", "gap/bellman_p95": "95 %"},
+            "log",
+        ),
+        (
+            "relative to the spread of Q",
+            {"slope/relative": "steepest nearby, mean", "gap/relative": "gap, mean"},
+            "log",
+        ),
+        ("standard deviations of the state", {"gap/spread": "spread of the model"}, "log"),
+    ]
+    _plot_means(metrics, picture, panels, summary)
+
+
+def _plot_means(
+    metrics: Path, picture: Path, panels: Sequence[Panel], summary: Mapping[str, Any]
+) -> None:
+    """One curve a metric, the mean of seeds; no picture where nothing was measured."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    series = read_metrics(metrics)
     panels = [panel for panel in panels if any(name in series for name in panel[1])]
     if not panels:
         return

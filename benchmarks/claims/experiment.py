@@ -1,6 +1,7 @@
 """Short training runs of several arms, with the same loop and logs as `train.py`."""
 
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +18,20 @@ from rich.console import Console
 from agents.base import Agent
 from benchmarks.claims.report import timed
 from datasets.dataset import Dataset
-from datasets.replay import Mixture, Replay
+from datasets.replay import GrowingReplay, Mixture, Replay
 from envs.evaluation import Evaluator
+from envs.true_dynamics import simulator_for
+from training.lipschitz_probe import LipschitzProbe
 from training.logging import Log, NoTracker
 from training.loop import Periods, train
+from training.online import Online
 from training.progress import stage
 from training.reports import read_metrics
 from training.seeding import evaluation_seed, seed_everything, side_stream
 from training.value_probe import EdgeTest, ValueProbe
 from world_models.base import WorldModel
 from world_models.filters import KeepAll, TransitionFilter
-from world_models.sources import BranchedRollouts
+from world_models.sources import BranchedRollouts, RolloutSource
 
 CONF = Path(__file__).parent.parent.parent / "conf"
 CPU = torch.device("cpu")
@@ -66,12 +70,21 @@ class History:
     Attributes:
         series: `{metric: (updates [T], values [S, T])}` of everything in its `metrics.csv`.
         agent: as trained.
-        seconds: wall-clock, evaluations included.
+        seconds: wall-clock of training, evaluations included.
+        evaluating: wall-clock of evaluations and probes alone.
+        fitting: wall-clock of what was fitted before training.
     """
 
     series: dict[str, tuple[np.ndarray, np.ndarray]]
     agent: Agent
     seconds: float
+    evaluating: float = 0.0
+    fitting: float = 0.0
+
+    @property
+    def learning(self) -> float:
+        """Seconds that the method itself took: fits, rollouts and updates."""
+        return self.fitting + self.seconds - self.evaluating
 
     def last(self, metric: str) -> list[float]:
         """The last value of each seed."""
@@ -117,12 +130,20 @@ def run(
     *,
     transition_filter: TransitionFilter | None = None,
     edge_of_reach: EdgeTest | None = None,
+    online: Online | None = None,
+    lipschitz: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> History:
-    """Train one arm from scratch and measure it on the way."""
+    """Train one arm from scratch and measure it on the way.
+
+    Args:
+        online: what it collects meanwhile, and how often the model is fitted again.
+        lipschitz: numbers of a `LipschitzProbe` on the true dynamics, None for no such probe.
+    """
     console = Console()
     seed_everything(seed)
     agent = make_agent()
+    agent.prepare(data)
     source = BranchedRollouts(
         model=model,
         transition_filter=transition_filter or KeepAll(),
@@ -132,23 +153,46 @@ def run(
         retain=budget.retain,
     )
     real = int(budget.batch * budget.real_fraction + 1e-9)
+    recorded: Replay = Replay.of(data.transitions)
+    sources: dict[str, RolloutSource] = {}
+    refit = None
+    if online is not None:
+        recorded = GrowingReplay(
+            data.transitions, lanes=budget.seeds, capacity=online.source.capacity
+        )
+        sources["real"] = online.source
+        refit = online.refit(model, data, recorded, CPU)
+    sources["synthetic"] = source
     mixture = Mixture(
         {
-            "real": Replay.of(data.transitions),
+            "real": recorded,
             "synthetic": Replay(data.transitions[:1], lanes=budget.seeds, capacity=source.capacity),
         },
         {"real": real, "synthetic": budget.batch - real},
         seeds=budget.seeds,
     )
-    sources = {"synthetic": source}
-    probe = ValueProbe(
-        agent=agent,
-        mixture=mixture,
-        sources=sources,
-        data=data,
-        starts=budget.probe,
-        edge_of_reach=edge_of_reach,
-    )
+    probes: list[ValueProbe | LipschitzProbe] = [
+        ValueProbe(
+            agent=agent,
+            mixture=mixture,
+            sources=sources,
+            data=data,
+            starts=budget.probe,
+            edge_of_reach=edge_of_reach,
+        )
+    ]
+    if lipschitz is not None:
+        probes.append(
+            LipschitzProbe(
+                agent=agent,
+                real=recorded,
+                data=data,
+                seeds=budget.seeds,
+                model=model,
+                truth=simulator_for(data.spec, 1),
+                **lipschitz,
+            )
+        )
     evaluator = Evaluator(spec=data.spec, seeds=budget.seeds, episodes=budget.episodes)
     with (
         TemporaryDirectory() as folder,
@@ -156,16 +200,21 @@ def run(
     ):
         log = Log(Path(folder) / "metrics.csv", NoTracker(), budget.seeds)
         log.begin()
+        evaluating = 0.0
 
         def evaluate(update: int) -> None:
+            nonlocal evaluating
+            begun = time.monotonic()
             at = evaluation_seed(seed, update)
             episodes = evaluator.run(
                 lambda obs: agent.act(obs, deterministic=True), at, agent.discount
             )
             log.evaluated(update, episodes.returns.mean(1).tolist(), None)
-            with side_stream(at, CPU):
-                measured = probe.measure(episodes)
-            log.write(update, {metric: lanes.tolist() for metric, lanes in measured.items()})
+            for probe in probes:
+                with side_stream(at, CPU):
+                    measured = probe.measure(episodes)
+                log.write(update, {metric: lanes.tolist() for metric, lanes in measured.items()})
+            evaluating += time.monotonic() - begun
             shown.report(update, log.readable())
 
         _, seconds = timed(
@@ -181,6 +230,7 @@ def run(
                 checkpoint=lambda update: None,
                 compile=lambda function: function,
                 on_update=shown.advance_to,
+                refit=refit,
             )
         )
         evaluator.close()
@@ -191,4 +241,4 @@ def run(
             )
             for metric, lanes in read_metrics(log.path).items()
         }
-    return History(series, agent, seconds)
+    return History(series, agent, seconds, evaluating)

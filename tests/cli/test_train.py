@@ -85,11 +85,15 @@ def test_one_command_trains_scores_and_reports(train, command, tmp_path):
 
 def test_the_same_seed_gives_the_same_result_and_another_seed_another(train, tmp_path):
     for root, seed, probe in (("a", 0, 64), ("b", 0, 64), ("c", 1, 64), ("d", 0, 0)):
-        done = train(f"root={tmp_path / root}", f"seed={seed}", f"probe_starts={probe}")
+        looked = (f"probe_starts={probe}", f"lipschitz.states={probe}")
+        done = train(f"root={tmp_path / root}", f"seed={seed}", *looked)
         assert done.returncode == 0, done.stderr
     first, second, other, unprobed = (state_of(run_dir_of(tmp_path / root)) for root in "abcd")
     assert same(first, second)
     assert not same(first["agent"], other["agent"])
+    (picture,) = (tmp_path / "a").rglob("lipschitz.png")
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    assert not list((tmp_path / "d").rglob("lipschitz.png"))
     # Looking at the critics changes nothing but the log.
     assert not same(first.pop("log"), unprobed.pop("log"))
     assert same(first, unprobed)
