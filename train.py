@@ -45,7 +45,7 @@ from world_models.sources import RolloutSource
 
 EPOCH_LINES = 10.0
 """Least seconds between two lines about a fit, where there is no progress bar."""
-FITTED = ("world_model",)
+FITTED = ("world_model", "dynamics_reward")
 """Groups whose option is fitted to the dataset before training, in this order."""
 KEEP_ALL = "world_models.filters.KeepAll"
 """The filter that does nothing."""
@@ -187,7 +187,7 @@ def fit(
 
             def on_progress(done: int, loss: float) -> None:
                 shown.advance_to(done)
-                shown.report(done, f"holdout error {loss:.4g}", pause=EPOCH_LINES)
+                shown.report(done, f"{model.fit_measure} {loss:.4g}", pause=EPOCH_LINES)
 
             described, reused = model_cache.fitted(
                 model,
@@ -202,7 +202,9 @@ def fit(
         seconds["fitting"] += time.monotonic() - begun
         if reused:
             console.print(f"{name}: reused, fitted earlier to the same data", highlight=False)
-        if isinstance(model, WorldModel) and not (run_dir / "world_model.png").is_file():
+        if not isinstance(model, WorldModel):
+            write_json(run_dir / f"{group}.json", described)
+        elif not (run_dir / "world_model.png").is_file():
             measured = diagnostics.measure(model, data)
             write_json(run_dir / "world_model.json", {**described, **measured})
             diagnostics.plot({**described, **measured}, run_dir / "world_model.png")
