@@ -314,6 +314,18 @@ def require_parts_fit(config: DictConfig) -> None:
             "a simulator is chosen, but the source does not step it; set source=simulator, or "
             "simulator=none"
         )
+    judged = is_chosen(config.source) and config.filter._target_ != KEEP_ALL
+    scored = judged and "dynamics_reward" in arguments(config.filter)
+    if scored and not is_chosen(config.dynamics_reward):
+        raise ValueError(
+            f"filter={config.filter._target_} judges by a dynamics reward, but dynamics_reward="
+            "none; choose one, for example dynamics_reward=adversarial"
+        )
+    if is_chosen(config.dynamics_reward) and not scored:
+        raise ValueError(
+            "a dynamics reward is chosen, but no filter of a source asks for it; set filter=morec "
+            "and source=branched, or dynamics_reward=none"
+        )
     if not is_chosen(config.source):
         return
     group = "simulator" if simulated else "source"
