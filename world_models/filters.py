@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from world_models.base import Step
 
 Age = int | Tensor
-"""Steps that a rollout has behind it: of all rows, or of each as `[*]`."""
+"""Steps made since a rollout began: one number for all rows, or `[*]`."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,11 @@ class TransitionFilter(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, obs: Tensor, action: Tensor, step: Step, age: Age = 0) -> Verdict:
-        """Judge a step proposed for `obs [*, D]` and `action [*, A]`, `age` steps from the start."""
+        """Judge a step proposed for `obs [*, D]` and `action [*, A]`.
+
+        Args:
+            age: steps that the rollout has behind it.
+        """
 
 
 class KeepAll(TransitionFilter):

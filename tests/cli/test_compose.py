@@ -61,6 +61,7 @@ def test_every_tuned_file_belongs_to_an_algorithm_and_a_dataset_and_wins(tuned):
         for agent, world_model, source, filter_ in product(
             options("agent"), options("world_model"), options("source"), options("filter")
         )
+        if filter_ == "none" or agent == "sac"  # a filter never sees the agent
         for simulator in (options("simulator") if source == "simulator" else ["none"])
     ],
 )

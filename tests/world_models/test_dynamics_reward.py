@@ -1,4 +1,4 @@
-"""The dynamics reward: its formula, its game's losses, what it learns, and that seeds stay apart."""
+"""The dynamics reward: its formula, its game, what it learns, and that seeds stay apart."""
 
 import math
 from functools import partial
