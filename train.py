@@ -48,7 +48,7 @@ from world_models.sources import RolloutSource
 
 EPOCH_LINES = 10.0
 """Least seconds between two lines about a fit, where there is no progress bar."""
-FITTED = ("world_model",)
+FITTED = ("world_model", "dynamics_reward")
 """Groups whose option is fitted to the dataset before training, in this order."""
 KEEP_ALL = "world_models.filters.KeepAll"
 """The filter that does nothing."""
@@ -207,7 +207,7 @@ def fit(
 
             def on_progress(done: int, loss: float) -> None:
                 shown.advance_to(done)
-                shown.report(done, f"holdout error {loss:.4g}", pause=EPOCH_LINES)
+                shown.report(done, f"{model.fit_measure} {loss:.4g}", pause=EPOCH_LINES)
 
             described, reused = model_cache.fitted(
                 model,
@@ -222,7 +222,9 @@ def fit(
         seconds["fitting"] += time.monotonic() - begun
         if reused:
             console.print(f"{name}: reused, fitted earlier to the same data", highlight=False)
-        if isinstance(model, WorldModel) and not (run_dir / "world_model.png").is_file():
+        if not isinstance(model, WorldModel):
+            write_json(run_dir / f"{group}.json", described)
+        elif not (run_dir / "world_model.png").is_file():
             measured = diagnostics.measure(model, data)
             write_json(run_dir / "world_model.json", {**described, **measured})
             diagnostics.plot({**described, **measured}, run_dir / "world_model.png")
@@ -394,6 +396,18 @@ def require_parts_fit(config: DictConfig) -> None:
         raise ValueError(
             "a simulator is chosen, but the source does not step it; set source=simulator, or "
             "simulator=none"
+        )
+    judged = is_chosen(config.source) and config.filter._target_ != KEEP_ALL
+    scored = judged and "dynamics_reward" in arguments(config.filter)
+    if scored and not is_chosen(config.dynamics_reward):
+        raise ValueError(
+            f"filter={config.filter._target_} judges by a dynamics reward, but dynamics_reward="
+            "none; choose one, for example dynamics_reward=adversarial"
+        )
+    if is_chosen(config.dynamics_reward) and not scored:
+        raise ValueError(
+            "a dynamics reward is chosen, but no filter of a source asks for it; set filter=morec "
+            "and source=branched, or dynamics_reward=none"
         )
     if not is_chosen(config.source):
         return

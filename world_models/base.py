@@ -55,10 +55,12 @@ class Fitted(nn.Module, ABC):
     Attributes:
         fitted_on: fingerprint of the data.
         fit_unit: what `progress` counts, a word for the user.
+        fit_measure: what `progress` reports, as the user reads it.
     """
 
     fitted_on: str | None = None
     fit_unit: str = "epoch"
+    fit_measure: str = "holdout error"
 
     @abstractmethod
     def fit(self, data: Dataset, progress: FitProgress | None = None) -> dict[str, Any]:
@@ -66,8 +68,8 @@ class Fitted(nn.Module, ABC):
 
         Args:
             data: raw transitions.
-            progress: called now and then with how many `fit_unit`s are done and the mean holdout
-                loss.
+            progress: called now and then with how many `fit_unit`s are done and the mean
+                `fit_measure`.
         """
 
     def compile_update(self, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:

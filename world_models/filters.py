@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from world_models.base import Step
 
+Age = int | Tensor
+"""Steps made since a rollout began: one number for all rows, or `[*]`."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -35,14 +38,18 @@ class TransitionFilter(nn.Module, ABC):
     candidates: int = 1
 
     @abstractmethod
-    def forward(self, obs: Tensor, action: Tensor, step: Step) -> Verdict:
-        """Judge a step proposed for `obs [*, D]` and `action [*, A]`."""
+    def forward(self, obs: Tensor, action: Tensor, step: Step, age: Age = 0) -> Verdict:
+        """Judge a step proposed for `obs [*, D]` and `action [*, A]`.
+
+        Args:
+            age: steps that the rollout has behind it.
+        """
 
 
 class KeepAll(TransitionFilter):
     """Takes the model at its word: the base procedure of model-based policy optimisation."""
 
-    def forward(self, obs: Tensor, action: Tensor, step: Step) -> Verdict:
+    def forward(self, obs: Tensor, action: Tensor, step: Step, age: Age = 0) -> Verdict:
         everything = torch.ones_like(step.terminated[0])
         return Verdict(step, keep=everything, goes_on=everything)
 
@@ -62,7 +69,7 @@ class UncertaintyPenalty(TransitionFilter):
             raise ValueError(f"filter.penalty must not be negative, got {penalty}")
         self.penalty = penalty
 
-    def forward(self, obs: Tensor, action: Tensor, step: Step) -> Verdict:
+    def forward(self, obs: Tensor, action: Tensor, step: Step, age: Age = 0) -> Verdict:
         reward = penalised(step.reward, step.uncertainty, self.penalty)
         everything = torch.ones_like(step.terminated[0])
         step = Step(step.next_obs, reward, step.terminated, step.uncertainty, step.state)
@@ -86,10 +93,10 @@ class Chain(TransitionFilter):
         self.filters = nn.ModuleList(filters)
         self.candidates = filters[0].candidates
 
-    def forward(self, obs: Tensor, action: Tensor, step: Step) -> Verdict:
+    def forward(self, obs: Tensor, action: Tensor, step: Step, age: Age = 0) -> Verdict:
         keep = goes_on = torch.ones(obs.shape[:-1], dtype=torch.bool, device=obs.device)
         for part in self.filters:
-            verdict: Verdict = part(obs, action, step)
+            verdict: Verdict = part(obs, action, step, age)
             step = verdict.step
             keep, goes_on = keep & verdict.keep, goes_on & verdict.goes_on
         return Verdict(step, keep=keep, goes_on=goes_on)

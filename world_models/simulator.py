@@ -176,7 +176,7 @@ class ModelSimulator(Simulator):
             state = torch.where(begins.unsqueeze(-1), state, self._state)
         action = policy(obs)
         proposal = self.model.step(obs, action, self.filter.candidates, state)
-        verdict: Verdict = self.filter(obs, action, proposal)
+        verdict: Verdict = self.filter(obs, action, proposal, age - 1)
         rows = Transition(
             obs=obs,
             action=action,

@@ -96,10 +96,10 @@ class BranchedRollouts(RolloutSource):
         alive = torch.ones(starts.shape[:-1], dtype=torch.bool, device=starts.device)
         state = self.model.initial_state(obs)
         rows, kept = [], []
-        for _ in range(self.horizon):
+        for age in range(self.horizon):
             action = policy(obs)
             proposal = self.model.step(obs, action, self.filter.candidates, state)
-            verdict: Verdict = self.filter(obs, action, proposal)
+            verdict: Verdict = self.filter(obs, action, proposal, age)
             row = Transition(
                 obs=obs,
                 action=action,

@@ -61,6 +61,7 @@ def test_every_tuned_file_belongs_to_an_algorithm_and_a_dataset_and_wins(tuned):
         for agent, world_model, source, filter_ in product(
             options("agent"), options("world_model"), options("source"), options("filter")
         )
+        if filter_ == "none" or agent == "sac"  # a filter never sees the agent
         for simulator in (options("simulator") if source == "simulator" else ["none"])
     ],
 )
@@ -81,24 +82,31 @@ def test_every_combination_builds(make_batch, agent, world_model, source, simula
             config.source[key] = 10
     built = instantiate(config.agent)(spec=SPEC, seeds=2, updates=10)
     assert isinstance(built, Agent)
-    assert isinstance(instantiate(config.filter)(), TransitionFilter)
+    parts = {}
+    if is_chosen(config.dynamics_reward):
+        config.dynamics_reward.keep = 20  # as many snapshots as make two
+        settings = {k: v for k, v in config.dynamics_reward.items() if k != "path"}
+        parts["dynamics_reward"] = instantiate(settings)(spec=SPEC, seeds=2, seed=0)
+    assert isinstance(instantiate(config.filter)(**parts), TransitionFilter)
     model = None
     if is_chosen(config.world_model):
         settings = {k: v for k, v in config.world_model.items() if k != "path"}
         model = instantiate(settings)(spec=SPEC, seeds=2, seed=0)
         assert isinstance(model, WorldModel)
+        parts["world_model"] = model
     try:
         require_parts_fit(config)
     except ValueError:
         # Refused before anything is built, which test_mistakes covers.
-        assert model is None or "simulator" in (source, simulator)
+        unused = "dynamics_reward" in parts and source == "none"
+        assert model is None or unused or "simulator" in (source, simulator)
         return
 
     class Data:
         transitions = make_batch(30, action_dim=1)
         spec = SPEC
 
-    mixture, sources = build_streams(config, Data(), {"world_model": model}, "cpu")
+    mixture, sources = build_streams(config, Data(), parts, "cpu")
     stream = "simulator" if source == "simulator" else "synthetic"
     rows = {"real": 20} if not sources else {"real": 1, stream: 19}
     assert mixture.rows == rows
@@ -116,13 +124,24 @@ def test_an_agent_alone_gives_a_sensible_run(agent):
 
 def test_no_hyperparameter_hides_in_python():
     """Constructors named in conf/ take every number from there."""
-    for group in ("agent", "world_model", "simulator", "source", "filter", "online"):
+    for group in (
+        "agent",
+        "world_model",
+        "dynamics_reward",
+        "simulator",
+        "source",
+        "filter",
+        "online",
+    ):
         for option in options(group):
             if option == "none" and group != "filter":
                 continue
             config = composed(f"{group}={option}", "dataset=file", "dataset.path=x.npz")[group]
-            signature = inspect.signature(get_object(config._target_).__init__)
-            defaults = [p.name for p in signature.parameters.values() if p.default is not p.empty]
+            kinds = [get_object(node._target_) for node in (config, config.get("game")) if node]
+            parameters = [
+                p for k in kinds for p in inspect.signature(k.__init__).parameters.values()
+            ]
+            defaults = [p.name for p in parameters if p.default is not p.empty]
             assert not defaults, f"{group}={option}: {defaults} have values in Python"
 
 

@@ -47,6 +47,8 @@ def recorded(tmp_path):
         (["device=cuda:77"], "use device=cpu"),
         (["compile=sometimes"], "use auto, true or false"),
         (["world_model=none"], "choose one, for example world_model=ensemble"),
+        (["filter=morec", "dynamics_reward=none"], "for example dynamics_reward=adversarial"),
+        (["dynamics_reward=plain"], "no filter of a source asks for it"),
         (["source=simulator"], "set filter=none"),
         (["simulator=perturbed"], "set source=simulator"),
         (["source=simulator", "simulator=none"], "for example simulator=perturbed"),

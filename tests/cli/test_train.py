@@ -149,6 +149,31 @@ def test_a_reused_world_model_changes_nothing_but_the_time(train, tmp_path):
     assert same(state_of(a), state_of(run_dir_of(tmp_path / "c")))
 
 
+def test_a_dynamics_reward_is_fitted_once_and_kept_with_the_run(train, tmp_path):
+    small = (
+        "algorithm=morec_mopo",
+        "updates=20",
+        "dynamics_reward.hidden=[16]",
+        "dynamics_reward.iterations=40",
+        "dynamics_reward.game.player_hidden=[16]",
+        "dynamics_reward.game.behaviour_updates=5",
+        "dynamics_reward.game.learning_rate=0.01",
+        "dynamics_reward.snapshot_every=40",
+    )
+    for root in "ab":
+        done = train(*small, f"root={tmp_path / root}")
+        assert done.returncode == 0, done.stderr
+        assert ("dynamics reward: reused" in done.stdout) == (root == "b")
+    a, b = (run_dir_of(tmp_path / root, "morec_mopo") for root in "ab")
+    assert same(state_of(a), state_of(b))
+    described = json.loads((b / "dynamics_reward.json").read_text())
+    assert described["snapshots"] == 1 and len(described["reward_recorded"]) == 1
+    # A finished run that lost its summary is taken up again with its own copy of the reward.
+    (b / "summary.json").unlink()
+    resumed = train(*small, f"root={tmp_path / 'b'}", f"cache={tmp_path / 'empty'}")
+    assert resumed.returncode == 0 and "resuming" in resumed.stdout, resumed.stderr
+
+
 def test_without_a_world_model_the_agent_learns_from_the_data_alone(train, command, tmp_path):
     small = [s for s in train.small if not s.startswith(("world_model", "source"))]
     done = command("train.py", "algorithm=sac", f"root={tmp_path / 'runs'}", *small)

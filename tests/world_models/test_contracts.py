@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from datasets.build import build
 from envs.specs import Spec
 from world_models.base import Step
+from world_models.dynamics_reward import DynamicsReward
 from world_models.filters import KeepAll
 
 SEEDS, ROWS, D, A = 2, 6, 3, 1
@@ -145,9 +146,22 @@ def test_a_step_is_a_tree_with_and_without_a_state():
         assert len(leaves) == count and (again.state is None) == (each.state is None)
 
 
+class Distance(DynamicsReward):
+    """Stands for a fitted dynamics reward."""
+
+    def __init__(self):
+        torch.nn.Module.__init__(self)
+
+    def score(self, obs, action, next_obs):
+        return -next_obs.square().sum(-1)
+
+
 @pytest.mark.parametrize("option", options("filter"))
 def test_a_filter_leaves_one_candidate_and_judges_every_row(option):
-    judge = instantiate(settings("filter", option))
+    numbers = settings("filter", option)
+    asked = inspect.signature(get_object(numbers["_target_"]).__init__).parameters
+    parts = {"dynamics_reward": Distance()} if "dynamics_reward" in asked else {}
+    judge = instantiate(numbers)(**parts)
     k = judge.candidates
     step = Step(
         next_obs=torch.randn(k, SEEDS, ROWS, D),

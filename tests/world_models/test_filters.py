@@ -19,7 +19,7 @@ class Best(TransitionFilter):
 
     candidates = 2
 
-    def forward(self, obs, action, step):
+    def forward(self, obs, action, step, age=0):
         chosen = Step(
             step.next_obs[1:], step.reward[1:] + 10, step.terminated[1:], step.uncertainty
         )

@@ -272,7 +272,7 @@ class Counter(WorldModel):
 class StopAt(TransitionFilter):
     """Ends a rollout at a state without keeping that row."""
 
-    def forward(self, obs, action, step):
+    def forward(self, obs, action, step, age=0):
         inside = step.next_obs[0, ..., 0] < 3
         return Verdict(step, keep=inside, goes_on=inside)
 

@@ -37,7 +37,7 @@ class StopAt(TransitionFilter):
         super().__init__()
         self.limit, self.keep_last = limit, keep_last
 
-    def forward(self, obs, action, step):
+    def forward(self, obs, action, step, age=0):
         inside = step.next_obs[0, ..., 0] < self.limit
         keep = torch.ones_like(inside) if self.keep_last else inside
         return Verdict(step, keep=keep, goes_on=inside)

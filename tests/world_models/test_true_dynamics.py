@@ -117,7 +117,7 @@ class Watching(TransitionFilter):
         super().__init__()
         self.states = []
 
-    def forward(self, obs, action, step):
+    def forward(self, obs, action, step, age=0):
         self.states.append(step.state[0])
         goes_on = torch.ones_like(step.terminated[0])
         goes_on[:, 0] = False
@@ -140,7 +140,7 @@ def test_a_rollout_that_stands_still_keeps_its_state_too():
 class Forgetful(TransitionFilter):
     """Rebuilds a step without its state."""
 
-    def forward(self, obs, action, step):
+    def forward(self, obs, action, step, age=0):
         everything = torch.ones_like(step.terminated[0])
         step = Step(step.next_obs, step.reward, step.terminated, step.uncertainty)
         return Verdict(step, keep=everything, goes_on=everything)
