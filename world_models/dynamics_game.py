@@ -86,7 +86,7 @@ class DynamicsGame:
                 f"dynamics_reward.game.noise_scale={list(noise_scale)} must be [low, high] with "
                 "0 < low <= high"
             )
-        self.numbers = {
+        self.numbers: dict[str, Any] = {
             "learning_rate": learning_rate,
             "entropy_bonus": entropy_bonus,
             "starts": starts,
