@@ -25,7 +25,7 @@ from datasets.replay import Mixture, Replay
 from envs.evaluation import Evaluator
 from training import checkpoint, entry, model_cache, reports
 from training.compilation import wanted, wrapper
-from training.files import lock_directory, write_json, write_text
+from training.files import lock_directory, write_atomically, write_json, write_text
 from training.logging import Log
 from training.loop import Periods, train
 from training.progress import stage
@@ -39,9 +39,9 @@ from training.run_directory import (
 )
 from training.seeding import evaluation_seed, seed_everything, side_stream
 from training.value_probe import ValueProbe
-from world_models import diagnostics
+from world_models import diagnostics, selection_diagnostics
 from world_models.base import Fitted, WorldModel
-from world_models.sources import RolloutSource
+from world_models.sources import BranchedRollouts, RolloutSource
 
 EPOCH_LINES = 10.0
 """Least seconds between two lines about a fit, where there is no progress bar."""
@@ -102,6 +102,8 @@ def _train(
             )
     agent.attach(parts.get("world_model"))
     mixture, sources = build_streams(config, data, parts, device)
+    if "dynamics_reward" in parts:
+        measure_selection(parts, described["dynamics_reward"], sources, data, config, run_dir)
 
     probe = build_probe(config, data, agent, mixture, sources)
     log = Log(run_dir / METRICS, instantiate(config.logger), config.seeds)
@@ -209,6 +211,28 @@ def fit(
             write_json(run_dir / "world_model.json", {**described, **measured})
             diagnostics.plot({**described, **measured}, run_dir / "world_model.png")
     return model, described
+
+
+def measure_selection(
+    parts: dict[str, Any],
+    described: dict[str, Any],
+    sources: dict[str, RolloutSource],
+    data: Dataset,
+    config: DictConfig,
+    run_dir: Path,
+) -> None:
+    """Write how well the dynamics reward chooses and what its filter does to rollouts, once."""
+    picture = run_dir / "dynamics_reward.png"
+    filters = [source.filter for source in sources.values() if isinstance(source, BranchedRollouts)]
+    if picture.is_file() or not filters:
+        return
+    model, reward = parts["world_model"], parts["dynamics_reward"]
+    with side_stream(config.seed, next(reward.buffers()).device):
+        measured = selection_diagnostics.measure(model, reward, filters[0], data)
+    figure = selection_diagnostics.figure(measured)
+    del measured["one_step"]["points"]
+    write_json(run_dir / "dynamics_reward.json", {**described, **measured})
+    write_atomically(picture, lambda file: figure.savefig(file, format="png", dpi=120))
 
 
 def build_streams(

@@ -161,9 +161,7 @@ def _follow(
     state = model.initial_state(obs)
     alive = torch.ones(obs.shape[:-1], dtype=torch.bool, device=obs.device)
     errors, lives, cuts = [], [], []
-    for age, (act, wanted) in enumerate(
-        zip(action.unbind(1), true[:, 1:].unbind(1), strict=True)
-    ):
+    for age, (act, wanted) in enumerate(zip(action.unbind(1), true[:, 1:].unbind(1), strict=True)):
         act = act.expand(seeds, -1, -1)
         verdict = judge(obs, act, model.step(obs, act, candidates, state), age)
         obs = verdict.step.next_obs[0]
@@ -221,7 +219,7 @@ def measure(
     steps: int = 100,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """`one_step` and `rollouts` on recorded episodes that the fits did not see, where there are any.
+    """`one_step` and `rollouts` on recorded episodes, if possible on those that no fit saw.
 
     Args:
         rows: at most so many transitions for `one_step`.

@@ -35,14 +35,14 @@ class Budget:
     """
 
     seeds: int = 4
-    iterations: int = 4_000
+    iterations: int = 3_000
     starts: int = 64
     horizon: int = 10
     epochs: int = 200
     windows: int = 20
 
 
-QUICK: dict[str, Any] = {"iterations": 500, "epochs": 40}
+QUICK: dict[str, Any] = {"iterations": 1_000, "epochs": 60}
 MODEL = {"hidden": [64, 64], "weight_decay": [2.5e-5, 5.0e-5, 1.0e-4], "heldout_episodes": 0}
 REWARD = {"hidden": [128, 128], "heldout_episodes": 0}
 PLAYERS = {"player_hidden": [64, 64], "behaviour_updates": 1_000}
