@@ -6,7 +6,7 @@ the share of groups whose best candidate is the one chosen.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,9 @@ from world_models.dynamics_reward import DynamicsReward
 from world_models.filters import KeepAll, TransitionFilter
 from world_models.fitting import held_out_episodes, rows_of
 from world_models.measures import plain, quantile, spearman
+
+Score = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""`(obs [S, B, D], action [S, B, A], next_obs [K, S, B, D]) -> [K, S, B]`, see `DynamicsReward`."""
 
 _CONSTANT = 1e-6  # a column whose std is below it has no unit to measure errors in
 _TINY = 1e-9  # keeps the logarithm of an error finite
@@ -66,7 +69,7 @@ def true_rows(simulator: Simulator, obs: Tensor, action: Tensor) -> Transition:
 @torch.no_grad()
 def one_step(
     model: WorldModel,
-    reward: DynamicsReward,
+    score_of: Score,
     rows: Transition,
     ruler: Ruler,
     *,
@@ -86,7 +89,7 @@ def one_step(
     obs, action, true = (x.expand(seeds, *x.shape) for x in (rows.obs, rows.action, rows.next_obs))
     proposed = model.step(obs, action, candidates, model.initial_state(obs)).next_obs
     error = ruler.error(proposed, true)  # [K, S, B]
-    scored = reward.score(obs, action, proposed)
+    scored = score_of(obs, action, proposed)
     # What has no score is never chosen and has no order among the rest.
     score = scored.nan_to_num(-math.inf)
     picked = score.argmax(0, keepdim=True)
@@ -108,7 +111,7 @@ def one_step(
         "error_random": plain(error.mean((0, 2))),
         "error_chosen": plain(error.gather(0, picked)[0].mean(1)),
         "error_best": plain(error.amin(0).mean(1)),
-        "reward_true": plain(reward.score(obs, action, true.unsqueeze(0))[0].mean(1)),
+        "reward_true": plain(score_of(obs, action, true.unsqueeze(0))[0].mean(1)),
         "reward_proposed": plain(scored.nanmean((0, 2))),
     }
     points = torch.stack([error[:, 0].flatten(), score[:, 0].flatten()])
@@ -241,7 +244,7 @@ def measure(
     candidates = transition_filter.candidates
     return {
         "one_step": one_step(
-            model, reward, data.transitions[chosen].to(device), ruler, candidates=candidates
+            model, reward.score, data.transitions[chosen].to(device), ruler, candidates=candidates
         ),
         "rollouts": rollouts(
             model, transition_filter, obs.to(device), action.to(device), ruler, seed=seed

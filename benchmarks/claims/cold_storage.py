@@ -90,7 +90,7 @@ def run(recipe: str, budget: Budget) -> dict[str, Any]:
         )
         policies[point] = {
             "one_step": selection_diagnostics.one_step(
-                model, reward, rows, ruler, candidates=judge.candidates
+                model, reward.score, rows, ruler, candidates=judge.candidates
             ),
             "rollouts": selection_diagnostics.rollouts(model, judge, obs, action, ruler, seed=0),
         }

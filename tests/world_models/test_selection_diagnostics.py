@@ -4,24 +4,26 @@ import math
 
 import pytest
 import torch
-from torch import nn
 
 from envs.specs import Spec
 from envs.true_dynamics import simulator_for
 from world_models import selection_diagnostics as selection
-from world_models.base import Step
+from world_models.base import Step, WorldModel
 from world_models.filters import KeepAll, TransitionFilter, Verdict
 
 OFFSETS = torch.tensor([0.4, -0.1, 0.2, -0.3, 0.0])
 
 
-class Offsets(nn.Module):
+class Offsets(WorldModel):
     """Candidate k is the true step, s' = s + a, moved by an offset of its own."""
 
     seeds = 2
 
-    def initial_state(self, obs):
-        return None
+    def fit(self, data, progress=None):
+        return {}
+
+    def signature(self):
+        return {}
 
     def step(self, obs, action, candidates=1, state=None):
         moved = obs + action + OFFSETS[:candidates].view(-1, 1, 1, 1)
@@ -29,14 +31,9 @@ class Offsets(nn.Module):
         return Step(moved, moved[..., 0], flags, torch.zeros(obs.shape[:-1]))
 
 
-class Distance:
-    """A perfect reward: minus the true error; with `sign` -1 the worst one."""
-
-    def __init__(self, sign=1.0):
-        self.sign = sign
-
-    def score(self, obs, action, next_obs):
-        return -self.sign * (next_obs - obs - action).abs().mean(-1)
+def closeness(obs, action, next_obs):
+    """A perfect reward: minus the true error."""
+    return -(next_obs - obs - action).abs().mean(-1)
 
 
 class Best(TransitionFilter):
@@ -66,7 +63,9 @@ RULER = selection.Ruler(torch.tensor([0]), torch.tensor([2.0]))
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_a_perfect_reward_orders_every_group_and_its_opposite_none(rows, sign):
-    found = selection.one_step(Offsets(), Distance(sign), rows, RULER, candidates=5)
+    found = selection.one_step(
+        Offsets(), lambda *at: sign * closeness(*at), rows, RULER, candidates=5
+    )
     assert found["rank"] == pytest.approx([-sign] * 2)
     assert found["hit"] == [float(sign > 0)] * 2
     wanted = 0.0 if sign > 0 else 0.2
@@ -80,22 +79,20 @@ def test_a_perfect_reward_orders_every_group_and_its_opposite_none(rows, sign):
 
 
 def test_a_blind_reward_hits_by_chance_and_one_without_scores_breaks_nothing(rows):
-    class Blind:
-        def score(self, obs, action, next_obs):
-            return torch.rand(next_obs.shape[:-1])
+    def blind(obs, action, next_obs):
+        return torch.rand(next_obs.shape[:-1])
 
-    class Silent:
-        def score(self, obs, action, next_obs):
-            score = -next_obs.abs().sum(-1)
-            score[:3] = torch.nan
-            return score
+    def silent(obs, action, next_obs):
+        score = closeness(obs, action, next_obs)
+        score[:3] = torch.nan
+        return score
 
     many = type(rows)(*(getattr(rows, name).repeat_interleave(100, 0) for name in vars(rows)))
-    found = selection.one_step(Offsets(), Blind(), many, RULER, candidates=5)
+    found = selection.one_step(Offsets(), blind, many, RULER, candidates=5)
     # 3000 rows: three standard errors of the share are 0.022, of the mean correlation 0.028.
     assert found["hit"] == pytest.approx([0.2] * 2, abs=0.022)
     assert found["rank"] == pytest.approx([0.0] * 2, abs=0.028)
-    found = selection.one_step(Offsets(), Silent(), rows, RULER, candidates=5)
+    found = selection.one_step(Offsets(), silent, rows, RULER, candidates=5)
     assert found["rank"] == [None] * 2 and found["pearson"] == [None] * 2
 
 
