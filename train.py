@@ -103,7 +103,7 @@ def _train(
     agent.attach(parts.get("world_model"))
     mixture, sources = build_streams(config, data, parts, device)
     if "dynamics_reward" in parts:
-        measure_selection(parts, described["dynamics_reward"], sources, data, config, run_dir)
+        measure_selection(parts, sources, data, config, run_dir)
 
     probe = build_probe(config, data, agent, mixture, sources)
     log = Log(run_dir / METRICS, instantiate(config.logger), config.seeds)
@@ -215,14 +215,13 @@ def fit(
 
 def measure_selection(
     parts: dict[str, Any],
-    described: dict[str, Any],
     sources: dict[str, RolloutSource],
     data: Dataset,
     config: DictConfig,
     run_dir: Path,
 ) -> None:
     """Write how well the dynamics reward chooses and what its filter does to rollouts, once."""
-    picture = run_dir / "dynamics_reward.png"
+    picture = run_dir / "selection.png"
     filters = [source.filter for source in sources.values() if isinstance(source, BranchedRollouts)]
     if picture.is_file() or not filters:
         return
@@ -231,7 +230,7 @@ def measure_selection(
         measured = selection_diagnostics.measure(model, reward, filters[0], data)
     figure = selection_diagnostics.figure(measured)
     del measured["one_step"]["points"]
-    write_json(run_dir / "dynamics_reward.json", {**described, **measured})
+    write_json(run_dir / "selection.json", measured)
     write_atomically(picture, lambda file: figure.savefig(file, format="png", dpi=120))
 
 
