@@ -164,7 +164,9 @@ def task_claims(task: str, run: Mapping[str, Any], judged: bool) -> list[Claim]:
 
 def of(values: Sequence[float | None]) -> Estimate:
     """Over seeds; a seed without a finite value counts as infinitely bad, for an error."""
-    return estimate([math.inf if value is None else value for value in values])
+    if any(value is None for value in values):
+        return Estimate(math.inf, math.nan, [math.inf if v is None else v for v in values])
+    return estimate([value for value in values if value is not None])
 
 
 def at_the_end(rolled: Mapping[str, Any], statistic: str) -> tuple[Estimate, Estimate]:
