@@ -26,7 +26,7 @@ from envs.evaluation import Evaluator
 from envs.true_dynamics import simulator_for
 from training import checkpoint, entry, model_cache, reports
 from training.compilation import wanted, wrapper
-from training.files import lock_directory, write_json, write_text
+from training.files import lock_directory, write_atomically, write_json, write_text
 from training.lipschitz_probe import LipschitzProbe
 from training.logging import Log
 from training.loop import Periods, train
@@ -42,9 +42,9 @@ from training.run_directory import (
 )
 from training.seeding import evaluation_seed, seed_everything, side_stream
 from training.value_probe import ValueProbe
-from world_models import diagnostics
+from world_models import diagnostics, selection_diagnostics
 from world_models.base import Fitted, WorldModel
-from world_models.sources import RolloutSource
+from world_models.sources import BranchedRollouts, RolloutSource
 
 EPOCH_LINES = 10.0
 """Least seconds between two lines about a fit, where there is no progress bar."""
@@ -107,6 +107,8 @@ def _train(
     agent.attach(parts.get("world_model"))
     mixture, sources = build_streams(config, data, parts, device, online)
     refit = build_refit(online, parts, data, mixture, device)
+    if "dynamics_reward" in parts:
+        measure_selection(parts, sources, data, config, run_dir)
 
     probes = [
         probe
@@ -250,6 +252,27 @@ def build_refit(
     if online is None or not isinstance(real, GrowingReplay):
         return None
     return online.refit(parts.get("world_model"), data, real, device)
+
+
+def measure_selection(
+    parts: dict[str, Any],
+    sources: dict[str, RolloutSource],
+    data: Dataset,
+    config: DictConfig,
+    run_dir: Path,
+) -> None:
+    """Write how well the dynamics reward chooses and what its filter does to rollouts, once."""
+    picture = run_dir / "selection.png"
+    filters = [source.filter for source in sources.values() if isinstance(source, BranchedRollouts)]
+    if picture.is_file() or not filters:
+        return
+    model, reward = parts["world_model"], parts["dynamics_reward"]
+    with side_stream(config.seed, next(reward.buffers()).device):
+        measured = selection_diagnostics.measure(model, reward, filters[0], data)
+    figure = selection_diagnostics.figure(measured)
+    del measured["one_step"]["points"]
+    write_json(run_dir / "selection.json", measured)
+    write_atomically(picture, lambda file: figure.savefig(file, format="png", dpi=120))
 
 
 def build_streams(

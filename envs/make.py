@@ -10,15 +10,21 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.wrappers import TransformAction, TransformObservation
 
-from envs.edge_of_reach import ENV_ID, EPISODE_STEPS
+from envs import edge_of_reach, refrigerator
 from envs.observations import flatten, flatten_space
 from envs.physics import quieten, restore_contact_margin
 from envs.specs import Spec
 
-# A task of our own, beside those that Gymnasium and other packages register.
-gymnasium.register(
-    ENV_ID, entry_point="envs.edge_of_reach:EdgeOfReach", max_episode_steps=EPISODE_STEPS
-)
+# Tasks of our own, beside those that Gymnasium and other packages register.
+for _task, _environment in (
+    (edge_of_reach, edge_of_reach.EdgeOfReach),
+    (refrigerator, refrigerator.Refrigerator),
+):
+    gymnasium.register(
+        _task.ENV_ID,
+        entry_point=f"{_environment.__module__}:{_environment.__name__}",
+        max_episode_steps=_task.EPISODE_STEPS,
+    )
 
 # First parts of the names of gymnasium-robotics, for the hint that the package is missing.
 _ROBOTICS = (

@@ -117,6 +117,7 @@ _TABLE: tuple[tuple[str, tuple[int, ...], TerminationRule, tuple[int, ...]], ...
     ("Pusher", (2, 4, 5), never, ()),
     ("Pendulum", (1,), never, ()),
     ("ReverieEdgeOfReach", (0,), never, (2,)),
+    ("ReverieRefrigerator", (0,), never, (1,)),
     *(
         (f"AdroitHand{task}{kind}", (1,), never, ())
         for task in ("Door", "Hammer", "Relocate")

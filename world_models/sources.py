@@ -87,6 +87,11 @@ class BranchedRollouts(RolloutSource):
         self.model, self.filter = model, transition_filter
         self.horizon, self.starts, self.every = horizon, starts, every
         self.capacity = horizon * starts * retain
+        self._cut: Tensor | None = None  # [S], of the latest refresh
+
+    def measured(self) -> dict[str, Float[Tensor, " S"]]:
+        """`cut`: of the steps that were dreamed, the share at which the filter ended a rollout."""
+        return {} if self._cut is None else {"cut": self._cut}
 
     @torch.no_grad()
     def generate(
@@ -96,6 +101,7 @@ class BranchedRollouts(RolloutSource):
         alive = torch.ones(starts.shape[:-1], dtype=torch.bool, device=starts.device)
         state = self.model.initial_state(obs)
         rows, kept = [], []
+        cut, dreamed = torch.zeros(2, starts.shape[0], device=starts.device)
         for age in range(self.horizon):
             action = policy(obs)
             proposal = self.model.step(obs, action, self.filter.candidates, state)
@@ -111,11 +117,14 @@ class BranchedRollouts(RolloutSource):
             finite = row.next_obs.isfinite().all(-1) & row.reward.isfinite()
             rows.append(row)
             kept.append(alive & verdict.keep & finite)
+            cut = cut + (alive & ~verdict.goes_on).sum(1)
+            dreamed = dreamed + alive.sum(1)
             alive = alive & verdict.goes_on & finite & ~row.terminated
             # An ended rollout stands still: its rows are absent, but they must stay finite.
             obs = torch.where(alive.unsqueeze(-1), row.next_obs, obs)
             if state is not None:
                 state = torch.where(alive.unsqueeze(-1), carried(verdict, self.filter), state)
+        self._cut = cut / dreamed
         stacked = Transition(
             *(
                 torch.stack([getattr(row, name) for row in rows], 1).flatten(1, 2)

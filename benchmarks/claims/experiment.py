@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -30,11 +30,13 @@ from training.reports import read_metrics
 from training.seeding import evaluation_seed, seed_everything, side_stream
 from training.value_probe import EdgeTest, ValueProbe
 from world_models.base import WorldModel
+from world_models.dynamics_reward import DynamicsReward
 from world_models.filters import KeepAll, TransitionFilter
 from world_models.sources import BranchedRollouts, RolloutSource
 
 CONF = Path(__file__).parent.parent.parent / "conf"
 CPU = torch.device("cpu")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -105,18 +107,31 @@ def build(path: str, *, changes: Mapping[str, Any] | None = None, **given: Any) 
     return made(**given) if settings.get("_partial_") else made
 
 
-def run_all(jobs: Mapping[str, Callable[[], History]]) -> dict[str, History]:
+def build_reward(
+    recipe: str, *, changes: Mapping[str, Any], game: Mapping[str, Any], **given: Any
+) -> DynamicsReward:
+    """`dynamics_reward=<recipe>` with changed numbers, of it and of its game."""
+    settings = option("dynamics_reward/adversarial.yaml")
+    if recipe != "adversarial":
+        own = option(f"dynamics_reward/{recipe}.yaml")
+        own.pop("defaults")
+        settings = {**settings, **own, "game": {**settings["game"], **own["game"]}}
+    settings = {**settings, **changes, "game": {**settings["game"], **game}}
+    return instantiate(settings)(**given)
+
+
+def run_all(jobs: Mapping[str, Callable[[], T]]) -> dict[str, T]:
     """Independent arms side by side, one core each; put the longest first.
 
     The networks are small: two arms on a core each finish sooner than one arm on two.
     """
-    histories = Parallel(n_jobs=min(len(jobs), len(os.sched_getaffinity(0))))(
+    results = Parallel(n_jobs=min(len(jobs), len(os.sched_getaffinity(0))))(
         delayed(_on_one_core)(job) for job in jobs.values()
     )
-    return dict(zip(jobs, histories, strict=True))
+    return dict(zip(jobs, results, strict=True))
 
 
-def _on_one_core(job: Callable[[], History]) -> History:
+def _on_one_core(job: Callable[[], T]) -> T:
     torch.set_num_threads(1)
     return job()
 

@@ -20,7 +20,7 @@ from datasets.build import build, given_reference
 from datasets.cache import cache_root, cached_arrays
 from datasets.dataset import Dataset
 from datasets.names import short_name
-from envs import edge_of_reach
+from envs import edge_of_reach, refrigerator
 from envs.controllers import swing_up_pendulum
 from envs.make import make_raw_env, spec_of
 from envs.observations import flatten
@@ -246,6 +246,33 @@ def walks(
     return _record("edge-of-reach", shortened, episodes * episode_steps, seed, behaviour)
 
 
+def thermostats(
+    spec: Spec, *, episodes: int, seed: int, set_point: float, gain: float, noise: float
+) -> Arrays:
+    """Whole episodes of 100 steps of one thermostat with jitter.
+
+    Args:
+        spec: of ReverieRefrigerator-v0.
+        episodes: recorded episodes.
+        seed: of starts and actions.
+        set_point, gain: see `envs.refrigerator.thermostat`.
+        noise: standard deviation of what is added to the power, of which 1 is full.
+    """
+    _require_count("refrigerator", "episodes", episodes)
+    if noise < 0:
+        raise ValueError(f"builtin/refrigerator: noise={noise} must not be negative")
+
+    def behaviour(episode: int, rng: np.random.Generator) -> ActionOf:
+        def act(obs: np.ndarray) -> np.ndarray:
+            action = refrigerator.thermostat(torch.from_numpy(obs), set_point, gain).numpy()
+            return (action + 2.0 * rng.normal(0.0, noise, 1)).clip(-1.0, 1.0).astype(np.float32)
+
+        return act
+
+    assert spec.max_episode_steps is not None  # registered with 100
+    return _record("refrigerator", spec, episodes * spec.max_episode_steps, seed, behaviour)
+
+
 @dataclass(frozen=True)
 class Builtin:
     """How a builtin dataset comes about.
@@ -265,6 +292,7 @@ TASKS: dict[str, Builtin] = {
     "pendulum-mixed": Builtin("Pendulum-v1", pendulum_mixed, ("gymnasium",)),
     "hopper-random": Builtin("Hopper-v5", hopper_random, ("gymnasium", "mujoco")),
     "edge-of-reach": Builtin(edge_of_reach.ENV_ID, walks, ("gymnasium", "torch")),
+    "refrigerator": Builtin(refrigerator.ENV_ID, thermostats, ("gymnasium", "torch")),
 }
 
 

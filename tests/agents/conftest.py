@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
-from hydra.utils import get_class
+from hydra.utils import get_class, instantiate
 
 
 @pytest.fixture
@@ -28,10 +29,25 @@ def make_agent(spec):
 
 
 @pytest.fixture
+def make_model():
+    """A small ensemble as it starts, always the same, for agents that are attached to one."""
+
+    def make(spec, seeds, **changes):
+        settings = yaml.safe_load(Path("conf/world_model/ensemble.yaml").read_text())
+        del settings["path"]
+        small = {"hidden": [8], "weight_decay": [0.0, 0.0], "termination": "none", **changes}
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = instantiate({**settings, **small})(spec=spec, seeds=seeds, seed=0)
+        model.load_state_dict({**model.state_dict(), "fitted": torch.tensor(True)})
+        return model
+
+    return make
+
+
+@pytest.fixture
 def make_data(spec, make_batch):
     """A dataset of 2-row episodes with given returns."""
-    import torch
-
     from datasets.dataset import Dataset
 
     def make(*returns):

@@ -19,14 +19,16 @@ IMITATORS = {"bc"}  # learn from observations and actions alone
 
 
 @pytest.fixture(params=AGENTS)
-def build(request, spec):
+def build(request, spec, make_model):
     """Builds the agent of one YAML with small networks; every number comes from the YAML."""
 
     def make(seeds):
         settings = yaml.safe_load(Path(f"conf/agent/{request.param}.yaml").read_text())
         cls = get_class(settings.pop("_target_"))
         settings = {key: value for key, value in settings.items() if not key.startswith("_")}
-        return cls(spec=spec, seeds=seeds, updates=1000, **{**settings, "hidden": [16, 16]})
+        agent = cls(spec=spec, seeds=seeds, updates=1000, **{**settings, "hidden": [16, 16]})
+        agent.attach(make_model(spec, seeds))
+        return agent
 
     make.option = request.param
     return make
@@ -103,6 +105,18 @@ def test_state_dict_is_the_whole_truth(build, make_batch):
         other.update(batch)
     for name, value in agent.state_dict().items():
         assert torch.equal(value, other.state_dict()[name]), name
+
+
+def test_an_attached_world_model_is_no_part_of_the_agent(build, spec):
+    agent = build(2)
+    settings = yaml.safe_load(Path(f"conf/agent/{build.option}.yaml").read_text())
+    cls = get_class(settings.pop("_target_"))
+    settings = {key: value for key, value in settings.items() if not key.startswith("_")}
+    alone = cls(spec=spec, seeds=2, updates=1000, **{**settings, "hidden": [16, 16]})
+    assert agent.state_dict().keys() == alone.state_dict().keys()
+    alone.load_state_dict(agent.state_dict())
+    obs = torch.randn(2, 5, 3)
+    assert torch.equal(agent.act(obs, deterministic=True), alone.act(obs, deterministic=True))
 
 
 def test_the_value_behind_a_terminal_does_not_matter(build, make_batch):

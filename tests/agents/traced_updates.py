@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from hydra.utils import get_class
+from hydra.utils import get_class, instantiate
 
 from agents.base import Agent
 from datasets.replay import Mixture, Replay
@@ -39,7 +39,18 @@ def learner(option: str) -> Agent:
         regulariser, numbers = numbers_of(f"conf/regulariser/{part}.yaml")
         numbers |= REGULARISED[option]
         settings["regulariser"] = partial(regulariser, **numbers)
-    return cls(spec=SPEC, seeds=SEEDS, updates=100, **settings)
+    built = cls(spec=SPEC, seeds=SEEDS, updates=100, **settings)
+    built.attach(untrained_ensemble())
+    return built
+
+
+def untrained_ensemble() -> torch.nn.Module:
+    settings = yaml.safe_load(Path("conf/world_model/ensemble.yaml").read_text())
+    del settings["path"]
+    settings |= {"hidden": [8], "weight_decay": [0.0, 0.0], "termination": "none"}
+    model = instantiate(settings)(spec=SPEC, seeds=SEEDS, seed=0)
+    model.load_state_dict({**model.state_dict(), "fitted": torch.tensor(True)})
+    return model
 
 
 def learn(option: str, wrap) -> dict[str, torch.Tensor]:

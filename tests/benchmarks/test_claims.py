@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.claims import edge_of_reach, experiment, plane
+from benchmarks.claims import edge_of_reach, experiment, morec, plane
 from benchmarks.claims.experiment import History
 from benchmarks.claims.report import Claim, estimate, finish
 from envs import edge_of_reach as task
@@ -175,3 +175,33 @@ def test_verdicts_in_halfcheetah_compare_gap_and_return():
     assert holds(600.0, -500.0, -500.0, True) == [True, True, True, True]
     assert holds(60.0, 900.0, 901.0, True) == [False, False, False, True]
     assert holds(60.0, 900.0, 900.0, False) == [None, True, None, None]
+
+
+def test_verdicts_on_the_dynamics_reward_follow_the_numbers():
+    def rolled(off, on):
+        arm = {"alive": [[1.0, 0.5]] * 2, "length": [1.5, 1.5]}
+        return {
+            "steps": 2,
+            "unfiltered": {"mean": [[0.0, off]] * 2, "median": [[0.0, off]] * 2, **arm},
+            "filtered": {"mean": [[0.0, on], [0.0, on]], "median": [[0.0, on]] * 2, **arm},
+        }
+
+    def judged(good):
+        off, on, rank, hit = (2.0, 1.0, -0.5, 0.3) if good else (1.0, None, 0.5, 0.1)
+        one = {"pearson": [None, 0.1], "rank": [rank] * 2, "hit": [hit] * 2}
+        one |= {"error_chosen": [on] * 2, "error_random": [off] * 2, "error_best": [0.0] * 2}
+        policy = {"one_step": one, "rollouts": rolled(off, on)}
+        fridge = {"policies": {point: policy for point in ("5", "-3", "12")}}
+        task = {
+            "diagnostics": policy,
+            "returns": {"mopo": [1.0, 2.0], "morec_mopo": [2.0, 3.0]},
+            "transitions_per_second": {"unfiltered": 10.0, "filtered": 1.0},
+        }
+        claims = morec.fridge_claims(fridge, fridge) + morec.task_claims("hopper", task, True)
+        return [claim.holds for claim in claims]
+
+    fridge = [True, None] * 3 + [True, None]
+    assert judged(True) == [*fridge, True, True, True, None, None, None]
+    assert judged(False) == [
+        {True: False, None: None}[holds] for holds in [*fridge, True, True, True, None, None, None]
+    ]

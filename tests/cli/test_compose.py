@@ -6,6 +6,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object, instantiate
@@ -16,6 +17,7 @@ from envs.specs import Spec
 from train import build_streams, drop_foreign_numbers, is_chosen, require_parts_fit
 from training.run_directory import flat
 from world_models.base import WorldModel
+from world_models.ensemble import ProbabilisticEnsemble
 from world_models.filters import TransitionFilter
 
 CONF = Path("conf").resolve()
@@ -29,6 +31,12 @@ def options(group):
 def composed(*overrides, name="train"):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(name, overrides=list(overrides))
+
+
+def mark_fitted(model):
+    """Let an ensemble predict with the weights it starts from."""
+    model.load_state_dict({**model.state_dict(), "fitted": torch.tensor(True)})
+    return model
 
 
 SPEC = Spec(env_id="Pendulum-v1", obs_dim=3, action_dim=1, action_low=(-2.0,), action_high=(2.0,))
@@ -106,6 +114,14 @@ def test_every_combination_builds(make_batch, agent, world_model, source, simula
         transitions = make_batch(30, action_dim=1)
         spec = SPEC
 
+    if isinstance(model, ProbabilisticEnsemble):
+        mark_fitted(model)
+    try:
+        built.attach(model)
+    except ValueError as refused:
+        assert agent == "mobile" and world_model != "ensemble"
+        assert "choose world_model=ensemble" in str(refused)
+        return
     mixture, sources = build_streams(config, Data(), parts, "cpu")
     stream = "simulator" if source == "simulator" else "synthetic"
     rows = {"real": 20} if not sources else {"real": 1, stream: 19}
@@ -183,6 +199,9 @@ def test_a_regulariser_joins_every_agent_that_has_critics(make_batch, agent, reg
             build()
         return
     built = build()
+    if agent == "mobile":
+        settings = {k: v for k, v in config.world_model.items() if k != "path"}
+        built.attach(mark_fitted(instantiate(settings)(spec=SPEC, seeds=2, seed=0)))
     assert type(built.regulariser) is get_object(config.agent.regulariser._target_)
     measured = built.update(make_batch(2, 12, action_dim=1))
     assert set(measured) & {"regularisation", "spectral_bound"}

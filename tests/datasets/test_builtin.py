@@ -10,9 +10,10 @@ import yaml
 
 from datasets.cache import cache_root
 from datasets.readers import builtin
-from envs import edge_of_reach
+from envs import edge_of_reach, refrigerator
 from envs.make import make_env
 from envs.termination import rule_for_spec
+from envs.true_dynamics import simulator_for
 
 FOLDER = Path(__file__).parents[2] / "conf" / "dataset" / "builtin"
 PENDULUM = {
@@ -30,6 +31,16 @@ WALKS = {
     "episode_steps": 30,
     "seed": 0,
     "random": [1.0, 0.0],
+}
+
+THERMOSTATS = {
+    "name": "small",
+    "task": "refrigerator",
+    "episodes": 4,
+    "seed": 0,
+    "set_point": 5.0,
+    "gain": 0.05,
+    "noise": 0.05,
 }
 
 
@@ -71,7 +82,9 @@ def test_every_task_has_a_file_with_exactly_its_keys(task):
     assert {path.stem for path in FOLDER.glob("*.yaml")} == set(builtin.TASKS)
 
 
-@pytest.mark.parametrize("keys", [PENDULUM, HOPPER, WALKS], ids=lambda keys: keys["task"])
+@pytest.mark.parametrize(
+    "keys", [PENDULUM, HOPPER, WALKS, THERMOSTATS], ids=lambda keys: keys["task"]
+)
 def test_a_recording_is_the_same_bit_for_bit_wherever_it_is_made(
     keys, tmp_path, monkeypatch, recordings
 ):
@@ -185,6 +198,22 @@ def test_walks_are_the_environments_own_and_the_kinds_take_turns():
     straight = (rows.action - edge_of_reach.controller(rows.obs)).abs().amax(1) < 1e-6
     assert straight.reshape(6, 30).all(1).tolist() == [False, True] * 3
     assert data.reference.normalise(data.returns[1::2]).mean() == pytest.approx(100, abs=10)
+
+
+def test_thermostats_are_the_environments_own_and_keep_to_their_band():
+    data = builtin.load(**written("refrigerator"))
+    rows = data.transitions
+    assert len(data) == 2_000 and not rows.terminated.any() and data.valid_next.all()
+    # The true dynamics replay it, but for the noise that the environment adds.
+    step = simulator_for(data.spec, threads=1).step(rows.obs, rows.action)
+    noise = rows.next_obs - step.next_obs
+    assert noise.std() == pytest.approx(refrigerator.NOISE, rel=0.1) and noise.mean().abs() < 2e-3
+    torch.testing.assert_close(rows.reward, refrigerator.reward_of(rows.next_obs))
+    asked = refrigerator.thermostat(rows.obs, 5.0, 0.05)
+    assert ((rows.action - asked) / 2).std() == pytest.approx(0.05, rel=0.1)
+    assert rows.obs.min() > 2.0 and rows.obs.max() < 8.0
+    with pytest.raises(ValueError, match=r"noise=-1\.0"):
+        builtin.load(**{**THERMOSTATS, "noise": -1.0})
 
 
 def test_the_mixture_takes_turns_and_is_graded():

@@ -96,6 +96,17 @@ def test_a_filter_can_end_a_rollout_without_a_terminal(keep_last):
     assert not rows.terminated.any()
 
 
+def test_the_share_of_steps_at_which_the_filter_cuts_is_measured():
+    source = rollouts(Counter(), StopAt(3.0, True))
+    assert source.measured() == {}
+    source.generate(policy, STARTS)
+    # Three cuts in 3 + 2 + 1 steps; the second seed starts behind the limit.
+    assert source.measured()["cut"].tolist() == [0.5, 1.0]
+    source = rollouts(Counter(end=3.0))
+    source.generate(policy, STARTS)
+    assert source.measured()["cut"].tolist() == [0.0, 0.0]
+
+
 def test_a_penalty_reaches_the_stored_reward():
     rows, _ = rollouts(Counter(), UncertaintyPenalty(penalty=2.0)).generate(policy, STARTS)
     assert torch.equal(rows.reward, rows.obs[..., 0] - 2 * rows.obs[..., 0])

@@ -1,0 +1,98 @@
+"""SAC whose targets pay where a world model's members lead to different values: MOBILE.
+
+Model-Bellman inconsistency penalised offline policy optimisation, ICML 2023. The penalty is worked
+out anew in every update with the present policy and critics, so the rollouts carry none.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from agents.sac import SAC
+from datasets.transition import Transition
+from world_models.base import WorldModel
+
+Predict = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""`(obs, action) -> (mean, std)`, each `[S, E, B, D + 1]` over (next_obs, reward), by member."""
+
+
+class MOBILE(SAC):
+    """SAC with y = max(r - penalty U(s, a) + discount (1 - terminated) V(s'), floor).
+
+    Args:
+        penalty: beta, reward units per unit of value disagreement.
+        samples: n, next observations drawn from each member's Gaussian.
+        target_floor: least target, None for none; 0 is meant for rewards that are not negative.
+        sac: see `SAC`.
+
+    U is `disagreement` on dreamed rows and 0 on recorded ones. Needs a world model that predicts
+    by member: a probabilistic ensemble with at least two elites, given by `attach`.
+    """
+
+    predict: Predict | None = None
+
+    def __init__(
+        self, *, penalty: float, samples: int, target_floor: float | None, **sac: Any
+    ) -> None:
+        super().__init__(**sac)
+        if penalty < 0:
+            raise ValueError(f"agent.penalty={penalty} must not be negative")
+        if samples < 1:
+            raise ValueError(f"agent.samples={samples} must be at least 1")
+        self.penalty, self.samples, self.target_floor = penalty, samples, target_floor
+
+    def attach(self, model: WorldModel | None) -> None:
+        """Keep the model's prediction; as a function, the model stays out of `state_dict`.
+
+        Raises:
+            ValueError: no model, or one that does not predict by two members or more.
+        """
+        predict = getattr(model, "predict", None)
+        members = 0 if predict is None else int(getattr(model, "elites", 1))
+        if members < 2:
+            found = "there is none" if model is None else type(model).__name__
+            raise ValueError(
+                f"agent=mobile compares at least 2 members of a world model, but {found}"
+                f"{'' if model is None else f' gives {members}'}; choose world_model=ensemble with "
+                "world_model.elites of at least 2"
+            )
+        self.predict = predict
+
+    @torch.no_grad()
+    def target(self, batch: Transition) -> Float[Tensor, "S B"]:
+        """SAC's target less the penalty on dreamed rows, no lower than the floor."""
+        target = super().target(batch)
+        doubt = self.disagreement(batch.obs, batch.action)
+        # where, not a product: a recorded row must not care what the model makes of it.
+        target = target - self.penalty * torch.where(batch.is_real, 0.0, doubt)
+        return target if self.target_floor is None else target.clamp(min=self.target_floor)
+
+    def disagreement(
+        self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"]
+    ) -> Float[Tensor, "S B"]:
+        """U(s, a): unbiased std over members e of the mean over samples j of min_i Q'_i(s'_ej, a').
+
+        s'_ej is drawn from member e's Gaussian, a' from the policy there. No gradient reaches the
+        model, and terminations of s' do not count.
+
+        Raises:
+            RuntimeError: no world model was attached.
+
+        Source: MOBILE, the Bellman inconsistency and its public code. Differs: none.
+        """
+        if self.predict is None:
+            raise RuntimeError(
+                "MOBILE learns from a fitted world model and has none; call attach(model) first"
+            )
+        mean, std = (part[..., :-1].unsqueeze(2) for part in self.predict(obs, action))
+        seeds, members, _, rows, width = mean.shape
+        noise = torch.randn(
+            seeds, members, self.samples, rows, width, device=obs.device, dtype=obs.dtype
+        )
+        drawn = (mean + std * noise).flatten(1, 3)  # [S, E * n * B, D]
+        next_action, _ = self.actor.sample(drawn)
+        value = self.target_critics(drawn, next_action).amin(1)
+        return value.view(seeds, members, self.samples, rows).mean(2).std(1)
