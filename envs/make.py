@@ -10,15 +10,19 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.wrappers import TransformAction, TransformObservation
 
-from envs.edge_of_reach import ENV_ID, EPISODE_STEPS
+from envs import cartpole_swingup, edge_of_reach
 from envs.observations import flatten, flatten_space
 from envs.physics import quieten, restore_contact_margin
 from envs.specs import Spec
 
-# A task of our own, beside those that Gymnasium and other packages register.
-gymnasium.register(
-    ENV_ID, entry_point="envs.edge_of_reach:EdgeOfReach", max_episode_steps=EPISODE_STEPS
-)
+# Tasks of our own, beside those that Gymnasium and other packages register.
+for _task, _entry_point in (
+    (edge_of_reach, "envs.edge_of_reach:EdgeOfReach"),
+    (cartpole_swingup, "envs.cartpole_swingup:CartPoleSwingUp"),
+):
+    gymnasium.register(
+        _task.ENV_ID, entry_point=_entry_point, max_episode_steps=_task.EPISODE_STEPS
+    )
 
 # First parts of the names of gymnasium-robotics, for the hint that the package is missing.
 _ROBOTICS = (

@@ -41,9 +41,10 @@ _D4RL: tuple[tuple[str, float, float], ...] = (
 )
 
 # Means over 1000 episodes with starts seeded 0 to 999, Gymnasium 1.4, standard errors 9.3 (random
-# pendulum), 2.8 (controller), 0.5 (random hopper), 0.10 and 0.03 (plane). Uniformly random actions
-# mark 0. 100 is marked in Pendulum-v1 by `envs.controllers.swing_up_pendulum` at full strength, on
-# the plane by `envs.edge_of_reach.controller`.
+# pendulum), 2.8 (controller), 0.5 (random hopper), 0.10 and 0.03 (plane), 0.12 and 0.03
+# (cart-pole). Uniformly random actions mark 0. 100 is marked in Pendulum-v1 by
+# `envs.controllers.swing_up_pendulum` at full strength, on the plane and the cart-pole by the
+# `controller` of their modules in `envs`.
 _BUILTIN: dict[str, Reference] = {
     "builtin/pendulum-mixed": Reference(
         -1220.8, -147.0, "measured in Pendulum-v1: random actions, scripted swing-up controller"
@@ -54,6 +55,9 @@ _BUILTIN: dict[str, Reference] = {
     ),
     "builtin/edge-of-reach": Reference(
         3.85, 26.84, "measured in ReverieEdgeOfReach-v0: random actions, straight to the hill"
+    ),
+    "builtin/cartpole-swingup": Reference(
+        3.65, 193.13, "measured in ReverieCartPoleSwingUp-v0: random actions, scripted controller"
     ),
 }
 

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from envs.cartpole_swingup import RAIL
 from envs.specs import Spec
 
 TerminationRule = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -67,6 +68,10 @@ def inverted_double_pendulum(obs: Obs, action: Action, next_obs: Obs) -> Ended:
     return ~(_finite(next_obs) & (tip > 1.0))
 
 
+def cartpole_swingup(obs: Obs, action: Action, next_obs: Obs) -> Ended:
+    return ~(_finite(next_obs) & (next_obs[..., 0].abs() <= RAIL))
+
+
 def rule_for(env_id: str) -> TerminationRule | None:
     """The rule of a task in its standard configuration, None when it is not known.
 
@@ -117,6 +122,7 @@ _TABLE: tuple[tuple[str, tuple[int, ...], TerminationRule, tuple[int, ...]], ...
     ("Pusher", (2, 4, 5), never, ()),
     ("Pendulum", (1,), never, ()),
     ("ReverieEdgeOfReach", (0,), never, (2,)),
+    ("ReverieCartPoleSwingUp", (0,), cartpole_swingup, (5,)),
     *(
         (f"AdroitHand{task}{kind}", (1,), never, ())
         for task in ("Door", "Hammer", "Relocate")

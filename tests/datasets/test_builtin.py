@@ -10,7 +10,7 @@ import yaml
 
 from datasets.cache import cache_root
 from datasets.readers import builtin
-from envs import edge_of_reach
+from envs import cartpole_swingup, edge_of_reach
 from envs.make import make_env
 from envs.termination import rule_for_spec
 
@@ -31,6 +31,16 @@ WALKS = {
     "seed": 0,
     "random": [1.0, 0.0],
 }
+
+
+SWINGUPS = {
+    "name": "small",
+    "task": "cartpole-swingup",
+    "steps": 600,
+    "seed": 0,
+    "random": [0.0, 1.0],
+}
+RECORDINGS = [PENDULUM, HOPPER, WALKS, SWINGUPS]
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +81,7 @@ def test_every_task_has_a_file_with_exactly_its_keys(task):
     assert {path.stem for path in FOLDER.glob("*.yaml")} == set(builtin.TASKS)
 
 
-@pytest.mark.parametrize("keys", [PENDULUM, HOPPER, WALKS], ids=lambda keys: keys["task"])
+@pytest.mark.parametrize("keys", RECORDINGS, ids=lambda keys: keys["task"])
 def test_a_recording_is_the_same_bit_for_bit_wherever_it_is_made(
     keys, tmp_path, monkeypatch, recordings
 ):
@@ -147,7 +157,7 @@ def test_the_hopper_falls_and_the_last_episode_is_cut():
     assert data.reference.source.startswith("measured in Hopper-v5")
 
 
-@pytest.mark.parametrize("keys", [PENDULUM, HOPPER, WALKS], ids=lambda keys: keys["task"])
+@pytest.mark.parametrize("keys", RECORDINGS, ids=lambda keys: keys["task"])
 def test_rows_follow_each_other_and_the_environment(keys):
     data = builtin.load(**keys)
     rows, start, length = data.transitions, data.episode_starts[1], data.episode_lengths[1]
@@ -185,6 +195,17 @@ def test_walks_are_the_environments_own_and_the_kinds_take_turns():
     straight = (rows.action - edge_of_reach.controller(rows.obs)).abs().amax(1) < 1e-6
     assert straight.reshape(6, 30).all(1).tolist() == [False, True] * 3
     assert data.reference.normalise(data.returns[1::2]).mean() == pytest.approx(100, abs=10)
+
+
+def test_swingups_terminate_off_the_rail_only_and_the_kinds_take_turns():
+    data = builtin.load(**{**SWINGUPS, "steps": 1500})
+    rows = data.transitions
+    next_obs, reward, ended = cartpole_swingup.dynamics(rows.obs, rows.action)
+    torch.testing.assert_close(next_obs, rows.next_obs)
+    torch.testing.assert_close(reward, rows.reward)
+    assert torch.equal(ended, rows.terminated) and ended.any()
+    scores = data.reference.normalise(data.returns[:-1])  # the last is cut
+    assert scores[0::2].min() > 95 and scores[1::2].max() < 20
 
 
 def test_the_mixture_takes_turns_and_is_graded():
