@@ -31,7 +31,7 @@ from world_models.dictionary import (
     term_names,
 )
 from world_models.fitting import held_out_episodes, rows_of
-from world_models.termination import LearnedTermination, resolve
+from world_models.termination import Termination, resolve
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ class SINDy(WorldModel):
         gate_error: float,
         per_seed: bool,
         termination: str,
-        terminal_head: Callable[..., LearnedTermination],
+        terminal_head: Callable[..., Termination],
         heldout_episodes: int,
     ) -> None:
         super().__init__()

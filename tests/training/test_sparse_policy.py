@@ -23,7 +23,7 @@ NUMBERS = {
     "tolerance": 0.05,
     "alpha": 1e-6,
     "members": 5,
-    "library_ensemble": True,
+    "library_ensemble": False,
     "seed": 0,
 }
 
