@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.wrappers import TransformAction, TransformObservation
 
-from envs import edge_of_reach, refrigerator
+from envs import cartpole_swingup, edge_of_reach, refrigerator
 from envs.observations import flatten, flatten_space
 from envs.physics import quieten, restore_contact_margin
 from envs.specs import Spec
@@ -19,6 +19,7 @@ from envs.specs import Spec
 for _task, _environment in (
     (edge_of_reach, edge_of_reach.EdgeOfReach),
     (refrigerator, refrigerator.Refrigerator),
+    (cartpole_swingup, cartpole_swingup.CartPoleSwingUp),
 ):
     gymnasium.register(
         _task.ENV_ID,

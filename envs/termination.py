@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from envs.cartpole_swingup import RAIL
 from envs.specs import Spec
 
 TerminationRule = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -65,6 +66,10 @@ def inverted_double_pendulum(obs: Obs, action: Action, next_obs: Obs) -> Ended:
     upper = torch.atan2(next_obs[..., 2], next_obs[..., 4])
     tip = 0.6 * (torch.cos(lower) + torch.cos(lower + upper))
     return ~(_finite(next_obs) & (tip > 1.0))
+
+
+def cartpole_swingup(obs: Obs, action: Action, next_obs: Obs) -> Ended:
+    return ~(_finite(next_obs) & (next_obs[..., 0].abs() <= RAIL))
 
 
 def rule_for(env_id: str) -> TerminationRule | None:
@@ -118,6 +123,7 @@ _TABLE: tuple[tuple[str, tuple[int, ...], TerminationRule, tuple[int, ...]], ...
     ("Pendulum", (1,), never, ()),
     ("ReverieEdgeOfReach", (0,), never, (2,)),
     ("ReverieRefrigerator", (0,), never, (1,)),
+    ("ReverieCartPoleSwingUp", (0,), cartpole_swingup, (5,)),
     *(
         (f"AdroitHand{task}{kind}", (1,), never, ())
         for task in ("Door", "Hammer", "Relocate")

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 from mujoco import rollout
 from torch import Tensor
 
-from envs import edge_of_reach, refrigerator
+from envs import cartpole_swingup, edge_of_reach, refrigerator
 from envs.make import make_raw_env, require_spaces_match
 from envs.specs import Spec
 
@@ -379,6 +379,7 @@ TENSOR_DYNAMICS: dict[str, TensorDynamics] = {
     "Pendulum-v1": pendulum,
     edge_of_reach.ENV_ID: edge_of_reach.dynamics,
     refrigerator.ENV_ID: refrigerator.dynamics,
+    cartpole_swingup.ENV_ID: cartpole_swingup.dynamics,
 }
 """Tasks whose dynamics are a function of tensors, by exact environment id. Of a task with noise it
 is the expected step."""

@@ -288,7 +288,7 @@ class LearnedTermination(Termination):
         }
 
 
-def resolve(choice: str, spec: Spec, learned: Callable[[], LearnedTermination]) -> Termination:
+def resolve(choice: str, spec: Spec, learned: Callable[[], Termination]) -> Termination:
     """Turn `world_model.termination` into an object.
 
     Args:

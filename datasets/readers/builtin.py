@@ -20,7 +20,7 @@ from datasets.build import build, given_reference
 from datasets.cache import cache_root, cached_arrays
 from datasets.dataset import Dataset
 from datasets.names import short_name
-from envs import edge_of_reach, refrigerator
+from envs import cartpole_swingup, edge_of_reach, refrigerator
 from envs.controllers import swing_up_pendulum
 from envs.make import make_raw_env, spec_of
 from envs.observations import flatten
@@ -226,11 +226,7 @@ def walks(
     """
     _require_count("edge-of-reach", "episodes", episodes)
     _require_count("edge-of-reach", "episode_steps", episode_steps)
-    if not random or not all(0.0 <= share <= 1.0 for share in random):
-        raise ValueError(
-            f"builtin/edge-of-reach: random={list(random)} must list probabilities in [0, 1], at "
-            "least one; correct dataset.random"
-        )
+    _require_shares("edge-of-reach", random)
 
     def behaviour(episode: int, rng: np.random.Generator) -> ActionOf:
         share = random[episode % len(random)]
@@ -273,6 +269,37 @@ def thermostats(
     return _record("refrigerator", spec, episodes * spec.max_episode_steps, seed, behaviour)
 
 
+def cartpole_swingups(spec: Spec, *, steps: int, seed: int, random: Sequence[float]) -> Arrays:
+    """Swing-ups of `envs.cartpole_swingup`, more or less at random, cut after `steps` transitions.
+
+    Args:
+        spec: of ReverieCartPoleSwingUp-v0.
+        steps: recorded transitions.
+        seed: of starts and actions.
+        random: kinds of behaviour that take turns, each the probability per step, in [0, 1], of
+            holding a uniformly random action for 1 to 8 steps instead of the controller's.
+    """
+    _require_count("cartpole-swingup", "steps", steps)
+    _require_shares("cartpole-swingup", random)
+
+    def behaviour(episode: int, rng: np.random.Generator) -> ActionOf:
+        share = random[episode % len(random)]
+        held, remaining = 0.0, 0
+
+        def act(obs: np.ndarray) -> np.ndarray:
+            nonlocal held, remaining
+            if remaining == 0 and rng.random() < share:
+                held, remaining = rng.uniform(-1.0, 1.0), int(rng.integers(1, 9))
+            if remaining > 0:
+                remaining -= 1
+                return np.array([held], np.float32)
+            return cartpole_swingup.controller(torch.from_numpy(obs)).numpy()
+
+        return act
+
+    return _record("cartpole-swingup", spec, steps, seed, behaviour)
+
+
 @dataclass(frozen=True)
 class Builtin:
     """How a builtin dataset comes about.
@@ -293,6 +320,7 @@ TASKS: dict[str, Builtin] = {
     "hopper-random": Builtin("Hopper-v5", hopper_random, ("gymnasium", "mujoco")),
     "edge-of-reach": Builtin(edge_of_reach.ENV_ID, walks, ("gymnasium", "torch")),
     "refrigerator": Builtin(refrigerator.ENV_ID, thermostats, ("gymnasium", "torch")),
+    "cartpole-swingup": Builtin(cartpole_swingup.ENV_ID, cartpole_swingups, ("gymnasium", "torch")),
 }
 
 
@@ -341,6 +369,14 @@ def _record(
 def _require_count(task: str, key: str, value: int) -> None:
     if value < 1:
         raise ValueError(f"builtin/{task}: {key}={value} must be at least 1; raise dataset.{key}")
+
+
+def _require_shares(task: str, random: Sequence[float]) -> None:
+    if not random or not all(0.0 <= share <= 1.0 for share in random):
+        raise ValueError(
+            f"builtin/{task}: random={list(random)} must list probabilities in [0, 1], at least "
+            "one; correct dataset.random"
+        )
 
 
 def _kind(entry: Mapping[str, float]) -> tuple[float, float]:

@@ -10,7 +10,7 @@ import yaml
 
 from datasets.cache import cache_root
 from datasets.readers import builtin
-from envs import edge_of_reach, refrigerator
+from envs import cartpole_swingup, edge_of_reach, refrigerator
 from envs.make import make_env
 from envs.termination import rule_for_spec
 from envs.true_dynamics import simulator_for
@@ -42,6 +42,16 @@ THERMOSTATS = {
     "gain": 0.05,
     "noise": 0.05,
 }
+
+
+SWINGUPS = {
+    "name": "small",
+    "task": "cartpole-swingup",
+    "steps": 600,
+    "seed": 0,
+    "random": [0.0, 1.0],
+}
+RECORDINGS = [PENDULUM, HOPPER, WALKS, THERMOSTATS, SWINGUPS]
 
 
 @pytest.fixture(autouse=True)
@@ -82,9 +92,7 @@ def test_every_task_has_a_file_with_exactly_its_keys(task):
     assert {path.stem for path in FOLDER.glob("*.yaml")} == set(builtin.TASKS)
 
 
-@pytest.mark.parametrize(
-    "keys", [PENDULUM, HOPPER, WALKS, THERMOSTATS], ids=lambda keys: keys["task"]
-)
+@pytest.mark.parametrize("keys", RECORDINGS, ids=lambda keys: keys["task"])
 def test_a_recording_is_the_same_bit_for_bit_wherever_it_is_made(
     keys, tmp_path, monkeypatch, recordings
 ):
@@ -160,7 +168,7 @@ def test_the_hopper_falls_and_the_last_episode_is_cut():
     assert data.reference.source.startswith("measured in Hopper-v5")
 
 
-@pytest.mark.parametrize("keys", [PENDULUM, HOPPER, WALKS], ids=lambda keys: keys["task"])
+@pytest.mark.parametrize("keys", RECORDINGS, ids=lambda keys: keys["task"])
 def test_rows_follow_each_other_and_the_environment(keys):
     data = builtin.load(**keys)
     rows, start, length = data.transitions, data.episode_starts[1], data.episode_lengths[1]
@@ -214,6 +222,17 @@ def test_thermostats_are_the_environments_own_and_keep_to_their_band():
     assert rows.obs.min() > 2.0 and rows.obs.max() < 8.0
     with pytest.raises(ValueError, match=r"noise=-1\.0"):
         builtin.load(**{**THERMOSTATS, "noise": -1.0})
+
+
+def test_swingups_terminate_off_the_rail_only_and_the_kinds_take_turns():
+    data = builtin.load(**{**SWINGUPS, "steps": 1500})
+    rows = data.transitions
+    next_obs, reward, ended = cartpole_swingup.dynamics(rows.obs, rows.action)
+    torch.testing.assert_close(next_obs, rows.next_obs)
+    torch.testing.assert_close(reward, rows.reward)
+    assert torch.equal(ended, rows.terminated) and ended.any()
+    scores = data.reference.normalise(data.returns[:-1])  # the last is cut
+    assert scores[0::2].min() > 95 and scores[1::2].max() < 20
 
 
 def test_the_mixture_takes_turns_and_is_graded():

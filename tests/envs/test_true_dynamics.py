@@ -234,8 +234,9 @@ def test_pendulum_replays_float32_observations_in_any_shape():
     assert outcome.next_obs.dtype == torch.float32
 
 
-def test_the_plane_is_its_own_simulator():
-    spec = task("ReverieEdgeOfReach-v0")
+@pytest.mark.parametrize("env_id", ["ReverieEdgeOfReach-v0", "ReverieCartPoleSwingUp-v0"])
+def test_a_task_of_our_own_is_its_own_simulator(env_id):
+    spec = task(env_id)
     simulator = simulator_for(spec, threads=1)
     with closing(make_env(spec)) as env:
         obs, _ = env.reset(seed=0)

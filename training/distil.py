@@ -1,0 +1,170 @@
+"""Turn a trained policy into equations: `python -m training.distil run=runs/sindy_rl/x/0`.
+
+The teacher acts in the true environment and labels the states it meets; the student is a sparse
+polynomial fitted to them, acts itself, and the teacher labels what the student met (DAgger). Both
+are then scored on the same starts, and the student is printed and written as JSON, Python and C.
+"""
+
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from torch import Tensor
+
+from agents.base import Agent
+from envs.evaluation import Evaluator
+from training import checkpoint, entry
+from training.files import write_json, write_text
+from training.seeding import seed_everything
+from training.sparse_policy import SparsePolicy, distilled, labels
+
+Policy = Callable[[Tensor], Tensor]
+
+
+def distil(settings: DictConfig) -> float:
+    """Distil the last checkpoint of a run; returns the mean return of the sparse policies."""
+    console = Console()
+    run_dir = Path(settings.run)
+    saved = run_dir / checkpoint.FILE
+    if not (run_dir / "config.yaml").is_file() or not saved.is_file():
+        raise FileNotFoundError(
+            f"{run_dir} holds no config.yaml and {checkpoint.FILE}; give the directory of a run, "
+            "such as runs/sindy_rl/pendulum-mixed/0"
+        )
+    config = OmegaConf.load(run_dir / "config.yaml")
+    device = entry.pick_device(settings.device)
+    seed_everything(settings.seed)
+    facts = checkpoint.read_facts(saved)
+    agent: Agent = entry.build(
+        "agent",
+        instantiate(config.agent),
+        spec=facts.spec,
+        seeds=config.seeds,
+        updates=config.updates,
+    ).to(device)
+    checkpoint.load_agent(saved, agent, device)
+    teacher = entry.policy_on(agent, device)
+    sizes: dict[str, Any] = {"spec": facts.spec, "seeds": agent.seeds}
+    with closing(Evaluator(**sizes, episodes=settings.episodes)) as evaluator:
+        student, chosen = taught(teacher, evaluator, settings)
+    with closing(Evaluator(**sizes, episodes=settings.evaluation_episodes)) as evaluator:
+        seed = settings.seed + settings.rounds * settings.episodes + settings.episodes
+        returns = {
+            name: evaluator.episode_returns(policy, seed)[0].mean(1).tolist()
+            for name, policy in (("teacher", teacher), ("student", student.act))
+        }
+
+    weights = sum(parameter.numel() for parameter in _actor(agent)) // agent.seeds
+    result = {
+        "equations": student.equations(),
+        "terms": student.terms(),
+        "chosen": chosen,
+        "returns": returns,
+        "actor_parameters": weights,
+        "environment": facts.spec.env_id,
+    }
+    write_json(run_dir / "sparse_policy.json", result)
+    for lane in range(agent.seeds):
+        write_text(run_dir / f"sparse_policy_{lane}.py", student.python(lane))
+        write_text(run_dir / f"sparse_policy_{lane}.c", student.c(lane))
+        console.print(
+            f"seed {lane}: return {returns['student'][lane]:.1f} of {chosen[lane]['terms']} terms, "
+            f"{returns['teacher'][lane]:.1f} of its teacher's {weights:,} parameters",
+            highlight=False,
+        )
+        for line in student.equations()[lane]:
+            console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"written: {run_dir}/sparse_policy*", highlight=False, soft_wrap=True)
+    return float(np.mean(returns["student"]))
+
+
+def taught(
+    teacher: Policy, evaluator: Evaluator, settings: DictConfig
+) -> tuple[SparsePolicy, list[dict[str, Any]]]:
+    """The student after the last round, and what was chosen for each seed."""
+    rng = np.random.default_rng(settings.seed)
+    met: list[np.ndarray] = [np.empty((0, evaluator.spec.obs_dim))] * evaluator.seeds
+    acting, student, chosen = teacher, None, None
+    for turn in range(settings.rounds + 1):
+        new = visited(acting, evaluator, settings.seed + turn * settings.episodes)
+        met = [
+            _at_most(np.concatenate(pair), settings.rows, rng)
+            for pair in zip(met, new, strict=True)
+        ]
+        noisy = [
+            np.concatenate(
+                [
+                    rows + settings.noise * rows.std(0) * rng.standard_normal(rows.shape)
+                    for _ in range(settings.copies)
+                ]
+            )
+            for rows in met
+        ]
+        student, chosen = distilled(
+            evaluator.spec,
+            noisy,
+            [aims.numpy() for aims in _asked(teacher, noisy, settings.label_bound)],
+            met,
+            [torch.tanh(aims).numpy() for aims in _asked(teacher, met, settings.label_bound)],
+            degrees=settings.degrees,
+            thresholds=settings.thresholds,
+            tolerance=settings.tolerance,
+            alpha=settings.alpha,
+            members=settings.members,
+            library_ensemble=settings.library_ensemble,
+            seed=settings.seed,
+        )
+        acting = student.act
+    assert student is not None and chosen is not None
+    return student, chosen
+
+
+def visited(policy: Policy, evaluator: Evaluator, seed: int) -> list[np.ndarray]:
+    """States `[N, D]` that a policy meets in the true environment, for every seed."""
+    seen: list[Tensor] = []
+
+    def watched(obs: Tensor) -> Tensor:
+        seen.append(obs)
+        return policy(obs)
+
+    evaluator.run(watched, seed)
+    path = torch.stack(seen, 2)  # [S, P, T, D]
+    # Episodes that ended stand still until the last one did.
+    moving = torch.ones(path.shape[:3], dtype=torch.bool)
+    moving[:, :, 1:] = (path[:, :, 1:] != path[:, :, :-1]).any(-1)
+    return [lane[kept].double().numpy() for lane, kept in zip(path, moving, strict=True)]
+
+
+def _asked(teacher: Policy, rows: list[np.ndarray], bound: float) -> list[Tensor]:
+    """The teacher's labels for every seed's rows, all seeds at once."""
+    longest = max(len(lane) for lane in rows)
+    padded = np.stack([np.pad(lane, ((0, longest - len(lane)), (0, 0))) for lane in rows])
+    found = labels(teacher(torch.from_numpy(padded).float()), bound)
+    return [lane[: len(own)] for lane, own in zip(found, rows, strict=True)]
+
+
+def _at_most(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    return rows if len(rows) <= count else rows[rng.permutation(len(rows))[:count]]
+
+
+def _actor(agent: Agent) -> list[Tensor]:
+    """Parameters of the network that acts."""
+    actor = getattr(agent, "actor", agent)
+    return list(actor.parameters())
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="distil")
+def main(settings: DictConfig) -> float | None:
+    with entry.one_line_errors():
+        return distil(settings)
+
+
+if __name__ == "__main__":
+    entry.run(main)

@@ -1,0 +1,231 @@
+"""Sparse regression on a dictionary of monomials: pysindy fits it, one torch program evaluates it.
+
+SINDy (Brunton, Proctor, Kutz 2016) with the ensembles of E-SINDy (arXiv:2111.10992). pysindy's
+library says which monomials there are and its optimiser which of them matter; after that only a
+table of exponents and a matrix of coefficients are left, which torch evaluates for any number of
+rows at once on any device.
+"""
+
+import itertools
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+KINDS = ("affine", "quotient", "polynomial")
+"""What a dictionary may hold, see `library_of`."""
+
+# A compiled dictionary that differs from pysindy's own features by more is a different one.
+_AGREEMENT = 1e-9
+_TERM = re.compile(r"([xu])(\d+)(?:\^(\d+))?")
+
+
+class Monomials(nn.Module):
+    """F monomials of n inputs as products of gathered inputs, feature-major.
+
+    Args:
+        powers: `[F, n]` exponents.
+    """
+
+    index: Tensor
+
+    def __init__(self, powers: np.ndarray) -> None:
+        super().__init__()
+        degree = max(int(powers.sum(1).max(initial=0)), 1)
+        inputs = powers.shape[1]
+        index = np.full((degree, len(powers)), inputs)  # the row after the inputs holds ones
+        for feature, exponents in enumerate(powers):
+            factors = np.repeat(np.arange(inputs), exponents)
+            index[: len(factors), feature] = factors
+        self.register_buffer("index", torch.from_numpy(index), persistent=False)
+
+    def forward(self, inputs: Float[Tensor, "*lead n B"]) -> Float[Tensor, "*lead F B"]:
+        table = torch.cat([inputs, torch.ones_like(inputs[..., :1, :])], -2)
+        features = table[..., self.index[0], :]
+        for factor in self.index[1:]:
+            features = features * table[..., factor, :]
+        return features
+
+
+def library_of(kind: str, *, obs_dim: int, action_dim: int, degree: int, interactions: bool) -> Any:
+    """pysindy's library over inputs `x0.. u0..`.
+
+    - `affine`: monomials of the state of degree 1 to `degree`, the controls, and their products;
+      no constant. The paper's (arXiv:2403.09110).
+    - `quotient`: the same with a constant. Where an angle is given by cosine and sine, `reduced`
+      then drops every second power of a sine, without which c^2 + s^2 = 1 makes it singular.
+    - `polynomial`: all monomials of states and controls together, with a constant.
+
+    Args:
+        degree: highest power of the state, of `polynomial` of the controls too.
+        interactions: monomials of several states, such as x0 x1.
+    """
+    import pysindy  # takes seconds, and few runs need it
+
+    if kind not in KINDS:
+        raise ValueError(f"library={kind!r} is unknown; use one of {', '.join(KINDS)}")
+    if degree < 1:
+        raise ValueError(f"degree={degree} of a library must be at least 1")
+    options = {"degree": degree, "include_interaction": interactions}
+    if kind == "polynomial" or not action_dim:
+        return pysindy.PolynomialLibrary(**options, include_bias=kind != "affine")
+    return pysindy.GeneralizedLibrary(
+        [
+            pysindy.PolynomialLibrary(**options, include_bias=kind == "quotient"),
+            pysindy.PolynomialLibrary(degree=1, include_bias=False),
+        ],
+        tensor_array=[[1, 1]],
+        inputs_per_library=[
+            list(range(obs_dim)),
+            list(range(obs_dim, obs_dim + action_dim)),
+        ],
+    )
+
+
+def powers_of(library: Any, obs_dim: int, action_dim: int) -> np.ndarray:
+    """Exponents `[F, n]` of a library's features, proved against its own transform.
+
+    Raises:
+        ValueError: a feature is no monomial (Fourier, custom functions).
+    """
+    names = input_names(obs_dim, action_dim)
+    column = {name: index for index, name in enumerate(names)}
+    rows = np.random.default_rng(0).standard_normal((8, len(names)))
+    features = np.asarray(library.fit_transform(rows))
+    powers = np.zeros((features.shape[1], len(names)), int)
+    for feature, name in enumerate(library.get_feature_names(names)):
+        for kind, index, exponent in _TERM.findall(name):
+            powers[feature, column[kind + index]] += int(exponent or 1)
+    compiled = Monomials(powers).double()(torch.from_numpy(rows.T.copy())).numpy().T
+    wrong = np.abs(compiled - features).max(0) > _AGREEMENT
+    if wrong.any():
+        listed = np.array(library.get_feature_names(names))[wrong][:3].tolist()
+        raise ValueError(
+            f"the features {listed} of the library are not monomials, which is all that can be "
+            f"compiled; use one of {', '.join(KINDS)}"
+        )
+    return powers
+
+
+def reduced(powers: np.ndarray, sines: Sequence[int]) -> np.ndarray:
+    """`[F]` bool, monomials that are not repeated and hold every sine at most once."""
+    first = np.zeros(len(powers), bool)
+    first[np.unique(powers, axis=0, return_index=True)[1]] = True
+    return first & (powers[:, list(sines)] < 2).all(1)
+
+
+def input_names(obs_dim: int, action_dim: int) -> list[str]:
+    """`x0 x1 .. u0 u1 ..`, as equations and files call states and controls."""
+    return [f"x{i}" for i in range(obs_dim)] + [f"u{i}" for i in range(action_dim)]
+
+
+def term_names(powers: np.ndarray, inputs: Sequence[str]) -> list[str]:
+    """Monomials in words: `1`, `x0`, `x0^2 u0`."""
+
+    def word(exponents: np.ndarray) -> str:
+        parts = [
+            name if power == 1 else f"{name}^{power}"
+            for name, power in zip(inputs, exponents, strict=True)
+            if power
+        ]
+        return " ".join(parts) or "1"
+
+    return [word(exponents) for exponents in powers]
+
+
+def equation(left: str, terms: Mapping[str, float]) -> str:
+    """`x0' = +0.02 x3 -1.5 x1 u0`, four digits."""
+    right = " ".join(
+        f"{value:+.4g}" + (f" {name}" * (name != "1")) for name, value in terms.items()
+    )
+    return f"{left} = {right or '0'}"
+
+
+def sparse_fit(
+    features: np.ndarray, targets: np.ndarray, *, threshold: float, alpha: float
+) -> np.ndarray:
+    """One thresholded ridge regression `[T, F]` (STLSQ, unregularised on the final support)."""
+    import pysindy
+
+    with _quietly():
+        optimiser = pysindy.STLSQ(threshold=threshold, alpha=alpha)
+        return np.asarray(optimiser.fit(features, targets).coef_)
+
+
+def ensemble_fit(
+    features: np.ndarray,
+    targets: np.ndarray,
+    *,
+    threshold: float,
+    alpha: float,
+    members: int,
+    bagging: bool,
+    library_ensemble: bool,
+    seed: Sequence[int],
+) -> np.ndarray:
+    """`[E, T, F]` thresholded ridge regressions, on bootstrap samples and reduced libraries.
+
+    Args:
+        bagging: each member draws its rows with replacement.
+        library_ensemble: each member misses one random column. The median over members survives
+            that; mean and spread do not, for a member without an essential column is wrong.
+        seed: of the draws.
+    """
+    import pysindy
+
+    if not bagging and not library_ensemble:
+        single = sparse_fit(features, targets, threshold=threshold, alpha=alpha)
+        return np.repeat(single[None], members, 0)
+    with _quietly(), _numpy_seeded(seed):
+        optimiser = pysindy.EnsembleOptimizer(
+            opt=pysindy.STLSQ(threshold=threshold, alpha=alpha),
+            bagging=bagging,
+            library_ensemble=library_ensemble,
+            n_models=members,
+        )
+        optimiser.fit(features, targets)
+        return np.stack([np.asarray(coefficients) for coefficients in optimiser.coef_list])
+
+
+def knee(errors: Sequence[float], cliff: float) -> int:
+    """Which of ascending thresholds to take: the last before the error grows by `cliff` times.
+
+    Sparse models extrapolate, and no error on data like those of the fit shows that: the densest
+    model always has the least. Where no jump is found, the least error decides after all.
+
+    Args:
+        errors: held-out error at each threshold.
+    """
+    jumps = [
+        step
+        for step, (before, after) in enumerate(itertools.pairwise(errors))
+        if after > cliff * before
+    ]
+    return jumps[-1] if jumps else int(np.argmin(errors))
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """One thread, for small systems; no warnings of terms that a threshold removes."""
+    from threadpoolctl import threadpool_limits
+
+    with warnings.catch_warnings(), threadpool_limits(1):
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _numpy_seeded(seed: Sequence[int]) -> Iterator[None]:
+    """pysindy draws from numpy's global generator, which is left as it was."""
+    state = np.random.get_state()
+    np.random.seed(list(seed))
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
