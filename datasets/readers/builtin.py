@@ -37,12 +37,15 @@ ActionOf = Callable[[np.ndarray], np.ndarray]
 GENERATOR_VERSION = 1
 
 
-def load(*, name: str, task: str, **parameters: Any) -> Dataset:
+def load(
+    *, name: str, task: str, subset: Mapping[str, Any] | None = None, **parameters: Any
+) -> Dataset:
     """A builtin dataset, recorded on first use and cached.
 
     Args:
         name: label for run directories and tables.
         task: one of `TASKS`, exactly.
+        subset: which whole episodes to keep, see `datasets.subset.choose_episodes`; None for all.
         parameters: of the task's recording function; part of the key of the cache.
 
     Raises:
@@ -59,7 +62,7 @@ def load(*, name: str, task: str, **parameters: Any) -> Dataset:
     except TypeError as error:
         expected = ", ".join(list(inspect.signature(builtin.record).parameters)[1:])
         raise ValueError(
-            f"builtin/{task}: {error}; the keys of this dataset are name, task, {expected}"
+            f"builtin/{task}: {error}; the keys of this dataset are name, task, subset, {expected}"
         ) from None
     return _recorded(
         builtin,
@@ -139,6 +142,7 @@ def _recorded(
         origin={"source": source, "environment": builtin.env_id, "file": str(path)}
         | {key: str(value) for key, value in recipe.items() if key != "task"},
         clip_actions=False,
+        subset=subset,
     )
 
 
