@@ -209,7 +209,10 @@ def test_the_default_pendulum_leaves_room_to_improve():
     ("changes", "message"),
     [
         ({"task": "pendulum"}, "task='pendulum' is not a builtin dataset; .* pendulum-mixed"),
-        ({"episode": 3}, "the keys of this dataset are name, task, subset, episodes, seed, mixture"),
+        (
+            {"episode": 3},
+            "the keys of this dataset are name, task, subset, episodes, seed, mixture",
+        ),
         ({"episodes": 0}, "episodes=0 must be at least 1"),
         ({"mixture": []}, "mixture is empty"),
         ({"mixture": [{"strength": 0.0, "random": 0.1}]}, "`strength` in"),
