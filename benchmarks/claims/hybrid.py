@@ -123,7 +123,10 @@ def load(task: Task) -> Dataset:
 
 def run(label: str, task: Task, data: Dataset, name: str) -> History:
     """Train one arm; scores are those in the true environment."""
-    arm, schedule = ARMS[name], replace(task.schedule, real_fraction=ARMS[name].real_fraction)
+    arm, schedule = ARMS[name], task.schedule
+    if arm.real_fraction == 1:  # as many recorded rows an update as H2O sees
+        schedule = replace(schedule, batch=int(schedule.batch * schedule.real_fraction))
+    schedule = replace(schedule, real_fraction=arm.real_fraction)
     return experiment.train_arm(
         f"{label}, {name}",
         partial(make_agent, task, data, name),
