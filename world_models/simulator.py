@@ -115,7 +115,7 @@ class PerturbedSimulator(Simulator):
             is_real=torch.zeros(lead, dtype=torch.bool, device=device),
         )
         self._obs = after.copy()  # the rows keep the last state of an episode
-        for copy in np.flatnonzero(ended):
+        for copy in np.flatnonzero(ended).tolist():
             self._obs[copy], _ = self._envs[copy].reset()
         return Moved(rows, on_device(finite), on_device(ended))
 
