@@ -132,12 +132,13 @@ def run(label: str, task: Task, data: Dataset, name: str) -> History:
     if arm.real_fraction == 1:  # as many recorded rows an update as H2O sees
         schedule = replace(schedule, batch=int(schedule.batch * schedule.real_fraction))
     schedule = replace(schedule, real_fraction=arm.real_fraction)
-    return experiment.train_arm(
+    return experiment.run(
         f"{label}, {name}",
         partial(make_agent, task, data, name),
         data,
-        partial(make_source, task, data) if arm.real_fraction < 1 else None,
+        None,
         schedule,
+        make_source=partial(make_source, task, data) if arm.real_fraction < 1 else None,
     )
 
 

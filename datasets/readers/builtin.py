@@ -72,6 +72,7 @@ def load(
         reference=reference_for(f"builtin/{task}"),
         recipe={"task": task},
         parameters=parameters,
+        subset=subset,
     )
 
 
@@ -84,6 +85,7 @@ def load_random(
     steps: int,
     seed: int,
     reference: Sequence[int | float] | None,
+    subset: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Uniformly random actions in any Gymnasium task, recorded on first use and cached.
 
@@ -95,6 +97,7 @@ def load_random(
         steps: recorded transitions.
         seed: of starts and actions.
         reference: `[low, high]` returns that score 0 and 100, None for raw returns only.
+        subset: which whole episodes to keep, see `datasets.subset.choose_episodes`; None for all.
 
     Raises:
         ValueError: unknown environment, spaces that are not supported, or no steps.
@@ -111,6 +114,7 @@ def load_random(
         reference=None if reference is None else given_reference(reference),
         recipe={"task": "random", "env_id": env_id, **options},
         parameters={"steps": steps, "seed": seed},
+        subset=subset,
     )
 
 
@@ -123,6 +127,7 @@ def _recorded(
     reference: Reference | None,
     recipe: Mapping[str, Any],
     parameters: Mapping[str, Any],
+    subset: Mapping[str, Any] | None,
 ) -> Dataset:
     """The recording from the cache, or made now; its key is all that shapes it."""
     versions = {library: version(library) for library in builtin.libraries}
