@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from datasets.dataset import Dataset
+from datasets.subset import choose_episodes
 from datasets.transition import Transition
 from envs.specs import Reference, Spec
 
@@ -32,6 +33,7 @@ def build(
     reference: Reference | None,
     origin: Mapping[str, str],
     clip_actions: bool,
+    subset: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Check N recorded rows and turn them into a `Dataset`.
 
@@ -56,6 +58,7 @@ def build(
         reference: returns that define the normalised score, or None.
         origin: where the data came from.
         clip_actions: put actions outside the box on its edge instead of refusing them.
+        subset: which whole episodes to keep, see `datasets.subset.choose_episodes`; None for all.
 
     Raises:
         ValueError: empty, unequal or wrongly shaped columns, NaN or Inf, actions outside the box,
@@ -107,7 +110,7 @@ def build(
     last = np.append(episode[1:] != episode[:-1], True)
     starts = np.flatnonzero(np.append(True, last[:-1]))
     truncated = truncated | (last & ~terminated)
-    return Dataset(
+    data = Dataset(
         name=name,
         spec=spec,
         transitions=Transition(
@@ -124,6 +127,7 @@ def build(
         reference=reference,
         origin=dict(origin),
     )
+    return choose_episodes(data, subset)
 
 
 def given_reference(pair: Sequence[int | float]) -> Reference:

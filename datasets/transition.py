@@ -72,7 +72,9 @@ register(Transition)
 
 def concatenate(parts: list[Transition], dim: int) -> Transition:
     """Join transitions of one class along a leading dimension."""
-    first = parts[0]
+    first, *others = parts
+    if not others:
+        return first
     return type(first)(
         **{
             name: torch.cat([getattr(part, name) for part in parts], dim)

@@ -40,29 +40,35 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Budget:
-    """How long and how wide every arm of an experiment runs.
+class Schedule:
+    """How long and how wide an arm runs.
 
     Attributes:
         seeds: S, side by side.
         updates: gradient steps.
-        batch, real_fraction: rows of an update, and the share of them from the dataset.
-        starts, horizon, every, retain: see `BranchedRollouts`.
+        batch, real_fraction: rows of an update, and the share of them from the dataset where a
+            source adds others.
         evaluate, episodes: gradient steps between evaluations, and their episodes per seed.
-        probe: rollouts of the value probe.
+        probe: rollouts of the value probe; 0 for none.
     """
 
     seeds: int
     updates: int
     batch: int
     real_fraction: float
+    evaluate: int
+    episodes: int
+    probe: int
+
+
+@dataclass(frozen=True)
+class Budget(Schedule):
+    """A schedule with `BranchedRollouts`, which names the further attributes."""
+
     starts: int
     horizon: int
     every: int
     retain: int
-    evaluate: int
-    episodes: int
-    probe: int
 
 
 @dataclass(frozen=True)
@@ -140,9 +146,10 @@ def run(
     name: str,
     make_agent: Callable[[], Agent],
     data: Dataset,
-    model: WorldModel,
-    budget: Budget,
+    model: WorldModel | None,
+    budget: Schedule,
     *,
+    make_source: Callable[[], RolloutSource] | None = None,
     transition_filter: TransitionFilter | None = None,
     edge_of_reach: EdgeTest | None = None,
     online: Online | None = None,
@@ -152,6 +159,8 @@ def run(
     """Train one arm from scratch and measure it on the way.
 
     Args:
+        model: what a `Budget` branches rollouts of; None without.
+        make_source: a source in the place of branched rollouts.
         online: what it collects meanwhile, and how often the model is fitted again.
         lipschitz: numbers of a `LipschitzProbe` on the true dynamics, None for no such probe.
     """
@@ -159,44 +168,49 @@ def run(
     seed_everything(seed)
     agent = make_agent()
     agent.prepare(data)
-    source = BranchedRollouts(
-        model=model,
-        transition_filter=transition_filter or KeepAll(),
-        horizon=budget.horizon,
-        starts=budget.starts,
-        every=budget.every,
-        retain=budget.retain,
-    )
-    real = int(budget.batch * budget.real_fraction + 1e-9)
+    source = None if make_source is None else make_source()
+    if model is not None and isinstance(budget, Budget):
+        source = BranchedRollouts(
+            model=model,
+            transition_filter=transition_filter or KeepAll(),
+            horizon=budget.horizon,
+            starts=budget.starts,
+            every=budget.every,
+            retain=budget.retain,
+        )
     recorded: Replay = Replay.of(data.transitions)
     sources: dict[str, RolloutSource] = {}
     refit = None
     if online is not None:
+        assert model is not None
         recorded = GrowingReplay(
             data.transitions, lanes=budget.seeds, capacity=online.source.capacity
         )
         sources["real"] = online.source
         refit = online.refit(model, data, recorded, CPU)
-    sources["synthetic"] = source
-    mixture = Mixture(
-        {
-            "real": recorded,
-            "synthetic": Replay(data.transitions[:1], lanes=budget.seeds, capacity=source.capacity),
-        },
-        {"real": real, "synthetic": budget.batch - real},
-        seeds=budget.seeds,
-    )
-    probes: list[ValueProbe | LipschitzProbe] = [
-        ValueProbe(
-            agent=agent,
-            mixture=mixture,
-            sources=sources,
-            data=data,
-            starts=budget.probe,
-            edge_of_reach=edge_of_reach,
+    streams, rows = {"real": recorded}, {"real": budget.batch}
+    if source is not None:
+        sources[source.stream] = source
+        streams[source.stream] = Replay(
+            data.transitions[:1], lanes=budget.seeds, capacity=source.capacity
         )
-    ]
+        rows["real"] = int(budget.batch * budget.real_fraction + 1e-9)
+        rows[source.stream] = budget.batch - rows["real"]
+    mixture = Mixture(streams, rows, seeds=budget.seeds)
+    probes: list[ValueProbe | LipschitzProbe] = []
+    if budget.probe:
+        probes.append(
+            ValueProbe(
+                agent=agent,
+                mixture=mixture,
+                sources=sources,
+                data=data,
+                starts=budget.probe,
+                edge_of_reach=edge_of_reach,
+            )
+        )
     if lipschitz is not None:
+        assert model is not None
         probes.append(
             LipschitzProbe(
                 agent=agent,

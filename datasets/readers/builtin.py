@@ -37,12 +37,15 @@ ActionOf = Callable[[np.ndarray], np.ndarray]
 GENERATOR_VERSION = 1
 
 
-def load(*, name: str, task: str, **parameters: Any) -> Dataset:
+def load(
+    *, name: str, task: str, subset: Mapping[str, Any] | None = None, **parameters: Any
+) -> Dataset:
     """A builtin dataset, recorded on first use and cached.
 
     Args:
         name: label for run directories and tables.
         task: one of `TASKS`, exactly.
+        subset: which whole episodes to keep, see `datasets.subset.choose_episodes`; None for all.
         parameters: of the task's recording function; part of the key of the cache.
 
     Raises:
@@ -59,7 +62,7 @@ def load(*, name: str, task: str, **parameters: Any) -> Dataset:
     except TypeError as error:
         expected = ", ".join(list(inspect.signature(builtin.record).parameters)[1:])
         raise ValueError(
-            f"builtin/{task}: {error}; the keys of this dataset are name, task, {expected}"
+            f"builtin/{task}: {error}; the keys of this dataset are name, task, subset, {expected}"
         ) from None
     return _recorded(
         builtin,
@@ -69,6 +72,7 @@ def load(*, name: str, task: str, **parameters: Any) -> Dataset:
         reference=reference_for(f"builtin/{task}"),
         recipe={"task": task},
         parameters=parameters,
+        subset=subset,
     )
 
 
@@ -81,6 +85,7 @@ def load_random(
     steps: int,
     seed: int,
     reference: Sequence[int | float] | None,
+    subset: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Uniformly random actions in any Gymnasium task, recorded on first use and cached.
 
@@ -92,6 +97,7 @@ def load_random(
         steps: recorded transitions.
         seed: of starts and actions.
         reference: `[low, high]` returns that score 0 and 100, None for raw returns only.
+        subset: which whole episodes to keep, see `datasets.subset.choose_episodes`; None for all.
 
     Raises:
         ValueError: unknown environment, spaces that are not supported, or no steps.
@@ -108,6 +114,7 @@ def load_random(
         reference=None if reference is None else given_reference(reference),
         recipe={"task": "random", "env_id": env_id, **options},
         parameters={"steps": steps, "seed": seed},
+        subset=subset,
     )
 
 
@@ -120,6 +127,7 @@ def _recorded(
     reference: Reference | None,
     recipe: Mapping[str, Any],
     parameters: Mapping[str, Any],
+    subset: Mapping[str, Any] | None,
 ) -> Dataset:
     """The recording from the cache, or made now; its key is all that shapes it."""
     versions = {library: version(library) for library in builtin.libraries}
@@ -139,6 +147,7 @@ def _recorded(
         origin={"source": source, "environment": builtin.env_id, "file": str(path)}
         | {key: str(value) for key, value in recipe.items() if key != "task"},
         clip_actions=False,
+        subset=subset,
     )
 
 

@@ -8,7 +8,7 @@ import difflib
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,7 @@ def load(
     clip_actions: bool,
     mirrors: Sequence[str],
     sha256: str | None,
+    subset: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Read a D4RL dataset, downloading its file the first time.
 
@@ -170,6 +171,7 @@ def load(
         mirrors: address templates with `{path}` (below the archive's root) or `{file}` (its last
             part), tried in turn.
         sha256: expected checksum of the file, None if unknown.
+        subset: which whole episodes to keep, see `datasets.subset.choose_episodes`; None for all.
 
     Raises:
         ValueError: unknown or defective dataset, damaged file, wrong spaces, bad values.
@@ -231,6 +233,7 @@ def load(
             "file": str(file),
         },
         clip_actions=clip_actions,
+        subset=subset,
         **rows,
     )
 

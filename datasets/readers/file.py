@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -53,6 +54,7 @@ def load(
     action_high: int | float | Sequence[int | float] | None,
     reference: Sequence[int | float] | None,
     clip_actions: bool,
+    subset: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Read transitions from one file.
 
@@ -74,6 +76,7 @@ def load(
             None for the environment's, or -1 and 1 without an environment.
         reference: returns that score 0 and 100, None if unknown.
         clip_actions: clip actions outside the box instead of refusing them.
+        subset: which whole episodes to keep, see `datasets.subset.choose_episodes`; None for all.
 
     Raises:
         FileNotFoundError: no such file.
@@ -114,6 +117,7 @@ def load(
         reference=None if reference is None else given_reference(reference),
         origin={"source": "file", "file": str(file)},
         clip_actions=clip_actions,
+        subset=subset,
     )
 
 

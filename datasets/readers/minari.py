@@ -58,6 +58,7 @@ def load(
     obs_keys: Sequence[str] | None,
     reference: str | Sequence[int | float] | None,
     clip_actions: bool,
+    subset: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Read a Minari dataset; all rows are kept, since every episode stores its last observation.
 
@@ -75,6 +76,7 @@ def load(
         reference: `recorded` for the scores in the dataset's metadata, `d4rl` for the constants of
             D4RL's datasets for the same task (which these data are not), two returns, or None.
         clip_actions: clip actions outside the box instead of refusing them.
+        subset: which whole episodes to keep, see `datasets.subset.choose_episodes`; None for all.
 
     Raises:
         FileNotFoundError: the dataset is not there and may not be fetched.
@@ -128,6 +130,7 @@ def load(
             "physics": spec.physics,
         },
         clip_actions=clip_actions,
+        subset=subset,
     )
 
 

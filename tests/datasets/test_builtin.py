@@ -87,7 +87,7 @@ def same(first, second):
 def test_every_task_has_a_file_with_exactly_its_keys(task):
     keys = written(task)
     expected = list(inspect.signature(builtin.TASKS[task].record).parameters)[1:]
-    assert keys.keys() == {"name", "task", *expected}
+    assert keys.keys() == {"name", "task", "subset", *expected}
     assert keys["task"] == task
     assert {path.stem for path in FOLDER.glob("*.yaml")} == set(builtin.TASKS)
 
@@ -257,7 +257,10 @@ def test_the_default_pendulum_leaves_room_to_improve():
     ("changes", "message"),
     [
         ({"task": "pendulum"}, "task='pendulum' is not a builtin dataset; .* pendulum-mixed"),
-        ({"episode": 3}, "the keys of this dataset are name, task, episodes, seed, mixture"),
+        (
+            {"episode": 3},
+            "the keys of this dataset are name, task, subset, episodes, seed, mixture",
+        ),
         ({"episodes": 0}, "episodes=0 must be at least 1"),
         ({"mixture": []}, "mixture is empty"),
         ({"mixture": [{"strength": 0.0, "random": 0.1}]}, "`strength` in"),

@@ -372,3 +372,10 @@ def test_an_unknown_compatibility_is_refused(hopper):
 def test_a_changed_file_is_refused_when_its_checksum_is_given(hopper):
     with pytest.raises(ValueError, match="sha256"):
         load(**options("hopper-medium-v2", hopper, sha256="0" * 64))
+
+
+def test_a_subset_keeps_whole_episodes(hopper):
+    some = {"episodes": 2, "fraction": None, "seed": 0}
+    data = load(**options("hopper-medium-v2", hopper, subset=some))
+    assert len(data.episode_starts) == 2 and len(data) < 12
+    assert torch.equal(data.transitions.next_obs, data.transitions.obs + 1)

@@ -286,3 +286,9 @@ def test_an_impossible_index_is_refused(tmp_path, index):
     columns["index"] = np.array(index)
     with pytest.raises(ValueError, match="index must hold first rows"):
         load(**options(write(tmp_path / "log.npz", columns)))
+
+
+def test_a_subset_keeps_whole_episodes(tmp_path):
+    some = {"episodes": 2, "fraction": None, "seed": 0}
+    data = load(**options(write(tmp_path / "log.npz", recording()), subset=some))
+    assert sorted([*data.episode_lengths.tolist(), 9 - len(data)]) == [2, 3, 4]

@@ -478,3 +478,9 @@ def test_bad_values_and_actions_outside_the_box_are_refused(tmp_path):
     with pytest.raises(ValueError, match="clip_actions=true"):
         load(**options(tmp_path, id="toy/narrow-v0"))
     assert len(load(**options(tmp_path, id="toy/narrow-v0", clip_actions=True))) == 9
+
+
+def test_a_subset_keeps_whole_episodes(tmp_path):
+    write(tmp_path, buffers())
+    data = load(**options(tmp_path, subset={"episodes": 2, "fraction": None, "seed": 0}))
+    assert sorted([*data.episode_lengths.tolist(), 9 - len(data)]) == [2, 3, 4]

@@ -1,0 +1,67 @@
+"""Part of a dataset: whole episodes, chosen by seed (the limited data of H2O, arXiv:2206.13464)."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from datasets.dataset import Dataset
+
+KEYS = ("episodes", "fraction", "seed")
+
+
+def choose_episodes(data: Dataset, choice: Mapping[str, Any] | None) -> Dataset:
+    """The dataset with some of its episodes only, in recorded order.
+
+    The seed alone decides the order in which episodes are chosen, without replacement: with the
+    same seed a smaller subset is part of a larger one.
+
+    Args:
+        data: all episodes.
+        choice: `episodes`, how many, or `fraction`, in (0, 1]: as few of them as hold that share of
+            the rows; and `seed`. All episodes where both are None, or for None in place of all.
+
+    Raises:
+        ValueError: both are given, or a value that is out of range, or another key.
+    """
+    if choice is None:
+        return data
+    if set(choice) != set(KEYS):
+        raise ValueError(f"dataset.subset has the keys {', '.join(KEYS)}, got {dict(choice)}")
+    episodes, fraction, seed = (choice[key] for key in KEYS)
+    if episodes is None and fraction is None:
+        return data
+    if episodes is not None and fraction is not None:
+        raise ValueError(
+            f"dataset.subset.episodes={episodes} and dataset.subset.fraction={fraction} both say "
+            "how much to keep; set one of them to null"
+        )
+    if not _is_whole(seed) or seed < 0:
+        raise ValueError(f"dataset.subset.seed={seed} must be a whole number, at least 0")
+    lengths = data.episode_lengths
+    order = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(seed))
+    if episodes is None:
+        if isinstance(fraction, bool | str) or not 0 < fraction <= 1:
+            raise ValueError(f"dataset.subset.fraction={fraction} must lie in (0, 1]; null is all")
+        episodes = 1 + int((lengths[order].cumsum(0) < fraction * len(data)).sum())
+    elif not _is_whole(episodes) or not 1 <= episodes <= len(lengths):
+        raise ValueError(
+            f"dataset.subset.episodes={episodes} must be a whole number from 1 to the "
+            f"{len(lengths)} episodes of {data.name}; null is all"
+        )
+    kept = torch.zeros(len(lengths), dtype=torch.bool)
+    kept[order[:episodes]] = True
+    row = kept.repeat_interleave(lengths)
+    return replace(
+        data,
+        transitions=data.transitions[row],
+        truncated=data.truncated[row],
+        valid_next=data.valid_next[row],
+        episode_starts=lengths[kept].cumsum(0) - lengths[kept],
+        origin={**data.origin, "subset": f"{episodes} of {len(lengths)} episodes, seed {seed}"},
+    )
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
