@@ -227,8 +227,6 @@ def fit(
             measured = diagnostics.measure(model, data)
             write_json(run_dir / "world_model.json", {**described, **measured})
             diagnostics.plot({**described, **measured}, run_dir / "world_model.png")
-        elif not isinstance(model, WorldModel):
-            write_json(run_dir / f"{group}.json", described)
     return model, described
 
 
