@@ -48,7 +48,7 @@ from world_models.sources import BranchedRollouts, RolloutSource
 
 EPOCH_LINES = 10.0
 """Least seconds between two lines about a fit, where there is no progress bar."""
-FITTED = ("world_model", "dynamics_reward")
+FITTED = ("world_model", "dynamics_reward", "generator")
 """Groups whose option is fitted to the dataset before training, in this order."""
 KEEP_ALL = "world_models.filters.KeepAll"
 """The filter that does nothing."""
@@ -98,7 +98,7 @@ def _train(
     seconds = {"fitting": 0.0, "training": 0.0, "evaluation": 0.0}
     online = build_online(config, data)
     parts: dict[str, Any] = {}
-    described: dict[str, Any] = {}
+    described: dict[str, Any] = {group: {} for group in FITTED}
     for group in FITTED:
         if is_chosen(config[group]):
             parts[group], described[group] = fit(
@@ -175,9 +175,7 @@ def _train(
             if evaluator is not None:
                 evaluator.close()
 
-    summary = reports.summarise(
-        settings, data, log.scores, described.get("world_model", {}), seconds, device
-    )
+    summary = reports.summarise(settings, data, log.scores, described, seconds, device)
     reports.plot_curves(run_dir / METRICS, run_dir / "curves.png", summary)
     reports.plot_values(run_dir / METRICS, run_dir / "values.png", summary)
     reports.plot_lipschitz(run_dir / METRICS, run_dir / "lipschitz.png", summary)
@@ -205,9 +203,10 @@ def fit(
             group, instantiate(settings), spec=data.spec, seeds=config.seeds, seed=config.seed
         ).to(device)
         model.compile_update(wrapper(config.compile, device))
-        with stage(f"{name}, {model.fit_unit}", None, console) as shown:
+        with stage(f"{name}, {model.fit_unit}", model.fit_total, console) as shown:
 
             def on_progress(done: int, loss: float) -> None:
+                shown.first = model.fit_first
                 shown.advance_to(done)
                 shown.report(done, f"{model.fit_measure} {loss:.4g}", pause=EPOCH_LINES)
 
@@ -303,14 +302,15 @@ def build_streams(
 
 
 def build_source(config: DictConfig, data: Dataset, parts: dict[str, Any]) -> RolloutSource:
-    """The source, with the filter and the simulator that it works with, of what each asks for.
+    """The source, with the filter, simulator and so on that it works with, of what each asks for.
 
     Args:
         parts: what was fitted, by group.
     """
     known: dict[str, Any] = {name: None for name in FITTED} | parts
     known |= {"spec": data.spec, "seeds": config.seeds, "model": known["world_model"]}
-    for group in ("filter", "simulator", "source"):
+    known |= {"sampler": None, "guidance": None}
+    for group in ("filter", "simulator", "sampler", "guidance", "source"):
         if is_chosen(config[group]):
             asked = {name: known[name] for name in arguments(config[group]) if name in known}
             known[group] = entry.build(group, instantiate(config[group]), **asked)
@@ -432,6 +432,13 @@ def require_parts_fit(config: DictConfig) -> None:
             "a dynamics reward is chosen, but no filter of a source asks for it; set filter=morec "
             "and source=branched, or dynamics_reward=none"
         )
+    for part in ("generator", "sampler", "guidance"):
+        used = is_chosen(config.source) and part in arguments(config.source)
+        if is_chosen(config[part]) and not used:
+            raise ValueError(
+                f"a {part} is chosen, but the source does not use it; set source=trajectories, or "
+                f"{part}=none"
+            )
     if not is_chosen(config.source):
         return
     group = "simulator" if simulated else "source"
@@ -441,6 +448,12 @@ def require_parts_fit(config: DictConfig) -> None:
             f"{group} needs a world model, but world_model=none; choose one, for example "
             "world_model=ensemble, or set source=none"
         )
+    for part, example in (("generator", "trajectory"), ("sampler", "dpm_solver_2m")):
+        if part in needed and not is_chosen(config[part]):
+            raise ValueError(
+                f"{group} needs a {part}, but {part}=none; choose one, for example "
+                f"{part}={example}, or set source=none"
+            )
     if "transition_filter" not in needed and config.filter._target_ != KEEP_ALL:
         raise ValueError(
             f"filter={config.filter._target_} judges steps of a world model, but {group}="

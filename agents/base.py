@@ -53,6 +53,21 @@ class Agent(nn.Module, ABC):
     ) -> Float[Tensor, "S B A"]:
         """Actions in [-1, 1]; deterministic ones are those an evaluation uses."""
 
+    def moments(
+        self, obs: Float[Tensor, "S B D"]
+    ) -> tuple[Float[Tensor, "S B A"], Float[Tensor, "S B A"] | None]:
+        """Mean and std of the policy's actions; None in place of a std says that it has no noise.
+
+        Of a policy squashed by tanh: tanh of its mean, and its std times the slope of tanh there.
+
+        Raises:
+            RuntimeError: the agent does not tell.
+        """
+        raise RuntimeError(
+            f"{type(self).__name__} does not tell mean and std of its actions, which guidance "
+            "needs; set guidance=none"
+        )
+
     @abstractmethod
     def update(self, batch: Transition) -> dict[str, Float[Tensor, " S"]]:
         """Learn once from a batch `[S, B]`; returns named measurements, one per seed."""

@@ -53,6 +53,12 @@ class BC(Agent):
     ) -> Float[Tensor, "S B A"]:
         return self.actor.act(obs, deterministic)
 
+    @torch.no_grad()
+    def moments(
+        self, obs: Float[Tensor, "S B D"]
+    ) -> tuple[Float[Tensor, "S B A"], Float[Tensor, "S B A"]]:
+        return self.actor.moments(obs)
+
     def update(self, batch: Transition) -> dict[str, Float[Tensor, " S"]]:
         loss = -self.actor.log_prob(batch.obs, batch.action).mean(1)
         self.actor_optimiser.step(loss)

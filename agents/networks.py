@@ -48,6 +48,14 @@ class TanhGaussianActor(nn.Module):
         pre_tanh = mean if deterministic else mean + log_std.exp() * torch.randn_like(mean)
         return torch.tanh(pre_tanh)
 
+    def moments(
+        self, obs: Float[Tensor, "S B D"]
+    ) -> tuple[Float[Tensor, "S B A"], Float[Tensor, "S B A"]]:
+        """Mean and std of the action, to first order around the squashed mean."""
+        mean, log_std = self(obs)
+        mean = torch.tanh(mean)
+        return mean, log_std.exp() * (1 - mean.square())
+
     def sample(
         self, obs: Float[Tensor, "S B D"]
     ) -> tuple[Float[Tensor, "S B A"], Float[Tensor, "S B"]]:
@@ -124,6 +132,13 @@ class GaussianActor(nn.Module):
         if deterministic:
             return mean
         return (mean + log_std.exp() * torch.randn_like(mean)).clamp(-1, 1)
+
+    def moments(
+        self, obs: Float[Tensor, "S B D"]
+    ) -> tuple[Float[Tensor, "S B A"], Float[Tensor, "S B A"]]:
+        """Mean and std of the action, before samples are clipped."""
+        mean, log_std = self(obs)
+        return mean, log_std.exp().expand_as(mean)
 
     def log_prob(
         self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"]

@@ -109,6 +109,12 @@ class SAC(Agent):
     ) -> Float[Tensor, "S B A"]:
         return self.actor.act(obs, deterministic)
 
+    @torch.no_grad()
+    def moments(
+        self, obs: Float[Tensor, "S B D"]
+    ) -> tuple[Float[Tensor, "S B A"], Float[Tensor, "S B A"]]:
+        return self.actor.moments(obs)
+
     def values(
         self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"]
     ) -> Float[Tensor, "S N B"]:

@@ -120,6 +120,10 @@ class TD3BC(Agent):
         """The same actions either way: this policy has no noise."""
         return self.actor(self.standardise(obs))
 
+    @torch.no_grad()
+    def moments(self, obs: Float[Tensor, "S B D"]) -> tuple[Float[Tensor, "S B A"], None]:
+        return self.act(obs), None
+
     def values(
         self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"]
     ) -> Float[Tensor, "S N B"]:

@@ -85,6 +85,7 @@ def refresh(
     agent: Agent, mixture: Mixture, name: str, source: RolloutSource
 ) -> Callable[[], dict[str, Tensor]]:
     """One refresh of a stream: start states, rollouts of the current policy, replay."""
+    source.attach(agent.moments)
 
     @torch.no_grad()
     def run() -> dict[str, Tensor]:

@@ -56,9 +56,16 @@ def fitted(
         if reused:
             described = load(model, cached, data, device, group=group)
         else:
+            partial = cached.with_suffix(".partial.pt")
+            kind = f"partial {kind_of(group)}"
+            model.keep_partial_fits(
+                read=lambda: _read_partial(partial, kind, device),
+                write=lambda state: save_tensors(partial, kind, {"state": state}),
+            )
             described = model.fit(data, progress)
             model.fitted_on = data.fingerprint
             save(model, cached, described, group)
+            partial.unlink(missing_ok=True)
     save(model, own, described, group)
     return described, reused
 
@@ -113,6 +120,17 @@ def load(
 def kind_of(group: str) -> str:
     """What a file says it holds."""
     return group.replace("_", " ")
+
+
+def _read_partial(path: Path, kind: str, device: torch.device) -> dict[str, Any] | None:
+    """What a killed fit of the same model to the same data left behind, if it is of use."""
+    if not path.is_file():
+        return None
+    try:
+        return load_tensors(path, kind, device)["state"]
+    except ValueError as error:
+        log.warning("fitting from the start, for the partial fit is of no use: %s", error)
+        return None
 
 
 def _is_readable(path: Path, group: str) -> bool:

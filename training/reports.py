@@ -118,7 +118,7 @@ def summarise(
     settings: Mapping[str, Any],
     data: Dataset,
     evaluations: Sequence[Mapping[str, Any]],
-    world_model: Mapping[str, Any],
+    fitted: Mapping[str, Mapping[str, Any]],
     seconds: Mapping[str, float],
     device: torch.device,
 ) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def summarise(
         "environment": data.spec.env_id,
         "physics": data.spec.physics,
         "reference": None if data.reference is None else vars(data.reference),
-        "world_model": dict(world_model),
+        **{group: dict(described) for group, described in fitted.items()},
         "seconds": dict(seconds),
         "device": device_name(device),
         "versions": versions(),

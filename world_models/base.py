@@ -15,10 +15,15 @@ from datasets.transition import Transition
 Policy = Callable[[Float[Tensor, "S B D"]], Float[Tensor, "S B A"]]
 """What a world model sees of an agent: observations in, actions in [-1, 1] out."""
 
+Moments = Callable[[Tensor], tuple[Tensor, Tensor | None]]
+"""Mean and std `[S, B, A]` of a policy's actions at `obs [S, B, D]`; no std without noise."""
+
 TerminationRule = Callable[[Tensor, Tensor, Tensor], Tensor]
 """`(obs [*, D], action [*, A], next_obs [*, D]) -> terminated [*]`, raw units."""
 
 FitProgress = Callable[[int, float], None]
+ReadState = Callable[[], dict[str, Any] | None]
+WriteState = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -56,11 +61,15 @@ class Fitted(nn.Module, ABC):
         fitted_on: fingerprint of the data.
         fit_unit: what `progress` counts, a word for the user.
         fit_measure: what `progress` reports, as the user reads it.
+        fit_total: how many of them a fit takes, None where nobody knows beforehand.
+        fit_first: how many a killed fit had done where this one went on with it.
     """
 
     fitted_on: str | None = None
     fit_unit: str = "epoch"
     fit_measure: str = "holdout error"
+    fit_total: int | None = None
+    fit_first: int = 0
 
     @abstractmethod
     def fit(self, data: Dataset, progress: FitProgress | None = None) -> dict[str, Any]:
@@ -74,6 +83,12 @@ class Fitted(nn.Module, ABC):
 
     def compile_update(self, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
         """Pass the training step of later fits through `wrapper`; models without one ignore it."""
+
+    def keep_partial_fits(self, read: ReadState, write: WriteState) -> None:
+        """Let later fits `write` their state now and then, and `read` that of a killed one.
+
+        What is read belongs to the same data and signature. Models with short fits ignore it.
+        """
 
     @abstractmethod
     def signature(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from datasets.transition import Transition, column_names
-from world_models.base import Policy, WorldModel
+from world_models.base import Moments, Policy, WorldModel
 from world_models.filters import TransitionFilter, Verdict
 
 
@@ -35,6 +35,9 @@ class RolloutSource(nn.Module, ABC):
         self, policy: Policy, starts: Float[Tensor, "S B D"]
     ) -> tuple[Transition, Bool[Tensor, "S M"]]:
         """Rows `[S, M]` and which of them exist. Shapes are fixed; nothing is compacted."""
+
+    def attach(self, moments: Moments) -> None:
+        """Keep what tells mean and std of the current policy; most sources need actions only."""
 
     def measured(self) -> dict[str, Float[Tensor, " S"]]:
         """What else the latest refresh tells, by name; `generate` itself is measured anyway."""

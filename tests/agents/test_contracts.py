@@ -56,6 +56,20 @@ def test_deterministic_actions_use_no_randomness(build):
     assert torch.equal(first, agent.act(obs, deterministic=True))
 
 
+def test_moments_are_those_of_the_actions(build):
+    agent, obs = build(2), torch.randn(2, 5, 3)
+    mean, std = agent.moments(obs)
+    assert torch.equal(mean, agent.act(obs, deterministic=True))
+    torch.manual_seed(0)
+    spread = agent.act(obs.repeat(1, 400, 1)).unflatten(1, (400, 5)).std(1)
+    if std is None:
+        assert (spread < 1e-6).all()
+    else:
+        assert std.shape == mean.shape and (std > 0).all()
+        # Clipping and the curvature of tanh narrow what is drawn.
+        assert (spread < 1.2 * std).all() and (spread > 0.3 * std).all()
+
+
 def test_seeds_start_different(build):
     agent = build(2)
     action = agent.act(torch.zeros(2, 1, 3), deterministic=True)

@@ -14,9 +14,15 @@ from omegaconf import OmegaConf
 
 from agents.base import Agent
 from envs.specs import Spec
-from train import build_streams, drop_foreign_numbers, is_chosen, require_parts_fit
+from train import (
+    build_streams,
+    drop_foreign_numbers,
+    is_chosen,
+    real_rows,
+    require_parts_fit,
+)
 from training.run_directory import flat
-from world_models.base import WorldModel
+from world_models.base import Fitted, WorldModel
 from world_models.ensemble import ProbabilisticEnsemble
 from world_models.filters import TransitionFilter
 
@@ -62,6 +68,10 @@ def test_every_tuned_file_belongs_to_an_algorithm_and_a_dataset_and_wins(tuned):
         assert settings[key] == flat(numbers)[key], key
 
 
+GENERATED = {"trajectories": "trajectory_small", "transitions": "transition_small"}
+"""Sources that draw from a generator, and a small one of the right kind."""
+
+
 @pytest.mark.parametrize(
     ("agent", "world_model", "source", "simulator", "filter_"),
     [
@@ -71,6 +81,8 @@ def test_every_tuned_file_belongs_to_an_algorithm_and_a_dataset_and_wins(tuned):
         )
         if filter_ == "none" or agent == "sac"  # a filter never sees the agent
         for simulator in (options("simulator") if source == "simulator" else ["none"])
+        # Generators step no world model, so a filter or a model changes nothing for them.
+        if source not in GENERATED or (world_model, filter_) == ("none", "none")
     ],
 )
 def test_every_combination_builds(make_batch, agent, world_model, source, simulator, filter_):
@@ -84,9 +96,10 @@ def test_every_combination_builds(make_batch, agent, world_model, source, simula
         "dataset.path=x.npz",
         "seeds=2",
         "batch_size=20",
+        *([f"generator={GENERATED[source]}"] if source in GENERATED else []),
     )
     if is_chosen(config.source):
-        for key in {"starts", "warmup"} & set(config.source):
+        for key in {"starts", "warmup", "records"} & set(config.source):
             config.source[key] = 10
     built = instantiate(config.agent)(spec=SPEC, seeds=2, updates=10)
     assert isinstance(built, Agent)
@@ -122,6 +135,10 @@ def test_every_combination_builds(make_batch, agent, world_model, source, simula
         assert agent == "mobile" and world_model != "ensemble"
         assert "choose world_model=ensemble" in str(refused)
         return
+    if is_chosen(config.generator):
+        settings = {k: v for k, v in config.generator.items() if k != "path"}
+        parts["generator"] = instantiate(settings)(spec=SPEC, seeds=2, seed=0)
+        assert isinstance(parts["generator"], Fitted)
     mixture, sources = build_streams(config, Data(), parts, "cpu")
     stream = "simulator" if source == "simulator" else "synthetic"
     rows = {"real": 20} if not sources else {"real": 1, stream: 19}
@@ -144,7 +161,10 @@ def test_no_hyperparameter_hides_in_python():
         "agent",
         "world_model",
         "dynamics_reward",
+        "generator",
         "simulator",
+        "sampler",
+        "guidance",
         "source",
         "filter",
         "online",
@@ -234,3 +254,20 @@ def test_a_simulator_source_brings_a_perturbed_simulator_and_yields_to_what_is_t
     assert config.simulator.density == 1.0 and composed().simulator is None
     other = composed("algorithm=sac_sim", "simulator=world_model", "world_model=ensemble")
     assert other.simulator._target_.endswith("ModelSimulator")
+
+
+@pytest.mark.parametrize(("preset", "agent"), [("pgd", "td3_bc"), ("pgd_iql", "iql")])
+def test_policy_guided_diffusion_draws_240_of_256_rows_from_guided_windows(preset, agent):
+    config = composed(f"algorithm={preset}")
+    assert real_rows(config) == 16 and config.batch_size == 256
+    assert config.agent._target_ == composed(f"agent={agent}").agent._target_
+    assert config.guidance._target_.endswith("PolicyGuidance") and config.source.every == 10000
+    assert "length" in config.generator.records
+    other = composed(f"algorithm={preset}", "generator=trajectory_paper", "guidance=none")
+    assert other.generator.network.width == 1024 and other.guidance is None
+
+
+def test_synther_learns_from_five_million_generated_transitions_alone():
+    config = composed("algorithm=synther")
+    assert real_rows(config) == 0 and config.guidance is None
+    assert (config.source.records, config.source.every) == (5_000_000, None)

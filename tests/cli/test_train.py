@@ -225,6 +225,41 @@ def test_online_the_model_is_refitted_to_what_is_collected_and_belongs_to_the_ch
     assert refitted.keys() == first.keys() and not same(refitted, first)
 
 
+GENERATED = (
+    "generator.network.width=16",
+    "generator.steps=60",
+    "generator.batch=8",
+    "generator.measure_every=5",
+    "generator.checkpoint_every=5",
+    "generator.heldout_records=8",
+    "source.records=20",
+    "source.chunk=8",
+    "sampler.steps=3",
+)
+
+
+@pytest.mark.parametrize("preset", ["pgd", "synther"])
+def test_an_agent_learns_from_generated_transitions(train, command, tmp_path, preset):
+    small = [s for s in train.small if not s.startswith(("world_model", "source.starts"))]
+    small = [s for s in small if not s.startswith("source.horizon")]
+    kind = "trajectory_small" if preset == "pgd" else "transition_small"
+    arguments = (f"algorithm={preset}", f"generator={kind}", *small, *GENERATED)
+    done = command("train.py", *arguments, f"root={tmp_path / 'a'}", "seeds=2")
+    assert done.returncode == 0, done.stderr
+    run_dir = run_dir_of(tmp_path / "a", preset)
+    described = json.loads((run_dir / "generator.json").read_text())
+    assert described["updates"] == 60 and described["records"] > 0
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert summary["generator"] == described and summary["world_model"] == {}
+    with open(run_dir / "metrics.csv", newline="") as file:
+        metrics = {row["metric"] for row in csv.DictReader(file)}
+    assert "synthetic/terminated" in metrics
+    assert ("synthetic/policy_distance" in metrics) == (preset == "pgd")
+    # The generator is fitted once: another agent finds it.
+    again = command("train.py", *arguments, f"root={tmp_path / 'b'}", "agent.discount=0.9")
+    assert again.returncode == 0 and "generator: reused" in again.stdout, again.stderr
+
+
 def test_statistics_of_the_dataset_reach_the_agent_and_its_checkpoint(train, command, tmp_path):
     small = [s for s in train.small if not s.startswith(("world_model", "source"))]
     done = command("train.py", "algorithm=td3_bc", f"root={tmp_path / 'runs'}", *small)

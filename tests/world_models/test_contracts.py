@@ -183,8 +183,12 @@ def test_a_filter_leaves_one_candidate_and_judges_every_row(option):
 def test_a_source_gives_as_many_rows_as_it_promises(make_model, data, option):
     model = make_model()
     model.fit(data)
-    numbers = settings("source", option, starts=ROWS, retain=2)
+    numbers = settings("source", option, starts=ROWS, retain=2, records=5, chunk=2)
     parts = {"spec": SPEC, "seeds": SEEDS, "model": model, "transition_filter": KeepAll()}
+    generator = instantiate(settings("generator", "transition_small"))
+    parts["generator"] = generator(spec=SPEC, seeds=SEEDS, seed=0)
+    parts["sampler"] = instantiate(settings("sampler", "dpm_solver_2m", steps=2))()
+    parts["guidance"] = None
     asked = inspect.signature(get_object(numbers["_target_"]).__init__).parameters
     if "simulator" in asked:
         # That of a world model; the true task's needs an environment.

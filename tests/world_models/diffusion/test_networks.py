@@ -1,0 +1,110 @@
+"""Preconditioning identities and the shapes, sizes and reach of the networks."""
+
+import pytest
+import torch
+
+from world_models.diffusion.edm import EDM
+from world_models.diffusion.unet import GroupNorm, ResidualMLP, TemporalUNet
+
+SIGMAS = torch.logspace(-3, 2, 6)
+
+
+def edm(sigma_data=0.7):
+    return EDM(sigma_data=sigma_data, log_sigma_mean=-1.2, log_sigma_std=1.2)
+
+
+def unet(length=8, channels=5, width=16, blocks=3, over_time=False):
+    return TemporalUNet(
+        event=(length, channels), width=width, blocks=blocks, groups=4, norm_over_time=over_time
+    )
+
+
+def nothing(x, label):
+    return torch.zeros_like(x)
+
+
+def test_coefficients_keep_input_and_target_of_the_network_at_unit_variance():
+    c = edm().coefficients(SIGMAS)
+    variance = 0.7**2 + SIGMAS.square()
+    torch.testing.assert_close(c.into.square() * variance, torch.ones(6))
+    # (y - skip (y + sigma n)) / out with independent y and n.
+    target = ((1 - c.skip) * 0.7).square() + (c.skip * SIGMAS).square()
+    torch.testing.assert_close(target / c.out.square(), torch.ones(6))
+    weight = variance / (SIGMAS * 0.7).square()
+    torch.testing.assert_close(weight * c.out.square(), torch.ones(6))
+
+
+def test_without_noise_the_denoiser_is_the_identity_and_without_a_network_it_shrinks():
+    x = torch.randn(4, 3)
+    torch.testing.assert_close(edm().denoise(lambda x, _: 100 * x, x, torch.zeros(4)), x)
+    sigma = torch.full((4,), 0.7)
+    torch.testing.assert_close(edm().denoise(nothing, x, sigma), x / 2)
+
+
+def test_the_loss_is_the_weighted_error_of_the_denoiser():
+    model = edm()
+    clean, normal, noise = torch.randn(6, 4, 3), torch.randn(6), torch.randn(6, 4, 3)
+
+    def network(x, label):
+        return torch.tanh(x) + label.view(-1, 1, 1)
+
+    sigma = (-1.2 + 1.2 * normal).exp()
+    denoised = model.denoise(network, clean + sigma.view(-1, 1, 1) * noise, sigma)
+    weight = (sigma.square() + 0.7**2) / (sigma * 0.7).square()
+    expected = weight * (denoised - clean).square().mean((1, 2))
+    torch.testing.assert_close(model.loss(network, clean, normal, noise), expected)
+
+
+@pytest.mark.parametrize("length", [4, 8, 9, 17])
+def test_the_temporal_network_takes_windows_of_any_length(length):
+    x, label = torch.randn(2, length, 5), torch.randn(2)
+    network = unet()
+    assert network(x, label).shape == x.shape
+    other = network(x, label + 1)
+    assert not torch.allclose(other[0], network(x, label)[0])
+
+
+@pytest.mark.parametrize(
+    ("width", "blocks", "millions"), [(1024, 3, 177.66), (256, 3, 11.14), (64, 5, 11.03)]
+)
+def test_the_temporal_network_has_the_published_size(width, blocks, millions):
+    with torch.device("meta"):
+        network = unet(length=32, channels=25, width=width, blocks=blocks)
+    assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, abs=5e-3)
+
+
+def test_the_residual_network_has_the_published_size():
+    with torch.device("meta"):
+        network = ResidualMLP(event=(42,), width=2048, blocks=6, embedding=128, frequencies=8)
+    assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(25.55, abs=5e-3)
+
+
+@pytest.mark.parametrize("over_time", [False, True])
+def test_normalisation_at_each_step_does_not_carry_from_one_step_to_another(over_time):
+    x = torch.randn(2, 8, 6)
+    y = x.clone()
+    y[..., 3] *= 5
+    norm = GroupNorm(2, 8, over_time=over_time)
+    same = (norm(x) == norm(y)).all(1)
+    assert same[:, [0, 1, 2, 4, 5]].all() == (not over_time)
+    if not over_time:
+        group = norm(x)[:, :4, 2]
+        torch.testing.assert_close(group.mean(1), torch.zeros(2), atol=1e-5, rtol=0.0)
+
+
+@pytest.mark.parametrize("over_time", [False, True])
+def test_rows_outside_the_reach_of_the_convolutions_are_seen_by_pooled_statistics_only(over_time):
+    x, label = torch.randn(1, 128, 5), torch.zeros(1)
+    y = x.clone()
+    y[:, 100:] += 1
+    network = unet(length=128, over_time=over_time)
+    assert torch.equal(network(x, label)[:, :40], network(y, label)[:, :40]) != over_time
+
+
+def test_networks_refuse_records_of_another_kind():
+    with pytest.raises(ValueError, match="generator=transition"):
+        TemporalUNet(event=(7,), width=16, blocks=2, groups=4, norm_over_time=False)
+    with pytest.raises(ValueError, match="generator=trajectory"):
+        ResidualMLP(event=(8, 7), width=16, blocks=2, embedding=8, frequencies=4)
+    with pytest.raises(ValueError, match="length=2"):
+        unet(length=2)

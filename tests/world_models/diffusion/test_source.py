@@ -1,0 +1,143 @@
+"""A generator as a source: when it is guided, towards whom, and which rows exist."""
+
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from envs.specs import Spec
+from world_models.diffusion.generator import DiffusionGenerator
+from world_models.diffusion.guidance import PolicyGuidance
+from world_models.diffusion.samplers import DPMSolver2M
+from world_models.diffusion.source import GeneratedTransitions
+from world_models.diffusion.transitions import SingleTransitions
+from world_models.diffusion.windows import Windows
+
+S, L = 2, 4
+SPEC = Spec(env_id=None, obs_dim=1, action_dim=1, action_low=(-1.0,), action_high=(1.0,))
+STARTS = torch.zeros(S, 0, 1)
+
+
+class Prior(DiffusionGenerator):
+    """A generator that needs no fit: every channel is standard normal."""
+
+    def __init__(self, records):
+        nn.Module.__init__(self)
+        self.records, self.seed = records, 0
+        self.examples = torch.randn(3, *records.event)
+
+    def denoise(self, x, sigma):
+        return x / (1 + sigma.square())
+
+
+def guidance(**changes):
+    numbers = dict(strength=1.0, behaviour_ratio=0.0, deterministic_std=0.1, sigma_data=1.0)
+    return PolicyGuidance(**(numbers | changes))
+
+
+def source(records=None, guided=True, sampler=None, **changes):
+    records = records or Windows(spec=SPEC, length=L, stride=1, absorbing=True)
+    numbers = dict(records=50, chunk=20, every=10, retain=2)
+    made = GeneratedTransitions(
+        generator=Prior(records),
+        seeds=S,
+        sampler=sampler
+        or DPMSolver2M(steps=12, sigma_min=0.01, sigma_max=20.0, rho=None, noisy=False),
+        guidance=guidance() if guided is True else guided or None,
+        **(numbers | changes),
+    )
+    made.attach(policies)
+    return made
+
+
+def policies(obs):
+    """One seed always acts 0.5, the other -0.5."""
+    return torch.full_like(obs, 0.5) * torch.tensor([1.0, -1.0]).view(S, 1, 1), None
+
+
+def refresh(made, seed=0):
+    torch.manual_seed(seed)
+    return made.generate(lambda obs: obs, STARTS)
+
+
+def test_rows_of_a_window_follow_each_other_and_stop_at_their_end():
+    made = source(guided=False)
+    rows, keep = refresh(made)
+    assert rows.shape == keep.shape == (S, 50 * (L - 1)) and made.capacity == 2 * 150
+    windows, kept = (rows.map(lambda x: x.unflatten(1, (50, -1))), keep.unflatten(1, (50, -1)))
+    assert torch.equal(windows.obs[:, :, 1:], windows.next_obs[:, :, :-1])
+    assert torch.equal(kept[..., 1:], kept[..., :-1] & ~windows.terminated[..., :-1])
+    assert rows.terminated.any() and not keep.all() and kept[..., 0].all()
+    assert not torch.equal(rows.obs[0], rows.obs[1]) and made.measured() == {}
+
+
+def test_the_first_refresh_is_the_datas_own_and_later_ones_are_guided_by_each_seeds_policy():
+    guided, free = source(), source(guided=False)
+    first, plain = refresh(guided)[0], refresh(free)[0]
+    assert torch.equal(first.action, plain.action)
+    far = guided.measured()["policy_distance"]
+    rows, _ = refresh(guided)
+    means = rows.action.mean((1, 2))
+    # The prior's arctanh is N(0, 1), the policy's N(0.55, 0.13^2): their product has mean 0.54.
+    torch.testing.assert_close(means, torch.tensor([0.48, -0.48]), atol=0.03, rtol=0.0)
+    assert (guided.measured()["policy_distance"] < far / 3).all()
+    # Nothing but actions moves here, for this denoiser has no channel depend on another.
+    torch.testing.assert_close(rows.obs, plain.obs)
+    assert torch.equal(refresh(free)[0].action, plain.action)
+
+
+def test_a_poisoned_policy_leaves_the_other_seeds_rows_bitwise_unchanged():
+    def poisoned(obs):
+        mean, std = policies(obs)
+        return mean * torch.tensor([1.0, float("nan")]).view(S, 1, 1), std
+
+    clean, dirty = source(), source()
+    dirty.attach(poisoned)
+    refresh(clean), refresh(dirty)
+    (a, keep), (b, dropped) = refresh(clean), refresh(dirty)
+    assert torch.equal(a.action[0], b.action[0]) and torch.equal(keep[0], dropped[0])
+    assert keep[1].any() and not dropped[1].any()  # rows that are not finite do not exist
+
+
+def test_a_restored_source_knows_that_its_next_refresh_is_guided():
+    made, again = source(), source()
+    refresh(made)
+    again.restore(made.contents())
+    assert torch.equal(refresh(made, 1)[0].action, refresh(again, 1)[0].action)
+
+
+def test_a_sampler_measures_the_denoiser_once_on_a_stream_of_its_own():
+    class Curious(DPMSolver2M):
+        calls = 0
+
+        def prepare(self, denoiser, clean, event_dims):
+            assert clean.shape == (3, L, 4) and event_dims == 2
+            self.calls, self.saw = self.calls + 1, torch.randn(())
+
+    sampler = Curious(steps=12, sigma_min=0.01, sigma_max=20.0, rho=None, noisy=False)
+    made, plain = source(sampler=sampler), source()
+    assert torch.equal(refresh(made)[0].obs, refresh(plain)[0].obs)
+    refresh(made)
+    assert sampler.calls == 1
+
+
+def test_single_transitions_are_rows_by_themselves_drawn_once():
+    made = source(SingleTransitions(spec=SPEC), guided=False, every=None)
+    rows, keep = refresh(made)
+    assert rows.shape == (S, 50) and keep.all() and made.every == sys.maxsize
+
+
+def test_what_cannot_work_is_refused():
+    with pytest.raises(ValueError, match="guidance works on windows"):
+        source(SingleTransitions(spec=SPEC))
+    with pytest.raises(ValueError, match="behaviour_ratio needs a clone"):
+        source(guided=guidance(behaviour_ratio=0.5))
+    for name in ("chunk", "every", "retain"):
+        with pytest.raises(ValueError, match=rf"source\.{name} must be at least 1, got 0"):
+            source(**{name: 0})
+    made = source()
+    made.moments = None
+    refresh(made)
+    with pytest.raises(RuntimeError, match="attach its moments"):
+        refresh(made)

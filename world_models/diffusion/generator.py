@@ -1,0 +1,371 @@
+"""A diffusion model of a dataset's records, fitted once and shared by all seeds.
+
+Policy-guided diffusion, arXiv:2404.06356: windows and a temporal U-Net. SynthER, arXiv:2303.06614:
+single transitions and a residual MLP. Both are this class with other parts.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from datasets.dataset import Dataset
+from envs.specs import Spec
+from world_models.base import FitProgress, Fitted, ReadState, WriteState
+from world_models.diffusion.edm import EDM
+from world_models.diffusion.records import Records
+from world_models.fitting import held_out_episodes, rows_of
+from world_models.optimiser import Adam
+
+PRECISIONS = ("auto", "bfloat16", "float32")
+
+
+class DiffusionGenerator(Fitted):
+    """Denoises records; a sampler turns that into new ones.
+
+    Args:
+        spec: spaces of the task.
+        seeds: S; one generator serves them all.
+        seed: of everything the fit draws; the fit depends on nothing else but data and settings.
+        records: builds what is modelled, given `spec`.
+        network: builds the network, given `event`, the shape of a record.
+        objective: builds what makes a denoiser of the network and gives its loss.
+        steps, batch: updates of the fit, records in each.
+        learning_rate: peak of Adam's step size, annealed to zero along half a cosine.
+        warmup_rate, warmup_fraction: the step size rises from `warmup_rate` to its peak over this
+            share of the steps.
+        betas: of Adam.
+        gradient_norm: gradients are scaled down to this norm; None leaves them alone.
+        average_rate, average_every: the average of the weights, which is what samples, moves by
+            this share towards the weights every so many updates.
+        heldout_fraction: share of the episodes (at most a tenth) that measures the fit.
+        heldout_records: at most so many of their records. As many of those that are fitted are
+            kept as `examples`, for samplers that measure the denoiser.
+        measure_every: updates between two measurements.
+        checkpoint_every: updates after which a killed fit can go on; 0 for none.
+        precision: of the network: `bfloat16` (autocast), `float32`, or `auto`, which is bfloat16
+            on a GPU. Weights and the arithmetic around the network are in float32.
+
+    Source: the authors' code of both papers. Differs: records are drawn with replacement and the
+    fit is counted in updates, not in epochs; the held-out loss is over the same noise every time.
+    """
+
+    fit_unit = "update"
+    examples: Tensor
+
+    def __init__(
+        self,
+        *,
+        spec: Spec,
+        seeds: int,
+        seed: int,
+        records: partial[Records],
+        network: partial[nn.Module],
+        objective: partial[EDM],
+        steps: int,
+        batch: int,
+        learning_rate: float,
+        warmup_rate: float,
+        warmup_fraction: float,
+        betas: Sequence[float],
+        gradient_norm: float | None,
+        average_rate: float,
+        average_every: int,
+        heldout_fraction: float,
+        heldout_records: int,
+        measure_every: int,
+        checkpoint_every: int,
+        precision: str,
+    ) -> None:
+        super().__init__()
+        least = {
+            "steps": steps,
+            "batch": batch,
+            "average_every": average_every,
+            "heldout_records": heldout_records,
+            "measure_every": measure_every,
+        }
+        for name, value in least.items():
+            if value < 1:
+                raise ValueError(f"generator.{name} must be at least 1, got {value}")
+        if not 0 <= warmup_fraction < 1:
+            raise ValueError(f"generator.warmup_fraction must lie in [0, 1), got {warmup_fraction}")
+        if precision not in PRECISIONS:
+            raise ValueError(
+                f"generator.precision={precision!r} is unknown; use one of {list(PRECISIONS)}"
+            )
+        self.spec, self.seeds, self.seed = spec, seeds, seed
+        self.records = records(spec=spec)
+        self.build_network = partial(network, event=self.records.event)
+        self.network = self.build_network().requires_grad_(False)
+        self.objective = objective()
+        self.register_buffer("examples", torch.zeros(heldout_records, *self.records.event))
+        self.steps, self.batch = steps, batch
+        self.learning_rate, self.warmup_rate = learning_rate, warmup_rate
+        self.warmup_steps = round(warmup_fraction * steps)
+        self.betas, self.gradient_norm = tuple(betas), gradient_norm
+        self.average_rate, self.average_every = average_rate, average_every
+        self.heldout_fraction, self.heldout_records = heldout_fraction, heldout_records
+        self.measure_every, self.checkpoint_every = measure_every, checkpoint_every
+        self.precision = precision
+        self.fit_total = steps
+        self._parts = {
+            name: {"kind": part.func.__name__, **part.keywords}
+            for name, part in (
+                ("records", records),
+                ("network", network),
+                ("objective", objective),
+            )
+        }
+        self._wrap: Callable[[Callable[..., Tensor]], Callable[..., Tensor]] = lambda f: f
+        self._denoise: Callable[[Tensor, Tensor], Tensor] = self._denoise_rows
+        self._read: ReadState | None = None
+        self._write: WriteState | None = None
+
+    def signature(self) -> dict[str, Any]:
+        fixed = (
+            "seed",
+            "steps",
+            "batch",
+            "learning_rate",
+            "warmup_rate",
+            "warmup_steps",
+            "gradient_norm",
+            "average_rate",
+            "average_every",
+            "heldout_fraction",
+            "heldout_records",
+            "precision",
+        )
+        return {
+            "model": type(self).__name__,
+            "obs_dim": self.spec.obs_dim,
+            "action_dim": self.spec.action_dim,
+            **self._parts,
+            "betas": list(self.betas),
+            **{name: getattr(self, name) for name in fixed},
+        }
+
+    def compile_update(
+        self, wrapper: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
+    ) -> None:
+        """Pass the training step and the denoiser, functions of fixed shapes, through `wrapper`."""
+        self._wrap = wrapper
+        self._denoise = wrapper(self._denoise_rows)
+
+    def keep_partial_fits(self, read: ReadState, write: WriteState) -> None:
+        self._read, self._write = read, write
+
+    @torch.no_grad()
+    def denoise(
+        self, x: Float[Tensor, "*lead C"], sigma: Float[Tensor, "*some"]
+    ) -> Float[Tensor, "*lead C"]:
+        """D(x, sigma), the estimate of the clean records `[*lead, *event]`; a `Denoiser`.
+
+        Args:
+            sigma: a scalar, or one for each record or each group of them: leading dimensions of x.
+        """
+        event = len(self.records.event)
+        lead = x.shape[: x.ndim - event]
+        sigma = sigma.reshape(*sigma.shape, *[1] * (len(lead) - sigma.ndim)).expand(lead)
+        estimate = self._denoise(x.reshape(-1, *x.shape[len(lead) :]), sigma.reshape(-1))
+        # A replayed graph writes every result to the same place, and samplers remember some.
+        return estimate.clone().view_as(x)
+
+    def _denoise_rows(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self.objective.denoise(self._cast(self.network), x, sigma)
+
+    def fit(self, data: Dataset, progress: FitProgress | None = None) -> dict[str, Any]:
+        """Fit from scratch, or go on with a killed fit, on a random stream seeded by `seed`.
+
+        Returns:
+            Counts of records, `measured_at` updates, and there the loss of the average weights on
+            held-out records and the mean loss since the measurement before.
+
+        Raises:
+            ValueError: other spaces than the generator's, or no record in the data.
+            RuntimeError: the fit diverged.
+        """
+        self.spec.require_same_spaces(data.spec, "the generator", f"dataset {data.name}")
+        device = self.records.mean.device
+        limit = math.ceil(self.heldout_fraction * len(data.episode_starts))
+        held = rows_of(data, held_out_episodes(data, limit, self.seed))
+        table = self.records.table(data)
+        index = self.records.index(data, ~held)
+        if not len(index):
+            raise ValueError(
+                f"dataset {data.name} holds no record of shape {list(self.records.event)}: its "
+                "episodes are too short; lower generator.records.length"
+            )
+        self.records.normalise_by(table, index)
+        heldout = self.records.index(data, held)
+        described = {"records": len(index), "heldout_records": len(heldout)}
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(self.seed)
+            table = self.records.encode(table.to(device))
+            drawn = torch.randint(len(index), (self.heldout_records,))
+            self.examples.copy_(table[index[drawn].to(device)])
+            # Data of very few episodes hold none out; the loss is then that of fitted records.
+            measure = self._measurement(table, heldout if len(heldout) else index)
+            return described | self._fit(table, index.to(device), measure, progress)
+
+    def _fit(
+        self,
+        table: Float[Tensor, "R C"],
+        index: Tensor,
+        measure: Callable[[], float],
+        progress: FitProgress | None,
+    ) -> dict[str, Any]:
+        """All updates, from the last checkpoint if there is one."""
+        device = table.device
+        network = self.build_network().to(device)
+        self.network.load_state_dict(network.state_dict())
+        optimiser = WarmupCosine(
+            network.parameters(),
+            self.learning_rate,
+            start=self.warmup_rate,
+            warmup=self.warmup_steps,
+            steps=self.steps,
+            betas=self.betas,
+        ).to(device)
+        training = nn.ModuleDict({"network": network, "optimiser": optimiser})
+        call = self._cast(network)
+
+        def step() -> Tensor:
+            drawn = torch.randint(len(index), (self.batch,), device=device)
+            clean = table[index[drawn]]
+            normal, noise = torch.randn(self.batch, device=device), torch.randn_like(clean)
+            with torch.enable_grad():
+                loss = self.objective.loss(call, clean, normal, noise).mean()
+                gradients = torch.autograd.grad(loss, optimiser.targets)
+            optimiser.apply_gradients(clipped(gradients, self.gradient_norm))
+            return loss.detach()
+
+        update = self._wrap(step)
+        weights: list[Tensor] = list(network.parameters())
+        average: list[Tensor] = list(self.network.parameters())
+        history: dict[str, list[Any]] = {"measured_at": [], "holdout_loss": [], "train_loss": []}
+        total = torch.zeros((), device=device)
+        first = self._resume(training, history)
+        if progress is not None and first:
+            progress(first, history["holdout_loss"][-1])
+        for done in range(first + 1, self.steps + 1):
+            total += update()
+            if done % self.average_every == 0:
+                with torch.no_grad():
+                    torch._foreach_lerp_(average, weights, self.average_rate)
+            if done % self.measure_every == 0 or done == self.steps:
+                since = done - (history["measured_at"] or [0])[-1]
+                history["measured_at"].append(done)
+                history["train_loss"].append(total.item() / since)
+                history["holdout_loss"].append(measure())
+                total.zero_()
+                self._require_finite(done, history)
+                if progress is not None:
+                    progress(done, history["holdout_loss"][-1])
+                if self.checkpoint_every and self._write is not None and done != self.steps:
+                    last = (history["measured_at"][-2:-1] or [0])[0]
+                    if done // self.checkpoint_every > last // self.checkpoint_every:
+                        self._write(self._state(training, history, done))
+        return {**history, "updates": self.steps}
+
+    def _measurement(self, table: Tensor, index: Tensor) -> Callable[[], float]:
+        """The loss of the average weights on some records, with noise of its own."""
+        own = torch.Generator().manual_seed(self.seed)
+        chosen = torch.randperm(len(index), generator=own)[: self.heldout_records]
+        clean = table[index[chosen].to(table.device)]
+        normal = torch.randn(len(clean), generator=own).to(table.device)
+        noise = torch.randn(clean.shape, generator=own).to(table.device)
+
+        @torch.no_grad()
+        def measure() -> float:
+            call = self._cast(self.network)
+            parts = zip(*(x.split(self.batch) for x in (clean, normal, noise)), strict=True)
+            return torch.cat([self.objective.loss(call, *part) for part in parts]).mean().item()
+
+        return measure
+
+    def _cast(self, network: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+        """The network in the chosen precision, float32 at both ends."""
+
+        def call(x: Tensor, label: Tensor) -> Tensor:
+            half = self.precision == "bfloat16" or (
+                self.precision == "auto" and x.device.type == "cuda"
+            )
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+                return network(x, label).float()
+
+        return call
+
+    def _require_finite(self, done: int, history: dict[str, list[Any]]) -> None:
+        if not math.isfinite(history["train_loss"][-1] + history["holdout_loss"][-1]):
+            raise RuntimeError(
+                f"the loss of the generator was not finite by update {done}; check the data "
+                "(python -m datasets.check), or lower generator.learning_rate"
+            )
+
+    def _state(self, training: nn.Module, history: dict[str, Any], done: int) -> dict[str, Any]:
+        """All that the rest of the fit depends on."""
+        device = self.records.mean.device
+        random = {"cpu": torch.get_rng_state()}
+        if device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(device)
+        return {
+            "done": done,
+            "training": training.state_dict(),
+            "average": self.network.state_dict(),
+            "history": history,
+            "random": random,
+        }
+
+    def _resume(self, training: nn.Module, history: dict[str, list[Any]]) -> int:
+        """Take back what `_state` gave; returns finished updates."""
+        state = None if self._read is None else self._read()
+        if state is None:
+            return 0
+        training.load_state_dict(state["training"])
+        self.network.load_state_dict(state["average"])
+        history.update(state["history"])
+        torch.set_rng_state(state["random"]["cpu"].cpu())
+        if "cuda" in state["random"]:
+            torch.cuda.set_rng_state(state["random"]["cuda"].cpu(), self.records.mean.device)
+        self.fit_first = state["done"]
+        return state["done"]
+
+
+class WarmupCosine(Adam):
+    """Adam whose step size rises from `start` to its peak, then falls to zero.
+
+    Args:
+        start: step size of the first update.
+        warmup: updates of the linear rise.
+        steps: updates in all; those after the rise follow half a cosine.
+        others: see `Adam`.
+    """
+
+    def __init__(
+        self, *parameters: Any, start: float, warmup: int, steps: int, **others: Any
+    ) -> None:
+        super().__init__(*parameters, **others)
+        self.start, self.warmup, self.total = start, warmup, steps
+
+    def current_learning_rate(self) -> Tensor:
+        done, peak = self.steps[0], self.learning_rate
+        rising = self.start + (peak - self.start) * done / max(self.warmup, 1)
+        progress = ((done - self.warmup) / (self.total - self.warmup)).clamp(0.0, 1.0)
+        return torch.where(
+            done < self.warmup, rising, peak * 0.5 * (1 + torch.cos(math.pi * progress))
+        )
+
+
+def clipped(gradients: Sequence[Tensor], norm: float | None) -> list[Tensor]:
+    """Gradients, scaled so that their common norm is at most `norm`."""
+    if norm is None:
+        return list(gradients)
+    length = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
+    scale = (norm / length).clamp(max=1.0)
+    return [gradient * scale for gradient in gradients]

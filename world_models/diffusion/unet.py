@@ -1,0 +1,195 @@
+"""Networks of the generators: a temporal U-Net for windows, a residual MLP for transitions."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class GroupNorm(nn.Module):
+    """Normalises groups of channels, at each time step by itself or over all of them.
+
+    Source: the authors' code of arXiv:2404.06356 has `over_time` false, for its normalisation sees
+    a single window whose rows it takes for a batch; the usual layer has it true.
+    """
+
+    EPSILON = 1e-6
+
+    def __init__(self, groups: int, channels: int, *, over_time: bool) -> None:
+        super().__init__()
+        self.over_time = over_time
+        self.norm = nn.GroupNorm(groups, channels, eps=self.EPSILON)
+
+    def forward(self, x: Float[Tensor, "B C L"]) -> Float[Tensor, "B C L"]:
+        if self.over_time:
+            return self.norm(x)
+        return self.norm(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(x), -1)).mT
+
+
+class Block(nn.Module):
+    """Convolution, plus a projection of the time embedding where it is given, norm, ReLU."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, embedding: int, groups: int, over_time: bool
+    ) -> None:
+        super().__init__()
+        # An even kernel is padded by one more row at the end than at the start.
+        self.padding = ((kernel - 1) // 2, kernel // 2)
+        self.convolution = nn.Conv1d(inputs, outputs, kernel)
+        self.project = nn.Linear(embedding, outputs) if embedding else None
+        self.norm = GroupNorm(groups, outputs, over_time=over_time)
+
+    def forward(
+        self, x: Float[Tensor, "B I L"], time: Float[Tensor, "B T"]
+    ) -> Float[Tensor, "B O L"]:
+        x = self.convolution(F.pad(x, self.padding))
+        if self.project is not None:
+            x = x + self.project(time).unsqueeze(-1)
+        return F.relu(self.norm(x))
+
+
+class TemporalUNet(nn.Module):
+    """A convolutional network over the rows of a window, of any length that survives its pooling.
+
+    Args:
+        event: (length, channels) of a record.
+        width: W, channels of the first block; block i has 2^i W.
+        blocks: resolutions, each half as fine as the one before.
+        groups: of the normalisation.
+        norm_over_time: see `GroupNorm`.
+
+    Source: the authors' code of arXiv:2404.06356: no residual connections, no attention.
+    """
+
+    def __init__(
+        self,
+        *,
+        event: tuple[int, ...],
+        width: int,
+        blocks: int,
+        groups: int,
+        norm_over_time: bool,
+    ) -> None:
+        super().__init__()
+        if len(event) != 2:
+            raise ValueError(
+                f"a temporal U-Net works on windows, and the records are of shape {event}; choose "
+                "generator=transition with its own network"
+            )
+        if width < 16 or width % groups or width % 8 or event[0] < 2 ** (blocks - 1):
+            raise ValueError(
+                "generator.network needs width >= 16, a multiple of 8 and of groups, and "
+                f"length >= 2^(blocks - 1), got width={width}, groups={groups}, blocks={blocks}, "
+                f"length={event[0]}"
+            )
+        features = event[1]
+        self.embed = Sinusoids(width)
+
+        def block(inputs: int, outputs: int, kernel: int, timed: bool) -> Block:
+            return Block(inputs, outputs, kernel, timed * width, groups, norm_over_time)
+
+        widths = [width * 2**i for i in range(blocks)]
+        before = [features, *widths]
+        self.encoder = nn.ModuleList(
+            nn.ModuleList([block(before[i], c, 3, True), block(c, c, 3, False)])
+            for i, c in enumerate(widths)
+        )
+        self.decoder = nn.ModuleList(
+            nn.ModuleList(
+                [block(2 * c, c, 2, True), block(2 * c, c, 3, False), block(c, c, 3, False)]
+            )
+            for c in reversed(widths[:-1])
+        )
+        self.output = nn.Conv1d(width, features, 1)
+        lecun_normal_(self)
+
+    def forward(
+        self, x: Float[Tensor, "B L C"], label: Float[Tensor, " B"]
+    ) -> Float[Tensor, "B L C"]:
+        time = F.silu(self.embed(label))
+        x = x.mT
+        skips: list[Tensor] = []
+        for stage in self.encoder:
+            assert isinstance(stage, nn.ModuleList)
+            first, second = stage
+            x = F.max_pool1d(skips[-1], 2) if skips else x
+            skips.append(second(first(x, time), time))
+        x = skips.pop()
+        for stage in self.decoder:
+            assert isinstance(stage, nn.ModuleList)
+            widen, first, second = stage
+            skip = skips.pop()
+            x = widen(F.interpolate(x, size=skip.shape[-1], mode="nearest"), time)
+            x = second(first(torch.cat([x, skip], 1), time), time)
+        return self.output(x).mT
+
+
+class Sinusoids(nn.Module):
+    """Sine and cosine of the label at W / 8 frequencies, through two linear layers."""
+
+    LONGEST = 10_000.0
+    frequencies: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        half = width // 8
+        frequencies = torch.exp(-torch.arange(half) * math.log(self.LONGEST) / (half - 1))
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.first, self.second = nn.Linear(2 * half, width), nn.Linear(width, width)
+
+    def forward(self, label: Float[Tensor, " B"]) -> Float[Tensor, "B W"]:
+        angle = label.unsqueeze(-1) * self.frequencies
+        return self.second(F.silu(self.first(torch.cat([angle.sin(), angle.cos()], -1))))
+
+
+class ResidualMLP(nn.Module):
+    """h <- h + Linear(ReLU(h)), `blocks` times, on a record without a time dimension.
+
+    Args:
+        event: (channels,) of a record.
+        width: of the blocks.
+        blocks: their number.
+        embedding: width of what record and noise level are embedded in.
+        frequencies: random Fourier features of the noise level, fixed.
+
+    Source: the authors' code of SynthER, arXiv:2303.06614.
+    """
+
+    frequencies: Tensor
+
+    def __init__(
+        self, *, event: tuple[int, ...], width: int, blocks: int, embedding: int, frequencies: int
+    ) -> None:
+        super().__init__()
+        if len(event) != 1:
+            raise ValueError(
+                f"a residual MLP works on single rows, and the records are of shape {event}; "
+                "choose generator=trajectory with its own network"
+            )
+        self.register_buffer("frequencies", torch.randn(frequencies))
+        self.first = nn.Linear(2 * frequencies + 1, embedding)
+        self.second = nn.Linear(embedding, embedding)
+        self.input = nn.Linear(event[0], embedding)
+        self.widen = nn.Linear(embedding, width)
+        self.blocks = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
+        self.output = nn.Linear(width, event[0])
+
+    def forward(self, x: Float[Tensor, "B C"], label: Float[Tensor, " B"]) -> Float[Tensor, "B C"]:
+        label = label.unsqueeze(-1)
+        angle = 2 * math.pi * label * self.frequencies
+        time = self.second(F.silu(self.first(torch.cat([label, angle.sin(), angle.cos()], -1))))
+        h = self.widen(self.input(x) + time)
+        for block in self.blocks:
+            h = h + block(F.relu(h))
+        return self.output(F.relu(h))
+
+
+def lecun_normal_(network: nn.Module) -> None:
+    """Weights of variance 1 / fan-in, biases zero."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear | nn.Conv1d):
+            nn.init.normal_(layer.weight, std=1 / math.sqrt(layer.weight[0].numel()))
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)

@@ -1,0 +1,112 @@
+"""Windows of consecutive steps: the records of trajectory diffusion, arXiv:2404.06356."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from datasets.dataset import Dataset
+from datasets.transition import Transition
+from envs.specs import Spec
+from world_models.diffusion.records import Records
+
+
+class Windows(Records):
+    """L consecutive rows (obs, action, reward, done); the successor of a row is the next row.
+
+    Actions are clipped to +-0.999 and unsquashed by arctanh before they are standardised, so what
+    is generated stays inside the box. A window decodes to L - 1 transitions; what follows the
+    first `done` does not exist.
+
+    Args:
+        spec: spaces of the task.
+        length: L, rows of a window.
+        stride: rows between the starts of two windows of an episode.
+        absorbing: let windows go on behind a termination, by rows that repeat its next
+            observation with action 0, reward 0 and done 1. Then the terminal transition is one
+            of those that a window decodes to.
+
+    Source: the authors' code. Differs: with `absorbing=false` windows are chosen as there, which
+    puts terminations into the last row only, where decoding drops them: the generator then never
+    ends an episode. With `absorbing=true` windows start every `stride` rows of each episode; one
+    that would hold fewer than `stride` recorded rows, and is not the first of its episode, is left
+    out, so that ends are seen about as often as what lies before them. Episodes that end by a time
+    limit before they are L rows long are left out in both.
+    """
+
+    ACTION_LIMIT = 0.999
+    squashed = True
+
+    def __init__(self, *, spec: Spec, length: int, stride: int, absorbing: bool) -> None:
+        if length < 2 or stride < 1:
+            raise ValueError(
+                "generator.records needs length >= 2 and stride >= 1, got "
+                f"length={length}, stride={stride}"
+            )
+        super().__init__(
+            spec=spec,
+            event=(length, spec.obs_dim + spec.action_dim + 2),
+            transitions=length - 1,
+        )
+        self.length, self.stride, self.absorbing = length, stride, absorbing
+
+    def table(self, data: Dataset) -> Float[Tensor, "R C"]:
+        """The rows of the dataset, then one absorbing row for every termination."""
+        rows = data.transitions
+        done = rows.terminated.float()
+        recorded = [rows.obs, self._unsquashed(rows.action), rows.reward[:, None], done[:, None]]
+        last = rows.next_obs[rows.terminated]
+        still = last.new_zeros(len(last), self.spec.action_dim + 1)
+        absorbed = [last, still, torch.ones_like(last[:, :1])]
+        return torch.cat([torch.cat(recorded, -1), torch.cat(absorbed, -1)])
+
+    def index(self, data: Dataset, rows: Bool[Tensor, " N"]) -> Int[Tensor, "W L"]:
+        """Rows of the table in every window that starts at one of these rows; perhaps none."""
+        terminated = data.transitions.terminated
+        ends = terminated.clone()
+        ends[data.episode_starts + data.episode_lengths - 1] = True
+        position = torch.arange(len(ends))
+        last = ends.nonzero().flatten()
+        piece = torch.searchsorted(last, position)  # which uninterrupted piece a row belongs to
+        last = last[piece]
+        first = torch.cat([position[:1], position[1:][ends[:-1]]])[piece]
+        choose = self._with_absorbing if self.absorbing else self._as_published
+        starts = (choose(position - first, last - position + 1, terminated[last]) & rows).nonzero()
+        window = starts + torch.arange(self.length)  # [W, L]
+        stop = last[starts]
+        absorbing = len(ends) + terminated.long().cumsum(0)[stop] - 1
+        return torch.where(window > stop, absorbing, window)
+
+    def _with_absorbing(self, before: Tensor, left: Tensor, terminal: Tensor) -> Tensor:
+        """Starts, given rows before and left (itself included) in the piece, and how it ends."""
+        long_enough = torch.where(
+            terminal, (left >= self.stride) | (before == 0), left >= self.length
+        )
+        return (before % self.stride == 0) & long_enough
+
+    def _as_published(self, before: Tensor, left: Tensor, terminal: Tensor) -> Tensor:
+        """Every `stride`-th whole window, the first and the terminal ones, none cut by a limit."""
+        whole = left >= self.length
+        strided = whole & ((whole.long().cumsum(0) - 1) % self.stride == 0)
+        at_end = left == self.length
+        return (strided | (whole & (before == 0)) | (at_end & terminal)) & ~(at_end & ~terminal)
+
+    def decode(
+        self, records: Float[Tensor, "*lead L C"]
+    ) -> tuple[Transition, Bool[Tensor, "*lead M"]]:
+        """Raw transitions `[*lead, L - 1]`; also of windows longer than those that were fitted."""
+        raw = self.raw(records)
+        done = raw[..., -1] > self.DONE_THRESHOLD
+        ended = done.long().cumsum(-1) - done.long() > 0
+        now = raw[..., :-1, :]
+        rows = Transition(
+            obs=now[..., self.obs],
+            action=torch.tanh(now[..., self.action]),
+            reward=now[..., -2],
+            next_obs=raw[..., 1:, self.obs],
+            terminated=done[..., :-1],
+            is_real=torch.zeros_like(done[..., :-1]),
+        )
+        return rows, ~ended[..., :-1]
+
+    def _unsquashed(self, action: Tensor) -> Tensor:
+        return torch.atanh(action.clamp(-self.ACTION_LIMIT, self.ACTION_LIMIT))
