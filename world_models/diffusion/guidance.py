@@ -1,0 +1,306 @@
+"""Guidance: samples that fit a policy, a return or a value, with a denoiser that knows of none.
+
+Policy-guided diffusion: arXiv:2404.06356. A guidance gets a denoiser and gives back what a sampler
+takes: another denoiser, and sometimes a nudge of the noisy sample.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from world_models.diffusion.samplers import Denoiser, Nudge
+
+GaussianPolicy = Callable[[Tensor], tuple[Tensor, Tensor | None]]
+"""`obs [S, B, D] -> mean, std  [S, B, A]` of the action in [-1, 1], raw observations.
+
+A policy squashed by tanh gives tanh(m) and s (1 - tanh(m)^2); one without noise gives no std.
+"""
+
+ConditionalDenoiser = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""`(x, sigma, condition) -> E[y | x, condition]`; without a condition, the mean over all."""
+
+LARGEST_ACTION = 0.999
+"""Data are clipped to this before arctanh, so no action of the model lies beyond."""
+SMALLEST_STD = 1e-3
+"""In the model's units; policies may be sharper than what a model can follow."""
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Where a sample keeps observations and actions, and what its units mean.
+
+    Attributes:
+        obs, action: places in the last dimension.
+        mean, std: `[*, F]`; x std + mean is an observation in raw units, and an action before tanh.
+    """
+
+    obs: slice
+    action: slice
+    mean: Tensor
+    std: Tensor
+
+    def raw(self, x: Tensor, part: slice) -> Tensor:
+        """The channels of `part`, without the model's units."""
+        return x[..., part] * self.std[..., part] + self.mean[..., part]
+
+
+class Guided(NamedTuple):
+    """What a sampler is given: `sampler.sample(guided.denoiser, noise, guided.nudge)`."""
+
+    denoiser: Denoiser
+    nudge: Nudge | None = None
+
+
+class Guidance(ABC):
+    """Bends samples of windows `[S, B, L, F]` (or rows `[S, B, F]`) towards a policy."""
+
+    needs_behaviour: bool = False
+
+    @abstractmethod
+    def guide(
+        self,
+        denoiser: Denoiser,
+        policy: GaussianPolicy,
+        channels: Channels,
+        behaviour: GaussianPolicy | None = None,
+    ) -> Guided:
+        """Guide a denoiser.
+
+        Args:
+            policy: whose actions the samples should hold.
+            channels: of the denoiser's samples.
+            behaviour: a clone of the policy behind the data, where `needs_behaviour` asks for it.
+        """
+
+
+class NoGuidance(Guidance):
+    """Samples as the data are."""
+
+    def guide(
+        self,
+        denoiser: Denoiser,
+        policy: GaussianPolicy,
+        channels: Channels,
+        behaviour: GaussianPolicy | None = None,
+    ) -> Guided:
+        return Guided(denoiser)
+
+
+class PolicyGuidance(Guidance):
+    """Samples of p(tau) prod_t pi(a_t | s_t)^strength, by a closed form free of the steps.
+
+    The action of the clean sample, given the noisy one, is taken for N(D, v) with
+    v = sigma^2 d^2 / (sigma^2 + d^2). Its product with the policy N(m, s^2)^strength at the
+    denoised observations has the mean D + v (m - D) / (s^2 / strength + v), which takes the place
+    of D. Nothing but actions moves. Exact where the data are Gaussian with variance d^2.
+
+    Args:
+        strength: the power of the policy; 0 leaves the data alone.
+        behaviour_ratio: share of the same move towards the cloned behaviour policy that is taken
+            back; 0 = none, and no clone is needed.
+        deterministic_std: of policies without noise, in units of the action.
+        sigma_data: d, standard deviation of the data in the model's units.
+
+    Source: ours. The target law is policy-guided diffusion's, arXiv:2404.06356; `PaperGuidance` is
+    its rule. The behaviour term is after STITCH-OPE, arXiv:2505.20781.
+    """
+
+    def __init__(
+        self,
+        *,
+        strength: float,
+        behaviour_ratio: float,
+        deterministic_std: float,
+        sigma_data: float,
+    ) -> None:
+        if strength < 0:
+            raise ValueError(f"guidance.strength must not be negative, got {strength}")
+        if not 0 <= behaviour_ratio <= 1:
+            raise ValueError(f"guidance.behaviour_ratio must lie in [0, 1], got {behaviour_ratio}")
+        self.strength, self.behaviour_ratio = strength, behaviour_ratio
+        self.deterministic_std, self.sigma_data = deterministic_std, sigma_data
+        self.needs_behaviour = behaviour_ratio > 0
+
+    def guide(
+        self,
+        denoiser: Denoiser,
+        policy: GaussianPolicy,
+        channels: Channels,
+        behaviour: GaussianPolicy | None = None,
+    ) -> Guided:
+        if self.needs_behaviour and behaviour is None:
+            raise ValueError(
+                f"guidance.behaviour_ratio={self.behaviour_ratio} needs a cloned behaviour policy; "
+                "fit one, or set it to 0"
+            )
+
+        def guided(x: Tensor, sigma: Tensor) -> Tensor:
+            clean = denoiser(x, sigma)
+            variance = posterior_variance(leading(sigma, x), self.sigma_data)
+            move = self._move(clean, variance, policy, channels)
+            if self.needs_behaviour and behaviour is not None:
+                back = self._move(clean, variance, behaviour, channels)
+                move = move - self.behaviour_ratio * back
+            return with_moved_actions(clean, move, channels)
+
+        return Guided(guided)
+
+    def _move(
+        self, clean: Tensor, variance: Tensor, policy: GaussianPolicy, channels: Channels
+    ) -> Tensor:
+        action_mean, action_std = at_windows(policy, channels.raw(clean, channels.obs))
+        if action_std is None:
+            action_std = torch.full_like(action_mean, self.deterministic_std)
+        mean, std = in_model_units(action_mean, action_std, channels)
+        return product_move(clean[..., channels.action], variance, mean, std, self.strength)
+
+
+class PaperGuidance(Guidance):
+    """The published rule: before step i of N, the noisy actions move by lambda_i grad log pi.
+
+    lambda_i = coefficient [1 - i / N + cosine sin(pi (i + 1) / N)], 0 at the last step. The push
+    depends on steps, solver and churn, so the coefficient does not carry over between them. For
+    windows: gradients are normalised over the actions of a whole window.
+
+    Args:
+        coefficient, cosine: see above.
+        delay: steps at the start without guidance.
+        denoised: policy and gradient are taken at the denoised sample, at one more call a step;
+            false: at the noisy one.
+        normalise: divide the gradient of a window by its norm.
+        deterministic_std: of policies without noise, in units of the action.
+
+    Source: policy-guided diffusion, arXiv:2404.06356, as its public code has it. Differs: the 1e-8
+    in the normalisation is added to the norm, not to the result, so a zero gradient stays zero.
+    """
+
+    TINY = 1e-8
+
+    def __init__(
+        self,
+        *,
+        coefficient: float,
+        cosine: float,
+        delay: int,
+        denoised: bool,
+        normalise: bool,
+        deterministic_std: float,
+    ) -> None:
+        if coefficient < 0:
+            raise ValueError(f"guidance.coefficient must not be negative, got {coefficient}")
+        self.coefficient, self.cosine, self.delay = coefficient, cosine, delay
+        self.denoised, self.normalise = denoised, normalise
+        self.deterministic_std = deterministic_std
+
+    def guide(
+        self,
+        denoiser: Denoiser,
+        policy: GaussianPolicy,
+        channels: Channels,
+        behaviour: GaussianPolicy | None = None,
+    ) -> Guided:
+        def nudge(x: Tensor, sigma: Tensor, step: int, steps: int) -> Tensor:
+            weight = self.weight(step, steps)
+            if weight == 0:
+                return x
+            looked_at = denoiser(x, sigma) if self.denoised else x
+            return with_moved_actions(
+                x, weight * self._slope(looked_at, policy, channels), channels
+            )
+
+        return Guided(denoiser, nudge)
+
+    def weight(self, step: int, steps: int) -> float:
+        """lambda of one step."""
+        if not self.delay <= step < steps - 1:
+            return 0.0
+        bump = self.cosine * math.sin(math.pi * (step + 1) / steps)
+        return self.coefficient * (1 - step / steps + bump)
+
+    def _slope(self, x: Tensor, policy: GaussianPolicy, channels: Channels) -> Tensor:
+        """Gradient of log N(tanh(x std + mean); m, s^2) with respect to the actions of x."""
+        mean, std = at_windows(policy, channels.raw(x, channels.obs))
+        if std is None:
+            std = torch.full_like(mean, self.deterministic_std)
+        action = torch.tanh(channels.raw(x, channels.action))
+        slope = (mean - action) / std.square() * (1 - action.square())
+        slope = slope * channels.std[..., channels.action]
+        if self.normalise:
+            norm = torch.linalg.vector_norm(slope, dim=(-2, -1), keepdim=True)
+            slope = slope / (norm + self.TINY)
+        return slope
+
+
+class ClassifierFree:
+    """Classifier-free guidance: D = w D(x, c) + (1 - w) D(x), for returns or any other condition.
+
+    Args:
+        weight: w; 1 is the conditional model, more exaggerates the condition, 0 ignores it.
+        levels: sigma outside of these two bounds has w = 1.
+
+    Source: arXiv:2207.12598, equation 6 (their w is ours less one); bounds: arXiv:2404.07724.
+    Two calls a call.
+    """
+
+    def __init__(self, *, weight: float, levels: Sequence[float]) -> None:
+        self.weight = weight
+        self.low, self.high = levels
+
+    def guide(self, denoiser: ConditionalDenoiser, condition: Tensor) -> Denoiser:
+        """A denoiser for samples that share or each have a `condition [*lead, C]`."""
+
+        def guided(x: Tensor, sigma: Tensor) -> Tensor:
+            given, free = denoiser(x, sigma, condition), denoiser(x, sigma, None)
+            level = leading(sigma, x)
+            inside = (self.low <= level) & (level <= self.high)
+            return given + torch.where(inside, self.weight - 1, 0.0) * (given - free)
+
+        return guided
+
+
+def posterior_variance(sigma: Tensor, sigma_data: float) -> Tensor:
+    """Of y given y + sigma n, where y has the standard deviation sigma_data."""
+    return sigma.square() * sigma_data**2 / (sigma.square() + sigma_data**2)
+
+
+def product_move(
+    clean: Tensor, variance: Tensor, mean: Tensor, std: Tensor, strength: float
+) -> Tensor:
+    """From the mean of N(clean, variance) to that of its product with N(mean, std^2)^strength."""
+    pull = variance * strength
+    return pull * (mean - clean) / (std.square() + pull)
+
+
+def in_model_units(
+    action_mean: Tensor, action_std: Tensor, channels: Channels
+) -> tuple[Tensor, Tensor]:
+    """A Gaussian over actions in [-1, 1] as one over their standardised arctanh, to first order."""
+    mean = action_mean.clamp(-LARGEST_ACTION, LARGEST_ACTION)
+    scale = channels.std[..., channels.action]
+    std = action_std / ((1 - mean.square()) * scale)
+    mean = (torch.arctanh(mean) - channels.mean[..., channels.action]) / scale
+    return mean, std.clamp_min(SMALLEST_STD)
+
+
+def at_windows(policy: GaussianPolicy, obs: Tensor) -> tuple[Tensor, Tensor | None]:
+    """A policy, which knows `[S, B, D]`, at observations `[S, ..., D]`."""
+    mean, std = policy(obs.reshape(obs.shape[0], -1, obs.shape[-1]))
+    shape = (*obs.shape[:-1], mean.shape[-1])
+    return mean.reshape(shape), None if std is None else std.expand_as(mean).reshape(shape)
+
+
+def with_moved_actions(x: Tensor, move: Tensor, channels: Channels) -> Tensor:
+    """x with `move` added to its actions."""
+    moved = x.clone()
+    moved[..., channels.action] += move
+    return moved
+
+
+def leading(sigma: Tensor, x: Tensor) -> Tensor:
+    """sigma with as many trailing dimensions of one as let it meet x."""
+    return sigma.reshape(sigma.shape + (1,) * (x.ndim - sigma.ndim))
