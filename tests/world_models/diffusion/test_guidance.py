@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from world_models.diffusion.conditioning import ClassifierFree, holding
 from world_models.diffusion.guidance import (
     Channels,
-    ClassifierFree,
     NoGuidance,
     PaperGuidance,
     PolicyGuidance,
@@ -226,3 +226,9 @@ def test_guidance_works_in_stochastic_samplers(gaussian):
     sampler = DDIM(eta=1.0, steps=100, **RANGE)
     x = sampler.sample(guided.denoiser, noise(1, 4000, 1, F))
     assert x[..., D].mean().item() == pytest.approx(1.0, abs=0.06)
+
+
+def test_known_entries_are_exact_at_the_end(mixture):
+    known, mask = torch.tensor([0.4, 0.0]).double(), torch.tensor([True, False])
+    x = SOLVER.sample(holding(mixture, known, mask), noise(50, 2))
+    assert (x[:, 0] == 0.4).all() and x[:, 1].std() > 0.1
