@@ -229,6 +229,6 @@ def test_guidance_works_in_stochastic_samplers(gaussian):
 
 
 def test_known_entries_are_exact_at_the_end(mixture):
-    known, mask = torch.tensor([0.4, 0.0]).double(), torch.tensor([True, False])
+    known, mask = torch.tensor([0.4, 0.0], dtype=torch.float64), torch.tensor([True, False])
     x = SOLVER.sample(holding(mixture, known, mask), noise(50, 2))
     assert (x[:, 0] == 0.4).all() and x[:, 1].std() > 0.1
