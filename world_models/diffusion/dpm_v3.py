@@ -66,10 +66,10 @@ def measure(
             return (x - denoiser(x, sigma)) / sigma
 
         signs = 1 - 2 * torch.randint_like(x, 2)
-        eps, across = torch.func.jvp(noise_of, (x, at), (signs, torch.zeros_like(at)))
+        eps, across = torch.func.jvp(noise_of, (x, at), (signs, torch.zeros_like(at)))[:2]
         # Along the flow, where x moves by -sigma eps in a unit of time.
         along_flow = (-(-at).exp() * eps, torch.ones_like(at))
-        _, change = torch.func.jvp(noise_of, (x, at), along_flow)
+        change = torch.func.jvp(noise_of, (x, at), along_flow)[1]
         slopes.append((math.exp(-time) * across * signs).mean(over, keepdim=True))
         values = torch.stack([eps, x, change]).double()
         mean = values.mean(over + 1, keepdim=True)

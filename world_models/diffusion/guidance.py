@@ -75,19 +75,6 @@ class Guidance(ABC):
         """
 
 
-class NoGuidance(Guidance):
-    """Samples as the data are."""
-
-    def guide(
-        self,
-        denoiser: Denoiser,
-        policy: GaussianPolicy,
-        channels: Channels,
-        behaviour: GaussianPolicy | None = None,
-    ) -> Guided:
-        return Guided(denoiser)
-
-
 class PolicyGuidance(Guidance):
     """Samples of p(tau) prod_t pi(a_t | s_t)^strength, by a closed form free of the steps.
 

@@ -34,7 +34,7 @@ def solved(mixture):
 
 def test_statistics_of_a_gaussian(gaussian):
     """eps is linear in x, so l is its slope times sigma, and f is free of x."""
-    target, times = gaussian(0.7, 0.4), solver().times
+    target, times = gaussian(0.7, 0.4), solver(table=61).times
     found = measure(target, 0.7 + 0.4 * noise(3, 50, 1), 1, times, 1)
     sigma = torch.tensor(times).double().neg().exp().reshape(-1, 1, 1, 1)
     share = sigma**2 / (sigma**2 + 0.4**2)
@@ -42,14 +42,14 @@ def test_statistics_of_a_gaussian(gaussian):
     assert found.s.abs().max() == 0
     # f = -0.7 l', d l / d lambda = -2 l (1 - l): f is -0.7 l, and its change 1.4 l (1 - l).
     torch.testing.assert_close(
-        found.b, (1.4 * share * (1 - share)).expand_as(found.b), rtol=0, atol=5e-3
+        found.b, (1.4 * share * (1 - share)).expand_as(found.b), rtol=0, atol=2e-2
     )
 
 
 @pytest.mark.parametrize("mean", [0.0, 0.7])
 def test_one_step_is_exact_on_a_gaussian(gaussian, mean):
     target, x = gaussian(mean, 0.4), 80 * noise(200, 1)
-    sampler = solver(order=1, table=200)
+    sampler = solver(order=1, table=100)
     sampler.prepare(target, mean + 0.4 * noise(64, 1), 1)
     ended = sampler.integrate(target, x, [80.0, 0.02])
     exact = target.carried(x, 80.0, 0.02)
@@ -92,7 +92,7 @@ def test_measured_statistics_and_the_corrector_gain_on_few_steps(mixture):
 
 
 def test_calls_and_refusals(mixture):
-    sampler = solver(steps=9, corrector=True)
+    sampler = solver(steps=9, corrector=True, table=31)
     with pytest.raises(RuntimeError, match="prepare"):
         sampler.sample(mixture, noise(5, 2))
     sampler.prepare(mixture, noise(10, 2), 1)
@@ -109,8 +109,8 @@ def test_calls_and_refusals(mixture):
 
 def test_smoothing_averages_over_levels(gaussian):
     torch.manual_seed(1)
-    rough = measure(gaussian(0.0, 1.0), noise(20, 1), 1, solver().times, 1)
+    rough = measure(gaussian(0.0, 1.0), noise(20, 1), 1, solver(table=21).times, 1)
     torch.manual_seed(1)
-    smooth = measure(gaussian(0.0, 1.0), noise(20, 1), 1, solver().times, 5)
+    smooth = measure(gaussian(0.0, 1.0), noise(20, 1), 1, solver(table=21).times, 5)
     torch.testing.assert_close(smooth.l[10], rough.l[8:13].mean(0))
     assert smooth.l.shape == rough.l.shape
