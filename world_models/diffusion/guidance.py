@@ -1,4 +1,4 @@
-"""Guidance: samples that fit a policy, a return or a value, with a denoiser that knows of none.
+"""Guidance: windows that fit a policy, with a denoiser that knows of none.
 
 Policy-guided diffusion: arXiv:2404.06356. A guidance gets a denoiser and gives back what a sampler
 takes: another denoiser, and sometimes a nudge of the noisy sample.
@@ -6,23 +6,20 @@ takes: another denoiser, and sometimes a nudge of the noisy sample.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from world_models.diffusion.samplers import Denoiser, Nudge
+from world_models.diffusion.samplers import Denoiser, Nudge, leading
 
 GaussianPolicy = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 """`obs [S, B, D] -> mean, std  [S, B, A]` of the action in [-1, 1], raw observations.
 
 A policy squashed by tanh gives tanh(m) and s (1 - tanh(m)^2); one without noise gives no std.
 """
-
-ConditionalDenoiser = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""`(x, sigma, condition) -> E[y | x, condition]`; without a condition, the mean over all."""
 
 LARGEST_ACTION = 0.999
 """Data are clipped to this before arctanh, so no action of the model lies beyond."""
@@ -76,19 +73,6 @@ class Guidance(ABC):
             channels: of the denoiser's samples.
             behaviour: a clone of the policy behind the data, where `needs_behaviour` asks for it.
         """
-
-
-class NoGuidance(Guidance):
-    """Samples as the data are."""
-
-    def guide(
-        self,
-        denoiser: Denoiser,
-        policy: GaussianPolicy,
-        channels: Channels,
-        behaviour: GaussianPolicy | None = None,
-    ) -> Guided:
-        return Guided(denoiser)
 
 
 class PolicyGuidance(Guidance):
@@ -236,33 +220,6 @@ class PaperGuidance(Guidance):
         return slope
 
 
-class ClassifierFree:
-    """Classifier-free guidance: D = w D(x, c) + (1 - w) D(x), for returns or any other condition.
-
-    Args:
-        weight: w; 1 is the conditional model, more exaggerates the condition, 0 ignores it.
-        levels: sigma outside of these two bounds has w = 1.
-
-    Source: arXiv:2207.12598, equation 6 (their w is ours less one); bounds: arXiv:2404.07724.
-    Two calls a call.
-    """
-
-    def __init__(self, *, weight: float, levels: Sequence[float]) -> None:
-        self.weight = weight
-        self.low, self.high = levels
-
-    def guide(self, denoiser: ConditionalDenoiser, condition: Tensor) -> Denoiser:
-        """A denoiser for samples that share or each have a `condition [*lead, C]`."""
-
-        def guided(x: Tensor, sigma: Tensor) -> Tensor:
-            given, free = denoiser(x, sigma, condition), denoiser(x, sigma, None)
-            level = leading(sigma, x)
-            inside = (self.low <= level) & (level <= self.high)
-            return given + torch.where(inside, self.weight - 1, 0.0) * (given - free)
-
-        return guided
-
-
 def posterior_variance(sigma: Tensor, sigma_data: float) -> Tensor:
     """Of y given y + sigma n, where y has the standard deviation sigma_data."""
     return sigma.square() * sigma_data**2 / (sigma.square() + sigma_data**2)
@@ -299,8 +256,3 @@ def with_moved_actions(x: Tensor, move: Tensor, channels: Channels) -> Tensor:
     moved = x.clone()
     moved[..., channels.action] += move
     return moved
-
-
-def leading(sigma: Tensor, x: Tensor) -> Tensor:
-    """sigma with as many trailing dimensions of one as let it meet x."""
-    return sigma.reshape(sigma.shape + (1,) * (x.ndim - sigma.ndim))

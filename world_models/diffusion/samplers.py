@@ -43,8 +43,13 @@ def level(sigma: float, like: Tensor) -> Tensor:
     return torch.full((), sigma, dtype=like.dtype, device=like.device)
 
 
+def leading(sigma: Tensor, x: Tensor) -> Tensor:
+    """sigma with as many trailing dimensions of one as let it meet x."""
+    return sigma.reshape(sigma.shape + (1,) * (x.ndim - sigma.ndim))
+
+
 class Sampler(ABC):
-    """Integrates from one level of noise to the next; a sub-class is one rule for one step.
+    """Follows the noise down from level to level; a sub-class says how.
 
     Args:
         steps: levels of noise; the jump from the lowest to zero returns the denoiser's estimate.
@@ -62,9 +67,9 @@ class Sampler(ABC):
     ) -> None:
         if steps < 1:
             raise ValueError(f"sampler.steps must be at least 1, got {steps}")
-        if not 0 < sigma_min < sigma_max:
+        if not 0 < sigma_min <= sigma_max:
             raise ValueError(
-                "sampler.sigma_min must be positive and below sampler.sigma_max, got "
+                "sampler.sigma_min must be positive and not above sampler.sigma_max, got "
                 f"{sigma_min} and {sigma_max}"
             )
         self.steps, self.rho = steps, rho
@@ -107,10 +112,19 @@ class Sampler(ABC):
         """Finish samples `x [*]` that are taken to be at the level `sigma`, in `steps` steps."""
         return self.integrate(denoiser, x, self.levels(steps, sigma), nudge)
 
+    @abstractmethod
     def integrate(
         self, denoiser: Denoiser, x: Tensor, levels: Sequence[float], nudge: Nudge | None = None
     ) -> Tensor:
-        """From x at levels[0] to levels[-1], one step between every two."""
+        """From x at levels[0] to levels[-1]."""
+
+
+class Stepwise(Sampler):
+    """A sampler whose steps are all alike; a sub-class is the rule for one of them."""
+
+    def integrate(
+        self, denoiser: Denoiser, x: Tensor, levels: Sequence[float], nudge: Nudge | None = None
+    ) -> Tensor:
         memory: Any = None
         for step, (sigma, following) in enumerate(pairwise(levels)):
             if nudge is not None:
@@ -131,7 +145,7 @@ class Sampler(ABC):
         """x at the level `following`, and what the next of all `steps` steps should remember."""
 
 
-class Euler(Sampler):
+class Euler(Stepwise):
     """Euler's rule on dx/dsigma = (x - D) / sigma, with churn; the jump to zero returns D.
 
     Args:
@@ -221,7 +235,7 @@ class Heun(Euler):
         return churned + (following - sigma) * (slope + end_slope) / 2
 
 
-class DDIM(Sampler):
+class DDIM(Stepwise):
     """Re-noises the denoiser's estimate: x' = D + sqrt(sigma'^2 - v^2) eps + v z.
 
     With eps = (x - D) / sigma and v = eta sigma' sqrt(1 - sigma'^2 / sigma^2).
@@ -260,7 +274,7 @@ def renoised(
     return clean + (following**2 - std**2) ** 0.5 * (x - clean) / sigma, std
 
 
-class DPMSolver2M(Sampler):
+class DPMSolver2M(Stepwise):
     """DPM-Solver++ (2M): extrapolates the denoiser's estimate linearly in ln sigma.
 
     With q = sigma' / sigma, h = -ln q, and h_0 the h of the step before,

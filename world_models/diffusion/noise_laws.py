@@ -1,0 +1,114 @@
+"""How records are noised in a fit: which levels, which noise, which weight.
+
+Whatever the law, the target is the clean record y and x = y + sigma n, so a denoiser, its network
+and every sampler stay the same. A law turns standard normal draws into what it needs.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+
+class NoiseLaw(ABC):
+    """Levels of noise, noise of unit scale, and the weight of the squared error of D.
+
+    Attributes:
+        gaussian: whether samplers may add Gaussian noise of their own.
+    """
+
+    gaussian: bool = True
+
+    @abstractmethod
+    def sigma(self, normal: Tensor) -> Tensor:
+        """Levels of noise from standard normal draws, of the same shape."""
+
+    @abstractmethod
+    def weight(self, sigma: Tensor) -> Tensor:
+        """w(sigma) of the loss w |D(y + sigma n, sigma) - y|^2."""
+
+    def noise(self, normal: Tensor, event_dims: int) -> Tensor:
+        """n, for fits and for the start of samples, from standard normal draws `[*lead, *event]`.
+
+        Args:
+            event_dims: how many trailing dimensions make one record.
+        """
+        return normal
+
+
+class LogNormal(NoiseLaw):
+    """ln sigma ~ N(mean, std^2), w = (sigma^2 + d^2) / (sigma d)^2.
+
+    Args:
+        mean, std: of ln sigma.
+        sigma_data: d, standard deviation of the data in the model's units.
+
+    Source: EDM, arXiv:2206.00364, table 1 and section 5.
+    """
+
+    def __init__(self, *, mean: float, std: float, sigma_data: float) -> None:
+        self.mean, self.std, self.sigma_data = mean, std, sigma_data
+
+    def sigma(self, normal: Tensor) -> Tensor:
+        return (self.mean + self.std * normal).exp()
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        return (sigma.square() + self.sigma_data**2) / (sigma * self.sigma_data).square()
+
+
+class PFGMpp(LogNormal):
+    """EDM's law with the noise of PFGM++: Student's t with D degrees of freedom, |n|^2 ~ N F(N, D).
+
+    Its perturbation kernel is p(x | y) proportional to (|x - y|^2 + r^2)^-(N + D)/2 with
+    r = sigma sqrt(D) and N values a record, which is this law exactly. Small D are more robust and
+    have rare, huge noise; D to infinity is Gaussian; D = 1 is PFGM. A denoiser belongs to its D.
+
+    Args:
+        dimensions: D.
+
+    Source: arXiv:2302.04265, equations 4 to 6. Differs: radii are not clipped, which public code
+    does.
+    """
+
+    gaussian = False
+
+    def __init__(self, *, dimensions: float, **numbers: float) -> None:
+        super().__init__(**numbers)
+        if dimensions <= 0:
+            raise ValueError(f"noise_law.dimensions must be positive, got {dimensions}")
+        self.dimensions = dimensions
+
+    def noise(self, normal: Tensor, event_dims: int) -> Tensor:
+        lead = normal.shape[: normal.ndim - event_dims] + (1,) * event_dims
+        # In double precision: the smallest of these draws decide the largest radii.
+        degrees = torch.full(lead, self.dimensions, dtype=torch.float64, device=normal.device)
+        chi_square = torch.distributions.Chi2(degrees, validate_args=False).sample()
+        return normal * (self.dimensions / chi_square).sqrt().to(normal.dtype)
+
+
+class FlowMatching(NoiseLaw):
+    """Flow matching on x_t = (1 - t) n + t y, whose sigma is (1 - t) / t.
+
+    The squared error of the velocity y - n is that of D times 1 / (1 - t)^2, so w is
+    ((1 + sigma) / sigma)^2, and the law of sigma is that of t.
+
+    Args:
+        logit_mean, logit_std: t = sigmoid(N(mean, std^2)); a std of None draws t evenly.
+
+    Source: arXiv:2210.02747, equation 23, with t = 1 clean; logit-normal t: arXiv:2403.03206.
+    """
+
+    def __init__(self, *, logit_mean: float, logit_std: float | None) -> None:
+        if logit_std is None and logit_mean != 0:
+            raise ValueError("noise_law.logit_mean means nothing without noise_law.logit_std")
+        self.logit_mean, self.logit_std = logit_mean, logit_std
+
+    def sigma(self, normal: Tensor) -> Tensor:
+        if self.logit_std is not None:
+            return (-self.logit_mean - self.logit_std * normal).exp()
+        # (1 - t) / t for t = Phi(normal), exact in both tails.
+        tails = torch.special.log_ndtr(-normal) - torch.special.log_ndtr(normal)
+        return tails.exp()
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        return ((1 + sigma) / sigma).square()
