@@ -1,9 +1,11 @@
 """Runs the commands as a user types them, with settings small enough for a test."""
 
+import json
 import os
-import resource
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -43,24 +45,44 @@ def environment(tmp_path_factory):
     }
 
 
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory):
+    """An interpreter with the large libraries imported, see `prepared.py`."""
+    with subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("prepared.py")],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        yield process
+        process.stdin.close()
+
+
 @pytest.fixture
-def command(tmp_path, environment):
+def command(tmp_path, environment, prepared):
     """`command("train.py", "seed=1")` runs it in the checkout and gives what it printed."""
 
     def run(script, *arguments, timeout=180, limit=None):
-        def before():
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-        return subprocess.run(
-            [sys.executable, script, *arguments],
-            cwd=CHECKOUT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            preexec_fn=before if limit else None,
-            check=False,
-        )
+        printed = {name: tmp_path / f"{name}.txt" for name in ("stdout", "stderr")}
+        request = {
+            "arguments": [script, *arguments],
+            "environment": environment,
+            "folder": str(CHECKOUT),
+            "limit": limit,
+            **{name: str(path) for name, path in printed.items()},
+        }
+        prepared.stdin.write(json.dumps(request) + "\n")
+        prepared.stdin.flush()
+        child = int(prepared.stdout.readline())
+        killer = threading.Timer(timeout, os.kill, (child, signal.SIGKILL))
+        killer.start()
+        status = int(prepared.stdout.readline())
+        killer.cancel()
+        texts = {name: path.read_text() for name, path in printed.items()}
+        assert status != -signal.SIGKILL, f"{request['arguments']} took over {timeout} s: {texts}"
+        return subprocess.CompletedProcess([script, *arguments], status, **texts)
 
     return run
 
