@@ -95,7 +95,8 @@ class CartPoleSwingUp(gymnasium.Env):
     def __init__(self) -> None:
         self.observation_space = spaces.Box(-np.inf, np.inf, (5,), np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
-        self._obs = torch.zeros(5)
+        # An array, which `envs.snapshot` takes for state.
+        self._obs = np.zeros(5, np.float32)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -103,10 +104,11 @@ class CartPoleSwingUp(gymnasium.Env):
         super().reset(seed=seed)
         x, angle, speed, turn = self.np_random.uniform(-_START_SPREAD, _START_SPREAD, 4)
         angle += math.pi
-        self._obs = torch.tensor([x, math.cos(angle), math.sin(angle), speed, turn]).float()
-        return self._obs.numpy().copy(), {}
+        self._obs = np.array([x, math.cos(angle), math.sin(angle), speed, turn], np.float32)
+        return self._obs.copy(), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         push = torch.as_tensor(action, dtype=torch.float32)
-        self._obs, reward, ended = dynamics(self._obs, push)
-        return self._obs.numpy().copy(), reward.item(), bool(ended), False, {}
+        after, reward, ended = dynamics(torch.from_numpy(self._obs), push)
+        self._obs = after.numpy()
+        return self._obs.copy(), reward.item(), bool(ended), False, {}

@@ -85,19 +85,20 @@ class Refrigerator(gymnasium.Env):
         self.observation_space = spaces.Box(*_COVERED, (1,), np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
         self.door = door
-        self._obs = torch.zeros(1)
+        # An array, which `envs.snapshot` takes for state.
+        self._obs = np.zeros(1, np.float32)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         start = self.np_random.uniform(*STARTS, 1)
-        self._obs = torch.from_numpy(start.astype(np.float32))
-        return self._obs.numpy().copy(), {}
+        self._obs = start.astype(np.float32)
+        return self._obs.copy(), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         power = torch.as_tensor(action, dtype=torch.float32)
-        expected, _, ended = dynamics(self._obs, power, self.door)
-        self._obs = expected + float(self.np_random.normal(0.0, NOISE))
-        reward = reward_of(self._obs)
-        return self._obs.numpy().copy(), reward.item(), bool(ended), False, {}
+        expected, _, ended = dynamics(torch.from_numpy(self._obs), power, self.door)
+        after = expected + float(self.np_random.normal(0.0, NOISE))
+        reward, self._obs = reward_of(after), after.numpy()
+        return self._obs.copy(), reward.item(), bool(ended), False, {}
