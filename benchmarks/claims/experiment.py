@@ -78,9 +78,9 @@ class History:
     Attributes:
         series: `{metric: (updates [T], values [S, T])}` of everything in its `metrics.csv`.
         agent: as trained.
-        seconds: wall-clock of training, evaluations included.
-        evaluating: wall-clock of evaluations and probes alone.
-        fitting: wall-clock of what was fitted before training.
+        seconds: of this process for training, evaluations included; see `report.timed`.
+        evaluating: of evaluations and probes alone.
+        fitting: of what was fitted before training.
     """
 
     series: dict[str, tuple[np.ndarray, np.ndarray]]
@@ -233,7 +233,7 @@ def run(
 
         def evaluate(update: int) -> None:
             nonlocal evaluating
-            begun = time.monotonic()
+            begun = time.process_time()
             at = evaluation_seed(seed, update)
             episodes = evaluator.run(
                 lambda obs: agent.act(obs, deterministic=True), at, agent.discount
@@ -243,7 +243,7 @@ def run(
                 with side_stream(at, CPU):
                     measured = probe.measure(episodes)
                 log.write(update, {metric: lanes.tolist() for metric, lanes in measured.items()})
-            evaluating += time.monotonic() - begun
+            evaluating += time.process_time() - begun
             shown.report(update, log.readable())
 
         _, seconds = timed(
