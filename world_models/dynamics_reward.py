@@ -116,9 +116,14 @@ class DynamicsReward(Fitted):
             raise ValueError(
                 f"dynamics_reward.restart_every={restart_every} must be at least 1, or null"
             )
+        if heldout_episodes < 0:
+            raise ValueError(
+                f"dynamics_reward.heldout_episodes={heldout_episodes} must not be negative"
+            )
         self.spec, self.seeds, self.seed = spec, seeds, seed
         self.hidden, self.activation, self.delta_input = list(hidden), activation, delta_input
-        self.iterations, self.restart_every = iterations, restart_every
+        self.iterations = self.fit_total = iterations
+        self.restart_every = restart_every
         self.snapshot_every, self.keep, self.thin = snapshot_every, keep, thin
         self.level_decay, self.minimal_gap = level_decay, minimal_gap
         self.heldout_episodes = heldout_episodes
@@ -209,7 +214,7 @@ class DynamicsReward(Fitted):
         slots = {iteration: slot for slot, iteration in enumerate(self.recorded_at())}
         levels = torch.zeros(2, self.seeds, device=table.device)
         for iteration in range(1, self.iterations + 1):
-            if self.restart_every and iteration % self.restart_every == 1 and iteration > 1:
+            if self.restart_every and iteration > 1 and (iteration - 1) % self.restart_every == 0:
                 self.game.restart_generator()
             loss, expert, learner = self.game.update()
             levels.lerp_(torch.stack([expert, learner]), 1 - self.level_decay)

@@ -33,9 +33,15 @@ class Verdict:
 
 
 class TransitionFilter(nn.Module, ABC):
-    """Judges proposals. `candidates` says how many outcomes it wants to choose from."""
+    """Judges proposals.
+
+    Attributes:
+        candidates: how many outcomes it wants to choose from.
+        compiles: whether rollouts that it judges may be compiled, all steps of one as one graph.
+    """
 
     candidates: int = 1
+    compiles: bool = True
 
     @abstractmethod
     def forward(self, obs: Tensor, action: Tensor, step: Step, age: Age = 0) -> Verdict:
@@ -92,6 +98,7 @@ class Chain(TransitionFilter):
             )
         self.filters = nn.ModuleList(filters)
         self.candidates = filters[0].candidates
+        self.compiles = all(part.compiles for part in filters)
 
     def forward(self, obs: Tensor, action: Tensor, step: Step, age: Age = 0) -> Verdict:
         keep = goes_on = torch.ones(obs.shape[:-1], dtype=torch.bool, device=obs.device)

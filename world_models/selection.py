@@ -23,7 +23,8 @@ class RewardSelection(TransitionFilter):
         dynamics_reward: scores the candidates.
         candidates: K. An ensemble takes its elites in turn, so elites x n gives n of each.
         select: `argmax` takes the candidate of highest r, the first of equals; `softmax` draws it
-            with probability ~ exp(r / temperature); `random` draws it uniformly.
+            with probability ~ exp(r / temperature); `random` draws it uniformly from all that are
+            finite.
         temperature: kappa of the softmax, in units of r.
         min_reward: a chosen candidate with r below it is cut; 0 cuts none that is finite.
         min_length: steps of a rollout in which nothing is cut.
@@ -33,9 +34,14 @@ class RewardSelection(TransitionFilter):
             None for no clip.
 
     Source: public code of MOREC, "softmax_elite" and "select_elite", whose dead branch for `drop`
-    marks cut transitions as terminal in effect. Differs: candidates that are not finite are never
-    chosen while there is another; the model judges terminations before the clip.
+    marks cut transitions as terminal in effect. Differs: candidates whose observation (before the
+    clip) or reward is not finite are never chosen while there is another; the model judges
+    terminations before the clip.
     """
+
+    # A refresh is one graph of all its steps. With the scoring of each of a hundred steps in it,
+    # to compile it takes far longer than a run's refreshes do.
+    compiles = False
 
     def __init__(
         self,
@@ -70,12 +76,14 @@ class RewardSelection(TransitionFilter):
         self.bound = bound
 
     def forward(self, obs: Tensor, action: Tensor, step: Step, age: Age = 0) -> Verdict:
+        # Before the clip, which would make an infinite observation a plausible one.
+        finite = step.next_obs.isfinite().all(-1) & step.reward.isfinite()
         if self.bound is not None:
             clipped = step.next_obs.clamp(-self.bound, self.bound)
             step = Step(clipped, step.reward, step.terminated, step.uncertainty, step.state)
         # What is not finite has no score: it loses every choice and is cut.
         score = self.dynamics_reward.score(obs, action, step.next_obs)
-        score = torch.where(score.isnan(), -torch.inf, score)
+        score = torch.where(finite & ~score.isnan(), score, -torch.inf)
         index = self.choose(score)
         step = chosen(step, index)
         best = score.gather(0, index.unsqueeze(0))[0]
@@ -92,7 +100,7 @@ class RewardSelection(TransitionFilter):
         if self.select == "argmax":
             return score.argmax(0)
         if self.select == "random":
-            return torch.randint_like(score[0], self.candidates).long()
+            score = torch.where(score.isfinite(), 0.0, score)
         # The largest of score / temperature plus Gumbel noise is a draw from the softmax.
         exponential = torch.empty_like(score).exponential_()
         return (score / self.temperature - exponential.log()).argmax(0)

@@ -79,7 +79,8 @@ def one_step(
 
     Returns:
         Per seed: `pearson` of log(error + 1e-9) and reward over all candidates; `rank`, mean over
-        transitions of the rank correlation of error and reward within the K; `hit`, share of
+        transitions of the rank correlation of error and reward within the K, without those
+        whose K rewards are all equal, which have no order; `hit`, share of
         transitions whose candidate of highest reward has the lowest error, 1/K by chance; mean
         error of a `random` candidate, of the `chosen` and of the `best`; mean reward of true and
         of proposed next observations. And the `points` (error, reward) of some candidates of the
@@ -131,7 +132,8 @@ def rollouts(
 ) -> dict[str, Any]:
     """Replay the actions of W true windows of T steps in the model, with and without the filter.
 
-    Both get the same proposals' noise: without the filter the first of its K candidates goes on.
+    Both get the same proposals' noise at every step, whatever a filter draws in between: without
+    the filter the first of its K candidates goes on.
     A cut rollout is followed to the end all the same, so that errors are over the same windows.
 
     Args:
@@ -146,8 +148,9 @@ def rollouts(
     found: dict[str, Any] = {"steps": action.shape[1], "windows": action.shape[0]}
     for name, judge in (("unfiltered", KeepAll()), ("filtered", transition_filter)):
         with torch.random.fork_rng(devices=[obs.device] if obs.is_cuda else []):
-            torch.manual_seed(seed)
-            found[name] = _follow(model, judge, transition_filter.candidates, obs, action, ruler)
+            found[name] = _follow(
+                model, judge, transition_filter.candidates, obs, action, ruler, seed
+            )
     return found
 
 
@@ -158,14 +161,18 @@ def _follow(
     true: Tensor,
     action: Tensor,
     ruler: Ruler,
+    seed: int,
 ) -> dict[str, Any]:
     seeds = int(getattr(model, "seeds", 1))
+    generator = torch.Generator().manual_seed(seed)
+    seed_of = torch.randint(2**62, (action.shape[1],), generator=generator).tolist()
     obs = true[:, 0].expand(seeds, -1, -1)
     state = model.initial_state(obs)
     alive = torch.ones(obs.shape[:-1], dtype=torch.bool, device=obs.device)
     errors, lives, cuts = [], [], []
     for age, (act, wanted) in enumerate(zip(action.unbind(1), true[:, 1:].unbind(1), strict=True)):
         act = act.expand(seeds, -1, -1)
+        torch.manual_seed(seed_of[age])
         verdict = judge(obs, act, model.step(obs, act, candidates, state), age)
         obs = verdict.step.next_obs[0]
         state = None if verdict.step.state is None else verdict.step.state[0]
@@ -229,7 +236,7 @@ def measure(
         limit, steps: windows of `rollouts`, and their length.
         seed: of the choice of both, and of the model's draws.
     """
-    episodes = reward.held_out(data)
+    episodes = unseen(model, reward, data)
     if not len(episodes):
         episodes = held_out_episodes(data, 100, seed)
     if not len(episodes):
@@ -250,6 +257,15 @@ def measure(
             model, transition_filter, obs.to(device), action.to(device), ruler, seed=seed
         ),
     }
+
+
+def unseen(model: WorldModel, reward: DynamicsReward, data: Dataset) -> Int[Tensor, " P"]:
+    """Episodes that neither fit saw; where there is none, those that the reward's did not see."""
+    episodes, held_out = reward.held_out(data), getattr(model, "held_out", None)
+    if held_out is None:
+        return episodes
+    both = episodes[torch.isin(episodes, held_out(data))]
+    return both if len(both) else episodes
 
 
 def figure(measured: Mapping[str, Any]) -> Figure:

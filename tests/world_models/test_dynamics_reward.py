@@ -217,6 +217,17 @@ def test_the_snapshots_are_every_so_many_of_the_last():
     assert dynamics_reward(keep=400, thin=4).recorded_at() == [2, 10, 18]
 
 
+@pytest.mark.parametrize(("every", "restarts"), [(1, 19), (8, 2), (None, 0)])
+def test_the_generator_starts_over_every_so_many_iterations(data, monkeypatch, every, restarts):
+    reward, counted = dynamics_reward(restart_every=every), []
+    restart = DynamicsGame.restart_generator
+    monkeypatch.setattr(
+        DynamicsGame, "restart_generator", lambda game: (counted.append(1), restart(game))
+    )
+    reward.fit(data)
+    assert len(counted) == restarts  # none before the first of 20 iterations
+
+
 def test_a_poisoned_seed_leaves_the_others_bitwise_unchanged(data, monkeypatch):
     first, second = (
         dynamics_reward(game={"noise_share": 0.0}),
@@ -286,6 +297,7 @@ def test_a_constant_column_keeps_its_unit(data):
         (lambda: dynamics_reward(iterations=1), "iterations >= snapshot_every"),
         (lambda: dynamics_reward(level_decay=1.0), "level_decay=1.0"),
         (lambda: dynamics_reward(restart_every=0), "restart_every=0"),
+        (lambda: dynamics_reward(heldout_episodes=-1), "heldout_episodes=-1"),
         (lambda: dynamics_reward(game={"noise_share": 2.0}), "noise_share=2.0"),
         (lambda: dynamics_reward(game={"noise_scale": [0.0, 1.0]}), "noise_scale"),
         (lambda: dynamics_reward(game={"horizon": 0}), "horizon"),

@@ -86,6 +86,23 @@ def test_softmax_and_random_draw_with_their_probabilities():
     assert (judge(selection(select="softmax"), broken).step.reward == 1).all()
 
 
+@pytest.mark.parametrize("select", ["argmax", "softmax", "random"])
+def test_an_infinite_candidate_loses_even_where_the_clip_would_make_it_finite(select):
+    step = proposal([[[float("inf")] * 50], [[0.7] * 50], [[0.7] * 50]])
+    step.reward[2] = NAN
+    assert (judge(selection(select=select, bound=25.0), step).step.reward == 1).all()
+
+
+def test_rollouts_under_selection_are_not_compiled_whole():
+    def source(judge):
+        return BranchedRollouts(
+            model=Decline(), transition_filter=judge, horizon=2, starts=1, every=1, retain=1
+        )
+
+    assert not source(PenalisedSelection(**NUMBERS, penalty=1.0)).compiles
+    assert source(UncertaintyPenalty(penalty=1.0)).compiles
+
+
 def test_a_candidate_brings_its_own_termination_along():
     verdict = judge(selection(), proposal([[[0.7]], [[0.8]], [[0.9]]]))
     assert verdict.step.terminated.all() and verdict.keep.all()

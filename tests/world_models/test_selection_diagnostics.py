@@ -9,6 +9,7 @@ from envs.specs import Spec
 from envs.true_dynamics import simulator_for
 from world_models import selection_diagnostics as selection
 from world_models.base import Step, WorldModel
+from world_models.dynamics_reward import DynamicsReward
 from world_models.filters import KeepAll, TransitionFilter, Verdict
 
 OFFSETS = torch.tensor([0.4, -0.1, 0.2, -0.3, 0.0])
@@ -125,12 +126,31 @@ def test_both_arms_get_the_same_noise():
     class First(KeepAll):
         candidates = 5
 
+        def forward(self, obs, action, step, age=0):
+            torch.rand(3)  # as a filter does that draws its choice
+            return super().forward(obs, action, step, age)
+
     action = torch.rand(3, 4, 1)
     obs = torch.cat([torch.zeros(3, 1, 1), action.cumsum(1)], 1)
     state = torch.get_rng_state()
     found = selection.rollouts(Noisy(), First(), obs, action, RULER, seed=1)
     assert found["filtered"] == found["unfiltered"]
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_episodes_are_those_that_neither_fit_saw(make_dataset):
+    class Reward(DynamicsReward):
+        def __init__(self):
+            torch.nn.Module.__init__(self)
+
+        def held_out(self, data):
+            return torch.tensor([0, 2, 3])
+
+    data, model = make_dataset(episodes=4, length=3), Offsets()
+    assert selection.unseen(model, Reward(), data).tolist() == [0, 2, 3]
+    for held, found in (([1, 2], [2]), ([1], [0, 2, 3])):
+        model.held_out = lambda _, held=held: torch.tensor(held)
+        assert selection.unseen(model, Reward(), data).tolist() == found
 
 
 def test_windows_lie_inside_episodes_and_follow_on(make_dataset):
