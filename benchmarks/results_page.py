@@ -1,0 +1,129 @@
+"""`docs/results.md` from what was measured: `python -m benchmarks.results_page`.
+
+Reads every JSON file in `benchmarks/results/`; nobody types a number. `--check` writes nothing and
+ends with status 1 where the page is not what the files say.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.claims.report import RESULTS
+from benchmarks.speed.quantities import REFERENCE
+from training.entry import one_line_errors
+from training.files import write_text
+from training.page import Section, Table, Text, as_markdown
+
+PAGE = Path(__file__).parent.parent / "docs" / "results.md"
+COMMAND = "python -m benchmarks.results_page"
+
+
+def page(results: Path) -> str:
+    """The page of all results in a folder, in the order of their names.
+
+    Quick runs are looks, not evidence, and are left out.
+
+    Raises:
+        ValueError: a file is damaged, or of a kind this page cannot show.
+    """
+    intro = (
+        f"Written by `{COMMAND}` from the files in `benchmarks/results/`; do not edit it. A claim "
+        "marked [ours] goes beyond its paper; where 'holds' is '-', the line only informs."
+    )
+    sections = [Section("How to read this", [Text(intro)])]
+    for path in sorted(results.glob("*.json")):
+        found = read(path)
+        if not found["quick"]:
+            sections.append(section(path, found))
+    return as_markdown("Results", sections)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """One file of results.
+
+    Raises:
+        ValueError: it is damaged, or neither claims nor speeds.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}); run its benchmark again") from error
+    kinds = ("claims", "results")
+    if not isinstance(found, dict) or "hardware" not in found or not any(k in found for k in kinds):
+        raise ValueError(
+            f"{path} holds neither claims nor speeds, so the page cannot show it; put it elsewhere"
+        )
+    return found
+
+
+def section(path: Path, found: Mapping[str, Any]) -> Section:
+    """Provenance, table and pictures of one file."""
+    hardware = found["hardware"]
+    took = f", {found['seconds'] / 60:.0f} minutes" if "seconds" in found else ""
+    origin = (
+        f"[{path.name}](../benchmarks/results/{path.name}), {found['date']}, on "
+        f"{hardware['gpu'] or hardware['cpu']}, {hardware['threads']} threads{took}; "
+        f"torch {hardware['versions']['torch']}."
+    )
+    table = claims(found["claims"]) if "claims" in found else speeds(found["results"])
+    shown = Section(path.stem, [Text(origin), table])
+    for picture in sorted(path.parent.glob(f"{path.stem}[-.]*png")):
+        shown.blocks.append(Text(f"![{picture.stem}](../benchmarks/results/{picture.name})"))
+    return shown
+
+
+def claims(found: list[Mapping[str, Any]]) -> Table:
+    """What a paper says beside what was seen."""
+    verdicts = {True: "yes", False: "**no**", None: "-"}
+    rows = [
+        [
+            claim["text"] + ("" if claim["source"] == "paper" else f" [{claim['source']}]"),
+            claim["expected"],
+            claim["measured"],
+            verdicts[claim["holds"]],
+        ]
+        for claim in found
+    ]
+    return Table(["claim", "expected", "measured", "holds"], rows)
+
+
+def speeds(found: list[Mapping[str, Any]]) -> Table:
+    """Ours beside the plain reference, in units a second."""
+    rows = []
+    for result in found:
+        reference = result["contenders"][REFERENCE]
+        for name, ours in result["contenders"].items():
+            if name != REFERENCE:
+                rows.append(
+                    [
+                        f"{result['quantity']} ({name}), {result['unit']}",
+                        f"{reference['rate']:,.0f}",
+                        f"{ours['rate']:,.0f}",
+                        f"{ours['ratio']:.2f} ({min(ours['ratios']):.2f} to "
+                        f"{max(ours['ratios']):.2f})",
+                        result["verdict"],
+                    ]
+                )
+    return Table(["", "reference", "ours", "median ratio (range)", "required"], rows)
+
+
+def main() -> int:
+    """Write the page, or say whether it is up to date; returns the exit status."""
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
+    parser.add_argument("--check", action="store_true", help="compare only")
+    text = page(RESULTS)
+    if parser.parse_args().check:
+        same = PAGE.is_file() and PAGE.read_text() == text
+        print(f"{PAGE} is {'up to date' if same else f'out of date; run {COMMAND}'}")
+        return 0 if same else 1
+    write_text(PAGE, text)
+    print(f"written: {PAGE}")
+    return 0
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        sys.exit(main())

@@ -1,0 +1,139 @@
+"""A page of headings, text, tables and pictures, as self-contained HTML or as Markdown."""
+
+import base64
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from string import Template
+
+_PAGE = Template(
+    """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem;
+       color: #222; background: #fff; }
+h1, h2 { line-height: 1.2; }
+h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
+caption { text-align: left; font-weight: 600; padding-bottom: .3rem; }
+th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: right;
+         vertical-align: top; }
+th { border-bottom: 2px solid #888; }
+th:first-child, td:first-child { text-align: left; }
+img { max-width: 100%; height: auto; }
+</style>
+</head>
+<body>
+<h1>$title</h1>
+$body
+</body>
+</html>
+"""
+)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text, the first column naming the row."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An SVG, and what it shows in words."""
+
+    svg: bytes
+    caption: str
+
+
+@dataclass(frozen=True)
+class Links:
+    """Files beside the page: words, and addresses relative to it."""
+
+    links: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands below it."""
+
+    title: str
+    blocks: list[Text | Table | Picture | Links] = field(default_factory=list)
+
+
+def as_html(title: str, sections: Sequence[Section]) -> str:
+    """One file that needs no other: pictures are part of it, only videos are linked."""
+    body = []
+    for section in sections:
+        body.append(f"<h2>{html.escape(section.title)}</h2>")
+        body += [_html(block) for block in section.blocks]
+    return _PAGE.substitute(title=html.escape(title), body="\n".join(body))
+
+
+def as_markdown(title: str, sections: Sequence[Section]) -> str:
+    """The same without pictures."""
+    parts = [f"# {title}"]
+    for section in sections:
+        blocks = [block for block in section.blocks if not isinstance(block, Picture)]
+        if blocks:
+            parts += [f"## {section.title}", *map(_markdown, blocks)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _html(block: Text | Table | Picture | Links) -> str:
+    if isinstance(block, Text):
+        return f"<p>{html.escape(block.text)}</p>"
+    if isinstance(block, Links):
+        items = (
+            f'<li><a href="{html.escape(address)}">{html.escape(words)}</a></li>'
+            for words, address in block.links
+        )
+        return f"<ul>{''.join(items)}</ul>"
+    if isinstance(block, Picture):
+        # As an image of its own: the identifiers inside two SVGs would collide in one page.
+        data = base64.b64encode(block.svg).decode()
+        words = html.escape(block.caption)
+        return f'<p><img alt="{words}" src="data:image/svg+xml;base64,{data}"></p>'
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in block.header)
+    rows = (
+        f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in block.rows
+    )
+    caption = f"<caption>{html.escape(block.caption)}</caption>" if block.caption else ""
+    return (
+        f'<div class="wide"><table>{caption}<thead><tr>{head}</tr></thead>\n'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _markdown(block: Text | Table | Links) -> str:
+    if isinstance(block, Text):
+        return block.text
+    if isinstance(block, Links):
+        return "\n".join(f"- [{words}](<{address}>)" for words, address in block.links)
+    lines = [
+        _row(block.header),
+        _row(["---", *["---:"] * (len(block.header) - 1)]),
+        *map(_row, block.rows),
+    ]
+    caption = f"**{block.caption}**\n\n" if block.caption else ""
+    return caption + "\n".join(lines)
+
+
+def _row(cells: Sequence[str]) -> str:
+    # A bar would end the cell, a line break the table.
+    return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"
