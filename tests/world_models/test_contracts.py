@@ -189,11 +189,14 @@ def test_a_source_gives_as_many_rows_as_it_promises(make_model, data, option):
     parts["generator"] = generator(spec=SPEC, seeds=SEEDS, seed=0)
     parts["sampler"] = instantiate(settings("sampler", "dpm_solver_2m", steps=2))()
     parts["guidance"] = None
-    asked = inspect.signature(get_object(numbers["_target_"]).__init__).parameters
-    if "simulator" in asked:
-        # That of a world model; the true task's needs an environment.
-        parts["simulator"] = instantiate(settings("simulator", "world_model"))(**parts)
-    source = instantiate(numbers)(**{name: parts[name] for name in asked if name in parts})
+
+    def build(node):
+        asked = inspect.signature(get_object(node["_target_"]).__init__).parameters
+        return instantiate(node)(**{name: parts[name] for name in asked if name in parts})
+
+    # That of a world model; the true task's needs an environment.
+    parts["simulator"] = build(settings("simulator", "world_model"))
+    source = build(numbers)
     starts = source.starts
     rows, keep = source.generate(
         lambda obs: torch.zeros(*obs.shape[:-1], A), torch.randn(SEEDS, starts, D)
