@@ -89,14 +89,15 @@ def taught(
     teacher: Policy, evaluator: Evaluator, settings: DictConfig
 ) -> tuple[SparsePolicy, list[dict[str, Any]]]:
     """The student after the last round, and what was chosen for each seed."""
-    rng = np.random.default_rng(settings.seed)
+    # One generator per seed: how far a teacher gets is no matter of another seed's noise.
+    draws = [np.random.default_rng([settings.seed, lane]) for lane in range(evaluator.seeds)]
     met: list[np.ndarray] = [np.empty((0, evaluator.spec.obs_dim))] * evaluator.seeds
     acting, student, chosen = teacher, None, None
     for turn in range(settings.rounds + 1):
         new = visited(acting, evaluator, settings.seed + turn * settings.episodes)
         met = [
             _at_most(np.concatenate(pair), settings.rows, rng)
-            for pair in zip(met, new, strict=True)
+            for *pair, rng in zip(met, new, draws, strict=True)
         ]
         noisy = [
             np.concatenate(
@@ -105,7 +106,7 @@ def taught(
                     for _ in range(settings.copies)
                 ]
             )
-            for rows in met
+            for rows, rng in zip(met, draws, strict=True)
         ]
         student, chosen = distilled(
             evaluator.spec,

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from datasets.dataset import Dataset
+from datasets.transition import Transition, concatenate
 from envs.specs import Spec
 from world_models.base import FitProgress, Step, WorldModel
 from world_models.dictionary import (
@@ -34,6 +35,9 @@ from world_models.fitting import held_out_episodes, rows_of
 from world_models.termination import Termination, resolve
 
 log = logging.getLogger(__name__)
+
+Table = tuple[np.ndarray, np.ndarray]
+"""Features `[R, F]` and targets `[R, T]`, float64."""
 
 TARGETS = ("increment", "next")
 PREDICTIONS = ("median", "member")
@@ -70,7 +74,8 @@ class SINDy(WorldModel):
         prediction: `median`, or a random `member` for each row and step.
         reward_library, reward_degree, reward_threshold: of the reward, which is a function of
             state and control before the step; a threshold of null as above.
-        angles: `auto`, or index pairs [cosine, sine].
+        angles: `auto`, or index pairs [cosine, sine]. Of a pair the later column enters a monomial
+            of `quotient` and `polynomial` at most once.
         box_margin: the box is the range of the data, wider by this share on each side.
         fit_rows: at most so many rows are fitted, drawn at random.
         gate_steps, gate_error: warn where the median open-loop error after so many steps exceeds
@@ -143,6 +148,11 @@ class SINDy(WorldModel):
         ):
             if count < 1:
                 raise ValueError(f"world_model.{name}={count} must be at least 1")
+        if cliff <= 1:
+            raise ValueError(f"world_model.cliff={cliff} must be above 1, a growth of the error")
+        if box_margin < 0:
+            raise ValueError(f"world_model.box_margin={box_margin} must not be negative")
+        _require_pairs(angles, spec.obs_dim)
         if not thresholds or list(thresholds) != sorted(thresholds):
             raise ValueError(
                 f"world_model.thresholds={list(thresholds)} must ascend and not be empty"
@@ -195,8 +205,9 @@ class SINDy(WorldModel):
         self.register_buffer("coefficients", torch.zeros(self.lanes, d + 1, features))
         self.register_buffer("members", torch.zeros(self.lanes, members, d + 1, features))
         self.register_buffer("partner", torch.arange(d))
-        self.register_buffer("limits", torch.tensor([[-torch.inf], [torch.inf]]).repeat(1, d))
-        self.register_buffer("box", torch.tensor([[-torch.inf], [torch.inf]]).repeat(1, d))
+        everywhere = torch.tensor([[-torch.inf], [torch.inf]]).repeat(self.lanes, 1, d)
+        self.register_buffer("limits", everywhere)  # [L, 2, D], as the box
+        self.register_buffer("box", everywhere.clone())
         self.register_buffer("residual_std", torch.zeros(self.lanes, d + 1))
         self.register_buffer("unit", torch.ones(d))
         self.register_buffer("fitted", torch.tensor(False))
@@ -242,72 +253,45 @@ class SINDy(WorldModel):
         held = self.held_out(data)
         judged_episodes = held if len(held) else held_out_episodes(data, len(data), self.seed)
         judging, seen = rows_of(data, judged_episodes) & usable, ~rows_of(data, held)
-        self._learn_geometry(data, usable)
-        clipped = (
-            (rows.next_obs <= self.limits[0].cpu()) | (rows.next_obs >= self.limits[1].cpu())
-        ).any(1)
+        self._learn_angles(data)
+        self._learn_bounds(rows[usable], slice(None))
+        clipped = self._clipped(rows, 0)
         generator = torch.Generator().manual_seed(self.seed)
         fitting = self._drawn(seen & usable & ~clipped, generator)
         if not judging.any():  # too few episodes to keep one back: rows judge
-            cut = max(len(fitting) // 10, 1)
-            judging_rows, path_rows = fitting[:cut], fitting[cut:]
+            judging_rows, path_rows = _tenth(fitting)
         else:
             judging_rows = self._drawn(judging & ~clipped, generator)
             path_rows = self._drawn(seen & usable & ~clipped & ~judging, generator)
         if min(len(path_rows), len(judging_rows)) < 2:
             raise ValueError(
                 f"dataset {data.name} has too few rows to fit equations to ({len(path_rows)} to "
-                f"fit, {len(judging_rows)} to judge); use more data"
+                f"fit, {len(judging_rows)} to judge, {int(clipped.sum())} left out at a clip); use "
+                "more data"
             )
 
-        table = self._table(data, fitting)
-        path_table, judge_table = self._table(data, path_rows), self._table(data, judging_rows)
-        described: dict[str, Any] = {"clipped_rows": int(clipped.sum()), "angles": self.angles()}
-        described |= {"rows": len(fitting), "thresholds": {}, "path": {}}
-        members = np.zeros((2, self.lanes, *self.members.shape[1:]))
-        for part, targets in (
-            ("state", slice(0, self.spec.obs_dim)),
-            ("reward", slice(self.spec.obs_dim, None)),
-        ):
-            given = self.settings["threshold" if part == "state" else "reward_threshold"]
-            columns = self._columns(part)
-            threshold, path = self._choose(given, path_table, judge_table, columns, targets)
-            described["thresholds"][part], described["path"][part] = threshold, path
-            # pysindy fits one ensemble at a time; only rollouts need all seeds at once.
-            for lane in range(self.lanes):
-                for kind, ensembling in enumerate((self.settings["library_ensemble"], False)):
-                    if kind and not self.settings["library_ensemble"]:
-                        members[1, lane, :, targets] = members[0, lane, :, targets]
-                        continue
-                    fits = ensemble_fit(
-                        table[0][:, columns],
-                        table[1][:, targets],
-                        threshold=threshold,
-                        alpha=self.settings["alpha"],
-                        members=self.settings["members"],
-                        bagging=self.settings["bagging"],
-                        library_ensemble=ensembling,
-                        seed=[self.seed, lane, kind],
-                    )
-                    block = members[kind, lane, :, targets]
-                    block[..., columns] = fits
-                    members[kind, lane, :, targets] = block
-                if progress is not None and part == "reward":
-                    progress(lane + 1, min(described["path"]["state"]))
-        self.coefficients.copy_(torch.from_numpy(np.median(members[0], 1)))
-        self.members.copy_(torch.from_numpy(members[1]))
+        table, judge = self._table(rows[fitting]), self._table(rows[judging_rows])
+        thresholds, paths = self._choose(self._table(rows[path_rows]), judge)
+        # pysindy fits one ensemble at a time; only rollouts need all seeds at once.
+        for lane in range(self.lanes):
+            self._solve(lane, table, judge, thresholds, (self.seed, lane))
+            if progress is not None:
+                progress(lane + 1, min(paths["state"]))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             ending = self.termination.fit(data, seen)
-        residual = judge_table[1] - judge_table[0] @ self.coefficients.cpu().double().numpy().mT
-        self.residual_std.copy_(torch.from_numpy(np.sqrt(np.square(residual).mean(1))))
         self.unit.copy_(_unit(rows.next_obs[usable] - rows.obs[usable]))
         self.fitted.fill_(True)
         self._compile()
 
         equations = self.equations()
         log.info("world model of seed 0:\n  %s", "\n  ".join(equations[0]))
-        described |= {
+        described = {
+            "clipped_rows": int(clipped.sum()),
+            "angles": self.angles(),
+            "rows": len(fitting),
+            "thresholds": thresholds,
+            "path": paths,
             "equations": equations,
             "terms": [int(count) for count in (self.coefficients != 0).sum((1, 2))],
             "residual_std": self.residual_std.tolist(),
@@ -315,6 +299,59 @@ class SINDy(WorldModel):
             "open_loop": self._gate(data, judged_episodes),
         }
         return described
+
+    def require_refit(self) -> None:
+        if self.lanes != self.seeds:
+            raise ValueError(
+                f"online training with seeds={self.seeds} needs equations for every seed, for each "
+                "collects rows of its own; set world_model.per_seed=true, or online.refit_every=0"
+            )
+        if self.termination.kind == "learned":
+            raise ValueError(
+                f"the learned termination rule of {self.spec.env_id} is not fitted again during "
+                "a run; set world_model.termination=known or none, or online.refit_every=0"
+            )
+
+    def refit(
+        self, data: Dataset, added: Transition, *, warm: bool
+    ) -> dict[str, Float[Tensor, " S"]]:
+        """Equations anew for each seed, from the dataset's rows and its own `added[s]`.
+
+        Thresholds, clips, the box and the residuals are new, judged by a random tenth of the rows
+        of the fit; angles and the unit of the doubt stay those of the dataset. A regression goes
+        on from nothing, so `warm` or not is the same.
+
+        Returns:
+            `rows` that were fitted, nonzero `terms`, the `threshold` of the state, and
+            `holdout_error`, that of `fit`'s path, at this threshold.
+        """
+        recorded = data.transitions[data.valid_next]
+        seen = ~rows_of(data, self.held_out(data))[data.valid_next]
+        own = added.map(lambda column: column.cpu())
+        keys = torch.randint(2**31, (self.lanes,)).tolist()
+        told: dict[str, list[float]] = {}
+        for lane, key in enumerate(keys):  # pysindy fits one ensemble at a time
+            rows = concatenate([recorded, own[lane]], 0)
+            self._learn_bounds(rows, lane)
+            new = torch.ones(len(own.reward[lane]), dtype=torch.bool)
+            usable = torch.cat([seen, new]) & ~self._clipped(rows, lane)
+            fitting = self._drawn(usable, torch.Generator().manual_seed(key))
+            judging, rest = _tenth(fitting)
+            judge = self._table(rows[judging])
+            thresholds, paths = self._choose(self._table(rows[rest]), judge)
+            self._solve(lane, self._table(rows[fitting]), judge, thresholds, (key,))
+            tried = self.settings["thresholds"]
+            found = tried.index(thresholds["state"]) if len(paths["state"]) > 1 else 0
+            for name, value in (
+                ("rows", len(fitting)),
+                ("terms", int((self.coefficients[lane] != 0).sum())),
+                ("threshold", thresholds["state"]),
+                ("holdout_error", paths["state"][found]),
+            ):
+                told.setdefault(name, []).append(float(value))
+        self._compile()
+        device = self.coefficients.device
+        return {name: torch.tensor(values, device=device) for name, values in told.items()}
 
     def step(
         self, obs: Tensor, action: Tensor, candidates: int = 1, state: Tensor | None = None
@@ -334,7 +371,8 @@ class SINDy(WorldModel):
         next_obs, reward = chosen[..., :-1], chosen[..., -1]
         before = (obs.expand_as(next_obs), action.expand(candidates, *action.shape))
         terminated = self.termination(*before, next_obs)
-        inside = ((next_obs >= self.box[0]) & (next_obs <= self.box[1])).all(-1, keepdim=True)
+        low, high = self.box.unsqueeze(2).unbind(1)  # [L, 1, D]
+        inside = ((next_obs >= low) & (next_obs <= high)).all(-1, keepdim=True)
         return Step(
             next_obs=torch.where(inside, next_obs, torch.nan),
             reward=reward,
@@ -379,8 +417,11 @@ class SINDy(WorldModel):
             ],
             "angles": self.angles(),
             **{
-                name: [[float(x) if abs(x) < torch.inf else None for x in row] for row in rows]
-                for name, rows in (("limits", self.limits.tolist()), ("box", self.box.tolist()))
+                name: [
+                    [[x if abs(x) < torch.inf else None for x in side] for side in lane]
+                    for lane in bounds.tolist()
+                ]
+                for name, bounds in (("limits", self.limits), ("box", self.box))
             },
             "residual_std": self.residual_std.tolist(),
             "unit": self.unit.tolist(),
@@ -407,10 +448,9 @@ class SINDy(WorldModel):
         self.members.copy_(torch.stack([self._matrix(lane, path) for lane in record["members"]]))
         self.partner.copy_(_partners(self.spec.obs_dim, record["angles"]))
         for name, buffer in (("limits", self.limits), ("box", self.box)):
-            for row, (side, end) in enumerate(
-                zip(record[name], (-torch.inf, torch.inf), strict=True)
-            ):
-                buffer[row] = torch.tensor([end if x is None else x for x in side])
+            for bounds, lane in zip(buffer, record[name], strict=True):
+                for row, end in enumerate((-torch.inf, torch.inf)):
+                    bounds[row] = torch.tensor([end if x is None else x for x in lane[row]])
         self.residual_std.copy_(torch.tensor(record["residual_std"]))
         self.unit.copy_(torch.tensor(record["unit"]))
         self.fitted.fill_(True)
@@ -429,7 +469,8 @@ class SINDy(WorldModel):
         norm = (next_obs.square() + next_obs[..., self.partner].square()).sqrt()
         on_circle = self.partner != torch.arange(len(self.partner), device=obs.device)
         next_obs = torch.where(on_circle, next_obs / norm.clamp(min=1e-12), next_obs)
-        values = torch.cat([next_obs.clamp(self.limits[0], self.limits[1]), reward], -1)
+        low, high = self.limits[:, :, None, None].unbind(1)  # [L, 1, 1, D]
+        values = torch.cat([next_obs.clamp(low, high), reward], -1)
         spread = values[:, 1:].var(1, correction=0)
         return values, (spread + self.residual_std.square().unsqueeze(1)).sqrt()
 
@@ -442,31 +483,37 @@ class SINDy(WorldModel):
         self.register_buffer("weights", weights, persistent=False)
         self.ready = bool(self.fitted)
 
-    def _learn_geometry(self, data: Dataset, usable: Bool[Tensor, " N"]) -> None:
-        """Angles, clips and the box, from all rows."""
-        rows = data.transitions
-        seen = torch.cat([rows.obs, rows.next_obs[usable]])
-        angles = self.settings["angles"]
-        pairs = _circles(seen) if angles == "auto" else angles
+    def _learn_angles(self, data: Dataset) -> None:
+        rows, angles = data.transitions, self.settings["angles"]
+        pairs = angles
+        if angles == "auto":
+            pairs = _circles(torch.cat([rows.obs, rows.next_obs[data.valid_next]]))
         self.partner.copy_(_partners(self.spec.obs_dim, pairs))
+
+    def _learn_bounds(self, rows: Transition, lane: int | slice) -> None:
+        """Clips and the box of a lane, from all its rows."""
+        seen = torch.cat([rows.obs, rows.next_obs])
         low, high = seen.amin(0), seen.amax(0)
         straight = self.partner.cpu() == torch.arange(self.spec.obs_dim)
-        for row, (edge, end) in enumerate(((low, -torch.inf), (high, torch.inf))):
-            often = (rows.next_obs[usable] == edge).sum(0) >= _CLIPPED_ROWS
-            changes = high - low > _CONSTANT
+        changes = high - low > _CONSTANT
+        for side, (edge, end) in enumerate(((low, -torch.inf), (high, torch.inf))):
+            often = (rows.next_obs == edge).sum(0) >= _CLIPPED_ROWS
             limit = torch.where(often & straight & changes, edge, torch.full_like(edge, end))
-            self.limits[row].copy_(limit)
+            self.limits[lane, side] = limit.to(self.limits.device)
         margin = self.settings["box_margin"] * (high - low)
-        self.box.copy_(torch.stack([low - margin, high + margin]))
+        self.box[lane] = torch.stack([low - margin, high + margin]).to(self.box.device)
+
+    def _clipped(self, rows: Transition, lane: int) -> Bool[Tensor, " N"]:
+        low, high = self.limits[lane].cpu()
+        return ((rows.next_obs <= low) | (rows.next_obs >= high)).any(1)
 
     def _drawn(self, rows: Bool[Tensor, " N"], generator: torch.Generator) -> Int[Tensor, " R"]:
         index = rows.nonzero().flatten()
         order = torch.randperm(len(index), generator=generator)
         return index[order[: self.settings["fit_rows"]]]
 
-    def _table(self, data: Dataset, index: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    def _table(self, rows: Transition) -> Table:
         """Features `[R, F]` and targets `[R, D + 1]` of some rows, float64."""
-        rows = data.transitions[index]
         control = self.middle.cpu().double() + self.scale.cpu().double() * rows.action.double()
         inputs = torch.cat([rows.obs.double(), control], -1)
         features = Monomials(self.powers)(inputs.mT).mT
@@ -482,38 +529,88 @@ class SINDy(WorldModel):
             return own  # the paper's, singular as it is where angles are pairs
         return own[reduced(self.powers[own], [sine for _, sine in self.angles()])]
 
-    def _choose(
+    def _choose(self, path: Table, judge: Table) -> tuple[dict[str, float], dict[str, list[float]]]:
+        """A threshold for state and reward, and the held-out error of every candidate."""
+        thresholds: dict[str, float] = {}
+        paths: dict[str, list[float]] = {}
+        for part, targets, given in self._parts():
+            columns = self._columns(part)
+            candidates = self.settings["thresholds"] if given is None else [given]
+            fitted, aims = path[0][:, columns], path[1][:, targets]
+            test, truth = judge[0][:, columns], judge[1][:, targets]
+            unit = np.where(truth.std(0) > _CONSTANT, truth.std(0), 1.0)
+            errors = []
+            for threshold in candidates:
+                found = sparse_fit(fitted, aims, threshold=threshold, alpha=self.settings["alpha"])
+                off = (test @ found.T - truth) / unit
+                errors.append(float(np.sqrt(np.square(off).mean(0)).mean()))
+            thresholds[part] = candidates[knee(errors, self.settings["cliff"])]
+            paths[part] = errors
+        return thresholds, paths
+
+    def _solve(
         self,
-        given: float | None,
-        path: tuple[np.ndarray, np.ndarray],
-        judge: tuple[np.ndarray, np.ndarray],
-        columns: np.ndarray,
-        targets: slice,
-    ) -> tuple[float, list[float]]:
-        """A threshold, and the held-out error of every candidate."""
-        candidates = self.settings["thresholds"] if given is None else [given]
-        fitted, aims = path[0][:, columns], path[1][:, targets]
-        test, truth = judge[0][:, columns], judge[1][:, targets]
-        unit = np.where(truth.std(0) > _CONSTANT, truth.std(0), 1.0)
-        errors = []
-        for threshold in candidates:
-            found = sparse_fit(fitted, aims, threshold=threshold, alpha=self.settings["alpha"])
-            errors.append(float(np.sqrt(np.square((test @ found.T - truth) / unit).mean(0)).mean()))
-        return candidates[knee(errors, self.settings["cliff"])], errors
+        lane: int,
+        table: Table,
+        judge: Table,
+        thresholds: dict[str, float],
+        seed: tuple[int, ...],
+    ) -> None:
+        """Coefficients, members and residuals of one lane."""
+        # Kind 0 has the median that predicts, kind 1 the members that doubt.
+        members = np.zeros((2, *self.members.shape[1:]))
+        for part, targets, _ in self._parts():
+            columns = self._columns(part)
+            for kind, ensembling in enumerate((self.settings["library_ensemble"], False)):
+                if kind and not self.settings["library_ensemble"]:
+                    members[1, :, targets] = members[0, :, targets]
+                    continue
+                block = members[kind, :, targets]
+                block[..., columns] = ensemble_fit(
+                    table[0][:, columns],
+                    table[1][:, targets],
+                    threshold=thresholds[part],
+                    alpha=self.settings["alpha"],
+                    members=self.settings["members"],
+                    bagging=self.settings["bagging"],
+                    library_ensemble=ensembling,
+                    seed=[*seed, kind],
+                )
+        median = np.median(members[0], 0)
+        residual = judge[1] - judge[0] @ median.T
+        self.coefficients[lane] = torch.from_numpy(median)
+        self.members[lane] = torch.from_numpy(members[1])
+        self.residual_std[lane] = torch.from_numpy(np.sqrt(np.square(residual).mean(0)))
+
+    def _parts(self) -> tuple[tuple[str, slice, float | None], ...]:
+        """What is fitted apart: its name, its targets, its given threshold."""
+        d = self.spec.obs_dim
+        return (
+            ("state", slice(0, d), self.settings["threshold"]),
+            ("reward", slice(d, None), self.settings["reward_threshold"]),
+        )
 
     @torch.no_grad()
     def _gate(self, data: Dataset, episodes: Tensor) -> dict[str, Any] | None:
         """Median error after `gate_steps` recorded actions, in stds of the state, worst seed."""
         steps, limit = self.settings["gate_steps"], self.settings["gate_error"]
+        if not len(episodes):  # too few to keep one back
+            episodes = torch.arange(len(data.episode_starts))
         lengths, starts = data.episode_lengths[episodes], data.episode_starts[episodes]
         windows = [
             torch.arange(int(start), int(start + length) - steps + 1, steps)
             for start, length in zip(starts, lengths, strict=True)
             if length >= steps
         ]
-        if not windows:
+        first = torch.cat(windows) if windows else torch.zeros(0, dtype=torch.int64)
+        first = first[data.valid_next[first + steps - 1]]
+        if not len(first):
+            log.warning(
+                "no episode that judges the equations has world_model.gate_steps=%d steps, so "
+                "their open-loop error is unknown; lower it",
+                steps,
+            )
             return None
-        first = torch.cat(windows)
         device = self.unit.device
         rows = data.transitions.to(device)
         obs = rows.obs[first.to(device)].expand(self.seeds, -1, -1)
@@ -568,6 +665,25 @@ class SINDy(WorldModel):
 
 # Bytes of a feature matrix that are refused.
 _MEMORY = 4 * 2**30
+
+
+def _require_pairs(angles: str | Sequence[Sequence[int]], size: int) -> None:
+    if angles == "auto":
+        return
+    pairs = [] if isinstance(angles, str) else [list(pair) for pair in angles]
+    flat = [index for pair in pairs for index in pair]
+    good = all(len(pair) == 2 for pair in pairs) and len(set(flat)) == len(flat)
+    if isinstance(angles, str) or not good or not all(0 <= index < size for index in flat):
+        raise ValueError(
+            f"world_model.angles={angles!r} must be auto or pairs of different columns of the "
+            f"observation, 0 to {size - 1}"
+        )
+
+
+def _tenth(rows: Int[Tensor, " R"]) -> tuple[Int[Tensor, " J"], Int[Tensor, " P"]]:
+    """A first tenth that judges, and the rest."""
+    cut = max(len(rows) // 10, 1)
+    return rows[:cut], rows[cut:]
 
 
 def _unit(values: Float[Tensor, "N D"]) -> Float[Tensor, " D"]:

@@ -1,6 +1,7 @@
 """A termination test that is a sparse polynomial of the next state: an inequality to be read."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,14 +28,15 @@ log = logging.getLogger(__name__)
 class SparseTermination(Termination):
     """Ends where a sparse polynomial of the next state exceeds a cut, one for all seeds.
 
-    Thresholded least squares on labels of +-1, both classes with the same weight, gives the
-    polynomial; the cut is the one with the best F1 score on the rows of the fit. Data without any
-    termination teach that nothing ends.
+    Thresholded least squares on labels of +-1, both classes with the same weight, gives a
+    polynomial for each threshold, and each its own best cut. The best F1 score on the rows of the
+    fit decides, among equals the sparsest. Data without any termination teach that nothing ends.
 
     Args:
         spec, seeds: spaces of the task; S is not used, the same data serve all.
         degree: of the polynomial.
-        threshold, alpha: see `dictionary.sparse_fit`; of features of standard deviation 1.
+        thresholds: ascending, see `dictionary.sparse_fit`; of features of standard deviation 1.
+        alpha: see `dictionary.sparse_fit`.
 
     Source: ours; SINDy-RL (arXiv:2403.09110) needs none, for its surrogates end at fixed bounds.
     """
@@ -44,10 +46,15 @@ class SparseTermination(Termination):
     cut: Tensor
 
     def __init__(
-        self, *, spec: Spec, seeds: int, degree: int, threshold: float, alpha: float
+        self, *, spec: Spec, seeds: int, degree: int, thresholds: Sequence[float], alpha: float
     ) -> None:
         super().__init__()
-        self.degree, self.threshold, self.alpha = degree, threshold, alpha
+        if not thresholds or list(thresholds) != sorted(thresholds):
+            raise ValueError(
+                f"world_model.terminal_head.thresholds={list(thresholds)} must ascend and not be "
+                "empty"
+            )
+        self.degree, self.thresholds, self.alpha = degree, list(thresholds), alpha
         sizes = {"obs_dim": spec.obs_dim, "action_dim": 0}
         library = library_of("affine", **sizes, degree=degree, interactions=True)
         powers = powers_of(library, **sizes)
@@ -81,23 +88,22 @@ class SparseTermination(Termination):
         features = self.program.cpu()(seen.next_obs.double().cpu().mT).mT.numpy()
         centre, spread = features.mean(0), np.maximum(features.std(0), 1e-6)
         weight = np.sqrt(np.where(ended, 0.5 / ended.mean(), 0.5 / (1 - ended.mean())))[:, None]
-        found = sparse_fit(
-            weight * np.c_[(features - centre) / spread, np.ones(len(features))],
-            weight * np.where(ended, 1.0, -1.0)[:, None],
-            threshold=self.threshold,
-            alpha=self.alpha,
-        )[0, :-1]
-        self.coefficients.copy_(torch.from_numpy(found / spread))
+        inputs = weight * np.c_[(features - centre) / spread, np.ones(len(features))]
+        aims = weight * np.where(ended, 1.0, -1.0)[:, None]
+        best = -1.0
+        for threshold in self.thresholds:
+            found = sparse_fit(inputs, aims, threshold=threshold, alpha=self.alpha)[0, :-1] / spread
+            score = features @ found
+            cut = _best_cut(score, ended)
+            said = score > cut
+            hits = (said & ended).sum()
+            f1 = 2 * hits / (said.sum() + ended.sum())
+            if f1 >= best:  # thresholds ascend, so the later one is the sparser
+                best = f1
+                precision, recall = float(hits / max(said.sum(), 1)), float(hits / ended.sum())
+                self.coefficients.copy_(torch.from_numpy(found))
+                self.cut.fill_(cut)
         self.program.to(self.cut.device)
-        score = (self.coefficients.cpu() @ self.program.cpu()(seen.next_obs.cpu().mT)).numpy()
-        self.program.to(self.cut.device)
-        order = np.argsort(-score, kind="stable")
-        hits = np.cumsum(ended[order])
-        f1 = 2 * hits / (np.arange(1, len(score) + 1) + ended.sum())
-        best = int(np.argmax(f1))
-        below = score[order[min(best + 1, len(score) - 1)]]
-        self.cut.fill_(float(score[order[best]] + below) / 2)
-        said = score > self.cut.item()
         terms = {
             name: value
             for name, value in zip(self.names, self.coefficients.tolist(), strict=True)
@@ -107,14 +113,23 @@ class SparseTermination(Termination):
         log.info("an episode ends where %s", inequality)
         return described | {
             "inequality": inequality,
-            "precision": float((said & ended).sum() / max(said.sum(), 1)),
-            "recall": float((said & ended).sum() / ended.sum()),
+            "precision": precision,
+            "recall": recall,
         }
 
     def signature(self) -> dict[str, Any]:
         return {
             "kind": "sparse",
             "degree": self.degree,
-            "threshold": self.threshold,
+            "thresholds": self.thresholds,
             "alpha": self.alpha,
         }
+
+
+def _best_cut(score: np.ndarray, ended: np.ndarray) -> float:
+    """Half-way between the two neighbouring scores that divide with the best F1."""
+    order = np.argsort(-score, kind="stable")
+    hits = np.cumsum(ended[order])
+    last = int(np.argmax(hits / (np.arange(1, len(score) + 1) + ended.sum())))
+    below = score[order[min(last + 1, len(score) - 1)]]
+    return float(score[order[last]] + below) / 2

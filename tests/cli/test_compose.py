@@ -238,7 +238,7 @@ def test_the_single_model_is_an_ensemble_of_one_in_nothing_else_different():
 
 def test_online_presets_compose_and_a_refit_without_a_model_is_refused():
     start = ("dataset=random", "dataset.env_id=Pendulum-v1")
-    for preset, refits in (("mbpo_online", 250), ("sac_online", 0)):
+    for preset, refits in (("mbpo_online", 250), ("sindy_rl_online", 500), ("sac_online", 0)):
         config = composed(f"algorithm={preset}", *start)
         require_parts_fit(config)
         online = instantiate(config.online)(spec=SPEC, seeds=2)
