@@ -54,9 +54,15 @@ class Guided(NamedTuple):
 
 
 class Guidance(ABC):
-    """Bends samples of windows `[S, B, L, F]` (or rows `[S, B, F]`) towards a policy."""
+    """Bends samples of windows `[S, B, L, F]` (or rows `[S, B, F]`) towards a policy.
+
+    Attributes:
+        needs_behaviour: whether `guide` wants a clone of the policy behind the data.
+        nudges: whether it moves the noisy sample itself.
+    """
 
     needs_behaviour: bool = False
+    nudges: bool = False
 
     @abstractmethod
     def guide(
@@ -164,6 +170,7 @@ class PaperGuidance(Guidance):
     """
 
     TINY = 1e-8
+    nudges = True
 
     def __init__(
         self,
