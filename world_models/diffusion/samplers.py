@@ -76,6 +76,8 @@ class Sampler(ABC):
                 "sampler.sigma_min must be positive and not above sampler.sigma_max, got "
                 f"{sigma_min} and {sigma_max}"
             )
+        if rho is not None and rho <= 0:
+            raise ValueError(f"sampler.rho must be positive or null, got {rho}")
         self.steps, self.rho = steps, rho
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
 

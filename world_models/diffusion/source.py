@@ -131,7 +131,10 @@ class GeneratedTransitions(RolloutSource):
         """Root mean square distance of the actions in [-1, 1] from the policy's mean."""
         if self.guidance is None or self.moments is None:
             return None
-        square = (rows.action - self.moments(rows.obs)[0]).square().mean(-1)
+        # As many at a time as guidance shows the policy, for the memory that its network takes.
+        pieces = rows.obs.split(self.chunk * self.generator.records.transitions, 1)
+        mean = torch.cat([self.moments(obs)[0] for obs in pieces], 1)
+        square = (rows.action - mean).square().mean(-1)
         return (torch.where(keep, square, 0.0).sum(1) / keep.sum(1).clamp(min=1)).sqrt()
 
     def measured(self) -> dict[str, Float[Tensor, " S"]]:

@@ -10,7 +10,7 @@ from hydra.utils import get_object, instantiate
 
 from world_models.diffusion.guidance import Channels
 
-GROUPS = ("sampler", "guidance", "noise_law")
+GROUPS = ("sampler", "guidance")
 F = 4
 
 
