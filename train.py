@@ -476,10 +476,10 @@ def require_generation_works(config: DictConfig) -> None:
         return
     if not is_chosen(settings.get("noise_law")):
         raise ValueError("the generator needs a noise law; set noise_law=log_normal")
-    sampler, guidance = (
-        entry.build(group, instantiate(config[group])) if is_chosen(config[group]) else None
-        for group in ("sampler", "guidance")
-    )
+    guidance = None
+    if is_chosen(config.guidance):
+        guidance = entry.build("guidance", instantiate(config.guidance))
+    sampler = entry.build("sampler", instantiate(config.sampler))
     law = entry.build("generator.noise_law", instantiate(settings.noise_law))
     require_parts_suit(get_object(settings.records._target_), law, sampler, guidance)
 

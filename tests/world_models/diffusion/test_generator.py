@@ -102,7 +102,7 @@ class Flat(ResidualMLP):
 def test_a_fitted_generator_gives_back_mean_and_covariance(data, windows):
     wider = partial(Flat, width=96, blocks=2, embedding=48, frequencies=4)
     parts = {"records": WINDOWS["records"], "network": wider}
-    model = generator(steps=250, batch=128, learning_rate=5e-3, **(parts if windows else {}))
+    model = generator(steps=400, batch=128, learning_rate=5e-3, **(parts if windows else {}))
     described = model.fit(data)
     assert described["holdout_loss"][-1] < 0.8 * described["holdout_loss"][0]
     rows, keep = drawn(model)

@@ -171,7 +171,8 @@ def test_samples_start_from_noise_of_the_generators_law():
             return super().sample(denoiser, noise, nudge)
 
     sampler = Kept(steps=2, sigma_min=0.01, sigma_max=20.0, rho=None, noisy=False)
-    made = source(guided=False, sampler=sampler, records=500, chunk=500)
+    made = source(guided=False, sampler=sampler, chunk=500)
+    made.records = 500
     made.generator.noise_law = PFGMpp(dimensions=3.0, mean=-1.2, std=1.2)
     refresh(made)
     # One radius a window: |n|^2 / (|n|^2 + D) ~ Beta(N / 2, D / 2), here with N = 4 L.
