@@ -44,6 +44,7 @@ from training.seeding import evaluation_seed, seed_everything, side_stream
 from training.value_probe import ValueProbe
 from world_models import diagnostics, selection_diagnostics
 from world_models.base import Fitted, WorldModel
+from world_models.diffusion.source import require_parts_suit
 from world_models.sources import BranchedRollouts, RolloutSource
 
 EPOCH_LINES = 10.0
@@ -439,6 +440,11 @@ def require_parts_fit(config: DictConfig) -> None:
                 f"a {part} is chosen, but the source does not use it; set source=trajectories, or "
                 f"{part}=none"
             )
+    if config.generator is not None and not is_chosen(config.generator):
+        raise ValueError(
+            "a noise_law is chosen, but there is no generator to fit; set source=trajectories, or "
+            "noise_law=none"
+        )
     if not is_chosen(config.source):
         return
     group = "simulator" if simulated else "source"
@@ -454,11 +460,28 @@ def require_parts_fit(config: DictConfig) -> None:
                 f"{group} needs a {part}, but {part}=none; choose one, for example "
                 f"{part}={example}, or set source=none"
             )
+    if "generator" in needed:
+        require_generation_works(config)
     if "transition_filter" not in needed and config.filter._target_ != KEEP_ALL:
         raise ValueError(
             f"filter={config.filter._target_} judges steps of a world model, but {group}="
             f"{config[group]._target_} asks none for a step; set filter=none"
         )
+
+
+def require_generation_works(config: DictConfig) -> None:
+    """Refuse parts around a generator that do not suit each other, before hours of fitting it."""
+    settings = config.generator
+    if "records" not in settings:  # no diffusion
+        return
+    if not is_chosen(settings.get("noise_law")):
+        raise ValueError("the generator needs a noise law; set noise_law=log_normal")
+    guidance = None
+    if is_chosen(config.guidance):
+        guidance = entry.build("guidance", instantiate(config.guidance))
+    sampler = entry.build("sampler", instantiate(config.sampler))
+    law = entry.build("generator.noise_law", instantiate(settings.noise_law))
+    require_parts_suit(get_object(settings.records._target_), law, sampler, guidance)
 
 
 def real_rows(config: DictConfig) -> int:

@@ -32,7 +32,7 @@ COUNTS = {
 }
 """Settings that are whole numbers, and the least they may be."""
 
-PACKAGES = {"regulariser": "agent.regulariser"}
+PACKAGES = {"regulariser": "agent.regulariser", "noise_law": "generator.noise_law"}
 """Groups whose settings do not lie under their own name."""
 
 TRACEBACK = "REVERIE_TRACEBACK"

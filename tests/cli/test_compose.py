@@ -162,6 +162,7 @@ def test_no_hyperparameter_hides_in_python():
         "world_model",
         "dynamics_reward",
         "generator",
+        "noise_law",
         "simulator",
         "sampler",
         "guidance",
@@ -172,7 +173,8 @@ def test_no_hyperparameter_hides_in_python():
         for option in options(group):
             if option == "none" and group != "filter":
                 continue
-            config = composed(f"{group}={option}", "dataset=file", "dataset.path=x.npz")[group]
+            config = composed(f"{group}={option}", "dataset=file", "dataset.path=x.npz")
+            config = config.generator.noise_law if group == "noise_law" else config[group]
             kinds = [get_object(node._target_) for node in (config, config.get("game")) if node]
             parameters = [
                 p for k in kinds for p in inspect.signature(k.__init__).parameters.values()
@@ -265,6 +267,18 @@ def test_policy_guided_diffusion_draws_240_of_256_rows_from_guided_windows(prese
     assert "length" in config.generator.records
     other = composed(f"algorithm={preset}", "generator=trajectory_paper", "guidance=none")
     assert other.generator.network.width == 1024 and other.guidance is None
+
+
+@pytest.mark.parametrize("law", [name for name in options("noise_law") if name != "none"])
+@pytest.mark.parametrize("preset", ["pgd", "synther"])
+def test_a_noise_law_joins_every_generator(preset, law):
+    kind = {"pgd": "trajectory_small", "synther": "transition_small"}[preset]
+    config = composed(f"algorithm={preset}", f"generator={kind}", f"noise_law={law}")
+    require_parts_fit(config)
+    settings = {k: v for k, v in config.generator.items() if k != "path"}
+    generator = instantiate(settings)(spec=SPEC, seeds=2, seed=0)
+    assert type(generator.noise_law) is get_object(config.generator.noise_law._target_)
+    assert generator.objective.noise_law is generator.noise_law
 
 
 def test_synther_learns_from_five_million_generated_transitions_alone():

@@ -59,6 +59,8 @@ def recorded(tmp_path):
         (["sampler=heun"], "a sampler is chosen"),
         (["algorithm=pgd", "generator=none"], "for example generator=trajectory"),
         (["algorithm=synther", "guidance=policy"], "guidance works on windows"),
+        (["algorithm=pgd", "noise_law=pfgmpp", "sampler=flow_sde"], "sampler=dpm_solver_2m"),
+        (["noise_law=flow_matching"], "there is no generator to fit"),
         (["simulator.gravity=2"], "simulator.gravity"),
         (["real_fraction=1.5"], "real_fraction must lie in [0, 1], got 1.5"),
         (["agent.hidden=wide"], "agent cannot be built"),

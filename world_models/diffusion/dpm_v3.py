@@ -211,7 +211,8 @@ class DPMSolverV3(Sampler):
             raise ValueError(f"sampler.smoothing must be odd and positive, got {smoothing}")
         if table < 2:
             raise ValueError(f"sampler.table must be at least 2, got {table}")
-        self.order, self.corrector, self.measured = order, corrector, measured
+        self.order, self.corrector, self.measures = order, corrector, measured
+        self.takes_nudges = not corrector
         self.table, self.smoothing = table, smoothing
         first, last = -math.log(self.sigma_max), -math.log(self.sigma_min)
         self.times = [first + (last - first) * k / max(table - 1, 1) for k in range(table)]
@@ -221,7 +222,7 @@ class DPMSolverV3(Sampler):
     def prepare(self, denoiser: Denoiser, clean: Tensor, event_dims: int) -> None:
         self.integrals = Integrals(
             measure(denoiser, clean, event_dims, self.times, self.smoothing)
-            if self.measured
+            if self.measures
             else Statistics.plain(self.times, clean)
         )
 

@@ -6,6 +6,8 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from world_models.diffusion.noise_laws import NoiseLaw
+
 Network = Callable[[Tensor, Tensor], Tensor]
 """F(x `[B, *event]`, noise label `[B]`) `[B, *event]`."""
 
@@ -26,16 +28,15 @@ class EDM(nn.Module):
     """How a network becomes a denoiser, and the loss that fits it.
 
     Args:
+        noise_law: which levels of noise the fit draws, and how it weighs them.
         sigma_data: std of the data in the units of the generator.
-        log_sigma_mean, log_sigma_std: of the normal law of ln sigma in the fit.
 
     Source: EDM, table 1 and equation 8.
     """
 
-    def __init__(self, *, sigma_data: float, log_sigma_mean: float, log_sigma_std: float) -> None:
+    def __init__(self, *, noise_law: NoiseLaw, sigma_data: float) -> None:
         super().__init__()
-        self.sigma_data = sigma_data
-        self.log_sigma_mean, self.log_sigma_std = log_sigma_mean, log_sigma_std
+        self.noise_law, self.sigma_data = noise_law, sigma_data
 
     def coefficients(self, sigma: Float[Tensor, " B"]) -> Coefficients:
         """The preconditioning of noise level sigma."""
@@ -61,22 +62,23 @@ class EDM(nn.Module):
         normal: Float[Tensor, " B"],
         noise: Float[Tensor, "B ..."],
     ) -> Float[Tensor, " B"]:
-        """w(sigma) times the mean squared error of D, with w = 1 / out^2.
+        """w(sigma) times the mean squared error of D, with the weight of the noise law.
 
         Args:
             clean: records y.
-            normal: standard normal, becomes sigma = exp(mean + std normal).
-            noise: standard normal, becomes x = y + sigma noise.
+            normal: standard normal; the law makes levels sigma of it.
+            noise: n of x = y + sigma n, drawn by the law.
 
-        Written for the network's own output, F - (y - skip x) / out, which is the same number with
-        no cancellation at small sigma.
+        Written for the network's own output, F - (y - skip x) / out, whose weight is w out^2 and
+        which has no cancellation at small sigma.
         """
-        sigma = (self.log_sigma_mean + self.log_sigma_std * normal).exp()
+        sigma = self.noise_law.sigma(normal)
         x = clean + _scale(sigma, noise)
         c = self.coefficients(sigma)
         target = _scale(1 / c.out, clean - _scale(c.skip, x))
         error = network(_scale(c.into, x), c.label) - target
-        return error.square().flatten(1).mean(1)
+        weight = self.noise_law.weight(sigma, self.sigma_data) * c.out.square()
+        return weight * error.square().flatten(1).mean(1)
 
 
 def _scale(factor: Tensor, values: Tensor) -> Tensor:

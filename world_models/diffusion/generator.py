@@ -17,6 +17,7 @@ from datasets.dataset import Dataset
 from envs.specs import Spec
 from world_models.base import FitProgress, Fitted, ReadState, WriteState
 from world_models.diffusion.edm import EDM
+from world_models.diffusion.noise_laws import NoiseLaw
 from world_models.diffusion.records import Records
 from world_models.fitting import held_out_episodes, rows_of
 from world_models.optimiser import Adam
@@ -33,7 +34,9 @@ class DiffusionGenerator(Fitted):
         seed: of everything the fit draws; the fit depends on nothing else but data and settings.
         records: builds what is modelled, given `spec`.
         network: builds the network, given `event`, the shape of a record.
-        objective: builds what makes a denoiser of the network and gives its loss.
+        noise_law: builds the law of the noise, of the fit and of the start of samples.
+        objective: builds what makes a denoiser of the network and gives its loss, given
+            `noise_law`.
         steps, batch: updates of the fit, records in each.
         learning_rate: peak of Adam's step size, annealed to zero along half a cosine.
         warmup_rate, warmup_fraction: the step size rises from `warmup_rate` to its peak over this
@@ -65,6 +68,7 @@ class DiffusionGenerator(Fitted):
         seed: int,
         records: partial[Records],
         network: partial[nn.Module],
+        noise_law: partial[NoiseLaw],
         objective: partial[EDM],
         steps: int,
         batch: int,
@@ -102,7 +106,8 @@ class DiffusionGenerator(Fitted):
         self.records = records(spec=spec)
         self.build_network = partial(network, event=self.records.event)
         self.network = self.build_network().requires_grad_(False)
-        self.objective = objective()
+        self.noise_law = noise_law()
+        self.objective = objective(noise_law=self.noise_law)
         self.register_buffer("examples", torch.zeros(heldout_records, *self.records.event))
         self.steps, self.batch = steps, batch
         self.learning_rate, self.warmup_rate = learning_rate, warmup_rate
@@ -118,6 +123,7 @@ class DiffusionGenerator(Fitted):
             for name, part in (
                 ("records", records),
                 ("network", network),
+                ("noise_law", noise_law),
                 ("objective", objective),
             )
         }
@@ -160,19 +166,27 @@ class DiffusionGenerator(Fitted):
     def keep_partial_fits(self, read: ReadState, write: WriteState) -> None:
         self._read, self._write = read, write
 
+    def noise(self, *lead: int) -> Float[Tensor, "..."]:
+        """Noise of unit scale for records `[*lead, *event]`, as the fit had it."""
+        event = self.records.event
+        normal = torch.randn(*lead, *event, device=self.records.mean.device)
+        return self.noise_law.noise(normal, len(event))
+
     @torch.no_grad()
     def denoise(
-        self, x: Float[Tensor, "*lead C"], sigma: Float[Tensor, "*some"]
+        self, x: Float[Tensor, "*lead C"], sigma: Float[Tensor, "*some"], *, plain: bool = False
     ) -> Float[Tensor, "*lead C"]:
         """D(x, sigma), the estimate of the clean records `[*lead, *event]`; a `Denoiser`.
 
         Args:
             sigma: a scalar, or one for each record or each group of them: leading dimensions of x.
+            plain: in float32 and not compiled, so that it can be differentiated.
         """
         event = len(self.records.event)
         lead = x.shape[: x.ndim - event]
         sigma = sigma.reshape(*sigma.shape, *[1] * (len(lead) - sigma.ndim)).expand(lead)
-        estimate = self._denoise(x.reshape(-1, *x.shape[len(lead) :]), sigma.reshape(-1))
+        denoise = partial(self.objective.denoise, self.network) if plain else self._denoise
+        estimate = denoise(x.reshape(-1, *x.shape[len(lead) :]), sigma.reshape(-1))
         # A replayed graph writes every result to the same place, and samplers remember some.
         return estimate.clone().view_as(x)
 
@@ -238,7 +252,7 @@ class DiffusionGenerator(Fitted):
         def step() -> Tensor:
             drawn = torch.randint(len(index), (self.batch,), device=device)
             clean = table[index[drawn]]
-            normal, noise = torch.randn(self.batch, device=device), torch.randn_like(clean)
+            normal, noise = torch.randn(self.batch, device=device), self.noise(self.batch)
             with torch.enable_grad():
                 loss = self.objective.loss(call, clean, normal, noise).mean()
                 gradients = torch.autograd.grad(loss, optimiser.targets)
@@ -280,6 +294,7 @@ class DiffusionGenerator(Fitted):
         clean = table[index[chosen].to(table.device)]
         normal = torch.randn(len(clean), generator=own).to(table.device)
         noise = torch.randn(clean.shape, generator=own).to(table.device)
+        noise = self.noise_law.noise(noise, len(self.records.event))
 
         @torch.no_grad()
         def measure() -> float:

@@ -54,9 +54,15 @@ class Guided(NamedTuple):
 
 
 class Guidance(ABC):
-    """Bends samples of windows `[S, B, L, F]` (or rows `[S, B, F]`) towards a policy."""
+    """Bends samples of windows `[S, B, L, F]` (or rows `[S, B, F]`) towards a policy.
+
+    Attributes:
+        needs_behaviour: whether `guide` wants a clone of the policy behind the data.
+        nudges: whether it moves the noisy sample itself.
+    """
 
     needs_behaviour: bool = False
+    nudges: bool = False
 
     @abstractmethod
     def guide(
@@ -104,6 +110,7 @@ class PolicyGuidance(Guidance):
     ) -> None:
         if strength < 0:
             raise ValueError(f"guidance.strength must not be negative, got {strength}")
+        require_positive_std(deterministic_std)
         if not 0 <= behaviour_ratio <= 1:
             raise ValueError(f"guidance.behaviour_ratio must lie in [0, 1], got {behaviour_ratio}")
         self.strength, self.behaviour_ratio = strength, behaviour_ratio
@@ -164,6 +171,7 @@ class PaperGuidance(Guidance):
     """
 
     TINY = 1e-8
+    nudges = True
 
     def __init__(
         self,
@@ -177,6 +185,7 @@ class PaperGuidance(Guidance):
     ) -> None:
         if coefficient < 0:
             raise ValueError(f"guidance.coefficient must not be negative, got {coefficient}")
+        require_positive_std(deterministic_std)
         self.coefficient, self.cosine, self.delay = coefficient, cosine, delay
         self.denoised, self.normalise = denoised, normalise
         self.deterministic_std = deterministic_std
@@ -218,6 +227,12 @@ class PaperGuidance(Guidance):
             norm = torch.linalg.vector_norm(slope, dim=(-2, -1), keepdim=True)
             slope = slope / (norm + self.TINY)
         return slope
+
+
+def require_positive_std(std: float) -> None:
+    """Raises ValueError for a policy that would be taken for a point."""
+    if std <= 0:
+        raise ValueError(f"guidance.deterministic_std must be positive, got {std}")
 
 
 def posterior_variance(sigma: Tensor, sigma_data: float) -> Tensor:

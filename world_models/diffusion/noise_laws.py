@@ -24,8 +24,12 @@ class NoiseLaw(ABC):
         """Levels of noise from standard normal draws, of the same shape."""
 
     @abstractmethod
-    def weight(self, sigma: Tensor) -> Tensor:
-        """w(sigma) of the loss w |D(y + sigma n, sigma) - y|^2."""
+    def weight(self, sigma: Tensor, sigma_data: float) -> Tensor:
+        """w(sigma) of the loss w |D(y + sigma n, sigma) - y|^2.
+
+        Args:
+            sigma_data: d, standard deviation of the data in the model's units.
+        """
 
     def noise(self, normal: Tensor, event_dims: int) -> Tensor:
         """n, for fits and for the start of samples, from standard normal draws `[*lead, *event]`.
@@ -41,19 +45,18 @@ class LogNormal(NoiseLaw):
 
     Args:
         mean, std: of ln sigma.
-        sigma_data: d, standard deviation of the data in the model's units.
 
     Source: EDM, arXiv:2206.00364, table 1 and section 5.
     """
 
-    def __init__(self, *, mean: float, std: float, sigma_data: float) -> None:
-        self.mean, self.std, self.sigma_data = mean, std, sigma_data
+    def __init__(self, *, mean: float, std: float) -> None:
+        self.mean, self.std = mean, std
 
     def sigma(self, normal: Tensor) -> Tensor:
         return (self.mean + self.std * normal).exp()
 
-    def weight(self, sigma: Tensor) -> Tensor:
-        return (sigma.square() + self.sigma_data**2) / (sigma * self.sigma_data).square()
+    def weight(self, sigma: Tensor, sigma_data: float) -> Tensor:
+        return (sigma.square() + sigma_data**2) / (sigma * sigma_data).square()
 
 
 class PFGMpp(LogNormal):
@@ -75,14 +78,15 @@ class PFGMpp(LogNormal):
     def __init__(self, *, dimensions: float, **numbers: float) -> None:
         super().__init__(**numbers)
         if dimensions <= 0:
-            raise ValueError(f"noise_law.dimensions must be positive, got {dimensions}")
+            raise ValueError(f"generator.noise_law.dimensions must be positive, got {dimensions}")
         self.dimensions = dimensions
 
     def noise(self, normal: Tensor, event_dims: int) -> Tensor:
         lead = normal.shape[: normal.ndim - event_dims] + (1,) * event_dims
         # In double precision: the smallest of these draws decide the largest radii.
         degrees = torch.full(lead, self.dimensions, dtype=torch.float64, device=normal.device)
-        chi_square = torch.distributions.Chi2(degrees, validate_args=False).sample()
+        rate = torch.full_like(degrees, 0.5)
+        chi_square = torch.distributions.Gamma(degrees / 2, rate, validate_args=False).sample()
         return normal * (self.dimensions / chi_square).sqrt().to(normal.dtype)
 
 
@@ -100,7 +104,10 @@ class FlowMatching(NoiseLaw):
 
     def __init__(self, *, logit_mean: float, logit_std: float | None) -> None:
         if logit_std is None and logit_mean != 0:
-            raise ValueError("noise_law.logit_mean means nothing without noise_law.logit_std")
+            raise ValueError(
+                f"generator.noise_law.logit_mean={logit_mean} means nothing for even times; set it "
+                "to 0, or give generator.noise_law.logit_std"
+            )
         self.logit_mean, self.logit_std = logit_mean, logit_std
 
     def sigma(self, normal: Tensor) -> Tensor:
@@ -110,5 +117,5 @@ class FlowMatching(NoiseLaw):
         tails = torch.special.log_ndtr(-normal) - torch.special.log_ndtr(normal)
         return tails.exp()
 
-    def weight(self, sigma: Tensor) -> Tensor:
+    def weight(self, sigma: Tensor, sigma_data: float) -> Tensor:
         return ((1 + sigma) / sigma).square()

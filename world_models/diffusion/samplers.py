@@ -1,7 +1,7 @@
 """Samplers: from noise to a sample, given nothing but a denoiser.
 
 Everything is in variance-exploding coordinates: x = y + sigma n with y clean and n of unit scale.
-A denoiser of any parametrisation drives every sampler (`world_models.diffusion.denoisers`).
+A denoiser of any parametrisation drives every sampler; `flow.denoiser_of` makes one of velocities.
 Levels of noise are Python numbers that are known before the loop, so nothing waits for the device.
 """
 
@@ -58,9 +58,13 @@ class Sampler(ABC):
 
     Attributes:
         stochastic: whether steps draw noise of their own, which Gaussian models alone allow.
+        measures: whether `prepare` measures the denoiser, on data with Gaussian noise.
+        takes_nudges: whether guidance may move the noisy sample itself.
     """
 
     stochastic: bool = False
+    measures: bool = False
+    takes_nudges: bool = True
 
     def __init__(
         self, *, steps: int, sigma_min: float, sigma_max: float, rho: float | None
@@ -72,6 +76,8 @@ class Sampler(ABC):
                 "sampler.sigma_min must be positive and not above sampler.sigma_max, got "
                 f"{sigma_min} and {sigma_max}"
             )
+        if rho is not None and rho <= 0:
+            raise ValueError(f"sampler.rho must be positive or null, got {rho}")
         self.steps, self.rho = steps, rho
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from datasets.transition import Transition, column_names
 from world_models.base import Moments, Policy
 from world_models.diffusion.generator import DiffusionGenerator
 from world_models.diffusion.guidance import Channels, Guidance, Guided
+from world_models.diffusion.noise_laws import NoiseLaw
+from world_models.diffusion.records import Records
 from world_models.diffusion.samplers import Sampler
 from world_models.sources import RolloutSource
 
@@ -63,17 +66,7 @@ class GeneratedTransitions(RolloutSource):
                 raise ValueError(f"source.{name} must be at least 1, got {value}")
         self.generator, self.seeds = generator, seeds
         self.sampler, self.guidance = sampler, guidance
-        if guidance is not None:
-            if not generator.records.squashed:
-                raise ValueError(
-                    "guidance works on windows, whose actions are unsquashed; set guidance=none "
-                    "or generator=trajectory"
-                )
-            if guidance.needs_behaviour:
-                raise ValueError(
-                    "guidance.behaviour_ratio needs a clone of the behaviour policy, which no "
-                    "source fits yet; set it to 0"
-                )
+        require_parts_suit(type(generator.records), generator.noise_law, sampler, guidance)
         self.records, self.chunk = records, chunk
         self.every = sys.maxsize if every is None else every
         self.capacity = records * generator.records.transitions * retain
@@ -91,12 +84,10 @@ class GeneratedTransitions(RolloutSource):
     ) -> tuple[Transition, Bool[Tensor, "S M"]]:
         self._prepare()
         denoiser, nudge = self._guided()
-        event, device = self.generator.records.event, self.generator.records.mean.device
         parts, kept = [], []
         for begun in range(0, self.records, self.chunk):
             count = min(self.chunk, self.records - begun)
-            noise = torch.randn(self.seeds, count, *event, device=device)
-            samples = self.sampler.sample(denoiser, noise, nudge)
+            samples = self.sampler.sample(denoiser, self.generator.noise(self.seeds, count), nudge)
             rows, keep = self.generator.records.decode(samples)
             finite = samples.isfinite().flatten(2).all(-1, keepdim=True)
             parts.append(rows)
@@ -121,7 +112,9 @@ class GeneratedTransitions(RolloutSource):
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(self.generator.seed)
             self.sampler.prepare(
-                self.generator.denoise, clean, event_dims=len(self.generator.records.event)
+                partial(self.generator.denoise, plain=True),
+                clean,
+                event_dims=len(self.generator.records.event),
             )
         self._prepared = True
 
@@ -138,7 +131,10 @@ class GeneratedTransitions(RolloutSource):
         """Root mean square distance of the actions in [-1, 1] from the policy's mean."""
         if self.guidance is None or self.moments is None:
             return None
-        square = (rows.action - self.moments(rows.obs)[0]).square().mean(-1)
+        # As many at a time as guidance shows the policy, for the memory that its network takes.
+        pieces = rows.obs.split(self.chunk * self.generator.records.transitions, 1)
+        mean = torch.cat([self.moments(obs)[0] for obs in pieces], 1)
+        square = (rows.action - mean).square().mean(-1)
         return (torch.where(keep, square, 0.0).sum(1) / keep.sum(1).clamp(min=1)).sqrt()
 
     def measured(self) -> dict[str, Float[Tensor, " S"]]:
@@ -150,3 +146,42 @@ class GeneratedTransitions(RolloutSource):
 
     def restore(self, contents: Mapping[str, Any]) -> None:
         self.refreshes = contents["refreshes"]
+
+
+def require_parts_suit(
+    records: type[Records], noise_law: NoiseLaw, sampler: Sampler, guidance: Guidance | None
+) -> None:
+    """Refuse parts that cannot work together; none of them need be fitted.
+
+    Raises:
+        ValueError: guidance of records without unsquashed actions, or towards a clone that nobody
+            fits; a sampler that adds Gaussian noise to another law, or that cannot be nudged.
+    """
+    law = type(noise_law).__name__
+    if not noise_law.gaussian and sampler.stochastic:
+        raise ValueError(
+            f"the sampler adds Gaussian noise on its way, but the generator's noise law is {law}; "
+            "choose one that adds none, for example sampler=dpm_solver_2m, or noise_law=log_normal"
+        )
+    if not noise_law.gaussian and sampler.measures:
+        raise ValueError(
+            "the sampler measures the denoiser on Gaussian noise, but the generator's noise law "
+            f"is {law}; set sampler.measured=false, or noise_law=log_normal"
+        )
+    if guidance is None:
+        return
+    if not records.squashed:
+        raise ValueError(
+            "guidance works on windows, whose actions are unsquashed; set guidance=none or "
+            "generator=trajectory"
+        )
+    if guidance.needs_behaviour:
+        raise ValueError(
+            "guidance.behaviour_ratio needs a clone of the behaviour policy, which no source fits "
+            "yet; set it to 0"
+        )
+    if guidance.nudges and not sampler.takes_nudges:
+        raise ValueError(
+            "sampler.corrector would take back what guidance by nudges does; set it to false, or "
+            "use guidance=policy"
+        )

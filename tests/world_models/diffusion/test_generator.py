@@ -10,8 +10,10 @@ from torch import nn
 
 from datasets.build import build
 from envs.specs import Spec
+from world_models.diffusion.dpm_v3 import DPMSolverV3
 from world_models.diffusion.edm import EDM
 from world_models.diffusion.generator import DiffusionGenerator, WarmupCosine, clipped
+from world_models.diffusion.noise_laws import FlowMatching, LogNormal, PFGMpp
 from world_models.diffusion.samplers import DPMSolver2M
 from world_models.diffusion.transitions import SingleTransitions
 from world_models.diffusion.unet import ResidualMLP, TemporalUNet
@@ -25,7 +27,8 @@ NUMBERS = dict(
     seed=0,
     records=partial(SingleTransitions),
     network=partial(ResidualMLP, width=32, blocks=2, embedding=16, frequencies=4),
-    objective=partial(EDM, sigma_data=1.0, log_sigma_mean=-1.2, log_sigma_std=1.2),
+    noise_law=partial(LogNormal, mean=-1.2, std=1.2),
+    objective=partial(EDM, sigma_data=1.0),
     steps=40,
     batch=8,
     learning_rate=3e-3,
@@ -111,7 +114,10 @@ def test_a_fitted_generator_gives_back_mean_and_covariance(data, windows):
     assert error.abs().max() < 0.2, error
 
 
-@pytest.mark.parametrize("changes", [{}, WINDOWS])
+PFGM = dict(noise_law=partial(PFGMpp, dimensions=8.0, mean=-1.2, std=1.2))
+
+
+@pytest.mark.parametrize("changes", [{}, WINDOWS | PFGM], ids=["rows", "windows"])
 def test_a_killed_fit_goes_on_to_the_same_bits(data, changes):
     whole = generator(**changes)
     described = whole.fit(data)
@@ -175,6 +181,29 @@ def test_noise_levels_of_groups_of_records_are_those_of_each(data):
     longer = torch.randn(2, 9, x.shape[-1])
     assert model.denoise(longer, torch.tensor(1.0)).shape == longer.shape
     torch.testing.assert_close(model.denoise(x, torch.tensor(0.0)), x)
+
+
+def test_a_sampler_may_differentiate_a_network_in_half_precision():
+    model = generator(precision="bfloat16", **WINDOWS)
+    solver = DPMSolverV3(
+        steps=4, sigma_min=0.01, sigma_max=20.0, rho=None, order=3, corrector=True, measured=True,
+        table=7, smoothing=1,
+    )  # fmt: skip
+    solver.prepare(partial(model.denoise, plain=True), torch.randn(16, *model.records.event), 2)
+    assert solver.sample(model.denoise, torch.randn(2, 3, *model.records.event)).isfinite().all()
+
+
+def test_the_law_of_the_noise_is_that_of_the_fit(data):
+    """At rate 1 the average is the fitted network, so one update shows what the law changes."""
+    laws = [NUMBERS["noise_law"], PFGM["noise_law"]]
+    laws.append(partial(FlowMatching, logit_mean=0.0, logit_std=1.0))
+    fitted = []
+    for law in laws:
+        model = generator(steps=2, noise_law=law, average_every=1, average_rate=1.0)
+        fitted.append((model.fit(data)["holdout_loss"][0], model.signature()))
+    losses, signatures = zip(*fitted, strict=True)
+    assert len(set(losses)) == 3 and all(map(math.isfinite, losses))
+    assert signatures[0] != signatures[1] != signatures[2]
 
 
 def test_half_precision_is_of_the_network_alone():

@@ -122,6 +122,18 @@ def test_the_behaviour_term_takes_back_its_share(gaussian):
     assert torch.equal(same.denoiser(x, sigma), target(x, sigma))
 
 
+def test_numbers_of_guidance_that_make_no_sense_are_refused():
+    for cls, numbers, changes in (
+        (PolicyGuidance, NUMBERS, {"strength": -1.0}),
+        (PolicyGuidance, NUMBERS, {"behaviour_ratio": 1.5}),
+        (PolicyGuidance, NUMBERS, {"deterministic_std": 0.0}),
+        (PaperGuidance, PAPER, {"coefficient": -1.0}),
+        (PaperGuidance, PAPER, {"deterministic_std": 0.0}),
+    ):
+        with pytest.raises(ValueError, match=next(iter(changes))):
+            cls(**(numbers | changes))
+
+
 def test_a_behaviour_term_without_a_clone_is_refused(gaussian):
     guidance = PolicyGuidance(**(NUMBERS | {"behaviour_ratio": 0.5}))
     with pytest.raises(ValueError, match="behaviour_ratio"):

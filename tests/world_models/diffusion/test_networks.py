@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from world_models.diffusion.edm import EDM
+from world_models.diffusion.noise_laws import FlowMatching, LogNormal
 from world_models.diffusion.unet import GroupNorm, ResidualMLP, TemporalUNet
 
 SIGMAS = torch.logspace(-3, 2, 6)
 
 
 def edm(sigma_data=0.7):
-    return EDM(sigma_data=sigma_data, log_sigma_mean=-1.2, log_sigma_std=1.2)
+    return EDM(noise_law=LogNormal(mean=-1.2, std=1.2), sigma_data=sigma_data)
 
 
 def unet(length=8, channels=5, width=16, blocks=3, over_time=False):
@@ -41,17 +42,20 @@ def test_without_noise_the_denoiser_is_the_identity_and_without_a_network_it_shr
     torch.testing.assert_close(edm().denoise(nothing, x, sigma), x / 2)
 
 
-def test_the_loss_is_the_weighted_error_of_the_denoiser():
-    model = edm()
+LAWS = [LogNormal(mean=-1.2, std=1.2), FlowMatching(logit_mean=0.2, logit_std=1.0)]
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_the_loss_is_the_weighted_error_of_the_denoiser(law):
+    model = EDM(noise_law=law, sigma_data=0.7)
     clean, normal, noise = torch.randn(6, 4, 3), torch.randn(6), torch.randn(6, 4, 3)
 
     def network(x, label):
         return torch.tanh(x) + label.view(-1, 1, 1)
 
-    sigma = (-1.2 + 1.2 * normal).exp()
+    sigma = law.sigma(normal)
     denoised = model.denoise(network, clean + sigma.view(-1, 1, 1) * noise, sigma)
-    weight = (sigma.square() + 0.7**2) / (sigma * 0.7).square()
-    expected = weight * (denoised - clean).square().mean((1, 2))
+    expected = law.weight(sigma, 0.7) * (denoised - clean).square().mean((1, 2))
     torch.testing.assert_close(model.loss(network, clean, normal, noise), expected)
 
 

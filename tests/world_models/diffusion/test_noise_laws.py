@@ -8,7 +8,7 @@ import torch
 from world_models.diffusion.noise_laws import FlowMatching, LogNormal, PFGMpp
 from world_models.diffusion.samplers import Heun
 
-EDM = dict(mean=-1.2, std=1.2, sigma_data=0.5)
+EDM = dict(mean=-1.2, std=1.2)
 
 
 def noise(*shape):
@@ -21,7 +21,7 @@ def test_the_levels_of_edm_and_their_weight():
     torch.testing.assert_close(sigma.log(), -1.2 + 1.2 * normal)
     # The weight times the squared scale of the preconditioned network's output is one.
     scale = (sigma * 0.5).square() / (sigma.square() + 0.25)
-    torch.testing.assert_close(law.weight(sigma) * scale, torch.ones(1000).double())
+    torch.testing.assert_close(law.weight(sigma, 0.5) * scale, torch.ones(1000).double())
     assert law.noise(normal, 1) is normal and law.gaussian
 
 
@@ -76,7 +76,7 @@ def test_flow_matching_weighs_like_the_error_of_the_velocity():
     x_t = (1 - t) * n + t * clean
     velocity = (estimate - x_t) / (1 - t)
     torch.testing.assert_close(
-        (velocity - (clean - n)).square(), law.weight(sigma) * (estimate - clean).square()
+        (velocity - (clean - n)).square(), law.weight(sigma, 0.5) * (estimate - clean).square()
     )
 
 

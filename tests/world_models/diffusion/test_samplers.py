@@ -134,7 +134,11 @@ def test_a_nudge_sees_every_step(mixture):
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"steps": 0}, "sampler.steps"), ({"sigma_min": 90.0}, "sampler.sigma_min")],
+    [
+        ({"steps": 0}, "sampler.steps"),
+        ({"sigma_min": 90.0}, "sampler.sigma_min"),
+        ({"rho": 0.0}, "sampler.rho"),
+    ],
 )
 def test_levels_that_make_no_sense_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):

@@ -7,10 +7,12 @@ import torch
 from torch import nn
 
 from envs.specs import Spec
+from world_models.diffusion.dpm_v3 import DPMSolverV3
 from world_models.diffusion.generator import DiffusionGenerator
-from world_models.diffusion.guidance import PolicyGuidance
+from world_models.diffusion.guidance import PaperGuidance, PolicyGuidance
+from world_models.diffusion.noise_laws import LogNormal, PFGMpp
 from world_models.diffusion.samplers import DPMSolver2M
-from world_models.diffusion.source import GeneratedTransitions
+from world_models.diffusion.source import GeneratedTransitions, require_parts_suit
 from world_models.diffusion.transitions import SingleTransitions
 from world_models.diffusion.windows import Windows
 
@@ -25,9 +27,10 @@ class Prior(DiffusionGenerator):
     def __init__(self, records):
         nn.Module.__init__(self)
         self.records, self.seed = records, 0
+        self.noise_law = LogNormal(mean=-1.2, std=1.2)
         self.examples = torch.randn(3, *records.event)
 
-    def denoise(self, x, sigma):
+    def denoise(self, x, sigma, plain=False):
         return x / (1 + sigma.square())
 
 
@@ -141,3 +144,38 @@ def test_what_cannot_work_is_refused():
     refresh(made)
     with pytest.raises(RuntimeError, match="attach its moments"):
         refresh(made)
+
+
+def test_parts_that_do_not_suit_each_other_are_refused():
+    levels = dict(steps=4, sigma_min=0.01, sigma_max=20.0, rho=None)
+    statistics = dict(order=2, table=30, smoothing=1, **levels)
+    heavy = PFGMpp(dimensions=8.0, mean=-1.2, std=1.2)
+    with pytest.raises(ValueError, match=r"adds Gaussian noise on its way.*PFGMpp"):
+        require_parts_suit(Windows, heavy, DPMSolver2M(noisy=True, **levels), None)
+    measured = DPMSolverV3(corrector=True, measured=True, **statistics)
+    with pytest.raises(ValueError, match=r"set sampler\.measured=false"):
+        require_parts_suit(Windows, heavy, measured, None)
+    nudge = PaperGuidance(
+        coefficient=0.3, cosine=0.3, delay=0, denoised=True, normalise=True, deterministic_std=1.0
+    )
+    with pytest.raises(ValueError, match=r"sampler\.corrector would take back"):
+        require_parts_suit(Windows, LogNormal(mean=-1.2, std=1.2), measured, nudge)
+    plain = DPMSolverV3(corrector=False, measured=False, **statistics)
+    require_parts_suit(Windows, heavy, plain, nudge)
+
+
+def test_samples_start_from_noise_of_the_generators_law():
+    class Kept(DPMSolver2M):
+        def sample(self, denoiser, noise, nudge=None):
+            self.noise = noise
+            return super().sample(denoiser, noise, nudge)
+
+    sampler = Kept(steps=2, sigma_min=0.01, sigma_max=20.0, rho=None, noisy=False)
+    made = source(guided=False, sampler=sampler, chunk=500)
+    made.records = 500
+    made.generator.noise_law = PFGMpp(dimensions=3.0, mean=-1.2, std=1.2)
+    refresh(made)
+    # One radius a window: |n|^2 / (|n|^2 + D) ~ Beta(N / 2, D / 2), here with N = 4 L.
+    square = sampler.noise.square().sum((-2, -1))
+    share = (square / (square + 3)).mean().item()
+    assert share == pytest.approx(16 / (16 + 3), abs=0.02)
