@@ -7,7 +7,14 @@ import pytest
 
 LAYERS = ["envs", "datasets", "world_models", "agents", "training"]
 ALLOWED_OF_WORLD_MODELS = {"base", "networks", "optimiser"}  # what agents may use
-ENTRY = {"train.py", "evaluate.py", "datasets/check.py", "training/distil.py"}
+ENTRY = {  # what reads configuration
+    "train.py",
+    "evaluate.py",
+    "datasets/check.py",
+    "training/composition.py",
+    "training/distil.py",
+    "training/requirements.py",
+}
 FILES = [path for layer in LAYERS for path in sorted(Path(layer).rglob("*.py"))]
 
 

@@ -14,13 +14,8 @@ from omegaconf import OmegaConf
 
 from agents.base import Agent
 from envs.specs import Spec
-from train import (
-    build_streams,
-    drop_foreign_numbers,
-    is_chosen,
-    real_rows,
-    require_parts_fit,
-)
+from training.composition import build_streams, is_chosen, real_rows
+from training.requirements import drop_foreign_numbers, require_parts_fit
 from training.run_directory import flat
 from world_models.base import Fitted, WorldModel
 from world_models.ensemble import ProbabilisticEnsemble

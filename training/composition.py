@@ -1,0 +1,184 @@
+"""From a composed configuration to the objects that a run works with."""
+
+import inspect
+import os
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+
+from agents.base import Agent
+from datasets.dataset import Dataset
+from datasets.replay import GrowingReplay, Mixture, Replay
+from envs.evaluation import Evaluator
+from envs.true_dynamics import simulator_for
+from training import entry
+from training.lipschitz_probe import LipschitzProbe
+from training.online import Online, Refit
+from training.value_probe import ValueProbe
+from world_models.base import WorldModel
+from world_models.sources import RolloutSource
+
+FITTED = ("world_model", "dynamics_reward", "generator")
+"""Groups whose option is fitted to the dataset before training, in this order."""
+
+
+def build_online(config: DictConfig, data: Dataset) -> Online | None:
+    """Steps in the true environment, unless nobody asked."""
+    if not is_chosen(config.online):
+        return None
+    return entry.build("online", instantiate(config.online), spec=data.spec, seeds=config.seeds)
+
+
+def build_refit(
+    online: Online | None,
+    parts: dict[str, Any],
+    data: Dataset,
+    mixture: Mixture,
+    device: torch.device,
+) -> Refit | None:
+    """Refits of the world model on what is collected."""
+    real = mixture["real"]
+    if online is None or not isinstance(real, GrowingReplay):
+        return None
+    return online.refit(parts.get("world_model"), data, real, device)
+
+
+def build_streams(
+    config: DictConfig,
+    data: Dataset,
+    parts: dict[str, Any],
+    device: torch.device,
+    online: Online | None = None,
+) -> tuple[Mixture, dict[str, RolloutSource]]:
+    """The dataset, growing online, and the replay of what a source makes, as one mixture."""
+    streams: dict[str, Replay] = {"real": Replay.of(data.transitions)}
+    rows = {"real": config.batch_size}
+    sources: dict[str, RolloutSource] = {}
+    if online is not None:
+        sources["real"] = online.source
+        streams["real"] = GrowingReplay(
+            data.transitions, lanes=config.seeds, capacity=online.source.capacity
+        )
+    if is_chosen(config.source):
+        source = build_source(config, data, parts).to(device)
+        sources[source.stream] = source
+        streams[source.stream] = Replay(
+            data.transitions[:1], lanes=config.seeds, capacity=source.capacity
+        )
+        rows["real"] = real_rows(config)
+        rows[source.stream] = config.batch_size - rows["real"]
+    return Mixture(streams, rows, seeds=config.seeds).to(device), sources
+
+
+def build_source(config: DictConfig, data: Dataset, parts: dict[str, Any]) -> RolloutSource:
+    """The source, with the filter, simulator and so on that it works with, of what each asks for.
+
+    Args:
+        parts: what was fitted, by group.
+    """
+    known: dict[str, Any] = {name: None for name in FITTED} | parts
+    known |= {"spec": data.spec, "seeds": config.seeds, "model": known["world_model"]}
+    known |= {"sampler": None, "guidance": None}
+    for group in ("filter", "simulator", "sampler", "guidance", "source"):
+        if is_chosen(config[group]):
+            asked = {name: known[name] for name in arguments(config[group]) if name in known}
+            known[group] = entry.build(group, instantiate(config[group]), **asked)
+        if group == "filter":
+            known["transition_filter"] = known[group]
+    return known["source"]
+
+
+def build_evaluator(config: DictConfig, data: Dataset, console: Console) -> Evaluator | None:
+    """Copies of the true environment, unless there is none or nobody asked."""
+    if not config.evaluate.every:
+        return None
+    if data.spec.env_id is None:
+        console.print(
+            f"dataset {data.name} names no environment, so nothing is scored; "
+            "dataset.env_id=... adds one",
+            soft_wrap=True,
+        )
+        return None
+    return Evaluator(spec=data.spec, seeds=config.seeds, episodes=config.evaluate.episodes)
+
+
+def build_probe(
+    config: DictConfig,
+    data: Dataset,
+    agent: Agent,
+    mixture: Mixture,
+    sources: dict[str, RolloutSource],
+) -> ValueProbe | None:
+    """Measurements of what the critics believe, unless nobody asked."""
+    if not config.probe_starts:
+        return None
+    return ValueProbe(
+        agent=agent,
+        mixture=mixture,
+        sources=sources,
+        data=data,
+        starts=config.probe_starts,
+        edge_of_reach=None,
+    )
+
+
+def build_lipschitz_probe(
+    config: DictConfig,
+    data: Dataset,
+    agent: Agent,
+    mixture: Mixture,
+    model: WorldModel | None,
+    console: Console,
+) -> LipschitzProbe | None:
+    """Measurements of the critics' slopes and of the model's targets, if somebody asked."""
+    if not config.lipschitz.states:
+        return None
+    truth = None
+    if model is not None:
+        try:
+            truth = simulator_for(data.spec, threads(config.threads))
+        except ValueError as error:
+            console.print(f"no gaps of Bellman targets: {error}", soft_wrap=True, highlight=False)
+    return LipschitzProbe(
+        agent=agent,
+        real=mixture["real"],
+        data=data,
+        seeds=config.seeds,
+        model=model,
+        truth=truth,
+        **config.lipschitz,
+    )
+
+
+def arguments(node: DictConfig) -> set[str]:
+    """Names of the arguments of the class that a node builds."""
+    return set(inspect.signature(get_object(node._target_).__init__).parameters)
+
+
+def real_rows(config: DictConfig) -> int:
+    """Rows of a batch that come from the dataset, rounded down as published code does."""
+    # 100 * 0.29 is 28.999... in floating point.
+    return int(config.batch_size * config.real_fraction + 1e-9)
+
+
+def is_chosen(node: DictConfig | None) -> bool:
+    """Whether a group holds an option; numbers tuned for a dataset may be there without one."""
+    return node is not None and "_target_" in node
+
+
+def threads(choice: str | int) -> int:
+    """Resolve `threads=auto`: all cores, shared among the jobs of a parallel sweep."""
+    if choice != "auto":
+        return int(choice)
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    jobs = 1
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        jobs = HydraConfig.get().launcher.get("n_jobs") or 1
+    return max(1, cores // (cores if jobs < 0 else jobs))

@@ -1,0 +1,141 @@
+"""Refuses settings that cannot work together, before anything is read or fitted."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from training import entry
+from training.compilation import wanted
+from training.composition import arguments, is_chosen, real_rows
+from world_models.diffusion.source import require_parts_suit
+
+KEEP_ALL = "world_models.filters.KeepAll"
+"""The filter that does nothing."""
+
+
+def require_sense(config: DictConfig, settings: dict[str, Any]) -> None:
+    """Refuse settings that cannot work before anything is read or fitted."""
+    entry.require_integers(settings)
+    if not 0 <= config.real_fraction <= 1:
+        raise ValueError(f"real_fraction must lie in [0, 1], got {config.real_fraction}")
+    require_parts_fit(config)
+    if is_chosen(config.source) and real_rows(config) == config.batch_size:
+        raise ValueError(
+            f"real_fraction={config.real_fraction} leaves no room in a batch of "
+            f"{config.batch_size} for what source={config.source._target_} makes; lower it, or "
+            "set source=none"
+        )
+    entry.pick_device(config.device)
+    wanted(config.compile, torch.device("cpu"))
+
+
+def require_parts_fit(config: DictConfig) -> None:
+    """Refuse a source that lacks what it works with, and parts that it would not use."""
+    if is_chosen(config.online) and config.online.refit_every and not is_chosen(config.world_model):
+        raise ValueError(
+            f"online.refit_every={config.online.refit_every} has no world model to fit again; set "
+            "online.refit_every=0, or choose world_model=ensemble"
+        )
+    simulated = is_chosen(config.source) and "simulator" in arguments(config.source)
+    if simulated and not is_chosen(config.simulator):
+        raise ValueError(
+            "source=simulator has nothing to step, for simulator=none; choose one, for example "
+            "simulator=perturbed"
+        )
+    if is_chosen(config.simulator) and not simulated:
+        raise ValueError(
+            "a simulator is chosen, but the source does not step it; set source=simulator, or "
+            "simulator=none"
+        )
+    judged = is_chosen(config.source) and config.filter._target_ != KEEP_ALL
+    scored = judged and "dynamics_reward" in arguments(config.filter)
+    if scored and not is_chosen(config.dynamics_reward):
+        raise ValueError(
+            f"filter={config.filter._target_} judges by a dynamics reward, but dynamics_reward="
+            "none; choose one, for example dynamics_reward=adversarial"
+        )
+    if is_chosen(config.dynamics_reward) and not scored:
+        raise ValueError(
+            "a dynamics reward is chosen, but no filter of a source asks for it; set filter=morec "
+            "and source=branched, or dynamics_reward=none"
+        )
+    for part in ("generator", "sampler", "guidance"):
+        used = is_chosen(config.source) and part in arguments(config.source)
+        if is_chosen(config[part]) and not used:
+            raise ValueError(
+                f"a {part} is chosen, but the source does not use it; set source=trajectories, or "
+                f"{part}=none"
+            )
+    if config.generator is not None and not is_chosen(config.generator):
+        raise ValueError(
+            "a noise_law is chosen, but there is no generator to fit; set source=trajectories, or "
+            "noise_law=none"
+        )
+    if not is_chosen(config.source):
+        return
+    group = "simulator" if simulated else "source"
+    needed = arguments(config[group])
+    if "model" in needed and not is_chosen(config.world_model):
+        raise ValueError(
+            f"{group} needs a world model, but world_model=none; choose one, for example "
+            "world_model=ensemble, or set source=none"
+        )
+    for part, example in (("generator", "trajectory"), ("sampler", "dpm_solver_2m")):
+        if part in needed and not is_chosen(config[part]):
+            raise ValueError(
+                f"{group} needs a {part}, but {part}=none; choose one, for example "
+                f"{part}={example}, or set source=none"
+            )
+    if "generator" in needed:
+        require_generation_works(config)
+    if "transition_filter" not in needed and config.filter._target_ != KEEP_ALL:
+        raise ValueError(
+            f"filter={config.filter._target_} judges steps of a world model, but {group}="
+            f"{config[group]._target_} asks none for a step; set filter=none"
+        )
+
+
+def require_generation_works(config: DictConfig) -> None:
+    """Refuse parts around a generator that do not suit each other, before hours of fitting it."""
+    settings = config.generator
+    if "records" not in settings:  # no diffusion
+        return
+    if not is_chosen(settings.get("noise_law")):
+        raise ValueError("the generator needs a noise law; set noise_law=log_normal")
+    guidance = None
+    if is_chosen(config.guidance):
+        guidance = entry.build("guidance", instantiate(config.guidance))
+    sampler = entry.build("sampler", instantiate(config.sampler))
+    law = entry.build("generator.noise_law", instantiate(settings.noise_law))
+    require_parts_suit(get_object(settings.records._target_), law, sampler, guidance)
+
+
+def drop_foreign_numbers(config: DictConfig, source: Path) -> None:
+    """Take out numbers of a preset or tuned file that the chosen option of a group does not have.
+
+    They are meant for what the preset picks; `filter=none` has no penalty to tune.
+    """
+    for group, numbers in OmegaConf.to_container(OmegaConf.load(source)).items():  # type: ignore[union-attr]
+        node = config.get(group)
+        if not isinstance(numbers, dict) or not is_chosen(node):
+            continue
+        known = keywords(get_object(node._target_))
+        with open_dict(node):
+            for key in set(numbers) - known - {"path"}:
+                node.pop(key, None)
+
+
+def keywords(kind: type) -> set[str]:
+    """Arguments of a constructor, with those of its bases as far as it passes `**others` on."""
+    known: set[str] = set()
+    for cls in inspect.getmro(kind):
+        if "__init__" in vars(cls):
+            parameters = inspect.signature(vars(cls)["__init__"]).parameters
+            known |= set(parameters)
+            if all(each.kind is not each.VAR_KEYWORD for each in parameters.values()):
+                break
+    return known
