@@ -136,7 +136,8 @@ def test_observations_are_standardised_with_the_datasets_statistics(make_agent, 
     assert torch.allclose(seen[..., :2].mean(1), torch.zeros(1, 2), atol=1e-4)
     assert torch.allclose(seen[..., :2].std(1, correction=0), torch.ones(1, 2), atol=1e-3)
     assert torch.equal(seen[..., 2], torch.zeros(1, 8))
-    assert torch.equal(agent.act(obs), agent.actor(seen))
+    with torch.no_grad():  # as `act` runs it, by the same products
+        assert torch.equal(agent.act(obs), agent.actor(seen))
     action = torch.zeros(1, 8, 2)
     assert torch.equal(agent.values(obs, action), agent.critics(seen, action))
     restored = make_agent("td3_bc")
