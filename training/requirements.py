@@ -70,7 +70,8 @@ def require_parts_fit(config: DictConfig) -> None:
                 f"a {part} is chosen, but the source does not use it; set source=trajectories, or "
                 f"{part}=none"
             )
-    if config.generator is not None and not is_chosen(config.generator):
+    generated = is_chosen(config.source) and "generator" in arguments(config.source)
+    if config.generator is not None and not is_chosen(config.generator) and not generated:
         raise ValueError(
             "a noise_law is chosen, but there is no generator to fit; set source=trajectories, or "
             "noise_law=none"

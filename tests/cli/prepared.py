@@ -15,13 +15,16 @@ from pathlib import Path
 
 LIBRARIES = (
     "torch",
+    "torch._dynamo",
     "torch.export",
-    "gymnasium",
+    "filelock",
+    "gymnasium.vector",
     "h5py",
     "hydra",
     "hydra.utils",
+    "jaxtyping",
     "matplotlib.figure",
-    "mujoco",
+    "mujoco.rollout",
     "omegaconf",
     "rich.progress",
     "rich.table",

@@ -185,7 +185,8 @@ def test_a_source_gives_as_many_rows_as_it_promises(make_model, data, option):
     model.fit(data)
     numbers = settings("source", option, starts=ROWS, retain=2, records=5, chunk=2)
     parts = {"spec": SPEC, "seeds": SEEDS, "model": model, "transition_filter": KeepAll()}
-    generator = instantiate(settings("generator", "transition_small"))
+    law = {"noise_law": settings("noise_law", "log_normal")}
+    generator = instantiate(settings("generator", "transition_small") | law)
     parts["generator"] = generator(spec=SPEC, seeds=SEEDS, seed=0)
     parts["sampler"] = instantiate(settings("sampler", "dpm_solver_2m", steps=2))()
     parts["guidance"] = None
