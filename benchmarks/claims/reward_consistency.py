@@ -33,6 +33,7 @@ class Budget:
     Attributes:
         epochs: of the world model, at most.
         iterations, starts, horizon: of the dynamics reward's game.
+        thin: every so many-th of its snapshots is used, the first among them.
         rows, windows: of the diagnostics.
         updates: of each learner.
         evaluate, episodes: updates between evaluations, and their episodes a seed.
@@ -44,6 +45,7 @@ class Budget:
     iterations: int = 2_500
     starts: int = 64
     horizon: int = 5
+    thin: int = 40
     rows: int = 500
     windows: int = 50
     updates: int = 4_000
@@ -55,6 +57,7 @@ class Budget:
 QUICK: dict[str, Any] = {
     "epochs": 1,
     "iterations": 300,
+    "thin": 5,  # with 40 the only snapshot would be the first, which knows nothing yet
     "rows": 200,
     "windows": 20,
     "updates": 100,
@@ -67,7 +70,7 @@ MODEL = {
     "weight_decay": [2.5e-5, 5.0e-5, 1.0e-4],
     "batch": 1024,
 }
-REWARD = {"hidden": [128, 128], "thin": 40}
+REWARD = {"hidden": [128, 128]}
 PLAYERS = {"player_hidden": [128, 128], "behaviour_updates": 1_000}
 NETWORK = {
     "hidden": [128, 128],
@@ -112,7 +115,7 @@ def run(task: str, data: Dataset, budget: Budget) -> dict[str, Any]:
     fitted = timed(lambda: model.fit(data))
     reward = experiment.build_reward(
         "adversarial",
-        changes={**REWARD, "iterations": budget.iterations},
+        changes={**REWARD, "thin": budget.thin, "iterations": budget.iterations},
         game={**PLAYERS, "starts": budget.starts, "horizon": budget.horizon},
         **given,
     )
