@@ -4,50 +4,24 @@ from pathlib import Path
 
 import hydra
 import torch
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from agents.base import Agent
 from envs.evaluation import episode_returns
 from envs.specs import Reference
 from envs.video import record
-from training import checkpoint, entry
+from training import entry
+from training.composition import trained
 from training.files import write_json
 from training.reports import versions
-from training.seeding import seed_everything
 
 
 def score(settings: DictConfig) -> float | None:
     """Evaluate the last checkpoint of a run; returns its mean score, or mean return."""
     console = Console()
     run_dir = Path(settings.run)
-    saved = run_dir / checkpoint.FILE
-    if not (run_dir / "config.yaml").is_file() or not saved.is_file():
-        raise FileNotFoundError(
-            f"{run_dir} holds no config.yaml and {checkpoint.FILE}; give the directory of a run, "
-            "such as runs/mopo/pendulum-mixed/0"
-        )
-    config = OmegaConf.load(run_dir / "config.yaml")
-    device = entry.pick_device(settings.device)
-    seed_everything(settings.seed)
-    facts = checkpoint.read_facts(saved)
-    agent: Agent = entry.build(
-        "agent",
-        instantiate(config.agent),
-        spec=facts.spec,
-        seeds=config.seeds,
-        updates=config.updates,
-    ).to(device)
-    update = checkpoint.load_agent(saved, agent, device)
-    if facts.spec.env_id is None:
-        raise ValueError(
-            f"the dataset of {run_dir} names no environment to evaluate in; train with "
-            "dataset.env_id=..."
-        )
-
-    policy = entry.policy_on(agent, device)
+    agent, facts, update, policy = trained(run_dir, settings.device, settings.seed)
     returns, lengths = episode_returns(
         facts.spec, policy, agent.seeds, settings.episodes, settings.seed
     )

@@ -2,13 +2,14 @@
 
 import inspect
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from agents.base import Agent
@@ -16,15 +17,51 @@ from datasets.dataset import Dataset
 from datasets.replay import GrowingReplay, Mixture, Replay
 from envs.evaluation import Evaluator
 from envs.true_dynamics import simulator_for
-from training import entry
+from training import checkpoint, entry
+from training.checkpoint import Facts
 from training.lipschitz_probe import LipschitzProbe
 from training.online import Online, Refit
+from training.run_directory import CONFIG
+from training.seeding import seed_everything
 from training.value_probe import ValueProbe
-from world_models.base import WorldModel
+from world_models.base import Policy, WorldModel
 from world_models.sources import RolloutSource
 
 FITTED = ("world_model", "dynamics_reward", "generator")
 """Groups whose option is fitted to the dataset before training, in this order."""
+
+
+def trained(run_dir: Path, device: str, seed: int) -> tuple[Agent, Facts, int, Policy]:
+    """The agent of a run's last checkpoint, its task, its updates, and what it does, on the host.
+
+    Raises:
+        FileNotFoundError: the folder holds no run.
+        ValueError: the run knows no environment, or its checkpoint is damaged.
+    """
+    saved = run_dir / checkpoint.FILE
+    if not (run_dir / CONFIG).is_file() or not saved.is_file():
+        raise FileNotFoundError(
+            f"{run_dir} holds no {CONFIG} and {checkpoint.FILE}; give the directory of a run, "
+            "such as runs/mopo/pendulum-mixed/0"
+        )
+    config = OmegaConf.load(run_dir / CONFIG)
+    place = entry.pick_device(device)
+    seed_everything(seed)
+    facts = checkpoint.read_facts(saved)
+    agent: Agent = entry.build(
+        "agent",
+        instantiate(config.agent),
+        spec=facts.spec,
+        seeds=config.seeds,
+        updates=config.updates,
+    ).to(place)
+    update = checkpoint.load_agent(saved, agent, place)
+    if facts.spec.env_id is None:
+        raise ValueError(
+            f"the dataset of {run_dir} names no environment to evaluate in; train with "
+            "dataset.env_id=..."
+        )
+    return agent, facts, update, entry.policy_on(agent, place)
 
 
 def build_online(config: DictConfig, data: Dataset) -> Online | None:

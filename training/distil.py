@@ -13,16 +13,15 @@ from typing import Any
 import hydra
 import numpy as np
 import torch
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from torch import Tensor
 
 from agents.base import Agent
 from envs.evaluation import Evaluator
-from training import checkpoint, entry
+from training import entry
+from training.composition import trained
 from training.files import write_json, write_text
-from training.seeding import seed_everything
 from training.sparse_policy import SparsePolicy, distilled, labels
 
 Policy = Callable[[Tensor], Tensor]
@@ -32,25 +31,7 @@ def distil(settings: DictConfig) -> float:
     """Distil the last checkpoint of a run; returns the mean return of the sparse policies."""
     console = Console()
     run_dir = Path(settings.run)
-    saved = run_dir / checkpoint.FILE
-    if not (run_dir / "config.yaml").is_file() or not saved.is_file():
-        raise FileNotFoundError(
-            f"{run_dir} holds no config.yaml and {checkpoint.FILE}; give the directory of a run, "
-            "such as runs/sindy_rl/pendulum-mixed/0"
-        )
-    config = OmegaConf.load(run_dir / "config.yaml")
-    device = entry.pick_device(settings.device)
-    seed_everything(settings.seed)
-    facts = checkpoint.read_facts(saved)
-    agent: Agent = entry.build(
-        "agent",
-        instantiate(config.agent),
-        spec=facts.spec,
-        seeds=config.seeds,
-        updates=config.updates,
-    ).to(device)
-    checkpoint.load_agent(saved, agent, device)
-    teacher = entry.policy_on(agent, device)
+    agent, facts, _, teacher = trained(run_dir, settings.device, settings.seed)
     sizes: dict[str, Any] = {"spec": facts.spec, "seeds": agent.seeds}
     with closing(Evaluator(**sizes, episodes=settings.episodes)) as evaluator:
         student, chosen = taught(teacher, evaluator, settings)
