@@ -16,7 +16,7 @@ from agents.losses import (
     squared_error,
 )
 from agents.networks import Critics, GaussianActor, StateValue
-from agents.regularisers import BuildRegulariser, Regulariser
+from agents.regularisers import BuildRegulariser, Regulariser, endings
 from datasets.dataset import Dataset
 from datasets.transition import Transition
 from envs.specs import Spec
@@ -46,7 +46,9 @@ class IQL(Agent):
             those before it have learnt.
         normalise_rewards: scale rewards so that the dataset's returns span 1000.
         reward_offset: added to every reward, after that scaling.
-        regulariser: builds what holds the critics' slopes down, given `critics`; None for nothing.
+        normalise_critic_obs: the critics, not V, standardise observations with the dataset's
+            statistics.
+        regulariser: builds what holds the critics' slopes down, see `Regulariser`; null: none.
     """
 
     reward_scale: Tensor
@@ -74,6 +76,7 @@ class IQL(Agent):
         order: Sequence[str],
         normalise_rewards: bool,
         reward_offset: float,
+        normalise_critic_obs: bool,
         regulariser: BuildRegulariser | None,
     ) -> None:
         super().__init__(spec=spec, seeds=seeds)
@@ -99,9 +102,10 @@ class IQL(Agent):
             action_dim=spec.action_dim,
             hidden=hidden,
             activation=activation,
+            normalise_obs=normalise_critic_obs,
             **sizes,
         )
-        self.regulariser = (regulariser or Regulariser)(critics=self.critics)
+        self.regulariser = (regulariser or Regulariser)(critics=self.critics, ends=endings(spec))
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         self.value = StateValue(hidden=hidden, activation=activation, **sizes)
         self.actor_optimiser = Adam(
@@ -121,12 +125,13 @@ class IQL(Agent):
         self.register_buffer("reward_scale", torch.ones(()))
 
     def prepare(self, data: Dataset) -> None:
-        """Take the range of the dataset's returns, and what the regulariser needs.
+        """Take the range of the dataset's returns, and what critics and regulariser need.
 
         Raises:
             ValueError: all episodes have the same return.
         """
-        self.regulariser.prepare(data.transitions.obs)
+        for part in (self.critics, self.target_critics, self.regulariser):
+            part.prepare(data.transitions.obs)
         if not self.normalise_rewards:
             return
         spread = data.returns.max() - data.returns.min()

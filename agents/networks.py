@@ -155,6 +155,7 @@ class Critics(nn.Module):
         seeds, critics: S and N.
         obs_dim, action_dim: D, A.
         hidden, activation: architecture of every critic.
+        normalise_obs: standardise observations with the statistics that `prepare` is given.
     """
 
     def __init__(
@@ -166,18 +167,25 @@ class Critics(nn.Module):
         action_dim: int,
         hidden: Sequence[int],
         activation: str,
+        normalise_obs: bool,
     ) -> None:
         super().__init__()
         if critics < 1:
             raise ValueError(f"critics must be at least 1, got {critics}")
         self.critics, self.obs_dim = critics, obs_dim
         self.body = BatchedMLP((seeds, critics), obs_dim + action_dim, hidden, 1, activation)
+        self.standardise = Standardiser(obs_dim) if normalise_obs else nn.Identity()
+
+    def prepare(self, obs: Float[Tensor, "N D"]) -> None:
+        """Take the statistics that observations are standardised with, where they are."""
+        if isinstance(self.standardise, Standardiser):
+            self.standardise.fit(obs)
 
     def forward(
         self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"]
     ) -> Float[Tensor, "S N B"]:
         """Q_1..Q_N of the same states and actions."""
-        pair = torch.cat([obs, action], -1).unsqueeze(1)
+        pair = torch.cat([self.standardise(obs), action], -1).unsqueeze(1)
         return self.body(pair.expand(-1, self.critics, -1, -1)).squeeze(-1)
 
     def each(
@@ -185,13 +193,14 @@ class Critics(nn.Module):
     ) -> Float[Tensor, "S N B"]:
         """Q_1..Q_N, each at states of its own, with the same actions."""
         action = action.unsqueeze(1).expand(-1, self.critics, -1, -1)
-        return self.body(torch.cat([obs, action], -1)).squeeze(-1)
+        return self.body(torch.cat([self.standardise(obs), action], -1)).squeeze(-1)
 
     def action_gradient(
         self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"]
     ) -> Float[Tensor, "S N B A"]:
         """grad_a Q_1..Q_N at the same states and actions, itself differentiable in the weights."""
         # Each critic gets its own copy of the actions, so one backward pass keeps them apart.
+        obs = self.standardise(obs)
         obs, action = (x.unsqueeze(1).expand(-1, self.critics, -1, -1) for x in (obs, action))
         action = action.detach().requires_grad_()
         value = self.body(torch.cat([obs, action], -1))
@@ -251,3 +260,7 @@ class Standardiser(nn.Module):
 
     def forward(self, obs: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead D"]:
         return (obs - self.mean) / self.scale
+
+    def inverse(self, obs: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead D"]:
+        """Physical units again."""
+        return self.mean + self.scale * obs

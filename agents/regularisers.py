@@ -15,7 +15,30 @@ from torch import Tensor, nn
 
 from agents.networks import Critics
 from datasets.transition import Transition
+from envs.specs import Spec
+from envs.termination import rule_for_spec
 from world_models.optimiser import Adam
+
+Ends = Callable[[Tensor, Tensor], Tensor]
+"""`(obs [*, D], action [*, A]) -> ended [*]`, observations as critics are given them."""
+
+
+def endings(spec: Spec, physical: Callable[[Tensor], Tensor] | None = None) -> Ends | None:
+    """Whether the task has terminated in a state; None where its rule is not known.
+
+    Args:
+        spec: of the task.
+        physical: from observations as the critics are given them to those of the task.
+    """
+    rule = rule_for_spec(spec)
+    if rule is None:
+        return None
+
+    def ends(obs: Tensor, action: Tensor) -> Tensor:
+        state = obs if physical is None else physical(obs)
+        return rule(state, action, state)
+
+    return ends
 
 
 class Regulariser(nn.Module):
@@ -24,9 +47,10 @@ class Regulariser(nn.Module):
     Args:
         critics: what is regularised. Only its shapes and present weights are read: an agent
             passes it to every call, and it is no part of the regulariser's own state.
+        ends: where the task is over, see `endings`.
     """
 
-    def __init__(self, *, critics: Critics) -> None:
+    def __init__(self, *, critics: Critics, ends: Ends | None) -> None:
         super().__init__()
 
     def prepare(self, obs: Float[Tensor, "N D"]) -> None:
@@ -75,7 +99,7 @@ class SpectralNorm(Regulariser):
     so lags behind the weights a little, always from below. Biases are free.
 
     Args:
-        critics: see `Regulariser`.
+        critics, ends: see `Regulariser`.
         coefficient: weight of the penalty; 0 leaves it out.
         power: of sigma in the penalty, 1 or 2.
         cap: beta, None for none. Matrices below it stay as they are to the bit.
@@ -91,6 +115,7 @@ class SpectralNorm(Regulariser):
         self,
         *,
         critics: Critics,
+        ends: Ends | None,
         coefficient: float,
         power: int,
         cap: float | None,
@@ -99,7 +124,7 @@ class SpectralNorm(Regulariser):
         iterations: int,
         warmup: int,
     ) -> None:
-        super().__init__(critics=critics)
+        super().__init__(critics=critics, ends=ends)
         weights = _weights(critics)
         count = len(weights)
         chosen = list(range(count)) if layers is None else list(layers)
@@ -192,7 +217,7 @@ class AdversarialRobustness(Regulariser):
     standard deviation of each dimension, so one that never varies never moves.
 
     Args:
-        critics: see `Regulariser`.
+        critics, ends: see `Regulariser`.
         coefficient: weight of the penalty; 0 leaves all of it out.
         attack: how d is found. `fgsm`: the better of the two first-order moves, along and
             against the gradient of Q. `pgd`: gradient ascent on the squared change from a random
@@ -205,6 +230,8 @@ class AdversarialRobustness(Regulariser):
         slope: divide the change by e, so that the coefficient weighs a squared slope.
         steps, step_size: of `pgd`; each step is `step_size` e / `steps` long.
         draws: of `uniform`.
+        spare_endings: rows whose moved state is one where the task has terminated add nothing, for
+            the value really jumps there. Acts where the task's rule is known.
 
     Source: arXiv:2302.01244 for the idea; FGSM arXiv:1412.6572, PGD arXiv:1706.06083, best of
     uniform draws RORL arXiv:2206.02829.
@@ -219,6 +246,7 @@ class AdversarialRobustness(Regulariser):
         self,
         *,
         critics: Critics,
+        ends: Ends | None,
         coefficient: float,
         attack: str,
         norm: str,
@@ -229,8 +257,10 @@ class AdversarialRobustness(Regulariser):
         steps: int,
         step_size: float,
         draws: int,
+        spare_endings: bool,
     ) -> None:
-        super().__init__(critics=critics)
+        super().__init__(critics=critics, ends=ends)
+        self.ends = ends if spare_endings else None
         _require(attack in self.ATTACKS, "attack", attack, f"must be one of {self.ATTACKS}")
         _require(norm in self.NORMS, "norm", norm, f"must be one of {self.NORMS}")
         _require(coefficient >= 0, "coefficient", coefficient, "must not be negative")
@@ -276,6 +306,9 @@ class AdversarialRobustness(Regulariser):
         change = critics.each(moved, batch.action) - prediction
         if self.slope:
             change = change / radius
+        if self.ends is not None:
+            action = batch.action.unsqueeze(1).expand(-1, critics.critics, -1, -1)
+            change = torch.where(self.ends(moved, action), 0.0, change)
         self.updates.add_(1)
         return self.coefficient * change.square().mean(2).sum(1)
 
@@ -349,7 +382,7 @@ class AdversarialRobustness(Regulariser):
 
 
 BuildRegulariser = Callable[..., Regulariser]
-"""A regulariser that lacks nothing but `critics`."""
+"""A regulariser that lacks nothing but `critics` and `ends`."""
 
 
 def _weights(critics: Critics) -> list[nn.Parameter]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from agents.base import Agent
 from agents.losses import bellman_target, polyak_, squared_error
 from agents.networks import Critics, TanhGaussianActor
-from agents.regularisers import BuildRegulariser, Regulariser
+from agents.regularisers import BuildRegulariser, Regulariser, endings
 from datasets.dataset import Dataset
 from datasets.transition import Transition
 from envs.specs import Spec
@@ -42,7 +42,8 @@ class SAC(Agent):
         entropy_in_target: subtract the entropy term in the target (off: deterministic backup).
         order: sequence of `critic` and `policy` within an update. The temperature moves with the
             policy, after it and on its sample, unless `temperature` is listed: then on a fresh one.
-        regulariser: builds what holds the critics' slopes down, given `critics`; None for nothing.
+        normalise_critic_obs: the critics standardise observations with the dataset's statistics.
+        regulariser: builds what holds the critics' slopes down, see `Regulariser`; null: none.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class SAC(Agent):
         target_entropy: float | None,
         entropy_in_target: bool,
         order: Sequence[str],
+        normalise_critic_obs: bool,
         regulariser: BuildRegulariser | None,
     ) -> None:
         super().__init__(spec=spec, seeds=seeds)
@@ -83,9 +85,14 @@ class SAC(Agent):
             **sizes,
         )
         self.critics = Critics(
-            seeds=seeds, critics=critics, hidden=hidden, activation=activation, **sizes
+            seeds=seeds,
+            critics=critics,
+            hidden=hidden,
+            activation=activation,
+            normalise_obs=normalise_critic_obs,
+            **sizes,
         )
-        self.regulariser = (regulariser or Regulariser)(critics=self.critics)
+        self.regulariser = (regulariser or Regulariser)(critics=self.critics, ends=endings(spec))
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         self.log_temperature = nn.Parameter(torch.full((seeds,), initial_temperature).log())
         self.actor_optimiser = Adam(
@@ -101,7 +108,8 @@ class SAC(Agent):
         self.order = tuple(order)
 
     def prepare(self, data: Dataset) -> None:
-        self.regulariser.prepare(data.transitions.obs)
+        for part in (self.critics, self.target_critics, self.regulariser):
+            part.prepare(data.transitions.obs)
 
     @torch.no_grad()
     def act(

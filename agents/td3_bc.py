@@ -16,7 +16,7 @@ from agents.losses import (
     squared_error,
 )
 from agents.networks import Critics, DeterministicActor, Standardiser
-from agents.regularisers import BuildRegulariser, Regulariser
+from agents.regularisers import BuildRegulariser, Regulariser, endings
 from datasets.dataset import Dataset
 from datasets.transition import Transition
 from envs.specs import Spec
@@ -43,7 +43,7 @@ class TD3BC(Agent):
         policy_delay: updates per update of actor and target networks.
         order: sequence of `critic` and `policy` within an update.
         normalise_obs: standardise observations with the dataset's statistics.
-        regulariser: builds what holds the critics' slopes down, given `critics`; None for nothing.
+        regulariser: builds what holds the critics' slopes down, see `Regulariser`; null: none.
     """
 
     def __init__(
@@ -84,8 +84,13 @@ class TD3BC(Agent):
         sizes = {"seeds": seeds, "obs_dim": spec.obs_dim, "action_dim": spec.action_dim}
         self.standardise = Standardiser(spec.obs_dim)
         self.actor = DeterministicActor(hidden=hidden, activation=activation, **sizes)
-        self.critics = Critics(critics=critics, hidden=hidden, activation=activation, **sizes)
-        self.regulariser = (regulariser or Regulariser)(critics=self.critics)
+        # The observations of actor and critics are standardised before they reach either.
+        self.critics = Critics(
+            critics=critics, hidden=hidden, activation=activation, normalise_obs=False, **sizes
+        )
+        self.regulariser = (regulariser or Regulariser)(
+            critics=self.critics, ends=endings(spec, self.standardise.inverse)
+        )
         self.target_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         self.actor_optimiser = Adam(self.actor.parameters(), actor_learning_rate, eps=adam_epsilon)

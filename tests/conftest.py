@@ -71,6 +71,7 @@ def make_sac():
             "target_entropy": None,
             "entropy_in_target": True,
             "order": ["critic", "policy"],
+            "normalise_critic_obs": False,
             "regulariser": None,
         }
         return SAC(spec=spec, **{**numbers, **changes})

@@ -84,7 +84,8 @@ class LipschitzProbe:
           critic that is merely small is not smooth.
         - `gap/bellman`, `gap/bellman_p95`: |y - y^|, y = r + discount (1 - terminated) V(s') of
           the true dynamics, y^ the mean of the same over M outcomes of the model.
-        - `gap/relative`: mean of that by the same standard deviation.
+        - `gap/value`: mean of the same without the rewards, the value-aware error of the model.
+        - `gap/relative`: mean of the gap by the same standard deviation.
         - `gap/spread`: standard deviation of the M next states, mean over pairs and dimensions.
 
         Nothing for agents without critics, no `gap` without a model, of `gap` only `spread`
@@ -151,30 +152,28 @@ class LipschitzProbe:
         if self.truth is None:
             return measured
         outcome = self.truth.step(obs, action)
-        learned = self._target(step.reward, step.terminated, step.next_obs).mean(0)
-        true = self._target(
-            *(each.unsqueeze(0) for each in (outcome.reward, outcome.terminated, outcome.next_obs))
-        )[0]
-        gap = (true - learned).abs()
-        gap = torch.where(gap.isfinite() & ~self.truth.clipped(obs), gap, torch.nan)
+        learned = self._future(step.terminated, step.next_obs).mean(0)
+        true = self._future(outcome.terminated.unsqueeze(0), outcome.next_obs.unsqueeze(0))[0]
+        error = true - learned
+        gap = outcome.reward - step.reward.mean(0) + error
+        counts = gap.isfinite() & ~self.truth.clipped(obs)
+        error, gap = (torch.where(counts, each.abs(), torch.nan) for each in (error, gap))
         return {
             **measured,
             **_mean_and_high("gap/bellman", gap),
+            "gap/value": error.nanmean(1),
             "gap/relative": gap.nanmean(1) / size,
         }
 
-    def _target(
-        self,
-        reward: Float[Tensor, "K S B"],
-        terminated: Tensor,
-        next_obs: Float[Tensor, "K S B D"],
+    def _future(
+        self, terminated: Tensor, next_obs: Float[Tensor, "K S B D"]
     ) -> Float[Tensor, "K S B"]:
-        """r + discount (1 - terminated) V(s')."""
+        """discount (1 - terminated) V(s')."""
         obs = next_obs.transpose(0, 1).flatten(1, 2)  # [S, K B, D]
         value = self._values(obs, self.agent.act(obs, deterministic=True))
         assert value is not None
-        value = value.unflatten(1, (len(reward), -1)).transpose(0, 1)
-        return reward + self.agent.discount * torch.where(terminated, 0.0, value)
+        value = value.unflatten(1, (len(next_obs), -1)).transpose(0, 1)
+        return self.agent.discount * torch.where(terminated, 0.0, value)
 
     @torch.no_grad()
     def _values(self, obs: Tensor, action: Tensor) -> Tensor | None:

@@ -258,7 +258,7 @@ def plot_lipschitz(metrics: Path, picture: Path, summary: Mapping[str, Any]) -> 
         ),
         (
             "gap between true and learned Bellman targets",
-            {"gap/bellman": "mean", "gap/bellman_p95": "95 %"},
+            {"gap/bellman": "mean", "gap/bellman_p95": "95 %", "gap/value": "without rewards"},
             "log",
         ),
         (

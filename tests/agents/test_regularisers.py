@@ -1,6 +1,7 @@
 """The critics' regularisers against singular values and worst cases that are known exactly."""
 
 import copy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import yaml
 from hydra.utils import get_class
 
 from agents.networks import Critics
-from agents.regularisers import AdversarialRobustness, Regulariser, SpectralNorm
+from agents.regularisers import AdversarialRobustness, Regulariser, SpectralNorm, endings
+from envs.specs import Spec
 
 AGENTS = ("sac", "edac", "ravl", "td3_bc", "iql", "cql")
 SPECTRAL, ADVERSARIAL = "spectral", "adversarial"
@@ -21,8 +23,8 @@ def regulariser(option, **changes):
     settings = yaml.safe_load(Path(f"conf/regulariser/{option}.yaml").read_text())
     cls = get_class(settings.pop("_target_"))
     settings = {key: value for key, value in settings.items() if not key.startswith("_")}
-    assert set(changes) <= set(settings)
-    return partial(cls, **{**settings, **changes})
+    assert set(changes) <= {"ends", *settings}
+    return partial(cls, **{"ends": None, **settings, **changes})
 
 
 VARIANTS = {
@@ -37,7 +39,13 @@ VARIANTS = {
 
 def critics_of(*, seeds=2, critics=3, hidden=(8, 8)):
     return Critics(
-        seeds=seeds, critics=critics, obs_dim=3, action_dim=2, hidden=hidden, activation="relu"
+        seeds=seeds,
+        critics=critics,
+        obs_dim=3,
+        action_dim=2,
+        hidden=hidden,
+        activation="relu",
+        normalise_obs=False,
     )
 
 
@@ -270,6 +278,42 @@ def test_the_radius_goes_linearly_from_start_to_end_and_stays(make_batch):
     assert at_once.present_radius().item() == 0.5
 
 
+def test_rows_that_a_move_takes_across_a_termination_add_nothing(make_batch):
+    """Q = w s, over where s_0 > 0: of two rows, one moves there in one of its two directions."""
+    critics, batch, w = linear_critics(make_batch, rows=2)
+    batch.obs[..., 0] = torch.tensor([-5.0, 0.05])
+
+    def ends(obs, action):
+        assert obs.shape[:-1] == action.shape[:-1] == (2, 3, 2)
+        return obs[..., 0] > 0
+
+    numbers = {"radius": 0.1, "coefficient": 1.0, "ends": ends}
+    part = regulariser(ADVERSARIAL, **numbers)(critics=critics)
+    found = part.penalty(critics, batch, critics(batch.obs, batch.action))
+    prediction = critics(batch.obs, batch.action)
+    moved = part.worst(critics, batch.obs, batch.action, prediction.detach(), part.present_radius())
+    assert (moved[:, :, 0, 0] < 0).all()
+    counts = torch.stack([torch.ones(2, 3), (moved[:, :, 1, 0] <= 0).float()], -1)  # [S, N, B]
+    slope = w.abs().sum(-1, keepdim=True).square()
+    torch.testing.assert_close(found, (slope * counts).mean(2).sum(1), rtol=1e-3, atol=0)
+    everywhere = regulariser(ADVERSARIAL, **numbers, spare_endings=False)(critics=critics)
+    full = everywhere.penalty(critics, batch, critics(batch.obs, batch.action))
+    torch.testing.assert_close(full, slope.sum((1, 2)), rtol=1e-3, atol=0)
+
+
+def test_endings_see_the_states_of_the_task():
+    hopper = Spec(
+        env_id="Hopper-v5", obs_dim=11, action_dim=3, action_low=(-1.0,) * 3, action_high=(1.0,) * 3
+    )
+    upright, fallen = torch.zeros(2, 11)
+    upright[0], fallen[0] = 1.25, 0.5
+    states, action = torch.stack([upright, fallen]), torch.zeros(2, 3)
+    ends, halved = endings(hopper), endings(hopper, lambda obs: obs / 2)
+    assert ends(states, action).tolist() == [False, True]
+    assert halved(2 * states, action).tolist() == [False, True]
+    assert endings(replace(hopper, env_id="Unknown-v0")) is None
+
+
 def test_a_radius_of_zero_punishes_nothing(make_batch):
     critics, batch = critics_of(), make_batch(2, 4)
     part = regulariser(ADVERSARIAL, radius_start=0.0, slope=False, radius_updates=2)(
@@ -362,6 +406,37 @@ def test_a_dataset_sets_the_unit_of_the_radius(make_agent, make_data, option):
     if option == "td3_bc":  # its critics are given standardised states
         std = std / (std + 1e-3)
     torch.testing.assert_close(agent.regulariser.scale, std)
+
+
+@pytest.mark.parametrize("option", [name for name in AGENTS if name != "td3_bc"])
+def test_standardised_critics_see_the_units_of_the_dataset(
+    make_agent, make_batch, make_data, option
+):
+    """Ten times the observations, standardised, are the same critic to rounding."""
+    plain, data = make_agent(option, normalise_critic_obs=False), make_data(1.0, 2.0, 3.0)
+    agent = make_agent(option, normalise_critic_obs=True)
+    agent.critics.body.load_state_dict(plain.critics.body.state_dict())
+    std, mean = torch.std_mean(data.transitions.obs, 0, correction=0)
+    agent.prepare(data)
+    batch = make_batch(1, 16)
+    seen = (batch.obs - mean) / (std + 1e-3)
+    value = plain.values(seen, batch.action)
+    torch.testing.assert_close(agent.values(batch.obs, batch.action), value)
+    each = batch.obs.unsqueeze(1).expand(-1, value.shape[1], -1, -1)
+    torch.testing.assert_close(
+        agent.critics.each(each, batch.action), agent.critics(batch.obs, batch.action)
+    )
+    torch.testing.assert_close(
+        agent.critics.action_gradient(batch.obs, batch.action),
+        plain.critics.action_gradient(seen, batch.action),
+    )
+    for name in ("mean", "scale"):
+        mine, its = (
+            getattr(part.standardise, name) for part in (agent.critics, agent.target_critics)
+        )
+        assert torch.equal(mine, its)
+    assert "critics.standardise.mean" in agent.state_dict()
+    assert "critics.standardise.mean" not in plain.state_dict()
 
 
 def test_without_one_there_is_no_state_and_no_measurement(make_agent, make_batch):
