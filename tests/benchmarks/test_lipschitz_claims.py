@@ -10,7 +10,7 @@ from benchmarks.claims.experiment import History
 from benchmarks.claims.report import Estimate, estimate
 from benchmarks.claims.single_model import ADVERSARIAL, ARMS, ENSEMBLE, SINGLE, SPECTRAL, TASKS
 
-MEASURED = ("return", "slope/local", "slope/relative", "gap/bellman", "gap/spread")
+MEASURED = ("return", "slope/local", "slope/relative", "gap/bellman", "gap/value", "gap/spread")
 
 
 def around(mean, half_width):
@@ -61,14 +61,15 @@ def arm(returns, slope, gap, spread, seconds, capped=0.0):
             "slope_local": slope,
             "slope_relative": slope / 10,
             "gap_bellman": gap,
+            "gap_value": gap / 2,
             "gap_spread": spread,
             "spectral.capped": capped,
         },
     )
 
 
-def verdicts(runs, judged=True):
-    task = replace(TASKS["online, hopper"], random_return=0.0)
+def verdicts(runs, judged=True, learnt=90.0):
+    task = replace(TASKS["online, hopper"], random_return=0.0, learnt=learnt)
     claims = lipschitz.task_claims("task", task, runs, judged)
     return {claim.text.removeprefix("task: "): claim.holds for claim in claims}
 
@@ -83,7 +84,7 @@ PAPER = {
 
 def test_what_the_paper_says_holds_where_it_is_so():
     found = verdicts(PAPER)
-    assert len(found) == 12 and set(found.values()) == {True}
+    assert len(found) == 13 and set(found.values()) == {True}
 
 
 def test_claims_fail_where_the_opposite_was_measured():
@@ -93,7 +94,8 @@ def test_claims_fail_where_the_opposite_was_measured():
             SINGLE: arm(100.0, 5.0, 5.0, 0.5, 10.0),
             SPECTRAL: arm(50.0, 9.0, 9.0, 0.5, 12.0),
             ADVERSARIAL: arm(50.0, 9.0, 9.0, 0.5, 12.0),
-        }
+        },
+        learnt=110.0,
     )
     assert set(found.values()) == {False}
 
