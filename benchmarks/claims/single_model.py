@@ -2,7 +2,7 @@
 
 After arXiv:2302.01244 at a budget of two CPU cores, the same for all arms of a task. The paper
 trains online on MuJoCo tasks for 125,000 environment steps and more with up to 40 updates each.
-Here are 3,000 (Pendulum) and 2,000 (Hopper) steps with 2 updates and 1 update each, networks of two
+Here are 2,500 (Pendulum) and 2,000 (Hopper) steps with 2 updates and 1 update each, networks of two
 layers of 64 or 128 units, larger learning rates of the agent, a faster target network, and on
 Pendulum a shorter sight. The ensemble has 7 members, of which 5 are used. An arm fits its own
 model, one for each seed, for a fixed number of epochs of which the best counts. Early stopping
@@ -154,15 +154,21 @@ TASKS = {
     ),
     "online, pendulum": Task(
         dataset="random.yaml",
-        changes={"env_id": "Pendulum-v1", "steps": 400, "name": "pendulum"},
+        changes={"env_id": "Pendulum-v1", "steps": 1_000, "name": "pendulum"},
         model=model(width=64, epochs=60, batch=64),
         network=network(64, 0.95),
-        budget=replace(PENDULUM, updates=6_000, starts=1_000, retain=2),
+        budget=replace(PENDULUM, starts=1_000, retain=2),
         quick={"updates": 600, "evaluate": 150},
         random_return=-1_200.0,
         learnt=-400.0,
         strength=PENDULUM_STRENGTH,
-        online={"steps": 5, "every": 10, "capacity": 5_000, "refit_every": 500},
+        online={
+            "environments": 5,
+            "steps": 1,
+            "every": 10,
+            "capacity": 5_000,
+            "refit_every": 500,
+        },
     ),
 }
 

@@ -125,7 +125,7 @@ def test_arms_run_and_measure_all_that_is_judged(name, chosen, tmp_path, monkeyp
         budget=replace(
             task.budget, updates=20, batch=16, starts=20, every=10, evaluate=10, seeds=2, episodes=1
         ),
-        online=task.online and {"steps": 5, "every": 5, "capacity": 100, "refit_every": 10},
+        online=task.online and {**task.online, "every": 5, "refit_every": 10},
     )
     found = single_model.run(name, task, chosen, single_model.load(task))
     assert all(np.isfinite(found.series[metric][1]).all() for metric in MEASURED)
