@@ -5,6 +5,7 @@ set point leads a fitted model out of it. After the synthetic task of MOREC, arX
 Differs: its equations are not public; these were sized so that the same effect appears.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -75,30 +76,41 @@ class Refrigerator(gymnasium.Env):
 
     Args:
         door: see `dynamics`.
+        openings: `[first, end]` of each spell of an episode, in steps from 0 and without `end`, in
+            which the door stands fully open. No observation shows it, so a task with openings has
+            no exact dynamics of observation and action (`simulator_for` refuses it).
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012, Gymnasium declares it so
 
-    def __init__(self, door: int | float = 0.0) -> None:
+    def __init__(self, door: int | float = 0.0, openings: Sequence[Sequence[int]] = ()) -> None:
         if not 0.0 <= door <= 1.0:
             raise ValueError(f"door={door} must lie between 0, shut, and 1, open")
+        if any(len(spell) != 2 or not 0 <= spell[0] < spell[1] for spell in openings):
+            raise ValueError(
+                f"openings={[list(spell) for spell in openings]} must be pairs of steps "
+                "[first, end] with 0 <= first < end"
+            )
         self.observation_space = spaces.Box(*_COVERED, (1,), np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
-        self.door = door
-        # An array, which `envs.snapshot` takes for state.
-        self._obs = np.zeros(1, np.float32)
+        self.door, self.openings = door, [tuple(spell) for spell in openings]
+        # Numbers and arrays, which `envs.snapshot` takes for state.
+        self._obs, self._age = np.zeros(1, np.float32), 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         start = self.np_random.uniform(*STARTS, 1)
-        self._obs = start.astype(np.float32)
+        self._obs, self._age = start.astype(np.float32), 0
         return self._obs.copy(), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         power = torch.as_tensor(action, dtype=torch.float32)
-        expected, _, ended = dynamics(torch.from_numpy(self._obs), power, self.door)
+        is_open = any(first <= self._age < end for first, end in self.openings)
+        door = 1.0 if is_open else self.door
+        expected, _, ended = dynamics(torch.from_numpy(self._obs), power, door)
+        self._age += 1
         after = expected + float(self.np_random.normal(0.0, NOISE))
         reward, self._obs = reward_of(after), after.numpy()
         return self._obs.copy(), reward.item(), bool(ended), False, {}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -147,48 +147,60 @@ def rollouts(
     """
     found: dict[str, Any] = {"steps": action.shape[1], "windows": action.shape[0]}
     for name, judge in (("unfiltered", KeepAll()), ("filtered", transition_filter)):
-        with torch.random.fork_rng(devices=[obs.device] if obs.is_cuda else []):
-            found[name] = _follow(
-                model, judge, transition_filter.candidates, obs, action, ruler, seed
-            )
+        states, goes_on = replay(
+            model, judge, transition_filter.candidates, obs[:, 0], action, seed=seed
+        )
+        found[name] = _summary(ruler.error(states, obs[:, 1:].transpose(0, 1)), goes_on)
     return found
 
 
-def _follow(
+@torch.no_grad()
+def replay(
     model: WorldModel,
     judge: TransitionFilter,
     candidates: int,
-    true: Tensor,
-    action: Tensor,
-    ruler: Ruler,
+    obs: Float[Tensor, "W D"],
+    action: Float[Tensor, "W T A"],
+    *,
     seed: int,
-) -> dict[str, Any]:
+) -> tuple[Float[Tensor, "S T W D"], Bool[Tensor, "S T W"]]:
+    """Follow given actions in the model through T steps, past every cut.
+
+    Args:
+        obs: where the W rollouts begin.
+        seed: of the model's draws, which are the same whatever the filter draws in between.
+
+    Returns:
+        The observations after each step, and whether the filter lets the rollout go on there.
+    """
     seeds = int(getattr(model, "seeds", 1))
     generator = torch.Generator().manual_seed(seed)
     seed_of = torch.randint(2**62, (action.shape[1],), generator=generator).tolist()
-    obs = true[:, 0].expand(seeds, -1, -1)
+    obs = obs.expand(seeds, -1, -1)
     state = model.initial_state(obs)
-    alive = torch.ones(obs.shape[:-1], dtype=torch.bool, device=obs.device)
-    errors, lives, cuts = [], [], []
-    for age, (act, wanted) in enumerate(zip(action.unbind(1), true[:, 1:].unbind(1), strict=True)):
-        act = act.expand(seeds, -1, -1)
-        torch.manual_seed(seed_of[age])
-        verdict = judge(obs, act, model.step(obs, act, candidates, state), age)
-        obs = verdict.step.next_obs[0]
-        state = None if verdict.step.state is None else verdict.step.state[0]
-        errors.append(ruler.error(obs, wanted))
-        cut = alive & ~verdict.goes_on
-        cuts.append(cut.sum(1) / alive.sum(1))
-        alive = alive & verdict.goes_on
-        lives.append(alive.float())
-    error, life = torch.stack(errors, 1), torch.stack(lives, 1)  # [S, T, W]
+    visited, goes_on = [], []
+    with torch.random.fork_rng(devices=[obs.device] if obs.is_cuda else []):
+        for age, act in enumerate(action.unbind(1)):
+            act = act.expand(seeds, -1, -1)
+            torch.manual_seed(seed_of[age])
+            verdict = judge(obs, act, model.step(obs, act, candidates, state), age)
+            obs = verdict.step.next_obs[0]
+            state = None if verdict.step.state is None else verdict.step.state[0]
+            visited.append(obs)
+            goes_on.append(verdict.goes_on)
+    return torch.stack(visited, 1), torch.stack(goes_on, 1)
+
+
+def _summary(error: Float[Tensor, "S T W"], goes_on: Bool[Tensor, "S T W"]) -> dict[str, Any]:
+    alive = goes_on.int().cumprod(1)
+    before = torch.cat([torch.ones_like(alive[:, :1]), alive[:, :-1]], 1)
     median = quantile(error.flatten(0, 1), 0.5).view(error.shape[:2])
     return {
         "mean": plain(error.mean(-1)),
         "median": plain(median),
-        "alive": plain(life.mean(-1)),
-        "cut": plain(torch.stack(cuts, 1)),
-        "length": plain(life.sum(1).mean(-1)),
+        "alive": plain(alive.float().mean(-1)),
+        "cut": plain((before - alive).sum(-1) / before.sum(-1)),
+        "length": plain(alive.float().sum(1).mean(-1)),
     }
 
 

@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from training.entry import one_line_errors
 NAME = "morec"
 CHANCE = 0.1
 """Hit rate of a blind choice among ten candidates."""
+PLOTTED = ("points", "paths", "landscape")
 COLOURS = {"unfiltered": "tab:red", "filtered": "tab:blue"}
 
 
@@ -48,7 +50,11 @@ def main() -> int:
         }
     )
     claims = [
-        *fridge_claims(found["refrigerator/adversarial"], found["refrigerator/plain"]),
+        *fridge_claims(
+            found["refrigerator/adversarial"],
+            found["refrigerator/plain"],
+            judged=not arguments.quick,
+        ),
         *(
             claim
             for task in datasets
@@ -57,6 +63,11 @@ def main() -> int:
     ]
     suffix = "-quick" if arguments.quick else ""
     plot(found, arguments.output / f"{NAME}{suffix}.png")
+    recipes = {
+        name: found[f"refrigerator/{recipe}"]
+        for name, recipe in zip(("default", "plain GAIL"), cold_storage.RECIPES, strict=True)
+    }
+    save_figure(cold_storage.figure(recipes), arguments.output / f"{NAME}-refrigerator{suffix}.png")
     return finish(
         NAME,
         "Reward-consistent dynamics, arXiv:2310.05422: mean over seeds ± 95 % interval",
@@ -65,7 +76,7 @@ def main() -> int:
             "budget": vars(budget),
             "refrigerator_budget": vars(fridge_budget),
             "datasets": {task: data.fingerprint for task, data in datasets.items()},
-            "found": {name: without_points(run) for name, run in found.items()},
+            "found": {name: without_plots(run) for name, run in found.items()},
         },
         quick=arguments.quick,
         output=arguments.output,
@@ -73,40 +84,46 @@ def main() -> int:
     )
 
 
-def fridge_claims(default: Mapping[str, Any], plain: Mapping[str, Any]) -> list[Claim]:
-    """The synthetic task: the default recipe is judged, plain GAIL only reported."""
+def fridge_claims(
+    default: Mapping[str, Any], plain: Mapping[str, Any], judged: bool
+) -> list[Claim]:
+    """The synthetic task: the default recipe is judged, plain GAIL only reported.
+
+    A quick run is judged on the recorded set point alone.
+    """
     claims = []
     for name, policy in default["policies"].items():
-        off, on = at_the_end(policy["rollouts"], "mean")
-        text = "recorded" if name == cold_storage.RECORDED else "unseen"
+        is_recorded = name == cold_storage.RECORDED
+        text = "recorded" if is_recorded else "unseen"
+        where = f"refrigerator, set point {name} ({text})"
+        compared = compare(policy["rollouts"], "mean")
         claims.append(
             Claim(
-                f"refrigerator, set point {name} ({text}): filtered rollouts are closer to the "
-                "truth",
-                "lower mean error at the last step of 100",
-                f"{off} without, {on} with the filter (in std of the recorded temperature)",
-                on.mean < off.mean,
+                f"{where}: filtered rollouts are closer to the truth",
+                "lower mean error at the last step of 100, interval of the ratio below 1",
+                f"{compared} (in std of the recorded temperature)",
+                compared.is_lower if judged or is_recorded else None,
             )
         )
-        off, on = at_the_end(plain["policies"][name]["rollouts"], "mean")
         claims.append(
             Claim(
-                f"refrigerator, set point {name} ({text}), plain GAIL",
+                f"{where}, plain GAIL",
                 "no claim: one generator to the end, no noise negatives",
-                f"{off} without, {on} with the filter",
+                f"{compare(plain['policies'][name]['rollouts'], 'mean')}",
                 None,
                 source="ours",
             )
         )
     for recipe, run in (("default", default), ("plain GAIL", plain)):
         measured = run["policies"][cold_storage.RECORDED]["one_step"]
+        rank = of(measured["rank"])
         claims.append(
             Claim(
                 f"refrigerator, {recipe}: the reward orders candidates by error",
-                "correlation of reward and log error below 0",
-                f"pooled {of(measured['pearson'])}, within candidates {of(measured['rank'])}, "
+                "correlation of reward and log error below 0, interval apart",
+                f"pooled {of(measured['pearson'])}, within candidates {rank}, "
                 f"hit rate {of(measured['hit'])} (chance {CHANCE:g})",
-                of(measured["rank"]).mean < 0 if recipe == "default" else None,
+                rank.mean + rank.half_width < 0 if recipe == "default" else None,
             )
         )
     return claims
@@ -116,16 +133,23 @@ def task_claims(task: str, run: Mapping[str, Any], judged: bool) -> list[Claim]:
     """A MuJoCo task; a quick run is too short to be judged."""
     measured = run["diagnostics"]
     one, rolled = measured["one_step"], measured["rollouts"]
-    off, on = at_the_end(rolled, "median")
     hit, rank = of(one["hit"]), of(one["rank"])
+    rollouts = compare(rolled, "median")
+    choice = Comparison(of(one["error_random"]), of(one["error_chosen"]))
     returns = {arm: estimate(values) for arm, values in run["returns"].items()}
+    more = estimate(
+        [
+            ours - base
+            for ours, base in zip(returns["morec_mopo"].values, returns["mopo"].values, strict=True)
+        ]
+    )
     speed = run["transitions_per_second"]
     return [
         Claim(
             f"{task}: filtered rollouts are closer to the recorded states",
-            f"lower median error after {rolled['steps']} steps",
-            f"{off} without, {on} with the filter",
-            on.mean < off.mean if judged else None,
+            f"lower median error after {rolled['steps']} steps, interval of the ratio below 1",
+            f"{rollouts}",
+            rollouts.is_lower if judged else None,
         ),
         Claim(
             f"{task}: the chosen candidate is the best one more often than by chance",
@@ -135,10 +159,9 @@ def task_claims(task: str, run: Mapping[str, Any], judged: bool) -> list[Claim]:
         ),
         Claim(
             f"{task}: the chosen candidate's error",
-            "below that of a random one",
-            f"{of(one['error_chosen'])} against {of(one['error_random'])}, "
-            f"best of ten {of(one['error_best'])}",
-            of(one["error_chosen"]).mean < of(one["error_random"]).mean if judged else None,
+            "below that of a random one, interval of the ratio below 1",
+            f"{choice}, best of ten {of(one['error_best'])}",
+            choice.is_lower if judged else None,
         ),
         Claim(
             f"{task}: rollouts that the filter cuts",
@@ -148,9 +171,9 @@ def task_claims(task: str, run: Mapping[str, Any], judged: bool) -> list[Claim]:
         ),
         Claim(
             f"{task}: MOREC-MOPO beside MOPO, equal updates and dreamed rows",
-            "higher return (budgets this short do not decide it)",
-            f"MOREC-MOPO {returns['morec_mopo']}, MOPO {returns['mopo']}",
-            None,
+            "higher return, interval of the difference above 0",
+            f"MOREC-MOPO {returns['morec_mopo']}, MOPO {returns['mopo']}, difference {more}",
+            more.mean - more.half_width > 0 if judged else None,
         ),
         Claim(
             f"{task}: cost of filtering",
@@ -162,6 +185,40 @@ def task_claims(task: str, run: Mapping[str, Any], judged: bool) -> list[Claim]:
     ]
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Errors with and without the filter, in pairs: the lanes of a seed share model and reward.
+
+    Attributes:
+        off, on: without and with the filter.
+    """
+
+    off: Estimate
+    on: Estimate
+
+    @property
+    def interval(self) -> tuple[float, float, float]:
+        """Mean over seeds of the ratio on / off (geometric), and its 95 % interval."""
+        pairs = list(zip(self.on.values, self.off.values, strict=True))
+        if not all(math.isfinite(on / off) and on > 0 for on, off in pairs):
+            return math.nan, math.nan, math.nan
+        ratio = estimate([math.log(on / off) for on, off in pairs])
+        low, high = ratio.mean - ratio.half_width, ratio.mean + ratio.half_width
+        return math.exp(ratio.mean), math.exp(low), math.exp(high)
+
+    @property
+    def is_lower(self) -> bool:
+        """Whether the whole interval says so."""
+        return self.interval[2] < 1
+
+    def __str__(self) -> str:
+        mean, low, high = self.interval
+        return (
+            f"{self.off} without, {self.on} with the filter, "
+            f"ratio {mean:.2g} ({low:.2g} to {high:.2g})"
+        )
+
+
 def of(values: Sequence[float | None]) -> Estimate:
     """Over seeds; a seed without a finite value counts as infinitely bad, for an error."""
     if any(value is None for value in values):
@@ -169,18 +226,17 @@ def of(values: Sequence[float | None]) -> Estimate:
     return estimate([value for value in values if value is not None])
 
 
-def at_the_end(rolled: Mapping[str, Any], statistic: str) -> tuple[Estimate, Estimate]:
-    """Error at the last step without and with the filter."""
-    off, on = (
-        of([seed[-1] for seed in rolled[arm][statistic]]) for arm in ("unfiltered", "filtered")
+def compare(rolled: Mapping[str, Any], statistic: str) -> Comparison:
+    """Errors at the last step."""
+    return Comparison(
+        *(of([seed[-1] for seed in rolled[arm][statistic]]) for arm in ("unfiltered", "filtered"))
     )
-    return off, on
 
 
-def without_points(value: Any) -> Any:
-    """Measurements less the points of their plots."""
+def without_plots(value: Any) -> Any:
+    """Measurements less what only pictures need."""
     if isinstance(value, Mapping):
-        return {key: without_points(each) for key, each in value.items() if key != "points"}
+        return {key: without_plots(each) for key, each in value.items() if key not in PLOTTED}
     return value
 
 

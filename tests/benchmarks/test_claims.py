@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.claims import edge_of_reach, experiment, morec, plane
+from benchmarks.claims import cold_storage, edge_of_reach, experiment, morec, plane
 from benchmarks.claims.experiment import History
 from benchmarks.claims.report import Claim, estimate, finish
 from envs import edge_of_reach as task
+from envs import refrigerator
 
 TINY = replace(
     plane.BUDGET,
@@ -194,14 +195,47 @@ def test_verdicts_on_the_dynamics_reward_follow_the_numbers():
         fridge = {"policies": {point: policy for point in ("5", "-3", "12")}}
         task = {
             "diagnostics": policy,
-            "returns": {"mopo": [1.0, 2.0], "morec_mopo": [2.0, 3.0]},
+            "returns": {"mopo": [1.0, 2.0], "morec_mopo": [2.0, 3.0] if good else [0.0, 9.0]},
             "transitions_per_second": {"unfiltered": 10.0, "filtered": 1.0},
         }
-        claims = morec.fridge_claims(fridge, fridge) + morec.task_claims("hopper", task, True)
+        claims = morec.fridge_claims(fridge, fridge, True) + morec.task_claims("hopper", task, True)
         return [claim.holds for claim in claims]
 
-    fridge = [True, None] * 3 + [True, None]
-    assert judged(True) == [*fridge, True, True, True, None, None, None]
-    assert judged(False) == [
-        {True: False, None: None}[holds] for holds in [*fridge, True, True, True, None, None, None]
-    ]
+    fridge, task = [True, None] * 3 + [True, None], [True, True, True, None, True, None]
+    assert judged(True) == [*fridge, *task]
+    assert judged(False) == [None if holds is None else False for holds in [*fridge, *task]]
+
+
+def test_errors_are_compared_in_pairs_and_by_the_interval_of_their_ratio():
+    def compared(off, on):
+        return morec.Comparison(morec.of(off), morec.of(on))
+
+    # Errors differ tenfold between seeds, their ratio does not.
+    sound = compared([1.0, 10.0, 3.0], [0.5, 5.0, 1.5])
+    assert sound.interval == pytest.approx((0.5, 0.5, 0.5)) and sound.is_lower
+    assert "ratio 0.5 (0.5 to 0.5)" in str(sound)
+    # ln 0.25 and ln 1: mean ln 0.5, half-width 12.706 ln 4 / 2 (Student, two seeds).
+    wide = compared([1.0, 1.0], [0.25, 1.0])
+    assert wide.interval[2] == pytest.approx(0.5 * 2**12.706, rel=1e-3) and not wide.is_lower
+    for broken in (compared([1.0, 2.0], [None, 1.0]), compared([None, 1.0], [None, 1.0])):
+        assert not broken.is_lower
+
+
+def test_a_refrigerator_run_has_what_its_pictures_and_verdicts_need(tmp_path, monkeypatch):
+    monkeypatch.setenv("REVERIE_CACHE", str(tmp_path))
+    monkeypatch.setattr(cold_storage, "GAME", {"player_hidden": [8], "behaviour_updates": 5})
+    monkeypatch.setattr(cold_storage, "GAINS", {"5": 0.05, "12": 0.1})
+    monkeypatch.setattr(refrigerator, "EPISODE_STEPS", 30)
+    tiny = cold_storage.Budget(seeds=2, iterations=30, starts=8, horizon=2, epochs=1, windows=2)
+    run = cold_storage.run("adversarial", tiny)
+    path = run["policies"]["12"]["paths"]
+    assert len(path["truth"]) == 30 and path["truth"][-1] == pytest.approx(12.0, abs=0.02)
+    assert [len(path[arm]) for arm in ("unfiltered", "filtered")] == [2, 2]
+    seen = run["landscape"]
+    middle = len(seen["true"]) // 2  # 4.5 degrees, where 1 / 3 of the power adds 0.025
+    assert seen["true"][middle] == pytest.approx(0.025, abs=1e-4)
+    assert 0.3132 < np.min(seen["score"]) <= np.max(seen["score"]) < 1.3134
+    assert [claim.holds for claim in morec.fridge_claims(run, run, False)][2:4] == [None, None]
+    morec.save_figure(cold_storage.figure({"default": run}), tmp_path / "x.png")
+    assert (tmp_path / "x.png").stat().st_size > 10_000
+    assert set(morec.without_plots(run)) == {"reward", "policies"}

@@ -97,6 +97,25 @@ def test_the_environment_is_the_expected_step_with_noise_and_so_is_the_simulator
         make_env(task(door=2))
 
 
+def test_the_door_opens_by_its_schedule_in_every_episode_and_no_simulator_pretends_to_know():
+    spec = task(openings=[[3, 5], [8, 200]])
+    env, off = make_env(spec), np.array([-1.0], np.float32)
+    for seed in (0, 1):
+        obs, _ = env.reset(seed=seed)
+        leaks = []
+        for _ in range(10):
+            next_obs, *_ = env.step(off)
+            leaks.append(float((next_obs[0] - obs[0]) / (25.0 - obs[0])))
+            obs = next_obs
+        # The noise of 0.02 degrees is a share of 0.005 at most.
+        opened = [False, False, False, True, True, False, False, False, True, True]
+        assert leaks == pytest.approx([0.2 if each else 0.05 for each in opened], abs=0.02)
+    with pytest.raises(ValueError, match="openings"):
+        simulator_for(spec, threads=1)
+    with pytest.raises(RuntimeError, match=r"openings=\[\[5, 3\]\] must be pairs of steps"):
+        make_env(task(openings=[[5, 3]]))
+
+
 def test_the_references_are_the_returns_of_chance_and_of_the_expert():
     means = []
     for policy in (lambda s: torch.rand_like(s) * 2 - 1, fridge.expert):
