@@ -266,12 +266,13 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
         ax.set_yscale("log")
         ax.set(title=name, xlabel="step", ylabel="median error / std")
         ax.legend(fontsize=8)
-        alive = torch.tensor(rolled["filtered"]["alive"]).mean(0)
-        axes[-1].plot(steps, alive, label=name)
+        if "diagnostics" in found.get(name, {}):  # in the refrigerator nothing is cut
+            alive = torch.tensor(rolled["filtered"]["alive"]).mean(0)
+            axes[-1].plot(steps, alive, label=name)
     for ax in axes[len(panels) : -1]:
         ax.set_visible(False)
     axes[-1].set(title="not cut by the filter", xlabel="step", ylabel="share", ylim=(0, 1.05))
-    axes[-1].legend(fontsize=7)
+    axes[-1].legend(fontsize=8)
     save_figure(figure, path)
 
 

@@ -179,6 +179,20 @@ def test_a_filter_leaves_one_candidate_and_judges_every_row(option):
         assert judged.shape == (SEEDS, ROWS) and judged.dtype == torch.bool
 
 
+def test_selection_then_penalty_compose_with_every_model(make_model, data):
+    model = make_model(uncertainty="dropout", dropout=0.2)  # where the model knows these
+    model.fit(data)
+    numbers = settings("filter", "morec", select="argmax", penalty=0.5)
+    judge = instantiate(numbers)(dynamics_reward=Distance())
+    obs, action = torch.randn(SEEDS, ROWS, D), torch.rand(SEEDS, ROWS, A)
+    step = model.step(obs, action, judge.candidates, model.initial_state(obs))
+    best = step.next_obs.square().sum(-1).argmin(0, keepdim=True)
+    kept = judge(obs, action, step).step
+    assert torch.equal(kept.next_obs, step.next_obs.take_along_dim(best.unsqueeze(-1), 0))
+    wanted = step.reward.take_along_dim(best, 0) - 0.5 * step.uncertainty
+    torch.testing.assert_close(kept.reward, wanted)
+
+
 @pytest.mark.parametrize("option", SOURCES)
 def test_a_source_gives_as_many_rows_as_it_promises(make_model, data, option):
     model = make_model()
