@@ -386,7 +386,7 @@ def test_in_any_agent_lanes_stay_apart_and_runs_resume(make_agent, make_batch, o
             assert torch.equal(value[::2], saved[name][::2]), name
 
 
-@pytest.mark.parametrize("option", AGENTS)
+@pytest.mark.parametrize("option", (*AGENTS, "h2o", "darc"))
 def test_every_agent_really_is_regularised(make_agent, make_batch, option):
     agent = make_agent(option, regulariser=VARIANTS["cap"])
     for _ in range(3):
