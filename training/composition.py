@@ -27,7 +27,7 @@ from training.value_probe import ValueProbe
 from world_models.base import Policy, WorldModel
 from world_models.sources import RolloutSource
 
-FITTED = ("world_model", "dynamics_reward", "generator")
+FITTED = ("world_model", "dynamics_reward", "generator", "behaviour")
 """Groups whose option is fitted to the dataset before training, in this order."""
 
 

@@ -32,7 +32,12 @@ COUNTS = {
 }
 """Settings that are whole numbers, and the least they may be."""
 
-PACKAGES = {"regulariser": "agent.regulariser", "noise_law": "generator.noise_law"}
+PACKAGES = {
+    "regulariser": "agent.regulariser",
+    "noise_law": "generator.noise_law",
+    "condition": "generator.condition",
+    "warm_start": "source.warm_start",
+}
 """Groups whose settings do not lie under their own name."""
 
 TRACEBACK = "REVERIE_TRACEBACK"

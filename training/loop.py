@@ -85,7 +85,7 @@ def refresh(
     agent: Agent, mixture: Mixture, name: str, source: RolloutSource
 ) -> Callable[[], dict[str, Tensor]]:
     """One refresh of a stream: start states, rollouts of the current policy, replay."""
-    source.attach(agent.moments)
+    source.attach(agent.moments, agent.values)
 
     @torch.no_grad()
     def run() -> dict[str, Tensor]:

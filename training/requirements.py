@@ -8,10 +8,11 @@ import torch
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from agents.base import Agent
 from training import entry
 from training.compilation import wanted
 from training.composition import arguments, is_chosen, real_rows
-from world_models.diffusion.source import require_parts_suit
+from world_models.diffusion.parts import require_parts_suit
 
 KEEP_ALL = "world_models.filters.KeepAll"
 """The filter that does nothing."""
@@ -63,7 +64,7 @@ def require_parts_fit(config: DictConfig) -> None:
             "a dynamics reward is chosen, but no filter of a source asks for it; set filter=morec "
             "and source=branched, or dynamics_reward=none"
         )
-    for part in ("generator", "sampler", "guidance"):
+    for part in ("generator", "sampler", "guidance", "behaviour"):
         used = is_chosen(config.source) and part in arguments(config.source)
         if is_chosen(config[part]) and not used:
             raise ValueError(
@@ -73,8 +74,14 @@ def require_parts_fit(config: DictConfig) -> None:
     generated = is_chosen(config.source) and "generator" in arguments(config.source)
     if config.generator is not None and not is_chosen(config.generator) and not generated:
         raise ValueError(
-            "a noise_law is chosen, but there is no generator to fit; set source=trajectories, or "
-            "noise_law=none"
+            "a noise_law or a condition is chosen, but there is no generator to fit; set "
+            "source=trajectories, or noise_law=none and condition=none"
+        )
+    begins = config.source is not None and is_chosen(config.source.get("warm_start"))
+    if begins and not (is_chosen(config.source) and "warm_start" in arguments(config.source)):
+        raise ValueError(
+            "a warm_start is chosen, but the source draws no records; set source=trajectories, or "
+            "warm_start=none"
         )
     if not is_chosen(config.source):
         return
@@ -112,7 +119,30 @@ def require_generation_works(config: DictConfig) -> None:
         guidance = entry.build("guidance", instantiate(config.guidance))
     sampler = entry.build("sampler", instantiate(config.sampler))
     law = entry.build("generator.noise_law", instantiate(settings.noise_law))
-    require_parts_suit(get_object(settings.records._target_), law, sampler, guidance)
+    warm_start = config.source.get("warm_start")
+    if is_chosen(settings.get("condition")):
+        entry.build("generator.condition", instantiate(settings.condition))
+    require_parts_suit(
+        get_object(settings.records._target_),
+        law,
+        sampler,
+        guidance,
+        conditioned=is_chosen(settings.get("condition")),
+        cloned=is_chosen(config.behaviour),
+        warm_start=instantiate(warm_start) if is_chosen(warm_start) else None,
+    )
+    if config.source.get("every", 1) is None:
+        once = "source.every=null draws once, before the agent has learnt anything, so "
+        if guidance is not None and guidance.needs_agent:
+            raise ValueError(f"{once}nothing would be guided; set source.every=10000, for example")
+        if is_chosen(warm_start):
+            raise ValueError(f"{once}no refresh has another before it; set warm_start=none")
+    critics = get_object(config.agent._target_).values is not Agent.values
+    if guidance is not None and guidance.needs_critics and not critics:
+        raise ValueError(
+            f"guidance.value=critic asks for critics, which agent={config.agent._target_} does not "
+            "have; set guidance.value=reward, or another agent, for example agent=td3_bc"
+        )
 
 
 def drop_foreign_numbers(config: DictConfig, source: Path) -> None:

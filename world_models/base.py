@@ -18,6 +18,9 @@ Policy = Callable[[Float[Tensor, "S B D"]], Float[Tensor, "S B A"]]
 Moments = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 """Mean and std `[S, B, A]` of a policy's actions at `obs [S, B, D]`; no std without noise."""
 
+Critics = Callable[[Tensor, Tensor], Tensor | None]
+"""Every critic's estimate `[S, N, B]` of `obs [S, B, D]` and `action [S, B, A]`; None without."""
+
 TerminationRule = Callable[[Tensor, Tensor, Tensor], Tensor]
 """`(obs [*, D], action [*, A], next_obs [*, D]) -> terminated [*]`, raw units."""
 

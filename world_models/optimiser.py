@@ -6,6 +6,7 @@ compiled update into pieces; here the moments are buffers and the arithmetic is 
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -91,3 +92,37 @@ class Adam(nn.Module):
         done = (self.steps[0] / self.cosine_every).floor() * self.cosine_every
         progress = (done / self.cosine_steps).clamp(max=1.0)
         return self.learning_rate * 0.5 * (1 + torch.cos(math.pi * progress))
+
+
+class WarmupCosine(Adam):
+    """Adam whose step size rises from `start` to its peak, then falls to zero.
+
+    Args:
+        start: step size of the first update.
+        warmup: updates of the linear rise.
+        steps: updates in all; those after the rise follow half a cosine.
+        others: see `Adam`.
+    """
+
+    def __init__(
+        self, *parameters: Any, start: float, warmup: int, steps: int, **others: Any
+    ) -> None:
+        super().__init__(*parameters, **others)
+        self.start, self.warmup, self.total = start, warmup, steps
+
+    def current_learning_rate(self) -> Tensor:
+        done, peak = self.steps[0], self.learning_rate
+        rising = self.start + (peak - self.start) * done / max(self.warmup, 1)
+        progress = ((done - self.warmup) / (self.total - self.warmup)).clamp(0.0, 1.0)
+        return torch.where(
+            done < self.warmup, rising, peak * 0.5 * (1 + torch.cos(math.pi * progress))
+        )
+
+
+def clipped(gradients: Sequence[Tensor], norm: float | None) -> list[Tensor]:
+    """Gradients, scaled so that their common norm is at most `norm`."""
+    if norm is None:
+        return list(gradients)
+    length = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
+    scale = (norm / length).clamp(max=1.0)
+    return [gradient * scale for gradient in gradients]

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from datasets.transition import Transition, column_names
-from world_models.base import Moments, Policy, WorldModel
+from world_models.base import Critics, Moments, Policy, WorldModel
 from world_models.filters import TransitionFilter, Verdict
 
 
@@ -36,8 +36,11 @@ class RolloutSource(nn.Module, ABC):
     ) -> tuple[Transition, Bool[Tensor, "S M"]]:
         """Rows `[S, M]` and which of them exist. Shapes are fixed; nothing is compacted."""
 
-    def attach(self, moments: Moments) -> None:
-        """Keep what tells mean and std of the current policy; most sources need actions only."""
+    def attach(self, moments: Moments, critics: Critics | None = None) -> None:
+        """Keep what tells mean and std of the current policy, and what its critics think.
+
+        Most sources need actions only.
+        """
 
     def measured(self) -> dict[str, Float[Tensor, " S"]]:
         """What else the latest refresh tells, by name; `generate` itself is measured anyway."""

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from agents.base import Agent
 from envs.specs import Spec
 from training.composition import build_streams, is_chosen, real_rows
+from training.entry import PACKAGES
 from training.requirements import drop_foreign_numbers, require_parts_fit
 from training.run_directory import flat
 from world_models.base import Fitted, WorldModel
@@ -161,6 +162,9 @@ def test_no_hyperparameter_hides_in_python():
         "simulator",
         "sampler",
         "guidance",
+        "condition",
+        "behaviour",
+        "warm_start",
         "source",
         "filter",
         "online",
@@ -169,7 +173,8 @@ def test_no_hyperparameter_hides_in_python():
             if option == "none" and group != "filter":
                 continue
             config = composed(f"{group}={option}", "dataset=file", "dataset.path=x.npz")
-            config = config.generator.noise_law if group == "noise_law" else config[group]
+            for part in PACKAGES.get(group, group).split("."):
+                config = config[part]
             kinds = [get_object(node._target_) for node in (config, config.get("game")) if node]
             parameters = [
                 p for k in kinds for p in inspect.signature(k.__init__).parameters.values()

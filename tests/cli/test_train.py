@@ -260,6 +260,28 @@ def test_an_agent_learns_from_generated_transitions(train, command, tmp_path, pr
     assert again.returncode == 0 and "generator: reused" in again.stdout, again.stderr
 
 
+RETURNS = ("pgd", "condition=returns", "guidance=returns", "warm_start=noisy", "warm_start.steps=2")
+CLONED = ("pgd", "behaviour=clone", "behaviour.steps=30", "guidance.behaviour_ratio=0.5")
+CHOSEN = ("synther", "sampler=soft_value", "guidance=soft_value", "guidance.value=critic")
+
+
+@pytest.mark.parametrize("parts", [RETURNS, CLONED, CHOSEN], ids=lambda parts: parts[1])
+def test_the_parts_of_a_generator_are_options(command, train, tmp_path, parts):
+    preset, *options = parts
+    small = [s for s in train.small if not s.startswith(("world_model", "source.starts"))]
+    small = [s for s in small if not s.startswith("source.horizon")]
+    options = [o.replace("warm_start.steps", "source.warm_start.steps") for o in options]
+    kind = "trajectory_small" if preset == "pgd" else "transition_small"
+    arguments = (f"algorithm={preset}", f"generator={kind}", *options, *small, *GENERATED)
+    done = command("train.py", *arguments, f"run_dir={tmp_path / 'run'}", "updates=30")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["behaviour"] != {}) == (parts is CLONED)
+    with open(tmp_path / "run" / "metrics.csv", newline="") as file:
+        metrics = {row["metric"] for row in csv.DictReader(file)}
+    assert ("synthetic/policy_distance" in metrics) == (parts is CLONED)
+
+
 def test_statistics_of_the_dataset_reach_the_agent_and_its_checkpoint(train, command, tmp_path):
     small = [s for s in train.small if not s.startswith(("world_model", "source"))]
     done = command("train.py", "algorithm=td3_bc", f"root={tmp_path / 'runs'}", *small)

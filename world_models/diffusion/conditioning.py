@@ -53,3 +53,10 @@ def holding(denoiser: Denoiser, known: Tensor, mask: Tensor) -> Denoiser:
         return torch.where(mask, known, denoiser(x, sigma))
 
     return held
+
+
+def bound(
+    network: Callable[..., Tensor], asked: Tensor | None
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """A network of records and labels, which asks for the same whenever it is called."""
+    return network if asked is None else lambda x, label: network(x, label, asked)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from world_models.diffusion.paths import path_named
 from world_models.diffusion.samplers import Denoiser, Stepwise, level
 
 Fields = Callable[[Tensor, float], tuple[Tensor, Tensor]]
@@ -93,21 +94,23 @@ def advance(fields: Fields, x: Tensor, t: float, following: float, diffusion: fl
 
 
 class FlowSampler(Stepwise):
-    """Follows the straight-line flow x_t = (1 - t) n + t y of any denoiser, in even steps of t.
+    """Follows a path x_t = a n + b y of any denoiser from noise to data, in even steps of t.
 
-    With t = 1 / (1 + sigma), x_t = t x; u = (D - x_t) / (1 - t); s = -(x_t - t u) / (1 - t).
+    With n = (x_t - b D) / a, the velocity is u = a' n + b' D and the score s = -n / a.
 
     Args:
+        path: see `paths.py`: `linear`, `trigonometric` or `bridge`.
         steps: of t; 2 steps - 1 calls.
-        sigma_max: the level to start from, which is t = 1 / (1 + sigma_max).
+        sigma_max: the level a / b to start from.
         diffusion: c in e = c (1 - t), the noise of the stochastic version; 0 = none.
 
-    Source: flow matching, arXiv:2210.02747; with noise: stochastic interpolants,
+    Source: flow matching, arXiv:2210.02747; other paths and noise: stochastic interpolants,
     arXiv:2303.08797. The last step returns the denoiser's estimate. Order 2 (ODE).
     """
 
-    def __init__(self, *, steps: int, sigma_max: float, diffusion: float) -> None:
-        lowest = even_in_time(steps, sigma_max)[-2] if steps > 0 else sigma_max
+    def __init__(self, *, path: str, steps: int, sigma_max: float, diffusion: float) -> None:
+        self.path = path_named(path, "sampler.path")
+        lowest = self.levels(steps, sigma_max)[-2] if steps > 0 else sigma_max
         super().__init__(steps=steps, sigma_min=lowest, sigma_max=sigma_max, rho=None)
         if diffusion < 0:
             raise ValueError(f"sampler.diffusion must not be negative, got {diffusion}")
@@ -115,7 +118,10 @@ class FlowSampler(Stepwise):
         self.stochastic = diffusion > 0
 
     def levels(self, steps: int, sigma_max: float) -> list[float]:
-        return even_in_time(steps, sigma_max)
+        """Levels of `steps` even steps of t from that of sigma_max to 1."""
+        first = self.path.time(sigma_max)
+        times = [first + (1 - first) * step / steps for step in range(steps)]
+        return [*(self.path.level(t) for t in times), 0.0]
 
     def step(
         self,
@@ -128,18 +134,13 @@ class FlowSampler(Stepwise):
     ) -> tuple[Tensor, Any]:
         if following == 0:
             return denoiser(x, level(sigma, x)), None
-        t, later = 1 / (1 + sigma), 1 / (1 + following)
+        t, later = self.path.time(sigma), self.path.time(following)
 
         def fields(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
-            clean = denoiser(x / t, level((1 - t) / t, x))
-            velocity = (clean - x) / (1 - t)
-            return velocity, -(x - t * velocity) / (1 - t)
+            a, b, da, db = self.path.at(t)
+            clean = denoiser(x / b, level(a / b, x))
+            noise = (x - b * clean) / a
+            return da * noise + db * clean, -noise / a
 
-        return advance(fields, t * x, t, later, self.diffusion) / later, None
-
-
-def even_in_time(steps: int, sigma_max: float) -> list[float]:
-    """Levels (1 - t) / t for `steps` even steps of t from 1 / (1 + sigma_max) to 1."""
-    first = 1 / (1 + sigma_max)
-    times = [first + (1 - first) * step / steps for step in range(steps)]
-    return [*((1 - t) / t for t in times), 0.0]
+        start, end = self.path.at(t)[1], self.path.at(later)[1]
+        return advance(fields, start * x, t, later, self.diffusion) / end, None

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from datasets.dataset import Dataset
 from envs.specs import Spec
 from world_models.base import FitProgress, Fitted, ReadState, WriteState
+from world_models.diffusion.conditioning import bound
 from world_models.diffusion.edm import EDM
 from world_models.diffusion.noise_laws import NoiseLaw
-from world_models.diffusion.records import Records
+from world_models.diffusion.records import Records, first_rows
+from world_models.diffusion.returns import ReturnCondition
 from world_models.fitting import held_out_episodes, rows_of
-from world_models.optimiser import Adam
+from world_models.optimiser import WarmupCosine, clipped
 
 PRECISIONS = ("auto", "bfloat16", "float32")
 
@@ -37,6 +39,7 @@ class DiffusionGenerator(Fitted):
         noise_law: builds the law of the noise, of the fit and of the start of samples.
         objective: builds what makes a denoiser of the network and gives its loss, given
             `noise_law`.
+        condition: builds what records may be asked for; None for nothing.
         steps, batch: updates of the fit, records in each.
         learning_rate: peak of Adam's step size, annealed to zero along half a cosine.
         warmup_rate, warmup_fraction: the step size rises from `warmup_rate` to its peak over this
@@ -70,6 +73,7 @@ class DiffusionGenerator(Fitted):
         network: partial[nn.Module],
         noise_law: partial[NoiseLaw],
         objective: partial[EDM],
+        condition: partial[ReturnCondition] | None,
         steps: int,
         batch: int,
         learning_rate: float,
@@ -104,7 +108,9 @@ class DiffusionGenerator(Fitted):
             )
         self.spec, self.seeds, self.seed = spec, seeds, seed
         self.records = records(spec=spec)
-        self.build_network = partial(network, event=self.records.event)
+        self.condition = None if condition is None else condition()
+        numbers = {} if self.condition is None else {"numbers": self.condition.numbers}
+        self.build_network = partial(network, event=self.records.event, **numbers)
         self.network = self.build_network().requires_grad_(False)
         self.noise_law = noise_law()
         self.objective = objective(noise_law=self.noise_law)
@@ -125,10 +131,12 @@ class DiffusionGenerator(Fitted):
                 ("network", network),
                 ("noise_law", noise_law),
                 ("objective", objective),
+                ("condition", condition),
             )
+            if part is not None
         }
         self._wrap: Callable[[Callable[..., Tensor]], Callable[..., Tensor]] = lambda f: f
-        self._denoise: Callable[[Tensor, Tensor], Tensor] = self._denoise_rows
+        self._denoise: Callable[..., Tensor] = self._denoise_rows
         self._read: ReadState | None = None
         self._write: WriteState | None = None
 
@@ -174,24 +182,41 @@ class DiffusionGenerator(Fitted):
 
     @torch.no_grad()
     def denoise(
-        self, x: Float[Tensor, "*lead C"], sigma: Float[Tensor, "*some"], *, plain: bool = False
+        self,
+        x: Float[Tensor, "*lead C"],
+        sigma: Float[Tensor, "*some"],
+        asked: Float[Tensor, "*others N"] | None = None,
+        *,
+        plain: bool = False,
     ) -> Float[Tensor, "*lead C"]:
         """D(x, sigma), the estimate of the clean records `[*lead, *event]`; a `Denoiser`.
 
         Args:
             sigma: a scalar, or one for each record or each group of them: leading dimensions of x.
+            asked: what the records are asked for, as `condition` scales it; broadcasts against
+                the leading dimensions of x. None asks for nothing.
             plain: in float32 and not compiled, so that it can be differentiated.
         """
         event = len(self.records.event)
         lead = x.shape[: x.ndim - event]
         sigma = sigma.reshape(*sigma.shape, *[1] * (len(lead) - sigma.ndim)).expand(lead)
-        denoise = partial(self.objective.denoise, self.network) if plain else self._denoise
-        estimate = denoise(x.reshape(-1, *x.shape[len(lead) :]), sigma.reshape(-1))
+        rows = [x.reshape(-1, *x.shape[len(lead) :]), sigma.reshape(-1)]
+        if self.condition is not None:
+            if asked is None:
+                asked = x.new_full((self.condition.numbers,), math.nan)
+            rows.append(asked.expand(*lead, -1).reshape(len(rows[0]), -1))
+        elif asked is not None:
+            raise ValueError("the generator was fitted without a condition; set condition=returns")
+        denoise = self._denoise_plainly if plain else self._denoise
+        estimate = denoise(*rows)
         # A replayed graph writes every result to the same place, and samplers remember some.
         return estimate.clone().view_as(x)
 
-    def _denoise_rows(self, x: Tensor, sigma: Tensor) -> Tensor:
-        return self.objective.denoise(self._cast(self.network), x, sigma)
+    def _denoise_rows(self, x: Tensor, sigma: Tensor, asked: Tensor | None = None) -> Tensor:
+        return self.objective.denoise(self._cast(self.network, asked), x, sigma)
+
+    def _denoise_plainly(self, x: Tensor, sigma: Tensor, asked: Tensor | None = None) -> Tensor:
+        return self.objective.denoise(bound(self.network, asked), x, sigma)
 
     def fit(self, data: Dataset, progress: FitProgress | None = None) -> dict[str, Any]:
         """Fit from scratch, or go on with a killed fit, on a random stream seeded by `seed`.
@@ -224,13 +249,19 @@ class DiffusionGenerator(Fitted):
             drawn = torch.randint(len(index), (self.heldout_records,))
             self.examples.copy_(table[index[drawn].to(device)])
             # Data of very few episodes hold none out; the loss is then that of fitted records.
-            measure = self._measurement(table, heldout if len(heldout) else index)
-            return described | self._fit(table, index.to(device), measure, progress)
+            heldout = heldout if len(heldout) else index
+            labels = None
+            if self.condition is not None:
+                self.condition.scale_by(data, first_rows(index))
+                labels = self.condition.labels(data, first_rows(index)).to(device)
+            measure = self._measurement(data, table, heldout)
+            return described | self._fit(table, index.to(device), labels, measure, progress)
 
     def _fit(
         self,
         table: Float[Tensor, "R C"],
         index: Tensor,
+        labels: Float[Tensor, "W N"] | None,
         measure: Callable[[], float],
         progress: FitProgress | None,
     ) -> dict[str, Any]:
@@ -247,12 +278,15 @@ class DiffusionGenerator(Fitted):
             betas=self.betas,
         ).to(device)
         training = nn.ModuleDict({"network": network, "optimiser": optimiser})
-        call = self._cast(network)
 
         def step() -> Tensor:
             drawn = torch.randint(len(index), (self.batch,), device=device)
             clean = table[index[drawn]]
             normal, noise = torch.randn(self.batch, device=device), self.noise(self.batch)
+            asked = None
+            if self.condition is not None and labels is not None:
+                asked = self.condition.dropped(labels[drawn])
+            call = self._cast(network, asked)
             with torch.enable_grad():
                 loss = self.objective.loss(call, clean, normal, noise).mean()
                 gradients = torch.autograd.grad(loss, optimiser.targets)
@@ -287,32 +321,43 @@ class DiffusionGenerator(Fitted):
                         self._write(self._state(training, history, done))
         return {**history, "updates": self.steps}
 
-    def _measurement(self, table: Tensor, index: Tensor) -> Callable[[], float]:
-        """The loss of the average weights on some records, with noise of its own."""
+    def _measurement(self, data: Dataset, table: Tensor, index: Tensor) -> Callable[[], float]:
+        """The loss of the average weights on some records, with noise of its own.
+
+        Records are asked for what they are.
+        """
         own = torch.Generator().manual_seed(self.seed)
         chosen = torch.randperm(len(index), generator=own)[: self.heldout_records]
         clean = table[index[chosen].to(table.device)]
+        labels = clean.new_empty(len(clean), 0)
+        if self.condition is not None:
+            labels = self.condition.labels(data, first_rows(index[chosen])).to(clean.device)
         normal = torch.randn(len(clean), generator=own).to(table.device)
         noise = torch.randn(clean.shape, generator=own).to(table.device)
         noise = self.noise_law.noise(noise, len(self.records.event))
 
         @torch.no_grad()
         def measure() -> float:
-            call = self._cast(self.network)
-            parts = zip(*(x.split(self.batch) for x in (clean, normal, noise)), strict=True)
-            return torch.cat([self.objective.loss(call, *part) for part in parts]).mean().item()
+            parts = zip(*(x.split(self.batch) for x in (labels, clean, normal, noise)), strict=True)
+            losses = []
+            for asked, *part in parts:
+                losses.append(self.objective.loss(self._cast(self.network, asked), *part))
+            return torch.cat(losses).mean().item()
 
         return measure
 
-    def _cast(self, network: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    def _cast(
+        self, network: nn.Module, asked: Float[Tensor, "B N"] | None
+    ) -> Callable[[Tensor, Tensor], Tensor]:
         """The network in the chosen precision, float32 at both ends."""
+        network_of = bound(network, asked if self.condition is not None else None)
 
         def call(x: Tensor, label: Tensor) -> Tensor:
             half = self.precision == "bfloat16" or (
                 self.precision == "auto" and x.device.type == "cuda"
             )
             with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
-                return network(x, label).float()
+                return network_of(x, label).float()
 
         return call
 
@@ -350,37 +395,3 @@ class DiffusionGenerator(Fitted):
             torch.cuda.set_rng_state(state["random"]["cuda"].cpu(), self.records.mean.device)
         self.fit_first = state["done"]
         return state["done"]
-
-
-class WarmupCosine(Adam):
-    """Adam whose step size rises from `start` to its peak, then falls to zero.
-
-    Args:
-        start: step size of the first update.
-        warmup: updates of the linear rise.
-        steps: updates in all; those after the rise follow half a cosine.
-        others: see `Adam`.
-    """
-
-    def __init__(
-        self, *parameters: Any, start: float, warmup: int, steps: int, **others: Any
-    ) -> None:
-        super().__init__(*parameters, **others)
-        self.start, self.warmup, self.total = start, warmup, steps
-
-    def current_learning_rate(self) -> Tensor:
-        done, peak = self.steps[0], self.learning_rate
-        rising = self.start + (peak - self.start) * done / max(self.warmup, 1)
-        progress = ((done - self.warmup) / (self.total - self.warmup)).clamp(0.0, 1.0)
-        return torch.where(
-            done < self.warmup, rising, peak * 0.5 * (1 + torch.cos(math.pi * progress))
-        )
-
-
-def clipped(gradients: Sequence[Tensor], norm: float | None) -> list[Tensor]:
-    """Gradients, scaled so that their common norm is at most `norm`."""
-    if norm is None:
-        return list(gradients)
-    length = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
-    scale = (norm / length).clamp(max=1.0)
-    return [gradient * scale for gradient in gradients]

@@ -13,7 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from world_models.diffusion.samplers import Denoiser, Nudge, leading
+from world_models.base import Critics
+from world_models.diffusion.records import Records
+from world_models.diffusion.samplers import Denoiser, Nudge, Value, leading
 
 GaussianPolicy = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 """`obs [S, B, D] -> mean, std  [S, B, A]` of the action in [-1, 1], raw observations.
@@ -47,22 +49,46 @@ class Channels:
 
 
 class Guided(NamedTuple):
-    """What a sampler is given: `sampler.sample(guided.denoiser, noise, guided.nudge)`."""
+    """What a sampler is given: `sampler.sample(guided.denoiser, noise, guided.nudge)`.
+
+    A sampler that chooses among candidates is handed `value` before.
+    """
 
     denoiser: Denoiser
     nudge: Nudge | None = None
+    value: Value | None = None
 
 
 class Guidance(ABC):
-    """Bends samples of windows `[S, B, L, F]` (or rows `[S, B, F]`) towards a policy.
+    """Bends samples of windows `[S, B, L, F]` or rows `[S, B, F]` towards what is wanted.
 
     Attributes:
+        follows_policy: whether it draws actions towards the policy, which works on windows only.
+        needs_agent: whether it means nothing before the agent has learnt something.
+        needs_critics: whether it asks what the agent's critics think.
         needs_behaviour: whether `guide` wants a clone of the policy behind the data.
+        needs_condition: whether the denoiser must know what its records are asked for.
         nudges: whether it moves the noisy sample itself.
+        chooses: whether it says which candidates of a sampler are better.
     """
 
+    follows_policy: bool = False
+    needs_agent: bool = True
+    needs_critics: bool = False
     needs_behaviour: bool = False
+    needs_condition: bool = False
     nudges: bool = False
+    chooses: bool = False
+
+    def attach(self, records: Records, examples: Tensor, critics: Critics | None) -> None:
+        """Keep what judging samples takes, before `guide`; most guidance needs nothing of it.
+
+        Args:
+            records: layout of the samples.
+            examples: `[K, *event]` recorded ones, in the model's units.
+            critics: of the agent as they now are.
+        """
+        return
 
     @abstractmethod
     def guide(
@@ -75,7 +101,9 @@ class Guidance(ABC):
         """Guide a denoiser.
 
         Args:
-            policy: whose actions the samples should hold.
+            denoiser: takes what records are asked for as a third argument, where `needs_condition`
+                says so.
+            policy: whose actions the samples should hold, where `follows_policy` says so.
             channels: of the denoiser's samples.
             behaviour: a clone of the policy behind the data, where `needs_behaviour` asks for it.
         """
@@ -99,6 +127,8 @@ class PolicyGuidance(Guidance):
     Source: ours. The target law is policy-guided diffusion's, arXiv:2404.06356; `PaperGuidance` is
     its rule. The behaviour term is after STITCH-OPE, arXiv:2505.20781.
     """
+
+    follows_policy = True
 
     def __init__(
         self,
@@ -127,7 +157,7 @@ class PolicyGuidance(Guidance):
         if self.needs_behaviour and behaviour is None:
             raise ValueError(
                 f"guidance.behaviour_ratio={self.behaviour_ratio} needs a cloned behaviour policy; "
-                "fit one, or set it to 0"
+                "set behaviour=clone, or the ratio to 0"
             )
 
         def guided(x: Tensor, sigma: Tensor) -> Tensor:
@@ -171,6 +201,7 @@ class PaperGuidance(Guidance):
     """
 
     TINY = 1e-8
+    follows_policy = True
     nudges = True
 
     def __init__(

@@ -9,6 +9,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from world_models.diffusion.paths import path_named
+
 
 class NoiseLaw(ABC):
     """Levels of noise, noise of unit scale, and the weight of the squared error of D.
@@ -91,31 +93,33 @@ class PFGMpp(LogNormal):
 
 
 class FlowMatching(NoiseLaw):
-    """Flow matching on x_t = (1 - t) n + t y, whose sigma is (1 - t) / t.
-
-    The squared error of the velocity y - n is that of D times 1 / (1 - t)^2, so w is
-    ((1 + sigma) / sigma)^2, and the law of sigma is that of t.
+    """Flow matching and stochastic interpolants: the levels of a path at random times t.
 
     Args:
+        path: from noise to data, see `paths.py`: `linear`, `trigonometric` or `bridge`.
         logit_mean, logit_std: t = sigmoid(N(mean, std^2)); a std of None draws t evenly.
 
-    Source: arXiv:2210.02747, equation 23, with t = 1 clean; logit-normal t: arXiv:2403.03206.
+    Source: arXiv:2210.02747, equation 23, with t = 1 clean; arXiv:2303.08797 for other paths;
+    logit-normal t: arXiv:2403.03206. Differs: the loss is written for D, which changes its units
+    at each t and nothing else.
     """
 
-    def __init__(self, *, logit_mean: float, logit_std: float | None) -> None:
+    def __init__(self, *, path: str, logit_mean: float, logit_std: float | None) -> None:
         if logit_std is None and logit_mean != 0:
             raise ValueError(
                 f"generator.noise_law.logit_mean={logit_mean} means nothing for even times; set it "
                 "to 0, or give generator.noise_law.logit_std"
             )
+        self.path = path_named(path, "generator.noise_law.path")
         self.logit_mean, self.logit_std = logit_mean, logit_std
 
     def sigma(self, normal: Tensor) -> Tensor:
         if self.logit_std is not None:
-            return (-self.logit_mean - self.logit_std * normal).exp()
-        # (1 - t) / t for t = Phi(normal), exact in both tails.
-        tails = torch.special.log_ndtr(-normal) - torch.special.log_ndtr(normal)
-        return tails.exp()
+            logit = self.logit_mean + self.logit_std * normal
+            return self.path.sigma(logit.sigmoid(), (-logit).sigmoid())
+        # t = Phi(normal), exact in both tails.
+        both = (torch.special.log_ndtr(normal), torch.special.log_ndtr(-normal))
+        return self.path.sigma(both[0].exp(), both[1].exp())
 
     def weight(self, sigma: Tensor, sigma_data: float) -> Tensor:
-        return ((1 + sigma) / sigma).square()
+        return self.path.weight(sigma)

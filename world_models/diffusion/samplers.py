@@ -21,6 +21,10 @@ Nudge = Callable[[Tensor, Tensor, int, int], Tensor]
 """`(x, sigma, step, steps) -> x`: moves the noisy sample before a step, 0 <= step < steps."""
 
 
+Value = Callable[[Tensor], Tensor]
+"""`clean samples [*lead, *event] -> [*lead]`: a return, a Q, minus a doubt, ..."""
+
+
 def noise_levels(steps: int, sigma_min: float, sigma_max: float, rho: float | None) -> list[float]:
     """`steps` levels that fall from sigma_max to sigma_min, and a zero.
 
@@ -60,11 +64,13 @@ class Sampler(ABC):
         stochastic: whether steps draw noise of their own, which Gaussian models alone allow.
         measures: whether `prepare` measures the denoiser, on data with Gaussian noise.
         takes_nudges: whether guidance may move the noisy sample itself.
+        chooses: whether it draws candidates and keeps those of the higher value, see `attach`.
     """
 
     stochastic: bool = False
     measures: bool = False
     takes_nudges: bool = True
+    chooses: bool = False
 
     def __init__(
         self, *, steps: int, sigma_min: float, sigma_max: float, rho: float | None
@@ -92,6 +98,10 @@ class Sampler(ABC):
             clean: `[*lead, K, *event]` recorded samples as the denoiser knows them.
             event_dims: how many trailing dimensions make one sample.
         """
+        return
+
+    def attach(self, value: Value | None) -> None:
+        """Take the value that later samples are judged by; those that do not choose ignore it."""
         return
 
     @torch.no_grad()

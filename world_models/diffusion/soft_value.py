@@ -3,16 +3,17 @@
 SVDD: arXiv:2408.08252.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from world_models.diffusion.samplers import DDIM, Denoiser, level, renoised
+from world_models.base import Critics
+from world_models.diffusion.guidance import Channels, GaussianPolicy, Guidance, Guided
+from world_models.diffusion.records import Records
+from world_models.diffusion.samplers import DDIM, Denoiser, Value, level, renoised
 
-Value = Callable[[Tensor], Tensor]
-"""`clean samples [*lead, *event] -> [*lead]`: a return, a Q, minus a doubt, ..."""
+VALUES = ("reward", "critic")
 
 
 class SoftValueSampler(DDIM):
@@ -26,25 +27,28 @@ class SoftValueSampler(DDIM):
     Args:
         candidates: M; 1 is ancestral sampling.
         temperature: alpha, in units of the value; None keeps the best candidate.
-        event_dims: how many trailing dimensions make one sample; 2 for windows, 1 for rows.
+
+    Without a value it is ancestral sampling.
 
     Source: SVDD-PM, arXiv:2408.08252, algorithm 1; None is what its public code does.
     """
 
-    def __init__(
-        self, *, candidates: int, temperature: float | None, event_dims: int, **levels: Any
-    ) -> None:
+    chooses = True
+
+    def __init__(self, *, candidates: int, temperature: float | None, **levels: Any) -> None:
         super().__init__(eta=1.0, **levels)
         if candidates < 1:
             raise ValueError(f"sampler.candidates must be at least 1, got {candidates}")
         if temperature is not None and temperature <= 0:
             raise ValueError(f"sampler.temperature must be positive or null, got {temperature}")
         self.candidates, self.temperature = candidates, temperature
-        self.event_dims = event_dims
+        self.event_dims: int | None = None
         self.value: Value | None = None
 
-    def attach(self, value: Value) -> None:
-        """Take the value that later samples are judged by."""
+    def prepare(self, denoiser: Denoiser, clean: Tensor, event_dims: int) -> None:
+        self.event_dims = event_dims
+
+    def attach(self, value: Value | None) -> None:
         self.value = value
 
     def step(
@@ -57,7 +61,9 @@ class SoftValueSampler(DDIM):
         memory: Any,
     ) -> tuple[Tensor, Any]:
         if self.value is None:
-            raise RuntimeError("the sampler has no value to go by; attach one before sampling")
+            return super().step(denoiser, x, sigma, following, steps, memory)
+        if self.event_dims is None:
+            raise RuntimeError("the sampler does not know the shape of a sample; prepare it first")
         clean = denoiser(x, level(sigma, x)) if memory is None else memory
         if following == 0:
             return clean, None
@@ -82,3 +88,64 @@ class SoftValueSampler(DDIM):
             gumbel = -torch.empty_like(value).exponential_().log()
             value = value / self.temperature + gumbel
         return value.argmax(-1)
+
+
+class SoftValueGuidance(Guidance):
+    """Judges windows or transitions for a sampler that chooses, in the data's own units.
+
+    Args:
+        value: `reward` is the discounted sum of a record's rewards, up to its end; `critic` the
+            mean over its transitions of the smallest critic of the agent.
+        discount: of the rewards, per control step.
+
+    Values are divided by the standard deviation that they have among recorded records, so a
+    temperature means the same in every task. Without a spread there they stay as they are.
+    """
+
+    chooses = True
+
+    def __init__(self, *, value: str, discount: float) -> None:
+        if value not in VALUES:
+            raise ValueError(f"guidance.value={value!r} is unknown; use one of {list(VALUES)}")
+        if not 0 <= discount <= 1:
+            raise ValueError(f"guidance.discount must lie in [0, 1], got {discount}")
+        self.value, self.discount = value, discount
+        self.needs_agent = self.needs_critics = value == "critic"
+        self.judged: Value | None = None
+
+    def attach(self, records: Records, examples: Tensor, critics: Critics | None) -> None:
+        def judged(clean: Tensor) -> Tensor:
+            rows, keep = records.decode(clean)  # [*lead, M]
+            if self.value == "reward":
+                steps = torch.arange(keep.shape[-1], device=keep.device)
+                return (torch.where(keep, rows.reward, 0.0) * self.discount**steps).sum(-1)
+            assert critics is not None
+            found = critics(rows.obs.flatten(1, -2), rows.action.flatten(1, -2))
+            if found is None:
+                raise RuntimeError("guidance.value=critic needs an agent with critics")
+            lowest = found.amin(1).view_as(keep)
+            return torch.where(keep, lowest, 0.0).sum(-1) / keep.sum(-1).clamp(min=1)
+
+        self.judged = judged
+        self.examples = examples
+
+    def guide(
+        self,
+        denoiser: Denoiser,
+        policy: GaussianPolicy,
+        channels: Channels,
+        behaviour: GaussianPolicy | None = None,
+    ) -> Guided:
+        if self.judged is None:
+            raise RuntimeError("guidance by a value has nothing to judge by; attach it first")
+        judge, spread = self.judged, None
+
+        def value(clean: Tensor) -> Tensor:
+            nonlocal spread
+            if spread is None:
+                recorded = self.examples.expand(len(clean), *self.examples.shape)
+                spread = judge(recorded).std(1, keepdim=True)  # [S, 1]
+                spread = torch.where(spread > 0, spread, 1.0)
+            return judge(clean) / spread
+
+        return Guided(denoiser, value=value)

@@ -10,26 +10,31 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from datasets.transition import Transition, column_names
-from world_models.base import Moments, Policy
+from world_models.base import Critics, Moments, Policy
+from world_models.diffusion.behaviour import BehaviourClone
 from world_models.diffusion.generator import DiffusionGenerator
-from world_models.diffusion.guidance import Channels, Guidance, Guided
-from world_models.diffusion.noise_laws import NoiseLaw
-from world_models.diffusion.records import Records
+from world_models.diffusion.guidance import Guidance, Guided
+from world_models.diffusion.parts import guide, require_parts_suit
 from world_models.diffusion.samplers import Sampler
+from world_models.diffusion.warm_start import WarmStart
 from world_models.sources import RolloutSource
 
 
 class GeneratedTransitions(RolloutSource):
     """Samples a fitted generator; the policy's part is to guide it.
 
-    The first refresh is not guided, for the policy has learnt nothing yet; every later one is,
-    by the policy as it then is. Seeds draw their own samples from the one generator.
+    The first refresh is not guided where the guidance asks the agent, which has learnt nothing
+    yet; every later one is, by the agent as it then is. Seeds draw their own samples from the one
+    generator.
 
     Args:
         generator: fitted to the dataset.
         seeds: S.
         sampler: turns noise into records.
-        guidance: draws them towards the policy; None draws the data's own behaviour.
+        guidance: draws them towards what is wanted; None draws the data's own behaviour.
+        behaviour: a clone of the policy behind the data, for guidance that asks for one.
+        warm_start: makes new records of those of the refresh before, in fewer steps; None draws
+            all of them anew.
         records: samples per refresh and seed.
         chunk: samples per seed that are in the works at a time, for the memory they take.
         every: gradient steps between two refreshes; None for one at the start.
@@ -50,6 +55,8 @@ class GeneratedTransitions(RolloutSource):
         seeds: int,
         sampler: Sampler,
         guidance: Guidance | None,
+        behaviour: BehaviourClone | None,
+        warm_start: WarmStart | None,
         records: int,
         chunk: int,
         every: int | None,
@@ -66,32 +73,48 @@ class GeneratedTransitions(RolloutSource):
                 raise ValueError(f"source.{name} must be at least 1, got {value}")
         self.generator, self.seeds = generator, seeds
         self.sampler, self.guidance = sampler, guidance
-        require_parts_suit(type(generator.records), generator.noise_law, sampler, guidance)
+        self.behaviour, self.warm_start = behaviour, warm_start
+        require_parts_suit(
+            type(generator.records),
+            generator.noise_law,
+            sampler,
+            guidance,
+            conditioned=generator.condition is not None,
+            cloned=behaviour is not None,
+            warm_start=warm_start,
+        )
         self.records, self.chunk = records, chunk
         self.every = sys.maxsize if every is None else every
         self.capacity = records * generator.records.transitions * retain
         self.refreshes = 0
         self.moments: Moments | None = None
+        self.critics: Critics | None = None
+        self.latest: Tensor | None = None
         self._prepared = False
         self._distance: Tensor | None = None
 
-    def attach(self, moments: Moments) -> None:
-        self.moments = moments
+    def attach(self, moments: Moments, critics: Critics | None = None) -> None:
+        self.moments, self.critics = moments, critics
 
     @torch.no_grad()
     def generate(
         self, policy: Policy, starts: Float[Tensor, "S B D"]
     ) -> tuple[Transition, Bool[Tensor, "S M"]]:
         self._prepare()
-        denoiser, nudge = self._guided()
-        parts, kept = [], []
+        guided = self._guided()
+        self.sampler.attach(guided.value)
+        parts, kept, drawn = [], [], []
         for begun in range(0, self.records, self.chunk):
             count = min(self.chunk, self.records - begun)
-            samples = self.sampler.sample(denoiser, self.generator.noise(self.seeds, count), nudge)
+            samples = self._draw(guided, begun, count)
             rows, keep = self.generator.records.decode(samples)
             finite = samples.isfinite().flatten(2).all(-1, keepdim=True)
             parts.append(rows)
             kept.append(keep & finite)
+            drawn.append(samples)
+        if self.warm_start is not None:
+            latest = torch.cat(drawn, 1)
+            self.latest = torch.where(latest.isfinite(), latest, 0.0)
         rows = Transition(
             *(
                 torch.cat([getattr(part, name) for part in parts], 1).flatten(1, 2)
@@ -102,6 +125,14 @@ class GeneratedTransitions(RolloutSource):
         self.refreshes += 1
         self._distance = self._distance_to_policy(rows, keep)
         return rows, keep
+
+    def _draw(self, guided: Guided, begun: int, count: int) -> Float[Tensor, "S B ..."]:
+        """Some of the records of a refresh: anew, or from those that were there before."""
+        if self.warm_start is None or self.latest is None:
+            noise = self.generator.noise(self.seeds, count)
+            return self.sampler.sample(guided.denoiser, noise, guided.nudge)
+        before = self.latest[:, begun : begun + count]
+        return self.warm_start.sample(self.sampler, guided.denoiser, before, guided.nudge)
 
     def _prepare(self) -> None:
         """Let the sampler measure the denoiser once, on a random stream of its own."""
@@ -119,17 +150,15 @@ class GeneratedTransitions(RolloutSource):
         self._prepared = True
 
     def _guided(self) -> Guided:
-        if self.guidance is None or not self.refreshes:
+        if self.guidance is None or (self.guidance.needs_agent and not self.refreshes):
             return Guided(self.generator.denoise)
         if self.moments is None:
             raise RuntimeError("guidance needs a policy; attach its moments before a refresh")
-        records = self.generator.records
-        channels = Channels(records.obs, records.action, records.mean, records.std)
-        return self.guidance.guide(self.generator.denoise, self.moments, channels)
+        return guide(self.generator, self.guidance, self.moments, self.critics, self.behaviour)
 
     def _distance_to_policy(self, rows: Transition, keep: Tensor) -> Tensor | None:
         """Root mean square distance of the actions in [-1, 1] from the policy's mean."""
-        if self.guidance is None or self.moments is None:
+        if self.guidance is None or not self.guidance.follows_policy or self.moments is None:
             return None
         # As many at a time as guidance shows the policy, for the memory that its network takes.
         pieces = rows.obs.split(self.chunk * self.generator.records.transitions, 1)
@@ -142,46 +171,7 @@ class GeneratedTransitions(RolloutSource):
         return {} if self._distance is None else {"policy_distance": self._distance}
 
     def contents(self) -> dict[str, Any]:
-        return {"refreshes": self.refreshes}
+        return {"refreshes": self.refreshes, "latest": self.latest}
 
     def restore(self, contents: Mapping[str, Any]) -> None:
-        self.refreshes = contents["refreshes"]
-
-
-def require_parts_suit(
-    records: type[Records], noise_law: NoiseLaw, sampler: Sampler, guidance: Guidance | None
-) -> None:
-    """Refuse parts that cannot work together; none of them need be fitted.
-
-    Raises:
-        ValueError: guidance of records without unsquashed actions, or towards a clone that nobody
-            fits; a sampler that adds Gaussian noise to another law, or that cannot be nudged.
-    """
-    law = type(noise_law).__name__
-    if not noise_law.gaussian and sampler.stochastic:
-        raise ValueError(
-            f"the sampler adds Gaussian noise on its way, but the generator's noise law is {law}; "
-            "choose one that adds none, for example sampler=dpm_solver_2m, or noise_law=log_normal"
-        )
-    if not noise_law.gaussian and sampler.measures:
-        raise ValueError(
-            "the sampler measures the denoiser on Gaussian noise, but the generator's noise law "
-            f"is {law}; set sampler.measured=false, or noise_law=log_normal"
-        )
-    if guidance is None:
-        return
-    if not records.squashed:
-        raise ValueError(
-            "guidance works on windows, whose actions are unsquashed; set guidance=none or "
-            "generator=trajectory"
-        )
-    if guidance.needs_behaviour:
-        raise ValueError(
-            "guidance.behaviour_ratio needs a clone of the behaviour policy, which no source fits "
-            "yet; set it to 0"
-        )
-    if guidance.nudges and not sampler.takes_nudges:
-        raise ValueError(
-            "sampler.corrector would take back what guidance by nudges does; set it to false, or "
-            "use guidance=policy"
-        )
+        self.refreshes, self.latest = contents["refreshes"], contents.get("latest")

@@ -50,6 +50,28 @@ class Block(nn.Module):
         return F.relu(self.norm(x))
 
 
+class Condition(nn.Module):
+    """Embeds numbers that a record is asked for; NaN says that nothing is asked, and gives zeros.
+
+    Source: classifier-free guidance, arXiv:2207.12598, with zeros for its null condition.
+    """
+
+    OCTAVES = 4
+    """Waves per number, the longest of period 2; numbers mostly lie in [0, 1]."""
+
+    def __init__(self, numbers: int, width: int) -> None:
+        super().__init__()
+        self.first = nn.Linear((1 + 2 * self.OCTAVES) * numbers, width)
+        self.second = nn.Linear(width, width)
+
+    def forward(self, asked: Float[Tensor, "B N"]) -> Float[Tensor, "B W"]:
+        known = ~asked.isnan().any(-1, keepdim=True)
+        asked = torch.where(known, asked, 0.0)
+        angle = torch.cat([math.pi * 2**octave * asked for octave in range(self.OCTAVES)], -1)
+        features = torch.cat([asked, angle.sin(), angle.cos()], -1)
+        return known * self.second(F.silu(self.first(features)))
+
+
 class TemporalUNet(nn.Module):
     """A convolutional network over the rows of a window, of any length that survives its pooling.
 
@@ -59,6 +81,7 @@ class TemporalUNet(nn.Module):
         blocks: resolutions, each half as fine as the one before.
         groups: of the normalisation.
         norm_over_time: see `GroupNorm`.
+        numbers: N, how many numbers a record may be asked for; 0 for none.
 
     Source: the authors' code of arXiv:2404.06356: no residual connections, no attention.
     """
@@ -71,6 +94,7 @@ class TemporalUNet(nn.Module):
         blocks: int,
         groups: int,
         norm_over_time: bool,
+        numbers: int = 0,
     ) -> None:
         super().__init__()
         if len(event) != 2:
@@ -86,6 +110,7 @@ class TemporalUNet(nn.Module):
             )
         features = event[1]
         self.embed = Sinusoids(width)
+        self.condition = Condition(numbers, width) if numbers else None
 
         def block(inputs: int, outputs: int, kernel: int, timed: bool) -> Block:
             return Block(inputs, outputs, kernel, timed * width, groups, norm_over_time)
@@ -106,9 +131,15 @@ class TemporalUNet(nn.Module):
         lecun_normal_(self)
 
     def forward(
-        self, x: Float[Tensor, "B L C"], label: Float[Tensor, " B"]
+        self,
+        x: Float[Tensor, "B L C"],
+        label: Float[Tensor, " B"],
+        asked: Float[Tensor, "B N"] | None = None,
     ) -> Float[Tensor, "B L C"]:
-        time = F.silu(self.embed(label))
+        time = self.embed(label)
+        if self.condition is not None and asked is not None:
+            time = time + self.condition(asked)
+        time = F.silu(time)
         x = x.mT
         skips: list[Tensor] = []
         for stage in self.encoder:
@@ -153,6 +184,7 @@ class ResidualMLP(nn.Module):
         blocks: their number.
         embedding: width of what record and noise level are embedded in.
         frequencies: random Fourier features of the noise level, fixed.
+        numbers: see `TemporalUNet`.
 
     Source: the authors' code of SynthER, arXiv:2303.06614.
     """
@@ -160,7 +192,14 @@ class ResidualMLP(nn.Module):
     frequencies: Tensor
 
     def __init__(
-        self, *, event: tuple[int, ...], width: int, blocks: int, embedding: int, frequencies: int
+        self,
+        *,
+        event: tuple[int, ...],
+        width: int,
+        blocks: int,
+        embedding: int,
+        frequencies: int,
+        numbers: int = 0,
     ) -> None:
         super().__init__()
         if len(event) != 1:
@@ -175,11 +214,19 @@ class ResidualMLP(nn.Module):
         self.widen = nn.Linear(embedding, width)
         self.blocks = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
         self.output = nn.Linear(width, event[0])
+        self.condition = Condition(numbers, embedding) if numbers else None
 
-    def forward(self, x: Float[Tensor, "B C"], label: Float[Tensor, " B"]) -> Float[Tensor, "B C"]:
+    def forward(
+        self,
+        x: Float[Tensor, "B C"],
+        label: Float[Tensor, " B"],
+        asked: Float[Tensor, "B N"] | None = None,
+    ) -> Float[Tensor, "B C"]:
         label = label.unsqueeze(-1)
         angle = 2 * math.pi * label * self.frequencies
         time = self.second(F.silu(self.first(torch.cat([label, angle.sin(), angle.cos()], -1))))
+        if self.condition is not None and asked is not None:
+            time = time + self.condition(asked)
         h = self.widen(self.input(x) + time)
         for block in self.blocks:
             h = h + block(F.relu(h))

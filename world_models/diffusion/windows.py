@@ -7,7 +7,7 @@ from torch import Tensor
 from datasets.dataset import Dataset
 from datasets.transition import Transition
 from envs.specs import Spec
-from world_models.diffusion.records import Records
+from world_models.diffusion.records import Records, uninterrupted
 
 
 class Windows(Records):
@@ -62,18 +62,13 @@ class Windows(Records):
     def index(self, data: Dataset, rows: Bool[Tensor, " N"]) -> Int[Tensor, "W L"]:
         """Rows of the table in every window that starts at one of these rows; perhaps none."""
         terminated = data.transitions.terminated
-        ends = terminated.clone()
-        ends[data.episode_starts + data.episode_lengths - 1] = True
-        position = torch.arange(len(ends))
-        last = ends.nonzero().flatten()
-        piece = torch.searchsorted(last, position)  # which uninterrupted piece a row belongs to
-        last = last[piece]
-        first = torch.cat([position[:1], position[1:][ends[:-1]]])[piece]
+        first, last = uninterrupted(data)
+        position = torch.arange(len(last))
         choose = self._with_absorbing if self.absorbing else self._as_published
         starts = (choose(position - first, last - position + 1, terminated[last]) & rows).nonzero()
         window = starts + torch.arange(self.length)  # [W, L]
         stop = last[starts]
-        absorbing = len(ends) + terminated.long().cumsum(0)[stop] - 1
+        absorbing = len(last) + terminated.long().cumsum(0)[stop] - 1
         return torch.where(window > stop, absorbing, window)
 
     def _with_absorbing(self, before: Tensor, left: Tensor, terminal: Tensor) -> Tensor:

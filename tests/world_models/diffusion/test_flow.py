@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from world_models.diffusion.flow import INTERPOLANTS, FlowSampler, advance, denoiser_of, interpolate
+from world_models.diffusion.paths import PATHS
 from world_models.diffusion.samplers import DPMSolver2M, noise_levels
 
 M0, S0, M1, S1 = -0.5, 0.8, 1.5, 0.4
@@ -13,6 +14,10 @@ M0, S0, M1, S1 = -0.5, 0.8, 1.5, 0.4
 
 def noise(*shape):
     return torch.randn(*shape, dtype=torch.float64)
+
+
+def double(value):
+    return torch.tensor(value, dtype=torch.float64)
 
 
 def between(name):
@@ -67,7 +72,7 @@ def test_base_flows_to_data_with_and_without_noise(name, diffusion):
 
 
 def test_the_order_of_the_flow(mixture):
-    sampler = FlowSampler(steps=1, sigma_max=80.0, diffusion=0.0)
+    sampler = FlowSampler(path="linear", steps=1, sigma_max=80.0, diffusion=0.0)
     x = 80 * noise(100, 2)
 
     def ended(steps):
@@ -83,15 +88,44 @@ def test_the_order_of_the_flow(mixture):
     assert 1.8 < math.log2(coarse / fine) < 2.3
 
 
-@pytest.mark.parametrize("diffusion", [0.0, 1.0])
-def test_the_flow_sampler_reaches_the_law(gaussian, diffusion):
+@pytest.mark.parametrize(
+    ("path", "diffusion"),
+    [("linear", 0.0), ("linear", 1.0), ("trigonometric", 0.0), ("bridge", 0.0), ("bridge", 0.5)],
+)
+def test_the_flow_sampler_reaches_the_law(gaussian, path, diffusion):
     target = gaussian(1.5, 0.4)
-    sampler = FlowSampler(steps=100, sigma_max=80.0, diffusion=diffusion)
+    sampler = FlowSampler(path=path, steps=100, sigma_max=80.0, diffusion=diffusion)
     x = sampler.sample(target, noise(20_000))
     assert target.calls == 199
     assert x.mean().item() == pytest.approx(1.5, abs=0.015)
     assert x.std().item() == pytest.approx(0.4, abs=0.015)
     assert sampler.stochastic == (diffusion > 0)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_path_is_that_interpolant_with_its_two_noises_added_up(name):
+    path = PATHS[name]
+    for t in (0.1, 0.5, 0.9):
+        a, b, c, da, db, dc = (v.item() for v in INTERPOLANTS[name](double(t)))
+        noise_scale = math.hypot(a, c)
+        expected = (noise_scale, b, (a * da + c * dc) / noise_scale, db)
+        assert path.at(t) == pytest.approx(expected, rel=1e-6)
+        assert path.time(path.level(t)) == pytest.approx(t, rel=1e-9)
+        both = path.sigma(double(t), double(1 - t))
+        assert both.item() == pytest.approx(path.level(t), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_the_weight_of_a_path_is_that_of_its_velocity_or_noise(name):
+    path, t = PATHS[name], 0.3
+    a, b, da, db = path.at(t)
+    clean, n, estimate = noise(500), noise(500), noise(500)
+    predicted = (a * n + b * (clean - estimate)) / a  # the noise that the estimate stands for
+    error = predicted - n
+    if name != "bridge":
+        error = (da * predicted + db * estimate) - (da * n + db * clean)
+    weight = path.weight(double(a / b))
+    torch.testing.assert_close(error.square(), weight * (estimate - clean).square())
 
 
 def test_a_network_of_velocities_is_a_denoiser(gaussian):
@@ -106,6 +140,8 @@ def test_a_network_of_velocities_is_a_denoiser(gaussian):
 
 def test_a_flow_without_steps_or_with_negative_noise_is_refused():
     with pytest.raises(ValueError, match="steps"):
-        FlowSampler(steps=0, sigma_max=80.0, diffusion=0.0)
+        FlowSampler(path="linear", steps=0, sigma_max=80.0, diffusion=0.0)
+    with pytest.raises(ValueError, match=r"sampler\.path='curve' is unknown; use one of"):
+        FlowSampler(path="curve", steps=3, sigma_max=80.0, diffusion=0.0)
     with pytest.raises(ValueError, match="diffusion"):
-        FlowSampler(steps=3, sigma_max=80.0, diffusion=-1.0)
+        FlowSampler(path="linear", steps=3, sigma_max=80.0, diffusion=-1.0)

@@ -4,6 +4,7 @@ import copy
 import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,12 +13,15 @@ from datasets.build import build
 from envs.specs import Spec
 from world_models.diffusion.dpm_v3 import DPMSolverV3
 from world_models.diffusion.edm import EDM
-from world_models.diffusion.generator import DiffusionGenerator, WarmupCosine, clipped
+from world_models.diffusion.generator import DiffusionGenerator
+from world_models.diffusion.guidance import Channels
 from world_models.diffusion.noise_laws import FlowMatching, LogNormal, PFGMpp
+from world_models.diffusion.returns import ReturnCondition, ReturnGuidance
 from world_models.diffusion.samplers import DPMSolver2M
 from world_models.diffusion.transitions import SingleTransitions
 from world_models.diffusion.unet import ResidualMLP, TemporalUNet
 from world_models.diffusion.windows import Windows
+from world_models.optimiser import WarmupCosine, clipped
 
 SPEC = Spec(env_id=None, obs_dim=1, action_dim=1, action_low=(-1.0,), action_high=(1.0,))
 SAMPLER = DPMSolver2M(steps=16, sigma_min=0.01, sigma_max=20.0, rho=None, noisy=False)
@@ -29,6 +33,7 @@ NUMBERS = dict(
     network=partial(ResidualMLP, width=32, blocks=2, embedding=16, frequencies=4),
     noise_law=partial(LogNormal, mean=-1.2, std=1.2),
     objective=partial(EDM, sigma_data=1.0),
+    condition=None,
     steps=40,
     batch=8,
     learning_rate=3e-3,
@@ -170,6 +175,47 @@ def test_the_average_moves_by_its_share_towards_the_weights(data):
         torch.testing.assert_close(between.network.get_parameter(name), expected)
 
 
+def test_a_generator_samples_what_it_is_asked_for():
+    """Rewards are what tells the records apart, so a return that is asked for is a reward."""
+    own = torch.Generator().manual_seed(0)
+    obs = 2 * torch.rand(2001, generator=own) - 1
+    data = build(
+        name="rewards", spec=SPEC, obs=obs[:-1, None].numpy(), action=np.zeros((2000, 1)),
+        reward=obs[:-1].numpy(), terminated=np.zeros(2000, bool),
+        truncated=np.arange(2000) % 100 == 99, next_obs=obs[1:, None].numpy(), reference=None,
+        origin={}, clip_actions=False,
+    )  # fmt: skip
+    changes = dict(discount=1e-3, dropout=0.5)
+    model = generator(
+        steps=400,
+        batch=128,
+        learning_rate=5e-3,
+        network=partial(ResidualMLP, width=64, blocks=2, embedding=32, frequencies=4),
+        condition=partial(ReturnCondition, at_time_limit="extrapolate", **changes),
+    )
+    model.fit(data)
+    records = model.records
+    layout = Channels(records.obs, records.action, records.mean, records.std)
+    low, span = model.condition.low.item(), model.condition.span.item()
+    drawn_rewards = {}
+    for target in (None, 0.3, 0.7):
+        denoiser = model.denoise
+        if target is not None:
+            guidance = ReturnGuidance(target=target, strength=1.0, levels=[0.0, 100.0])
+            denoiser = guidance.guide(model.denoise, lambda obs: (obs, None), layout).denoiser
+        x = SAMPLER.sample(denoiser, torch.randn(1000, *records.event))
+        drawn_rewards[target] = records.decode(x)[0].reward
+    for target in (0.3, 0.7):
+        reward = drawn_rewards[target]
+        assert reward.mean().item() == pytest.approx(low + target * span, abs=0.1)
+        assert reward.std() < 0.2
+    assert drawn_rewards[None].std().item() == pytest.approx(3**-0.5, abs=0.1)
+    assert model.signature()["condition"]["discount"] == 1e-3
+    assert "condition" not in generator().signature()
+    with pytest.raises(ValueError, match="set condition=returns"):
+        generator().denoise(torch.randn(2, *records.event), torch.tensor(1.0), torch.ones(1))
+
+
 def test_noise_levels_of_groups_of_records_are_those_of_each(data):
     model = generator(**WINDOWS)
     x, sigma = torch.randn(2, 3, *model.records.event), torch.tensor([0.5, 2.0])
@@ -196,7 +242,7 @@ def test_a_sampler_may_differentiate_a_network_in_half_precision():
 def test_the_law_of_the_noise_is_that_of_the_fit(data):
     """At rate 1 the average is the fitted network, so one update shows what the law changes."""
     laws = [NUMBERS["noise_law"], PFGM["noise_law"]]
-    laws.append(partial(FlowMatching, logit_mean=0.0, logit_std=1.0))
+    laws.append(partial(FlowMatching, path="linear", logit_mean=0.0, logit_std=1.0))
     fitted = []
     for law in laws:
         model = generator(steps=2, noise_law=law, average_every=1, average_rate=1.0)

@@ -42,7 +42,7 @@ def test_without_noise_the_denoiser_is_the_identity_and_without_a_network_it_shr
     torch.testing.assert_close(edm().denoise(nothing, x, sigma), x / 2)
 
 
-LAWS = [LogNormal(mean=-1.2, std=1.2), FlowMatching(logit_mean=0.2, logit_std=1.0)]
+LAWS = [LogNormal(mean=-1.2, std=1.2), FlowMatching(path="linear", logit_mean=0.2, logit_std=1.0)]
 
 
 @pytest.mark.parametrize("law", LAWS)

@@ -68,7 +68,7 @@ def test_pfgmpp_reaches_its_data_with_a_sampler_of_edm():
 
 
 def test_flow_matching_weighs_like_the_error_of_the_velocity():
-    law, normal = FlowMatching(logit_mean=0.3, logit_std=0.8), noise(500)
+    law, normal = FlowMatching(path="linear", logit_mean=0.3, logit_std=0.8), noise(500)
     sigma = law.sigma(normal)
     t = torch.sigmoid(0.3 + 0.8 * normal)
     torch.testing.assert_close(sigma, (1 - t) / t)
@@ -81,7 +81,7 @@ def test_flow_matching_weighs_like_the_error_of_the_velocity():
 
 
 def test_even_times_of_flow_matching_and_both_tails():
-    law = FlowMatching(logit_mean=0.0, logit_std=None)
+    law = FlowMatching(path="linear", logit_mean=0.0, logit_std=None)
     normal = torch.tensor([-9.0, -1.0, 0.0, 1.0, 9.0], dtype=torch.float64)
     t = 1 / (1 + law.sigma(normal))
     cdf = torch.tensor([0.5 * math.erfc(-z / 2**0.5) for z in normal.tolist()]).double()
@@ -93,4 +93,4 @@ def test_laws_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="dimensions"):
         PFGMpp(dimensions=0.0, **EDM)
     with pytest.raises(ValueError, match="logit_std"):
-        FlowMatching(logit_mean=0.5, logit_std=None)
+        FlowMatching(path="linear", logit_mean=0.5, logit_std=None)

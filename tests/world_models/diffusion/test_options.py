@@ -8,10 +8,13 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object, instantiate
 
+from envs.specs import Spec
 from world_models.diffusion.guidance import Channels
+from world_models.diffusion.windows import Windows
 
 GROUPS = ("sampler", "guidance")
 F = 4
+SPEC = Spec(env_id=None, obs_dim=1, action_dim=1, action_low=(-1.0,), action_high=(1.0,))
 
 
 def options(group):
@@ -51,8 +54,14 @@ def test_every_sampler_ends_at_the_estimate_of_the_denoiser(option):
 
 @pytest.mark.parametrize("option", options("guidance"))
 def test_every_guidance_guides_windows(option):
-    layout = Channels(slice(0, 2), slice(2, 3), torch.zeros(F), torch.ones(F))
-    guided = built("guidance", option)[1].guide(lambda x, sigma: x / (1 + sigma), policy, layout)
-    sampler = built("sampler", "dpm_solver_2m")[1]
+    layout = Channels(slice(0, 1), slice(1, 2), torch.zeros(F), torch.ones(F))
+    guidance = built("guidance", option)[1]
+    guidance.attach(
+        Windows(spec=SPEC, length=4, stride=1, absorbing=True), torch.randn(3, 4, F), None
+    )
+    guided = guidance.guide(lambda x, sigma, asked=None: x / (1 + sigma), policy, layout)
+    sampler = built("sampler", "soft_value" if guidance.chooses else "dpm_solver_2m")[1]
+    sampler.prepare(guided.denoiser, torch.randn(3, 4, F), 2)
+    sampler.attach(guided.value)
     x = sampler.sample(guided.denoiser, torch.randn(2, 3, 4, F), guided.nudge)
     assert x.shape == (2, 3, 4, F) and x.isfinite().all()

@@ -3,16 +3,21 @@
 import pytest
 import torch
 
+from envs.specs import Spec
+from world_models.diffusion.guidance import Channels
 from world_models.diffusion.samplers import DDIM, DPMSolver2M
-from world_models.diffusion.soft_value import SoftValueSampler
+from world_models.diffusion.soft_value import SoftValueGuidance, SoftValueSampler
 from world_models.diffusion.warm_start import WarmStart, moved_on
+from world_models.diffusion.windows import Windows
 
 RANGE = dict(sigma_min=0.002, sigma_max=80.0, rho=7.0)
 
 
 def sampler(**changes):
-    numbers = dict(steps=50, candidates=5, temperature=1.0, event_dims=1, **RANGE)
-    return SoftValueSampler(**(numbers | changes))
+    numbers = dict(steps=50, candidates=5, temperature=1.0, **RANGE)
+    made = SoftValueSampler(**(numbers | changes))
+    made.prepare(lambda x, sigma: x, noise(2, 2), event_dims=1)
+    return made
 
 
 def noise(*shape):
@@ -68,13 +73,74 @@ def test_each_sample_keeps_candidates_of_its_own(mixture):
     assert right[::2].mean() > 0.95 and 0.3 < right[1::2].mean() < 0.7
 
 
-def test_a_missing_value_and_senseless_numbers_are_refused(gaussian):
-    with pytest.raises(RuntimeError, match="attach"):
-        sampler().sample(gaussian(0.0, 1.0), noise(2, 2))
+def test_senseless_numbers_are_refused_and_a_shape_is_asked_for(gaussian):
+    unprepared = SoftValueSampler(steps=5, candidates=5, temperature=1.0, **RANGE)
+    unprepared.attach(first)
+    with pytest.raises(RuntimeError, match="prepare it first"):
+        unprepared.sample(gaussian(0.0, 1.0), noise(2, 2))
     with pytest.raises(ValueError, match="candidates"):
         sampler(candidates=0)
     with pytest.raises(ValueError, match="temperature"):
         sampler(temperature=0.0)
+    with pytest.raises(ValueError, match=r"guidance\.value='guess' is unknown"):
+        SoftValueGuidance(value="guess", discount=1.0)
+    with pytest.raises(RuntimeError, match="attach it first"):
+        SoftValueGuidance(value="reward", discount=1.0).guide(first, nobody, LAYOUT)
+
+
+SPEC = Spec(env_id=None, obs_dim=1, action_dim=1, action_low=(-1.0,), action_high=(1.0,))
+
+
+LAYOUT = Channels(slice(0, 1), slice(1, 2), torch.zeros(4), torch.ones(4))
+
+
+def nobody(obs):
+    raise AssertionError("a value asks no policy")
+
+
+def judged(value, critics=None, discount=0.5):
+    """The value of four windows of one seed, (obs, action, reward, done), in recorded spreads."""
+    records = Windows(spec=SPEC, length=4, stride=1, absorbing=True)
+    windows = torch.zeros(1, 4, 4, 4)
+    windows[..., 2] = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(4, 1)  # rewards of each window
+    windows[0, 3, 1:, 3] = 1.0  # the last one ends with its second row
+    windows[0, :, :, 0] = torch.tensor([0.0, 1.0, 2.0, 3.0])  # obs by row
+    examples = torch.zeros(2, 4, 4)
+    examples[0, :, 2], examples[0, :, 0] = 1.0, 1.0
+    guidance = SoftValueGuidance(value=value, discount=discount)
+    guidance.attach(records, examples, critics)
+    guided = guidance.guide(lambda x, sigma: x, nobody, LAYOUT)
+    return guidance, guided.value(windows)[0]
+
+
+def test_the_value_of_a_window_is_its_discounted_reward_up_to_its_end():
+    guidance, value = judged("reward")
+    whole = 1 + 0.5 + 0.25
+    spread = whole / 2**0.5  # of the recorded, whole and 0
+    expected = [whole, 2 * whole, 3 * whole, 4 * 1.5]
+    torch.testing.assert_close(value, torch.tensor(expected) / spread)
+    assert not guidance.needs_agent and not guidance.needs_critics and guidance.chooses
+
+
+def test_or_the_mean_of_the_smallest_critic_over_its_transitions():
+    def critics(obs, action):
+        return torch.stack([obs[..., 0], 3 - obs[..., 0]], 1)  # [S, N, B]
+
+    guidance, value = judged("critic", critics)
+    # Rows 0, 1, 2 give min 0, 1, 1; of the ended window rows 0, 1 exist. Recorded: 1 and 0.
+    expected = torch.tensor([2 / 3, 2 / 3, 2 / 3, 1 / 2]) * 2**0.5
+    torch.testing.assert_close(value, expected)
+    assert guidance.needs_agent and guidance.needs_critics
+
+
+def test_without_a_value_it_is_ancestral_sampling(gaussian):
+    target, start = gaussian(0.3, 1.0), noise(3, 4, 2)
+    ancestral, plain = DDIM(eta=1.0, steps=50, **RANGE), sampler(candidates=7)
+    results = []
+    for each in (ancestral, plain):
+        torch.manual_seed(5)
+        results.append(each.sample(target, start))
+    assert torch.equal(*results)
 
 
 def test_a_plan_moves_on():

@@ -11,9 +11,13 @@ from world_models.diffusion.dpm_v3 import DPMSolverV3
 from world_models.diffusion.generator import DiffusionGenerator
 from world_models.diffusion.guidance import PaperGuidance, PolicyGuidance
 from world_models.diffusion.noise_laws import LogNormal, PFGMpp
+from world_models.diffusion.parts import require_parts_suit
+from world_models.diffusion.returns import ReturnGuidance
 from world_models.diffusion.samplers import DPMSolver2M
-from world_models.diffusion.source import GeneratedTransitions, require_parts_suit
+from world_models.diffusion.soft_value import SoftValueGuidance, SoftValueSampler
+from world_models.diffusion.source import GeneratedTransitions
 from world_models.diffusion.transitions import SingleTransitions
+from world_models.diffusion.warm_start import WarmStart
 from world_models.diffusion.windows import Windows
 
 S, L = 2, 4
@@ -28,6 +32,7 @@ class Prior(DiffusionGenerator):
         nn.Module.__init__(self)
         self.records, self.seed = records, 0
         self.noise_law = LogNormal(mean=-1.2, std=1.2)
+        self.condition = None
         self.examples = torch.randn(3, *records.event)
 
     def denoise(self, x, sigma, plain=False):
@@ -41,7 +46,7 @@ def guidance(**changes):
 
 def source(records=None, guided=True, sampler=None, **changes):
     records = records or Windows(spec=SPEC, length=L, stride=1, absorbing=True)
-    numbers = dict(records=50, chunk=20, every=10, retain=2)
+    numbers = dict(records=50, chunk=20, every=10, retain=2, behaviour=None, warm_start=None)
     made = GeneratedTransitions(
         generator=Prior(records),
         seeds=S,
@@ -50,7 +55,7 @@ def source(records=None, guided=True, sampler=None, **changes):
         guidance=guidance() if guided is True else guided or None,
         **(numbers | changes),
     )
-    made.attach(policies)
+    made.attach(policies, None)
     return made
 
 
@@ -96,7 +101,7 @@ def test_a_poisoned_policy_leaves_the_other_seeds_rows_bitwise_unchanged():
         return mean * torch.tensor([1.0, float("nan")]).view(S, 1, 1), std
 
     clean, dirty = source(), source()
-    dirty.attach(poisoned)
+    dirty.attach(poisoned, None)
     refresh(clean), refresh(dirty)
     (a, keep), (b, dropped) = refresh(clean), refresh(dirty)
     assert torch.equal(a.action[0], b.action[0]) and torch.equal(keep[0], dropped[0])
@@ -131,6 +136,32 @@ def test_single_transitions_are_rows_by_themselves_drawn_once():
     assert rows.shape == (S, 50) and keep.all() and made.every == sys.maxsize
 
 
+def test_a_warm_start_begins_with_the_records_before_and_resumes_with_them():
+    warm = WarmStart(sigma=0.02, steps=2, noisy=True)
+    made, again = source(guided=False, warm_start=warm), source(guided=False, warm_start=warm)
+    first, second = refresh(made, 0)[0], refresh(made, 1)[0]
+    assert 0 < (second.obs - first.obs).abs().max() < 0.2
+    assert not torch.equal(second.obs, refresh(source(guided=False), 1)[0].obs)
+    again.restore(made.contents())
+    assert torch.equal(refresh(made, 2)[0].obs, refresh(again, 2)[0].obs)
+    assert source(guided=False).contents()["latest"] is None
+
+
+def test_a_value_chooses_from_the_first_refresh_on_unless_it_is_the_agents():
+    levels = dict(steps=12, sigma_min=0.01, sigma_max=20.0, rho=None)
+    choosing = SoftValueSampler(candidates=8, temperature=0.2, **levels)
+    rewards = {}
+    for value in ("reward", "critic"):
+        made = source(guided=SoftValueGuidance(value=value, discount=1.0), sampler=choosing)
+        made.attach(policies, lambda obs, action: action.mT)
+        refreshes = [refresh(made, seed)[0] for seed in range(2)]
+        assert made.measured() == {}
+        rewards[value] = [rows.reward.mean() for rows in refreshes]
+        actions = [rows.action.mean() for rows in refreshes]
+    assert min(rewards["reward"]) > 0.4 and abs(rewards["critic"][0]) < 0.2
+    assert abs(actions[0]) < 0.15 and actions[1] > 0.3
+
+
 def test_what_cannot_work_is_refused():
     with pytest.raises(ValueError, match="guidance works on windows"):
         source(SingleTransitions(spec=SPEC))
@@ -162,6 +193,27 @@ def test_parts_that_do_not_suit_each_other_are_refused():
         require_parts_suit(Windows, LogNormal(mean=-1.2, std=1.2), measured, nudge)
     plain = DPMSolverV3(corrector=False, measured=False, **statistics)
     require_parts_suit(Windows, heavy, plain, nudge)
+    choosing = SoftValueSampler(candidates=2, temperature=None, **levels)
+    by_value, law = SoftValueGuidance(value="reward", discount=1.0), LogNormal(mean=-1.2, std=1.2)
+    with pytest.raises(ValueError, match="set guidance=soft_value"):
+        require_parts_suit(Windows, law, choosing, None)
+    with pytest.raises(ValueError, match="set sampler=soft_value"):
+        require_parts_suit(Windows, law, plain, by_value)
+    require_parts_suit(SingleTransitions, law, choosing, by_value)
+    returns = ReturnGuidance(target=1.0, strength=1.0, levels=[0.0, 80.0])
+    with pytest.raises(ValueError, match="set condition=returns"):
+        require_parts_suit(SingleTransitions, law, plain, returns)
+    require_parts_suit(SingleTransitions, law, plain, returns, conditioned=True)
+    with pytest.raises(ValueError, match="does not ask for one"):
+        require_parts_suit(Windows, law, plain, guidance(), cloned=True)
+    require_parts_suit(Windows, law, plain, guidance(behaviour_ratio=0.5), cloned=True)
+    warm = WarmStart(sigma=1.0, steps=2, noisy=True)
+    with pytest.raises(ValueError, match="set warm_start=none"):
+        require_parts_suit(Windows, heavy, plain, None, warm_start=warm)
+    with pytest.raises(ValueError, match="lose their spread"):
+        require_parts_suit(
+            Windows, law, plain, None, warm_start=WarmStart(sigma=1.0, steps=2, noisy=False)
+        )
 
 
 def test_samples_start_from_noise_of_the_generators_law():
