@@ -2,7 +2,8 @@
 
 Prints updates, model-training rows and rollout transitions per second of both, measured in turns in
 one process, and the share of the machine's own matrix-product rate that each reaches. Writes JSON,
-and ends with status 1 where a requirement is missed.
+and ends with status 1 where a requirement is missed. `python -m benchmarks.speed sampler` does the
+same for the samplers of diffusion generators, at equal error.
 """
 
 import argparse
@@ -17,10 +18,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.speed import samplers
 from benchmarks.speed.hardware import cpu_name, describe, slug, square_product
 from benchmarks.speed.quantities import REFERENCE, Quantity, Sizes, quantities
 from benchmarks.speed.timing import Contender, race
-from training.compilation import wanted
+from training.compilation import wanted, wrapper
 from training.entry import one_line_errors, pick_device
 from training.files import write_json
 
@@ -36,6 +38,9 @@ def main() -> int:
     arguments = parse()
     device = pick_device(arguments.device)
     choice: str | bool = {"true": True, "false": False}.get(arguments.compile, "auto")
+    if arguments.what == "sampler":
+        wrap = wrapper(choice, device)
+        return samplers.main(arguments.quick, arguments.output, device, wrap)
     rounds, seconds = (QUICK_ROUNDS, QUICK_SECONDS) if arguments.quick else (ROUNDS, SECONDS)
     sizes = GPU if device.type == "cuda" else CPU
     if arguments.quick:
@@ -73,10 +78,13 @@ def main() -> int:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
+    parser.add_argument("what", nargs="?", default="training", choices=["training", "sampler"])
     parser.add_argument("--quick", action="store_true", help="under a minute on two cores")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     parser.add_argument("--compile", default="auto", choices=["auto", "true", "false"])
-    parser.add_argument("--output", type=Path, help="JSON file; default benchmarks/results/")
+    parser.add_argument(
+        "--output", type=Path, help="JSON file (of sampler: folder); default benchmarks/results/"
+    )
     return parser.parse_args()
 
 

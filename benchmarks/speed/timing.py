@@ -63,14 +63,15 @@ def race(
 
 def _timed(call: Callable[[], Any], times: int, device: torch.device) -> float:
     """Seconds for so many calls, until the device has finished them."""
-    _finish(device)
+    finish(device)
     begun = time.perf_counter()
     for _ in range(times):
         call()
-    _finish(device)
+    finish(device)
     return time.perf_counter() - begun
 
 
-def _finish(device: torch.device) -> None:
+def finish(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
