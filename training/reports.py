@@ -211,7 +211,7 @@ def plot_curves(metrics: Path, picture: Path, summary: Mapping[str, Any]) -> Non
         if name == "critic_loss":
             axes.set_yscale("log")
         axes.set_xlabel(unit_of_time)
-        axes.set_ylabel(label)
+        axes.set_ylabel(label, fontsize=8)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     write_atomically(picture, lambda file: figure.savefig(file, format="png", dpi=120))
@@ -292,10 +292,11 @@ def _plot_means(
                 continue
             lanes = series[name]
             table = np.array([values for _, values in lanes.values()])
-            axes.plot(next(iter(lanes.values()))[0], table.mean(0), label=text)
+            marker = "o" if table.shape[1] == 1 else None  # a line of one point is invisible
+            axes.plot(next(iter(lanes.values()))[0], table.mean(0), label=text, marker=marker)
         axes.set_yscale(scale)
         axes.set_xlabel("gradient steps")
-        axes.set_ylabel(label)
+        axes.set_ylabel(label, fontsize=8)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     write_atomically(picture, lambda file: figure.savefig(file, format="png", dpi=120))
