@@ -6,7 +6,7 @@ Source: DARC, arXiv:2006.13916; networks and numbers of H2O, arXiv:2206.13464.
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from agents.losses import origin_loss
@@ -134,6 +134,13 @@ class Discriminators(nn.Module):
         # Rows of a stream are exchangeable, so every `group`-th one is as good as any other.
         grouped = batch.map(lambda column: column.unflatten(1, (-1, group)))
         return grouped[:, :, 0], grouped[:, :, 1:].map(lambda column: column.flatten(1, 2))
+
+
+def simulated_weight(
+    log_ratio: Float[Tensor, "S B"], is_real: Bool[Tensor, "S B"], bounds: Sequence[float]
+) -> Float[Tensor, "S B"]:
+    """w = clip(M/Mhat, bounds) at simulated rows, 1 at real ones."""
+    return torch.where(is_real, 1.0, log_ratio.exp().clamp(*bounds))
 
 
 def successor(batch: Transition) -> Float[Tensor, "S B D"]:

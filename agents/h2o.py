@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from agents.discriminators import Discriminators, successor
+from agents.discriminators import Discriminators, simulated_weight, successor
 from agents.losses import masked_mean, per_stream, simulated_excess, weighted_squared_error
 from agents.sac import SAC
 from datasets.dataset import Dataset
@@ -113,7 +113,7 @@ class H2O(SAC):
         log_ratio = self.discriminators.log_ratio(batch.obs, batch.action, successor(batch))
         weight = torch.ones_like(batch.reward)
         if self.td_ratio:
-            weight = torch.where(batch.is_real, 1.0, log_ratio.exp().clamp(*self.weight_bounds))
+            weight = simulated_weight(log_ratio, batch.is_real, self.weight_bounds)
         gap = torch.ones_like(batch.reward)
         if self.adaptive and self.excess_weight:
             gap = self.dynamics_gap(batch)

@@ -58,15 +58,35 @@ def gradient_similarity(gradient: Float[Tensor, "S N B A"]) -> Float[Tensor, " S
 
 
 def expectile_loss(difference: Float[Tensor, "S B"], expectile: float) -> Float[Tensor, " S"]:
-    """Asymmetric squares E[ |tau - 1(u < 0)| u^2 ] of u = target - prediction, mean over rows.
+    """Mean over rows of `expectile_error`."""
+    return expectile_error(difference, expectile).mean(1)
 
-    The minimising prediction is the tau-expectile of the targets: their mean at 0.5, their
-    maximum as tau goes to 1.
+
+def expectile_error(difference: Float[Tensor, "S B"], expectile: float) -> Float[Tensor, "S B"]:
+    """Asymmetric squares |tau - 1(u < 0)| u^2 of u = target - prediction.
+
+    The prediction with the least mean is the tau-expectile of the targets: their mean at 0.5,
+    their maximum as tau goes to 1.
 
     Source: IQL, arXiv:2110.06169, equation of the expectile regression. Differs: none.
     """
     weight = torch.where(difference < 0, 1 - expectile, expectile)
-    return (weight * difference.square()).mean(1)
+    return weight * difference.square()
+
+
+def sparse_error(
+    target: Float[Tensor, "S B"], value: Float[Tensor, "S B"], sparsity: float
+) -> Float[Tensor, "S B"]:
+    """max(0, 1 + (Q - V) / (2 alpha))^2 + V / alpha, Q = target.
+
+    The value V with the least mean satisfies E[ max(0, 1 + (Q - V) / (2 alpha)) ] = 1: the mean of
+    Q where alpha is large, and little more than the largest Q as it goes to 0, when targets far
+    below V no longer count.
+
+    Source: SQL, arXiv:2303.15810, its loss of the state value. Differs: none.
+    """
+    share = (1 + (target - value) / (2 * sparsity)).clamp(min=0)
+    return share.square() + value / sparsity
 
 
 def advantage_weight(

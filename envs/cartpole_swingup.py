@@ -29,7 +29,7 @@ RAIL = 3.0
 _GRAVITY, _CART_MASS, _POLE_MASS = 9.8, 1.0, 0.1
 _HALF_POLE = 0.5  # metres from the hinge to the centre of the pole
 _FORCE = 10.0  # newtons of an action of 1
-_MASS = _CART_MASS + _POLE_MASS
+_MASS = _CART_MASS + _POLE_MASS  # of the true cart-pole, which the expert knows
 _START_SPREAD = 0.1  # of positions, angles and velocities around hanging at rest
 
 # Energy of the pole about its hinge, in units of its mass times the half length, 0 at rest upright.
@@ -42,7 +42,14 @@ _BALANCE = (-8.5, -67.0, -10.6, -16.8)  # newtons per m, rad, m/s, rad/s
 
 
 def dynamics(
-    obs: Float[Tensor, "*lead 5"], action: Float[Tensor, "*lead 1"]
+    obs: Float[Tensor, "*lead 5"],
+    action: Float[Tensor, "*lead 1"],
+    *,
+    gravity: float = _GRAVITY,
+    cart_mass: float = _CART_MASS,
+    pole_mass: float = _POLE_MASS,
+    half_pole: float = _HALF_POLE,
+    rail: float = RAIL,
 ) -> tuple[Float[Tensor, "*lead 5"], Float[Tensor, "*lead"], Bool[Tensor, "*lead"]]:
     """Next observation, reward and termination, exactly what the environment does.
 
@@ -57,19 +64,22 @@ def dynamics(
     Args:
         obs: `[x, cos angle, sin angle, v, w]`, m, m/s and rad/s; angle 0 upright.
         action: force in units of 10 N, clipped to [-1, 1].
+        gravity, cart_mass, pole_mass, half_pole, rail: m/s^2, kg, kg, metres from the hinge to the
+            centre of the pole, and half the length of the rail (which the reward does not follow).
     """
     x, cosine, sine, speed, turn = obs.unbind(-1)
+    mass = cart_mass + pole_mass
     force = _FORCE * action[..., 0].clamp(-1.0, 1.0)
-    push = (force + _POLE_MASS * _HALF_POLE * turn.square() * sine) / _MASS
-    lever = _HALF_POLE * (4.0 / 3.0 - _POLE_MASS * cosine.square() / _MASS)
-    turning = (_GRAVITY * sine - cosine * push) / lever
-    pushing = push - _POLE_MASS * _HALF_POLE * turning * cosine / _MASS
+    push = (force + pole_mass * half_pole * turn.square() * sine) / mass
+    lever = half_pole * (4.0 / 3.0 - pole_mass * cosine.square() / mass)
+    turning = (gravity * sine - cosine * push) / lever
+    pushing = push - pole_mass * half_pole * turning * cosine / mass
     speed, turn = speed + STEP * pushing, turn + STEP * turning
     angle = torch.atan2(sine, cosine) + STEP * turn
     reward = (1.0 + cosine) / 2.0 * (1.0 - (x / RAIL).square())
     x = x + STEP * speed
     next_obs = torch.stack([x, torch.cos(angle), torch.sin(angle), speed, turn], -1)
-    return next_obs, reward, x.abs() > RAIL
+    return next_obs, reward, x.abs() > rail
 
 
 def controller(obs: Float[Tensor, "*lead 5"]) -> Float[Tensor, "*lead 1"]:
@@ -88,13 +98,24 @@ def controller(obs: Float[Tensor, "*lead 5"]) -> Float[Tensor, "*lead 1"]:
 
 
 class CartPoleSwingUp(gymnasium.Env):
-    """`dynamics` from hanging at rest, give or take 0.1 in position, angle and velocities."""
+    """`dynamics` from hanging at rest, give or take 0.1 in position, angle and velocities.
+
+    Attributes:
+        constants: keywords of `dynamics`; what a perturbed copy has otherwise.
+    """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012, Gymnasium declares it so
 
     def __init__(self) -> None:
         self.observation_space = spaces.Box(-np.inf, np.inf, (5,), np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+        self.constants = {
+            "gravity": _GRAVITY,
+            "cart_mass": _CART_MASS,
+            "pole_mass": _POLE_MASS,
+            "half_pole": _HALF_POLE,
+            "rail": RAIL,
+        }
         # An array, which `envs.snapshot` takes for state.
         self._obs = np.zeros(5, np.float32)
 
@@ -109,6 +130,6 @@ class CartPoleSwingUp(gymnasium.Env):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         push = torch.as_tensor(action, dtype=torch.float32)
-        after, reward, ended = dynamics(torch.from_numpy(self._obs), push)
+        after, reward, ended = dynamics(torch.from_numpy(self._obs), push, **self.constants)
         self._obs = after.numpy()
         return self._obs.copy(), reward.item(), bool(ended), False, {}

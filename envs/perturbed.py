@@ -8,10 +8,25 @@ import mujoco
 import numpy as np
 from gymnasium.envs.classic_control import PendulumEnv
 
+from envs.cartpole_swingup import CartPoleSwingUp
+from envs.edge_of_reach import EdgeOfReach
 from envs.make import make_raw_env, with_flat_spaces
+from envs.refrigerator import Refrigerator
 from envs.specs import Spec
 
-_PENDULUM = {"gravity": "g", "density": "m", "length": "l"}
+# Tasks without a MuJoCo model: which of their constants a factor multiplies.
+_CONSTANTS: dict[type[gymnasium.Env], dict[str, tuple[str, ...]]] = {
+    PendulumEnv: {"gravity": ("g",), "density": ("m",), "length": ("l",)},
+    CartPoleSwingUp: {
+        "gravity": ("gravity",),
+        "density": ("cart_mass", "pole_mass"),
+        "joint_range": ("rail",),
+        "length": ("half_pole",),
+    },
+    # Neither bodies nor joints, but actions that noise can join.
+    EdgeOfReach: {},
+    Refrigerator: {},
+}
 
 
 @dataclass(frozen=True)
@@ -28,8 +43,10 @@ class Perturbation:
             or the commanded one.
         density: factor on the mass and inertia of every body (armature stays).
         stiffness: factor on the springs of joints.
-        joint_range: factor on both limits of every limited joint, in the joint's own coordinate.
-        length: factor on the length of Pendulum's rod; MuJoCo tasks have no such number.
+        joint_range: factor on both limits of every limited joint, in the joint's own coordinate;
+            of the cart-pole, on the rail.
+        length: factor on the length of the pendulum's rod or the cart's pole; MuJoCo tasks have no
+            such number.
 
     Raises:
         ValueError: a factor that is not positive and finite, or a negative noise.
@@ -109,8 +126,8 @@ def perturb(env: gymnasium.Env, perturbation: Perturbation) -> gymnasium.Env:
         perturbation: what to change.
 
     Raises:
-        ValueError: something is to change in neither a MuJoCo task nor Pendulum, or the task lacks
-            what is perturbed.
+        ValueError: something is to change in a task that is not known, or the task lacks what is
+            perturbed.
     """
     task, name = env.unwrapped, _name(env)
     if not perturbation.factors() and perturbation.joint_noise == 0:
@@ -119,16 +136,18 @@ def perturb(env: gymnasium.Env, perturbation: Perturbation) -> gymnasium.Env:
         change = _MujocoChange(name, task.model, task.data)  # type: ignore[attr-defined]
         for quantity, factor in perturbation.factors().items():
             change.apply(quantity, factor)
-    elif isinstance(task, PendulumEnv):
+    elif type(task) in _CONSTANTS:
+        named = _CONSTANTS[type(task)]
+        held = task.constants if isinstance(task, CartPoleSwingUp) else vars(task)
         for quantity, factor in perturbation.factors().items():
-            if quantity not in _PENDULUM:
+            if quantity not in named:
                 raise _missing(name, quantity)
-            attribute = _PENDULUM[quantity]
-            setattr(task, attribute, getattr(task, attribute) * factor)
+            for constant in named[quantity]:
+                held[constant] *= factor
     else:
         raise ValueError(
-            f"{name} cannot be perturbed: only tasks with a MuJoCo model of their own and Pendulum "
-            "are known; choose another dataset, or simulator=world_model"
+            f"{name} cannot be perturbed: only tasks with a MuJoCo model of their own, Pendulum "
+            "and Reverie's own tasks are known; choose another dataset, or simulator=world_model"
         )
     if perturbation.joint_noise == 0:
         return env

@@ -7,16 +7,19 @@ import mujoco
 import numpy as np
 import pytest
 
+from envs import cartpole_swingup, edge_of_reach, refrigerator
 from envs.make import make_env, spec_of
 from envs.perturbed import Perturbation, make_perturbed
 
 NEUTRAL = Perturbation()
+CART_POLE = cartpole_swingup.ENV_ID
+OURS = (CART_POLE, edge_of_reach.ENV_ID, refrigerator.ENV_ID)
 
 
 @pytest.fixture(scope="module")
 def specs():
     ids = ("Pendulum-v1", "HalfCheetah-v5", "Hopper-v5", "Swimmer-v5", "Pusher-v5", "Walker2d-v5")
-    ids += ("MountainCarContinuous-v0",)
+    ids += ("MountainCarContinuous-v0", *OURS)
     return {name: spec_of(name, env_kwargs={}, physics="as-is") for name in ids}
 
 
@@ -51,7 +54,7 @@ def trajectory(env, steps=60, seed=3):
     return np.concatenate(seen)
 
 
-@pytest.mark.parametrize("env_id", ["Pendulum-v1", "HalfCheetah-v5", "Hopper-v5"])
+@pytest.mark.parametrize("env_id", ["Pendulum-v1", "HalfCheetah-v5", "Hopper-v5", CART_POLE])
 def test_no_perturbation_is_the_true_environment_to_the_bit(specs, env_id):
     true = trajectory(make_env(specs[env_id]))
     assert np.array_equal(true, trajectory(make_perturbed(specs[env_id], NEUTRAL)))
@@ -134,6 +137,33 @@ def test_pendulum_moves_by_its_equation_with_other_constants(perturbed):
     assert task.state == pytest.approx([0.3 + 0.05 * velocity, velocity])
 
 
+def test_the_cart_pole_moves_by_its_equation_with_other_constants(perturbed):
+    env = perturbed(CART_POLE, gravity=0.5, density=3.0, length=2.0, joint_range=0.5)
+    state = np.array([1.49, np.cos(0.4), np.sin(0.4), 0.6, -0.8], np.float32)
+    env.unwrapped._obs = state
+    after, reward, terminated, *_ = env.step(np.array([0.7], np.float32))
+    g, cart, pole, half, force = 4.9, 3.0, 0.3, 1.0, 7.0
+    # The two equations of motion, solved as a linear system for both accelerations.
+    matrix = [[cart + pole, pole * half * np.cos(0.4)], [np.cos(0.4), 4 / 3 * half]]
+    sides = [force + pole * half * 0.64 * np.sin(0.4), g * np.sin(0.4)]
+    push, turning = np.linalg.solve(matrix, sides)
+    speed, turn = 0.6 + 0.02 * push, -0.8 + 0.02 * turning
+    angle = 0.4 + 0.02 * turn
+    wanted = [1.49 + 0.02 * speed, np.cos(angle), np.sin(angle), speed, turn]
+    np.testing.assert_allclose(after, wanted, rtol=1e-5)
+    assert terminated and after[0] > 1.5  # half the rail
+    assert reward == pytest.approx((1 + np.cos(0.4)) / 2 * (1 - (1.49 / 3) ** 2), rel=1e-5)
+
+
+@pytest.mark.parametrize("env_id", OURS)
+def test_noise_joins_the_actions_of_our_own_tasks(perturbed, env_id):
+    def paths(**changes):
+        env = perturbed(env_id, **changes)
+        return np.array([env.step(np.full(env.action_space.shape, 0.1))[0] for _ in range(5)])
+
+    assert not np.allclose(paths(), paths(joint_noise=0.3), atol=0.05)
+
+
 def test_joint_noise_has_its_spread_and_spares_the_commanded_action(perturbed, monkeypatch):
     env = perturbed("HalfCheetah-v5", joint_noise=0.5)
     heard = []
@@ -171,7 +201,7 @@ def test_perturbations_compose(perturbed):
     np.testing.assert_allclose(model.jnt_stiffness, 1.5 * plain.jnt_stiffness)
 
 
-@pytest.mark.parametrize("env_id", ["Pendulum-v1", "HalfCheetah-v5"])
+@pytest.mark.parametrize("env_id", ["Pendulum-v1", "HalfCheetah-v5", CART_POLE])
 def test_a_perturbed_instance_leaves_all_others_as_they_are(specs, env_id):
     standing = make_env(specs[env_id])
     before = trajectory(standing)
@@ -191,6 +221,9 @@ def test_a_perturbed_instance_leaves_all_others_as_they_are(specs, env_id):
         ("Hopper-v5", {"length": 2.0}, "Hopper-v5 has no length"),
         ("Swimmer-v5", {"friction": 0.3}, "Swimmer-v5 has no friction"),
         ("Pusher-v5", {"gravity": 2.0}, "Pusher-v5 has no gravity"),
+        (CART_POLE, {"friction": 0.3}, "ReverieCartPoleSwingUp-v0 has no friction"),
+        (edge_of_reach.ENV_ID, {"gravity": 2.0}, "ReverieEdgeOfReach-v0 has no gravity"),
+        (refrigerator.ENV_ID, {"density": 2.0}, "ReverieRefrigerator-v0 has no density"),
         ("MountainCarContinuous-v0", {"gravity": 2.0}, "cannot be perturbed"),
         (
             "Pendulum-v1",

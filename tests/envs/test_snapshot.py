@@ -21,7 +21,7 @@ def go_on(env, steps, seed):
     return np.array(seen)
 
 
-# Tasks of our own, where nothing can be perturbed.
+# Tasks of our own; what they have in common is actions that noise can join.
 OURS = (edge_of_reach.ENV_ID, refrigerator.ENV_ID, cartpole_swingup.ENV_ID)
 
 
@@ -30,7 +30,7 @@ OURS = (edge_of_reach.ENV_ID, refrigerator.ENV_ID, cartpole_swingup.ENV_ID)
 @pytest.mark.parametrize("steps", [0, 37])
 def test_a_copy_put_into_a_saved_state_goes_on_bitwise(tmp_path, env_id, steps):
     spec = spec_of(env_id, env_kwargs={}, physics="as-is", max_episode_steps=50)
-    changes = Perturbation() if env_id in OURS else Perturbation(gravity=1.5, joint_noise=0.2)
+    changes = Perturbation(joint_noise=0.2, gravity=1.0 if env_id in OURS else 1.5)
     first, second = make_perturbed(spec, changes), make_perturbed(spec, changes)
     first.reset(seed=1)
     go_on(first, steps, seed=0)
