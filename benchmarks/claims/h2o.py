@@ -29,10 +29,11 @@ from training.entry import one_line_errors
 NAME = "h2o"
 SPEED_TASKS = ("Pendulum-v1", "HalfCheetah-v5")
 SPEED_COPIES = (1, 4, 16)
-QUICK_PENDULUM = {"updates": 2_500}
-QUICK_CHEETAH = {"seeds": 2, "updates": 300, "evaluate": 100, "episodes": 1}
+QUICK_PENDULUM = {"seeds": 4, "updates": 600, "evaluate": 150}
+QUICK_CHEETAH = {"seeds": 2, "updates": 150, "evaluate": 50, "episodes": 1}
 COLOURS = {
     "h2o": "tab:blue",
+    "h2o_plus": "tab:cyan",
     "darc": "tab:purple",
     "darc_plus": "tab:pink",
     "sac_sim": "tab:red",
@@ -66,13 +67,10 @@ def main() -> int:
     look = partial(dynamics_gap.run, recorded, updates=updates)
     seen: list[Seen] = Parallel(n_jobs=cores)(delayed(look)(gravity) for gravity in GRAVITIES)
     claims = [
-        *comparison("pendulum", tasks["pendulum"], data["pendulum"], found["pendulum"], True),
-        *comparison(
-            "HalfCheetah",
-            tasks["HalfCheetah"],
-            data["HalfCheetah"],
-            found["HalfCheetah"],
-            not quick,
+        *(
+            claim
+            for label in ("pendulum", "HalfCheetah")
+            for claim in comparison(label, tasks[label], data[label], found[label], not quick)
         ),
         *gap_claims(seen),
         *speed_claims(speed),
