@@ -1,6 +1,7 @@
 """The whole state of an environment as tensors and plain values, so that it goes on bitwise."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from typing import Any
 
 import gymnasium
@@ -55,6 +56,32 @@ def put_back(env: gymnasium.Env, held: Mapping[str, Any]) -> None:
             array = getattr(data, name)
             array.flat = derived[taken : taken + array.size]
             taken += array.size
+
+
+def is_faithful(make: Callable[[], gymnasium.Env], steps: int = 5) -> bool:
+    """Whether a fresh copy of a task goes on like the one whose state it was given.
+
+    Tasks that keep their state in objects of other libraries, Box2D for example, do not.
+
+    Args:
+        make: a new copy of the task.
+        steps: compared steps, after as many that lead away from the start.
+    """
+    with closing(make()) as env, closing(make()) as copy:
+        box = env.action_space
+        box.seed(0)
+        env.reset(seed=0)
+        copy.reset(seed=1)
+        for _ in range(steps):
+            env.step(box.sample())
+        put_back(copy, take(env))
+        for _ in range(steps):
+            action = box.sample()
+            one, other = env.step(action), copy.step(action)
+            if not (np.array_equal(one[0], other[0]) and one[1:4] == other[1:4]):
+                return False
+        again, other_again = env.reset()[0], copy.reset()[0]
+        return np.array_equal(again, other_again)
 
 
 def _layers(env: gymnasium.Env) -> Iterator[gymnasium.Env]:

@@ -11,8 +11,10 @@ ENTRY = {  # what reads configuration
     "train.py",
     "evaluate.py",
     "datasets/check.py",
+    "training/collect.py",
     "training/composition.py",
     "training/distil.py",
+    "training/ope.py",
     "training/requirements.py",
 }
 FILES = [path for layer in LAYERS for path in sorted(Path(layer).rglob("*.py"))]

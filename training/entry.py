@@ -187,14 +187,18 @@ def policy_on(agent: Agent, device: torch.device) -> Callable[[Tensor], Tensor]:
     return lambda obs: agent.act(obs.to(device), deterministic=True).cpu()
 
 
-def require_integers(config: Mapping[str, Any]) -> None:
-    """Refuse words and fractions where the top level of the configuration counts something.
+def require_integers(config: Mapping[str, Any], counts: Mapping[str, int] = COUNTS) -> None:
+    """Refuse words and fractions where the configuration counts something.
+
+    Args:
+        config: nested settings.
+        counts: dotted names of settings, and the least they may be.
 
     Raises:
         ValueError: names the setting, its value and what it must be.
     """
     settings = flat(config)
-    for name, least in COUNTS.items():
+    for name, least in counts.items():
         value = settings[name]
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ValueError(f"{name}={value} must be a whole number, at least {least}")

@@ -20,18 +20,14 @@ from datasets.build import build, given_reference
 from datasets.cache import cache_root, cached_arrays
 from datasets.dataset import Dataset
 from datasets.names import short_name
+from datasets.recording import ActionOf, Arrays, record_episodes
 from envs import cartpole_swingup, edge_of_reach, refrigerator
 from envs.controllers import swing_up_pendulum
-from envs.make import make_raw_env, spec_of
-from envs.observations import flatten
+from envs.make import spec_of
 from envs.reference import reference_for
 from envs.specs import Reference, Spec
 
 log = logging.getLogger(__name__)
-
-Arrays = dict[str, np.ndarray]
-ActionOf = Callable[[np.ndarray], np.ndarray]
-"""From one flat observation to one action in the units of the environment."""
 
 # Raise it whenever a recording function changes what it records.
 GENERATOR_VERSION = 1
@@ -191,7 +187,7 @@ def pendulum_mixed(
 
     assert spec.max_episode_steps is not None  # Pendulum-v1 is registered with 200
     steps = episodes * spec.max_episode_steps
-    return _record("pendulum-mixed", spec, steps, seed, behaviour)
+    return record_episodes("pendulum-mixed", spec, steps, seed, behaviour)
 
 
 def hopper_random(spec: Spec, *, steps: int, seed: int) -> Arrays:
@@ -217,7 +213,7 @@ def _uniform(label: str, spec: Spec, steps: int, seed: int) -> Arrays:
     def behaviour(episode: int, rng: np.random.Generator) -> ActionOf:
         return lambda obs: rng.uniform(low, high).astype(np.float32)
 
-    return _record(label, spec, steps, seed, behaviour)
+    return record_episodes(label, spec, steps, seed, behaviour)
 
 
 def walks(
@@ -248,7 +244,7 @@ def walks(
         return act
 
     shortened = replace(spec, max_episode_steps=episode_steps)
-    return _record("edge-of-reach", shortened, episodes * episode_steps, seed, behaviour)
+    return record_episodes("edge-of-reach", shortened, episodes * episode_steps, seed, behaviour)
 
 
 def thermostats(
@@ -275,7 +271,7 @@ def thermostats(
         return act
 
     assert spec.max_episode_steps is not None  # registered with 100
-    return _record("refrigerator", spec, episodes * spec.max_episode_steps, seed, behaviour)
+    return record_episodes("refrigerator", spec, episodes * spec.max_episode_steps, seed, behaviour)
 
 
 def cartpole_swingups(spec: Spec, *, steps: int, seed: int, random: Sequence[float]) -> Arrays:
@@ -306,7 +302,7 @@ def cartpole_swingups(spec: Spec, *, steps: int, seed: int, random: Sequence[flo
 
         return act
 
-    return _record("cartpole-swingup", spec, steps, seed, behaviour)
+    return record_episodes("cartpole-swingup", spec, steps, seed, behaviour)
 
 
 @dataclass(frozen=True)
@@ -331,48 +327,6 @@ TASKS: dict[str, Builtin] = {
     "refrigerator": Builtin(refrigerator.ENV_ID, thermostats, ("gymnasium", "torch")),
     "cartpole-swingup": Builtin(cartpole_swingup.ENV_ID, cartpole_swingups, ("gymnasium", "torch")),
 }
-
-
-def _record(
-    label: str,
-    spec: Spec,
-    steps: int,
-    seed: int,
-    behaviour: Callable[[int, np.random.Generator], ActionOf],
-) -> Arrays:
-    """Run episodes one after another until `steps` transitions are recorded.
-
-    Each episode has a generator of its own, so that a longer recording begins like a shorter one.
-    """
-    columns: Arrays = {
-        "obs": np.empty((steps, spec.obs_dim), np.float32),
-        "action": np.empty((steps, spec.action_dim), np.float32),
-        "reward": np.empty(steps, np.float32),
-        "next_obs": np.empty((steps, spec.obs_dim), np.float32),
-        "terminated": np.empty(steps, bool),
-        "truncated": np.empty(steps, bool),
-    }
-    env = make_raw_env(spec)
-    space = env.observation_space
-    row = episode = 0
-    while row < steps:
-        rng = np.random.default_rng([seed, episode])
-        act = behaviour(episode, rng)
-        value, _ = env.reset(seed=int(rng.integers(2**31)))
-        obs, ended = flatten(space, value), False
-        while not ended and row < steps:
-            action = act(obs)
-            value, reward, terminated, truncated, _ = env.step(action)
-            next_obs = flatten(space, value)
-            columns["obs"][row], columns["action"][row] = obs, action
-            columns["reward"][row], columns["next_obs"][row] = reward, next_obs
-            columns["terminated"][row], columns["truncated"][row] = terminated, truncated
-            obs, ended, row = next_obs, terminated or truncated, row + 1
-            if row % 20_000 == 0:
-                log.info("%s: %d of %d steps recorded", label, row, steps)
-        episode += 1
-    env.close()
-    return columns
 
 
 def _require_count(task: str, key: str, value: int) -> None:

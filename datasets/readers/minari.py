@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ def load(
         RuntimeError: the environment cannot be created.
     """
     short = local_id(id)
-    root = _root(path)
+    root = dataset_root(path)
     data = _locate(root, id, short, download)
     metadata, source = _open(data)
     space, box = source.observation_space, source.action_space
@@ -134,18 +134,42 @@ def load(
     )
 
 
-def _root(path: str | None) -> Path:
+def dataset_root(path: str | None) -> Path:
+    """Root folder of local datasets: the given one, MINARI_DATASETS_PATH, or Minari's default."""
     chosen = path or os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets"
     return Path(chosen).expanduser()
 
 
-def _locate(root: Path, id: str, short: str, download: bool) -> Path:
-    """The folder with the dataset's files, fetched if need be."""
-    if not re.fullmatch(r"(?:[-\w]{2,}/)*[-\w]+-v\d+", short):
+def require_id(id: str) -> None:
+    """Refuse what is no id of a Minari dataset; a remote may precede it.
+
+    Raises:
+        ValueError: the id is malformed.
+    """
+    if not re.fullmatch(r"(?:[-\w]{2,}/)*[-\w]+-v\d+", local_id(id)):
         raise ValueError(
             f"Minari id {id!r} is malformed; it must read namespace/name-vN, with its version, "
             "e.g. mujoco/hopper/medium-v0"
         )
+
+
+@contextlib.contextmanager
+def root_set_to(root: Path) -> Iterator[None]:
+    """Let Minari work in this root; the environment is the only way to tell it."""
+    before = os.environ.get("MINARI_DATASETS_PATH")
+    os.environ["MINARI_DATASETS_PATH"] = str(root)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["MINARI_DATASETS_PATH"]
+        else:
+            os.environ["MINARI_DATASETS_PATH"] = before
+
+
+def _locate(root: Path, id: str, short: str, download: bool) -> Path:
+    """The folder with the dataset's files, fetched if need be."""
+    require_id(id)
     data = root / short / "data"
     if (data / "metadata.json").exists():
         return data
@@ -170,10 +194,8 @@ def _locate(root: Path, id: str, short: str, download: bool) -> Path:
 
 def _download(root: Path, id: str, short: str) -> None:
     log.info("fetching %s from Minari's remote to %s", id, root)
-    before = os.environ.get("MINARI_DATASETS_PATH")
-    os.environ["MINARI_DATASETS_PATH"] = str(root)  # the only way to tell it
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with root_set_to(root), contextlib.redirect_stdout(io.StringIO()):
             # What an interrupted download left behind would otherwise count as the dataset.
             minari.download_dataset(id, force_download=(root / short).exists())
     # Minari lets through whatever its remote's client raises, which need not be installed here.
@@ -184,11 +206,6 @@ def _download(root: Path, id: str, short: str) -> None:
             f"fetched: {in_one_line(error)}; correct dataset.id, connect to the network, or give "
             "a root that holds it as dataset.path"
         ) from error
-    finally:
-        if before is None:
-            del os.environ["MINARI_DATASETS_PATH"]
-        else:
-            os.environ["MINARI_DATASETS_PATH"] = before
 
 
 def _local_ids(root: Path) -> list[str]:
@@ -197,6 +214,7 @@ def _local_ids(root: Path) -> list[str]:
         if "data" in children:
             found.append(Path(folder).relative_to(root).as_posix())
             children.clear()  # nothing of interest below, and arrow has a folder an episode
+        children[:] = [child for child in children if not child.startswith(".")]  # half-written
     return sorted(found)
 
 

@@ -63,13 +63,13 @@ def own_cache(tmp_path, monkeypatch):
 def recordings(monkeypatch):
     """How often each task was recorded."""
     counts = []
-    plain = builtin._record
+    plain = builtin.record_episodes
 
     def counting(task, *rest):
         counts.append(task)
         return plain(task, *rest)
 
-    monkeypatch.setattr(builtin, "_record", counting)
+    monkeypatch.setattr(builtin, "record_episodes", counting)
     return counts
 
 
@@ -133,7 +133,7 @@ def test_a_recording_that_was_interrupted_is_never_seen(monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(builtin, "_record", interrupted)
+        patch.setattr(builtin, "record_episodes", interrupted)
         with pytest.raises(KeyboardInterrupt):
             builtin.load(**PENDULUM)
     assert list((cache_root() / "builtin").glob("*.npz")) == []

@@ -1,0 +1,224 @@
+"""Minari datasets that are either whole or absent.
+
+Minari creates a dataset in place and drops reference scores in some cases, so each is made in a
+hidden folder of the root, which Minari does not list, and renamed when it is complete.
+"""
+
+import copy
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import minari
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+from minari.data_collector import EpisodeBuffer
+
+from datasets.readers.columns import in_one_line
+from datasets.readers.minari import dataset_root, require_id, root_set_to
+from datasets.recording import Arrays
+from envs.make import make_raw_env
+from envs.specs import Reference, Spec
+
+PROVENANCE = "provenance"
+"""Key of a dataset's metadata for what we say of its making."""
+
+
+def require_writable(path: str | None) -> Path:
+    """The root folder of datasets, made if need be.
+
+    Args:
+        path: as the reader's: None for MINARI_DATASETS_PATH or Minari's default.
+
+    Raises:
+        OSError: it cannot be written to.
+    """
+    root = dataset_root(path)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"datasets cannot be written to {root}: {error.strerror or error}; give another folder "
+            "with path=... or MINARI_DATASETS_PATH"
+        ) from error
+    return root
+
+
+def provenance_of(root: Path, id: str) -> Mapping[str, Any] | None:
+    """What an existing dataset says of its making, empty if nothing; None if there is none.
+
+    Raises:
+        ValueError: the id is malformed.
+    """
+    require_id(id)
+    if not (root / id).exists():
+        return None
+    try:
+        metadata = json.loads((root / id / "data" / "metadata.json").read_text())
+        return metadata.get(PROVENANCE) or {}
+    except (OSError, ValueError):
+        return {}
+
+
+def remove(root: Path, id: str) -> None:
+    """Delete a dataset, if there is one; at no moment is there a half of it."""
+    if (root / id).exists():
+        with _hidden(root, id) as folder:
+            os.rename(root / id, folder / "old")
+
+
+def write(
+    root: Path,
+    id: str,
+    arrays: Arrays,
+    *,
+    spec: Spec,
+    reference: Reference,
+    algorithm: str,
+    description: str,
+    requirements: list[str],
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write recorded columns as a Minari dataset of this id.
+
+    Observations are stored as the flat float32 vectors that agents see, actions in the units of
+    the environment.
+
+    Args:
+        root: from `require_writable`.
+        arrays: columns as `datasets.recording.record_episodes` gives them; an episode also ends
+            wherever the next observation is not the following row's.
+        spec: of the task.
+        reference: the returns that score 0 and 100.
+        algorithm, description, requirements: Minari's fields of these meanings.
+        provenance: plain values, how the dataset came about.
+
+    Raises:
+        OSError: the disk is full, or there is such a dataset already.
+    """
+    require_id(id)
+    with _hidden(root, id) as folder:
+        try:
+            _create(folder, id, arrays, spec, algorithm, description, requirements)
+            # Through Minari's own argument they would be lost without an environment.
+            minari.MinariDataset(folder / id / "data").storage.update_metadata(
+                {
+                    "ref_min_score": reference.low,
+                    "ref_max_score": reference.high,
+                    PROVENANCE: dict(provenance),
+                }
+            )
+            (root / id).parent.mkdir(parents=True, exist_ok=True)
+            _keep_namespaces(folder, root, id)
+            os.rename(folder / id, root / id)
+        except OSError as error:
+            raise OSError(
+                f"could not write dataset {id} to {root}: {in_one_line(error)}; free some disk "
+                "space, or give another folder with path=..., then run the same command again"
+            ) from error
+
+
+def episode_ends(arrays: Arrays, limit: int | None) -> np.ndarray:
+    """`[N]` bool, the last row of each episode.
+
+    An episode ends at a termination, a truncation, the last row, where the next observation is not
+    the following row's, and after `limit` steps, should a reset lead to where an episode ended.
+    """
+    ends = arrays["terminated"] | arrays["truncated"]
+    ends[:-1] |= (arrays["next_obs"][:-1] != arrays["obs"][1:]).any(1)
+    ends[-1] = True
+    if limit is not None:
+        age = 0
+        for row, ended in enumerate(ends.tolist()):
+            age += 1
+            if ended or age == limit:
+                ends[row], age = True, 0
+    return ends
+
+
+def _create(
+    folder: Path,
+    id: str,
+    arrays: Arrays,
+    spec: Spec,
+    algorithm: str,
+    description: str,
+    requirements: list[str],
+) -> None:
+    ends = np.flatnonzero(episode_ends(arrays, spec.max_episode_steps)) + 1
+    buffers = []
+    for begin, end in pairwise([0, *ends]):
+        terminated = arrays["terminated"][begin:end]
+        truncated = np.zeros_like(terminated)
+        truncated[-1] = not terminated[-1]  # the end of the recording cuts an episode too
+        buffers.append(
+            EpisodeBuffer(
+                observations=np.append(
+                    arrays["obs"][begin:end], arrays["next_obs"][end - 1 : end], axis=0
+                ),
+                actions=arrays["action"][begin:end],
+                rewards=arrays["reward"][begin:end],
+                terminations=terminated,
+                truncations=truncated,
+            )
+        )
+    low, high = np.array(spec.action_low), np.array(spec.action_high)
+    with warnings.catch_warnings(), root_set_to(folder):
+        # About fields that we leave empty, and versions of tasks that Gymnasium calls old.
+        warnings.simplefilter("ignore")
+        minari.create_dataset_from_buffers(
+            id,
+            buffers,
+            env=_environment(spec),
+            observation_space=spaces.Box(-np.inf, np.inf, (spec.obs_dim,), np.float32),
+            action_space=spaces.Box(low.astype(np.float32), high.astype(np.float32)),
+            algorithm_name=algorithm,
+            description=description,
+            requirements=requirements,
+            data_format="hdf5",
+        )
+
+
+def _environment(spec: Spec) -> EnvSpec:
+    """Gymnasium's own record of a task, by the id under which it can be made again."""
+    env = make_raw_env(spec)
+    found = copy.deepcopy(env.spec)
+    env.close()
+    assert found is not None and spec.env_id is not None  # it was made by its id
+    found.id = spec.env_id  # with the module that registers it
+    found.additional_wrappers = ()
+    maker: Any = found.entry_point
+    if callable(maker):  # which cannot be written down
+        found.entry_point = f"{maker.__module__}:{maker.__qualname__}"
+    return found
+
+
+@contextmanager
+def _hidden(root: Path, id: str) -> Iterator[Path]:
+    """A folder that neither Minari nor our reader lists; what a killed process left there goes."""
+    folder = root / f".reverie-{id.replace('/', '-')}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _keep_namespaces(folder: Path, root: Path, id: str) -> None:
+    """Copy the files that Minari describes namespaces by, where the root has none."""
+    for parent in Path(id).parents:
+        file = folder / parent / "namespace_metadata.json"
+        target = root / parent / file.name
+        if file.is_file() and not target.exists():
+            shutil.copyfile(file, target)

@@ -1,0 +1,73 @@
+"""Recording episodes of a policy in a task, one after another."""
+
+import logging
+from collections.abc import Callable
+from contextlib import closing
+
+import numpy as np
+
+from envs.make import make_raw_env
+from envs.observations import flatten
+from envs.specs import Spec
+
+log = logging.getLogger(__name__)
+
+Arrays = dict[str, np.ndarray]
+ActionOf = Callable[[np.ndarray], np.ndarray]
+"""From one flat observation to one action in the units of the environment."""
+
+
+def record_episodes(
+    label: str,
+    spec: Spec,
+    steps: int,
+    seed: int,
+    behaviour: Callable[[int, np.random.Generator], ActionOf],
+    on_step: Callable[[int], None] | None = None,
+) -> Arrays:
+    """Run episodes one after another until `steps` transitions are recorded.
+
+    Each episode has a generator of its own, so that a longer recording begins like a shorter one.
+
+    Args:
+        label: of the recording, for the log.
+        spec: of the task.
+        steps: recorded transitions; the last episode is cut there, without any mark.
+        seed: of starts and actions.
+        behaviour: gives the policy of an episode from its number and generator.
+        on_step: told how many transitions are recorded; instead of the log.
+
+    Returns:
+        The columns `obs`, `action`, `reward`, `next_obs` (true ones, at ends too), `terminated`
+        and `truncated` as `datasets.build.build` takes them.
+    """
+    columns: Arrays = {
+        "obs": np.empty((steps, spec.obs_dim), np.float32),
+        "action": np.empty((steps, spec.action_dim), np.float32),
+        "reward": np.empty(steps, np.float32),
+        "next_obs": np.empty((steps, spec.obs_dim), np.float32),
+        "terminated": np.empty(steps, bool),
+        "truncated": np.empty(steps, bool),
+    }
+    row = episode = 0
+    with closing(make_raw_env(spec)) as env:
+        space, box = env.observation_space, env.action_space
+        while row < steps:
+            rng = np.random.default_rng([seed, episode])
+            act = behaviour(episode, rng)
+            value, _ = env.reset(seed=int(rng.integers(2**31)))
+            obs, ended = flatten(space, value, spec.obs_keys), False
+            while not ended and row < steps:
+                action = act(obs)
+                value, reward, terminated, truncated, _ = env.step(action.reshape(box.shape))
+                next_obs = flatten(space, value, spec.obs_keys)
+                columns["obs"][row], columns["action"][row] = obs, action
+                columns["reward"][row], columns["next_obs"][row] = reward, next_obs
+                columns["terminated"][row], columns["truncated"][row] = terminated, truncated
+                obs, ended, row = next_obs, terminated or truncated, row + 1
+                if on_step is not None:
+                    on_step(row)
+                elif row % 20_000 == 0:
+                    log.info("%s: %d of %d steps recorded", label, row, steps)
+            episode += 1
+    return columns

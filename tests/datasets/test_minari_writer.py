@@ -1,0 +1,127 @@
+"""Minari datasets that we write: what comes back, and that a half of one is never seen."""
+
+import numpy as np
+import pytest
+
+from datasets import minari_writer
+from datasets.minari_writer import episode_ends, provenance_of, remove, require_writable, write
+from datasets.readers.minari import load
+from envs.make import spec_of
+from envs.specs import Reference
+
+ID = "tests/pendulum/mixed-v0"
+LIMIT = 3
+
+
+@pytest.fixture
+def spec():
+    return spec_of("Pendulum-v1", env_kwargs={"g": 9.0}, physics="as-is", max_episode_steps=LIMIT)
+
+
+@pytest.fixture
+def arrays():
+    """Three episodes of 3, 2 and 2 steps: time limit, termination, end of the recording."""
+    obs = np.arange(30, dtype=np.float32).reshape(10, 3)
+    rows = [0, 1, 2, 4, 5, 7, 8]
+    return {
+        "obs": obs[rows],
+        "action": np.linspace(-2, 2, 7, dtype=np.float32)[:, None],
+        "reward": np.arange(7, dtype=np.float32),
+        "next_obs": obs[[row + 1 for row in rows]],
+        "terminated": np.array([0, 0, 0, 0, 1, 0, 0], bool),
+        "truncated": np.zeros(7, bool),
+    }
+
+
+def put(root, arrays, spec, id=ID):
+    write(
+        root,
+        id,
+        arrays,
+        spec=spec,
+        reference=Reference(-5.0, 15.0, "test"),
+        algorithm="none",
+        description="test",
+        requirements=["gymnasium==1"],
+        provenance={"run": "x", "nested": {"list": [1, 2]}},
+    )
+
+
+def read(root, id=ID):
+    return load(
+        name=None,
+        id=id,
+        path=str(root),
+        download=False,
+        env_id="recorded",
+        env_kwargs={},
+        physics="auto",
+        obs_keys=None,
+        reference="recorded",
+        clip_actions=False,
+    )
+
+
+def test_what_is_written_comes_back(tmp_path, arrays, spec):
+    root = require_writable(str(tmp_path / "new"))
+    put(root, arrays, spec)
+    data = read(root)
+    rows = data.transitions
+    for name in ("obs", "reward", "next_obs", "terminated"):
+        np.testing.assert_array_equal(getattr(rows, name), arrays[name])
+    np.testing.assert_allclose(2 * rows.action, arrays["action"], atol=1e-6)
+    assert data.episode_starts.tolist() == [0, 3, 5]
+    assert data.truncated.nonzero().flatten().tolist() == [2, 6]  # a termination is none
+    assert data.valid_next.all()
+    assert (data.reference.low, data.reference.high) == (-5.0, 15.0)
+    assert data.spec.max_episode_steps == LIMIT and data.spec.env_kwargs == {"g": 9.0}
+    assert provenance_of(root, ID) == {"run": "x", "nested": {"list": [1, 2]}}
+    assert (root / "tests" / "namespace_metadata.json").is_file()
+    remove(root, ID)
+    assert provenance_of(root, ID) is None and not list(root.glob(".*"))
+
+
+def test_an_episode_ends_where_the_limit_says_though_nothing_else_shows_it(arrays):
+    assert episode_ends(arrays, None).nonzero()[0].tolist() == [2, 4, 6]
+    # A reset that leads to where the last episode ended.
+    arrays["obs"][3] = arrays["next_obs"][2]
+    assert episode_ends(arrays, None).nonzero()[0].tolist() == [4, 6]
+    assert episode_ends(arrays, LIMIT).nonzero()[0].tolist() == [2, 4, 6]
+
+
+def test_a_half_written_dataset_has_no_name(tmp_path, arrays, spec, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(minari_writer, "_keep_namespaces", full)  # the last thing before its name
+    with pytest.raises(OSError, match=r"could not write dataset tests/pendulum/mixed-v0 .* space"):
+        put(tmp_path, arrays, spec)
+    assert provenance_of(tmp_path, ID) is None
+    monkeypatch.undo()
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_):
+        raise Killed
+
+    monkeypatch.setattr(minari_writer, "_keep_namespaces", killed)
+    monkeypatch.setattr(minari_writer.shutil, "rmtree", lambda *_, **__: None)
+    with pytest.raises(Killed):
+        put(tmp_path, arrays, spec)
+    monkeypatch.undo()
+    assert list(tmp_path.glob(".reverie-*/**/main_data.hdf5"))
+    with pytest.raises(FileNotFoundError, match=r"found there: none"):
+        read(tmp_path)
+    put(tmp_path, arrays, spec)
+    assert len(read(tmp_path)) == 7 and not list(tmp_path.glob(".reverie-*"))
+
+
+def test_mistakes_are_named(tmp_path, arrays, spec):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="give another folder with path="):
+        require_writable(str(tmp_path / "file"))
+    with pytest.raises(ValueError, match="malformed"):
+        put(tmp_path, arrays, spec, id="no version")
+    (tmp_path / "somebody" / "elses-v0").mkdir(parents=True)
+    assert provenance_of(tmp_path, "somebody/elses-v0") == {}
