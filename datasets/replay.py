@@ -202,6 +202,45 @@ class GrowingReplay(Replay[Record]):
         return self.layout.unpack(self.rows[self.lane, slot])
 
 
+class ResampledReplay(Replay[Record]):
+    """A recorded dataset whose episodes each lane draws anew, with replacement: a bootstrap of it.
+
+    A lane has as many episodes as the dataset, some of them several times and others not at all.
+
+    Args:
+        recorded: `[N]`, stored once.
+        episode_starts, episode_lengths: `[P]`, of the dataset.
+        lanes: S.
+    """
+
+    index: Tensor
+
+    def __init__(
+        self,
+        recorded: Record,
+        *,
+        episode_starts: Int[Tensor, " P"],
+        episode_lengths: Int[Tensor, " P"],
+        lanes: int,
+    ) -> None:
+        super().__init__(recorded, lanes=1, capacity=len(recorded.reward))
+        self.rows[0, :-1] = self.layout.pack(recorded)
+        episodes = torch.randint(len(episode_starts), (lanes, len(episode_starts)))
+        rows = [
+            torch.cat([torch.arange(begin, begin + length) for begin, length in drawn])
+            for drawn in torch.stack([episode_starts, episode_lengths], 1)[episodes].tolist()
+        ]
+        self.size = torch.tensor([len(drawn) for drawn in rows])
+        padded = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        self.register_buffer("index", padded, persistent=False)
+        self.lane = torch.arange(lanes).unsqueeze(1)
+
+    def draw(self, seeds: int, batch: int) -> Float[Tensor, "S B W"]:
+        """`batch` packed rows for each lane, uniform over the rows of its episodes."""
+        number = torch.randint(_LARGE, (seeds, batch), device=self.rows.device)
+        return self.rows[0][self.index[self.lane, number % self.size.unsqueeze(1)]]
+
+
 class Mixture(nn.Module):
     """Draws a fixed number of rows from each named stream and joins them, first stream first.
 

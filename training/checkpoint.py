@@ -102,10 +102,16 @@ class State:
 
 @dataclass(frozen=True)
 class Facts:
-    """What an evaluation must know that the configuration does not say."""
+    """What an evaluation must know that the configuration does not say.
+
+    Attributes:
+        spec, reference: of the task.
+        fingerprint: of the dataset.
+    """
 
     spec: Spec
     reference: Reference | None
+    fingerprint: str
 
 
 def read_facts(path: Path) -> Facts:
@@ -115,7 +121,11 @@ def read_facts(path: Path) -> Facts:
     for name in ("action_low", "action_high"):
         plain[name] = tuple(plain[name])
     reference = record["reference"]
-    return Facts(Spec(**plain), None if reference is None else Reference(**reference))
+    return Facts(
+        Spec(**plain),
+        None if reference is None else Reference(**reference),
+        record["identity"]["dataset"],
+    )
 
 
 def load_agent(path: Path, agent: Agent, device: torch.device) -> int:
@@ -124,6 +134,13 @@ def load_agent(path: Path, agent: Agent, device: torch.device) -> int:
     _require_identity(path, record, identity(agent, record["identity"]["dataset"]))
     agent.load_state_dict(record["agent"])
     return record["update"]
+
+
+def load_refitted(path: Path, model: WorldModel, device: torch.device) -> None:
+    """Load the world model of a checkpoint, if the run has fitted it again; else leave it."""
+    state = load_tensors(path, KIND, device)["world_model"]
+    if state is not None:
+        model.load_state_dict(state)
 
 
 def identity(agent: Agent, dataset: str) -> dict[str, Any]:

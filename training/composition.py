@@ -2,6 +2,7 @@
 
 import inspect
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,32 @@ FITTED = ("world_model", "dynamics_reward", "generator", "behaviour")
 """Groups whose option is fitted to the dataset before training, in this order."""
 
 
-def trained(run_dir: Path, device: str, seed: int) -> tuple[Agent, Facts, int, Policy]:
-    """The agent of a run's last checkpoint, its task, its updates, and what it does, on the host.
+@dataclass(frozen=True)
+class Restored:
+    """A run as its last checkpoint left it.
+
+    Attributes:
+        config: as composed for the run.
+        agent, facts: trained, and the task it was trained for.
+        update: finished updates.
+        device: where the agent is.
+        policy: its deterministic actions, on the host.
+    """
+
+    config: DictConfig
+    agent: Agent
+    facts: Facts
+    update: int
+    device: torch.device
+    policy: Policy
+
+
+def restored(run_dir: Path, device: str, seed: int) -> Restored:
+    """Read a run.
 
     Raises:
         FileNotFoundError: the folder holds no run.
-        ValueError: the run knows no environment, or its checkpoint is damaged.
+        ValueError: its checkpoint is damaged.
     """
     saved = run_dir / checkpoint.FILE
     if not (run_dir / CONFIG).is_file() or not saved.is_file():
@@ -45,6 +66,7 @@ def trained(run_dir: Path, device: str, seed: int) -> tuple[Agent, Facts, int, P
             "such as runs/mopo/pendulum-mixed/0"
         )
     config = OmegaConf.load(run_dir / CONFIG)
+    assert isinstance(config, DictConfig)
     place = entry.pick_device(device)
     seed_everything(seed)
     facts = checkpoint.read_facts(saved)
@@ -56,12 +78,23 @@ def trained(run_dir: Path, device: str, seed: int) -> tuple[Agent, Facts, int, P
         updates=config.updates,
     ).to(place)
     update = checkpoint.load_agent(saved, agent, place)
-    if facts.spec.env_id is None:
+    return Restored(config, agent, facts, update, place, entry.policy_on(agent, place))
+
+
+def trained(run_dir: Path, device: str, seed: int) -> tuple[Agent, Facts, int, Policy]:
+    """The agent of a run's last checkpoint, its task, its updates, and what it does, on the host.
+
+    Raises:
+        FileNotFoundError: the folder holds no run.
+        ValueError: the run knows no environment, or its checkpoint is damaged.
+    """
+    run = restored(run_dir, device, seed)
+    if run.facts.spec.env_id is None:
         raise ValueError(
             f"the dataset of {run_dir} names no environment to evaluate in; train with "
             "dataset.env_id=..."
         )
-    return agent, facts, update, entry.policy_on(agent, place)
+    return run.agent, run.facts, run.update, run.policy
 
 
 def build_online(config: DictConfig, data: Dataset) -> Online | None:

@@ -23,7 +23,7 @@ def fitted(
     *,
     group: str,
     cache: Path,
-    own: Path,
+    own: Path | None,
     given: Path | None,
     device: torch.device,
     progress: FitProgress | None,
@@ -37,7 +37,7 @@ def fitted(
     Args:
         group: the configuration group that chose the model; files of another are refused.
         cache: folder of fitted models, by signature and fingerprint.
-        own: where the run keeps a copy of what it used.
+        own: where the run keeps a copy of what it used; None for none.
         given: a model the user chose.
 
     Raises:
@@ -45,9 +45,10 @@ def fitted(
     """
     if given is not None:
         described = load(model, given, data, device, group=group, free=("seed",))
-        save(model, own, described, group)
+        if own is not None:
+            save(model, own, described, group)
         return described, True
-    if own.is_file():
+    if own is not None and own.is_file():
         return load(model, own, data, device, group=group), True
     cached = cache / f"{_key(model, data)}.pt"
     cached.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +67,8 @@ def fitted(
             model.fitted_on = data.fingerprint
             save(model, cached, described, group)
             partial.unlink(missing_ok=True)
-    save(model, own, described, group)
+    if own is not None:
+        save(model, own, described, group)
     return described, reused
 
 

@@ -1,5 +1,5 @@
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from datasets.replay import Layout, Mixture, Replay
+from datasets.replay import Layout, Mixture, Replay, ResampledReplay
 from datasets.transition import Transition, column_names, register
 
 
@@ -170,3 +170,21 @@ def test_a_mixture_of_other_spaces_or_unknown_streams_is_refused(make_batch):
         Mixture(streams, {"real": 1, "synthetic": 1}, seeds=1)
     with pytest.raises(ValueError, match="every stream must exist"):
         Mixture({"real": streams["real"]}, {"simulator": 1}, seeds=1)
+
+
+def test_every_lane_of_a_resampled_replay_has_its_own_episodes(make_batch):
+    starts, lengths = torch.tensor([0, 2, 5, 9]), torch.tensor([2, 3, 4, 1])
+    rows = replace(make_batch(10), reward=torch.arange(10.0))
+    torch.manual_seed(3)
+    drawn = torch.randint(4, (3, 4))  # what the replay draws first
+    torch.manual_seed(3)
+    replay = ResampledReplay(rows, episode_starts=starts, episode_lengths=lengths, lanes=3)
+    sample = replay.sample(3, 20_000).reward
+    assert len({tuple(lane) for lane in drawn.sort(1).values.tolist()}) == 3
+    for lane, episodes in zip(sample, drawn, strict=True):
+        expected = torch.zeros(10)
+        for episode in episodes:
+            begin, length = starts[episode], lengths[episode]
+            expected[begin : begin + length] += 1
+        seen = lane.long().bincount(minlength=10) / len(lane)
+        torch.testing.assert_close(seen, expected / expected.sum(), atol=0.02, rtol=0)

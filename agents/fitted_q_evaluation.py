@@ -1,0 +1,131 @@
+"""Fitted Q evaluation: what a given policy is worth, learned from recorded data alone.
+
+Le, Voloshin and Yue, arXiv:1903.08738, with networks as in arXiv:1911.06854 and the episodes of
+every replica drawn anew as in arXiv:2102.03607.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from agents.base import Agent
+from agents.losses import bellman_target, polyak_, squared_error
+from agents.networks import Critics
+from datasets.dataset import Dataset
+from datasets.transition import Transition
+from envs.specs import Spec
+from world_models.optimiser import Adam
+
+Policy = Callable[[Float[Tensor, "P B D"]], Float[Tensor, "P B A"]]
+"""Observations for each of P policies in, their actions in [-1, 1] out."""
+
+
+class FittedQEvaluation(Agent):
+    """R critics for each of P fixed policies; a seed lane is a policy and a replica of it.
+
+    Lanes are ordered policy first: lane p R + r is replica r of policy p. A critic predicts
+    (Q - offset) / scale, with numbers of the dataset that put its first guess in the right place;
+    they do not move the solution of Q(s, a) = r + discount (1 - terminated) Q(s', pi(s')).
+
+    Args:
+        spec: of the task.
+        policy: the P policies that are evaluated.
+        policies, replicas: P and R.
+        hidden, activation: architecture of a critic.
+        learning_rate: of Adam.
+        discount: per control step.
+        target_rate: Polyak step of the target critics; errors of a constant take about
+            1 / (target_rate (1 - discount)) updates to go.
+        clip_targets: keep targets within what any policy can be worth, given the recorded rewards.
+    """
+
+    offset: Tensor
+    scale: Tensor
+    bounds: Tensor
+
+    def __init__(
+        self,
+        *,
+        spec: Spec,
+        policy: Policy,
+        policies: int,
+        replicas: int,
+        hidden: Sequence[int],
+        activation: str,
+        learning_rate: float,
+        discount: float,
+        target_rate: float,
+        clip_targets: bool,
+    ) -> None:
+        super().__init__(spec=spec, seeds=policies * replicas)
+        if not 0 <= discount < 1:
+            raise ValueError(f"fqe.discount={discount} must lie in [0, 1)")
+        self.policy, self.policies = policy, policies
+        self.discount, self.target_rate, self.clip_targets = discount, target_rate, clip_targets
+        self.critics = Critics(
+            seeds=self.seeds,
+            critics=1,
+            obs_dim=spec.obs_dim,
+            action_dim=spec.action_dim,
+            hidden=hidden,
+            activation=activation,
+            normalise_obs=True,
+        )
+        self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
+        self.optimiser = Adam(self.critics.parameters(), learning_rate)
+        self.register_buffer("offset", torch.zeros(()))
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("bounds", torch.tensor([-torch.inf, torch.inf]))
+
+    def prepare(self, data: Dataset) -> None:
+        rows = data.transitions
+        for critics in (self.critics, self.target_critics):
+            critics.prepare(rows.obs)
+        # Steps that count for a policy which terminates as often as the data does.
+        going_on = 1 - rows.terminated.float().mean()
+        horizon = 1 / (1 - self.discount * going_on)
+        std, mean = torch.std_mean(rows.reward, correction=0)
+        self.offset.copy_(mean * horizon)
+        self.scale.copy_((std * horizon).clamp(min=1e-6))
+        # After a termination nothing more is earned, so zero is always among what may follow.
+        least, most = rows.reward.amin().clamp(max=0), rows.reward.amax().clamp(min=0)
+        self.bounds.copy_(torch.stack([least, most]) / (1 - self.discount))
+
+    @torch.no_grad()
+    def act(
+        self, obs: Float[Tensor, "S B D"], deterministic: bool = True
+    ) -> Float[Tensor, "S B A"]:
+        """What the policies of all lanes do."""
+        together = obs.reshape(self.policies, -1, obs.shape[-1])
+        return self.policy(together).reshape(*obs.shape[:-1], -1)
+
+    def values(
+        self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"]
+    ) -> Float[Tensor, "S 1 B"]:
+        return self.offset + self.scale * self.critics(obs, action)
+
+    @torch.no_grad()
+    def state_values(self, obs: Float[Tensor, "B D"]) -> Float[Tensor, "P R B"]:
+        """V(s) = Q(s, pi(s)) of every policy and replica."""
+        obs = obs.expand(self.seeds, -1, -1)
+        return self.values(obs, self.act(obs)).view(self.policies, -1, obs.shape[1])
+
+    def update(self, batch: Transition) -> dict[str, Float[Tensor, " S"]]:
+        target = (self.target(batch) - self.offset) / self.scale
+        prediction = self.critics(batch.obs, batch.action)
+        loss = squared_error(prediction, target)
+        self.optimiser.step(loss)
+        polyak_(self.target_critics.parameters(), self.critics.parameters(), self.target_rate)
+        value = self.offset + self.scale * prediction.detach().mean((1, 2))
+        return {"critic_loss": loss.detach(), "value": value}
+
+    @torch.no_grad()
+    def target(self, batch: Transition) -> Float[Tensor, "S B"]:
+        """y = r + discount (1 - terminated) Q'(s', pi(s'))."""
+        obs = batch.next_obs
+        value = self.offset + self.scale * self.target_critics(obs, self.act(obs))[:, 0]
+        target = bellman_target(batch.reward, batch.terminated, value, self.discount)
+        return target.clamp(*self.bounds) if self.clip_targets else target
