@@ -1,8 +1,9 @@
 """Short training runs of several arms, with the same loop and logs as `train.py`."""
 
+import copy
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -81,6 +82,7 @@ class History:
         seconds: of this process for training, evaluations included; see `report.timed`.
         evaluating: of evaluations and probes alone.
         fitting: of what was fitted before training.
+        kept: copies of the agent at every evaluation, where they were asked for.
     """
 
     series: dict[str, tuple[np.ndarray, np.ndarray]]
@@ -88,6 +90,7 @@ class History:
     seconds: float
     evaluating: float = 0.0
     fitting: float = 0.0
+    kept: Sequence[Agent] = ()
 
     @property
     def learning(self) -> float:
@@ -155,6 +158,7 @@ def run(
     online: Online | None = None,
     lipschitz: Mapping[str, Any] | None = None,
     seed: int = 0,
+    keep: bool = False,
 ) -> History:
     """Train one arm from scratch and measure it on the way.
 
@@ -163,6 +167,7 @@ def run(
         make_source: a source in the place of branched rollouts.
         online: what it collects meanwhile, and how often the model is fitted again.
         lipschitz: numbers of a `LipschitzProbe` on the true dynamics, None for no such probe.
+        keep: whether the history holds the agent of every evaluation.
     """
     console = Console()
     seed_everything(seed)
@@ -230,6 +235,7 @@ def run(
         log = Log(Path(folder) / "metrics.csv", NoTracker(), budget.seeds)
         log.begin()
         evaluating = 0.0
+        kept: list[Agent] = []
 
         def evaluate(update: int) -> None:
             nonlocal evaluating
@@ -239,6 +245,8 @@ def run(
                 lambda obs: agent.act(obs, deterministic=True), at, agent.discount
             )
             log.evaluated(update, episodes.returns.mean(1).tolist(), None)
+            if keep:
+                kept.append(copy.deepcopy(agent))
             for probe in probes:
                 with side_stream(at, CPU):
                     measured = probe.measure(episodes)
@@ -270,4 +278,4 @@ def run(
             )
             for metric, lanes in read_metrics(log.path).items()
         }
-    return History(series, agent, seconds, evaluating)
+    return History(series, agent, seconds, evaluating, kept=kept)

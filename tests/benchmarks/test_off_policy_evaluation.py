@@ -1,0 +1,47 @@
+"""How estimates of policies are judged, with numbers worked out by hand."""
+
+import pytest
+import torch
+
+from benchmarks.claims.graded_policies import Found, error, random_regret, rank_correlation, regret
+from benchmarks.claims.off_policy_evaluation import judged, plot
+
+TRUTH = torch.tensor([0.0, 10.0, 20.0, 40.0]).double()
+
+
+def found(estimates):
+    table = torch.tensor(estimates).double()
+    return Found(
+        names=["bc 1", "bc 2", "sac 1", "sac 2"],
+        estimates={"fqe/value": table, "model/value": table, "model/return": table},
+        truth={"value": TRUTH, "return": TRUTH},
+        standard_errors={"value": TRUTH, "return": TRUTH},
+        fingerprint="x",
+        outside=[0.0],
+    )
+
+
+def test_order_choice_and_error_by_hand():
+    # The best policy looks second best; the one that looks best is 20 of 40 worse.
+    table = torch.tensor([[0.0, 10.0, 50.0, 40.0], [1.0, 2.0, 3.0, 4.0]]).double()
+    assert rank_correlation(table, TRUTH) == pytest.approx([0.8, 1.0])
+    assert regret(table, TRUTH) == pytest.approx([0.5, 0.0])
+    assert error(table, TRUTH) == pytest.approx([30 / 4 / 40, (1 + 8 + 17 + 36) / 4 / 40])
+    assert random_regret(TRUTH) == pytest.approx((40 - 17.5) / 40)
+
+
+def test_a_claim_holds_only_where_the_whole_interval_does():
+    good = [[0.0, 10.0, 20.0, 30.0], [0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 2.0, 4.0]]
+    order, choice, size = judged("x", found(good), "fqe/value", judge=True)
+    assert order.holds and choice.holds and size.holds is None
+    bad = [list(reversed(row)) for row in good]
+    order, choice, _ = judged("x", found(bad), "model/return", judge=True)
+    assert order.holds is False and choice.holds is False
+    unsure = [good[0], bad[0], good[0]]
+    assert judged("x", found(unsure), "fqe/value", judge=True)[0].holds is False
+    assert all(claim.holds is None for claim in judged("x", found(bad), "fqe/value", judge=False))
+
+
+def test_the_picture_is_drawn(tmp_path):
+    plot({"x": found([[0.0, 1.0, 2.0, 3.0]])}, tmp_path / "x.png")
+    assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"
