@@ -20,6 +20,9 @@ from world_models.diffusion.samplers import Denoiser, Nudge, Sampler, level
 TINY = 1e-6
 """Share of the variance of sigma eps and l x below which that of f is rounding error."""
 
+LARGEST_RATE = 20.0
+"""s beyond it is the noise of an estimate that hardly varies, and e^(int s) would overflow."""
+
 
 @dataclass(frozen=True)
 class Statistics:
@@ -94,7 +97,8 @@ def measure(
     variance = torch.einsum("i...,ij...,j...->...", weights, cov, weights)
     covariance = torch.einsum("i...,ij...,j...->...", weights, cov, weights_of_change)
     scale = (weights.square() * torch.stack([cov[0, 0], cov[1, 1], cov[2, 2]])).sum(0)
-    s = torch.where(variance > TINY * scale, covariance / variance, zero)
+    known = (variance > TINY * scale) & (covariance.abs() <= LARGEST_RATE * variance)
+    s = torch.where(known, covariance / variance, zero)
     b = (weights_of_change * mean).sum(0) - s * (weights * mean).sum(0)
     return Statistics(times, l, averaged(s, smoothing), averaged(b, smoothing))
 
@@ -191,7 +195,8 @@ class DPMSolverV3(Sampler):
         smoothing: odd width, in times, of their moving average; 1 = none.
 
     Source: DPM-Solver-v3, arXiv:2310.13268, algorithm 1 and its corrector; real samples with noise
-    stand for the model's own, as there. N calls. Differs: no pseudo-order; see `Integrals`.
+    stand for the model's own, as there. N calls. Differs: no pseudo-order; s is 0 where it is
+    larger than `LARGEST_RATE`, as in channels that never vary; see `Integrals`.
     """
 
     def __init__(

@@ -114,3 +114,26 @@ def test_smoothing_averages_over_levels(gaussian):
     smooth = measure(gaussian(0.0, 1.0), noise(20, 1), 1, solver(table=21).times, 5)
     torch.testing.assert_close(smooth.l[10], rough.l[8:13].mean(0))
     assert smooth.l.shape == rough.l.shape
+
+
+def test_a_coordinate_whose_estimate_hardly_varies_leaves_the_others_alone():
+    """A network's error about a channel that is 0 in all data is small and changes fast.
+
+    This one turns once between two levels of the table, so it looks as if it grew by e^900 in a
+    unit of lambda.
+    """
+    times = solver().times
+    turns = 2 * math.pi / (times[1] - times[0])
+
+    def denoise(x, sigma):
+        wave = torch.sin(0.1 - turns * (torch.log(sigma) + times[0]))
+        wrong = 0.1 * sigma * wave * torch.tanh(x[..., 1] / sigma)
+        return torch.stack([x[..., 0] / (1 + sigma**2), wrong], -1)
+
+    sampler, x = solver(steps=10), noise(500, 2)
+    clean = torch.stack([noise(1000), torch.zeros(1000, dtype=torch.float64)], -1)
+    sampler.prepare(denoise, clean, 1)
+    made = sampler.sample(denoise, x)
+    exact = 80 * x[:, 0] / (1 + 80.0**2) ** 0.5
+    torch.testing.assert_close(made[:, 0], exact, atol=0.02, rtol=0)
+    assert made[:, 1].abs().max() < 0.1
