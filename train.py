@@ -19,7 +19,7 @@ from agents.base import Agent
 from datasets.cache import cache_root
 from datasets.dataset import Dataset
 from datasets.names import short_name
-from training import checkpoint, entry, model_cache, reports
+from training import checkpoint, entry, failures, model_cache, reports
 from training.compilation import wrapper
 from training.composition import (
     FITTED,
@@ -46,6 +46,7 @@ from training.run_directory import (
     run_directory,
 )
 from training.seeding import evaluation_seed, seed_everything, side_stream
+from training.sweeps import require_first_failure, sweeping
 from world_models import diagnostics, selection_diagnostics
 from world_models.base import Fitted, WorldModel
 from world_models.sources import BranchedRollouts, RolloutSource
@@ -68,7 +69,9 @@ def run(config: DictConfig, overrides: list[str]) -> float | None:
             console.print(f"{run_dir} is finished; overwrite=true runs it again", soft_wrap=True)
             summary = reports.read_summary(run_dir / SUMMARY)
         else:
-            summary = _train(config, settings, run_dir, console)
+            require_first_failure(run_dir, config.retry_failed)
+            with failures.kept(run_dir):
+                summary = _train(config, settings, run_dir, console)
         reports.print_results(summary, run_dir, console)
     return summary["result"].get("score_last10", summary["result"].get("return_last10"))
 
@@ -255,16 +258,23 @@ def measure_selection(
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(config: DictConfig) -> float | None:
+    if sweeping():  # whose table tells what became of each job
+        return job(config)
+    with entry.one_line_errors():
+        return job(config)
+
+
+def job(config: DictConfig) -> float | None:
+    """One run with the numbers that preset and dataset bring."""
     hydra_config = HydraConfig.get()
     choices = hydra_config.runtime.choices
     preset = Path("conf/algorithm", f"{choices['algorithm']}.yaml")
     tuned = Path("conf/tuned", choices["algorithm"], f"{choices['dataset']}.yaml")
-    with entry.one_line_errors():
-        drop_foreign_numbers(config, Path(__file__).parent / preset)
-        if (Path(__file__).parent / tuned).is_file():
-            print(f"using the numbers of {tuned}")
-            drop_foreign_numbers(config, Path(__file__).parent / tuned)
-        return run(config, list(hydra_config.overrides.task))
+    drop_foreign_numbers(config, Path(__file__).parent / preset)
+    if (Path(__file__).parent / tuned).is_file():
+        print(f"using the numbers of {tuned}")
+        drop_foreign_numbers(config, Path(__file__).parent / tuned)
+    return run(config, list(hydra_config.overrides.task))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import yaml
 from datasets.names import short_name
 
 CONFIG, SUMMARY, METRICS = "config.yaml", "summary.json", "metrics.csv"
+FAILED = "failed.json"
 
 # Settings that change how a run is carried out or shown, but not what it computes. They are not
 # compared when a run is resumed, and do not become part of its directory's name.
@@ -22,6 +23,7 @@ CARRIED_OUT = (
     "root",
     "run_dir",
     "overwrite",
+    "retry_failed",
     "cache",
     "checkpoint_every",
     "logger",
@@ -87,7 +89,7 @@ def clear(run_dir: Path) -> None:
         ValueError: the directory holds files but no run, so they are somebody's own.
     """
     found = [path for path in run_dir.iterdir() if path.name != ".lock"]
-    if found and not any((run_dir / name).is_file() for name in (CONFIG, "world_model.pt")):
+    if found and not any((run_dir / name).is_file() for name in (CONFIG, FAILED, "world_model.pt")):
         raise ValueError(
             f"{run_dir} holds files but no {CONFIG}, so it is no run directory and "
             "overwrite=true leaves it alone; choose another run_dir"

@@ -1,0 +1,125 @@
+"""Sweeps that meet finished, broken and crashing jobs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from training import failures
+from training.failures import reason
+from training.sweeps import SweepTable
+
+SMALL = (
+    "algorithm=bc",
+    "dataset.episodes=12",
+    "updates=20",
+    "batch_size=32",
+    "agent.hidden=[16,16]",
+    "evaluate.every=20",
+    "evaluate.episodes=1",
+    "probe_starts=0",
+    "log_every=10",
+    "checkpoint_every=10",
+    "threads=1",
+)
+
+
+@pytest.fixture
+def sweep(command, tmp_path):
+    """A sweep of which one learning rate trains and the other one diverges."""
+
+    def run(*changes):
+        lists = ("agent.learning_rate=1e-3,1e30", "seed=0,1")
+        return command("train.py", "-m", f"root={tmp_path / 'runs'}", *SMALL, *lists, *changes)
+
+    return run
+
+
+def test_the_second_time_a_sweep_does_only_what_is_missing(sweep, tmp_path):
+    first = sweep()
+    assert first.returncode == 1
+    assert "4 jobs: 2 finished, 2 failed" in first.stdout
+    failed = sorted(path.parent for path in (tmp_path / "runs").rglob("failed.json"))
+    finished = sorted(path.parent for path in (tmp_path / "runs").rglob("summary.json"))
+    assert len(failed) == len(finished) == 2
+    for run_dir in failed:  # one line each, after the table and when it happened
+        assert f"\nfailed: {run_dir}: not finite by update 10" in first.stdout
+        assert f"error: {run_dir}: not finite by update 10" in first.stderr
+        assert (
+            "FloatingPointError" in json.loads((run_dir / "failed.json").read_text())["traceback"]
+        )
+
+    # One of the finished jobs was killed instead, so it has a checkpoint and no summary.
+    (finished[1] / "summary.json").unlink()
+    kept = (finished[0] / "checkpoint.pt").stat().st_mtime_ns
+    left = [(run_dir / "metrics.csv").stat().st_mtime_ns for run_dir in failed]
+    second = sweep()
+    assert second.returncode == 1
+    assert "4 jobs: 1 skipped, 1 resumed and finished, 2 failed before" in second.stdout
+    assert "retry_failed=true" in second.stdout and f"resuming {finished[1]}" in second.stdout
+    assert (finished[0] / "checkpoint.pt").stat().st_mtime_ns == kept
+    assert [(run_dir / "metrics.csv").stat().st_mtime_ns for run_dir in failed] == left
+
+    third = sweep("retry_failed=true")
+    assert third.returncode == 1 and "4 jobs: 2 skipped, 2 failed\n" in strip(third.stdout)
+    assert all((run_dir / "metrics.csv").stat().st_mtime_ns > left[0] for run_dir in failed)
+
+
+def strip(text):
+    return "\n".join(line.rstrip() for line in text.splitlines())
+
+
+def test_a_sweep_without_failures_ends_well_and_a_job_alone_tries_again(command, tmp_path):
+    root = f"root={tmp_path / 'runs'}"
+    good = command("train.py", "-m", root, *SMALL, "seed=0,1")
+    assert good.returncode == 0 and "2 jobs: 2 finished" in good.stdout
+    assert not list((tmp_path / "runs" / ".sweep").glob("jobs-*"))
+    (run_dir, _) = sorted(path.parent for path in (tmp_path / "runs").rglob("summary.json"))
+    (run_dir / "summary.json").unlink()
+    (run_dir / "failed.json").write_text('{"reason": "the disk was full"}')
+    alone = command("train.py", root, *SMALL)
+    assert alone.returncode == 0 and (run_dir / "summary.json").is_file()
+    assert not (run_dir / "failed.json").exists()
+
+
+def test_what_kills_a_sweep_leaves_a_table_of_what_it_had_begun(environment, tmp_path):
+    arguments = ["train.py", "-m", f"root={tmp_path}", *SMALL, "updates=100000", "seed=0,1"]
+    process = subprocess.Popen(
+        [sys.executable, *arguments, "evaluate.every=0"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob("checkpoint.pt")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "run the same command again" in errors
+    assert "1 job: 1 stopped" in printed and "jobs that had not begun are not listed" in printed
+    assert not list(tmp_path.rglob("failed.json"))
+
+
+def test_defects_are_told_apart_from_mistakes(tmp_path):
+    with pytest.raises(KeyError), failures.kept(tmp_path):
+        {}["x"]
+    assert reason(tmp_path) == "KeyError: 'x'"
+    with failures.kept(tmp_path):
+        assert reason(tmp_path) is None
+    with pytest.raises(KeyboardInterrupt), failures.kept(tmp_path):
+        raise KeyboardInterrupt
+    assert reason(tmp_path) is None
+    (tmp_path / "failed.json").write_text("{")
+    assert "damaged" in reason(tmp_path)
+
+
+def test_a_single_run_leaves_no_table():
+    table = SweepTable()
+    table.on_job_start(SimpleNamespace())
+    table.on_job_end(SimpleNamespace(), None)
