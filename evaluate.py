@@ -3,18 +3,21 @@
 from pathlib import Path
 
 import hydra
+import numpy as np
 import torch
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from envs.evaluation import episode_returns
+from envs.evaluation import Policy, episode_returns
 from envs.specs import Reference
-from envs.video import record
+from envs.video import record, record_beside
 from training import entry
-from training.composition import trained
+from training.checkpoint import Facts
+from training.composition import trained, trained_model
 from training.files import write_json
 from training.reports import versions
+from world_models.base import WorldModel
 
 
 def score(settings: DictConfig) -> float | None:
@@ -47,8 +50,59 @@ def score(settings: DictConfig) -> float | None:
             path = run_dir / f"video-seed{lane}.mp4"
             record(facts.spec, lane_of(policy, lane, agent.seeds), path, settings.seed)
             console.print(f"written: {path}", highlight=False, soft_wrap=True)
+        film_dreams(run_dir, agent.seeds, facts, policy, settings, console)
     mean = returns.mean()
     return float(mean if reference is None else reference.normalise(mean))
+
+
+def film_dreams(
+    run_dir: Path, seeds: int, facts: Facts, policy: Policy, settings: DictConfig, console: Console
+) -> None:
+    """Film what the run's world model imagines beside the truth, where it has a model."""
+    model = trained_model(run_dir, facts, settings.device)
+    if model is None:
+        return
+    for lane in range(seeds):
+        path = run_dir / f"imagined-seed{lane}.mp4"
+
+        def imagine(obs: np.ndarray, lane: int = lane) -> np.ndarray:
+            start = torch.from_numpy(obs).expand(seeds, 1, -1)
+            return imagined(model, policy, start, settings.video_steps)[lane]
+
+        own = lane_of(policy, lane, seeds)
+        try:
+            record_beside(facts.spec, own, imagine, path, settings.seed, settings.video_steps)
+        except ValueError as error:  # there is nothing to draw, for any lane
+            console.print(f"no imagined video: {error}", highlight=False, soft_wrap=True)
+            return
+        console.print(f"written: {path}", highlight=False, soft_wrap=True)
+
+
+@torch.no_grad()
+def imagined(
+    model: WorldModel, policy: Policy, start: torch.Tensor, steps: int
+) -> list[np.ndarray]:
+    """Observations `[T, D]` of every lane that follow `start [S, 1, D]` in the model.
+
+    A lane's path ends where the model says that its episode does, or is not finite.
+    """
+    device = next(iter(model.state_dict().values())).device
+    obs = start.to(device)
+    state, path, terminated = model.initial_state(obs), [], []
+    for _ in range(steps):
+        step = model.step(obs, policy(obs.cpu()).to(device), 1, state)
+        obs = step.next_obs[0]
+        state = None if step.state is None else step.state[0]
+        path.append(obs[:, 0].cpu())
+        terminated.append(step.terminated[0, :, 0].cpu())
+    whole, ends = torch.stack(path, 1), torch.stack(terminated, 1)  # [S, T, D], [S, T]
+    lanes = []
+    for own, end in zip(whole, ends, strict=True):
+        finite = own.isfinite().all(1)
+        broken = (~finite).nonzero()[:, 0].tolist()[:1]
+        ended = [step + 1 for step in end.nonzero()[:, 0].tolist()[:1]]
+        lanes.append(own[: min([*broken, *ended, steps])].numpy())
+    return lanes
 
 
 def lane_of(policy, lane: int, seeds: int):

@@ -11,6 +11,7 @@ from agents.losses import conservative_gap
 from agents.networks import Critics
 from agents.sac import SAC
 from datasets.transition import Transition
+from world_models.lanes import PerLane, filled, numbers
 from world_models.optimiser import Adam
 
 MAX_WEIGHT = 1e6
@@ -22,7 +23,7 @@ class CQL(SAC):
 
     Args:
         conservative_weight: weight of the gap in the loss of each critic; its start where the
-            weight is trained.
+            weight is trained. A list gives each seed its own.
         softness: T of the log-sum-exp.
         samples: actions drawn from each of three sources, uniform, pi(.|s) and pi(.|s').
         gap_limit: gap that a trained weight steers to, None for a constant weight.
@@ -36,7 +37,7 @@ class CQL(SAC):
     def __init__(
         self,
         *,
-        conservative_weight: float,
+        conservative_weight: PerLane,
         softness: float,
         samples: int,
         gap_limit: float | None,
@@ -45,13 +46,12 @@ class CQL(SAC):
         **sac: Any,
     ) -> None:
         super().__init__(**sac)
-        if conservative_weight <= 0:
+        if min(numbers(conservative_weight)) <= 0:
             raise ValueError(
                 f"agent.conservative_weight={conservative_weight} must be positive; agent=sac is "
                 "the same without the term"
             )
-        start = torch.full((self.seeds,), conservative_weight).log()
-        self.log_weight = nn.Parameter(start)
+        self.log_weight = nn.Parameter(filled(conservative_weight, self.seeds).log())
         self.weight_optimiser = Adam([self.log_weight], weight_learning_rate)
         self.softness, self.samples, self.gap_limit = softness, samples, gap_limit
         self.max_q_backup = max_q_backup

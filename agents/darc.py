@@ -13,6 +13,7 @@ from agents.losses import masked_mean
 from agents.sac import SAC
 from datasets.dataset import Dataset
 from datasets.transition import Transition
+from world_models.lanes import PerLane, numbers, set_per_lane
 
 
 class DARC(SAC):
@@ -20,28 +21,32 @@ class DARC(SAC):
 
     Args:
         discriminators: keywords of `Discriminators`.
-        correction: weight of the log ratio, environment reward per nat.
+        correction: weight of the log ratio, environment reward per nat;
+            a list gives each seed its own.
         learn_from_real: actor, critics and temperature learn from recorded rows too, whose reward
             stays as it is (DARC+ of H2O, arXiv:2206.13464).
         sac: see `SAC`.
     """
 
+    correction: float | Tensor
+
     def __init__(
         self,
         *,
         discriminators: Mapping[str, Any],
-        correction: float,
+        correction: PerLane,
         learn_from_real: bool,
         **sac: Any,
     ) -> None:
         super().__init__(**sac)
-        if correction < 0:
+        if min(numbers(correction)) < 0:
             raise ValueError(
                 f"agent.correction={correction} must not be negative: it would pay for steps that "
                 "only the simulator makes"
             )
         self.discriminators = Discriminators(spec=self.spec, seeds=self.seeds, **discriminators)
-        self.correction, self.learn_from_real = correction, learn_from_real
+        set_per_lane(self, "correction", correction, trailing=1)
+        self.learn_from_real = learn_from_real
 
     def prepare(self, data: Dataset) -> None:
         super().prepare(data)

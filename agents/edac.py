@@ -14,6 +14,7 @@ from agents.losses import gradient_similarity
 from agents.networks import initialise_
 from agents.sac import SAC
 from datasets.transition import Transition
+from world_models.lanes import PerLane, numbers, set_per_lane
 
 
 class EDAC(SAC):
@@ -21,7 +22,7 @@ class EDAC(SAC):
 
     Args:
         diversity: eta, weight of the similarity of the critics' action gradients; 0 leaves the
-            term out.
+            term out, a list gives each seed its own.
         diversity_critics: critics drawn anew in every update for that term, None for all.
         hidden_bias: start of the hidden biases of actor and critics, None as in `nn.Linear`.
         actor_output_bound, critic_output_bound: their last layers start uniform in +-bound, None
@@ -31,10 +32,12 @@ class EDAC(SAC):
     With two critics, no diversity and None for the rest it is SAC to the last bit.
     """
 
+    diversity: float | Tensor
+
     def __init__(
         self,
         *,
-        diversity: float,
+        diversity: PerLane,
         diversity_critics: int | None,
         hidden_bias: float | None,
         actor_output_bound: float | None,
@@ -43,9 +46,10 @@ class EDAC(SAC):
     ) -> None:
         super().__init__(**sac)
         critics = self.critics.critics
-        if diversity < 0:
+        if min(numbers(diversity)) < 0:
             raise ValueError(f"agent.diversity={diversity} must not be negative; 0 switches it off")
-        if diversity > 0 and critics < 2:
+        self.diverse = max(numbers(diversity)) > 0
+        if self.diverse and critics < 2:
             raise ValueError(
                 f"agent.diversity={diversity} compares critics, but agent.critics={critics}; use "
                 "at least 2, or diversity=0"
@@ -55,7 +59,8 @@ class EDAC(SAC):
                 f"agent.diversity_critics={diversity_critics} must lie between 2 and "
                 f"agent.critics={critics}, or be null for all"
             )
-        self.diversity, self.diversity_critics = diversity, diversity_critics
+        set_per_lane(self, "diversity", diversity, trailing=0)
+        self.diversity_critics = diversity_critics
         for network, bound in (
             (self.actor, actor_output_bound),
             (self.critics, critic_output_bound),
@@ -69,7 +74,7 @@ class EDAC(SAC):
     ) -> Float[Tensor, " S"]:
         """Squared TD error of every critic, plus the diversity term at the batch's own actions."""
         loss = super().critic_loss(batch, prediction, target)
-        if self.diversity == 0:
+        if not self.diverse:
             return loss
         gradient = self.critics.action_gradient(batch.obs, batch.action)  # [S, N, B, A]
         if self.diversity_critics is not None:

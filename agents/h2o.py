@@ -13,6 +13,7 @@ from agents.losses import masked_mean, per_stream, simulated_excess, weighted_sq
 from agents.sac import SAC
 from datasets.dataset import Dataset
 from datasets.transition import Transition, register
+from world_models.lanes import PerLane, numbers, set_per_lane
 
 
 @register
@@ -38,7 +39,8 @@ class H2O(SAC):
         discriminators: keywords of `Discriminators`.
         td_ratio: weigh simulated TD errors by w = M/Mhat; false: 1.
         weight_bounds: clip of w.
-        excess_weight: beta, weight of `simulated_excess` in each critic's loss; 0 leaves it out.
+        excess_weight: beta, weight of `simulated_excess` in each critic's loss; 0 leaves it out, a
+            list gives each seed its own.
         excess_limit: the excess is clipped to +- this, where its gradient ends.
         adaptive: omega follows the dynamics gap u; false: uniform over simulated rows.
         soft_maximum: log-sum-exp; false: linear in Q.
@@ -54,6 +56,7 @@ class H2O(SAC):
     """
 
     successor_std: Tensor
+    excess_weight: float | Tensor
 
     def __init__(
         self,
@@ -61,7 +64,7 @@ class H2O(SAC):
         discriminators: Mapping[str, Any],
         td_ratio: bool,
         weight_bounds: Sequence[float],
-        excess_weight: float,
+        excess_weight: PerLane,
         excess_limit: float,
         adaptive: bool,
         soft_maximum: bool,
@@ -73,7 +76,7 @@ class H2O(SAC):
         **sac: Any,
     ) -> None:
         super().__init__(**sac)
-        if excess_weight < 0:
+        if min(numbers(excess_weight)) < 0:
             raise ValueError(f"agent.excess_weight={excess_weight} must not be negative; 0 is off")
         if gap_samples < 1:
             raise ValueError(f"agent.gap_samples={gap_samples} must be at least 1")
@@ -85,7 +88,8 @@ class H2O(SAC):
                 )
         self.discriminators = Discriminators(spec=self.spec, seeds=self.seeds, **discriminators)
         self.td_ratio, self.weight_bounds = td_ratio, tuple(weight_bounds)
-        self.excess_weight, self.excess_limit = excess_weight, excess_limit
+        set_per_lane(self, "excess_weight", excess_weight, trailing=0)
+        self.excessive, self.excess_limit = max(numbers(excess_weight)) > 0, excess_limit
         self.adaptive, self.soft_maximum = adaptive, soft_maximum
         self.gap_samples, self.gap_std, self.gap_bounds = gap_samples, gap_std, tuple(gap_bounds)
         self.std_padding, self.per_stream_mean = std_padding, per_stream_mean
@@ -115,7 +119,7 @@ class H2O(SAC):
         if self.td_ratio:
             weight = simulated_weight(log_ratio, batch.is_real, self.weight_bounds)
         gap = torch.ones_like(batch.reward)
-        if self.adaptive and self.excess_weight:
+        if self.adaptive and self.excessive:
             gap = self.dynamics_gap(batch)
         return Weighed(**vars(batch), log_ratio=log_ratio, td_weight=weight, dynamics_gap=gap)
 
@@ -142,7 +146,7 @@ class H2O(SAC):
         if self.per_stream_mean:
             weight = per_stream(weight, batch.is_real)
         loss = weighted_squared_error(prediction, target, weight)
-        if not self.excess_weight:
+        if not self.excessive:
             return loss
         excess = simulated_excess(prediction, batch.dynamics_gap, batch.is_real, self.soft_maximum)
         excess = excess.clamp(-self.excess_limit, self.excess_limit)

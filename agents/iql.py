@@ -20,6 +20,7 @@ from agents.regularisers import BuildRegulariser, Regulariser, endings
 from datasets.dataset import Dataset
 from datasets.transition import Transition
 from envs.specs import Spec
+from world_models.lanes import PerLane, numbers, set_per_lane
 from world_models.optimiser import Adam
 
 RETURN_RANGE = 1000.0
@@ -39,8 +40,9 @@ class IQL(Agent):
         actor_cosine: anneal the actor's step size to zero over the run.
         discount: per control step.
         target_rate: Polyak step of the target critics, every update.
-        expectile: tau of the value's regression, in (0, 1).
-        inverse_temperature: beta, how sharply the policy prefers actions of high advantage.
+        expectile: tau of the value's regression, in (0, 1); a list gives each seed its own.
+        inverse_temperature: beta, how sharply the policy prefers actions of high advantage; may be
+            a list too.
         max_weight: upper clip of exp(beta A).
         order: sequence of `value`, `policy` and `critic` within an update; each part sees what
             those before it have learnt.
@@ -52,6 +54,8 @@ class IQL(Agent):
     """
 
     reward_scale: Tensor
+    expectile: float | Tensor
+    inverse_temperature: float | Tensor
 
     def __init__(
         self,
@@ -70,8 +74,8 @@ class IQL(Agent):
         actor_cosine: bool,
         discount: float,
         target_rate: float,
-        expectile: float,
-        inverse_temperature: float,
+        expectile: PerLane,
+        inverse_temperature: PerLane,
         max_weight: float,
         order: Sequence[str],
         normalise_rewards: bool,
@@ -85,7 +89,7 @@ class IQL(Agent):
                 f"agent.order={list(order)} must name value, policy and critic once each, for "
                 "example [value,policy,critic]"
             )
-        if not 0 < expectile < 1:
+        if not all(0 < each < 1 for each in numbers(expectile)):
             raise ValueError(
                 f"agent.expectile={expectile} must lie between 0 and 1, for example 0.7"
             )
@@ -118,8 +122,9 @@ class IQL(Agent):
             self.critics.parameters(), critic_learning_rate, eps=adam_epsilon
         )
         self.value_optimiser = Adam(self.value.parameters(), value_learning_rate, eps=adam_epsilon)
-        self.discount, self.target_rate, self.expectile = discount, target_rate, expectile
-        self.inverse_temperature, self.max_weight = inverse_temperature, max_weight
+        set_per_lane(self, "expectile", expectile, trailing=1)
+        set_per_lane(self, "inverse_temperature", inverse_temperature, trailing=1)
+        self.discount, self.target_rate, self.max_weight = discount, target_rate, max_weight
         self.normalise_rewards, self.reward_offset = normalise_rewards, reward_offset
         self.order = tuple(order)
         self.register_buffer("reward_scale", torch.ones(()))

@@ -57,12 +57,16 @@ def gradient_similarity(gradient: Float[Tensor, "S N B A"]) -> Float[Tensor, " S
     return pairs.mean(1) / (gradient.shape[1] - 1)
 
 
-def expectile_loss(difference: Float[Tensor, "S B"], expectile: float) -> Float[Tensor, " S"]:
+def expectile_loss(
+    difference: Float[Tensor, "S B"], expectile: float | Float[Tensor, "S 1"]
+) -> Float[Tensor, " S"]:
     """Mean over rows of `expectile_error`."""
     return expectile_error(difference, expectile).mean(1)
 
 
-def expectile_error(difference: Float[Tensor, "S B"], expectile: float) -> Float[Tensor, "S B"]:
+def expectile_error(
+    difference: Float[Tensor, "S B"], expectile: float | Float[Tensor, "S 1"]
+) -> Float[Tensor, "S B"]:
     """Asymmetric squares |tau - 1(u < 0)| u^2 of u = target - prediction.
 
     The prediction with the least mean is the tau-expectile of the targets: their mean at 0.5,
@@ -90,7 +94,9 @@ def sparse_error(
 
 
 def advantage_weight(
-    advantage: Float[Tensor, "S B"], inverse_temperature: float, max_weight: float
+    advantage: Float[Tensor, "S B"],
+    inverse_temperature: float | Float[Tensor, "S 1"],
+    max_weight: float,
 ) -> Float[Tensor, "S B"]:
     """min(exp(beta A), max_weight), what a recorded action counts in a weighted imitation.
 
@@ -110,7 +116,10 @@ def normal_log_prob(
 
 
 def smoothed(
-    action: Float[Tensor, "S B A"], noise: Float[Tensor, "S B A"], std: float, limit: float
+    action: Float[Tensor, "S B A"],
+    noise: Float[Tensor, "S B A"],
+    std: float | Float[Tensor, "S 1 1"],
+    limit: float,
 ) -> Float[Tensor, "S B A"]:
     """Target policy smoothing: clip(a + clip(std * noise, +-limit), +-1), noise standard normal.
 
@@ -119,12 +128,14 @@ def smoothed(
     return (action + (std * noise).clamp(-limit, limit)).clamp(-1, 1)
 
 
-def inverse_value_scale(value: Float[Tensor, "S B"], weight: float) -> Float[Tensor, " S"]:
+def inverse_value_scale(
+    value: Float[Tensor, "S B"], weight: float | Float[Tensor, " S"]
+) -> Float[Tensor, " S"]:
     """lambda = weight / mean |Q|, one per seed, without gradient: makes Q's unit irrelevant.
 
     Source: TD3+BC, arXiv:2106.06860, definition of lambda. Differs: a floor under the divisor.
     """
-    return weight / (value.detach().abs().mean(1) + VALUE_FLOOR)
+    return (value.detach().abs().mean(1) + VALUE_FLOOR).reciprocal() * weight
 
 
 def conservative_gap(

@@ -14,6 +14,7 @@ from torch import Tensor
 from agents.sac import SAC
 from datasets.transition import Transition
 from world_models.base import WorldModel
+from world_models.lanes import PerLane, numbers, set_per_lane
 
 Predict = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """`(obs, action) -> (mean, std)`, each `[S, E, B, D + 1]` over (next_obs, reward), by member."""
@@ -23,7 +24,7 @@ class MOBILE(SAC):
     """SAC with y = max(r - penalty U(s, a) + discount (1 - terminated) V(s'), floor).
 
     Args:
-        penalty: beta, reward units per unit of value disagreement.
+        penalty: beta, reward units per unit of value disagreement; a list gives each seed its own.
         samples: n, next observations drawn from each member's Gaussian.
         target_floor: least target, None for none; 0 is meant for rewards that are not negative.
         sac: see `SAC`.
@@ -33,16 +34,18 @@ class MOBILE(SAC):
     """
 
     predict: Predict | None = None
+    penalty: float | Tensor
 
     def __init__(
-        self, *, penalty: float, samples: int, target_floor: float | None, **sac: Any
+        self, *, penalty: PerLane, samples: int, target_floor: float | None, **sac: Any
     ) -> None:
         super().__init__(**sac)
-        if penalty < 0:
+        if min(numbers(penalty)) < 0:
             raise ValueError(f"agent.penalty={penalty} must not be negative")
         if samples < 1:
             raise ValueError(f"agent.samples={samples} must be at least 1")
-        self.penalty, self.samples, self.target_floor = penalty, samples, target_floor
+        set_per_lane(self, "penalty", penalty, trailing=1)
+        self.samples, self.target_floor = samples, target_floor
 
     def attach(self, model: WorldModel | None) -> None:
         """Keep the model's prediction; as a function, the model stays out of `state_dict`.

@@ -19,6 +19,7 @@ from agents.regularisers import BuildRegulariser, Regulariser, endings
 from datasets.dataset import Dataset
 from datasets.transition import Transition
 from envs.specs import Spec
+from world_models.lanes import PerLane, filled, set_per_lane
 from world_models.optimiser import Adam
 
 
@@ -36,15 +37,19 @@ class SAC(Agent):
         actor_cosine: anneal the actor's step size to zero over the run.
         discount: per control step.
         target_rate: Polyak step of the target critics, every update.
-        initial_temperature: weight of the entropy term at the start.
+        initial_temperature: weight of the entropy term at the start; a list gives each seed its
+            own.
         max_temperature: upper clip of the weight used in the losses, None for none.
-        target_entropy: entropy the temperature steers to, None for minus the action size.
+        target_entropy: entropy the temperature steers to, None for minus the action size; may be a
+            list too.
         entropy_in_target: subtract the entropy term in the target (off: deterministic backup).
         order: sequence of `critic` and `policy` within an update. The temperature moves with the
             policy, after it and on its sample, unless `temperature` is listed: then on a fresh one.
         normalise_critic_obs: the critics standardise observations with the dataset's statistics.
         regulariser: builds what holds the critics' slopes down, see `Regulariser`; null: none.
     """
+
+    target_entropy: float | Tensor
 
     def __init__(
         self,
@@ -62,9 +67,9 @@ class SAC(Agent):
         actor_cosine: bool,
         discount: float,
         target_rate: float,
-        initial_temperature: float,
+        initial_temperature: PerLane,
         max_temperature: float | None,
-        target_entropy: float | None,
+        target_entropy: PerLane | None,
         entropy_in_target: bool,
         order: Sequence[str],
         normalise_critic_obs: bool,
@@ -94,7 +99,7 @@ class SAC(Agent):
         )
         self.regulariser = (regulariser or Regulariser)(critics=self.critics, ends=endings(spec))
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
-        self.log_temperature = nn.Parameter(torch.full((seeds,), initial_temperature).log())
+        self.log_temperature = nn.Parameter(filled(initial_temperature, seeds).log())
         self.actor_optimiser = Adam(
             self.actor.parameters(),
             actor_learning_rate,
@@ -104,7 +109,8 @@ class SAC(Agent):
         self.temperature_optimiser = Adam([self.log_temperature], temperature_learning_rate)
         self.discount, self.target_rate = discount, target_rate
         self.max_temperature, self.entropy_in_target = max_temperature, entropy_in_target
-        self.target_entropy = -float(spec.action_dim) if target_entropy is None else target_entropy
+        aim = -float(spec.action_dim) if target_entropy is None else target_entropy
+        set_per_lane(self, "target_entropy", aim, trailing=1)
         self.order = tuple(order)
 
     def prepare(self, data: Dataset) -> None:

@@ -20,6 +20,7 @@ from agents.regularisers import BuildRegulariser, Regulariser, endings
 from datasets.dataset import Dataset
 from datasets.transition import Transition
 from envs.specs import Spec
+from world_models.lanes import PerLane, set_per_lane
 from world_models.optimiser import Adam
 
 MAX_DELAY = 8
@@ -37,14 +38,18 @@ class TD3BC(Agent):
         actor_learning_rate, critic_learning_rate, adam_epsilon: of Adam.
         discount: per control step.
         target_rate: Polyak step of the target networks, whenever the policy is updated.
-        value_weight: alpha; 0 is plain imitation.
-        smoothing_std, smoothing_limit: noise on the target's action, and its clip.
+        value_weight: alpha; 0 is plain imitation, a list gives each seed its own.
+        smoothing_std, smoothing_limit: noise on the target's action, and its clip; the first may be
+            a list too.
         critic_steps: critic updates on one batch, each with fresh smoothing noise.
         policy_delay: updates per update of actor and target networks.
         order: sequence of `critic` and `policy` within an update.
         normalise_obs: standardise observations with the dataset's statistics.
         regulariser: builds what holds the critics' slopes down, see `Regulariser`; null: none.
     """
+
+    value_weight: float | Tensor
+    smoothing_std: float | Tensor
 
     def __init__(
         self,
@@ -60,8 +65,8 @@ class TD3BC(Agent):
         adam_epsilon: float,
         discount: float,
         target_rate: float,
-        value_weight: float,
-        smoothing_std: float,
+        value_weight: PerLane,
+        smoothing_std: PerLane,
         smoothing_limit: float,
         critic_steps: int,
         policy_delay: int,
@@ -98,8 +103,9 @@ class TD3BC(Agent):
             self.critics.parameters(), critic_learning_rate, eps=adam_epsilon
         )
         self.discount, self.target_rate = discount, target_rate
-        self.value_weight, self.normalise_obs = value_weight, normalise_obs
-        self.smoothing_std, self.smoothing_limit = smoothing_std, smoothing_limit
+        set_per_lane(self, "value_weight", value_weight, trailing=0)
+        set_per_lane(self, "smoothing_std", smoothing_std, trailing=2)
+        self.normalise_obs, self.smoothing_limit = normalise_obs, smoothing_limit
         self.critic_steps, self.policy_delay, self.order = critic_steps, policy_delay, tuple(order)
         # A plain integer, so that an update that leaves the policy alone does not pay for it; it
         # only takes `policy_delay` values, so no more than that many graphs are ever compiled.

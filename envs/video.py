@@ -1,4 +1,4 @@
-"""One episode as a film."""
+"""Episodes as films: one alone, or the true one beside what a world model imagines of it."""
 
 import os
 import sys
@@ -14,12 +14,16 @@ import mujoco
 import numpy as np
 import torch
 from gymnasium.error import Error as GymnasiumError
+from jaxtyping import Float
 
 from envs.evaluation import Policy
 from envs.make import make_env
 from envs.specs import Spec
+from envs.true_dynamics import MUJOCO_TASKS
 
 SUFFIXES = (".mp4", ".gif")
+Imagine = Callable[[Float[np.ndarray, " D"]], Float[np.ndarray, "T D"]]
+"""From the first observation of an episode to those that a model expects to follow."""
 
 
 def record(spec: Spec, policy: Policy, path: Path, seed: int) -> float:
@@ -42,7 +46,53 @@ def record(spec: Spec, policy: Policy, path: Path, seed: int) -> float:
         RuntimeError: this machine cannot render it.
         OSError: the file cannot be written.
     """
-    path = Path(path)
+    with _open(spec, Path(path)) as (env, temporary):
+        return _film(spec, env, policy, seed, temporary)
+
+
+def record_beside(
+    spec: Spec, policy: Policy, imagine: Imagine, path: Path, seed: int, steps: int
+) -> None:
+    """Film an episode (left) beside an imagined one from the same state (right).
+
+    Where one of them ends, its last picture stays, darkened, until the other one ends.
+
+    Args:
+        spec, policy, path, seed: see `record`.
+        imagine: what the model expects; it may end early.
+        steps: of the film, at most.
+
+    Raises:
+        ValueError: see `record`, and a task whose pictures cannot be made from an observation.
+        RuntimeError, OSError: see `record`.
+    """
+    with _open(spec, Path(path)) as (env, temporary), _open(spec, Path(path)) as (other, _):
+        show = _shower(spec, other)
+        obs, _ = env.reset(seed=seed)
+        other.reset(seed=seed)
+        imagined = imagine(np.asarray(obs, np.float32))[:steps]
+        true, dream = _frame(spec, env), show(obs)
+        ended = False
+        with _writer(temporary, float(env.metadata.get("render_fps", 30))) as write:
+            write(np.concatenate([true, dream], 1))
+            for step in range(steps):
+                if ended and step >= len(imagined):
+                    break
+                if not ended:
+                    with torch.no_grad():
+                        action = policy(torch.tensor(obs).reshape(1, 1, -1))
+                    obs, _, terminated, truncated, _ = env.step(action.reshape(-1).cpu().numpy())
+                    true, ended = _frame(spec, env), terminated or truncated
+                    true = true // 2 if ended else true
+                if step < len(imagined):
+                    dream = show(imagined[step])
+                    dream = dream // 2 if step + 1 == len(imagined) < steps else dream
+                write(np.concatenate([true, dream], 1))
+
+
+@contextmanager
+def _open(spec: Spec, path: Path) -> Iterator[tuple[gymnasium.Env, Path]]:
+    """An environment that draws itself, and a file that becomes `path` when all went well."""
     if path.suffix not in SUFFIXES:
         raise ValueError(f"video file {path} must end in {' or '.join(SUFFIXES)}; rename it")
     _render_without_screen()
@@ -53,13 +103,46 @@ def record(spec: Spec, policy: Policy, path: Path, seed: int) -> float:
     # The suffix tells imageio the format, so the temporary name keeps it.
     temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
     try:
-        total = _film(spec, env, policy, seed, temporary)
-        os.replace(temporary, path)
+        yield env, temporary
+        if temporary.exists():
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)  # it is gone once renamed
         with suppress(AttributeError):  # closing a renderer that never came up fails
             env.close()
-    return total
+
+
+def _shower(spec: Spec, env: gymnasium.Env) -> Callable[[np.ndarray], np.ndarray]:
+    """Draws the state that an observation shows.
+
+    Raises:
+        ValueError: the task is none of those whose observation shows its state.
+    """
+    task: Any = env.unwrapped
+    if spec.env_id == "Pendulum-v1":
+
+        def show_pendulum(obs: np.ndarray) -> np.ndarray:
+            task.state, task.last_u = np.array([np.arctan2(obs[1], obs[0]), obs[2]]), None
+            return _frame(spec, env)
+
+        return show_pendulum
+    if spec.env_id not in MUJOCO_TASKS:
+        raise ValueError(
+            f"observations of {spec.env_id} cannot be drawn, so there is no film of imagined ones"
+        )
+    positions = task.model.nq
+    hidden = positions + task.model.nv - spec.obs_dim
+    travelled = np.zeros(hidden)
+
+    def show_bodies(obs: np.ndarray) -> np.ndarray:
+        # The observation leaves out where the body is; its speed says how far it moved.
+        velocity = np.asarray(obs[positions - hidden :], float)
+        position = np.concatenate([travelled, obs[: positions - hidden]])
+        task.set_state(position, velocity)
+        travelled[:] += task.dt * velocity[:hidden]
+        return _frame(spec, env)
+
+    return show_bodies
 
 
 def _film(spec: Spec, env: gymnasium.Env, policy: Policy, seed: int, path: Path) -> float:

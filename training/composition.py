@@ -20,7 +20,9 @@ from envs.evaluation import Evaluator
 from envs.true_dynamics import simulator_for
 from training import checkpoint, entry
 from training.checkpoint import Facts
+from training.files import load_tensors
 from training.lipschitz_probe import LipschitzProbe
+from training.model_cache import kind_of
 from training.online import Online, Refit
 from training.run_directory import CONFIG
 from training.seeding import seed_everything
@@ -95,6 +97,30 @@ def trained(run_dir: Path, device: str, seed: int) -> tuple[Agent, Facts, int, P
             "dataset.env_id=..."
         )
     return run.agent, run.facts, run.update, run.policy
+
+
+def trained_model(run_dir: Path, facts: Facts, device: str) -> WorldModel | None:
+    """The world model that a run fitted before training, None for a run without one.
+
+    Raises:
+        ValueError: its file is damaged.
+    """
+    config = OmegaConf.load(run_dir / CONFIG)
+    saved = run_dir / "world_model.pt"
+    if not is_chosen(config.world_model) or not saved.is_file():
+        return None
+    settings: Any = OmegaConf.to_container(config.world_model, resolve=True)
+    del settings["path"]
+    place = entry.pick_device(device)
+    model: WorldModel = entry.build(
+        "world_model",
+        instantiate(settings),
+        spec=facts.spec,
+        seeds=config.seeds,
+        seed=config.seed,
+    ).to(place)
+    model.load_state_dict(load_tensors(saved, kind_of("world_model"), place)["state"])
+    return model
 
 
 def build_online(config: DictConfig, data: Dataset) -> Online | None:

@@ -25,7 +25,9 @@ th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: right
          vertical-align: top; }
 th { border-bottom: 2px solid #888; }
 th:first-child, td:first-child { text-align: left; }
-img { max-width: 100%; height: auto; }
+img, video { max-width: 100%; height: auto; }
+figure { display: inline-block; width: 23rem; margin: 0 1rem 1rem 0; vertical-align: top; }
+figure video { width: 100%; border: 1px solid #ddd; }
 </style>
 </head>
 <body>
@@ -62,6 +64,15 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Film:
+    """An MP4, what it shows in words, and its address relative to the page."""
+
+    mp4: bytes
+    caption: str
+    address: str
+
+
+@dataclass(frozen=True)
 class Links:
     """Files beside the page: words, and addresses relative to it."""
 
@@ -73,11 +84,11 @@ class Section:
     """A heading and what stands below it."""
 
     title: str
-    blocks: list[Text | Table | Picture | Links] = field(default_factory=list)
+    blocks: list[Text | Table | Picture | Film | Links] = field(default_factory=list)
 
 
 def as_html(title: str, sections: Sequence[Section]) -> str:
-    """One file that needs no other: pictures are part of it, only videos are linked."""
+    """One file that needs no other: pictures and films are part of it, `Links` point outside."""
     body = []
     for section in sections:
         body.append(f"<h2>{html.escape(section.title)}</h2>")
@@ -86,7 +97,7 @@ def as_html(title: str, sections: Sequence[Section]) -> str:
 
 
 def as_markdown(title: str, sections: Sequence[Section]) -> str:
-    """The same without pictures."""
+    """The same without pictures, and with films as links."""
     parts = [f"# {title}"]
     for section in sections:
         blocks = [block for block in section.blocks if not isinstance(block, Picture)]
@@ -95,7 +106,7 @@ def as_markdown(title: str, sections: Sequence[Section]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _html(block: Text | Table | Picture | Links) -> str:
+def _html(block: Text | Table | Picture | Film | Links) -> str:
     if isinstance(block, Text):
         return f"<p>{html.escape(block.text)}</p>"
     if isinstance(block, Links):
@@ -109,6 +120,12 @@ def _html(block: Text | Table | Picture | Links) -> str:
         data = base64.b64encode(block.svg).decode()
         words = html.escape(block.caption)
         return f'<p><img alt="{words}" src="data:image/svg+xml;base64,{data}"></p>'
+    if isinstance(block, Film):
+        data = base64.b64encode(block.mp4).decode()
+        return (
+            f'<figure><video controls loop muted playsinline src="data:video/mp4;base64,{data}">'
+            f"</video><figcaption>{html.escape(block.caption)}</figcaption></figure>"
+        )
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in block.header)
     rows = (
         f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in block.rows
@@ -120,9 +137,11 @@ def _html(block: Text | Table | Picture | Links) -> str:
     )
 
 
-def _markdown(block: Text | Table | Links) -> str:
+def _markdown(block: Text | Table | Film | Links) -> str:
     if isinstance(block, Text):
         return block.text
+    if isinstance(block, Film):
+        return f"- [{block.caption}](<{block.address}>)"
     if isinstance(block, Links):
         return "\n".join(f"- [{words}](<{address}>)" for words, address in block.links)
     lines = [

@@ -5,7 +5,6 @@ needs no other file, and `report.md` with the same tables. Trains and evaluates 
 """
 
 import argparse
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -18,10 +17,11 @@ from training import statistics
 from training.entry import one_line_errors
 from training.files import write_text
 from training.online_selection import PULLS, SUBSET, selected_scores
-from training.page import Links, Picture, Section, Table, Text, as_html, as_markdown
+from training.page import Picture, Section, Table, Text, as_html, as_markdown
 from training.report_figures import Painter, unit_of
+from training.report_films import videos
 from training.reports import LAST
-from training.run_groups import Group, differing, find, grouped, read
+from training.run_groups import Group, differing, find, grouped, lanes_apart, read
 from training.statistics import CURVE_REPLICATES, Interval, bootstrap
 
 Tasks = Mapping[str, Sequence[Group]]
@@ -43,7 +43,8 @@ def report(paths: Sequence[Path], output: Path) -> list[Path]:
         FileNotFoundError, ValueError: nothing finished there, or a damaged file.
     """
     finished, unfinished = find(paths)
-    groups, remarks = grouped([read(directory) for directory in finished])
+    read_runs = [read(directory) for directory in finished]
+    groups, remarks = grouped([lane for run in read_runs for lane in lanes_apart(run)])
     remarks += [f"{path} is not finished and is left out" for path in unfinished]
     tasks: dict[str, list[Group]] = defaultdict(list)
     for group in groups:
@@ -61,7 +62,7 @@ def report(paths: Sequence[Path], output: Path) -> list[Path]:
         *settings(groups),
         *videos(groups, output),
     ]
-    runs = sum(len(group.runs) for group in groups)
+    runs = len({run.directory for group in groups for run in group.runs})
     title = (
         f"{runs} run{'s' if runs > 1 else ''} on {len(tasks)} task{'s' if len(tasks) > 1 else ''}"
     )
@@ -96,7 +97,7 @@ def overview(groups: Sequence[Group], remarks: Sequence[str]) -> Section:
         f"Numbers are means over seeds with {statistics.LEVEL:.0%} bootstrap intervals, resampled "
         "within each task; episodes are averaged first. 'One seed' stands where there is no "
         "interval because there is nothing to resample. Every lane of a run with several seeds "
-        "counts as one seed."
+        "counts as one seed; lanes with settings of their own count as experiments of their own."
     )
     return Section(
         "What this is",
@@ -315,13 +316,13 @@ def wall_clock(groups: Sequence[Group]) -> Section:
     for group in groups:
         taken = [[run.summary["seconds"].get(stage, 0.0) for stage in stages] for run in group.runs]
         means = np.mean(taken, 0)
-        lanes = sorted({run.summary["seeds"] for run in group.runs})
+        lanes = sorted({run.settings["seeds"] for run in group.runs})
         devices = sorted({run.summary.get("device", "unknown") for run in group.runs})
         rows.append(
             [
                 f"{group.method} on {group.task}",
                 *(f"{seconds:.0f}" for seconds in (*means, means.sum())),
-                str(len(group.runs)),
+                str(len({run.directory for run in group.runs})),
                 ", ".join(map(str, lanes)),
                 "; ".join(devices),
             ]
@@ -349,20 +350,6 @@ def settings(groups: Sequence[Group]) -> list[Section]:
             cells.append(next(iter(values.values())) if same else several)
         rows.append([key, *cells])
     return [Section("Settings that differ", [Table(["setting", *methods], rows)])]
-
-
-def videos(groups: Sequence[Group], output: Path) -> list[Section]:
-    """Links, for videos are too large to be part of a page."""
-    links = [
-        (
-            f"{group.method} on {group.task}, seed {run.summary['seed']}, {video.stem}",
-            Path(os.path.relpath(video, output.resolve())).as_posix(),
-        )
-        for group in groups
-        for run in group.runs
-        for video in run.videos
-    ]
-    return [Section("Videos", [Links(links)])] if links else []
 
 
 def having(tasks: Tasks, condition: Any) -> dict[str, list[Group]]:

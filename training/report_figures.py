@@ -19,6 +19,8 @@ _WIDTH = 3
 """Panels side by side."""
 _COLOURS = [f"C{index}" for index in range(10)]
 _LINES = ["-", "--", "-.", ":"]
+_WIDE = 20.0
+"""Largest value, in medians, that still fits on a linear axis."""
 
 
 class Painter:
@@ -77,7 +79,9 @@ class Painter:
                 self._curve(axes, group, "start/value", f"{group.method}: Q", lw=2.2)
                 self._curve(axes, group, "start/return", f"{group.method}: return", lw=0.9)
             axes.set(xlabel="gradient steps", ylabel="discounted return from the start")
-            axes.set_yscale("symlog")
+            drawn = np.abs(np.concatenate([np.asarray(line.get_ydata()) for line in axes.lines]))
+            if np.nanmax(drawn) > _WIDE * max(np.nanmedian(drawn), 1.0):
+                axes.set_yscale("symlog")  # an axis of few ticks, for values that explode
         return _svg(figure, panels)
 
     def open_loop(self, tasks: Mapping[str, Sequence[Group]]) -> bytes:

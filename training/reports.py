@@ -16,6 +16,7 @@ from rich.table import Table
 
 from datasets.dataset import Dataset
 from training.files import write_atomically
+from training.population import label, population
 
 LAST = 10
 """Evaluations averaged into the reported score, as is usual on D4RL."""
@@ -95,14 +96,19 @@ def results_table(summary: Mapping[str, Any]) -> Table:
         "final": f"{summary['name']}, last evaluation",
         "best": f"{summary['name']}, best evaluation (selected on the test task)",
     }
-    for kind, label in names.items():
+    lanes = summary.get("population", {})
+    for kind, text in names.items():
         if f"{unit}_{kind}" not in summary["result"]:
             continue
         # A return that was not a number is written as null.
         per_seed = np.array(summary["result"][f"{unit}_{kind}_per_seed"], dtype=float)
+        if lanes:  # of which each is another experiment
+            for lane, value in enumerate(per_seed):
+                table.add_row(f"{text}, {label(lanes, lane)}", f"{value:.1f}", "one seed")
+            continue
         spread = f"std {per_seed.std():.1f} of {len(per_seed)}" if len(per_seed) > 1 else ""
         style = "bold" if kind == "last10" else None
-        table.add_row(label, f"{per_seed.mean():.1f}", spread, style=style)
+        table.add_row(text, f"{per_seed.mean():.1f}", spread, style=style)
     for stage, seconds in summary["seconds"].items():
         table.add_row(f"wall-clock: {stage}", f"{seconds:.0f} s", "")
     return table
@@ -128,6 +134,7 @@ def summarise(
         "seed": settings["seed"],
         "seeds": settings["seeds"],
         "updates": settings["updates"],
+        "population": population(settings),
         "result": final_scores(evaluations),
         "dataset": {
             "name": data.name,
@@ -192,18 +199,24 @@ def plot_curves(metrics: Path, picture: Path, summary: Mapping[str, Any]) -> Non
     figure = Figure(figsize=(4.6 * len(panels), 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(f"{summary['name']} on {summary['dataset']['name']}")
-    for index, (name, label) in enumerate(panels):
+    lanes = summary.get("population", {})
+    for index, (name, text) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), index + 1)
-        lanes = series[name]
-        table = np.array([values for _, values in lanes.values()])
-        updates: Sequence[float] = next(iter(lanes.values()))[0]
+        curves = series[name]
+        table = np.array([values for _, values in curves.values()])
+        updates: Sequence[float] = next(iter(curves.values()))[0]
         unit_of_time = "gradient steps"
         if name == unit and "env_steps" in series:  # both were written at the same updates
             updates, unit_of_time = series["env_steps"][0][1], "steps in the environment"
-        for lane in table:
-            axes.plot(updates, lane, color="tab:blue", alpha=0.25 if len(table) > 1 else 0, lw=1)
-        mean = "mean of seeds" if len(table) > 1 else "one seed"
-        axes.plot(updates, table.mean(0), color="tab:blue", lw=2, label=mean)
+        if lanes:  # a mean over different settings would say nothing
+            for lane, values in enumerate(table):
+                axes.plot(updates, values, lw=1.5, label=label(lanes, lane))
+        else:
+            for values in table:
+                faint = 0.25 if len(table) > 1 else 0
+                axes.plot(updates, values, color="tab:blue", alpha=faint, lw=1)
+            mean = "mean of seeds" if len(table) > 1 else "one seed"
+            axes.plot(updates, table.mean(0), color="tab:blue", lw=2, label=mean)
         if name == unit:
             data = summary["dataset"]["behaviour"]
             axes.axhline(data[f"{unit}_mean"], color="0.4", ls="--", label="behaviour, mean")
@@ -211,7 +224,7 @@ def plot_curves(metrics: Path, picture: Path, summary: Mapping[str, Any]) -> Non
         if name == "critic_loss":
             axes.set_yscale("log")
         axes.set_xlabel(unit_of_time)
-        axes.set_ylabel(label, fontsize=8)
+        axes.set_ylabel(text, fontsize=8)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     write_atomically(picture, lambda file: figure.savefig(file, format="png", dpi=120))
@@ -285,7 +298,7 @@ def _plot_means(
     figure = Figure(figsize=(4.6 * len(panels), 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(f"{summary['name']} on {summary['dataset']['name']}, mean of seeds")
-    for index, (label, curves, scale) in enumerate(panels):
+    for index, (unit, curves, scale) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), index + 1)
         for name, text in curves.items():
             if name not in series:
@@ -296,7 +309,7 @@ def _plot_means(
             axes.plot(next(iter(lanes.values()))[0], table.mean(0), label=text, marker=marker)
         axes.set_yscale(scale)
         axes.set_xlabel("gradient steps")
-        axes.set_ylabel(label, fontsize=8)
+        axes.set_ylabel(unit, fontsize=8)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     write_atomically(picture, lambda file: figure.savefig(file, format="png", dpi=120))

@@ -1,6 +1,5 @@
 """Refuses settings that cannot work together, before anything is read or fitted."""
 
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from agents.base import Agent
 from training import entry
 from training.compilation import wanted
 from training.composition import arguments, is_chosen, real_rows
+from training.population import parameters, population
 from world_models.diffusion.parts import require_parts_suit
 
 KEEP_ALL = "world_models.filters.KeepAll"
@@ -20,6 +20,7 @@ KEEP_ALL = "world_models.filters.KeepAll"
 
 def require_sense(config: DictConfig, settings: dict[str, Any]) -> None:
     """Refuse settings that cannot work before anything is read or fitted."""
+    population(settings)
     entry.require_integers(settings)
     if not 0 <= config.real_fraction <= 1:
         raise ValueError(f"real_fraction must lie in [0, 1], got {config.real_fraction}")
@@ -154,19 +155,7 @@ def drop_foreign_numbers(config: DictConfig, source: Path) -> None:
         node = config.get(group)
         if not isinstance(numbers, dict) or not is_chosen(node):
             continue
-        known = keywords(get_object(node._target_))
+        known = set(parameters(get_object(node._target_)))
         with open_dict(node):
             for key in set(numbers) - known - {"path"}:
                 node.pop(key, None)
-
-
-def keywords(kind: type) -> set[str]:
-    """Arguments of a constructor, with those of its bases as far as it passes `**others` on."""
-    known: set[str] = set()
-    for cls in inspect.getmro(kind):
-        if "__init__" in vars(cls):
-            parameters = inspect.signature(vars(cls)["__init__"]).parameters
-            known |= set(parameters)
-            if all(each.kind is not each.VAR_KEYWORD for each in parameters.values()):
-                break
-    return known

@@ -3,13 +3,14 @@
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
+from training.population import in_lane
 from training.reports import read_metrics, read_summary
 from training.run_directory import CARRIED_OUT, CONFIG, METRICS, SUMMARY, flat
 
@@ -20,6 +21,8 @@ Series = Mapping[str, Mapping[int, tuple[list[int], list[float]]]]
 _REPEATED = ("name", "seed", "seeds", "dataset", "log_every", *CARRIED_OUT)
 _REQUIRED = ("name", "seed", "seeds", "result", "dataset", "environment", "physics", "seconds")
 _LONGEST_LABEL = 60
+# Lists in the measurements of a world model that have no entry a seed.
+_SHARED = ("horizons", "levels")
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Run:
         world_model: its `world_model.json`, empty where there is none.
         evaluation: its `evaluation.json`, empty where there is none.
         videos: recorded episodes.
+        lane: of a population, whose lanes are experiments of their own; None for all lanes of a run
+            that repeats one experiment.
     """
 
     directory: Path
@@ -43,6 +48,7 @@ class Run:
     world_model: Mapping[str, Any]
     evaluation: Mapping[str, Any]
     videos: Sequence[Path]
+    lane: int | None = None
 
     @property
     def experiment(self) -> dict[str, Any]:
@@ -140,6 +146,37 @@ def read(directory: Path) -> Run:
     )
 
 
+def lanes_apart(run: Run) -> list[Run]:
+    """The lanes of a population as runs of one seed each, with their own settings; else the run."""
+    population = run.summary.get("population") or {}
+    if not population:
+        return [run]
+    return [
+        replace(
+            run,
+            summary={
+                **run.summary,
+                "seeds": 1,
+                "result": {
+                    # A mean over lanes is nobody's.
+                    name: values[lane : lane + 1] if name.endswith("_per_seed") else None
+                    for name, values in run.summary["result"].items()
+                },
+            },
+            settings=in_lane(run.settings, population, lane),
+            metrics={name: {0: lanes[lane]} for name, lanes in run.metrics.items()},
+            world_model=_of_lane(run.world_model, lane),
+            evaluation={
+                **run.evaluation,
+                "scores": (run.evaluation.get("scores") or [])[lane:][:1],
+            },
+            videos=[path for path in run.videos if path.stem.endswith(f"-seed{lane}")],
+            lane=lane,
+        )
+        for lane in range(run.summary["seeds"])
+    ]
+
+
 def grouped(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
     """Runs sorted into groups, and remarks about those that were left out.
 
@@ -160,7 +197,7 @@ def grouped(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
     for (name, task), members in by_kind.items():
         for run in members:
             method = ", ".join([name, *(f"{k}={run.experiment.get(k)}" for k in varying[name])])
-            identity = (method, task, run.summary["seed"], run.summary["seeds"])
+            identity = (method, task, run.summary["seed"], run.summary["seeds"], run.lane)
             if identity in seen:
                 remarks.append(
                     f"{run.directory} repeats {seen[identity].directory} with the same seed and "
@@ -213,6 +250,18 @@ def _short_names(methods: Sequence[str]) -> dict[str, str]:
         number = sum(key.split(",")[0] == name for key in short) + 1
         short.setdefault(method, method if len(method) <= _LONGEST_LABEL else f"{name} #{number}")
     return short
+
+
+def _of_lane(measured: Mapping[str, Any], lane: int) -> dict[str, Any]:
+    """What was measured of one lane's world model; of one that all share there is one entry."""
+    found: dict[str, Any] = {}
+    for name, value in measured.items():
+        if isinstance(value, Mapping):
+            found[name] = _of_lane(value, lane)
+        else:
+            several = isinstance(value, list) and name not in _SHARED and len(value) > lane
+            found[name] = value[lane : lane + 1] if several else value
+    return found
 
 
 def _json(path: Path) -> dict[str, Any]:

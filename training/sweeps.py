@@ -145,7 +145,8 @@ def show(jobs: list[dict[str, Any]], early: bool) -> None:
         console = Console(width=max(console.width, _WIDTH))
     counts = Counter(job["outcome"] for job in jobs)
     title = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
-    table = Table(title=f"{len(jobs)} job{'s' if len(jobs) > 1 else ''}: {title}", title_justify="left")
+    several = "s" if len(jobs) > 1 else ""
+    table = Table(title=f"{len(jobs)} job{several}: {title}", title_justify="left")
     table.add_column("job", justify="right")
     table.add_column("outcome")
     table.add_column("score", justify="right")

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from world_models.base import Step
+from world_models.lanes import PerLane, numbers, set_per_lane
 
 Age = int | Tensor
 """Steps made since a rollout began: one number for all rows, or `[*]`."""
@@ -64,16 +65,18 @@ class UncertaintyPenalty(TransitionFilter):
     """Pays for doubt: r - penalty * u(s, a), with u the model's uncertainty.
 
     Args:
-        penalty: lambda, in reward units per unit of uncertainty.
+        penalty: lambda, in reward units per unit of uncertainty; a list gives each seed its own.
 
     Source: MOPO, arXiv:2005.13239, equation 3 and algorithm 2.
     """
 
-    def __init__(self, *, penalty: float) -> None:
+    penalty: float | Tensor
+
+    def __init__(self, *, penalty: PerLane) -> None:
         super().__init__()
-        if penalty < 0:
+        if min(numbers(penalty)) < 0:
             raise ValueError(f"filter.penalty must not be negative, got {penalty}")
-        self.penalty = penalty
+        set_per_lane(self, "penalty", penalty, trailing=1)
 
     def forward(self, obs: Tensor, action: Tensor, step: Step, age: Age = 0) -> Verdict:
         reward = penalised(step.reward, step.uncertainty, self.penalty)
@@ -110,7 +113,9 @@ class Chain(TransitionFilter):
 
 
 def penalised(
-    reward: Float[Tensor, " K *lead"], uncertainty: Float[Tensor, "*lead"], penalty: float
+    reward: Float[Tensor, " K *lead"],
+    uncertainty: Float[Tensor, "*lead"],
+    penalty: float | Float[Tensor, "S 1"],
 ) -> Float[Tensor, " K *lead"]:
     """r - penalty * u for every candidate."""
     return reward - penalty * uncertainty

@@ -11,6 +11,7 @@ from torch import Tensor
 from world_models.base import Step
 from world_models.dynamics_reward import DynamicsReward
 from world_models.filters import Age, Chain, TransitionFilter, UncertaintyPenalty, Verdict
+from world_models.lanes import PerLane
 
 SELECTIONS = ("argmax", "softmax", "random")
 CUTS = ("terminal", "drop", "timeout")
@@ -110,7 +111,7 @@ class PenalisedSelection(Chain):
     """Selection by the dynamics reward, then MOPO's penalty on the reward that came along.
 
     Args:
-        penalty: lambda of `UncertaintyPenalty`; 0 for none.
+        penalty: lambda of `UncertaintyPenalty`; 0 for none, a list for one a seed.
         dynamics_reward, candidates, select, temperature, min_reward, min_length, on_cut, bound:
             see `RewardSelection`.
 
@@ -129,7 +130,7 @@ class PenalisedSelection(Chain):
         min_length: int,
         on_cut: str,
         bound: float | None,
-        penalty: float,
+        penalty: PerLane,
     ) -> None:
         selection = RewardSelection(
             dynamics_reward=dynamics_reward,

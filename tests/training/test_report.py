@@ -1,10 +1,16 @@
 """Pages about runs, from run directories written by hand."""
 
+import base64
 import csv
+import html as entities
 import json
+import re
+import shutil
+import subprocess
 import sys
 from html.parser import HTMLParser
 
+import imageio.v3 as imageio
 import numpy as np
 import pytest
 import yaml
@@ -150,6 +156,27 @@ def test_lanes_count_as_seeds_and_variants_are_told_apart(tmp_path, write):
     assert "| mopo, penalty=0.5 on toy | 4 | 20 | 24 | 2 | 4 | some CPU |" in text  # by stage
 
 
+def test_lanes_of_a_population_are_experiments_of_their_own(tmp_path, write):
+    for seed in (0, 1):
+        place = write(seed=seed, seeds=4, level=20.0 * seed, penalty=[0.5, 0.5, 2.0, 5.0])
+        summary = json.loads((place / "summary.json").read_text())
+        summary["population"] = {"penalty": [0.5, 0.5, 2.0, 5.0]}
+        (place / "summary.json").write_text(json.dumps(summary))
+        model = {**MODEL, "one_step": {"rmse_median": [0.1, 0.2, 0.3, 0.4]}}
+        (place / "world_model.json").write_text(json.dumps(model))
+        (place / "evaluation.json").write_text(
+            json.dumps({"scores": [[lane] for lane in range(4)]})
+        )
+    _, markdown = report([tmp_path / "runs"], tmp_path / "out")
+    text = markdown.read_text()
+    assert "# 2 runs on 1 task" in text
+    # Means of lanes 0, 1 (levels 0 and 10) and of lane 3 (level 30), each of both runs.
+    assert "| mopo, penalty=0.5 | 4 | 16.0 [" in text and "| mopo, penalty=5.0 | 2 | 41.0 [" in text
+    assert "| mopo, penalty=5.0 on toy | 0.400 [0.400, 0.400] |" in text
+    assert "| mopo, penalty=2.0 on toy | 4 | 20 | 24 | 2 | 4 | some CPU |" in text
+    assert tables(text)["penalty"] == ["0.5", "2.0", "5.0"]
+
+
 def test_tasks_are_not_mixed(tmp_path, write):
     for task in ("a", "b"):
         for seed in (0, 1):
@@ -183,10 +210,14 @@ def test_everything_a_run_may_hold_is_shown_and_the_page_needs_no_other_file(tmp
         (place / "video-seed0.mp4").touch()
         with open(place / "metrics.csv", "a") as file:
             file.writelines(f"{u},0,start/return,{20.0 + seed}\n" for u in (10, 20, 30))
+    (place / "imagined-seed0.mp4").write_bytes(b"a film")
     html, markdown = report([tmp_path / "runs"], tmp_path / "out")
     page = Checked(html.read_text())
     assert page.open == []
-    assert len(page.sources) == 6 and all(s.startswith("data:image/svg") for s in page.sources)
+    *pictures, film = page.sources
+    assert len(pictures) == 6 and all(s.startswith("data:image/svg") for s in pictures)
+    assert film == "data:video/mp4;base64," + base64.b64encode(b"a film").decode()
+    assert "imagined-seed0.mp4>)" in markdown.read_text()
     assert [(html.parent / link).resolve().is_file() for link in page.links] == [True, True]
     rows = [line for line in markdown.read_text().splitlines() if line.startswith("| a<b>& on toy")]
     # Values are three times the scores 22 and 23; the return of the starts is 20 and 21.
@@ -245,3 +276,73 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
 def test_cells_cannot_break_a_markdown_table():
     text = as_markdown("t", [Section("s", [Table(["a"], [["x | y\nz"]])])])
     assert text.endswith("| x \\| y z |\n")
+
+
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+PROBE = """<pre id="probe"></pre><script>
+addEventListener("load", () => setTimeout(() => {
+  const all = (what) => [...document.querySelectorAll(what)];
+  document.getElementById("probe").textContent = JSON.stringify({
+    pictures: all("img").map((each) => each.naturalWidth),
+    films: all("video").map((each) => [each.videoWidth, each.error && each.error.message]),
+    headings: all("h2").map((each) => each.textContent),
+    rows: all("tbody tr").length,
+    overflow: document.documentElement.scrollWidth - innerWidth,
+  });
+}, 300));
+</script></body>"""
+
+
+def browse(page, *options):
+    done = subprocess.run(
+        [
+            BROWSER,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--no-first-run",
+            "--virtual-time-budget=5000",
+            f"--user-data-dir={page.parent / 'profile'}",
+            "--window-size=1300,3000",
+            *options,
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return done.stdout
+
+
+@pytest.mark.skipif(not BROWSER, reason="no Chromium is installed")
+def test_a_browser_shows_every_picture_table_and_film(tmp_path, write):
+    for name in ("mopo", "a<b>&"):
+        for seed in (0, 1):
+            place = write(name=name, seed=seed, seeds=2, level=20.0 + seed)
+            (place / "world_model.json").write_text(json.dumps(MODEL))
+            (place / "evaluation.json").write_text(json.dumps({"scores": [[3.0, 4.0]] * 2}))
+    frames = np.random.default_rng(0).integers(0, 255, (6, 64, 128, 3), dtype=np.uint8)
+    imageio.imwrite(place / "imagined-seed0.mp4", frames, plugin="pyav", codec="libx264", fps=10)
+    page, _ = report([tmp_path / "runs"], tmp_path / "out")
+
+    probed = tmp_path / "probed.html"
+    probed.write_text(page.read_text().replace("</body>", PROBE))
+    seen = json.loads(
+        entities.unescape(re.search(r'id="probe">(.*?)</pre>', browse(probed, "--dump-dom"))[1])
+    )
+    assert len(seen["pictures"]) == 6 and min(seen["pictures"]) > 100
+    assert seen["films"] == [[128, None]]
+    assert seen["overflow"] <= 0, "the page is wider than the window"
+    assert seen["rows"] > 10 and "Videos" in seen["headings"]
+
+    picture = tmp_path / "page.png"
+    browse(page, f"--screenshot={picture}")
+    pixels = imageio.imread(picture)
+    assert pixels.shape[1] == 1300
+    painted = (pixels[..., :3] < 200).any(-1)  # text and curves, from top to bottom
+    assert all(band.any() for band in np.array_split(painted, 6))

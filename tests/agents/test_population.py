@@ -1,0 +1,89 @@
+"""A lane with a number of its own learns as in a run where all lanes have that number."""
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+import yaml
+from hydra.utils import get_class
+
+from training.population import parameters
+from world_models.lanes import PerLane, filled, numbers, set_per_lane
+
+
+def supporting():
+    """Every number that lanes may differ in, with an agent whose class declares it."""
+    for path in sorted(Path("conf/agent").glob("*.yaml")):
+        settings = yaml.safe_load(path.read_text())
+        cls = get_class(settings["_target_"])
+        inherited = parameters(cls.__base__)
+        for name, parameter in parameters(cls).items():
+            declared = set(get_args(PerLane)) <= set(get_args(parameter.annotation))
+            if declared and name not in inherited and path.stem != "ravl":  # EDAC's class
+                yield path.stem, name, settings[name]
+
+
+PAIRS = [pytest.param(*found, id="-".join(found[:2])) for found in supporting()]
+
+
+@pytest.mark.parametrize(("option", "name", "usual"), PAIRS)
+def test_a_lane_learns_as_if_all_had_its_number(
+    make_agent, make_model, spec, make_batch, option, name, usual
+):
+    if name == "expectile":
+        values = [0.5, 0.7, 0.9]
+    else:
+        values = [(usual or -1.0) * factor for factor in (0.5, 1.0, 2.0)]
+
+    def train(value, poisoned=False):
+        torch.manual_seed(0)
+        agent = make_agent(option, seeds=3, **{name: value})
+        agent.attach(make_model(spec, 3))
+        for _ in range(2):
+            batch = make_batch(3, 16)
+            if poisoned:
+                batch.reward[1] = torch.nan
+            agent.update(batch)
+        return dict(agent.named_parameters())
+
+    population = train(values)
+    alone = {lane: train(values[lane]) for lane in (0, 2)}
+    for key, parameter in population.items():
+        for lane in alone:
+            assert torch.equal(parameter[lane], alone[lane][key][lane]), (key, lane)
+    assert any(not torch.equal(alone[0][key][2], alone[2][key][2]) for key in population)
+    poisoned = train(values, poisoned=True)
+    for key, parameter in population.items():
+        assert torch.equal(parameter[::2], poisoned[key][::2]), key
+
+
+def test_every_method_with_a_number_of_its_own_supports_lanes():
+    found = {option for option, _, _ in supporting()}
+    assert found >= {"cql", "darc", "edac", "h2o", "iql", "mobile", "sac", "td3_bc"}
+
+
+@pytest.mark.parametrize(
+    ("option", "changes", "message"),
+    [
+        ("edac", {"diversity": [1.0, -1.0]}, "must not be negative"),
+        ("mobile", {"penalty": [1.0, -1.0]}, "must not be negative"),
+        ("iql", {"expectile": [0.5, 1.0]}, "between 0 and 1"),
+        ("cql", {"conservative_weight": [1.0, 0.0]}, "must be positive"),
+        ("h2o", {"excess_weight": [1.0, -1.0]}, "must not be negative"),
+        ("darc", {"correction": [1.0, -1.0]}, "must not be negative"),
+    ],
+)
+def test_every_number_of_a_list_is_checked(make_agent, option, changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_agent(option, seeds=2, **changes)
+
+
+def test_a_number_stays_a_number_and_a_list_becomes_a_buffer_of_lanes():
+    module = torch.nn.Module()
+    set_per_lane(module, "one", 0.5, trailing=2)
+    set_per_lane(module, "many", [0.5, 1.0], trailing=2)
+    assert module.one == 0.5 and module.many.shape == (2, 1, 1)
+    assert not module.state_dict() and "many" in dict(module.named_buffers())
+    assert filled(2.0, 3).tolist() == [2, 2, 2] and filled([1.0, 2.0], 2).tolist() == [1, 2]
+    assert numbers(1.0) == [1.0]
