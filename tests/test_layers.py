@@ -16,6 +16,7 @@ ENTRY = {  # what reads configuration
     "training/distil.py",
     "training/ope.py",
     "training/requirements.py",
+    "training/search_space.py",
     "training/sweeps.py",
 }
 FILES = [path for layer in LAYERS for path in sorted(Path(layer).rglob("*.py"))]

@@ -268,7 +268,10 @@ def is_chosen(node: DictConfig | None) -> bool:
 
 
 def threads(choice: str | int) -> int:
-    """Resolve `threads=auto`: all cores, shared among the jobs of a parallel sweep."""
+    """Resolve `threads=auto`: all cores, shared among the jobs of a parallel sweep.
+
+    A launcher that gives every job a number of cores (submitit, Slurm, Ray) decides by itself.
+    """
     if choice != "auto":
         return int(choice)
     cores = os.cpu_count() or 1
@@ -276,5 +279,9 @@ def threads(choice: str | int) -> int:
         cores = len(os.sched_getaffinity(0))
     jobs = 1
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        jobs = HydraConfig.get().launcher.get("n_jobs") or 1
+        launcher = HydraConfig.get().launcher
+        given = launcher.get("cpus_per_task") or OmegaConf.select(launcher, "ray.remote.num_cpus")
+        if given:
+            return max(1, int(given))
+        jobs = launcher.get("n_jobs") or 1
     return max(1, cores // (cores if jobs < 0 else jobs))

@@ -9,8 +9,12 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from training import failures
+from training.composition import threads
 from training.failures import reason
 from training.sweeps import SweepTable
 
@@ -34,7 +38,8 @@ def sweep(command, tmp_path):
     """A sweep of which one learning rate trains and the other one diverges."""
 
     def run(*changes):
-        lists = ("agent.learning_rate=1e-3,1e30", "seed=0,1")
+        seeds = [] if "seed=0" in changes else ["seed=0,1"]
+        lists = ("agent.learning_rate=1e-3,1e30", *seeds)
         return command("train.py", "-m", f"root={tmp_path / 'runs'}", *SMALL, *lists, *changes)
 
     return run
@@ -117,6 +122,30 @@ def test_defects_are_told_apart_from_mistakes(tmp_path):
     assert reason(tmp_path) is None
     (tmp_path / "failed.json").write_text("{")
     assert "damaged" in reason(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "expected"),
+    [
+        ({"cpus_per_task": 3}, 3),
+        ({"cpus_per_task": None, "n_jobs": -1}, 1),
+        ({"ray": {"remote": {"num_cpus": 0.5, "num_gpus": 0.25}}}, 1),
+        ({}, len(os.sched_getaffinity(0))),
+    ],
+)
+def test_a_job_takes_the_cores_that_its_launcher_gives_it(monkeypatch, launcher, expected):
+    config = OmegaConf.create({"mode": RunMode.MULTIRUN, "launcher": launcher})
+    monkeypatch.setattr(HydraConfig, "get", lambda: config)
+    assert threads("auto") == expected and threads(5) == 5
+
+
+@pytest.mark.slow
+def test_a_sweep_in_submitit_processes_survives_a_crash(sweep, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    done = sweep("seed=0", "hydra/launcher=submitit_local", "hydra.launcher.cpus_per_task=1")
+    assert done.returncode == 1 and "2 jobs: 1 finished, 1 failed" in done.stdout, done.stderr
+    (path,) = (tmp_path / "runs").rglob("summary.json")
+    assert "CPU, 1 threads" in json.loads(path.read_text())["device"]
 
 
 def test_a_single_run_leaves_no_table():
