@@ -75,6 +75,10 @@ def recorded(tmp_path):
             "set guidance.value=reward, or another agent",
         ),
         (["simulator.gravity=2"], "simulator.gravity"),
+        (
+            ["seeds=2", "agent.discount=[0.9,0.99]"],
+            "agent.target_entropy, filter.penalty; or sweep",
+        ),
         (["real_fraction=1.5"], "real_fraction must lie in [0, 1], got 1.5"),
         (["agent.hidden=wide"], "agent cannot be built"),
         (["real_fraction=1.0"], "leaves no room in a batch of 256"),

@@ -73,13 +73,16 @@ def test_one_command_trains_scores_and_reports(train, command, tmp_path):
     assert again.returncode == 0 and "is finished" in again.stdout
     assert (run_dir / "checkpoint.pt").stat().st_mtime_ns == before
 
-    scored = command("evaluate.py", f"run={run_dir}", "episodes=3", "seed=5", "video=true")
+    scored = command(
+        "evaluate.py", f"run={run_dir}", "episodes=3", "seed=5", "video=true", "video_steps=5"
+    )
     assert scored.returncode == 0, scored.stderr
     result = json.loads((run_dir / "evaluation.json").read_text())
     assert [len(lane) for lane in result["returns"]] == [3, 3]
     assert all(length == 200 for lane in result["lengths"] for length in lane)
     for lane in (0, 1):
-        assert (run_dir / f"video-seed{lane}.mp4").read_bytes()[4:8] == b"ftyp"
+        for kind in ("video", "imagined"):
+            assert (run_dir / f"{kind}-seed{lane}.mp4").read_bytes()[4:8] == b"ftyp"
     assert "all" in scored.stdout and result["environment"] == "Pendulum-v1"
 
 
@@ -329,6 +332,16 @@ def test_jobs_of_a_parallel_sweep_share_the_cores(train, tmp_path):
     cores = len(os.sched_getaffinity(0))
     for path in (tmp_path / "runs").rglob("summary.json"):
         assert f"CPU, {max(1, cores // 2)} threads" in json.loads(path.read_text())["device"]
+
+
+def test_lanes_with_penalties_of_their_own_are_named_where_they_are_shown(train, tmp_path):
+    done = train("seeds=2", "filter.penalty=[0.5,2.0]", "updates=20")
+    assert done.returncode == 0, done.stderr
+    assert "last evaluation, filter.penalty=2" in done.stdout and "std" not in done.stdout
+    run_dir = run_dir_of(tmp_path / "runs")
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert summary["population"] == {"filter.penalty": [0.5, 2.0]}
+    assert (run_dir / "curves.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_wandb_and_tensorboard_are_a_word_away(train, tmp_path):

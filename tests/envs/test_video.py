@@ -10,8 +10,8 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from envs.make import spec_of
-from envs.video import record
+from envs.make import make_env, spec_of
+from envs.video import _shower, record, record_beside
 
 
 class Screen(gymnasium.Env):
@@ -120,3 +120,60 @@ def test_the_pendulum_is_filmed(tmp_path):
     spec = spec_of("Pendulum-v1", env_kwargs={}, physics="as-is", max_episode_steps=5)
     record(spec, half, path, seed=0)
     assert len(frames_of(path)) == 6
+
+
+PENDULUM = {"env_kwargs": {}, "physics": "as-is", "max_episode_steps": 5}
+
+
+def true_path(spec, steps):
+    """What really follows in the episode of seed 0 under `half`."""
+    env = make_env(spec)
+    env.reset(seed=0)
+    path = np.array([env.step(np.array([0.5], np.float32))[0] for _ in range(steps)])
+    env.close()
+    return path
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pygame") is None, reason="pygame not installed")
+def test_truth_and_imagination_are_filmed_side_by_side(tmp_path):
+    path, spec = tmp_path / "beside.mp4", spec_of("Pendulum-v1", **PENDULUM)
+    starts, truth = [], true_path(spec, 5)
+
+    def films(imagined):
+        record_beside(spec, half, lambda obs: starts.append(obs) or imagined, path, 0, steps=5)
+        assert list(tmp_path.iterdir()) == [path]
+        frames = np.stack(frames_of(path)).astype(float)
+        assert frames.shape == (6, 500, 1000, 3)
+        return np.abs(frames[..., :500, :] - frames[..., 500:, :]).mean((1, 2, 3)), frames
+
+    exact, _ = films(truth)
+    wrong, _ = films(np.tile([-1.0, 0.0, 0.0], (5, 1)))
+    # Both begin alike; in the end the true half is dark.
+    assert exact[:5].max() < 2.0 < wrong[1:].min() and wrong[0] < 2.0
+    _, frames = films(truth[:2])  # the imagined episode ended after two steps
+    assert frames[5, :, 500:].mean() < 0.6 * frames[1, :, 500:].mean()
+    environment = make_env(spec)
+    assert all(np.array_equal(start, environment.reset(seed=0)[0]) for start in starts)
+
+
+def test_an_observation_of_a_body_is_put_into_its_joints(monkeypatch):
+    drawn = np.zeros((1, 1, 3), np.uint8)
+    monkeypatch.setattr("envs.video._frame", lambda spec, env: drawn)
+    spec = spec_of("Hopper-v5", env_kwargs={}, physics="as-is")
+    env = make_env(spec)
+    start, _ = env.reset(seed=0)
+    show = _shower(spec, env)
+    first = start.copy()
+    first[5] = 2.0  # forward speed, m/s
+    for turn in range(3):
+        assert show(first) is drawn
+        data = env.unwrapped.data
+        np.testing.assert_allclose(data.qpos[1:], first[:5], atol=1e-6)
+        np.testing.assert_allclose(data.qvel, first[5:], atol=1e-6)
+        assert data.qpos[0] == pytest.approx(turn * 2.0 * env.unwrapped.dt)
+
+
+def test_a_task_whose_observation_is_not_its_picture_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="observations of ReverieScreen-v0 cannot be drawn"):
+        record_beside(spec_for("ReverieScreen-v0"), half, np.ones, tmp_path / "a.mp4", 0, steps=3)
+    assert not list(tmp_path.iterdir())
