@@ -93,19 +93,9 @@ def columns(rows):
     return torch.stack([rows.obs[..., 0], rows.action[..., 0], rows.reward, rows.next_obs[..., 0]])
 
 
-class Flat(ResidualMLP):
-    """Sees a window as one long row, which fits faster than a convolution."""
-
-    def __init__(self, *, event, **numbers):
-        super().__init__(event=(math.prod(event),), **numbers)
-
-    def forward(self, x, label):
-        return super().forward(x.flatten(1), label).view_as(x)
-
-
 @pytest.mark.parametrize("windows", [False, True])
 def test_a_fitted_generator_gives_back_mean_and_covariance(data, windows):
-    wider = partial(Flat, width=96, blocks=2, embedding=48, frequencies=4)
+    wider = partial(ResidualMLP, width=96, blocks=2, embedding=48, frequencies=4)
     parts = {"records": WINDOWS["records"], "network": wider}
     model = generator(steps=400, batch=128, learning_rate=5e-3, **(parts if windows else {}))
     described = model.fit(data)

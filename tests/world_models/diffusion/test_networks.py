@@ -105,10 +105,16 @@ def test_rows_outside_the_reach_of_the_convolutions_are_seen_by_pooled_statistic
     assert torch.equal(network(x, label)[:, :40], network(y, label)[:, :40]) != over_time
 
 
+def test_the_residual_network_sees_a_window_as_one_row():
+    numbers = {"width": 16, "blocks": 2, "embedding": 8, "frequencies": 4}
+    row, window = ResidualMLP(event=(56,), **numbers), ResidualMLP(event=(8, 7), **numbers)
+    window.load_state_dict(row.state_dict())
+    x, label = torch.randn(3, 8, 7), torch.randn(3)
+    assert torch.equal(window(x, label).flatten(1), row(x.flatten(1), label))
+
+
 def test_networks_refuse_records_of_another_kind():
     with pytest.raises(ValueError, match="generator=transition"):
         TemporalUNet(event=(7,), width=16, blocks=2, groups=4, norm_over_time=False)
-    with pytest.raises(ValueError, match="generator=trajectory"):
-        ResidualMLP(event=(8, 7), width=16, blocks=2, embedding=8, frequencies=4)
     with pytest.raises(ValueError, match="length=2"):
         unet(length=2)

@@ -1,0 +1,354 @@
+"""Policy-guided diffusion and SynthER beside recorded data, at a budget of two CPU cores.
+
+Each task's generators and ensemble are fitted once and serve all arms; the seeds are the learners'.
+All arms of a learner have the same networks, updates and rows a batch, and differ in where these
+rows come from. The published sizes are a thousand times larger.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agents.base import Agent
+from benchmarks.claims import experiment, window_quality
+from benchmarks.claims.experiment import History, Schedule
+from benchmarks.claims.report import timed
+from benchmarks.claims.window_quality import Scale, Windows
+from datasets.dataset import Dataset
+from envs.true_dynamics import simulator_for
+from training.seeding import seed_everything
+from world_models.base import WorldModel
+from world_models.diffusion.generator import DiffusionGenerator
+from world_models.diffusion.source import GeneratedTransitions
+from world_models.ensemble import ProbabilisticEnsemble
+from world_models.filters import KeepAll
+from world_models.sources import BranchedRollouts
+
+REAL, SYNTHER, UNGUIDED, GUIDED = "real", "synther", "unguided", "guided"
+ARMS = (REAL, SYNTHER, UNGUIDED, GUIDED)
+ENSEMBLE = "ensemble"
+CHUNK = 1_024
+SEED = 0
+AGENTS = {"td3_bc": "pgd", "iql": "pgd_iql"}
+"""Learners, and the preset that has their numbers for policy-guided diffusion."""
+STRENGTHS = (1.0, 4.0, 16.0)
+"""Powers of the policy in the guided law; of the arm `guided`, the first."""
+TARGET = "td3_bc"
+"""Whose policy, trained on the recorded data alone, is the target of the windows measured."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A dataset and a budget.
+
+    Attributes:
+        dataset: its file in `conf/dataset`, with the changes of `options`.
+        windows, transitions, ensemble: changes of the small generators and of the ensemble.
+        agents: changes of every learner.
+        schedule: of every arm.
+        records, every: windows a refresh and seed, and updates between two.
+        single: SynthER's transitions a seed.
+        measured: windows of each kind that are measured, a seed.
+        steps: calls of the sampler.
+        random_return: mean return of uniformly random actions.
+    """
+
+    dataset: str
+    options: Mapping[str, Any]
+    windows: Mapping[str, Any]
+    transitions: Mapping[str, Any]
+    ensemble: Mapping[str, Any]
+    agents: Mapping[str, Any]
+    schedule: Schedule
+    records: int
+    every: int
+    single: int
+    measured: int
+    steps: int
+    random_return: float
+
+
+LEARNER = {
+    "hidden": [64, 64],
+    "actor_learning_rate": 1e-3,
+    "critic_learning_rate": 1e-3,
+    "value_learning_rate": 1e-3,
+    "target_rate": 0.01,
+}
+SCHEDULE = Schedule(
+    seeds=4,
+    updates=5_000,
+    batch=128,
+    real_fraction=1.0,
+    evaluate=500,
+    episodes=5,
+    probe=0,
+)
+TASKS = {
+    "hopper": Task(
+        dataset="minari.yaml",
+        options={"id": "bench/hopper/mixed-v0", "name": "hopper", "path": None},
+        windows={"steps": 16_000},
+        transitions={"steps": 8_000},
+        ensemble={"max_epochs": 6},
+        agents=LEARNER,
+        schedule=SCHEDULE,
+        records=1_024,
+        every=500,
+        single=20_000,
+        measured=512,
+        steps=20,
+        random_return=18.0,
+    ),
+    "pendulum": Task(
+        dataset="builtin/pendulum-mixed.yaml",
+        options={},
+        windows={"steps": 16_000},
+        transitions={"steps": 8_000},
+        ensemble={"max_epochs": 30},
+        agents=LEARNER,
+        schedule=SCHEDULE,
+        records=1_024,
+        every=500,
+        single=20_000,
+        measured=512,
+        steps=20,
+        random_return=-1_220.0,
+    ),
+}
+FITTED = ("windows", "transitions", "ensemble")
+
+
+def load(task: Task) -> Dataset:
+    """The dataset; Minari's is found through MINARI_DATASETS_PATH."""
+    return experiment.build(f"dataset/{task.dataset}", changes=task.options)
+
+
+def fit_generator(
+    option: str, changes: Mapping[str, Any], task: Task, data: Dataset, seed: int
+) -> tuple[DiffusionGenerator, dict[str, Any]]:
+    """`generator=<option>` with changed numbers, fitted."""
+    path = f"generator/{option}.yaml"
+    own = experiment.option(path)
+    changes = {
+        key: {**own[key], **value} if isinstance(value, Mapping) else value
+        for key, value in changes.items()
+    }
+    law = experiment.option("noise_law/log_normal.yaml")
+    law = {**law, **changes.pop("noise_law", {})}
+    generator = experiment.build(
+        path,
+        changes={**changes, "noise_law": law, "checkpoint_every": 0},
+        spec=data.spec,
+        seeds=task.schedule.seeds,
+        seed=seed,
+    )
+    described, seconds = timed(lambda: generator.fit(data))
+    return generator, {**described, "seconds": seconds}
+
+
+def fit_ensemble(
+    task: Task, data: Dataset, seed: int
+) -> tuple[ProbabilisticEnsemble, dict[str, Any]]:
+    """The autoregressive model; one serves all seeds, as the generators do."""
+    ensemble = experiment.build(
+        "world_model/ensemble.yaml",
+        changes={**task.ensemble, "per_seed": False},
+        spec=data.spec,
+        seeds=task.schedule.seeds,
+        seed=seed,
+    )
+    described, seconds = timed(lambda: ensemble.fit(data))
+    return ensemble, {**described, "seconds": seconds}
+
+
+def train(
+    label: str,
+    task: Task,
+    data: Dataset,
+    agent: str,
+    arm: str,
+    generator: DiffusionGenerator | None,
+    seed: int,
+) -> History:
+    """One learner on recorded rows or on those of a generator, scored in the true environment."""
+    preset = {UNGUIDED: AGENTS[agent], GUIDED: AGENTS[agent], SYNTHER: "synther"}.get(arm)
+    share = 1.0
+    if preset is not None:
+        share = experiment.option(f"algorithm/{preset}.yaml")["real_fraction"]
+    return experiment.run(
+        f"{label}, {agent} {arm}",
+        partial(make_agent, task, data, agent),
+        data,
+        None,
+        replace(task.schedule, real_fraction=share),
+        make_source=None if generator is None else partial(make_source, task, generator, arm),
+        seed=seed,
+    )
+
+
+def make_agent(task: Task, data: Dataset, agent: str) -> Agent:
+    """The learner with the preset's numbers, then the task's."""
+    file = f"agent/{agent}.yaml"
+    own, preset = experiment.option(file), experiment.option(f"algorithm/{AGENTS[agent]}.yaml")
+    changes = {key: value for key, value in task.agents.items() if key in own}
+    return experiment.build(
+        file,
+        changes={**preset["agent"], **changes},
+        spec=data.spec,
+        seeds=task.schedule.seeds,
+        updates=task.schedule.updates,
+    )
+
+
+def make_source(
+    task: Task,
+    generator: DiffusionGenerator,
+    arm: str,
+    records: int | None = None,
+    strength: float = STRENGTHS[0],
+) -> GeneratedTransitions:
+    """Samples of a generator as an arm gets them."""
+    guidance = None
+    if arm == GUIDED:
+        guidance = experiment.build("guidance/policy.yaml", changes={"strength": strength})
+    count = task.single if arm == SYNTHER else task.records
+    return GeneratedTransitions(
+        generator=generator,
+        seeds=task.schedule.seeds,
+        sampler=experiment.build("sampler/dpm_solver_2m.yaml", changes={"steps": task.steps}),
+        guidance=guidance,
+        records=records or count,
+        chunk=CHUNK,
+        every=None if arm == SYNTHER else task.every,
+        retain=1,
+    )
+
+
+def measure_windows(
+    task: Task,
+    data: Dataset,
+    windows: DiffusionGenerator,
+    transitions: DiffusionGenerator,
+    ensemble: WorldModel,
+    target: Agent,
+    seed: int,
+) -> dict[str, dict[str, Tensor]]:
+    """Windows of every kind against the simulator and the target policy."""
+    seed_everything(seed)
+    found = {REAL: window_quality.recorded(windows, data, target.seeds, task.measured)}
+    found[UNGUIDED] = drawn(task, windows, target, None)
+    for strength in STRENGTHS:
+        found[guided(strength)] = drawn(task, windows, target, strength)
+    length = windows.records.transitions
+    found[ENSEMBLE] = rolled_out(ensemble, data, target, length, task.measured)
+    found[SYNTHER] = drawn(task, transitions, target, None)
+    simulator, scale = simulator_for(data.spec, 1), Scale.of(data)
+    return {
+        kind: window_quality.measure(windows, simulator, target.moments, scale)
+        for kind, windows in found.items()
+    }
+
+
+def drawn(
+    task: Task, generator: DiffusionGenerator, target: Agent, strength: float | None
+) -> Windows:
+    """Windows of a generator, guided by the target policy with some strength, or not."""
+    source = make_source(
+        task,
+        generator,
+        UNGUIDED if strength is None else GUIDED,
+        task.measured if generator.records.transitions > 1 else 10 * task.measured,
+        strength or 0.0,
+    )
+    source.attach(target.moments)
+    source.restore({"refreshes": 1})  # the first refresh of a run is not guided
+    rows, keep = source.generate(target.act, torch.empty(target.seeds, 0, target.spec.obs_dim))
+    shape = (source.records, generator.records.transitions)
+    return Windows(rows.map(lambda column: column.unflatten(1, shape)), keep.unflatten(1, shape))
+
+
+def rolled_out(
+    ensemble: WorldModel, data: Dataset, target: Agent, length: int, windows: int
+) -> Windows:
+    """Rollouts of the target policy in the ensemble, from recorded states."""
+    source = BranchedRollouts(
+        model=ensemble,
+        transition_filter=KeepAll(),
+        horizon=length,
+        starts=windows,
+        every=1,
+        retain=1,
+    )
+    starts = data.transitions.obs[torch.randint(len(data), (target.seeds, windows))]
+    rows, keep = source.generate(partial(target.act, deterministic=True), starts)
+    shape = (length, windows)
+    return Windows(
+        rows.map(lambda column: column.unflatten(1, shape).transpose(1, 2)),
+        keep.unflatten(1, shape).transpose(1, 2),
+    )
+
+
+def guided(strength: float) -> str:
+    """The name of windows that are guided with a strength."""
+    return f"guided {strength:g}"
+
+
+def fit_jobs(
+    tasks: Mapping[str, Task], data: Mapping[str, Dataset]
+) -> dict[str, Callable[[], Any]]:
+    """All that needs no generator, the longest first: fits, and learners of recorded data."""
+    jobs: dict[str, Callable[[], Any]] = {}
+    for name, task in tasks.items():
+        given = (task, data[name], SEED)
+        jobs[f"{name}/windows"] = partial(fit_generator, "trajectory_mlp", task.windows, *given)
+    for name, task in tasks.items():
+        given = (task, data[name], SEED)
+        jobs[f"{name}/transitions"] = partial(
+            fit_generator, "transition_small", task.transitions, *given
+        )
+        jobs[f"{name}/ensemble"] = partial(fit_ensemble, *given)
+        for agent in AGENTS:
+            jobs[f"{name}/{agent}/{REAL}"] = partial(
+                train, name, task, data[name], agent, REAL, None, SEED
+            )
+    return jobs
+
+
+def arm_jobs(
+    tasks: Mapping[str, Task], data: Mapping[str, Dataset], fitted: Mapping[str, Any]
+) -> dict[str, Callable[[], Any]]:
+    """Measurements of windows, and learners of what the generators make, the longest first."""
+    jobs: dict[str, Callable[[], Any]] = {}
+    for arm in (GUIDED, UNGUIDED, SYNTHER):
+        for name, task in tasks.items():
+            part = "transitions" if arm == SYNTHER else "windows"
+            generator = fitted[f"{name}/{part}"][0]
+            for agent in AGENTS:
+                jobs[f"{name}/{agent}/{arm}"] = partial(
+                    train, name, task, data[name], agent, arm, generator, SEED
+                )
+    for name, task in tasks.items():
+        parts = (fitted[f"{name}/{part}"][0] for part in FITTED)
+        target = fitted[f"{name}/{TARGET}/{REAL}"].agent
+        jobs[f"{name}/windows"] = partial(measure_windows, task, data[name], *parts, target, SEED)
+    return jobs
+
+
+def shortened(task: Task) -> Task:
+    """The task at a budget that only shows that everything works."""
+    return replace(
+        task,
+        windows={**task.windows, "steps": 400},
+        transitions={**task.transitions, "steps": 300},
+        ensemble={**task.ensemble, "max_epochs": 1},
+        schedule=replace(task.schedule, updates=300, evaluate=100, episodes=1),
+        records=128,
+        every=100,
+        single=2_000,
+        measured=64,
+    )

@@ -1,0 +1,204 @@
+"""The parts of policy-guided diffusion's claims: known errors, arms that differ as they should."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks.claims import policy_guided_diffusion as claims
+from benchmarks.claims import synthetic_experience as experience
+from benchmarks.claims import window_quality
+from benchmarks.claims.synthetic_experience import (
+    ARMS,
+    ENSEMBLE,
+    GUIDED,
+    REAL,
+    STRENGTHS,
+    SYNTHER,
+    UNGUIDED,
+    guided,
+)
+from benchmarks.claims.window_quality import Scale, Windows
+from datasets.transition import Transition
+from envs.true_dynamics import simulator_for
+from world_models.true_dynamics import TrueDynamics
+
+
+@pytest.fixture(scope="module")
+def task():
+    whole = experience.TASKS["pendulum"]
+    small = experience.shortened(whole)
+    return replace(
+        small,
+        options={"episodes": 12},
+        windows={**small.windows, "network": {"width": 16}, "steps": 3, "batch": 8},
+        transitions={"network": {"width": 16}, "steps": 3, "batch": 8},
+        ensemble={"max_epochs": 1, "hidden": [8, 8], "weight_decay": [0.0] * 3, "batch": 1024},
+        agents={"hidden": [8, 8]},
+        schedule=replace(small.schedule, seeds=2, updates=4, batch=32, evaluate=4),
+        records=8,
+        every=2,
+        single=64,
+        measured=6,
+        steps=3,
+    )
+
+
+@pytest.fixture(scope="module")
+def data(task, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REVERIE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return experience.load(task)
+
+
+@pytest.fixture(scope="module")
+def fitted(task, data):
+    return {
+        "windows": experience.fit_generator("trajectory_mlp", task.windows, task, data, 1)[0],
+        "transitions": experience.fit_generator(
+            "transition_small", task.transitions, task, data, 1
+        )[0],
+    }
+
+
+@pytest.fixture(scope="module")
+def learned(task, data):
+    return experience.train("pendulum", task, data, "td3_bc", REAL, None, 1).agent
+
+
+@pytest.fixture(scope="module")
+def truth(data):
+    return simulator_for(data.spec, 1)
+
+
+def centre(obs):
+    """A policy that does nothing, without noise."""
+    return torch.zeros(*obs.shape[:-1], 1), None
+
+
+def test_recorded_windows_have_no_error_and_a_known_one_is_found(fitted, data, truth):
+    torch.manual_seed(0)
+    windows = window_quality.recorded(fitted["windows"], data, seeds=2, windows=20)
+    scale = Scale.of(data)
+    found = window_quality.measure(windows, truth, centre, scale)
+    # Actions of a window are clipped to 0.999: 0.0003 rad/s in a step.
+    assert found["error"].max() < 1e-3 and found["drift_by_position"].max() < 1e-2
+    moved = windows.rows.next_obs.clone()
+    moved[:, :, 3, 2] += 0.5 * scale.obs[2]  # one of three channels by half a std
+    shifted = Windows(replace(windows.rows, next_obs=moved), windows.keep)
+    found = window_quality.measure(shifted, truth, centre, scale)
+    by_position = found["error_by_position"]
+    assert torch.allclose(by_position[:, 3], torch.full((2,), 0.5 / math.sqrt(3)), atol=1e-3)
+    assert by_position[:, [0, 1, 2, 4, 5]].max() < 1e-3
+
+
+def test_rows_that_do_not_exist_count_nowhere(fitted, data, truth):
+    torch.manual_seed(0)
+    windows = window_quality.recorded(fitted["windows"], data, seeds=2, windows=20)
+    keep = windows.keep.clone()
+    keep[:, 5:, 2:] = False
+    broken = windows.rows.map(lambda column: column.clone())
+    broken.next_obs[:, 5:, 2:] = 100.0
+    broken.obs[:, 6, 2:] = math.nan
+    found = window_quality.measure(Windows(broken, keep), truth, centre, Scale.of(data))
+    assert found["transitions"].tolist() == [keep[0].sum()] * 2
+    assert found["error"].max() < 1e-3 and found["error_by_position"].max() < 1e-3
+    assert found["drift_by_position"].max() < 1e-2 and found["log_likelihood"].isfinite().all()
+
+
+def test_likelihood_is_that_of_a_gaussian():
+    rows = Transition(
+        obs=torch.zeros(1, 1, 1, 3),
+        action=torch.tensor([[[[0.5, -0.1]]]]),
+        reward=torch.zeros(1, 1, 1),
+        next_obs=torch.zeros(1, 1, 1, 3),
+        terminated=torch.zeros(1, 1, 1, dtype=torch.bool),
+        is_real=torch.zeros(1, 1, 1, dtype=torch.bool),
+    )
+
+    def policy(obs):
+        return torch.zeros(1, 1, 2), torch.tensor([0.5, 0.1]).expand(1, 1, 2)
+
+    density, off = window_quality.likelihood(rows, policy)
+    by_hand = [-0.5 - math.log(0.5), -0.5 - math.log(0.1)]
+    by_hand = sum(by_hand) / 2 - math.log(2 * math.pi) / 2
+    assert density.item() == pytest.approx(by_hand, rel=1e-5)
+    assert off.item() == pytest.approx(math.sqrt(0.26 / 2), rel=1e-5)
+
+
+def test_rollouts_in_the_truth_have_no_error(data, learned, truth):
+    model = TrueDynamics(spec=data.spec, seeds=2, seed=0, threads=1, rows=10, tolerance=1.0)
+    windows = experience.rolled_out(model, data, learned, length=5, windows=7)
+    assert windows.keep.shape == (2, 7, 5)
+    found = window_quality.measure(windows, truth, learned.moments, Scale.of(data))
+    assert found["error"].max() < 1e-4 and found["drift_by_position"].max() < 1e-4
+    assert found["policy_distance"].max() < 1e-5  # the rollouts' actions are the policy's
+    # Positions follow each other in time.
+    assert torch.equal(windows.rows.obs[:, :, 1:], windows.rows.next_obs[:, :, :-1])
+
+
+def test_strength_draws_windows_towards_the_target(task, data, fitted, learned):
+    distance = []
+    for strength in (None, 1e6):
+        torch.manual_seed(0)
+        windows = experience.drawn(task, fitted["windows"], learned, strength)
+        assert windows.keep.shape == (2, task.measured, fitted["windows"].records.transitions)
+        distance.append(window_quality.likelihood(windows.rows, learned.moments)[1].mean())
+    assert distance[1] < 0.5 * distance[0]
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_learns_from_its_rows(task, data, fitted, arm):
+    generator = {SYNTHER: fitted["transitions"], REAL: None}.get(arm, fitted["windows"])
+    run = experience.train("pendulum", task, data, "iql", arm, generator, 1)
+    assert run.series["return"][1].shape == (2, 1)
+    assert ("synthetic/reward" in run.series) is (arm != REAL)
+    assert ("synthetic/policy_distance" in run.series) is (arm == GUIDED)
+
+
+def measured(error, likely, share):
+    lanes = torch.tensor([-0.01, 0.0, 0.0, 0.01])
+    by_position = error + lanes.unsqueeze(1) * torch.ones(7)
+    return {
+        "error": error + lanes,
+        "error_by_position": by_position,
+        "median_by_position": by_position,
+        "drift_by_position": by_position,
+        "log_likelihood": likely + lanes,
+        "terminations": share + 0 * lanes,
+    }
+
+
+def all_kinds(**changed):
+    found = {
+        REAL: measured(0.0, -1.2, 0.01),
+        UNGUIDED: measured(0.1, -1.2, 0.01),
+        **{guided(s): measured(0.2, -1.0 + 0.1 * i, 0.01) for i, s in enumerate(STRENGTHS)},
+        ENSEMBLE: measured(0.5, -0.9, 0.02),
+        SYNTHER: measured(0.1, -1.2, 0.01),
+    }
+    return found | changed
+
+
+def verdicts(found):
+    return [claim.holds for claim in claims.window_claims("task", found, judged=True)]
+
+
+def test_windows_are_judged_by_likelihood_and_error():
+    assert verdicts(all_kinds())[:6] == [None, True, True, True, True, True]
+    last = guided(STRENGTHS[-1])
+    assert verdicts(all_kinds(**{last: measured(0.6, -0.8, 0.0)}))[1:6] == [True] * 4 + [False]
+    # Likelier than unguided windows, but no more so than a weaker guidance.
+    assert verdicts(all_kinds(**{last: measured(0.2, -1.1, 0.0)}))[1] is False
+    unjudged = claims.window_claims("task", all_kinds(), judged=False)
+    assert all(claim.holds is None for claim in unjudged)
+
+
+@pytest.mark.parametrize(
+    ("share", "real", "expected"),
+    [(0.006, 0.01, True), (0.021, 0.01, False), (0.0, 0.01, False), (0.0, 0.0, True)],
+)
+def test_terminations_are_compared_by_a_factor(share, real, expected):
+    found = all_kinds(**{UNGUIDED: measured(0.1, -1.2, share)})
+    assert claims.termination_claims("task", real, found, True)[0].holds is expected
