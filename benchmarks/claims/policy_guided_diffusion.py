@@ -4,7 +4,7 @@ Policy-guided diffusion, arXiv:2404.06356, and SynthER, arXiv:2303.06614, on Pen
 Windows of a generator, guided by a policy that TD3+BC learnt from the recorded data, are held
 against the true simulator beside rollouts of that policy in an ensemble; then TD3+BC and IQL learn
 from recorded data, from SynthER's, and from windows unguided and guided by the learner itself. The
-budgets, far below the papers', are those of `benchmarks/claims/synthetic_experience.py`; a quick
+budgets, far below the papers', are those of `benchmarks/claims/synthetic_tasks.py`; a quick
 run only shows that everything works.
 
 Returns are compared as in `benchmarks/claims/lipschitz.py`: where the intervals do not decide, the
@@ -18,7 +18,7 @@ from collections.abc import Mapping
 
 import torch
 
-from benchmarks.claims import synthetic_experience, synthetic_plots
+from benchmarks.claims import synthetic_experience, synthetic_plots, synthetic_tasks
 from benchmarks.claims.edge_of_reach import described, mean_of_last
 from benchmarks.claims.experiment import History, run_all
 from benchmarks.claims.lipschitz import difference, ordered, verdict
@@ -31,7 +31,6 @@ from benchmarks.claims.synthetic_experience import (
     REAL,
     STRENGTHS,
     SYNTHER,
-    TASKS,
     UNGUIDED,
     guided,
 )
@@ -53,10 +52,10 @@ def main() -> int:
     arguments = parse(NAME, __doc__)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     begun = time.monotonic()
-    tasks = dict(TASKS)
+    tasks = dict(synthetic_tasks.TASKS)
     if arguments.quick:
-        tasks = {name: synthetic_experience.shortened(task) for name, task in tasks.items()}
-    data = {name: synthetic_experience.load(task) for name, task in tasks.items()}
+        tasks = {name: synthetic_tasks.shortened(task) for name, task in tasks.items()}
+    data = {name: synthetic_tasks.load(task) for name, task in tasks.items()}
     fitted = run_all(synthetic_experience.fit_jobs(tasks, data))
     found = run_all(synthetic_experience.arm_jobs(tasks, data, fitted))
     windows = {name: found[f"{name}/windows"] for name in tasks}

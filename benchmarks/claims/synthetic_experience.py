@@ -2,11 +2,11 @@
 
 Each task's generators and ensemble are fitted once and serve all arms; the seeds are the learners'.
 All arms of a learner have the same networks, updates and rows a batch, and differ in where these
-rows come from. The published sizes are a thousand times larger.
+rows come from.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from agents.base import Agent
 from benchmarks.claims import experiment, window_quality
-from benchmarks.claims.experiment import History, Schedule
+from benchmarks.claims.experiment import History
 from benchmarks.claims.report import timed
+from benchmarks.claims.synthetic_tasks import Task
 from benchmarks.claims.window_quality import Scale, Windows
 from datasets.dataset import Dataset
 from envs.true_dynamics import simulator_for
@@ -39,93 +40,7 @@ STRENGTHS = (1.0, 4.0, 16.0)
 """Powers of the policy in the guided law; of the arm `guided`, the first."""
 TARGET = "td3_bc"
 """Whose policy, trained on the recorded data alone, is the target of the windows measured."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """A dataset and a budget.
-
-    Attributes:
-        dataset: its file in `conf/dataset`, with the changes of `options`.
-        windows, transitions, ensemble: changes of the small generators and of the ensemble.
-        agents: changes of every learner.
-        schedule: of every arm.
-        records, every: windows a refresh and seed, and updates between two.
-        single: SynthER's transitions a seed.
-        measured: windows of each kind that are measured, a seed.
-        steps: calls of the sampler.
-        random_return: mean return of uniformly random actions.
-    """
-
-    dataset: str
-    options: Mapping[str, Any]
-    windows: Mapping[str, Any]
-    transitions: Mapping[str, Any]
-    ensemble: Mapping[str, Any]
-    agents: Mapping[str, Any]
-    schedule: Schedule
-    records: int
-    every: int
-    single: int
-    measured: int
-    steps: int
-    random_return: float
-
-
-LEARNER = {
-    "hidden": [64, 64],
-    "actor_learning_rate": 1e-3,
-    "critic_learning_rate": 1e-3,
-    "value_learning_rate": 1e-3,
-    "target_rate": 0.01,
-}
-SCHEDULE = Schedule(
-    seeds=4,
-    updates=5_000,
-    batch=128,
-    real_fraction=1.0,
-    evaluate=500,
-    episodes=5,
-    probe=0,
-)
-TASKS = {
-    "hopper": Task(
-        dataset="minari.yaml",
-        options={"id": "bench/hopper/mixed-v0", "name": "hopper", "path": None},
-        windows={"steps": 16_000},
-        transitions={"steps": 8_000},
-        ensemble={"max_epochs": 6},
-        agents=LEARNER,
-        schedule=SCHEDULE,
-        records=1_024,
-        every=500,
-        single=20_000,
-        measured=512,
-        steps=20,
-        random_return=18.0,
-    ),
-    "pendulum": Task(
-        dataset="builtin/pendulum-mixed.yaml",
-        options={},
-        windows={"steps": 16_000},
-        transitions={"steps": 8_000},
-        ensemble={"max_epochs": 30},
-        agents=LEARNER,
-        schedule=SCHEDULE,
-        records=1_024,
-        every=500,
-        single=20_000,
-        measured=512,
-        steps=20,
-        random_return=-1_220.0,
-    ),
-}
 FITTED = ("windows", "transitions", "ensemble")
-
-
-def load(task: Task) -> Dataset:
-    """The dataset; Minari's is found through MINARI_DATASETS_PATH."""
-    return experiment.build(f"dataset/{task.dataset}", changes=task.options)
 
 
 def fit_generator(
@@ -139,7 +54,6 @@ def fit_generator(
         for key, value in changes.items()
     }
     law = experiment.option("noise_law/log_normal.yaml")
-    law = {**law, **changes.pop("noise_law", {})}
     generator = experiment.build(
         path,
         changes={**changes, "noise_law": law, "checkpoint_every": 0},
@@ -232,6 +146,7 @@ def make_source(
 def measure_windows(
     task: Task,
     data: Dataset,
+    *,
     windows: DiffusionGenerator,
     transitions: DiffusionGenerator,
     ensemble: WorldModel,
@@ -333,22 +248,9 @@ def arm_jobs(
                     train, name, task, data[name], agent, arm, generator, SEED
                 )
     for name, task in tasks.items():
-        parts = (fitted[f"{name}/{part}"][0] for part in FITTED)
+        parts = {part: fitted[f"{name}/{part}"][0] for part in FITTED}
         target = fitted[f"{name}/{TARGET}/{REAL}"].agent
-        jobs[f"{name}/windows"] = partial(measure_windows, task, data[name], *parts, target, SEED)
+        jobs[f"{name}/windows"] = partial(
+            measure_windows, task, data[name], target=target, seed=SEED, **parts
+        )
     return jobs
-
-
-def shortened(task: Task) -> Task:
-    """The task at a budget that only shows that everything works."""
-    return replace(
-        task,
-        windows={**task.windows, "steps": 400},
-        transitions={**task.transitions, "steps": 300},
-        ensemble={**task.ensemble, "max_epochs": 1},
-        schedule=replace(task.schedule, updates=300, evaluate=100, episodes=1),
-        records=128,
-        every=100,
-        single=2_000,
-        measured=64,
-    )

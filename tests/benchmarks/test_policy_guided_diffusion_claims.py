@@ -8,6 +8,7 @@ import torch
 
 from benchmarks.claims import policy_guided_diffusion as claims
 from benchmarks.claims import synthetic_experience as experience
+from benchmarks.claims import synthetic_tasks as tasks
 from benchmarks.claims import window_quality
 from benchmarks.claims.synthetic_experience import (
     ARMS,
@@ -27,8 +28,8 @@ from world_models.true_dynamics import TrueDynamics
 
 @pytest.fixture(scope="module")
 def task():
-    whole = experience.TASKS["pendulum"]
-    small = experience.shortened(whole)
+    whole = tasks.TASKS["pendulum"]
+    small = tasks.shortened(whole)
     return replace(
         small,
         options={"episodes": 12},
@@ -49,7 +50,7 @@ def task():
 def data(task, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REVERIE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return experience.load(task)
+        return tasks.load(task)
 
 
 @pytest.fixture(scope="module")
