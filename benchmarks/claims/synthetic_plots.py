@@ -35,6 +35,8 @@ PANELS = {
     "median_by_position": "one-step error, median",
     "drift_by_position": "distance from a replay, median",
 }
+FLOOR = 1e-4
+"""Smaller errors, such as those of recorded windows, are drawn here."""
 
 
 def windows(tasks: Mapping[str, Mapping[str, Mapping[str, Tensor]]], path: Path) -> None:
@@ -44,7 +46,8 @@ def windows(tasks: Mapping[str, Mapping[str, Mapping[str, Tensor]]], path: Path)
     for row, (name, kinds) in zip(grid, tasks.items(), strict=True):
         for ax, (metric, label) in zip(row, PANELS.items(), strict=False):
             for kind, colour in KINDS.items():
-                spread(ax, range(kinds[kind][metric].shape[1]), kinds[kind][metric], kind, colour)
+                values = kinds[kind][metric].clamp(min=FLOOR)
+                spread(ax, range(values.shape[1]), values, kind, colour)
             ax.set(yscale="log", xlabel="position in the window", ylabel=f"{label} / std")
         ax = row[-1]
         for kind, colour in KINDS.items():
@@ -53,7 +56,7 @@ def windows(tasks: Mapping[str, Mapping[str, Mapping[str, Tensor]]], path: Path)
             )
             ax.errorbar(
                 likely.mean,
-                error.mean,
+                max(error.mean, FLOOR),
                 xerr=likely.half_width,
                 yerr=error.half_width,
                 color=colour,
