@@ -136,6 +136,8 @@ def make_source(
         seeds=task.schedule.seeds,
         sampler=experiment.build("sampler/dpm_solver_2m.yaml", changes={"steps": task.steps}),
         guidance=guidance,
+        behaviour=None,
+        warm_start=None,
         records=records or count,
         chunk=CHUNK,
         every=None if arm == SYNTHER else task.every,
