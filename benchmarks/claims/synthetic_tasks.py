@@ -52,7 +52,7 @@ LEARNER = {
 }
 SCHEDULE = Schedule(
     seeds=4,
-    updates=4_000,
+    updates=3_000,
     batch=128,
     real_fraction=1.0,
     evaluate=500,
@@ -63,9 +63,9 @@ TASKS = {
     "hopper": Task(
         dataset="minari.yaml",
         options={"id": "bench/hopper/mixed-v0", "name": "hopper", "path": None},
-        windows={"steps": 20_000},
-        transitions={"steps": 4_000},
-        ensemble={"max_epochs": 14},
+        windows={"steps": 14_000},
+        transitions={"steps": 3_000},
+        ensemble={"max_epochs": 10},
         agents=LEARNER,
         schedule=SCHEDULE,
         records=1_024,
@@ -78,9 +78,9 @@ TASKS = {
     "pendulum": Task(
         dataset="builtin/pendulum-mixed.yaml",
         options={},
-        windows={"steps": 10_000},
-        transitions={"steps": 4_000},
-        ensemble={"max_epochs": 50},
+        windows={"steps": 8_000},
+        transitions={"steps": 3_000},
+        ensemble={"max_epochs": 40},
         agents=LEARNER,
         schedule=SCHEDULE,
         records=1_024,
