@@ -29,6 +29,7 @@ from training.composition import (
     build_probe,
     build_refit,
     build_streams,
+    build_value_gap,
     is_chosen,
     threads,
 )
@@ -47,6 +48,7 @@ from training.run_directory import (
 )
 from training.seeding import evaluation_seed, seed_everything, side_stream
 from training.sweeps import require_first_failure, sweeping
+from training.value_gap import alarms
 from world_models import diagnostics, selection_diagnostics
 from world_models.base import Fitted, WorldModel
 from world_models.sources import BranchedRollouts, RolloutSource
@@ -113,9 +115,11 @@ def _train(
     if "dynamics_reward" in parts:
         measure_selection(parts, sources, data, config, run_dir)
 
+    gap = build_value_gap(config, data, agent, parts.get("world_model"))
     probes = [
         probe
         for probe in (
+            gap,
             build_probe(config, data, agent, mixture, sources),
             build_lipschitz_probe(config, data, agent, mixture, parts.get("world_model"), console),
         )
@@ -178,7 +182,13 @@ def _train(
             if evaluator is not None:
                 evaluator.close()
 
+    judged = None
+    if gap is not None:
+        with side_stream(config.seed, device):
+            judged = gap.judged()
     summary = reports.summarise(settings, data, log.scores, described, seconds, device)
+    summary["value_gap"] = judged
+    summary["alarms"] = alarms(described["world_model"], judged)
     reports.plot_curves(run_dir / METRICS, run_dir / "curves.png", summary)
     reports.plot_values(run_dir / METRICS, run_dir / "values.png", summary)
     reports.plot_lipschitz(run_dir / METRICS, run_dir / "lipschitz.png", summary)

@@ -26,6 +26,7 @@ from training.model_cache import kind_of
 from training.online import Online, Refit
 from training.run_directory import CONFIG
 from training.seeding import seed_everything
+from training.value_gap import ValueGap
 from training.value_probe import ValueProbe
 from world_models.base import Policy, WorldModel
 from world_models.sources import RolloutSource
@@ -249,6 +250,15 @@ def build_lipschitz_probe(
         truth=truth,
         **config.lipschitz,
     )
+
+
+def build_value_gap(
+    config: DictConfig, data: Dataset, agent: Agent, model: WorldModel | None
+) -> ValueGap | None:
+    """The policy's return in its world model, unless there is none or nobody asked."""
+    if model is None or not config.value_gap.starts:
+        return None
+    return ValueGap(agent=agent, model=model, data=data, **config.value_gap)
 
 
 def arguments(node: DictConfig) -> set[str]:

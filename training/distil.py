@@ -5,14 +5,16 @@ polynomial fitted to them, acts itself, and the teacher labels what the student 
 are then scored on the same starts, and the student is printed and written as JSON, Python and C.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import hydra
 import numpy as np
 import torch
+from jaxtyping import Float
 from omegaconf import DictConfig
 from rich.console import Console
 from torch import Tensor
@@ -22,7 +24,8 @@ from envs.evaluation import Evaluator
 from training import entry
 from training.composition import trained
 from training.files import write_json, write_text
-from training.sparse_policy import SparsePolicy, distilled, labels
+from training.sparse_policy import SparsePolicy, distilled
+from world_models.dictionary import circles
 
 Policy = Callable[[Tensor], Tensor]
 
@@ -36,13 +39,13 @@ def distil(settings: DictConfig) -> float:
     with closing(Evaluator(**sizes, episodes=settings.episodes)) as evaluator:
         student, chosen = taught(teacher, evaluator, settings)
     with closing(Evaluator(**sizes, episodes=settings.evaluation_episodes)) as evaluator:
-        seed = settings.seed + settings.rounds * settings.episodes + settings.episodes
+        seed = settings.seed + (settings.rounds + 2) * settings.episodes
         returns = {
             name: evaluator.episode_returns(policy, seed)[0].mean(1).tolist()
             for name, policy in (("teacher", teacher), ("student", student.act))
         }
 
-    weights = sum(parameter.numel() for parameter in _actor(agent)) // agent.seeds
+    weights = actor_parameters(agent) // agent.seeds
     result = {
         "equations": student.equations(),
         "terms": student.terms(),
@@ -69,43 +72,62 @@ def distil(settings: DictConfig) -> float:
 def taught(
     teacher: Policy, evaluator: Evaluator, settings: DictConfig
 ) -> tuple[SparsePolicy, list[dict[str, Any]]]:
-    """The student after the last round, and what was chosen for each seed."""
+    """Each seed's best student of all rounds, and what was chosen for it.
+
+    The best one has the highest return on `episodes` starts that no round has seen.
+    """
     # One generator per seed: how far a teacher gets is no matter of another seed's noise.
     draws = [np.random.default_rng([settings.seed, lane]) for lane in range(evaluator.seeds)]
     met: list[np.ndarray] = [np.empty((0, evaluator.spec.obs_dim))] * evaluator.seeds
-    acting, student, chosen = teacher, None, None
+    acting, students = teacher, []
     for turn in range(settings.rounds + 1):
         new = visited(acting, evaluator, settings.seed + turn * settings.episodes)
         met = [
             _at_most(np.concatenate(pair), settings.rows, rng)
             for *pair, rng in zip(met, new, draws, strict=True)
         ]
-        noisy = [
-            np.concatenate(
-                [
-                    rows + settings.noise * rows.std(0) * rng.standard_normal(rows.shape)
-                    for _ in range(settings.copies)
-                ]
-            )
+        angles = circles(torch.from_numpy(np.concatenate(met)))
+        around = [
+            _around(rows, settings.copies, settings.noise, angles, rng)
             for rows, rng in zip(met, draws, strict=True)
         ]
-        student, chosen = distilled(
-            evaluator.spec,
-            noisy,
-            [aims.numpy() for aims in _asked(teacher, noisy, settings.label_bound)],
-            met,
-            [torch.tanh(aims).numpy() for aims in _asked(teacher, met, settings.label_bound)],
-            degrees=settings.degrees,
-            thresholds=settings.thresholds,
-            tolerance=settings.tolerance,
-            alpha=settings.alpha,
-            members=settings.members,
-            library_ensemble=settings.library_ensemble,
-            seed=settings.seed,
+        students.append(
+            distilled(
+                evaluator.spec,
+                around,
+                _asked(teacher, around),
+                angles=angles,
+                degrees=settings.degrees,
+                thresholds=settings.thresholds,
+                tolerance=settings.tolerance,
+                alpha=settings.alpha,
+                members=settings.members,
+                library_ensemble=settings.library_ensemble,
+                label_bound=settings.label_bound,
+                seed=settings.seed,
+            )
         )
-        acting = student.act
-    assert student is not None and chosen is not None
-    return student, chosen
+        acting = students[-1][0].act
+    trial = settings.seed + (settings.rounds + 1) * settings.episodes
+    returns = [evaluator.episode_returns(each.act, trial)[0].mean(1) for each, _ in students]
+    return best_of(students, np.stack([each.numpy() for each in returns]))
+
+
+def best_of(
+    students: Sequence[tuple[SparsePolicy, list[dict[str, Any]]]],
+    returns: Float[np.ndarray, "rounds S"],
+) -> tuple[SparsePolicy, list[dict[str, Any]]]:
+    """The student of the round with the highest return, for each seed; of equals the last."""
+    lanes = range(returns.shape[1])
+    best = len(students) - 1 - np.nan_to_num(returns, nan=-np.inf)[::-1].argmax(0)
+    policies = [students[turn][0] for turn in best]
+    return (
+        replace(
+            students[-1][0],
+            coefficients=np.stack([policies[lane].coefficients[lane] for lane in lanes]),
+        ),
+        [students[best[lane]][1][lane] | {"round": int(best[lane])} for lane in lanes],
+    )
 
 
 def visited(policy: Policy, evaluator: Evaluator, seed: int) -> list[np.ndarray]:
@@ -124,11 +146,27 @@ def visited(policy: Policy, evaluator: Evaluator, seed: int) -> list[np.ndarray]
     return [lane[kept].double().numpy() for lane, kept in zip(path, moving, strict=True)]
 
 
-def _asked(teacher: Policy, rows: list[np.ndarray], bound: float) -> list[Tensor]:
-    """The teacher's labels for every seed's rows, all seeds at once."""
+def _around(
+    rows: np.ndarray,
+    copies: int,
+    noise: float,
+    angles: Sequence[Sequence[int]],
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Noisy copies; cosine and sine of an angle stay on the circle, where the teacher learned."""
+    moved = np.concatenate(
+        [rows + noise * rows.std(0) * rng.standard_normal(rows.shape) for _ in range(copies)]
+    )
+    for pair in angles:
+        moved[:, pair] /= np.linalg.norm(moved[:, pair], axis=1, keepdims=True)
+    return moved
+
+
+def _asked(teacher: Policy, rows: list[np.ndarray]) -> list[np.ndarray]:
+    """The teacher's actions for every seed's rows, all seeds at once."""
     longest = max(len(lane) for lane in rows)
     padded = np.stack([np.pad(lane, ((0, longest - len(lane)), (0, 0))) for lane in rows])
-    found = labels(teacher(torch.from_numpy(padded).float()), bound)
+    found = teacher(torch.from_numpy(padded).float()).double().numpy()
     return [lane[: len(own)] for lane, own in zip(found, rows, strict=True)]
 
 
@@ -136,10 +174,9 @@ def _at_most(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarr
     return rows if len(rows) <= count else rows[rng.permutation(len(rows))[:count]]
 
 
-def _actor(agent: Agent) -> list[Tensor]:
-    """Parameters of the network that acts."""
-    actor = getattr(agent, "actor", agent)
-    return list(actor.parameters())
+def actor_parameters(agent: Agent) -> int:
+    """Numbers in the network that acts, of all seeds."""
+    return sum(parameter.numel() for parameter in getattr(agent, "actor", agent).parameters())
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="distil")

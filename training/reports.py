@@ -117,6 +117,8 @@ def results_table(summary: Mapping[str, Any]) -> Table:
 def print_results(summary: Mapping[str, Any], run_dir: Path, console: Console) -> None:
     """Print the table and where everything lies."""
     console.print(results_table(summary))
+    for alarm in summary.get("alarms", []):
+        console.print(f"warning: {alarm}", style="yellow", highlight=False, soft_wrap=True)
     console.print(f"run directory: {run_dir}", highlight=False, soft_wrap=True)
 
 

@@ -2,8 +2,10 @@
 
 u = middle + half tanh(Xi Theta(x)) with Theta the monomials of the observation and Xi sparse.
 SINDy-RL, arXiv:2403.09110, section on sparse policies; relabelling of what the student meets:
-DAgger, arXiv:1011.0686. Differs: labels are the teacher's actions before tanh, and tanh stays in
-the student, where the paper fits unclipped means and clips.
+DAgger, arXiv:1011.0686. Differs: tanh stays in the student, where the paper clips. Thresholded
+regression on the teacher's actions before tanh finds the terms, as in the paper; their values then
+minimise the error of the action itself, for before tanh most of the error lies where the action is
+saturated and nobody sees it.
 """
 
 from collections.abc import Sequence
@@ -22,9 +24,13 @@ from world_models.dictionary import (
     input_names,
     library_of,
     powers_of,
+    reduced,
     sparse_fit,
     term_names,
 )
+
+# Rounds of dropping small coefficients, and evaluations of one least-squares problem, at most.
+_ROUNDS, _EVALUATIONS = 10, 30
 
 
 @dataclass(frozen=True)
@@ -120,59 +126,117 @@ def labels(action: Float[Tensor, "*lead A"], bound: float) -> Float[Tensor, "*le
     return torch.atanh(action.double().clamp(-edge, edge))
 
 
+def squashed_fit(
+    features: Float[np.ndarray, "N F"],
+    action: Float[np.ndarray, " N"],
+    start: Float[np.ndarray, " F"],
+    threshold: float,
+) -> Float[np.ndarray, " F"]:
+    """Least squares of tanh(features @ xi) on an action, over the terms that `start` has.
+
+    Coefficients below the threshold leave and the rest is fitted again, as in the linear
+    regression that gave the start.
+    """
+    from scipy.optimize import least_squares
+
+    found = start.copy()
+    for _ in range(_ROUNDS):
+        terms = np.flatnonzero(found)
+        if not len(terms):
+            break
+        theta = features[:, terms]
+
+        def residual(xi: np.ndarray, theta: np.ndarray = theta) -> np.ndarray:
+            return np.tanh(theta @ xi) - action
+
+        def slope(xi: np.ndarray, theta: np.ndarray = theta) -> np.ndarray:
+            return (1 - np.tanh(theta @ xi) ** 2)[:, None] * theta
+
+        found[terms] = least_squares(
+            residual, found[terms], slope, method="lm", max_nfev=_EVALUATIONS
+        ).x
+        small = np.abs(found) < threshold
+        if not (small & (found != 0)).any():
+            break
+        found[small] = 0.0
+    return found
+
+
 def distilled(
     spec: Spec,
-    states: Sequence[np.ndarray],
-    targets: Sequence[np.ndarray],
-    clean: Sequence[np.ndarray],
-    wanted: Sequence[np.ndarray],
+    states: Sequence[Float[np.ndarray, "N D"]],
+    actions: Sequence[Float[np.ndarray, "N A"]],
     *,
+    angles: Sequence[Sequence[int]],
     degrees: Sequence[int],
     thresholds: Sequence[float],
     tolerance: float,
     alpha: float,
     members: int,
     library_ensemble: bool,
+    label_bound: float,
     seed: int,
 ) -> tuple[SparsePolicy, list[dict[str, Any]]]:
-    """Fit a policy to every seed's labelled states; returns what was chosen for each as well.
+    """Fit a policy to every seed's states; returns what was chosen for each as well.
 
     Every degree and threshold is tried with one fit. Of those whose squared error of the action on
-    clean states is within `tolerance` of the least, the one with the fewest terms is fitted again
-    as an ensemble, whose median is the policy.
+    a tenth of the states, kept apart, is within `tolerance` of the least, the one with the fewest
+    terms is fitted again: an ensemble of linear fits, whose median says which terms there are and
+    where their values start, and `squashed_fit` of these.
 
     Args:
-        states, targets: `[N, D]` and `[N, A]` labels of each seed.
-        clean, wanted: `[M, D]` states without noise and the teacher's actions there, in [-1, 1].
+        states, actions: of each seed, in any order; the teacher's actions, in [-1, 1].
+        angles: pairs [cosine, sine]; the sine enters a monomial at most once, for with
+            c^2 + s^2 = 1 more is singular.
+        label_bound: actions before tanh are clipped to +- this.
     """
     library = library_of(
         "polynomial", obs_dim=spec.obs_dim, action_dim=0, degree=max(degrees), interactions=True
     )
     powers = powers_of(library, spec.obs_dim, 0)
+    powers = powers[reduced(powers, [sine for _, sine in angles])]
+    degree_of = powers.sum(1)
     program = Monomials(powers)
-
-    def features(rows: np.ndarray) -> np.ndarray:
-        return program(torch.from_numpy(rows).double().mT).mT.numpy()
-
     coefficients = np.zeros((len(states), spec.action_dim, len(powers)))
     chosen = []
-    for lane, (rows, aims, judged, truth) in enumerate(
-        zip(states, targets, clean, wanted, strict=True)
-    ):
-        theta, test = features(rows), features(judged)
+    for lane, (rows, wanted) in enumerate(zip(states, actions, strict=True)):
+        order = np.random.default_rng([seed, lane]).permutation(len(rows))
+        theta = program(torch.from_numpy(rows[order]).double().mT).mT.numpy()
+        wanted = wanted[order]
+        aims = labels(torch.from_numpy(wanted), label_bound).numpy()
+        cut = max(len(rows) // 10, 1)
+
+        def squashed(
+            start: np.ndarray,
+            threshold: float,
+            theta: np.ndarray = theta[cut:],
+            wanted: np.ndarray = wanted[cut:],
+        ) -> np.ndarray:
+            """`[A, F]` from linear fits `[A, F]`."""
+            return np.stack(
+                [
+                    squashed_fit(theta, action, each, threshold)
+                    for action, each in zip(wanted.T, start, strict=True)
+                ]
+            )
+
         tried = []
         for degree in degrees:
-            columns = np.flatnonzero(powers.sum(1) <= degree)
+            columns = degree_of <= degree
             for threshold in thresholds:
-                found = sparse_fit(theta[:, columns], aims, threshold=threshold, alpha=alpha)
-                error = np.square(np.tanh(test[:, columns] @ found.T) - truth).mean()
+                start = np.zeros_like(coefficients[lane])
+                start[:, columns] = sparse_fit(
+                    theta[cut:, columns], aims[cut:], threshold=threshold, alpha=alpha
+                )
+                found = squashed(start, threshold)
+                error = np.square(np.tanh(theta[:cut] @ found.T) - wanted[:cut]).mean()
                 terms = int(np.count_nonzero(found))
                 tried.append({"terms": terms, "error": float(error), "degree": degree})
                 tried[-1]["threshold"] = threshold
         least = min(each["error"] for each in tried)
         good = [each for each in tried if each["error"] <= (1 + tolerance) * least]
         best = min(good, key=lambda each: (each["terms"], each["error"]))
-        columns = np.flatnonzero(powers.sum(1) <= best["degree"])
+        columns = degree_of <= best["degree"]
         fits = ensemble_fit(
             theta[:, columns],
             aims,
@@ -183,7 +247,9 @@ def distilled(
             library_ensemble=library_ensemble,
             seed=[seed, lane],
         )
-        coefficients[lane][:, columns] = np.median(fits, 0)
+        start = np.zeros_like(coefficients[lane])
+        start[:, columns] = np.median(fits, 0)
+        coefficients[lane] = squashed(start, best["threshold"], theta, wanted)
         chosen.append(best | {"terms": int(np.count_nonzero(coefficients[lane]))})
     return SparsePolicy(spec, powers, coefficients), chosen
 

@@ -23,6 +23,10 @@ KINDS = ("affine", "quotient", "polynomial")
 
 # A compiled dictionary that differs from pysindy's own features by more is a different one.
 _AGREEMENT = 1e-9
+# A pair of columns is a cosine and a sine where c^2 + s^2 is 1 to so much on all rows.
+_CIRCLE = 1e-4
+# Columns that change less do not move.
+_CONSTANT = 1e-6
 _TERM = re.compile(r"([xu])(\d+)(?:\^(\d+))?")
 
 
@@ -111,6 +115,21 @@ def powers_of(library: Any, obs_dim: int, action_dim: int) -> np.ndarray:
             f"compiled; use one of {', '.join(KINDS)}"
         )
     return powers
+
+
+def circles(values: Float[Tensor, "N D"]) -> list[list[int]]:
+    """Pairs of columns whose squares sum to 1 in every row, and that move."""
+    squares = values.double().square()
+    moving = (values.std(0) > _CONSTANT).tolist()
+    pairs: list[list[int]] = []
+    for one in range(values.shape[1]):
+        for other in range(one + 1, values.shape[1]):
+            free = not any({one, other} & set(pair) for pair in pairs)
+            if free and moving[one] and moving[other]:
+                off = (squares[:, one] + squares[:, other] - 1).abs().max()
+                if off < _CIRCLE:
+                    pairs.append([one, other])
+    return pairs
 
 
 def reduced(powers: np.ndarray, sines: Sequence[int]) -> np.ndarray:

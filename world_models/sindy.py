@@ -21,6 +21,7 @@ from envs.specs import Spec
 from world_models.base import FitProgress, Step, WorldModel
 from world_models.dictionary import (
     Monomials,
+    circles,
     ensemble_fit,
     equation,
     input_names,
@@ -42,8 +43,6 @@ Table = tuple[np.ndarray, np.ndarray]
 TARGETS = ("increment", "next")
 PREDICTIONS = ("median", "member")
 
-# A pair of columns is a cosine and a sine where c^2 + s^2 is 1 to so much on all rows.
-_CIRCLE = 1e-4
 # A value at the edge of a column's range in so many rows is a clip or a contact, not a chance.
 _CLIPPED_ROWS = 3
 # Columns that do not change have no unit; theirs is 1.
@@ -396,6 +395,10 @@ class SINDy(WorldModel):
             for lane in self._terms(self.coefficients)
         ]
 
+    def terms(self) -> list[list[dict[str, float]]]:
+        """Nonzero coefficients of each seed's median by name, per column and of the reward."""
+        return self._terms(self.coefficients)
+
     def angles(self) -> list[list[int]]:
         """Index pairs [cosine, sine]."""
         partner = self.partner.tolist()
@@ -487,7 +490,7 @@ class SINDy(WorldModel):
         rows, angles = data.transitions, self.settings["angles"]
         pairs = angles
         if angles == "auto":
-            pairs = _circles(torch.cat([rows.obs, rows.next_obs[data.valid_next]]))
+            pairs = circles(torch.cat([rows.obs, rows.next_obs[data.valid_next]]))
         self.partner.copy_(_partners(self.spec.obs_dim, pairs))
 
     def _learn_bounds(self, rows: Transition, lane: int | slice) -> None:
@@ -630,7 +633,13 @@ class SINDy(WorldModel):
                 steps,
                 limit,
             )
-        return {"steps": steps, "windows": len(first), "median": worst if worst < 1e9 else None}
+        return {
+            "steps": steps,
+            "windows": len(first),
+            "median": worst if worst < 1e9 else None,
+            "limit": limit,
+            "alarm": worst > limit,
+        }
 
     def _terms(self, coefficients: Float[Tensor, "L T F"]) -> list[list[dict[str, float]]]:
         names = term_names(self.powers, self.inputs)
@@ -689,21 +698,6 @@ def _tenth(rows: Int[Tensor, " R"]) -> tuple[Int[Tensor, " J"], Int[Tensor, " P"
 def _unit(values: Float[Tensor, "N D"]) -> Float[Tensor, " D"]:
     std = values.std(0, correction=0)
     return torch.where(std > _CONSTANT, std, torch.ones_like(std))
-
-
-def _circles(values: Float[Tensor, "N D"]) -> list[list[int]]:
-    """Pairs of columns whose squares sum to 1 in every row, and that move."""
-    squares = values.double().square()
-    moving = (values.std(0) > _CONSTANT).tolist()
-    pairs: list[list[int]] = []
-    for one in range(values.shape[1]):
-        for other in range(one + 1, values.shape[1]):
-            free = not any({one, other} & set(pair) for pair in pairs)
-            if free and moving[one] and moving[other]:
-                off = (squares[:, one] + squares[:, other] - 1).abs().max()
-                if off < _CIRCLE:
-                    pairs.append([one, other])
-    return pairs
 
 
 def _partners(size: int, pairs: Sequence[Sequence[int]]) -> Int[Tensor, " D"]:

@@ -187,7 +187,6 @@ def run(
     sources: dict[str, RolloutSource] = {}
     refit = None
     if online is not None:
-        assert model is not None
         recorded = GrowingReplay(
             data.transitions, lanes=budget.seeds, capacity=online.source.capacity
         )

@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from envs.evaluation import Evaluator
 from envs.make import spec_of
 from envs.specs import Spec
-from training.distil import taught, visited
-from training.sparse_policy import SparsePolicy, distilled, labels
+from training.distil import best_of, taught, visited
+from training.sparse_policy import SparsePolicy, distilled, labels, squashed_fit
 
 SPEC = Spec(env_id=None, obs_dim=2, action_dim=2, action_low=(-2.0, 0.0), action_high=(2.0, 3.0))
 NUMBERS = {
@@ -24,6 +24,8 @@ NUMBERS = {
     "alpha": 1e-6,
     "members": 5,
     "library_ensemble": False,
+    "label_bound": 5.0,
+    "angles": [],
     "seed": 0,
 }
 
@@ -40,11 +42,8 @@ def policy():
         second = [0.3 + one**3, 0 * one]
         return np.stack(first if lane == 0 else second, 1)
 
-    targets = [aims(lane, x) for lane, x in enumerate(rows)]
-    found, chosen = distilled(
-        SPEC, rows, targets, rows, [np.tanh(aim) for aim in targets], **NUMBERS
-    )
-    return found, chosen
+    actions = [np.tanh(aims(lane, x)) for lane, x in enumerate(rows)]
+    return distilled(SPEC, rows, actions, **NUMBERS)
 
 
 def test_the_terms_are_found_and_no_others(policy):
@@ -85,6 +84,40 @@ def test_exported_python_and_c_agree_with_the_policy(policy, lane, tmp_path):
         given, out = (ctypes.c_double * 2)(*row), (ctypes.c_double * 2)()
         act(given, out)
         np.testing.assert_allclose(list(out), truth, atol=1e-12)
+
+
+def test_what_is_saturated_does_not_pull_at_the_terms():
+    """Actions of 3 x0, clipped before tanh: the linear fit is bent, that of the action is not."""
+    rows = np.random.default_rng(0).standard_normal((2_000, 2))
+    action = np.tanh(3 * rows[:, 0])
+    clipped = np.arctanh(action.clip(-0.9, 0.9))
+    bent = np.linalg.lstsq(rows, clipped, rcond=None)[0]
+    assert bent[0] < 1.2 and abs(bent[1]) < 0.05
+    found = squashed_fit(rows, action, bent, 0.01)
+    np.testing.assert_allclose(found, [3.0, 0.0], atol=1e-6)
+    assert found[1] == 0.0  # below the threshold, so it left
+
+
+def test_a_sine_enters_a_policy_at_most_once():
+    angle = np.random.default_rng(0).uniform(-np.pi, np.pi, 500)
+    rows = np.stack([np.cos(angle), np.sin(angle)], 1)
+    action = np.tanh(np.stack([0.5 * rows[:, 1] ** 2, rows[:, 0] * rows[:, 1]], 1))
+    found, _ = distilled(SPEC, [rows], [action], **{**NUMBERS, "angles": [[0, 1]]})
+    # s^2 is 1 - c^2.
+    assert found.terms()[0][0] == pytest.approx({"1": 0.5, "x0^2": -0.5}, abs=1e-6)
+    assert found.terms()[0][1] == pytest.approx({"x0 x1": 1.0}, abs=1e-6)
+
+
+def test_each_seed_keeps_the_student_of_its_best_round():
+    def student(value):
+        coefficients = np.full((2, 2, 2), float(value))
+        return SparsePolicy(SPEC, np.eye(2, dtype=int), coefficients), [{"terms": value}] * 2
+
+    found, chosen = best_of(
+        [student(1), student(2), student(3)], np.array([[5.0, 1.0], [7.0, np.nan], [6.0, 1.0]])
+    )
+    assert found.coefficients[:, 0, 0].tolist() == [2.0, 3.0]
+    assert chosen == [{"terms": 2, "round": 1}, {"terms": 3, "round": 2}]
 
 
 def test_labels_undo_the_tanh_up_to_a_bound():

@@ -77,7 +77,7 @@ def fitted(pendulum):
 
 def test_the_equation_of_the_pendulum_is_recovered(fitted):
     """The claim of section 9 of our own measurements: 3 g / 2 l dt and 3 / (m l^2) dt."""
-    terms = fitted._terms(fitted.coefficients)[0][2]
+    terms = fitted.terms()[0][2]
     assert terms == pytest.approx({"x1": 0.75, "u0": 0.15}, rel=0.01)
     assert fitted.equations()[1][2] == "x2' - x2 = +0.75 x1 +0.15 u0"
     assert fitted.described["angles"] == [[0, 1]] and fitted.described["clipped_rows"] > 0
@@ -211,7 +211,7 @@ def test_an_exact_reward_and_a_readable_end_of_the_cart_pole():
     data = replace(data, spec=replace(data.spec, env_id=None))  # nobody knows its rule
     model = model_of(data, reward_degree=3, degree=2, members=3)
     described = model.fit(data)
-    reward = model._terms(model.coefficients)[0][5]
+    reward = model.terms()[0][5]
     assert reward == pytest.approx(
         {"1": 0.5, "x1": 0.5, "x0^2": -1 / 18, "x0^2 x1": -1 / 18}, rel=1e-3
     )
@@ -257,7 +257,7 @@ def test_a_refit_learns_from_what_its_own_seed_collected_and_nothing_else(pendul
     # What was never met before was outside the box, and nobody knew of the clip.
     assert first["box"][:, 1, 2].max() < 7 and first["limits"][:, :, 2].isinf().all()
     assert moved["box"][1, 1, 2] > 8 and moved["limits"][1, :, 2].tolist() == [-8.0, 8.0]
-    terms = model._terms(model.coefficients)[1][2]
+    terms = model.terms()[1][2]
     assert terms == pytest.approx({"x1": 0.75, "u0": 0.15}, rel=0.01)
     assert told["rows"].tolist() == [400.0, 400.0] and told["threshold"][0] == pytest.approx(1e-3)
 

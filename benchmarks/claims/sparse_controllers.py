@@ -1,0 +1,126 @@
+"""Agents trained only inside equations, the policies of a few terms made of them, and the gate.
+
+Pendulum: 2,000 random rows, equations, SAC in rollouts of them and nothing else. Swing-up: the same
+in linear equations, which pay for what is not so. Students are distilled from the agents with the
+numbers of `conf/distil.yaml`, fewer rows and one copy.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from agents.base import Agent
+from benchmarks.claims import experiment, sparse_dynamics
+from benchmarks.claims.dyna import AGENT, PENDULUM
+from benchmarks.claims.experiment import Budget
+from envs.evaluation import Evaluator
+from envs.specs import Spec
+from training.distil import actor_parameters, taught
+from training.seeding import seed_everything
+from training.sparse_policy import SparsePolicy
+from training.value_gap import ValueGap
+
+ROWS = 2_000
+DISTIL: dict[str, Any] = {"rows": 4_000, "copies": 1, "members": 10, "degrees": [2, 3]}
+EPISODES, EPISODES_SEED = 20, 50_000
+GAP: dict[str, Any] = {"starts": 20, "factor": 3.0}
+BUDGET = replace(
+    PENDULUM.budget,
+    updates=4_000,
+    real_fraction=0.0,
+    starts=100,
+    horizon=50,
+    evaluate=1_000,
+)
+LINEAR_BUDGET = replace(BUDGET, updates=2_000)
+
+
+def offline(task: str, budget: Budget, linear: bool = False) -> dict[str, Any]:
+    """Train SAC in equations of random rows; true returns and the gap of values at the end."""
+    data = sparse_dynamics.random_data(task, ROWS, 0)
+    # Linear equations are let loose: in the box of the data the pole never rises.
+    changes = {**sparse_dynamics.LINEAR, "box_margin": 10.0} if linear else {"box_margin": 0.1}
+    model = sparse_dynamics.sindy(data, budget.seeds, **changes)
+    described = model.fit(data)
+    run = experiment.run(
+        f"{task}, offline",
+        lambda: experiment.build(
+            "agent/sac.yaml",
+            changes=AGENT,
+            spec=data.spec,
+            seeds=budget.seeds,
+            updates=budget.updates,
+        ),
+        data,
+        model,
+        budget,
+    )
+    seed_everything(0)
+    gap = ValueGap(agent=run.agent, model=model, data=data, **GAP).judged()
+    return {
+        "agent": run.agent,
+        "spec": data.spec,
+        "equations": described["equations"],
+        "returns": scored(run.agent, data.spec),
+        "gap": gap,
+        "random_return": data.returns.mean().item(),
+    }
+
+
+def policy_of(agent: Agent) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What an evaluation asks."""
+    return lambda obs: agent.act(obs, deterministic=True)
+
+
+def scored(agent: Agent, spec: Spec) -> list[float]:
+    """True mean return of each seed over many starts."""
+    with closing(Evaluator(spec=spec, seeds=agent.seeds, episodes=EPISODES)) as evaluator:
+        returns, _ = evaluator.episode_returns(policy_of(agent), EPISODES_SEED)
+    return returns.mean(1).tolist()
+
+
+def distilled(agent: Agent, spec: Spec, quick: bool) -> dict[str, Any]:
+    """Students of an agent: their returns beside its own on the same starts, sizes and times."""
+    numbers: Any = OmegaConf.to_container(OmegaConf.load(experiment.CONF / "distil.yaml"))
+    settings = OmegaConf.create({**numbers, **DISTIL, **({"rounds": 1} if quick else {})})
+    seed_everything(0)
+    with closing(Evaluator(spec=spec, seeds=agent.seeds, episodes=settings.episodes)) as evaluator:
+        student, chosen = taught(policy_of(agent), evaluator, settings)
+    with closing(Evaluator(spec=spec, seeds=agent.seeds, episodes=EPISODES)) as evaluator:
+        returns, _ = evaluator.episode_returns(student.act, EPISODES_SEED)
+    return {
+        "teacher": scored(agent, spec),
+        "student": returns.mean(1).tolist(),
+        "terms": [each["terms"] for each in chosen],
+        "parameters": actor_parameters(agent) // agent.seeds,
+        "equations": student.equations(),
+        "microseconds": times(agent, student),
+    }
+
+
+def times(agent: Agent, student: SparsePolicy) -> dict[str, float]:
+    """Microseconds of one action of one state: exported Python, and the network in torch."""
+    module: dict[str, Any] = {}
+    exec(student.python(0), module)
+    state = torch.randn(agent.seeds, 1, agent.spec.obs_dim)
+    row = state[0, 0].tolist()
+
+    def timed(call: Callable[[], Any], calls: int) -> float:
+        rounds = []
+        for _ in range(5):
+            begun = time.perf_counter()
+            for _ in range(calls):
+                call()
+            rounds.append((time.perf_counter() - begun) / calls * 1e6)
+        return median(rounds)
+
+    return {
+        "equation": timed(lambda: module["act"](row), 2_000),
+        "network": timed(lambda: agent.act(state, deterministic=True), 200),
+    }
