@@ -24,6 +24,7 @@ COUNTS = {
     "batch_size": 1,
     "evaluate.every": 0,
     "evaluate.episodes": 1,
+    "value_gap.starts": 0,
     "lipschitz.states": 0,
     "lipschitz.steps": 1,
     "lipschitz.samples": 1,

@@ -26,6 +26,7 @@ SMALL = (
     "evaluate.every=20",
     "evaluate.episodes=2",
     "probe_starts=16",
+    "value_gap.starts=0",
     "log_every=10",
     "checkpoint_every=10",
     "threads=1",

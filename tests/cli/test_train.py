@@ -89,6 +89,7 @@ def test_one_command_trains_scores_and_reports(train, command, tmp_path):
 def test_the_same_seed_gives_the_same_result_and_another_seed_another(train, tmp_path):
     for root, seed, probe in (("a", 0, 64), ("b", 0, 64), ("c", 1, 64), ("d", 0, 0)):
         looked = (f"probe_starts={probe}", f"lipschitz.states={probe}")
+        looked += (f"value_gap.starts={probe // 32}",)
         done = train(f"root={tmp_path / root}", f"seed={seed}", *looked)
         assert done.returncode == 0, done.stderr
     first, second, other, unprobed = (state_of(run_dir_of(tmp_path / root)) for root in "abcd")
@@ -97,6 +98,9 @@ def test_the_same_seed_gives_the_same_result_and_another_seed_another(train, tmp
     (picture,) = (tmp_path / "a").rglob("lipschitz.png")
     assert picture.read_bytes()[:4] == b"\x89PNG"
     assert not list((tmp_path / "d").rglob("lipschitz.png"))
+    gaps = [json.loads(next((tmp_path / x).rglob("summary.json")).read_text()) for x in "ad"]
+    assert len(gaps[0]["value_gap"]["model_return"]) == 2 and gaps[1]["value_gap"] is None
+    assert gaps[0]["alarms"] == gaps[1]["alarms"] == []
     # Looking at the critics changes nothing but the log.
     assert not same(first.pop("log"), unprobed.pop("log"))
     assert same(first, unprobed)

@@ -1,11 +1,14 @@
 """Returns in the model by hand, the limit, and what a finished run says of its alarms."""
 
+import io
 from types import SimpleNamespace
 
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
+from training.reports import print_results
 from training.value_gap import ValueGap, alarms, limit
 from world_models.base import Step
 
@@ -81,6 +84,16 @@ def test_numbers_that_make_no_sense_are_refused():
         gap_of(recording([1.0, 4.0]), factor=1.0)
     with pytest.raises(ValueError, match=r"value_gap.starts=-1"):
         gap_of(recording([1.0, 4.0]), starts=-1)
+
+
+def test_alarms_are_printed_below_the_table(tmp_path):
+    console = Console(file=io.StringIO(), width=200)
+    data = {"name": "x", "behaviour": {"return_mean": 0.0, "return_best": 1.0}}
+    summary = {"name": "mopo", "dataset": data, "seeds": 1, "result": {}, "seconds": {}}
+    print_results(summary | {"alarms": ["it burns"]}, tmp_path, console)
+    assert "warning: it burns\n" in console.file.getvalue()
+    print_results(summary, tmp_path, console)  # of an older run
+    assert console.file.getvalue().count("warning") == 1
 
 
 def test_a_run_says_what_it_warns_of():
