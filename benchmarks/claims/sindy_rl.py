@@ -62,7 +62,7 @@ def main() -> int:
                 for task in sparse_dynamics.TASKS
             },
             "recovered": partial(sparse_dynamics.recovered, sparse_controllers.ROWS),
-            "gates": partial(sparse_dynamics.gates, quick),
+            "gates": sparse_dynamics.gates,
         }
     )
     found["swing-up/E-SINDy"], found["swing-up students"] = found.pop("swing-up/controllers")
