@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from benchmarks.claims import dyna, sparse_dynamics
 from benchmarks.claims.dyna import ARMS, ENSEMBLE, SAC, SINDY, Task
@@ -28,10 +29,13 @@ def plot(
             row[0].fill_between(steps, values.min(0), values.max(0), color=COLOURS[arm], alpha=0.2)
         row[0].axhline(task.goal, color="0.4", ls="--", label="goal")
         row[0].set(title=name, xlabel="environment steps", ylabel="return", xscale="log")
+        row[0].xaxis.set_major_formatter(ScalarFormatter())
+        row[0].xaxis.set_minor_formatter(ScalarFormatter())
+        row[0].tick_params(axis="x", which="both", labelsize=7, rotation=45)
         for ax, kind in zip(row[1:], ("one", "many"), strict=True):
             plot_errors(ax, counts, found[f"errors/{name}"], kind)
             ahead = "1 step" if kind == "one" else f"{sparse_dynamics.STEPS} steps"
-            ax.set_title(f"{name}: open-loop error after {ahead}")
+            ax.set_title(f"{name}: error after {ahead}")
         for ax in row:
             ax.grid(alpha=0.3)
             ax.legend(fontsize=7)
@@ -46,4 +50,7 @@ def plot_errors(ax: Axes, counts: Sequence[int], found: Mapping[str, Any], kind:
             style = "-" if test == "random" else "--"
             ax.plot(counts, table.mean(1), f"o{style}", color=COLOURS[arm], label=f"{arm}, {test}")
             ax.fill_between(counts, table.min(1), table.max(1), color=COLOURS[arm], alpha=0.1)
-    ax.set(xscale="log", yscale="log", xlabel="transitions", ylabel="error / std")
+    unit = "a step's change" if kind == "one" else "the state"
+    ax.set(xscale="log", yscale="log", xlabel="transitions", ylabel=f"error / std of {unit}")
+    ax.set_xticks(counts, [str(count) for count in counts])
+    ax.xaxis.set_minor_formatter(NullFormatter())
