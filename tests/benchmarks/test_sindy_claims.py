@@ -15,6 +15,12 @@ TINY = replace(
 )
 
 
+def small_equations(monkeypatch):
+    numbers = {"members": 2, "fit_rows": 200, "thresholds": [1e-3], "library_ensemble": False}
+    for name, value in numbers.items():
+        monkeypatch.setitem(dyna.MODELS[SINDY][1], name, value)
+
+
 def history(returns):
     """Evaluations after 100, 200, ... updates, a row of returns for each seed."""
     values = np.array(returns, float)
@@ -79,8 +85,7 @@ def test_a_gate_that_is_silent_or_always_loud_fails_its_claim():
 @pytest.mark.parametrize("arm", ARMS)
 def test_every_arm_collects_and_is_scored(arm, tmp_path, monkeypatch):
     monkeypatch.setenv("REVERIE_CACHE", str(tmp_path))
-    monkeypatch.setitem(dyna.MODELS[SINDY][1], "members", 2)
-    monkeypatch.setitem(dyna.MODELS[SINDY][1], "fit_rows", 200)
+    small_equations(monkeypatch)
     monkeypatch.setitem(dyna.MODELS[ENSEMBLE][1], "max_epochs", 1)
     run = dyna.run("pendulum", TINY, arm, dyna.load(TINY))
     updates, returns = run.series["return"]
@@ -94,7 +99,7 @@ def test_agents_in_equations_become_equations_and_are_judged(tmp_path, monkeypat
     monkeypatch.setenv("REVERIE_CACHE", str(tmp_path))
     monkeypatch.setattr(sparse_controllers, "ROWS", 400)
     monkeypatch.setattr(sparse_controllers, "EPISODES", 2)
-    monkeypatch.setitem(sparse_dynamics.LINEAR, "members", 2)
+    small_equations(monkeypatch)
     for name, value in {"rows": 200, "episodes": 1, "members": 2, "degrees": [1]}.items():
         monkeypatch.setitem(sparse_controllers.DISTIL, name, value)
     run = sparse_controllers.offline("pendulum", replace(SMALL, seeds=2), linear=True)
@@ -110,7 +115,7 @@ def test_errors_have_a_place_for_every_seed(tmp_path, monkeypatch):
     monkeypatch.setenv("REVERIE_CACHE", str(tmp_path))
     monkeypatch.setattr(sparse_dynamics, "SEEDS", range(2))
     monkeypatch.setattr(sparse_dynamics, "TEST_STEPS", 300)
-    monkeypatch.setitem(dyna.MODELS[SINDY][1], "members", 2)
+    small_equations(monkeypatch)
     monkeypatch.setitem(dyna.MODELS[ENSEMBLE][1], "max_epochs", 1)
     found = sparse_dynamics.errors("pendulum", (sindy_rl.LOW,))
     assert np.shape(found["random"][SINDY]["many"]) == (1, 2)
