@@ -99,7 +99,7 @@ SWING_UP = replace(
     goal=150.0,
     refit_every=250,
     budget=replace(PENDULUM.budget, updates=10_000, evaluate=500, episodes=5),
-    sac_updates=16_000,
+    sac_updates=12_000,
     sac_evaluate=500,
 )
 TASKS = {"swing-up": SWING_UP, "pendulum": PENDULUM}

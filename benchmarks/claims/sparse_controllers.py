@@ -38,7 +38,7 @@ BUDGET = replace(
     horizon=50,
     evaluate=1_000,
 )
-LINEAR_BUDGET = replace(BUDGET, updates=2_000)
+LINEAR_BUDGET = replace(BUDGET, updates=1_000)
 
 
 def offline(task: str, budget: Budget, linear: bool = False) -> dict[str, Any]:
