@@ -232,10 +232,10 @@ def test_a_regulariser_joins_every_agent_that_has_critics(make_batch, agent, reg
     assert composed(f"algorithm={agent}").agent.regulariser is None
 
 
-def test_the_single_model_is_an_ensemble_of_one_in_nothing_else_different():
+def test_the_single_model_is_an_ensemble_of_one_with_more_patience():
     one, all_ = (composed(f"world_model={name}").world_model for name in ("single", "ensemble"))
     assert one.keys() == all_.keys() and (one.members, one.elites) == (1, 1)
-    assert {key for key in one if one[key] != all_[key]} == {"members", "elites"}
+    assert {key for key in one if one[key] != all_[key]} == {"members", "elites", "patience"}
 
 
 def test_online_presets_compose_and_a_refit_without_a_model_is_refused():
