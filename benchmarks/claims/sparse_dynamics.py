@@ -111,7 +111,8 @@ LINEAR: dict[str, Any] = {
     "interactions": False,
     "threshold": 1e-3,
 }
-"""The paper's baseline that fails: a swing-up has no linear equations."""
+"""Degree 1 with products with the control, which the paper's linear baseline lacks: a swing-up has
+no such equations."""
 
 
 def rates(rows: int, loop: int, rounds: int, seconds: float) -> dict[str, float]:
