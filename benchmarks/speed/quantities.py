@@ -112,7 +112,8 @@ def make_agent(seeds: int, device: torch.device) -> SAC:
 def make_plain_agent(agent: SAC, seed: int, device: torch.device) -> PlainSAC:
     """The reference with the weights of one seed of ours."""
     numbers = numbers_of(settings_of("agent/sac.yaml"))
-    del numbers["regulariser"]  # the reference has none, and neither has ours
+    for absent in ("normalise_critic_obs", "regulariser"):  # ours uses neither
+        del numbers[absent]
     plain = PlainSAC(
         obs_dim=OBS_DIM, action_dim=ACTION_DIM, updates=UPDATES, device=device, **numbers
     )

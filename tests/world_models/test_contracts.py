@@ -203,7 +203,7 @@ def test_a_source_gives_as_many_rows_as_it_promises(make_model, data, option):
     generator = instantiate(settings("generator", "transition_small") | law)
     parts["generator"] = generator(spec=SPEC, seeds=SEEDS, seed=0)
     parts["sampler"] = instantiate(settings("sampler", "dpm_solver_2m", steps=2))()
-    parts["guidance"] = None
+    parts |= dict.fromkeys(("guidance", "behaviour"))
 
     def build(node):
         asked = inspect.signature(get_object(node["_target_"]).__init__).parameters
