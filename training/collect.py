@@ -371,8 +371,9 @@ def table(summary: Mapping[str, Any]) -> Table:
         title=f"{summary['environment']}: score 0 = {low:.4g}, 100 = {high:.4g}",
         title_justify="left",
     )
-    for column in ("dataset", "rows", "episodes", "terminated", "mean return", "mean score"):
-        shown.add_column(column, justify="left" if column == "dataset" else "right")
+    shown.add_column("dataset", no_wrap=True)
+    for column in ("rows", "episodes", "terminated", "mean return", "mean score"):
+        shown.add_column(column, justify="right")
     for each in summary["datasets"].values():
         counts = (f"{each[name]:,}" for name in ("rows", "episodes", "terminated"))
         shown.add_row(

@@ -216,10 +216,10 @@ def plot(metrics: Path, picture: Path, summary: Mapping[str, Any]) -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.plot(list(steps.values()), returns, color="tab:blue", label="SAC, mean action")
-    for name, marker in (("medium", "s"), ("expert", "*")):
+    for name, mark in (("medium", "C1s"), ("expert", "C2o")):
         policy = summary["policies"][name]
         label = f"{name}: {policy['return_mean']:.4g} on {policy['episodes']} new starts"
-        axes.plot(steps[policy["update"]], policy["evaluated"], marker, ms=9, label=label)
+        axes.plot(steps[policy["update"]], policy["evaluated"], mark, label=label)
     axes.axhline(summary["reference"]["low"], color="0.5", ls="--", label="random actions")
     axes.set_xlabel("steps in the environment")
     axes.set_ylabel("return of an episode")
