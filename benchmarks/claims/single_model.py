@@ -126,7 +126,7 @@ TASKS = {
         budget=HOPPER,
         quick={"updates": 400, "evaluate": 100},
         random_return=15.0,
-        learnt=100.0,
+        learnt=150.0,
         strength=HOPPER_STRENGTH,
     ),
     "online, hopper": Task(
@@ -137,7 +137,7 @@ TASKS = {
         budget=replace(HOPPER, horizon=1, starts=2_000, retain=2),
         quick={"updates": 400, "evaluate": 100},
         random_return=15.0,
-        learnt=100.0,
+        learnt=150.0,
         strength=HOPPER_STRENGTH,
         online={"steps": 5, "every": 5, "capacity": 5_000, "refit_every": 500},
     ),
