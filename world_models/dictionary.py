@@ -212,21 +212,24 @@ def ensemble_fit(
         return np.stack([np.asarray(coefficients) for coefficients in optimiser.coef_list])
 
 
-def knee(errors: Sequence[float], cliff: float) -> int:
+def knee(errors: Sequence[float], cliff: float, tolerance: float) -> int:
     """Which of ascending thresholds to take: the last before the error grows by `cliff` times.
 
     Sparse models extrapolate, and no error on data like those of the fit shows that: the densest
-    model always has the least. Where no jump is found, the least error decides after all.
+    model always has the least. Where the error climbs without a cliff, the sparsest model whose
+    error is at most `tolerance` above the least.
 
     Args:
-        errors: held-out error at each threshold.
+        errors: held-out error at each threshold, in standard deviations of the targets, so that
+            1 is a model that explains nothing.
     """
     jumps = [
         step
         for step, (before, after) in enumerate(itertools.pairwise(errors))
         if after > cliff * before
     ]
-    return jumps[-1] if jumps else int(np.argmin(errors))
+    within = np.flatnonzero(np.array(errors) <= min(errors) + tolerance)
+    return jumps[-1] if jumps else int(within[-1])
 
 
 @contextmanager

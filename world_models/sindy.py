@@ -65,7 +65,8 @@ class SINDy(WorldModel):
         target: fit the `increment` x' - x, or the `next` state itself as the paper.
         threshold: coefficients below leave, in raw units; null chooses out of `thresholds`.
         thresholds: ascending candidates, judged by one fit each on held-out rows.
-        cliff: jump of the held-out error that marks the knee, see `dictionary.knee`.
+        cliff, tolerance: jump of the held-out error that marks the knee, and what a sparser model
+            may cost where there is none, see `dictionary.knee`.
         alpha: ridge penalty while terms are chosen; the final values have none.
         members: E fits, whose median predicts.
         bagging, library_ensemble: how they differ, see `dictionary.ensemble_fit`. Doubt is
@@ -115,6 +116,7 @@ class SINDy(WorldModel):
         threshold: float | None,
         thresholds: Sequence[float],
         cliff: float,
+        tolerance: float,
         alpha: float,
         members: int,
         bagging: bool,
@@ -149,8 +151,9 @@ class SINDy(WorldModel):
                 raise ValueError(f"world_model.{name}={count} must be at least 1")
         if cliff <= 1:
             raise ValueError(f"world_model.cliff={cliff} must be above 1, a growth of the error")
-        if box_margin < 0:
-            raise ValueError(f"world_model.box_margin={box_margin} must not be negative")
+        for name, share in (("box_margin", box_margin), ("tolerance", tolerance)):
+            if share < 0:
+                raise ValueError(f"world_model.{name}={share} must not be negative")
         _require_pairs(angles, spec.obs_dim)
         if not thresholds or list(thresholds) != sorted(thresholds):
             raise ValueError(
@@ -166,6 +169,7 @@ class SINDy(WorldModel):
             "threshold": threshold,
             "thresholds": list(thresholds),
             "cliff": cliff,
+            "tolerance": tolerance,
             "alpha": alpha,
             "members": members,
             "bagging": bagging,
@@ -547,7 +551,8 @@ class SINDy(WorldModel):
                 found = sparse_fit(fitted, aims, threshold=threshold, alpha=self.settings["alpha"])
                 off = (test @ found.T - truth) / unit
                 errors.append(float(np.sqrt(np.square(off).mean(0)).mean()))
-            thresholds[part] = candidates[knee(errors, self.settings["cliff"])]
+            cliff, tolerance = self.settings["cliff"], self.settings["tolerance"]
+            thresholds[part] = candidates[knee(errors, cliff, tolerance)]
             paths[part] = errors
         return thresholds, paths
 

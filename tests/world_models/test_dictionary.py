@@ -129,9 +129,12 @@ def test_the_median_survives_what_breaks_the_mean_and_seeds_draw_their_own_bags(
         # far outside.
         ([0.0005, 0.0009, 0.007, 0.028, 0.028, 0.034, 0.62], 5),
         ([0.1, 0.1, 0.9], 1),
-        ([0.3, 0.2, 0.25], 1),  # no cliff: the least error
+        # It climbs without one: the sparsest close to the least.
+        ([0.013, 0.014, 0.04, 0.06, 0.2, 0.7], 3),
+        ([0.3, 0.2, 0.24], 2),
+        ([0.3, 0.2, 0.26], 1),
         ([0.2], 0),
     ],
 )
 def test_the_knee_is_the_last_threshold_before_the_cliff(errors, chosen):
-    assert knee(errors, 5.0) == chosen
+    assert knee(errors, cliff=5.0, tolerance=0.05) == chosen
