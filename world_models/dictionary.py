@@ -25,8 +25,8 @@ KINDS = ("affine", "quotient", "polynomial")
 _AGREEMENT = 1e-9
 # A pair of columns is a cosine and a sine where c^2 + s^2 is 1 to so much on all rows.
 _CIRCLE = 1e-4
-# Columns that change less do not move.
-_CONSTANT = 1e-6
+CONSTANT = 1e-6
+"""Columns that change less do not move."""
 _TERM = re.compile(r"([xu])(\d+)(?:\^(\d+))?")
 
 
@@ -120,7 +120,7 @@ def powers_of(library: Any, obs_dim: int, action_dim: int) -> np.ndarray:
 def circles(values: Float[Tensor, "N D"]) -> list[list[int]]:
     """Pairs of columns whose squares sum to 1 in every row, and that move."""
     squares = values.double().square()
-    moving = (values.std(0) > _CONSTANT).tolist()
+    moving = (values.std(0) > CONSTANT).tolist()
     pairs: list[list[int]] = []
     for one in range(values.shape[1]):
         for other in range(one + 1, values.shape[1]):
@@ -130,6 +130,12 @@ def circles(values: Float[Tensor, "N D"]) -> list[list[int]]:
                 if off < _CIRCLE:
                     pairs.append([one, other])
     return pairs
+
+
+def spread_of(values: Float[Tensor, "N D"]) -> Float[Tensor, " D"]:
+    """Standard deviation of each column, 1 where it does not move."""
+    std = values.std(0, correction=0)
+    return torch.where(std > CONSTANT, std, torch.ones_like(std))
 
 
 def reduced(powers: np.ndarray, sines: Sequence[int]) -> np.ndarray:
