@@ -3,7 +3,8 @@
 SINDy-RL, arXiv:2403.09110: environment steps to a return against SAC and against Dyna with a neural
 ensemble; errors on few transitions; policies of a few terms; speed of the compiled equations; and
 two gates that must raise their alarms on a model that deserves them. A quick run is too short for
-steps to a return and does not judge them.
+an agent to learn anything: it judges equations, errors, sizes, speeds and the gate on open-loop
+errors, and only reports the rest.
 """
 
 import sys
@@ -51,12 +52,7 @@ def main() -> int:
                 if name not in ("swing-up/E-SINDy", "pendulum/SAC")
             },
             "offline": partial(offline, quick),
-            "linear": partial(
-                sparse_controllers.offline,
-                "swing-up",
-                sparse_controllers.LINEAR_BUDGET,
-                linear=True,
-            ),
+            "linear": partial(in_equations, "swing-up", quick, linear=True),
             **{
                 f"errors/{task}": partial(sparse_dynamics.errors, task, counts)
                 for task in sparse_dynamics.TASKS
@@ -80,11 +76,11 @@ def main() -> int:
             for task in sparse_dynamics.TASKS
             for claim in error_claims(task, counts, found[f"errors/{task}"])
         ),
-        *policy_claims("pendulum", found["offline"]["students"], judged=True),
+        *policy_claims("pendulum", found["offline"]["students"], judged=not quick),
         *policy_claims("swing-up", found["swing-up students"], judged=False),
         speed_claim(rates),
-        *test_claims(found["recovered"], found["offline"]),
-        *gate_claims(found["gates"], found["linear"], found["offline"]),
+        *test_claims(found["recovered"], found["offline"], judged=not quick),
+        *gate_claims(found["gates"], found["linear"], found["offline"], judged=not quick),
     ]
     suffix = "-quick" if quick else ""
     sparse_figures.plot(tasks, found, counts, arguments.output / f"{NAME}{suffix}.png")
@@ -121,8 +117,16 @@ def swing_up(task: Task, data: Any, quick: bool) -> tuple[History, dict[str, Any
 
 def offline(quick: bool) -> dict[str, Any]:
     """The purely offline pendulum and its students."""
-    run = sparse_controllers.offline("pendulum", sparse_controllers.BUDGET)
+    run = in_equations("pendulum", quick)
     return run | {"students": sparse_controllers.distilled(run["agent"], run["spec"], quick)}
+
+
+def in_equations(task: str, quick: bool, linear: bool = False) -> dict[str, Any]:
+    """Agents that see nothing but equations, of the right kind or linear."""
+    budget = sparse_controllers.BUDGETS[task]
+    if quick:
+        budget = sparse_controllers.shortened(budget)
+    return sparse_controllers.offline(task, budget, linear)
 
 
 def steps_claims(name: str, task: Task, runs: Mapping[str, History], judged: bool) -> list[Claim]:
@@ -242,7 +246,9 @@ def speed_claim(rates: Mapping[str, float]) -> Claim:
     )
 
 
-def test_claims(recovered: Mapping[str, Any], offline: Mapping[str, Any]) -> list[Claim]:
+def test_claims(
+    recovered: Mapping[str, Any], offline: Mapping[str, Any], judged: bool
+) -> list[Claim]:
     """An equation that is known, and an agent that has never seen the task."""
     worst, returns = max(recovered["errors"]), estimate(offline["returns"])
     return [
@@ -258,17 +264,19 @@ def test_claims(recovered: Mapping[str, Any], offline: Mapping[str, Any]) -> lis
             f"above {OFFLINE_RETURN:g} in every seed",
             f"{returns}, worst seed {min(returns.values):.4g}; "
             f"random {offline['random_return']:.4g}",
-            min(returns.values) > OFFLINE_RETURN,
+            min(returns.values) > OFFLINE_RETURN if judged else None,
             "ours",
         ),
     ]
 
 
 def gate_claims(
-    gates: Mapping[str, Any], linear: Mapping[str, Any], good: Mapping[str, Any]
+    gates: Mapping[str, Any], linear: Mapping[str, Any], good: Mapping[str, Any], judged: bool
 ) -> list[Claim]:
     """Both gates on models that deserve them, and on models that do not."""
     returns = estimate(linear["returns"])
+    dreamed = [value for value in linear["gap"]["model_return"] if value is not None]
+    deserved = bool(linear["gap"]["alarm"] and returns.mean < 0.5 * max(dreamed))
 
     def size(gate: Mapping[str, Any]) -> str:
         return "no bound" if gate["median"] is None else f"{gate['median']:.2g}"
@@ -293,9 +301,7 @@ def gate_claims(
             "swing-up in linear equations: the gate on values raises its alarm, rightly",
             "alarm, and a true return below half of the model's",
             f"{gap(linear)}; true {returns}",
-            linear["gap"]["alarm"]
-            and returns.mean
-            < 0.5 * max(value for value in linear["gap"]["model_return"] if value is not None),
+            deserved if judged else None,
             "ours",
         ),
         Claim(

@@ -11,7 +11,12 @@ from benchmarks.claims.experiment import History
 
 SMALL = replace(PENDULUM.budget, updates=40, batch=16, starts=50, every=20, evaluate=20, episodes=1)
 TINY = replace(
-    PENDULUM, budget=replace(SMALL, seeds=2), refit_every=2, sac_updates=40, sac_evaluate=20
+    PENDULUM,
+    budget=replace(SMALL, seeds=2),
+    updates_per_step=10,
+    refit_every=2,
+    sac_updates=40,
+    sac_evaluate=20,
 )
 
 
@@ -74,7 +79,7 @@ def test_a_gate_that_is_silent_or_always_loud_fails_its_claim():
     good = {"gap": gap | {"alarm": False}}
 
     def verdicts(gates, linear, good):
-        return [claim.holds for claim in sindy_rl.gate_claims(gates, linear, good)]
+        return [claim.holds for claim in sindy_rl.gate_claims(gates, linear, good, judged=True)]
 
     assert verdicts({"default": quiet, "linear": loud}, linear, good) == [True] * 3
     assert verdicts({"default": loud, "linear": loud}, linear, linear) == [False, True, False]
@@ -93,6 +98,18 @@ def test_every_arm_collects_and_is_scored(arm, tmp_path, monkeypatch):
     assert (run.fitting > 0) is (arm != SAC)
     assert ("world_model/rows" in run.series) is (arm != SAC)
     assert set(sparse_figures.COLOURS) == set(ARMS)
+
+
+def test_a_quick_run_judges_no_agent():
+    gap = {"model_return": [1.0], "limit": 30.0, "best_recorded": 10.0, "alarm": False}
+    quiet = {"median": 0.1, "alarm": False, "limit": 0.3, "steps": 50}
+    gates = {"default": quiet, "linear": quiet | {"alarm": True}}
+    run = {"returns": [-900.0, -800.0], "random_return": -1100.0, "gap": gap}
+    recovered = {"errors": [0.002], "equations": [[]]}
+    tests = sindy_rl.test_claims(recovered, run, judged=False)
+    gated = sindy_rl.gate_claims(gates, run, run, judged=False)
+    assert [claim.holds for claim in tests + gated] == [True, None, True, None, True]
+    assert sparse_controllers.shortened(sparse_controllers.BUDGETS["pendulum"]).updates == 500
 
 
 def test_agents_in_equations_become_equations_and_are_judged(tmp_path, monkeypatch):
