@@ -91,7 +91,7 @@ PENDULUM = Task(
         episodes=10,
         probe=0,
     ),
-    horizons={SINDY: 50, ENSEMBLE: 1},
+    horizons={SINDY: 50, ENSEMBLE: 10},
     sac_updates=6_000,
     sac_evaluate=250,
 )
@@ -101,10 +101,10 @@ SWING_UP = replace(
     goal=150.0,
     updates_per_step=40,
     # A swing-up takes a hundred steps: only rollouts of whole episodes end upright.
-    horizons={SINDY: 200, ENSEMBLE: 1},
+    horizons={SINDY: 200, ENSEMBLE: 20},
     budget=replace(
         PENDULUM.budget,
-        updates=14_000,
+        updates=12_000,
         batch=256,
         starts=8_000,
         every=500,
@@ -112,7 +112,7 @@ SWING_UP = replace(
         evaluate=500,
         episodes=5,
     ),
-    sac_updates=14_000,
+    sac_updates=12_000,
     sac_evaluate=500,
 )
 TASKS = {"swing-up": SWING_UP, "pendulum": PENDULUM}
