@@ -298,7 +298,8 @@ def gate_claims(
             "ours",
         ),
         Claim(
-            "swing-up in linear equations: the gate on values raises its alarm, rightly",
+            "swing-up in linear equations off the circle: the gate on values raises its alarm, "
+            "rightly",
             "alarm, and a true return below half of the model's",
             f"{gap(linear)}; true {returns}",
             deserved if judged else None,

@@ -110,10 +110,9 @@ LINEAR: dict[str, Any] = {
     "degree": 1,
     "interactions": False,
     "threshold": 1e-3,
-    "angles": [],
 }
-"""Degree 1 with products with the control, which the paper's linear baseline lacks, and nothing
-that holds the angle on its circle: a swing-up has no such equations."""
+"""Degree 1 with products with the control, which the paper's linear baseline lacks: a swing-up has
+no such equations."""
 
 
 def rates(rows: int, loop: int, rounds: int, seconds: float) -> dict[str, float]:
