@@ -5,7 +5,7 @@ from pathlib import Path
 import hydra
 import numpy as np
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
@@ -14,7 +14,7 @@ from envs.specs import Reference
 from envs.video import record, record_beside
 from training import entry
 from training.checkpoint import Facts
-from training.composition import trained, trained_model
+from training.composition import build_planner, is_chosen, trained, trained_part
 from training.files import write_json
 from training.reports import versions
 from world_models.base import WorldModel
@@ -25,6 +25,11 @@ def score(settings: DictConfig) -> float | None:
     console = Console()
     run_dir = Path(settings.run)
     agent, facts, update, policy = trained(run_dir, settings.device, settings.seed)
+    name = "evaluation"
+    planner = None
+    if is_chosen(settings.planner):
+        name = "planning"
+        policy = planner = build_planner(run_dir, settings.planner, agent, facts, settings.device)
     returns, lengths = episode_returns(
         facts.spec, policy, agent.seeds, settings.episodes, settings.seed
     )
@@ -36,21 +41,25 @@ def score(settings: DictConfig) -> float | None:
         "physics": facts.spec.physics,
         "episodes_per_seed": settings.episodes,
         "evaluation_seed": settings.seed,
+        "planner": OmegaConf.to_container(settings.planner) if planner else None,
         "returns": returns.tolist(),
         "lengths": lengths.tolist(),
         "reference": None if reference is None else vars(reference),
         "scores": None if reference is None else reference.normalise(returns).tolist(),
         "versions": versions(),
     }
-    write_json(run_dir / "evaluation.json", result)
+    write_json(run_dir / f"{name}.json", result)
     console.print(table(result, returns, lengths, reference))
-    console.print(f"written: {run_dir / 'evaluation.json'}", highlight=False, soft_wrap=True)
+    console.print(f"written: {run_dir / name}.json", highlight=False, soft_wrap=True)
     if settings.video:
         for lane in range(agent.seeds):
-            path = run_dir / f"video-seed{lane}.mp4"
+            if planner is not None:
+                planner.restart()
+            path = run_dir / f"{'video' if planner is None else 'planned'}-seed{lane}.mp4"
             record(facts.spec, lane_of(policy, lane, agent.seeds), path, settings.seed)
             console.print(f"written: {path}", highlight=False, soft_wrap=True)
-        film_dreams(run_dir, agent.seeds, facts, policy, settings, console)
+        if planner is None:
+            film_dreams(run_dir, agent.seeds, facts, policy, settings, console)
     mean = returns.mean()
     return float(mean if reference is None else reference.normalise(mean))
 
@@ -59,8 +68,8 @@ def film_dreams(
     run_dir: Path, seeds: int, facts: Facts, policy: Policy, settings: DictConfig, console: Console
 ) -> None:
     """Film what the run's world model imagines beside the truth, where it has a model."""
-    model = trained_model(run_dir, facts, settings.device)
-    if model is None:
+    model = trained_part(run_dir, "world_model", facts, settings.device)
+    if not isinstance(model, WorldModel):
         return
     for lane in range(seeds):
         path = run_dir / f"imagined-seed{lane}.mp4"

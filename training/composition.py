@@ -28,7 +28,8 @@ from training.run_directory import CONFIG
 from training.seeding import seed_everything
 from training.value_gap import ValueGap
 from training.value_probe import ValueProbe
-from world_models.base import Policy, WorldModel
+from world_models.base import Fitted, Policy, WorldModel
+from world_models.diffusion.planner import Planner
 from world_models.sources import RolloutSource
 
 FITTED = ("world_model", "dynamics_reward", "generator", "behaviour")
@@ -100,28 +101,50 @@ def trained(run_dir: Path, device: str, seed: int) -> tuple[Agent, Facts, int, P
     return run.agent, run.facts, run.update, run.policy
 
 
-def trained_model(run_dir: Path, facts: Facts, device: str) -> WorldModel | None:
-    """The world model that a run fitted before training, None for a run without one.
+def trained_part(run_dir: Path, group: str, facts: Facts, device: str) -> Fitted | None:
+    """What a run fitted before training, such as its world model; None for a run without one.
 
     Raises:
         ValueError: its file is damaged.
     """
-    config = OmegaConf.load(run_dir / CONFIG)
-    saved = run_dir / "world_model.pt"
-    if not is_chosen(config.world_model) or not saved.is_file():
+    config: Any = OmegaConf.load(run_dir / CONFIG)
+    saved = run_dir / f"{group}.pt"
+    if not is_chosen(config[group]) or not saved.is_file():
         return None
-    settings: Any = OmegaConf.to_container(config.world_model, resolve=True)
+    settings: Any = OmegaConf.to_container(config[group], resolve=True)
     del settings["path"]
     place = entry.pick_device(device)
-    model: WorldModel = entry.build(
-        "world_model",
-        instantiate(settings),
-        spec=facts.spec,
-        seeds=config.seeds,
-        seed=config.seed,
+    part: Fitted = entry.build(
+        group, instantiate(settings), spec=facts.spec, seeds=config.seeds, seed=config.seed
     ).to(place)
-    model.load_state_dict(load_tensors(saved, kind_of("world_model"), place)["state"])
-    return model
+    part.load_state_dict(load_tensors(saved, kind_of(group), place)["state"])
+    return part
+
+
+def build_planner(
+    run_dir: Path, settings: DictConfig, agent: Agent, facts: Facts, device: str
+) -> Planner:
+    """A policy that plans by the generator of a finished run.
+
+    Raises:
+        ValueError: the run fitted no generator, or its parts do not suit each other.
+    """
+    generator = trained_part(run_dir, "generator", facts, device)
+    if generator is None:
+        raise ValueError(
+            f"{run_dir} fitted no generator to plan by; train with source=trajectories, such as "
+            "algorithm=pgd condition=returns, or set planner=none"
+        )
+    parts = {
+        name: entry.build(f"planner.{name}", instantiate(settings[name]))
+        if is_chosen(settings[name])
+        else None
+        for name in ("sampler", "guidance")
+    }
+    numbers = {key: value for key, value in settings.items() if key not in parts}
+    return entry.build(
+        "planner", instantiate(numbers), generator=generator, moments=agent.moments, **parts
+    )
 
 
 def build_online(config: DictConfig, data: Dataset) -> Online | None:

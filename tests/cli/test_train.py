@@ -269,6 +269,7 @@ def test_an_agent_learns_from_generated_transitions(train, command, tmp_path, pr
 
 RETURNS = ("pgd", "condition=returns", "guidance=returns", "warm_start=noisy", "warm_start.steps=2")
 CLONED = ("pgd", "behaviour=clone", "behaviour.steps=30", "guidance.behaviour_ratio=0.5")
+PLANNING = ("planner.sampler.steps=2", "planner.warm_start.steps=1", "planner.guidance.target=0.5")
 CHOSEN = ("synther", "sampler=soft_value", "guidance=soft_value", "guidance.value=critic")
 
 
@@ -287,6 +288,17 @@ def test_the_parts_of_a_generator_are_options(command, train, tmp_path, parts):
     with open(tmp_path / "run" / "metrics.csv", newline="") as file:
         metrics = {row["metric"] for row in csv.DictReader(file)}
     assert ("synthetic/policy_distance" in metrics) == (parts is CLONED)
+    scored = command(
+        "evaluate.py", f"run={tmp_path / 'run'}", "episodes=2", "planner=diffusion", *PLANNING
+    )
+    if parts is RETURNS:
+        assert scored.returncode == 0, scored.stderr
+        planned = json.loads((tmp_path / "run" / "planning.json").read_text())
+        assert planned["planner"]["guidance"]["target"] == 0.5
+        assert len(planned["returns"][0]) == 2
+    else:
+        assert scored.returncode == 1
+        assert "condition=returns" in scored.stderr or "generator=trajectory" in scored.stderr
 
 
 def test_statistics_of_the_dataset_reach_the_agent_and_its_checkpoint(train, command, tmp_path):
