@@ -180,17 +180,23 @@ def figure(
         style = dict(color=f"C{place % 10}", marker="osD^v<>pX*"[place % 10], markersize=4)
         mean = [estimate(point.errors).mean for point in points]
         left.plot([point.calls for point in points], mean, label=name, linewidth=1, **style)
+    labels: dict[tuple[int, str], tuple[str, tuple[float, float]]] = {}
     for place, (name, run) in enumerate(fitted.items()):
         at = (run["seconds_per_1000"], run["errors"][0])
         right.plot(*at, linestyle="none", color=f"C{place % 10}", marker="o")
-        right.annotate(f"  {name}, {run['calls']}", at, fontsize=8)
+        # Runs with as many calls and the same error lie upon each other and share a label.
+        point = (run["calls"], f"{run['errors'][0]:.4g}")
+        names, first = labels.get(point, ("", at))
+        labels[point] = (f"{names}{name}, ", first)
+    for (calls, _), (names, at) in labels.items():
+        right.annotate(f"  {names}{calls}", at, fontsize=8, rotation=35, rotation_mode="anchor")
     left.axhline(estimate(floor).mean, color="black", linestyle="--", linewidth=1)
     left.annotate("exact samples", (5, estimate(floor).mean), fontsize=8, va="top")
     left.set(xscale="log", yscale="log", xlabel="network calls", ylabel="sliced W1 error")
     left.set_title(f"closed form, {windows} windows a batch")
     left.legend(fontsize=8)
     right.set(xscale="log", xlabel="seconds per 1,000 windows", ylabel="sliced W1 error, one batch")
-    right.margins(x=0.3, y=0.2)
+    right.margins(x=0.2, y=0.45)
     right.xaxis.set_major_formatter(ScalarFormatter())
     right.xaxis.set_minor_formatter(NullFormatter())
     right.set_title("fitted generator, network calls beside the names")
