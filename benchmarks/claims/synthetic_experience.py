@@ -179,7 +179,7 @@ def drawn(
         task,
         generator,
         UNGUIDED if strength is None else GUIDED,
-        task.measured if generator.records.transitions > 1 else 10 * task.measured,
+        task.measured if generator.records.transitions > 1 else 20 * task.measured,
         strength or 0.0,
     )
     source.attach(target.moments)
@@ -222,7 +222,7 @@ def fit_jobs(
     jobs: dict[str, Callable[[], Any]] = {}
     for name, task in tasks.items():
         given = (task, data[name], SEED)
-        jobs[f"{name}/windows"] = partial(fit_generator, "trajectory_mlp", task.windows, *given)
+        jobs[f"{name}/windows"] = partial(fit_generator, "trajectory_fast", task.windows, *given)
     for name, task in tasks.items():
         given = (task, data[name], SEED)
         jobs[f"{name}/transitions"] = partial(

@@ -56,7 +56,7 @@ def data(task, tmp_path_factory):
 @pytest.fixture(scope="module")
 def fitted(task, data):
     return {
-        "windows": experience.fit_generator("trajectory_mlp", task.windows, task, data, 1)[0],
+        "windows": experience.fit_generator("trajectory_fast", task.windows, task, data, 1)[0],
         "transitions": experience.fit_generator(
             "transition_small", task.transitions, task, data, 1
         )[0],

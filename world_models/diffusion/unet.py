@@ -180,7 +180,7 @@ class ResidualMLP(nn.Module):
 
     Args:
         event: shape of a record; a window is one long row, whose network is then bound to its
-            length and knows nothing of time, but costs a tenth of a small U-Net on a CPU.
+            length and knows nothing of time.
         width: of the blocks.
         blocks: their number.
         embedding: width of what record and noise level are embedded in.

@@ -5,6 +5,7 @@ import torch
 
 from world_models.diffusion.edm import EDM
 from world_models.diffusion.noise_laws import FlowMatching, LogNormal
+from world_models.diffusion.temporal_residual import TemporalResidual, neighbours
 from world_models.diffusion.unet import GroupNorm, ResidualMLP, TemporalUNet
 
 SIGMAS = torch.logspace(-3, 2, 6)
@@ -17,6 +18,18 @@ def edm(sigma_data=0.7):
 def unet(length=8, channels=5, width=16, blocks=3, over_time=False):
     return TemporalUNet(
         event=(length, channels), width=width, blocks=blocks, groups=4, norm_over_time=over_time
+    )
+
+
+def residual(length=8, channels=5, blocks=3, octaves=2, step=0.2, numbers=0):
+    return TemporalResidual(
+        event=(length, channels),
+        width=16,
+        blocks=blocks,
+        octaves=octaves,
+        frequencies=4,
+        step=step,
+        numbers=numbers,
     )
 
 
@@ -60,9 +73,10 @@ def test_the_loss_is_the_weighted_error_of_the_denoiser(law):
 
 
 @pytest.mark.parametrize("length", [4, 8, 9, 17])
-def test_the_temporal_network_takes_windows_of_any_length(length):
+@pytest.mark.parametrize("make", [unet, residual])
+def test_the_temporal_networks_take_windows_of_any_length(make, length):
     x, label = torch.randn(2, length, 5), torch.randn(2)
-    network = unet()
+    network = make()
     assert network(x, label).shape == x.shape
     other = network(x, label + 1)
     assert not torch.allclose(other[0], network(x, label)[0])
@@ -105,6 +119,35 @@ def test_rows_outside_the_reach_of_the_convolutions_are_seen_by_pooled_statistic
     assert torch.equal(network(x, label)[:, :40], network(y, label)[:, :40]) != over_time
 
 
+def test_residual_blocks_reach_as_far_as_their_distances_add_up_to():
+    """One row for the differences and 1, 2 and 1 for the blocks: five on either side."""
+    x, label = torch.randn(1, 32, 5), torch.zeros(1)
+    y = x.clone()
+    y[:, 16] += 1
+    network = residual()
+    changed = (network(x, label) != network(y, label)).any(-1)[0]
+    assert changed.nonzero().flatten().tolist() == list(range(11, 22))
+    h = torch.arange(1.0, 5.0).view(1, 4, 1)
+    rows = [[0, 1, 3], [0, 2, 4], [1, 3, 0], [2, 4, 0]]
+    assert neighbours(h, 2)[0].tolist() == rows
+
+
+@pytest.mark.parametrize("sigma", [0.002, 0.2, 5.0])
+def test_differences_of_rows_have_a_variance_of_one_at_every_noise(sigma):
+    steps = 0.2 * torch.randn(1, 20_000, 5)
+    noisy = steps.cumsum(1) + sigma * torch.randn_like(steps)
+    c = edm(sigma_data=1.0).coefficients(torch.tensor([sigma]))
+    shown = residual(step=0.2).differences(c.into * noisy, c.label.view(1, 1, 1))
+    torch.testing.assert_close(shown.var(1), torch.ones(1, 5), atol=0.05, rtol=0.0)
+
+
+def test_the_temporal_residual_network_hears_what_it_is_asked_for():
+    network, x, label = residual(numbers=1), torch.randn(2, 8, 5), torch.zeros(2)
+    asked = torch.tensor([[0.3], [float("nan")]])
+    answered, free = network(x, label, asked), network(x, label)
+    assert not torch.allclose(answered[0], free[0]) and torch.allclose(answered[1], free[1])
+
+
 def test_the_residual_network_sees_a_window_as_one_row():
     numbers = {"width": 16, "blocks": 2, "embedding": 8, "frequencies": 4}
     row, window = ResidualMLP(event=(56,), **numbers), ResidualMLP(event=(8, 7), **numbers)
@@ -116,5 +159,7 @@ def test_the_residual_network_sees_a_window_as_one_row():
 def test_networks_refuse_records_of_another_kind():
     with pytest.raises(ValueError, match="generator=transition"):
         TemporalUNet(event=(7,), width=16, blocks=2, groups=4, norm_over_time=False)
+    with pytest.raises(ValueError, match="generator=transition"):
+        TemporalResidual(event=(7,), width=16, blocks=1, octaves=1, frequencies=4, step=0.2)
     with pytest.raises(ValueError, match="length=2"):
         unet(length=2)
