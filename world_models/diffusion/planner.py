@@ -101,7 +101,9 @@ class Planner:
         mask[0, records.obs] = True
         denoiser = holding(self.guided.denoiser, known, mask)
         if self.plan is None or self.warm_start is None:
+            # The observation stands there from the start, without noise.
             noise = self.generator.noise(*obs.shape[:-1])
+            noise = torch.where(mask, known / self.sampler.sigma_max, noise)
             return self.sampler.sample(denoiser, noise, self.guided.nudge)
         guess = torch.where(mask, known, moved_on(self.plan, self.played))
         return self.warm_start.sample(self.sampler, denoiser, guess, self.guided.nudge)
