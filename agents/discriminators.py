@@ -32,6 +32,9 @@ class Discriminators(nn.Module):
         hidden, activation: architecture of both.
         learning_rate: of Adam, one step an update.
         logit_bound: logits are bound * tanh of the network's output.
+        pair_logit_bound: bound of D(s, a) where it is another; None: the same. Where states tell
+            the rows apart with more certainty than D(s, a) can express, D(s, a, s') makes up for
+            it, and the ratio speaks of states instead of dynamics.
         noise: std of Gaussian noise on s, a and s' while learning.
         relative_noise: that std is in units of each dimension's std in the dataset; false: in raw
             units.
@@ -51,15 +54,17 @@ class Discriminators(nn.Module):
         activation: str,
         learning_rate: float,
         logit_bound: float,
+        pair_logit_bound: float | None,
         noise: float,
         relative_noise: bool,
         fresh_rows: int,
     ) -> None:
         super().__init__()
-        if logit_bound <= 0:
-            raise ValueError(
-                f"agent.discriminators.logit_bound={logit_bound} must be positive, for example 2"
-            )
+        for name, bound in (("logit_bound", logit_bound), ("pair_logit_bound", pair_logit_bound)):
+            if bound is not None and bound <= 0:
+                raise ValueError(
+                    f"agent.discriminators.{name}={bound} must be positive, for example 2"
+                )
         if noise < 0 or fresh_rows < 0:
             raise ValueError(
                 f"agent.discriminators.noise={noise} and agent.discriminators.fresh_rows="
@@ -71,8 +76,9 @@ class Discriminators(nn.Module):
         self.optimiser = Adam(
             [*self.of_pairs.parameters(), *self.of_successors.parameters()], learning_rate
         )
-        self.logit_bound, self.noise, self.relative_noise = logit_bound, noise, relative_noise
-        self.fresh_rows = fresh_rows
+        self.logit_bound = logit_bound
+        self.pair_logit_bound = logit_bound if pair_logit_bound is None else pair_logit_bound
+        self.noise, self.relative_noise, self.fresh_rows = noise, relative_noise, fresh_rows
         self.register_buffer("obs_scale", torch.ones(spec.obs_dim))
         self.register_buffer("action_scale", torch.ones(spec.action_dim))
 
@@ -92,8 +98,8 @@ class Discriminators(nn.Module):
         obs = self._noisy(fresh.obs, self.obs_scale)
         action = self._noisy(fresh.action, self.action_scale)
         next_obs = self._noisy(successor(fresh), self.obs_scale)
-        pairs = self._logits(self.of_pairs, obs, action)
-        successors = self._logits(self.of_successors, obs, action, next_obs)
+        pairs = self._pair_logits(obs, action)
+        successors = self._successor_logits(obs, action, next_obs)
         of_pairs = origin_loss(pairs, fresh.is_real)
         of_successors = origin_loss(successors + pairs, fresh.is_real)
         # The second loss reaches D(s, a) too, as in H2O's code.
@@ -111,11 +117,14 @@ class Discriminators(nn.Module):
         next_obs: Float[Tensor, "S B D"],
     ) -> Float[Tensor, "S B"]:
         """log M(s'|s, a) / Mhat(s'|s, a), M true and Mhat simulated; no gradient."""
-        logits = self._logits(self.of_successors, obs, action, next_obs)
+        logits = self._successor_logits(obs, action, next_obs)
         return logits[..., 0] - logits[..., 1]
 
-    def _logits(self, network: BatchedMLP, *inputs: Tensor) -> Float[Tensor, "S B 2"]:
-        return self.logit_bound * torch.tanh(network(torch.cat(inputs, -1)))
+    def _pair_logits(self, *pair: Tensor) -> Float[Tensor, "S B 2"]:
+        return self.pair_logit_bound * torch.tanh(self.of_pairs(torch.cat(pair, -1)))
+
+    def _successor_logits(self, *triple: Tensor) -> Float[Tensor, "S B 2"]:
+        return self.logit_bound * torch.tanh(self.of_successors(torch.cat(triple, -1)))
 
     def _noisy(self, column: Tensor, scale: Tensor) -> Tensor:
         return column + self.noise * scale * torch.randn_like(column) if self.noise else column

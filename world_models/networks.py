@@ -25,6 +25,7 @@ IN_PLACE: dict[str, Activation] = {
 
 # Inference on a CPU takes as many rows at a time through all layers as give so many activations
 # in the widest one. They stay in the caches, and two such buffers are all the memory it needs.
+# Fewer go through the layers as they are: the book-keeping would take longer than the products.
 _CPU_ACTIVATIONS = 2**20
 
 
@@ -101,7 +102,8 @@ class BatchedMLP(nn.Module):
         self, x: Float[Tensor, "*lead B inputs"], dropout: float = 0.0
     ) -> Float[Tensor, "*lead B outputs"]:
         """Each hidden unit is left out with probability `dropout`, and the others scaled up."""
-        if x.device.type == "cpu" and not torch.is_grad_enabled() and not is_compiling():
+        inference = x.device.type == "cpu" and not torch.is_grad_enabled() and not is_compiling()
+        if inference and math.prod(x.shape[:-1]) * max(self.widths) > _CPU_ACTIVATIONS:
             return self._infer_on_cpu(x, dropout)
         activation = self.activation if torch.is_grad_enabled() else self.activation_in_place
         *hidden, last = self.layers

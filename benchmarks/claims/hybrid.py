@@ -24,7 +24,7 @@ NETWORK = {
     "target_rate": 0.01,
     "samples": 4,  # of CQL, from each source; its 10 would cost more than all other arms together
 }
-DISCRIMINATOR_RATE = 1e-3
+DISCRIMINATORS = {"learning_rate": 1e-3, "fresh_rows": 0}
 
 
 @dataclass(frozen=True)
@@ -156,9 +156,8 @@ def make_agent(task: Task, data: Dataset, name: str) -> Agent:
     if "discriminators" in own:
         changes["discriminators"] = {
             **own["discriminators"],
+            **DISCRIMINATORS,
             "hidden": task.hidden,
-            "learning_rate": DISCRIMINATOR_RATE,
-            "fresh_rows": 0,
         }
     return experiment.build(
         file,

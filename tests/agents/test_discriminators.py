@@ -20,6 +20,7 @@ def make_pair(spec):
             "activation": "tanh",
             "learning_rate": 1e-2,
             "logit_bound": 2.0,
+            "pair_logit_bound": None,
             "noise": 0.0,
             "relative_noise": True,
             "fresh_rows": 0,
@@ -93,13 +94,27 @@ def test_equal_dynamics_stay_at_chance_given_the_pair(make_pair):
     assert (difference.abs() < 0.05).all()
 
 
+def test_states_far_apart_leak_into_the_ratio_unless_the_pair_may_be_surer(make_pair):
+    """Equal dynamics, so the ratio is 1; the log-odds of the states are 18 on average."""
+    doubt = {}
+    for bound in (None, 10.0):
+        torch.manual_seed(0)
+        pair = make_pair(spec=LINE, pair_logit_bound=bound)
+        for _ in range(150):
+            pair.learn(gaussian_batch((2, 256), state_shift=6.0, dynamics_shift=0.0))
+        test = gaussian_batch((2, 1000), 6.0, 0.0)
+        ratio = pair.log_ratio(test.obs, test.action, test.next_obs)
+        doubt[bound] = -masked_mean(ratio, ~test.is_real)
+    assert (doubt[None] > 1).all() and (doubt[10.0] < doubt[None] / 2).all(), doubt
+
+
 def test_the_ratio_is_bayes_rule_on_both_networks_and_bounded(make_pair, make_batch):
     pair, batch = make_pair(logit_bound=1.5), make_batch(2, 9)
     with torch.no_grad():
         for network in (pair.of_pairs, pair.of_successors):
             network.layers[-1].weight.mul_(30)
-        of_pairs = pair._logits(pair.of_pairs, batch.obs, batch.action)
-        of_rows = pair._logits(pair.of_successors, batch.obs, batch.action, batch.next_obs)
+        of_pairs = pair._pair_logits(batch.obs, batch.action)
+        of_rows = pair._successor_logits(batch.obs, batch.action, batch.next_obs)
         p_sa, p_sas = of_pairs.softmax(-1), (of_rows + of_pairs).softmax(-1)
         bayes = p_sas[..., 0] / p_sas[..., 1] * p_sa[..., 1] / p_sa[..., 0]
     ratio = pair.log_ratio(batch.obs, batch.action, batch.next_obs)
@@ -110,8 +125,8 @@ def test_the_ratio_is_bayes_rule_on_both_networks_and_bounded(make_pair, make_ba
 def test_the_step_follows_the_gradient_of_both_losses(make_pair, make_batch):
     """Two losses, one step: the pair's network gets the gradient of both."""
     pair, batch = make_pair(), make_batch(2, 8)
-    pairs = pair._logits(pair.of_pairs, batch.obs, batch.action)
-    rows = pair._logits(pair.of_successors, batch.obs, batch.action, successor(batch))
+    pairs = pair._pair_logits(batch.obs, batch.action)
+    rows = pair._successor_logits(batch.obs, batch.action, successor(batch))
     parameters = [*pair.of_pairs.parameters(), *pair.of_successors.parameters()]
     naive = [torch.zeros_like(parameter) for parameter in parameters]
     for logits in (pairs, pairs + rows):
@@ -167,6 +182,7 @@ def test_the_noise_is_in_units_of_the_dataset_or_raw(make_pair, make_data, relat
     ("change", "message"),
     [
         ({"logit_bound": 0.0}, "logit_bound=0.0 must be positive"),
+        ({"pair_logit_bound": -1.0}, "pair_logit_bound=-1.0 must be positive"),
         ({"noise": -0.1}, "noise=-0.1 and .* must not be negative"),
         ({"fresh_rows": -1}, "fresh_rows=-1 must not be negative"),
     ],
