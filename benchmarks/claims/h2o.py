@@ -28,7 +28,7 @@ from training.entry import one_line_errors
 
 NAME = "h2o"
 SPEED_TASKS = ("Pendulum-v1", "HalfCheetah-v5")
-SPEED_COPIES = (1, 4, 16)
+SPEED_SHAPES = ((1, 1), (4, 1), (16, 1), (16, 16))  # copies of the task, steps of each in a refresh
 QUICK_PENDULUM = {"seeds": 4, "updates": 600, "evaluate": 150}
 QUICK_CHEETAH = {"seeds": 2, "updates": 150, "evaluate": 50, "episodes": 1}
 COLOURS = {
@@ -54,7 +54,7 @@ def main() -> int:
         "pendulum": task_for(PENDULUM, quick, **QUICK_PENDULUM),
     }
     data = {label: hybrid.load(task) for label, task in tasks.items()}
-    speed = simulator_speed.measure(SPEED_TASKS, SPEED_COPIES, seconds=0.1 if quick else 0.5)
+    speed = simulator_speed.measure(SPEED_TASKS, SPEED_SHAPES, seconds=0.1 if quick else 0.5)
     jobs: dict[str, Any] = {}
     for label, task in tasks.items():
         jobs |= named(label, hybrid.jobs(label, task, data[label]))
@@ -175,8 +175,8 @@ def speed_claims(speed: Sequence[Mapping[str, Any]]) -> list[Claim]:
     """Steps of the stream, with policy and replay, against a bare environment."""
     return [
         Claim(
-            f"{row['task']}, {row['copies']} environments: steps/s of the stream against bare "
-            "env.step of one",
+            f"{row['task']}, {row['copies']} environments, {row['steps']} steps a refresh: steps/s "
+            "of the stream against bare env.step of one",
             "-",
             f"{row['stream_per_second']:,.0f} against {row['bare_per_second']:,.0f}: "
             f"{row['ratio'][0]:.2f}x ({row['ratio'][1]:.2f}-{row['ratio'][2]:.2f})",

@@ -21,7 +21,9 @@ ROUNDS = 5
 BARE = "env.step"
 
 
-def measure(tasks: Sequence[str], copies: Sequence[int], seconds: float) -> list[dict[str, Any]]:
+def measure(
+    tasks: Sequence[str], shapes: Sequence[tuple[int, int]], seconds: float
+) -> list[dict[str, Any]]:
     """Race whole refreshes of the stream against `env.step` with actions drawn beforehand.
 
     A refresh is what training does: the policy acts (SAC's networks of the default size), the
@@ -29,34 +31,35 @@ def measure(tasks: Sequence[str], copies: Sequence[int], seconds: float) -> list
 
     Args:
         tasks: environment ids.
-        copies: numbers of environments per seed to measure, for one seed.
+        shapes: environments of the one seed, and steps of each in a refresh.
         seconds: of one turn; each has `ROUNDS` turns.
 
     Returns:
-        Per task and number of copies `task`, `copies`, `threads`, median `bare_per_second` and
+        Per task and shape `task`, `copies`, `steps`, `threads`, median `bare_per_second` and
         `stream_per_second`, and `ratio` as median, minimum and maximum over rounds.
     """
     rows = []
     for task in tasks:
-        rows += _measure(spec_of(task, env_kwargs={}, physics="as-is"), copies, seconds)
+        rows += _measure(spec_of(task, env_kwargs={}, physics="as-is"), shapes, seconds)
     return rows
 
 
-def _measure(spec: Spec, copies: Sequence[int], seconds: float) -> list[dict[str, Any]]:
+def _measure(spec: Spec, shapes: Sequence[tuple[int, int]], seconds: float) -> list[dict[str, Any]]:
     with closing(make_env(spec)) as env:
         contenders = {BARE: _bare(env, spec, steps=200)}
-        contenders |= {f"{count}": _stream(spec, count) for count in copies}
+        contenders |= {f"{shape}": _stream(spec, *shape) for shape in shapes}
         rates = race(contenders, rounds=ROUNDS, seconds=seconds, device=torch.device("cpu"))
     found = []
-    for count in copies:
-        ratios = rates.ratios(f"{count}", BARE)
+    for shape in shapes:
+        ratios = rates.ratios(f"{shape}", BARE)
         found.append(
             {
                 "task": spec.env_id,
-                "copies": count,
+                "copies": shape[0],
+                "steps": shape[1],
                 "threads": torch.get_num_threads(),
                 "bare_per_second": rates.median(BARE),
-                "stream_per_second": rates.median(f"{count}"),
+                "stream_per_second": rates.median(f"{shape}"),
                 "ratio": [median(ratios), min(ratios), max(ratios)],
             }
         )
@@ -76,13 +79,18 @@ def _bare(env: Any, spec: Spec, steps: int) -> Contender:
     return Contender(walk, steps)
 
 
-def _stream(spec: Spec, count: int) -> Contender:
+def _stream(spec: Spec, copies: int, steps: int) -> Contender:
     simulator = experiment.build(
-        "simulator/perturbed.yaml", changes={"environments": count}, spec=spec, seeds=1
+        "simulator/perturbed.yaml", changes={"environments": copies}, spec=spec, seeds=1
     )
     agent = experiment.build("agent/sac.yaml", spec=spec, seeds=1, updates=1)
     source = SimulatorRollouts(
-        simulator=simulator, steps=1, every=1, warmup=0, random_warmup=False, capacity=100_000
+        simulator=simulator,
+        steps=steps,
+        every=steps,
+        warmup=0,
+        random_warmup=False,
+        capacity=100_000,
     )
     row = Transition(
         obs=torch.zeros(1, spec.obs_dim),
@@ -94,4 +102,4 @@ def _stream(spec: Spec, count: int) -> Contender:
     )
     streams = {"real": Replay.of(row), source.stream: Replay(row, lanes=1, capacity=100_000)}
     mixture = Mixture(streams, {source.stream: 1}, seeds=1)
-    return Contender(refresh(agent, mixture, source.stream, source), count)
+    return Contender(refresh(agent, mixture, source.stream, source), copies * steps)
