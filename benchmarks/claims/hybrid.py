@@ -77,21 +77,23 @@ ARMS = {
     "bc": Arm("bc", 1.0, {}),
 }
 JUDGED = ("h2o", "cql", "sac_sim")
+OTHER_SEEDS = 4  # of the arms that inform only
 # In half the gravity a push to one side and back lifts the pendulum; in truth it must be pumped.
-# Two episodes of random torques never hold it up and are too few for an offline learner; what they
-# lack the simulator can teach: near the top, as at the bottom, gravity hardly matters.
+# Three episodes of random torques never hold it up and are too few for an offline learner; what
+# they lack the simulator can teach: near the top, as at the bottom, gravity hardly matters. They
+# must reach the upper half, though: draws 0 and 2 do not, of draw 3 a fifth of the rows does.
 PENDULUM = Task(
     dataset="builtin/pendulum-mixed.yaml",
     options={
         "mixture": [{"strength": 1.0, "random": 1.0}],
-        "subset": {"episodes": 2, "fraction": None, "seed": 0},
+        "subset": {"episodes": 3, "fraction": None, "seed": 3},
     },
     gravity=0.5,
     hidden=[64, 64],
     discount=0.98,
     schedule=Schedule(
         seeds=8,
-        updates=6_000,
+        updates=5_000,
         batch=128,
         real_fraction=0.5,
         evaluate=500,
@@ -114,7 +116,7 @@ CHEETAH = Task(
     discount=0.99,
     schedule=Schedule(
         seeds=4,
-        updates=12_000,
+        updates=8_000,
         batch=256,
         real_fraction=0.5,
         evaluate=1_000,
@@ -137,6 +139,9 @@ def load(task: Task) -> Dataset:
 
 def run(label: str, task: Task, data: Dataset, name: str) -> History:
     """Train one arm; scores are those in the true environment."""
+    if name not in JUDGED:
+        seeds = min(task.schedule.seeds, OTHER_SEEDS)
+        task = replace(task, schedule=replace(task.schedule, seeds=seeds))
     arm, schedule = ARMS[name], task.schedule
     if arm.real_fraction == 1:  # as many recorded rows an update as H2O sees
         schedule = replace(schedule, batch=int(schedule.batch * schedule.real_fraction))

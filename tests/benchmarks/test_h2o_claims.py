@@ -25,7 +25,7 @@ def data(task, tmp_path_factory):
 
 
 def test_the_data_are_limited(data):
-    assert len(data.episode_starts) == 2 and len(data) == 400
+    assert len(data.episode_starts) == 3 and len(data) == 600
 
 
 @pytest.mark.parametrize("gravity", [1.0, 0.3])
