@@ -26,6 +26,8 @@ from world_models.measures import plain, quantile, spearman
 
 Score = Callable[[Tensor, Tensor, Tensor], Tensor]
 """`(obs [S, B, D], action [S, B, A], next_obs [K, S, B, D]) -> [K, S, B]`, see `DynamicsReward`."""
+Policy = Callable[[Tensor], Tensor]
+"""`obs [S, W, D] -> action [S, W, A]`."""
 
 _CONSTANT = 1e-6  # a column whose std is below it has no unit to measure errors in
 _TINY = 1e-9  # keeps the logarithm of an error finite
@@ -129,6 +131,7 @@ def rollouts(
     ruler: Ruler,
     *,
     seed: int,
+    policy: Policy | None = None,
 ) -> dict[str, Any]:
     """Replay the actions of W true windows of T steps in the model, with and without the filter.
 
@@ -139,6 +142,8 @@ def rollouts(
     Args:
         obs: `T + 1` true observations of each window.
         seed: of the model's draws.
+        policy: acts on what the model shows, in the place of the recorded actions; then the truth
+            is the same policy's.
 
     Returns:
         Per arm and seed, by step: `mean` and `median` error over windows; for the filter `alive`,
@@ -148,7 +153,7 @@ def rollouts(
     found: dict[str, Any] = {"steps": action.shape[1], "windows": action.shape[0]}
     for name, judge in (("unfiltered", KeepAll()), ("filtered", transition_filter)):
         states, goes_on = replay(
-            model, judge, transition_filter.candidates, obs[:, 0], action, seed=seed
+            model, judge, transition_filter.candidates, obs[:, 0], action, seed=seed, policy=policy
         )
         found[name] = _summary(ruler.error(states, obs[:, 1:].transpose(0, 1)), goes_on)
     return found
@@ -163,12 +168,14 @@ def replay(
     action: Float[Tensor, "W T A"],
     *,
     seed: int,
+    policy: Policy | None = None,
 ) -> tuple[Float[Tensor, "S T W D"], Bool[Tensor, "S T W"]]:
-    """Follow given actions in the model through T steps, past every cut.
+    """Follow given actions, or a policy, in the model through T steps, past every cut.
 
     Args:
         obs: where the W rollouts begin.
         seed: of the model's draws, which are the same whatever the filter draws in between.
+        policy: acts on what the model shows, in the place of `action`.
 
     Returns:
         The observations after each step, and whether the filter lets the rollout go on there.
@@ -181,7 +188,7 @@ def replay(
     visited, goes_on = [], []
     with torch.random.fork_rng(devices=[obs.device] if obs.is_cuda else []):
         for age, act in enumerate(action.unbind(1)):
-            act = act.expand(seeds, -1, -1)
+            act = act.expand(seeds, -1, -1) if policy is None else policy(obs)
             torch.manual_seed(seed_of[age])
             verdict = judge(obs, act, model.step(obs, act, candidates, state), age)
             obs = verdict.step.next_obs[0]

@@ -26,6 +26,8 @@ NAME = "morec"
 CHANCE = 0.1
 """Hit rate of a blind choice among ten candidates."""
 PLOTTED = ("points", "paths", "landscape")
+WAYS = {"rollouts": "its actions replayed", "under_policy": "acting in the model"}
+"""How a thermostat is followed in the refrigerator's model."""
 COLOURS = {"unfiltered": "tab:red", "filtered": "tab:blue"}
 
 
@@ -96,24 +98,25 @@ def fridge_claims(
         is_recorded = name == cold_storage.RECORDED
         text = "recorded" if is_recorded else "unseen"
         where = f"refrigerator, set point {name} ({text})"
-        compared = compare(policy["rollouts"], "mean")
-        claims.append(
-            Claim(
-                f"{where}: filtered rollouts are closer to the truth",
-                "lower mean error at the last step of 100, interval of the ratio below 1",
-                f"{compared} (in std of the recorded temperature)",
-                compared.is_lower if judged or is_recorded else None,
+        for kind, how in WAYS.items():
+            compared = compare(policy[kind], "mean")
+            claims.append(
+                Claim(
+                    f"{where}, {how}: filtered rollouts are closer to the truth",
+                    "lower mean error at the last step of 100, interval of the ratio below 1",
+                    f"{compared} (in std of the recorded temperature)",
+                    compared.is_lower if judged or is_recorded else None,
+                )
             )
-        )
-        claims.append(
-            Claim(
-                f"{where}, plain GAIL",
-                "no claim: one generator to the end, no noise negatives",
-                f"{compare(plain['policies'][name]['rollouts'], 'mean')}",
-                None,
-                source="ours",
+            claims.append(
+                Claim(
+                    f"{where}, {how}, plain GAIL",
+                    "no claim: one generator to the end, no noise negatives",
+                    f"{compare(plain['policies'][name][kind], 'mean')}",
+                    None,
+                    source="ours",
+                )
             )
-        )
     for recipe, run in (("default", default), ("plain GAIL", plain)):
         measured = run["policies"][cold_storage.RECORDED]["one_step"]
         rank = of(measured["rank"])
@@ -243,9 +246,10 @@ def without_plots(value: Any) -> Any:
 def plot(found: Mapping[str, Any], path: Path) -> None:
     """Error of rollouts by step, the filter against its absence, everywhere; and the cuts."""
     panels = {
-        f"{name}, set point {point}": policy["rollouts"]
+        f"{name}, set point {point}, {how}": policy[kind]
         for name, run in found.items()
         if "policies" in run
+        for kind, how in WAYS.items()
         for point, policy in run["policies"].items()
     } | {
         name: run["diagnostics"]["rollouts"] for name, run in found.items() if "diagnostics" in run
@@ -264,7 +268,8 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
             low, high = lanes.nan_to_num(math.inf).amin(0), lanes.nan_to_num(-math.inf).amax(0)
             ax.fill_between(steps, low, high, color=colour, alpha=0.2)
         ax.set_yscale("log")
-        ax.set(title=name, xlabel="step", ylabel="median error / std")
+        ax.set_title(name, fontsize=9)
+        ax.set(xlabel="step", ylabel="median error / std")
         ax.legend(fontsize=8)
         if "diagnostics" in found.get(name, {}):  # in the refrigerator nothing is cut
             alive = torch.tensor(rolled["filtered"]["alive"]).mean(0)

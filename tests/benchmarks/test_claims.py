@@ -191,7 +191,7 @@ def test_verdicts_on_the_dynamics_reward_follow_the_numbers():
         off, on, rank, hit = (2.0, 1.0, -0.5, 0.3) if good else (1.0, None, 0.5, 0.1)
         one = {"pearson": [None, 0.1], "rank": [rank] * 2, "hit": [hit] * 2}
         one |= {"error_chosen": [on] * 2, "error_random": [off] * 2, "error_best": [0.0] * 2}
-        policy = {"one_step": one, "rollouts": rolled(off, on)}
+        policy = {"one_step": one, "rollouts": rolled(off, on), "under_policy": rolled(off, on)}
         fridge = {"policies": {point: policy for point in ("5", "-3", "12")}}
         task = {
             "diagnostics": policy,
@@ -201,7 +201,7 @@ def test_verdicts_on_the_dynamics_reward_follow_the_numbers():
         claims = morec.fridge_claims(fridge, fridge, True) + morec.task_claims("hopper", task, True)
         return [claim.holds for claim in claims]
 
-    fridge, task = [True, None] * 3 + [True, None], [True, True, True, None, True, None]
+    fridge, task = [True, None] * 6 + [True, None], [True, True, True, None, True, None]
     assert judged(True) == [*fridge, *task]
     assert judged(False) == [None if holds is None else False for holds in [*fridge, *task]]
 
@@ -235,7 +235,7 @@ def test_a_refrigerator_run_has_what_its_pictures_and_verdicts_need(tmp_path, mo
     middle = len(seen["true"]) // 2  # 4.5 degrees, where 1 / 3 of the power adds 0.025
     assert seen["true"][middle] == pytest.approx(0.025, abs=1e-4)
     assert 0.3132 < np.min(seen["score"]) <= np.max(seen["score"]) < 1.3134
-    assert [claim.holds for claim in morec.fridge_claims(run, run, False)][2:4] == [None, None]
+    assert [claim.holds for claim in morec.fridge_claims(run, run, False)][4:8] == [None] * 4
     morec.save_figure(cold_storage.figure({"default": run}), tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 10_000
     assert set(morec.without_plots(run)) == {"reward", "policies"}

@@ -116,6 +116,19 @@ def test_rollouts_with_and_without_a_filter_in_closed_form():
     assert found["filtered"]["length"] == [4.0] * 2
 
 
+def test_a_policy_acts_on_what_the_model_shows():
+    """s' = s - s / 2 + 0.4 without the filter: the error 0.8 (1 - 2^-k) stays below 0.8."""
+    obs = torch.cat([torch.full((3, 1, 1), 0.5**k) for k in range(7)], 1)
+    found = selection.rollouts(
+        Offsets(), Best(9), obs, -obs[:, :-1] / 2, RULER, seed=0, policy=lambda obs: -obs / 2
+    )
+    for lane in range(2):
+        assert found["unfiltered"]["mean"][lane] == pytest.approx(
+            [0.4 * (1 - 0.5**k) for k in range(1, 7)], abs=1e-6
+        )
+        assert found["filtered"]["mean"][lane] == pytest.approx([0.0] * 6, abs=1e-6)
+
+
 def test_both_arms_get_the_same_noise():
     class Noisy(Offsets):
         def step(self, obs, action, candidates=1, state=None):
