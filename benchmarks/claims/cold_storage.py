@@ -86,8 +86,8 @@ def budget_for(quick: bool) -> Budget:
     return replace(Budget(), **QUICK) if quick else Budget()
 
 
-def run(recipe: str, budget: Budget) -> dict[str, Any]:
-    """Fit model and reward to the recording and follow every policy in the model."""
+def run(budget: Budget) -> dict[str, dict[str, Any]]:
+    """Fit a model and each recipe's reward to the recording, follow every policy in the model."""
     data: Dataset = experiment.build("dataset/builtin/refrigerator.yaml")
     given = {"spec": data.spec, "seeds": budget.seeds, "seed": budget.seed}
     seed_everything(budget.seed)
@@ -95,25 +95,39 @@ def run(recipe: str, budget: Budget) -> dict[str, Any]:
         "world_model/ensemble.yaml", changes={**MODEL, "max_epochs": budget.epochs}, **given
     )
     model.fit(data)
-    reward = experiment.build_reward(
-        recipe,
-        changes={
-            **REWARD,
-            "iterations": budget.iterations,
-            "keep": budget.keep,
-            "thin": budget.thin,
-        },
-        game={**GAME, "starts": budget.starts, "horizon": budget.horizon},
-        **given,
-    )
-    described = reward.fit(data)
+    found = {}
+    for recipe in RECIPES:
+        reward = experiment.build_reward(
+            recipe,
+            changes={
+                **REWARD,
+                "iterations": budget.iterations,
+                "keep": budget.keep,
+                "thin": budget.thin,
+            },
+            game={**GAME, "starts": budget.starts, "horizon": budget.horizon},
+            **given,
+        )
+        described = reward.fit(data)
+        found[recipe] = {
+            "reward": described,
+            "policies": follow(model, reward, data, budget.windows),
+            "landscape": landscape(reward, data),
+        }
+    return found
+
+
+def follow(
+    model: WorldModel, reward: DynamicsReward, data: Dataset, windows: int
+) -> dict[str, dict[str, Any]]:
+    """Errors of each policy's transitions and episodes, with and without the filter."""
     judge = RewardSelection(dynamics_reward=reward, **SELECTION)
     simulator = simulator_for(data.spec, threads=1)
     ruler = selection_diagnostics.Ruler.of(data)
     policies = {}
     for point, gain in GAINS.items():
         torch.manual_seed(1)
-        obs, action = episodes(simulator, float(point), gain, budget.windows)
+        obs, action = episodes(simulator, float(point), gain, windows)
         rows = selection_diagnostics.true_rows(
             simulator, obs[:, :-1].flatten(0, 1), action.flatten(0, 1)
         )
@@ -133,7 +147,7 @@ def run(recipe: str, budget: Budget) -> dict[str, Any]:
             ),
             "paths": paths(model, judge, obs[:1], action[:1]),
         }
-    return {"reward": described, "policies": policies, "landscape": landscape(reward, data)}
+    return policies
 
 
 def episodes(

@@ -39,18 +39,16 @@ def main() -> int:
     datasets = {task: reward_consistency.load(task) for task in reward_consistency.DATASETS}
     fridge_budget = cold_storage.budget_for(arguments.quick)
     budget = reward_consistency.budget_for(arguments.quick)
-    found = run_all(
+    found: dict[str, Any] = run_all(
         {
+            "refrigerator": partial(cold_storage.run, fridge_budget),
             **{
                 task: partial(reward_consistency.run, task, data, budget)
                 for task, data in datasets.items()
             },
-            **{
-                f"refrigerator/{recipe}": partial(cold_storage.run, recipe, fridge_budget)
-                for recipe in cold_storage.RECIPES
-            },
         }
     )
+    found |= {f"refrigerator/{recipe}": run for recipe, run in found.pop("refrigerator").items()}
     claims = [
         *fridge_claims(
             found["refrigerator/adversarial"],

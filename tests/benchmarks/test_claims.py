@@ -226,8 +226,10 @@ def test_a_refrigerator_run_has_what_its_pictures_and_verdicts_need(tmp_path, mo
     monkeypatch.setattr(cold_storage, "GAME", {"player_hidden": [8], "behaviour_updates": 5})
     monkeypatch.setattr(cold_storage, "GAINS", {"5": 0.05, "12": 0.1})
     monkeypatch.setattr(refrigerator, "EPISODE_STEPS", 30)
-    tiny = cold_storage.Budget(seeds=2, iterations=30, starts=8, horizon=2, epochs=1, windows=2)
-    run = cold_storage.run("adversarial", tiny)
+    tiny = cold_storage.Budget(
+        seeds=2, iterations=30, starts=8, horizon=2, keep=30, thin=1, epochs=1, windows=2
+    )
+    run, plain = cold_storage.run(tiny).values()
     path = run["policies"]["12"]["paths"]
     assert len(path["truth"]) == 30 and path["truth"][-1] == pytest.approx(12.0, abs=0.02)
     assert [len(path[arm]) for arm in ("unfiltered", "filtered")] == [2, 2]
@@ -235,7 +237,7 @@ def test_a_refrigerator_run_has_what_its_pictures_and_verdicts_need(tmp_path, mo
     middle = len(seen["true"]) // 2  # 4.5 degrees, where 1 / 3 of the power adds 0.025
     assert seen["true"][middle] == pytest.approx(0.025, abs=1e-4)
     assert 0.3132 < np.min(seen["score"]) <= np.max(seen["score"]) < 1.3134
-    assert [claim.holds for claim in morec.fridge_claims(run, run, False)][4:8] == [None] * 4
+    assert [claim.holds for claim in morec.fridge_claims(run, plain, False)][4:8] == [None] * 4
     morec.save_figure(cold_storage.figure({"default": run}), tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 10_000
     assert set(morec.without_plots(run)) == {"reward", "policies"}
