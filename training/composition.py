@@ -303,7 +303,8 @@ def is_chosen(node: DictConfig | None) -> bool:
 def threads(choice: str | int) -> int:
     """Resolve `threads=auto`: all cores, shared among the jobs of a parallel sweep.
 
-    A launcher that gives every job a number of cores (submitit, Slurm, Ray) decides by itself.
+    A launcher that gives every job cores of its own (submitit, Slurm, Ray) decides by itself: one,
+    unless it is told another number.
     """
     if choice != "auto":
         return int(choice)
@@ -313,8 +314,8 @@ def threads(choice: str | int) -> int:
     jobs = 1
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         launcher = HydraConfig.get().launcher
-        given = launcher.get("cpus_per_task") or OmegaConf.select(launcher, "ray.remote.num_cpus")
-        if given:
-            return max(1, int(given))
+        for key in ("cpus_per_task", "ray.remote.num_cpus"):
+            if key.split(".")[0] in launcher:
+                return max(1, int(OmegaConf.select(launcher, key) or 1))
         jobs = launcher.get("n_jobs") or 1
     return max(1, cores // (cores if jobs < 0 else jobs))

@@ -134,7 +134,10 @@ def _explain_composition(error: BaseException) -> str:
         if group == "hydra":  # its own groups have two levels, and its message lists the options
             group, _, wrong = option.group(1).rpartition("/")
             offered = re.search(r"Available options in '[^']*': (.*?) Config search path", text)
-            return f"{group}={wrong} is not there; options: {offered.group(1) if offered else ''}"
+            known = f"options: {offered.group(1) if offered else ''}"
+            if group == "hydra/launcher":
+                known += "; docs/guide.md#sweeps says how to install more"
+            return f"{group}={wrong} is not there; {known}"
         return f"{group}={wrong} is not there; {_available(group, wrong)}"
     key = re.search(r"Could not override '([^']+)'", text)
     if key:

@@ -12,6 +12,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from training import statistics
+from training.reports import of_seeds
 from training.run_groups import Group
 from training.statistics import Interval
 
@@ -152,7 +153,7 @@ def unit_of(groups: Sequence[Group]) -> str:
 
 
 def _with_seeds(label: str, seeds: int) -> str:
-    return f"{label} ({seeds} seeds)" if seeds > 1 else f"{label} (one seed)"
+    return f"{label} ({of_seeds(seeds)})"
 
 
 def _mean(lanes: Sequence[Sequence[Sequence[float | None]]]) -> Float[np.ndarray, " H"]:

@@ -156,6 +156,11 @@ def summarise(
     }
 
 
+def of_seeds(count: int) -> str:
+    """What a mean is over, for tables in which that of one must not look like that of many."""
+    return "one seed" if count == 1 else f"{count} seeds"
+
+
 def read_summary(path: Path) -> dict[str, Any]:
     """The summary of a finished run.
 

@@ -29,7 +29,7 @@ from rich.text import Text
 from training import checkpoint, failures
 from training.entry import TRACEBACK, explain
 from training.files import write_json
-from training.reports import read_summary
+from training.reports import of_seeds, read_summary
 from training.run_directory import SUMMARY, run_directory
 
 FINISHED, RESUMED, SKIPPED = "finished", "resumed and finished", "skipped"
@@ -173,9 +173,12 @@ def _name(job: Mapping[str, Any]) -> str:
 
 
 def _score(job: Mapping[str, Any]) -> str:
-    """With its unit where it is a return."""
+    """With its unit where it is a return, and the number of seeds it is the mean of."""
     value = job.get("result")
     if value is None:
         return "-"
-    result = read_summary(Path(job["run_dir"]) / SUMMARY)["result"]
-    return f"{value:.1f}" if "score_last10" in result else f"{value:.1f} (return)"
+    summary = read_summary(Path(job["run_dir"]) / SUMMARY)
+    if summary.get("population"):  # a mean over different settings would say nothing
+        return "several settings"
+    unit = "" if "score_last10" in summary["result"] else "return, "
+    return f"{value:.1f} ({unit}{of_seeds(summary['seeds'])})"

@@ -29,7 +29,7 @@ from rich.table import Table
 from training import failures
 from training.entry import one_line_errors
 from training.files import lock_directory, write_json
-from training.reports import read_metrics, read_summary
+from training.reports import of_seeds, read_metrics, read_summary
 from training.run_directory import METRICS, SUMMARY
 
 try:
@@ -119,7 +119,10 @@ class Tuner:
 
     def conclude(self) -> None:
         """Print and keep what was found."""
-        table = Table(title=str(self.folder), title_justify="left")
+        runs = [self._run_dir(trial.number) for trial in self._in(TrialState.COMPLETE)]
+        seeds = {read_summary(run_dir / SUMMARY)["seeds"] for run_dir in runs}
+        title = ", ".join([str(self.folder), *(f"of {of_seeds(count)}" for count in sorted(seeds))])
+        table = Table(title=title, title_justify="left")
         for column in ("trial", "outcome", "score or return", "settings"):
             table.add_column(column, overflow="fold")
         for trial in self.study.trials:

@@ -42,6 +42,7 @@ def recorded(tmp_path):
         (["evaluate.evry=1"], "did you mean evaluate.every?"),
         (["algorithm=mopoo"], "algorithm=mopoo is not there; did you mean mopo"),
         (["dataset=builtin/pendulum"], "did you mean builtin/pendulum-mixed"),
+        (["hydra/launcher=pbs"], "guide.md#sweeps says how to install more"),
         (["nothing=1"], "there is no setting 'nothing'"),
         (["seed=first"], "seed=first must be a whole number, at least 0"),
         (["device=cuda:77"], "use device=cpu"),

@@ -50,6 +50,7 @@ def test_the_second_time_a_sweep_does_only_what_is_missing(sweep, tmp_path):
     first = sweep()
     assert first.returncode == 1
     assert "4 jobs: 2 finished, 2 failed" in first.stdout
+    assert first.stdout.count("(one seed)") == 2
     failed = sorted(path.parent for path in (tmp_path / "runs").rglob("failed.json"))
     finished = sorted(path.parent for path in (tmp_path / "runs").rglob("summary.json"))
     assert len(failed) == len(finished) == 2
@@ -134,24 +135,76 @@ def test_defects_are_told_apart_from_mistakes(tmp_path):
     ("launcher", "expected"),
     [
         ({"cpus_per_task": 3}, 3),
-        ({"cpus_per_task": None, "n_jobs": -1}, 1),
+        ({"cpus_per_task": None}, 1),
+        ({"n_jobs": -1}, 1),
+        ({"ray": {"remote": {}}}, 1),
         ({"ray": {"remote": {"num_cpus": 0.5, "num_gpus": 0.25}}}, 1),
-        ({}, len(os.sched_getaffinity(0))),
+        ({"ray": {"remote": {"num_cpus": 5}}}, 5),
+        ({}, 4),
     ],
 )
 def test_a_job_takes_the_cores_that_its_launcher_gives_it(monkeypatch, launcher, expected):
     config = OmegaConf.create({"mode": RunMode.MULTIRUN, "launcher": launcher})
     monkeypatch.setattr(HydraConfig, "get", lambda: config)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(4), raising=False)
     assert threads("auto") == expected and threads(5) == 5
 
 
 @pytest.mark.slow
-def test_a_sweep_in_submitit_processes_survives_a_crash(sweep, tmp_path):
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    done = sweep("seed=0", "hydra/launcher=submitit_local", "hydra.launcher.cpus_per_task=1")
+@pytest.mark.parametrize("launcher", ["submitit_local", "ray"])
+def test_a_sweep_in_processes_of_their_own_survives_a_crash(sweep, tmp_path, launcher):
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
+    done = sweep("seed=0", f"hydra/launcher={launcher}", "threads=auto")
     assert done.returncode == 1 and "2 jobs: 1 finished, 1 failed" in done.stdout, done.stderr
     (path,) = (tmp_path / "runs").rglob("summary.json")
     assert "CPU, 1 threads" in json.loads(path.read_text())["device"]
+
+
+SLURM = {
+    # Runs the job behind the back of the command that asked for it.
+    "sbatch": """cp "$1" "$0.script"
+        export SLURM_JOB_ID=7 SLURM_JOB_NODELIST=here SLURM_NTASKS=1 SLURM_JOB_NUM_NODES=1
+        export SLURM_NODEID=0 SLURM_PROCID=0 SLURM_LOCALID=0
+        sh "$1" > "$0.log" 2>&1 &
+        echo Submitted batch job 7""",
+    "srun": """while [ "${1#--}" != "$1" ]; do
+            [ "$1" = --unbuffered ] || shift
+            shift
+        done
+        exec "$@\"""",
+    "sacct": "echo 'JobID|State|NodeList'; echo '7|RUNNING|here'",
+    "scontrol": "echo here",
+}
+"""Stand-ins for the commands of Slurm that submitit calls."""
+
+
+@pytest.mark.slow
+def test_slurm_gets_what_the_launcher_was_told(command, environment, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    programs = tmp_path / "slurm"
+    programs.mkdir()
+    for name, script in SLURM.items():
+        (programs / name).write_text(f"#!/bin/sh\n{script}\n")
+        (programs / name).chmod(0o755)
+    environment["PATH"] = f"{programs}:{environment['PATH']}"
+    resources = {
+        "partition": "gpu",
+        "gres": "shard:1",
+        "cpus_per_task": 2,
+        "timeout_min": 600,
+    }
+    done = command(
+        *("train.py", "-m", f"root={tmp_path / 'runs'}", *SMALL, "threads=auto"),
+        "hydra/launcher=submitit_slurm",
+        *(f"hydra.launcher.{name}={value}" for name, value in resources.items()),
+    )
+    assert done.returncode == 0 and "1 job: 1 finished" in done.stdout, done.stderr
+    lines = (programs / "sbatch.script").read_text().splitlines()
+    asked = {line.removeprefix("#SBATCH ") for line in lines if line.startswith("#SBATCH")}
+    expected = {"--partition=gpu", "--gres=shard:1", "--cpus-per-task=2", "--time=600"}
+    assert expected <= asked, asked
+    (path,) = (tmp_path / "runs").rglob("summary.json")
+    assert "CPU, 2 threads" in json.loads(path.read_text())["device"]
 
 
 def test_a_single_run_leaves_no_table():

@@ -29,7 +29,8 @@ with open(run_dir / "metrics.csv", "w") as file:
         for lane in (0, 1):
             print(f"{update},{lane},score,{100 * value + update + lane}", file=file, flush=True)
         time.sleep(PAUSE)
-(run_dir / "summary.json").write_text(json.dumps({"result": {"score_last10": 100 * value}}))
+summary = {"seeds": 2, "result": {"score_last10": 100 * value}}
+(run_dir / "summary.json").write_text(json.dumps(summary))
 """
 
 
@@ -100,7 +101,8 @@ def test_a_study_finds_the_best_reports_failures_and_goes_on(tuner, tmp_path, ca
     assert best["value"] == 90 and best["command"][-1] == "agent.discount=0.9"
     for name in ("optimization_history", "intermediate_values", "slice"):
         assert (tmp_path / "study" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
-    assert "failed: " in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "failed: " in printed and "of 2 seeds" in printed
     monkeypatch.setattr(tune, "draw", lambda *_: None)
     tuner().run(6)  # nothing is missing
     starts = [path.read_text() for path in (tmp_path / "study").rglob("starts")]
