@@ -26,6 +26,7 @@ th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: right
 th { border-bottom: 2px solid #888; }
 th:first-child, td:first-child { text-align: left; }
 img, video { max-width: 100%; height: auto; }
+.picture p { color: #555; font-size: .9em; margin: 0 0 1.5rem; }
 figure { display: inline-block; width: 23rem; margin: 0 1rem 1rem 0; vertical-align: top; }
 figure video { width: 100%; border: 1px solid #ddd; }
 </style>
@@ -119,7 +120,8 @@ def _html(block: Text | Table | Picture | Film | Links) -> str:
         # As an image of its own: the identifiers inside two SVGs would collide in one page.
         data = base64.b64encode(block.svg).decode()
         words = html.escape(block.caption)
-        return f'<p><img alt="{words}" src="data:image/svg+xml;base64,{data}"></p>'
+        picture = f'<img alt="{words}" src="data:image/svg+xml;base64,{data}">'
+        return f'<div class="picture">{picture}<p>{words}</p></div>'
     if isinstance(block, Film):
         data = base64.b64encode(block.mp4).decode()
         return (

@@ -179,7 +179,7 @@ def aggregates(tasks: Tasks, painter: Painter) -> list[Section]:
         )
         for method, scores in table.items()
     }
-    caption = "performance profiles: share of runs that score above each threshold"
+    caption = "performance profiles: share of runs that score above each threshold, band: interval"
     section.blocks.append(Picture(painter.profiles(thresholds, profiles), caption))
     pairs = []
     for (x, of_x), (y, of_y) in combinations(table.items(), 2):
@@ -197,7 +197,7 @@ def learning_curves(tasks: Tasks, painter: Painter) -> list[Section]:
     shown = having(tasks, lambda group: len(group.curves(unit_of(tasks[group.task]))[0]) > 0)
     if not shown:
         return []
-    caption = "learning curves: mean over seeds, band: pointwise interval"
+    caption = "mean over seeds, band: pointwise interval"
     return [Section("Learning curves", [Picture(painter.learning_curves(shown), caption)])]
 
 

@@ -138,12 +138,20 @@ class Painter:
             return
         finite = np.isfinite(lanes).all()
         style = self.style[group.method]
-        axes.plot(updates, lanes.mean(0), label=_with_seeds(label, len(lanes)), lw=lw, **style)
+        single = len(updates) == 1  # of which a line and a band would show nothing
+        marker = "o" if single else None
+        label = _with_seeds(label, len(lanes))
+        axes.plot(updates, lanes.mean(0), label=label, lw=lw, marker=marker, ms=4, **style)
         if finite and len(lanes) > 1:
             band = statistics.bootstrap(
                 statistics.task_means, lanes, replicates=statistics.CURVE_REPLICATES
             )
-            axes.fill_between(updates, band.low, band.high, color=style["color"], alpha=0.15, lw=0)
+            if single:
+                axes.vlines(updates, band.low, band.high, color=style["color"], alpha=0.4)
+            else:
+                axes.fill_between(
+                    updates, band.low, band.high, color=style["color"], alpha=0.15, lw=0
+                )
 
 
 def unit_of(groups: Sequence[Group]) -> str:

@@ -215,15 +215,16 @@ def plot_curves(metrics: Path, picture: Path, summary: Mapping[str, Any]) -> Non
         unit_of_time = "gradient steps"
         if name == unit and "env_steps" in series:  # both were written at the same updates
             updates, unit_of_time = series["env_steps"][0][1], "steps in the environment"
+        marker = "o" if table.shape[1] == 1 else None  # a line of one point is invisible
         if lanes:  # a mean over different settings would say nothing
             for lane, values in enumerate(table):
-                axes.plot(updates, values, lw=1.5, label=label(lanes, lane))
+                axes.plot(updates, values, lw=1.5, marker=marker, label=label(lanes, lane))
         else:
             for values in table:
                 faint = 0.25 if len(table) > 1 else 0
                 axes.plot(updates, values, color="tab:blue", alpha=faint, lw=1)
             mean = "mean of seeds" if len(table) > 1 else "one seed"
-            axes.plot(updates, table.mean(0), color="tab:blue", lw=2, label=mean)
+            axes.plot(updates, table.mean(0), color="tab:blue", lw=2, marker=marker, label=mean)
         if name == unit:
             data = summary["dataset"]["behaviour"]
             axes.axhline(data[f"{unit}_mean"], color="0.4", ls="--", label="behaviour, mean")
@@ -312,7 +313,7 @@ def _plot_means(
                 continue
             lanes = series[name]
             table = np.array([values for _, values in lanes.values()])
-            marker = "o" if table.shape[1] == 1 else None  # a line of one point is invisible
+            marker = "o" if table.shape[1] == 1 else None
             axes.plot(next(iter(lanes.values()))[0], table.mean(0), label=text, marker=marker)
         axes.set_yscale(scale)
         axes.set_xlabel("gradient steps")

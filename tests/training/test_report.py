@@ -14,10 +14,12 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 import yaml
+from matplotlib.figure import Figure
 
 from training import report as command
 from training.page import Section, Table, as_markdown
 from training.report import cell, report
+from training.report_figures import Painter
 from training.run_groups import find, grouped, read
 
 MODEL = {
@@ -227,6 +229,20 @@ def test_everything_a_run_may_hold_is_shown_and_the_page_needs_no_other_file(tmp
     # Two policies with four episodes each; one of them scores 0, the other 30.
     assert "| a<b>& | 2 | 4 | " in markdown.read_text()
     assert "| 30.0 [30.0, 30.0] |" in markdown.read_text()
+
+
+def test_a_single_evaluation_is_drawn_as_a_point_with_its_interval(tmp_path, write):
+    places = [write(seed=seed, level=20.0 + seed) for seed in (0, 1)]
+    for place in places:
+        lines = (place / "metrics.csv").read_text().splitlines()
+        once = [line for line in lines if line.startswith(("update", "30,"))]
+        (place / "metrics.csv").write_text("\n".join(once) + "\n")
+    (group,), _ = grouped([read(place) for place in places])
+    axes = Figure().add_subplot()
+    Painter([group.method])._curve(axes, group, "score", "curve")
+    (point,), (whisker,) = axes.lines, axes.collections
+    assert point.get_marker() == "o" and point.get_xydata().tolist() == [[30, 22.5]]
+    assert whisker.get_segments()[0].tolist() == [[30, 22], [30, 23]]
 
 
 def test_runs_that_nobody_scored_have_a_report_too(tmp_path, write):
