@@ -18,7 +18,7 @@ from torch import Tensor
 from datasets.dataset import Dataset
 from datasets.transition import Transition
 from envs.true_dynamics import Simulator
-from world_models.base import WorldModel
+from world_models.base import Policy, WorldModel
 from world_models.dynamics_reward import DynamicsReward
 from world_models.filters import KeepAll, TransitionFilter
 from world_models.fitting import held_out_episodes, rows_of
@@ -26,8 +26,6 @@ from world_models.measures import plain, quantile, spearman
 
 Score = Callable[[Tensor, Tensor, Tensor], Tensor]
 """`(obs [S, B, D], action [S, B, A], next_obs [K, S, B, D]) -> [K, S, B]`, see `DynamicsReward`."""
-Policy = Callable[[Tensor], Tensor]
-"""`obs [S, W, D] -> action [S, W, A]`."""
 
 _CONSTANT = 1e-6  # a column whose std is below it has no unit to measure errors in
 _TINY = 1e-9  # keeps the logarithm of an error finite
