@@ -138,15 +138,18 @@ def scored(tasks: Tasks) -> tuple[list[str], dict[str, np.ndarray], list[str]]:
             values = group.per_seed("score_last10_per_seed")
             if values and np.isfinite(values).all():
                 found[group.method][task] = values
-            else:
+            elif values:
                 remarks.append(f"Not in the aggregates: {group.method} on {task}, no finite score.")
+        if not any(group.per_seed("score_last10_per_seed") for group in groups):
+            remarks.append(f"Not in the aggregates: {task}, where nothing has a normalised score.")
     shared = [task for task in tasks if found and all(task in own for own in found.values())]
     if not shared:
         if found:
             remarks.append("No aggregates: there is no task on which every method has a score.")
         return [], {}, remarks
     if len(shared) < len(tasks):
-        remarks.append(f"Aggregates cover the tasks that every scored method has: {shared}.")
+        names = ", ".join(shared)
+        remarks.append(f"Aggregates cover the tasks on which every method has a score: {names}.")
     table = {m: statistics.columns([own[task] for task in shared]) for m, own in found.items()}
     return shared, table, remarks
 
@@ -166,11 +169,13 @@ def aggregates(tasks: Tasks, painter: Painter) -> list[Section]:
         [method, *(interval(bootstrap(kind, scores)) for kind in kinds.values())]
         for method, scores in table.items()
     ]
-    caption = f"normalised score, last {LAST} evaluations, over {len(shared)} task(s)"
+    over = f"{len(shared)} task{'s' if len(shared) > 1 else ''}"
+    caption = f"normalised score, last {LAST} evaluations, over {over}"
     section = Section("Over all tasks", [*map(Text, remarks)])
     section.blocks.append(Table(["method", *kinds], rows, caption))
     everything = np.concatenate([scores[np.isfinite(scores)] for scores in table.values()])
-    thresholds = np.linspace(min(0.0, everything.min()), max(100.0, everything.max()), _THRESHOLDS)
+    low, high = min(0.0, everything.min()), max(100.0, everything.max())
+    thresholds = np.linspace(low - 0.02 * (high - low), high, _THRESHOLDS)
     profiles = {
         method: bootstrap(
             lambda x: statistics.performance_profile(x, thresholds),
@@ -257,10 +262,12 @@ def world_models(tasks: Tasks, painter: Painter) -> list[Section]:
 
 
 def diagnostic(group: Group, kind: str, name: str) -> list[float]:
-    """A measurement of the world models of all lanes; empty where a model has none."""
+    """A measurement of all world models; empty where they have none."""
     found: list[Any] = []
     for run in group.runs:
-        found += (run.world_model.get(kind) or {}).get(name) or []
+        lanes = (run.world_model.get(kind) or {}).get(name) or []
+        shared = run.settings.get("world_model.per_seed") is False
+        found += lanes[:1] if shared else lanes  # the lanes of a shared model are no repetitions
     return [float("nan") if value is None else value for value in found]
 
 
@@ -333,23 +340,35 @@ def wall_clock(groups: Sequence[Group]) -> Section:
 
 
 def settings(groups: Sequence[Group]) -> list[Section]:
-    """Settings in which the methods differ."""
+    """Settings in which the methods differ, those that only one of them has in a line apart."""
     keys = differing([run for group in groups for run in group.runs])
+    keys = [key for key in keys if key.split(".")[-1] not in ("_partial_", "_convert_")]
     if not keys:
         return []
     methods: dict[str, list[Group]] = defaultdict(list)
     for group in groups:
         methods[group.method].append(group)
     rows = []
+    alone: dict[str, list[str]] = defaultdict(list)
     for key in keys:
-        cells = []
-        for own in methods.values():
-            values = {group.task: str(group.runs[0].experiment.get(key, "-")) for group in own}
-            same = len(set(values.values())) == 1
-            several = "; ".join(f"{value} on {task}" for task, value in values.items())
-            cells.append(next(iter(values.values())) if same else several)
-        rows.append([key, *cells])
-    return [Section("Settings that differ", [Table(["setting", *methods], rows)])]
+        owners = [m for m, own in methods.items() if any(key in g.runs[0].experiment for g in own)]
+        if len(owners) > 1 or len(methods) == 1:
+            rows.append([key, *(setting(own, key) for own in methods.values())])
+        else:
+            alone[owners[0]].append(f"{key}={setting(methods[owners[0]], key)}")
+    section = Section("Settings that differ")
+    if rows:
+        section.blocks.append(Table(["setting", *methods], rows))
+    section.blocks.extend(Text(f"Only {m} has: {', '.join(own)}.") for m, own in alone.items())
+    return [section]
+
+
+def setting(groups: Sequence[Group], key: str) -> str:
+    """A setting of one method, and by task where it differs between them."""
+    values = {group.task: str(group.runs[0].experiment.get(key, "-")) for group in groups}
+    if len(set(values.values())) == 1:
+        return next(iter(values.values()))
+    return "; ".join(f"{value} on {task}" for task, value in values.items())
 
 
 def having(tasks: Tasks, condition: Any) -> dict[str, list[Group]]:

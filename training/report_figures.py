@@ -77,8 +77,8 @@ class Painter:
         figure, panels = _panels(list(tasks))
         for axes, groups in zip(panels, tasks.values(), strict=True):
             for group in groups:
-                self._curve(axes, group, "start/value", f"{group.method}: Q", lw=2.2)
-                self._curve(axes, group, "start/return", f"{group.method}: return", lw=0.9)
+                self._curve(axes, group, "start/value", group.method, lw=2.4)
+                self._curve(axes, group, "start/return", None, lw=0.8)
             axes.set(xlabel="gradient steps", ylabel="discounted return from the start")
             drawn = np.abs(np.concatenate([np.asarray(line.get_ydata()) for line in axes.lines]))
             if np.nanmax(drawn) > _WIDE * max(np.nanmedian(drawn), 1.0):
@@ -132,7 +132,9 @@ class Painter:
         panels[0].set_xscale("log")
         return _svg(figure, panels)
 
-    def _curve(self, axes: Axes, group: Group, metric: str, label: str, lw: float = 1.6) -> None:
+    def _curve(
+        self, axes: Axes, group: Group, metric: str, label: str | None, lw: float = 1.6
+    ) -> None:
         updates, lanes = group.curves(metric)
         if not len(updates):
             return
@@ -140,7 +142,7 @@ class Painter:
         style = self.style[group.method]
         single = len(updates) == 1  # of which a line and a band would show nothing
         marker = "o" if single else None
-        label = _with_seeds(label, len(lanes))
+        label = label and _with_seeds(label, len(lanes))
         axes.plot(updates, lanes.mean(0), label=label, lw=lw, marker=marker, ms=4, **style)
         if finite and len(lanes) > 1:
             band = statistics.bootstrap(

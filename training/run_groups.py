@@ -142,7 +142,7 @@ def read(directory: Path) -> Run:
         metrics=metrics,
         world_model=_json(directory / "world_model.json"),
         evaluation=_json(directory / "evaluation.json"),
-        videos=sorted(directory.glob("*.mp4")),
+        videos=sorted(directory.glob("[!.]*.mp4")),  # not one that is being written
     )
 
 

@@ -147,13 +147,14 @@ def test_lanes_count_as_seeds_and_variants_are_told_apart(tmp_path, write):
     write(seeds=4, level=40.0, penalty=0.5)
     write(seed=1, seeds=4, level=60.0, penalty=0.5)
     write(seeds=2, level=90.0, penalty=2.0)
-    write(name="td3_bc", seeds=2, level=10.0)
+    write(name="td3_bc", seeds=2, level=10.0, order=["critic"], _partial_=True)
     _, markdown = report([tmp_path / "runs"], tmp_path / "out")
     text = markdown.read_text()
     assert "# 4 runs on 1 task" in text
     found = tables(text)
     assert "| mopo, penalty=0.5 | 8 | 66.0 [" in text
     assert found["penalty"] == ["0.5", "2.0", "-"]
+    assert "\nOnly td3_bc has: order=['critic'].\n" in text
     assert found["mopo, penalty=2.0 over td3_bc"] == ["1.00 [1.00, 1.00]"]
     assert "| mopo, penalty=0.5 on toy | 4 | 20 | 24 | 2 | 4 | some CPU |" in text  # by stage
 
@@ -179,6 +180,14 @@ def test_lanes_of_a_population_are_experiments_of_their_own(tmp_path, write):
     assert tables(text)["penalty"] == ["0.5", "2.0", "5.0"]
 
 
+def test_lanes_of_a_shared_model_are_no_repetitions(tmp_path, write):
+    place = write(seeds=3, world_model={"per_seed": False})
+    model = {**MODEL, "one_step": {"rmse_median": [0.2] * 3}}
+    (place / "world_model.json").write_text(json.dumps(model))
+    _, markdown = report([tmp_path / "runs"], tmp_path / "out")
+    assert "| mopo on toy | 0.200 (one seed) |" in markdown.read_text()
+
+
 def test_tasks_are_not_mixed(tmp_path, write):
     for task in ("a", "b"):
         for seed in (0, 1):
@@ -190,7 +199,7 @@ def test_tasks_are_not_mixed(tmp_path, write):
     text = markdown.read_text()
     assert "# 7 runs on 3 tasks" in text
     assert "**a (f): normalised score" in text and "**a (other): normalised score" in text
-    assert "Aggregates cover the tasks that every scored method has: ['a (f)']." in text
+    assert "Aggregates cover the tasks on which every method has a score: a (f)." in text
 
 
 def test_the_same_seed_twice_and_unfinished_runs_are_left_out_aloud(tmp_path, write):
@@ -210,6 +219,7 @@ def test_everything_a_run_may_hold_is_shown_and_the_page_needs_no_other_file(tmp
         (place / "world_model.json").write_text(json.dumps(MODEL))
         (place / "evaluation.json").write_text(json.dumps({"scores": [[30.0 * seed] * 4]}))
         (place / "video-seed0.mp4").touch()
+        (place / ".video-seed1-123.mp4").touch()
         with open(place / "metrics.csv", "a") as file:
             file.writelines(f"{u},0,start/return,{20.0 + seed}\n" for u in (10, 20, 30))
     (place / "imagined-seed0.mp4").write_bytes(b"a film")
@@ -252,6 +262,7 @@ def test_runs_that_nobody_scored_have_a_report_too(tmp_path, write):
     (place / "metrics.csv").write_text("update,seed,metric,value\n")
     _, markdown = report([place], tmp_path / "out")
     assert tables(markdown.read_text())["mopo"] == ["1", "-", "-", "-"]
+    assert "toy, where nothing has a normalised score" in markdown.read_text()
 
 
 def test_curves_keep_the_updates_that_all_lanes_have(tmp_path, write):
