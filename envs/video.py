@@ -22,6 +22,8 @@ from envs.specs import Spec
 from envs.true_dynamics import MUJOCO_TASKS
 
 SUFFIXES = (".mp4", ".gif")
+SLOW = 30.0
+"""Most steps a second in a film of imagination, which in a fast task may end within half of one."""
 Imagine = Callable[[Float[np.ndarray, " D"]], Float[np.ndarray, "T D"]]
 """From the first observation of an episode to those that a model expects to follow."""
 
@@ -73,7 +75,7 @@ def record_beside(
         imagined = imagine(np.asarray(obs, np.float32))[:steps]
         true, dream = _frame(spec, env), show(obs)
         ended = False
-        with _writer(temporary, float(env.metadata.get("render_fps", 30))) as write:
+        with _writer(temporary, min(float(env.metadata.get("render_fps", 30)), SLOW)) as write:
             write(np.concatenate([true, dream], 1))
             for step in range(steps):
                 if ended and step >= len(imagined):

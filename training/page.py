@@ -125,8 +125,9 @@ def _html(block: Text | Table | Picture | Film | Links) -> str:
     if isinstance(block, Film):
         data = base64.b64encode(block.mp4).decode()
         return (
-            f'<figure><video controls loop muted playsinline src="data:video/mp4;base64,{data}">'
-            f"</video><figcaption>{html.escape(block.caption)}</figcaption></figure>"
+            '<figure><video controls loop muted playsinline preload="auto" '
+            f'src="data:video/mp4;base64,{data}"></video>'
+            f"<figcaption>{html.escape(block.caption)}</figcaption></figure>"
         )
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in block.header)
     rows = (

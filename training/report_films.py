@@ -17,7 +17,7 @@ LARGEST = 4_000_000
 _ABOUT = (
     "Both halves of an imagined film begin in the same state: left the true environment, right "
     "what the world model expects, each under the same policy, which sees its own half. A half "
-    "that has ended is dark."
+    "that has ended is dark. It is in slow motion where a task has more than 30 steps a second."
 )
 
 

@@ -173,6 +173,14 @@ def test_an_observation_of_a_body_is_put_into_its_joints(monkeypatch):
         assert data.qpos[0] == pytest.approx(turn * 2.0 * env.unwrapped.dt)
 
 
+def test_imagination_of_a_fast_task_is_filmed_in_slow_motion(tmp_path, monkeypatch):
+    monkeypatch.setattr("envs.video._frame", lambda spec, env: np.zeros((32, 32, 3), np.uint8))
+    path, spec = tmp_path / "hopper.mp4", spec_of("Hopper-v5", env_kwargs={}, physics="as-is")
+    record_beside(spec, lambda obs: torch.zeros(1, 1, 3), lambda obs: obs[None], path, 0, steps=3)
+    assert make_env(spec).metadata["render_fps"] == 125
+    assert imageio.immeta(path, plugin="pyav")["fps"] == 30
+
+
 def test_a_task_whose_observation_is_not_its_picture_is_refused(tmp_path):
     with pytest.raises(ValueError, match="observations of ReverieScreen-v0 cannot be drawn"):
         record_beside(spec_for("ReverieScreen-v0"), half, np.ones, tmp_path / "a.mp4", 0, steps=3)
