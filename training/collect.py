@@ -371,9 +371,9 @@ def table(summary: Mapping[str, Any]) -> Table:
         title=f"{summary['environment']}: score 0 = {low:.4g}, 100 = {high:.4g}",
         title_justify="left",
     )
-    shown.add_column("dataset", no_wrap=True)
+    shown.add_column("dataset", overflow="fold")  # a cut number would be another one
     for column in ("rows", "episodes", "terminated", "mean return", "mean score"):
-        shown.add_column(column, justify="right")
+        shown.add_column(column, justify="right", no_wrap=True)
     for each in summary["datasets"].values():
         counts = (f"{each[name]:,}" for name in ("rows", "episodes", "terminated"))
         shown.add_row(
