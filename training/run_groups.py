@@ -104,7 +104,11 @@ def find(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     below = {found.resolve() for path in paths for found in path.rglob(CONFIG)}
     below |= {found.resolve() for path in paths for found in path.rglob(SUMMARY)}
     directories = sorted({path.parent for path in below if ".hydra" not in path.parts})
-    finished = [path for path in directories if (path / SUMMARY).is_file()]
+    summaries = {path: path / SUMMARY for path in directories if (path / SUMMARY).is_file()}
+    # What `training.collect` leaves is no run of a method.
+    collections = {path for path, file in summaries.items() if "datasets" in read_summary(file)}
+    directories = [path for path in directories if path not in collections]
+    finished = [path for path in directories if path in summaries]
     if not finished:
         raise ValueError(
             f"no finished run in {', '.join(map(str, paths))}: none holds a {SUMMARY}; give "

@@ -188,6 +188,14 @@ def test_lanes_of_a_shared_model_are_no_repetitions(tmp_path, write):
     assert "| mopo on toy | 0.200 (one seed) |" in markdown.read_text()
 
 
+def test_a_collection_of_data_is_no_run(tmp_path, write):
+    write()
+    place = write(name="collect")
+    (place / "summary.json").write_text('{"datasets": {}, "seed": 0}')
+    _, markdown = report([tmp_path / "runs"], tmp_path / "out")
+    assert "# 1 run on 1 task" in markdown.read_text()
+
+
 def test_tasks_are_not_mixed(tmp_path, write):
     for task in ("a", "b"):
         for seed in (0, 1):
