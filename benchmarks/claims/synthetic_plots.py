@@ -66,6 +66,7 @@ def windows(tasks: Mapping[str, Mapping[str, Mapping[str, Tensor]]], path: Path)
         ax.set(
             yscale="log", xlabel="mean log pi(a | s) of the target", ylabel="one-step error / std"
         )
+        ax.locator_params(axis="x", nbins=5)
         for ax in row:
             ax.set_title(name, fontsize=9)
             ax.grid(alpha=0.3)
