@@ -143,7 +143,12 @@ def build_planner(
     }
     numbers = {key: value for key, value in settings.items() if key not in parts}
     return entry.build(
-        "planner", instantiate(numbers), generator=generator, moments=agent.moments, **parts
+        "planner",
+        instantiate(numbers),
+        generator=generator,
+        moments=agent.moments,
+        critics=agent.values,
+        **parts,
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from world_models.base import Moments
+from world_models.base import Critics, Moments
 from world_models.diffusion.conditioning import holding
 from world_models.diffusion.generator import DiffusionGenerator
 from world_models.diffusion.guidance import Guidance, Guided
@@ -25,7 +25,7 @@ class Planner:
         generator: of windows, fitted.
         sampler: draws the first plan of an episode, and every other one without `warm_start`.
         guidance: what plans are drawn towards; None plans as the data behave.
-        moments: of the policy that `guidance` asks.
+        moments, critics: of the agent that `guidance` asks.
         warm_start: makes the next plan of the last one, moved on by what was played.
         execute: actions of a plan that are played before the next is made.
 
@@ -40,6 +40,7 @@ class Planner:
         sampler: Sampler,
         guidance: Guidance | None,
         moments: Moments,
+        critics: Critics | None,
         warm_start: WarmStart | None,
         execute: int,
     ) -> None:
@@ -70,7 +71,7 @@ class Planner:
         )
         self.guided = Guided(generator.denoise)
         if guidance is not None:
-            self.guided = guide(generator, guidance, moments, None, None)
+            self.guided = guide(generator, guidance, moments, critics, None)
         sampler.attach(self.guided.value)
         self.restart()
 

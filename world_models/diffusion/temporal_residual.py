@@ -13,10 +13,9 @@ from world_models.diffusion.unet import Condition
 class TemporalResidual(nn.Module):
     """h <- h + Linear(SiLU(convolution(h) + time)) over the rows of a window, `blocks` times.
 
-    Block i looks `2^(i mod octaves)` rows ahead and back. Rows also show how far their observation
-    is from the one before and the one after, in units of the noise and of a step that the fit
-    finds: at small noise the dynamics stand in these differences, whose spread is a tenth of that
-    of the observations.
+    Block i looks `2^(i mod octaves)` rows ahead and back. Rows also show their differences from the
+    row before and the row after, in units of the noise and of a step that the fit finds: at small
+    noise the dynamics stand in these differences, whose spread is a tenth of that of observations.
 
     Args:
         event: (length, channels) of a record; any length may be sampled.

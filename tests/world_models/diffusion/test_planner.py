@@ -45,6 +45,7 @@ def planner(generator=None, **changes):
         sampler=DPMSolver2M(steps=24, sigma_min=0.002, sigma_max=20.0, rho=None, noisy=False),
         guidance=None,
         moments=nn.Identity(),
+        critics=None,
         warm_start=WarmStart(sigma=0.5, steps=5, noisy=False),
         execute=1,
     )
