@@ -207,6 +207,42 @@ def test_slurm_gets_what_the_launcher_was_told(command, environment, tmp_path):
     assert "CPU, 2 threads" in json.loads(path.read_text())["device"]
 
 
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_a_sweep_makes_one_run_directory_a_job(train, tmp_path, launcher):
+    jobs = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
+    done = train(
+        "-m",
+        "filter.penalty=0.5,2.0",
+        "seed=0,1",
+        f"hydra/launcher={launcher}",
+        *jobs,
+        "updates=20",
+        "threads=auto",
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    finished = sorted(path.parent for path in (tmp_path / "runs").rglob("summary.json"))
+    assert len(finished) == 4
+    assert len({path.parent.name for path in finished}) == 2  # one folder a penalty ...
+    assert {path.name for path in finished} == {"0", "1"}  # ... with one a seed inside
+    again = train("-m", "filter.penalty=0.5,2.0", "seed=0,1", "updates=20", "threads=auto")
+    assert again.stdout.count("is finished") == 4
+
+
+def test_jobs_of_a_parallel_sweep_share_the_cores(train, tmp_path):
+    done = train(
+        "-m",
+        "seed=0,1",
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
+        "updates=20",
+        "threads=auto",
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    cores = len(os.sched_getaffinity(0))
+    for path in (tmp_path / "runs").rglob("summary.json"):
+        assert f"CPU, {max(1, cores // 2)} threads" in json.loads(path.read_text())["device"]
+
+
 def test_a_single_run_leaves_no_table():
     table = SweepTable()
     table.on_job_start(SimpleNamespace())

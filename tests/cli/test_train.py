@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -312,42 +311,6 @@ def test_statistics_of_the_dataset_reach_the_agent_and_its_checkpoint(train, com
     assert agent["standardise.scale"][:2].max() < 1 < agent["standardise.scale"][2]
     scored = command("evaluate.py", f"run={run_dir}", "episodes=1")
     assert scored.returncode == 0, scored.stderr
-
-
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_a_sweep_makes_one_run_directory_a_job(train, tmp_path, launcher):
-    jobs = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
-    done = train(
-        "-m",
-        "filter.penalty=0.5,2.0",
-        "seed=0,1",
-        f"hydra/launcher={launcher}",
-        *jobs,
-        "updates=20",
-        "threads=auto",
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    finished = sorted(path.parent for path in (tmp_path / "runs").rglob("summary.json"))
-    assert len(finished) == 4
-    assert len({path.parent.name for path in finished}) == 2  # one folder a penalty ...
-    assert {path.name for path in finished} == {"0", "1"}  # ... with one a seed inside
-    again = train("-m", "filter.penalty=0.5,2.0", "seed=0,1", "updates=20", "threads=auto")
-    assert again.stdout.count("is finished") == 4
-
-
-def test_jobs_of_a_parallel_sweep_share_the_cores(train, tmp_path):
-    done = train(
-        "-m",
-        "seed=0,1",
-        "hydra/launcher=joblib",
-        "hydra.launcher.n_jobs=2",
-        "updates=20",
-        "threads=auto",
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    cores = len(os.sched_getaffinity(0))
-    for path in (tmp_path / "runs").rglob("summary.json"):
-        assert f"CPU, {max(1, cores // 2)} threads" in json.loads(path.read_text())["device"]
 
 
 def test_lanes_with_penalties_of_their_own_are_named_where_they_are_shown(train, tmp_path):
