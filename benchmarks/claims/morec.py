@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,8 @@ NAME = "morec"
 CHANCE = 0.1
 """Hit rate of a blind choice among ten candidates."""
 PLOTTED = ("points", "paths", "landscape")
+FRIDGE_PLOTTED = (*PLOTTED, "median", "alive", "cut")
+"""In the refrigerator nothing is cut, and errors are judged by their mean."""
 WAYS = {"rollouts": "its actions replayed", "under_policy": "acting in the model"}
 """How a thermostat is followed in the refrigerator's model."""
 COLOURS = {"unfiltered": "tab:red", "filtered": "tab:blue"}
@@ -76,7 +78,10 @@ def main() -> int:
             "budget": vars(budget),
             "refrigerator_budget": vars(fridge_budget),
             "datasets": {task: data.fingerprint for task, data in datasets.items()},
-            "found": {name: without_plots(run) for name, run in found.items()},
+            "found": {
+                name: without(PLOTTED if "diagnostics" in run else FRIDGE_PLOTTED, run)
+                for name, run in found.items()
+            },
         },
         quick=arguments.quick,
         output=arguments.output,
@@ -234,10 +239,10 @@ def compare(rolled: Mapping[str, Any], statistic: str) -> Comparison:
     )
 
 
-def without_plots(value: Any) -> Any:
+def without(left_out: Collection[str], value: Any) -> Any:
     """Measurements less what only pictures need."""
     if isinstance(value, Mapping):
-        return {key: without_plots(each) for key, each in value.items() if key not in PLOTTED}
+        return {key: without(left_out, each) for key, each in value.items() if key not in left_out}
     return value
 
 

@@ -240,4 +240,6 @@ def test_a_refrigerator_run_has_what_its_pictures_and_verdicts_need(tmp_path, mo
     assert [claim.holds for claim in morec.fridge_claims(run, plain, False)][4:8] == [None] * 4
     morec.save_figure(cold_storage.figure({"default": run}), tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 10_000
-    assert set(morec.without_plots(run)) == {"reward", "policies"}
+    kept = morec.without(morec.FRIDGE_PLOTTED, run)
+    assert set(kept) == {"reward", "policies"}
+    assert set(kept["policies"]["12"]["rollouts"]["filtered"]) == {"mean", "length"}
