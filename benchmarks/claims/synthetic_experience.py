@@ -17,7 +17,7 @@ from agents.base import Agent
 from benchmarks.claims import experiment, window_quality
 from benchmarks.claims.experiment import History
 from benchmarks.claims.report import timed
-from benchmarks.claims.synthetic_tasks import Task
+from benchmarks.claims.synthetic_tasks import SINGLE_STEPS, Task
 from benchmarks.claims.window_quality import Scale, Windows
 from datasets.dataset import Dataset
 from envs.true_dynamics import simulator_for
@@ -33,6 +33,8 @@ REAL, SYNTHER, UNGUIDED, GUIDED = "real", "synther", "unguided", "guided"
 ARMS = (REAL, SYNTHER, UNGUIDED, GUIDED)
 ENSEMBLE = "ensemble"
 CHUNK = 1_024
+CHURN = 80 / 256
+"""Noise added a step of the sampler, as published."""
 SEED = 0
 AGENTS = {"td3_bc": "pgd", "iql": "pgd_iql"}
 """Learners, and the preset that has their numbers for policy-guided diffusion."""
@@ -130,11 +132,16 @@ def make_source(
     guidance = None
     if arm == GUIDED:
         guidance = experiment.build("guidance/policy.yaml", changes={"strength": strength})
-    count = task.single if arm == SYNTHER else task.records
+    changes: dict[str, float]
+    if arm == SYNTHER:
+        count, sampler, changes = task.single, "dpm_solver_2m", {"steps": SINGLE_STEPS}
+    else:
+        churn = CHURN * task.steps
+        count, sampler, changes = task.records, "euler", {"steps": task.steps, "churn": churn}
     return GeneratedTransitions(
         generator=generator,
         seeds=task.schedule.seeds,
-        sampler=experiment.build("sampler/dpm_solver_2m.yaml", changes={"steps": task.steps}),
+        sampler=experiment.build(f"sampler/{sampler}.yaml", changes=changes),
         guidance=guidance,
         behaviour=None,
         warm_start=None,
@@ -158,12 +165,12 @@ def measure_windows(
     """Windows of every kind against the simulator and the target policy."""
     seed_everything(seed)
     found = {REAL: window_quality.recorded(windows, data, target.seeds, task.measured)}
-    found[UNGUIDED] = drawn(task, windows, target, None)
+    found[UNGUIDED] = drawn(task, windows, target, UNGUIDED)
     for strength in STRENGTHS:
-        found[guided(strength)] = drawn(task, windows, target, strength)
+        found[guided(strength)] = drawn(task, windows, target, GUIDED, strength)
     length = windows.records.transitions
     found[ENSEMBLE] = rolled_out(ensemble, data, target, length, task.measured)
-    found[SYNTHER] = drawn(task, transitions, target, None)
+    found[SYNTHER] = drawn(task, transitions, target, SYNTHER)
     simulator, scale = simulator_for(data.spec, 1), Scale.of(data)
     return {
         kind: window_quality.measure(windows, simulator, target.moments, scale)
@@ -172,16 +179,15 @@ def measure_windows(
 
 
 def drawn(
-    task: Task, generator: DiffusionGenerator, target: Agent, strength: float | None
+    task: Task,
+    generator: DiffusionGenerator,
+    target: Agent,
+    arm: str,
+    strength: float = STRENGTHS[0],
 ) -> Windows:
-    """Windows of a generator, guided by the target policy with some strength, or not."""
-    source = make_source(
-        task,
-        generator,
-        UNGUIDED if strength is None else GUIDED,
-        task.measured if generator.records.transitions > 1 else 20 * task.measured,
-        strength or 0.0,
-    )
+    """Windows as an arm gets them, with the target policy in the place of its own."""
+    records = 20 * task.measured if arm == SYNTHER else task.measured
+    source = make_source(task, generator, arm, records, strength)
     source.attach(target.moments)
     source.restore({"refreshes": 1})  # the first refresh of a run is not guided
     rows, keep = source.generate(target.act, torch.empty(target.seeds, 0, target.spec.obs_dim))

@@ -24,7 +24,7 @@ class Task:
         records, every: windows a refresh and seed, and updates between two.
         single: SynthER's transitions a seed.
         measured: windows of each kind that are measured, a seed.
-        steps: calls of the sampler.
+        steps: calls of the sampler of windows; that of transitions has `SINGLE_STEPS`.
         random_return: mean return of uniformly random actions.
     """
 
@@ -51,9 +51,11 @@ LEARNER = {
     "target_rate": 0.01,
 }
 TRANSITIONS = {"steps": 4_000, "learning_rate": 1e-3, "average_every": 1}
+SINGLE_STEPS = 20
+"""Calls of the sampler of transitions, which adds no noise: there are many more of them."""
 SCHEDULE = Schedule(
     seeds=4,
-    updates=3_000,
+    updates=4_000,
     batch=128,
     real_fraction=1.0,
     evaluate=500,
@@ -70,10 +72,10 @@ TASKS = {
         agents=LEARNER,
         schedule=SCHEDULE,
         records=256,
-        every=500,
-        single=20_000,
+        every=1_500,
+        single=60_000,
         measured=256,
-        steps=20,
+        steps=128,
         random_return=18.0,
     ),
     "pendulum": Task(
@@ -85,10 +87,10 @@ TASKS = {
         agents=LEARNER,
         schedule=SCHEDULE,
         records=256,
-        every=500,
+        every=1_500,
         single=20_000,
         measured=256,
-        steps=20,
+        steps=128,
         random_return=-1_220.0,
     ),
 }
@@ -109,6 +111,7 @@ def shortened(task: Task) -> Task:
         schedule=replace(task.schedule, updates=300, evaluate=100, episodes=1),
         records=32,
         every=100,
+        steps=32,
         single=2_000,
         measured=32,
     )

@@ -141,9 +141,9 @@ def test_rollouts_in_the_truth_have_no_error(data, learned, truth):
 
 def test_strength_draws_windows_towards_the_target(task, data, fitted, learned):
     distance = []
-    for strength in (None, 1e6):
+    for arm, strength in ((UNGUIDED, 1.0), (GUIDED, 1e6)):
         torch.manual_seed(0)
-        windows = experience.drawn(task, fitted["windows"], learned, strength)
+        windows = experience.drawn(task, fitted["windows"], learned, arm, strength)
         assert windows.keep.shape == (2, task.measured, fitted["windows"].records.transitions)
         distance.append(window_quality.likelihood(windows.rows, learned.moments)[1].mean())
     assert distance[1] < 0.5 * distance[0]

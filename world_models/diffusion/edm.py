@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from world_models.diffusion.noise_laws import NoiseLaw
 
 Network = Callable[[Tensor, Tensor], Tensor]
-"""F(x `[B, *event]`, noise label `[B]`) `[B, *event]`."""
+"""F(what it is shown `[B, ..., views C]`, noise label `[B]`) `[B, *event]`."""
 
 SMALLEST_SIGMA = 1e-8
 """Noise levels are raised to it before their logarithm is taken."""
@@ -31,12 +31,25 @@ class EDM(nn.Module):
         noise_law: which levels of noise the fit draws, and how it weighs them.
         sigma_data: std of the data in the units of the generator.
 
+    Attributes:
+        views: versions of a record that the network is shown, side by side in the channels.
+
     Source: EDM, table 1 and equation 8.
     """
+
+    views = 1
+    PART = 4_096
+    """Records that are measured at a time."""
 
     def __init__(self, *, noise_law: NoiseLaw, sigma_data: float) -> None:
         super().__init__()
         self.noise_law, self.sigma_data = noise_law, sigma_data
+
+    def make_room(self, event: tuple[int, ...]) -> None:
+        """Buffers for what `measure` finds in records of this shape; EDM needs nothing."""
+
+    def measure(self, table: Float[Tensor, "R C"], index: Int[Tensor, "W ..."]) -> None:
+        """Take what the objective must know of the records `table[index]` before a fit."""
 
     def coefficients(self, sigma: Float[Tensor, " B"]) -> Coefficients:
         """The preconditioning of noise level sigma."""
@@ -48,12 +61,20 @@ class EDM(nn.Module):
             label=sigma.clamp(min=SMALLEST_SIGMA).log() / 4,
         )
 
+    def start(
+        self, x: Float[Tensor, "B ..."], sigma: Float[Tensor, " B"]
+    ) -> tuple[Float[Tensor, "B ..."], Float[Tensor, "B ..."]]:
+        """What D is without the network, and what the network is shown."""
+        c = self.coefficients(sigma)
+        return scaled(c.skip, x), scaled(c.into, x)
+
     def denoise(
         self, network: Network, x: Float[Tensor, "B ..."], sigma: Float[Tensor, " B"]
     ) -> Float[Tensor, "B ..."]:
         """D(x, sigma)."""
         c = self.coefficients(sigma)
-        return _scale(c.skip, x) + _scale(c.out, network(_scale(c.into, x), c.label))
+        base, shown = self.start(x, sigma)
+        return base + scaled(c.out, network(shown, c.label))
 
     def loss(
         self,
@@ -69,18 +90,18 @@ class EDM(nn.Module):
             normal: standard normal; the law makes levels sigma of it.
             noise: n of x = y + sigma n, drawn by the law.
 
-        Written for the network's own output, F - (y - skip x) / out, whose weight is w out^2 and
+        Written for the network's own output, F - (y - base) / out, whose weight is w out^2 and
         which has no cancellation at small sigma.
         """
         sigma = self.noise_law.sigma(normal)
-        x = clean + _scale(sigma, noise)
+        x = clean + scaled(sigma, noise)
         c = self.coefficients(sigma)
-        target = _scale(1 / c.out, clean - _scale(c.skip, x))
-        error = network(_scale(c.into, x), c.label) - target
+        base, shown = self.start(x, sigma)
+        error = network(shown, c.label) - scaled(1 / c.out, clean - base)
         weight = self.noise_law.weight(sigma, self.sigma_data) * c.out.square()
         return weight * error.square().flatten(1).mean(1)
 
 
-def _scale(factor: Tensor, values: Tensor) -> Tensor:
+def scaled(factor: Tensor, values: Tensor) -> Tensor:
     """One factor for each row of any trailing shape."""
     return factor.view(-1, *[1] * (values.ndim - 1)) * values

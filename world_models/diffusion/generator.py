@@ -110,10 +110,13 @@ class DiffusionGenerator(Fitted):
         self.records = records(spec=spec)
         self.condition = None if condition is None else condition()
         numbers = {} if self.condition is None else {"numbers": self.condition.numbers}
-        self.build_network = partial(network, event=self.records.event, **numbers)
-        self.network = self.build_network().requires_grad_(False)
         self.noise_law = noise_law()
         self.objective = objective(noise_law=self.noise_law)
+        self.objective.make_room(self.records.event)
+        self.build_network = partial(
+            network, event=self.records.event, views=self.objective.views, **numbers
+        )
+        self.network = self.build_network().requires_grad_(False)
         self.register_buffer("examples", torch.zeros(heldout_records, *self.records.event))
         self.steps, self.batch = steps, batch
         self.learning_rate, self.warmup_rate = learning_rate, warmup_rate
@@ -246,6 +249,7 @@ class DiffusionGenerator(Fitted):
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(self.seed)
             table = self.records.encode(table.to(device))
+            self.objective.measure(table, index.to(device))
             drawn = torch.randint(len(index), (self.heldout_records,))
             self.examples.copy_(table[index[drawn].to(device)])
             # Data of very few episodes hold none out; the loss is then that of fitted records.

@@ -24,6 +24,8 @@ class TemporalResidual(nn.Module):
         octaves: distances 1, 2, 4, ... rows before they start again.
         frequencies: random Fourier features of the noise level, fixed.
         step: where the size of a step starts, in standard deviations of the records.
+        views: how many versions of a record, side by side in its channels, are looked at; of the
+            differences only those of the first.
         numbers: how many numbers a record may be asked for; 0 for none.
 
     Source: ours, after SynthER's network (arXiv:2303.06614) and dilated convolutions
@@ -42,6 +44,7 @@ class TemporalResidual(nn.Module):
         octaves: int,
         frequencies: int,
         step: float,
+        views: int = 1,
         numbers: int = 0,
     ) -> None:
         super().__init__()
@@ -50,13 +53,13 @@ class TemporalResidual(nn.Module):
                 f"a temporal network works on windows, not on records of shape {event}; choose "
                 "generator=transition with its own network"
             )
-        channels = event[1]
+        channels = self.channels = event[1]
         self.register_buffer("frequencies", torch.randn(frequencies))
         self.step = nn.Parameter(torch.full((channels,), math.log(step)))
         self.first = nn.Linear(2 * frequencies + 1, width)
         self.second = nn.Linear(width, width)
         self.condition = Condition(numbers, width) if numbers else None
-        self.input = nn.Linear(3 * channels, width)
+        self.input = nn.Linear((views + 2) * channels, width)
         self.reach = [2 ** (block % octaves) for block in range(blocks)]
         self.times = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
         self.convolutions = nn.ModuleList(nn.Linear(3 * width, width) for _ in range(blocks))
@@ -65,7 +68,7 @@ class TemporalResidual(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "B L C"],
+        x: Float[Tensor, "B L V"],
         label: Float[Tensor, " B"],
         asked: Float[Tensor, "B N"] | None = None,
     ) -> Float[Tensor, "B L C"]:
@@ -74,7 +77,7 @@ class TemporalResidual(nn.Module):
         time = self.second(F.silu(self.first(torch.cat([label, angle.sin(), angle.cos()], -1))))
         if self.condition is not None and asked is not None:
             time = time + self.condition(asked).unsqueeze(1)
-        step = self.differences(x, label)
+        step = self.differences(x[..., : self.channels], label)
         before, after = F.pad(step, (0, 0, 1, 0)), F.pad(step, (0, 0, 0, 1))
         h = self.input(torch.cat([x, before, after], -1)) + time
         for reach, *layers in zip(

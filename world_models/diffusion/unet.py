@@ -81,6 +81,7 @@ class TemporalUNet(nn.Module):
         blocks: resolutions, each half as fine as the one before.
         groups: of the normalisation.
         norm_over_time: see `GroupNorm`.
+        views: how many versions of a record, side by side in its channels, are looked at.
         numbers: N, how many numbers a record may be asked for; 0 for none.
 
     Source: the authors' code of arXiv:2404.06356: no residual connections, no attention.
@@ -94,6 +95,7 @@ class TemporalUNet(nn.Module):
         blocks: int,
         groups: int,
         norm_over_time: bool,
+        views: int = 1,
         numbers: int = 0,
     ) -> None:
         super().__init__()
@@ -116,7 +118,7 @@ class TemporalUNet(nn.Module):
             return Block(inputs, outputs, kernel, timed * width, groups, norm_over_time)
 
         widths = [width * 2**i for i in range(blocks)]
-        before = [features, *widths]
+        before = [views * features, *widths]
         self.encoder = nn.ModuleList(
             nn.ModuleList([block(before[i], c, 3, True), block(c, c, 3, False)])
             for i, c in enumerate(widths)
@@ -132,7 +134,7 @@ class TemporalUNet(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "B L C"],
+        x: Float[Tensor, "B L V"],
         label: Float[Tensor, " B"],
         asked: Float[Tensor, "B N"] | None = None,
     ) -> Float[Tensor, "B L C"]:
@@ -185,7 +187,7 @@ class ResidualMLP(nn.Module):
         blocks: their number.
         embedding: width of what record and noise level are embedded in.
         frequencies: random Fourier features of the noise level, fixed.
-        numbers: see `TemporalUNet`.
+        views, numbers: see `TemporalUNet`.
 
     Source: the authors' code of SynthER, arXiv:2303.06614, for single transitions.
     """
@@ -200,14 +202,16 @@ class ResidualMLP(nn.Module):
         blocks: int,
         embedding: int,
         frequencies: int,
+        views: int = 1,
         numbers: int = 0,
     ) -> None:
         super().__init__()
+        self.event = event
         channels = math.prod(event)
         self.register_buffer("frequencies", torch.randn(frequencies))
         self.first = nn.Linear(2 * frequencies + 1, embedding)
         self.second = nn.Linear(embedding, embedding)
-        self.input = nn.Linear(channels, embedding)
+        self.input = nn.Linear(views * channels, embedding)
         self.widen = nn.Linear(embedding, width)
         self.blocks = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
         self.output = nn.Linear(width, channels)
@@ -227,7 +231,7 @@ class ResidualMLP(nn.Module):
         h = self.widen(self.input(x.flatten(1)) + time)
         for block in self.blocks:
             h = h + block(F.relu(h))
-        return self.output(F.relu(h)).view_as(x)
+        return self.output(F.relu(h)).unflatten(-1, self.event)
 
 
 def lecun_normal_(network: nn.Module) -> None:

@@ -27,10 +27,9 @@ class Windows(Records):
 
     Source: the authors' code. Differs: with `absorbing=false` windows are chosen as there, which
     puts terminations into the last row only, where decoding drops them: the generator then never
-    ends an episode. With `absorbing=true` windows start every `stride` rows of each episode; one
-    that would hold fewer than `stride` recorded rows, and is not the first of its episode, is left
-    out, so that ends are seen about as often as what lies before them. Episodes that end by a time
-    limit before they are L rows long are left out in both.
+    ends an episode. With `absorbing=true` windows start every `stride` rows of each episode, up to
+    its end if that is a termination, so that in long episodes ends are seen as often as what lies
+    before them. Episodes that end by a time limit before they are L rows long are left out in both.
     """
 
     ACTION_LIMIT = 0.999
@@ -73,10 +72,7 @@ class Windows(Records):
 
     def _with_absorbing(self, before: Tensor, left: Tensor, terminal: Tensor) -> Tensor:
         """Starts, given rows before and left (itself included) in the piece, and how it ends."""
-        long_enough = torch.where(
-            terminal, (left >= self.stride) | (before == 0), left >= self.length
-        )
-        return (before % self.stride == 0) & long_enough
+        return (before % self.stride == 0) & (terminal | (left >= self.length))
 
     def _as_published(self, before: Tensor, left: Tensor, terminal: Tensor) -> Tensor:
         """Every `stride`-th whole window, the first and the terminal ones, none cut by a limit."""
