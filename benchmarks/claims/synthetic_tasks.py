@@ -50,7 +50,6 @@ LEARNER = {
     "value_learning_rate": 1e-3,
     "target_rate": 0.01,
 }
-TRANSITIONS = {"steps": 4_000, "learning_rate": 1e-3, "average_every": 1}
 SINGLE_STEPS = 20
 """Calls of the sampler of transitions, which adds no noise: there are many more of them."""
 SCHEDULE = Schedule(
@@ -67,7 +66,7 @@ TASKS = {
         dataset="minari.yaml",
         options={"id": "bench/hopper/mixed-v0", "name": "hopper", "path": None},
         windows={"steps": 8_000},
-        transitions=TRANSITIONS,
+        transitions={"steps": 8_000, "learning_rate": 2e-3, "average_every": 1},
         ensemble={"max_epochs": 10},
         agents=LEARNER,
         schedule=SCHEDULE,
@@ -82,7 +81,7 @@ TASKS = {
         dataset="builtin/pendulum-mixed.yaml",
         options={},
         windows={"steps": 5_000},
-        transitions=TRANSITIONS,
+        transitions={"steps": 4_000, "learning_rate": 1e-3, "average_every": 1},
         ensemble={"max_epochs": 40},
         agents=LEARNER,
         schedule=SCHEDULE,

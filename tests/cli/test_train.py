@@ -267,7 +267,10 @@ def test_an_agent_learns_from_generated_transitions(train, command, tmp_path, pr
 
 
 RETURNS = ("pgd", "condition=returns", "guidance=returns", "warm_start=noisy", "warm_start.steps=2")
-CLONED = ("pgd", "behaviour=clone", "behaviour.steps=30", "guidance.behaviour_ratio=0.5")
+CLONED = (
+    *("pgd", "behaviour=clone", "behaviour.steps=30", "guidance.behaviour_ratio=0.5"),
+    *("generator=trajectory_fast", "sampler=euler_churned"),
+)
 PLANNING = ("planner.sampler.steps=2", "planner.warm_start.steps=1", "planner.guidance.target=0.5")
 CHOSEN = ("synther", "sampler=soft_value", "guidance=soft_value", "guidance.value=critic")
 
@@ -278,8 +281,9 @@ def test_the_parts_of_a_generator_are_options(command, train, tmp_path, parts):
     small = [s for s in train.small if not s.startswith(("world_model", "source.starts"))]
     small = [s for s in small if not s.startswith("source.horizon")]
     options = [o.replace("warm_start.steps", "source.warm_start.steps") for o in options]
-    kind = "trajectory_small" if preset == "pgd" else "transition_small"
-    arguments = (f"algorithm={preset}", f"generator={kind}", *options, *small, *GENERATED)
+    if parts is not CLONED:
+        options.append(f"generator={'trajectory' if preset == 'pgd' else 'transition'}_small")
+    arguments = (f"algorithm={preset}", *options, *small, *GENERATED)
     done = command("train.py", *arguments, f"run_dir={tmp_path / 'run'}", "updates=30")
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
