@@ -38,8 +38,6 @@ class EDM(nn.Module):
     """
 
     views = 1
-    PART = 4_096
-    """Records that are measured at a time."""
 
     def __init__(self, *, noise_law: NoiseLaw, sigma_data: float) -> None:
         super().__init__()

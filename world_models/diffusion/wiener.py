@@ -31,6 +31,11 @@ class WienerEDM(EDM):
     """
 
     views = 2
+    PART = 4_096
+    """Records that are measured at a time."""
+    LIMIT = 8_192
+    """Numbers of a record; eigenvectors of more take gigabytes."""
+
     mean: Tensor
     directions: Tensor
     variance: Tensor
@@ -43,6 +48,11 @@ class WienerEDM(EDM):
 
     def make_room(self, event: tuple[int, ...]) -> None:
         numbers = math.prod(event)
+        if numbers > self.LIMIT:
+            raise ValueError(
+                f"records of {numbers} numbers are too large for WienerEDM, which takes "
+                f"{self.LIMIT}; lower generator.records.length, or use generator=trajectory_small"
+            )
         self.register_buffer("mean", torch.zeros(numbers))
         self.register_buffer("directions", torch.eye(numbers))
         self.register_buffer("variance", torch.ones(numbers))

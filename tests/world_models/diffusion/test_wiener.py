@@ -125,6 +125,10 @@ def test_a_fit_keeps_what_it_measured_with_the_weights(data, network):
         model.denoise(torch.randn(2, 5, 4), torch.tensor(1.0))
 
 
-def test_a_crossover_that_is_not_positive_is_refused():
+def test_a_crossover_that_is_not_positive_and_records_too_large_are_refused(objective):
+    with pytest.raises(
+        ValueError, match=r"12640 numbers are too large .* generator\.records\.length"
+    ):
+        objective.make_room((32, 395))
     with pytest.raises(ValueError, match="crossover must be positive"):
         WienerEDM(noise_law=LAW, sigma_data=1.0, crossover=0.0)
