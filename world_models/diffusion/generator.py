@@ -112,12 +112,11 @@ class DiffusionGenerator(Fitted):
         numbers = {} if self.condition is None else {"numbers": self.condition.numbers}
         self.noise_law = noise_law()
         self.objective = objective(noise_law=self.noise_law)
-        self.objective.make_room(self.records.event)
-        self.build_network = partial(
-            network, event=self.records.event, views=self.objective.views, **numbers
-        )
+        event = self.records.event
+        self.objective.make_room(event)
+        self.build_network = partial(network, event=event, views=self.objective.views, **numbers)
         self.network = self.build_network().requires_grad_(False)
-        self.register_buffer("examples", torch.zeros(heldout_records, *self.records.event))
+        self.register_buffer("examples", torch.zeros(heldout_records, *event))
         self.steps, self.batch = steps, batch
         self.learning_rate, self.warmup_rate = learning_rate, warmup_rate
         self.warmup_steps = round(warmup_fraction * steps)
