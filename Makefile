@@ -16,6 +16,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(PIP_OPTIONS) \
 		--constraint constraints.txt ".[test]"
+	# The checkout is the program: a copy of it would grow old.
+	$(BIN)/python -m pip uninstall --quiet --yes reverie
+	mkdir -p .typed && ln -sfn .. .typed/reverie
 	touch $@
 
 demo: setup
@@ -34,4 +37,4 @@ speed: setup
 	$(BIN)/python -m benchmarks.speed
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .typed .mypy_cache .ruff_cache .pytest_cache

@@ -9,15 +9,16 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from envs.evaluation import Policy, episode_returns
-from envs.specs import Reference
-from envs.video import record, record_beside
-from training import entry
-from training.checkpoint import Facts
-from training.composition import build_planner, is_chosen, trained, trained_part
-from training.files import write_json
-from training.reports import versions
-from world_models.base import WorldModel
+from reverie.envs.evaluation import Policy, episode_returns
+from reverie.envs.specs import Reference
+from reverie.envs.video import record, record_beside
+from reverie.training.checkpoint import Facts
+from reverie.training.files import write_json
+from reverie.training.launch import mistakes
+from reverie.training.launch.compose import build_planner, is_chosen, trained, trained_part
+from reverie.training.launch.options import CONF
+from reverie.training.results.summary import versions
+from reverie.world_models.base import WorldModel
 
 
 def score(settings: DictConfig) -> float | None:
@@ -138,11 +139,11 @@ def _cells(label: str, returns, lengths, reference: Reference | None) -> list[st
     return [label, f"{returns.mean():.1f}", spread, f"{lengths.mean():.0f}", score]
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
 def main(settings: DictConfig) -> float | None:
-    with entry.one_line_errors():
+    with mistakes.one_line_errors():
         return score(settings)
 
 
 if __name__ == "__main__":
-    entry.run(main)
+    mistakes.run(main)

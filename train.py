@@ -15,13 +15,16 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from agents.base import Agent
-from datasets.cache import cache_root
-from datasets.dataset import Dataset
-from datasets.names import short_name
-from training import checkpoint, entry, failures, model_cache, reports
-from training.compilation import wrapper
-from training.composition import (
+from reverie.agents.base import Agent
+from reverie.datasets.cache import cache_root
+from reverie.datasets.dataset import Dataset
+from reverie.datasets.names import short_name
+from reverie.training import checkpoint
+from reverie.training import fitting as model_cache
+from reverie.training.compilation import wrapper
+from reverie.training.files import lock_directory, write_atomically, write_json, write_text
+from reverie.training.launch import failures, mistakes
+from reverie.training.launch.compose import (
     FITTED,
     build_evaluator,
     build_lipschitz_probe,
@@ -33,12 +36,15 @@ from training.composition import (
     is_chosen,
     threads,
 )
-from training.files import lock_directory, write_atomically, write_json, write_text
-from training.logging import Log
-from training.loop import Periods, train
-from training.progress import stage
-from training.requirements import drop_foreign_numbers, require_sense
-from training.run_directory import (
+from reverie.training.launch.options import CONF
+from reverie.training.launch.requirements import drop_foreign_numbers, require_sense
+from reverie.training.launch.sweeps import require_first_failure, sweeping
+from reverie.training.logging import Log
+from reverie.training.loop import Periods, train
+from reverie.training.probes.value_gap import alarms
+from reverie.training.progress import stage
+from reverie.training.results import summary as reports
+from reverie.training.run_directory import (
     CONFIG,
     METRICS,
     SUMMARY,
@@ -46,12 +52,11 @@ from training.run_directory import (
     require_same_settings,
     run_directory,
 )
-from training.seeding import evaluation_seed, seed_everything, side_stream
-from training.sweeps import require_first_failure, sweeping
-from training.value_gap import alarms
-from world_models import diagnostics, selection_diagnostics
-from world_models.base import Fitted, WorldModel
-from world_models.sources import BranchedRollouts, RolloutSource
+from reverie.training.seeding import evaluation_seed, seed_everything, side_stream
+from reverie.world_models import diagnostics
+from reverie.world_models.base import Fitted, WorldModel
+from reverie.world_models.morec import diagnostics as selection_diagnostics
+from reverie.world_models.sources import BranchedRollouts, RolloutSource
 
 EPOCH_LINES = 10.0
 """Least seconds between two lines about a fit, where there is no progress bar."""
@@ -84,14 +89,14 @@ def _train(
     torch.set_num_threads(threads(config.threads))
     if config.cache is not None:
         os.environ["REVERIE_CACHE"] = str(config.cache)
-    device = entry.pick_device(config.device)
+    device = mistakes.pick_device(config.device)
     wrap = wrapper(config.compile, device)
     seed_everything(config.seed)
 
     data: Dataset = instantiate(
         config.dataset, name=short_name(**settings["dataset"]), _convert_="all"
     )
-    agent: Agent = entry.build(
+    agent: Agent = mistakes.build(
         "agent",
         instantiate(config.agent),
         spec=data.spec,
@@ -147,7 +152,7 @@ def _train(
             if online is not None:
                 log.write(update, {"env_steps": [online.source.taken] * config.seeds})
             if evaluator is not None:
-                episodes = evaluator.run(entry.policy_on(agent, device), seed, agent.discount)
+                episodes = evaluator.run(mistakes.policy_on(agent, device), seed, agent.discount)
                 mean = episodes.returns.mean(1)
                 scores = None if data.reference is None else data.reference.normalise(mean)
                 log.evaluated(update, mean.tolist(), None if scores is None else scores.tolist())
@@ -212,7 +217,7 @@ def fit(
     begun = time.monotonic()
     # A stream of its own: what follows is the same whether the model was fitted or reused.
     with side_stream(config.seed, device):
-        model: Fitted = entry.build(
+        model: Fitted = mistakes.build(
             group, instantiate(settings), spec=data.spec, seeds=config.seeds, seed=config.seed
         ).to(device)
         model.compile_update(wrapper(config.compile, device))
@@ -266,11 +271,11 @@ def measure_selection(
     write_atomically(picture, lambda file: figure.savefig(file, format="png", dpi=120))
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def main(config: DictConfig) -> float | None:
     if sweeping():  # whose table tells what became of each job
         return job(config)
-    with entry.one_line_errors():
+    with mistakes.one_line_errors():
         return job(config)
 
 
@@ -280,12 +285,12 @@ def job(config: DictConfig) -> float | None:
     choices = hydra_config.runtime.choices
     preset = Path("conf/algorithm", f"{choices['algorithm']}.yaml")
     tuned = Path("conf/tuned", choices["algorithm"], f"{choices['dataset']}.yaml")
-    drop_foreign_numbers(config, Path(__file__).parent / preset)
-    if (Path(__file__).parent / tuned).is_file():
+    drop_foreign_numbers(config, CONF.parent / preset)
+    if (CONF.parent / tuned).is_file():
         print(f"using the numbers of {tuned}")
-        drop_foreign_numbers(config, Path(__file__).parent / tuned)
+        drop_foreign_numbers(config, CONF.parent / tuned)
     return run(config, list(hydra_config.overrides.task))
 
 
 if __name__ == "__main__":
-    entry.run(main)
+    mistakes.run(main)

@@ -5,10 +5,10 @@ from abc import ABC, abstractmethod
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from datasets.dataset import Dataset
-from datasets.transition import Transition
-from envs.specs import Spec
-from world_models.base import WorldModel
+from reverie.datasets.dataset import Dataset
+from reverie.datasets.transition import Transition
+from reverie.envs.specs import Spec
+from reverie.world_models.base import WorldModel
 
 
 class Agent(nn.Module, ABC):

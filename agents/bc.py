@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from agents.base import Agent
-from agents.networks import GaussianActor
-from datasets.transition import Transition
-from envs.specs import Spec
-from world_models.optimiser import Adam
+from reverie.agents.base import Agent
+from reverie.agents.networks import GaussianActor
+from reverie.datasets.transition import Transition
+from reverie.envs.specs import Spec
+from reverie.world_models.optimiser import Adam
 
 
 class BC(Agent):

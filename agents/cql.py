@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from agents.losses import conservative_gap
-from agents.networks import Critics
-from agents.sac import SAC
-from datasets.transition import Transition
-from world_models.lanes import PerLane, filled, numbers
-from world_models.optimiser import Adam
+from reverie.agents.losses import conservative_gap
+from reverie.agents.networks import Critics
+from reverie.agents.sac import SAC
+from reverie.datasets.transition import Transition
+from reverie.world_models.lanes import PerLane, filled, numbers
+from reverie.world_models.optimiser import Adam
 
 MAX_WEIGHT = 1e6
 """Upper clip of a trained weight, as in public code."""

@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from agents.discriminators import Discriminators, successor
-from agents.losses import masked_mean
-from agents.sac import SAC
-from datasets.dataset import Dataset
-from datasets.transition import Transition
-from world_models.lanes import PerLane, numbers, set_per_lane
+from reverie.agents.discriminators import Discriminators, successor
+from reverie.agents.losses import masked_mean
+from reverie.agents.sac import SAC
+from reverie.datasets.dataset import Dataset
+from reverie.datasets.transition import Transition
+from reverie.world_models.lanes import PerLane, numbers, set_per_lane
 
 
 class DARC(SAC):

@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from agents.losses import origin_loss
-from datasets.dataset import Dataset
-from datasets.transition import Transition
-from envs.specs import Spec
-from world_models.networks import BatchedMLP
-from world_models.optimiser import Adam
+from reverie.agents.losses import origin_loss
+from reverie.datasets.dataset import Dataset
+from reverie.datasets.transition import Transition
+from reverie.envs.specs import Spec
+from reverie.world_models.networks import BatchedMLP
+from reverie.world_models.optimiser import Adam
 
 
 class Discriminators(nn.Module):

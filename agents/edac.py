@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from agents.losses import gradient_similarity
-from agents.networks import initialise_
-from agents.sac import SAC
-from datasets.transition import Transition
-from world_models.lanes import PerLane, numbers, set_per_lane
+from reverie.agents.losses import gradient_similarity
+from reverie.agents.networks import initialise_
+from reverie.agents.sac import SAC
+from reverie.datasets.transition import Transition
+from reverie.world_models.lanes import PerLane, numbers, set_per_lane
 
 
 class EDAC(SAC):

@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from agents.base import Agent
-from agents.losses import bellman_target, polyak_, squared_error
-from agents.networks import Critics
-from datasets.dataset import Dataset
-from datasets.transition import Transition
-from envs.specs import Spec
-from world_models.optimiser import Adam
+from reverie.agents.base import Agent
+from reverie.agents.losses import bellman_target, polyak_, squared_error
+from reverie.agents.networks import Critics
+from reverie.datasets.dataset import Dataset
+from reverie.datasets.transition import Transition
+from reverie.envs.specs import Spec
+from reverie.world_models.optimiser import Adam
 
 Policy = Callable[[Float[Tensor, "P B D"]], Float[Tensor, "P B A"]]
 """Observations for each of P policies in, their actions in [-1, 1] out."""

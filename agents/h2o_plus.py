@@ -12,19 +12,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from agents.discriminators import Discriminators, simulated_weight, successor
-from agents.losses import (
+from reverie.agents.discriminators import Discriminators, simulated_weight, successor
+from reverie.agents.losses import (
     expectile_error,
     masked_mean,
     per_stream,
     sparse_error,
     weighted_squared_error,
 )
-from agents.networks import StateValue
-from agents.sac import SAC
-from datasets.dataset import Dataset
-from datasets.transition import Transition, register
-from world_models.optimiser import Adam
+from reverie.agents.networks import StateValue
+from reverie.agents.sac import SAC
+from reverie.datasets.dataset import Dataset
+from reverie.datasets.transition import Transition, register
+from reverie.world_models.optimiser import Adam
 
 
 @register

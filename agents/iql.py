@@ -7,21 +7,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from agents.base import Agent
-from agents.losses import (
+from reverie.agents.base import Agent
+from reverie.agents.losses import (
     advantage_weight,
     bellman_target,
     expectile_loss,
     polyak_,
     squared_error,
 )
-from agents.networks import Critics, GaussianActor, StateValue
-from agents.regularisers import BuildRegulariser, Regulariser, endings
-from datasets.dataset import Dataset
-from datasets.transition import Transition
-from envs.specs import Spec
-from world_models.lanes import PerLane, numbers, set_per_lane
-from world_models.optimiser import Adam
+from reverie.agents.networks import Critics, GaussianActor, StateValue
+from reverie.agents.regularisers import BuildRegulariser, Regulariser, endings
+from reverie.datasets.dataset import Dataset
+from reverie.datasets.transition import Transition
+from reverie.envs.specs import Spec
+from reverie.world_models.lanes import PerLane, numbers, set_per_lane
+from reverie.world_models.optimiser import Adam
 
 RETURN_RANGE = 1000.0
 """Best minus worst recorded return after normalisation, from the authors' code."""

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from agents.sac import SAC
-from datasets.transition import Transition
-from world_models.base import WorldModel
-from world_models.lanes import PerLane, numbers, set_per_lane
+from reverie.agents.sac import SAC
+from reverie.datasets.transition import Transition
+from reverie.world_models.base import WorldModel
+from reverie.world_models.lanes import PerLane, numbers, set_per_lane
 
 Predict = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """`(obs, action) -> (mean, std)`, each `[S, E, B, D + 1]` over (next_obs, reward), by member."""

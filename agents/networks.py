@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from agents.losses import normal_log_prob, tanh_normal_log_prob
-from world_models.networks import BatchedMLP
+from reverie.agents.losses import normal_log_prob, tanh_normal_log_prob
+from reverie.world_models.networks import BatchedMLP
 
 
 class TanhGaussianActor(nn.Module):

@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from agents.networks import Critics
-from datasets.transition import Transition
-from envs.specs import Spec
-from envs.termination import rule_for_spec
-from world_models.optimiser import Adam
+from reverie.agents.networks import Critics
+from reverie.datasets.transition import Transition
+from reverie.envs.specs import Spec
+from reverie.envs.termination import rule_for_spec
+from reverie.world_models.optimiser import Adam
 
 Ends = Callable[[Tensor, Tensor], Tensor]
 """`(obs [*, D], action [*, A]) -> ended [*]`, observations as critics are given them."""

@@ -12,15 +12,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from agents.base import Agent
-from agents.losses import bellman_target, polyak_, squared_error
-from agents.networks import Critics, TanhGaussianActor
-from agents.regularisers import BuildRegulariser, Regulariser, endings
-from datasets.dataset import Dataset
-from datasets.transition import Transition
-from envs.specs import Spec
-from world_models.lanes import PerLane, filled, set_per_lane
-from world_models.optimiser import Adam
+from reverie.agents.base import Agent
+from reverie.agents.losses import bellman_target, polyak_, squared_error
+from reverie.agents.networks import Critics, TanhGaussianActor
+from reverie.agents.regularisers import BuildRegulariser, Regulariser, endings
+from reverie.datasets.dataset import Dataset
+from reverie.datasets.transition import Transition
+from reverie.envs.specs import Spec
+from reverie.world_models.lanes import PerLane, filled, set_per_lane
+from reverie.world_models.optimiser import Adam
 
 
 class SAC(Agent):

@@ -7,21 +7,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from agents.base import Agent
-from agents.losses import (
+from reverie.agents.base import Agent
+from reverie.agents.losses import (
     bellman_target,
     inverse_value_scale,
     polyak_,
     smoothed,
     squared_error,
 )
-from agents.networks import Critics, DeterministicActor, Standardiser
-from agents.regularisers import BuildRegulariser, Regulariser, endings
-from datasets.dataset import Dataset
-from datasets.transition import Transition
-from envs.specs import Spec
-from world_models.lanes import PerLane, set_per_lane
-from world_models.optimiser import Adam
+from reverie.agents.networks import Critics, DeterministicActor, Standardiser
+from reverie.agents.regularisers import BuildRegulariser, Regulariser, endings
+from reverie.datasets.dataset import Dataset
+from reverie.datasets.transition import Transition
+from reverie.envs.specs import Spec
+from reverie.world_models.lanes import PerLane, set_per_lane
+from reverie.world_models.optimiser import Adam
 
 MAX_DELAY = 8
 """Every phase of a delay is compiled into a graph of its own, and torch stops at eight."""

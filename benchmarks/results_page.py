@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.claims.report import RESULTS
-from benchmarks.speed.quantities import REFERENCE
-from training.entry import one_line_errors
-from training.files import write_text
-from training.page import Section, Table, Text, as_markdown
+from reverie.benchmarks.claims.report import RESULTS
+from reverie.benchmarks.speed.quantities import REFERENCE
+from reverie.training.files import write_text
+from reverie.training.launch.mistakes import one_line_errors
+from reverie.training.report.page import Section, Table, Text, as_markdown
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 COMMAND = "python -m benchmarks.results_page"

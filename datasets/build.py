@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from datasets.dataset import Dataset
-from datasets.subset import choose_episodes
-from datasets.transition import Transition
-from envs.specs import Reference, Spec
+from reverie.datasets.dataset import Dataset
+from reverie.datasets.subset import choose_episodes
+from reverie.datasets.transition import Transition
+from reverie.envs.specs import Reference, Spec
 
 Array = np.ndarray
 

@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from datasets.dataset import Dataset
+from reverie.datasets.dataset import Dataset
 
 SATURATED = 0.99  # |action| beyond which it counts as being at the edge of the box
 HUGE = 1e6  # float32 keeps a resolution of 0.06 here; beyond, squared errors lose all meaning

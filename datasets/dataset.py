@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from datasets.transition import Transition, column_names
-from envs.specs import Reference, Spec
+from reverie.datasets.transition import Transition, column_names
+from reverie.envs.specs import Reference, Spec
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from datasets.cache import replacing
+from reverie.datasets.cache import replacing
 
 log = logging.getLogger(__name__)
 

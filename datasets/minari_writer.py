@@ -22,11 +22,11 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from minari.data_collector import EpisodeBuffer
 
-from datasets.readers.columns import in_one_line
-from datasets.readers.minari import dataset_root, require_id, root_set_to
-from datasets.recording import Arrays
-from envs.make import make_raw_env
-from envs.specs import Reference, Spec
+from reverie.datasets.readers.columns import in_one_line
+from reverie.datasets.readers.minari import dataset_root, require_id, root_set_to
+from reverie.datasets.recording import Arrays
+from reverie.envs.make import make_raw_env
+from reverie.envs.specs import Reference, Spec
 
 PROVENANCE = "provenance"
 """Key of a dataset's metadata for what we say of its making."""

@@ -6,9 +6,9 @@ from contextlib import closing
 
 import numpy as np
 
-from envs.make import make_raw_env
-from envs.observations import flatten
-from envs.specs import Spec
+from reverie.envs.make import make_raw_env
+from reverie.envs.observations import flatten
+from reverie.envs.specs import Spec
 
 log = logging.getLogger(__name__)
 

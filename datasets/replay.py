@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from datasets.transition import Transition, column_names
+from reverie.datasets.transition import Transition, column_names
 
 Record = TypeVar("Record", bound=Transition)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from datasets.dataset import Dataset
+from reverie.datasets.dataset import Dataset
 
 KEYS = ("episodes", "fraction", "seed")
 

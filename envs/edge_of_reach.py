@@ -17,7 +17,7 @@ from gymnasium import spaces
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from envs.controllers import walk_straight
+from reverie.envs.controllers import walk_straight
 
 ENV_ID = "ReverieEdgeOfReach-v0"
 EPISODE_STEPS = 30

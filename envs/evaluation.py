@@ -12,8 +12,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from envs.make import make_env
-from envs.specs import Spec
+from reverie.envs.make import make_env
+from reverie.envs.specs import Spec
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.wrappers import TransformAction, TransformObservation
 
-from envs import cartpole_swingup, edge_of_reach, refrigerator
-from envs.observations import flatten, flatten_space
-from envs.physics import quieten, restore_contact_margin
-from envs.specs import Spec
+from reverie.envs import cartpole_swingup, edge_of_reach, refrigerator
+from reverie.envs.observations import flatten, flatten_space
+from reverie.envs.physics import quieten, restore_contact_margin
+from reverie.envs.specs import Spec
 
 # Tasks of our own, beside those that Gymnasium and other packages register.
 for _task, _environment in (

@@ -8,11 +8,11 @@ import mujoco
 import numpy as np
 from gymnasium.envs.classic_control import PendulumEnv
 
-from envs.cartpole_swingup import CartPoleSwingUp
-from envs.edge_of_reach import EdgeOfReach
-from envs.make import make_raw_env, with_flat_spaces
-from envs.refrigerator import Refrigerator
-from envs.specs import Spec
+from reverie.envs.cartpole_swingup import CartPoleSwingUp
+from reverie.envs.edge_of_reach import EdgeOfReach
+from reverie.envs.make import make_raw_env, with_flat_spaces
+from reverie.envs.refrigerator import Refrigerator
+from reverie.envs.specs import Spec
 
 # Tasks without a MuJoCo model: which of their constants a factor multiplies.
 _CONSTANTS: dict[type[gymnasium.Env], dict[str, tuple[str, ...]]] = {

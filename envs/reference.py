@@ -6,7 +6,7 @@ that of an expert; all splits and versions of a family share the pair.
 
 import re
 
-from envs.specs import Reference
+from reverie.envs.specs import Reference
 
 _D4RL_SOURCE = "D4RL reference scores"
 

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from envs.cartpole_swingup import RAIL
-from envs.specs import Spec
+from reverie.envs.cartpole_swingup import RAIL
+from reverie.envs.specs import Spec
 
 TerminationRule = Callable[[Tensor, Tensor, Tensor], Tensor]
 """`(obs [*, D], action [*, A], next_obs [*, D]) -> terminated [*]`, raw units."""

@@ -21,9 +21,9 @@ from jaxtyping import Bool, Float
 from mujoco import rollout
 from torch import Tensor
 
-from envs import cartpole_swingup, edge_of_reach, refrigerator
-from envs.make import make_raw_env, require_spaces_match
-from envs.specs import Spec
+from reverie.envs import cartpole_swingup, edge_of_reach, refrigerator
+from reverie.envs.make import make_raw_env, require_spaces_match
+from reverie.envs.specs import Spec
 
 TensorDynamics = Callable[..., tuple[Tensor, Tensor, Tensor]]
 """`(obs [*, D], action [*, A], **env_kwargs) -> (next_obs [*, D], reward [*], terminated [*])`.

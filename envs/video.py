@@ -16,10 +16,10 @@ import torch
 from gymnasium.error import Error as GymnasiumError
 from jaxtyping import Float
 
-from envs.evaluation import Policy
-from envs.make import make_env
-from envs.specs import Spec
-from envs.true_dynamics import MUJOCO_TASKS
+from reverie.envs.evaluation import Policy
+from reverie.envs.make import make_env
+from reverie.envs.specs import Spec
+from reverie.envs.true_dynamics import MUJOCO_TASKS
 
 SUFFIXES = (".mp4", ".gif")
 SLOW = 30.0

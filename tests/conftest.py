@@ -7,7 +7,7 @@ import torch
 from jaxtyping import install_import_hook
 
 # A compiled function cannot look into the checker, so tests of compilation run without it.
-CHECKED = ["agents", "world_models", "datasets", "envs"]
+CHECKED = [f"reverie.{layer}" for layer in ("agents", "world_models", "datasets", "envs")]
 if os.environ.get("REVERIE_SHAPE_CHECKS", "1") == "1":
     install_import_hook(CHECKED, "beartype.beartype")
 
@@ -22,7 +22,7 @@ def _seeded_and_apart(tmp_path_factory, monkeypatch):
 
 @pytest.fixture
 def spec():
-    from envs.specs import Spec
+    from reverie.envs.specs import Spec
 
     return Spec(
         env_id=None, obs_dim=3, action_dim=2, action_low=(-1.0, -1.0), action_high=(1.0, 1.0)
@@ -32,7 +32,7 @@ def spec():
 @pytest.fixture
 def make_batch():
     """Random transitions of any leading shape."""
-    from datasets.transition import Transition
+    from reverie.datasets.transition import Transition
 
     def make(*lead, obs_dim=3, action_dim=2):
         return Transition(
@@ -50,7 +50,7 @@ def make_batch():
 @pytest.fixture
 def make_sac():
     """A small SAC; keywords replace its numbers."""
-    from agents.sac import SAC
+    from reverie.agents.sac import SAC
 
     def make(spec, **changes):
         numbers = {

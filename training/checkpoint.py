@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 
-from agents.base import Agent
-from datasets.dataset import Dataset
-from datasets.replay import Mixture
-from envs.specs import Reference, Spec
-from training.files import load_tensors, save_tensors
-from training.logging import Log
-from training.seeding import random_state, restore_random_state
-from world_models.base import WorldModel
-from world_models.sources import RolloutSource
+from reverie.agents.base import Agent
+from reverie.datasets.dataset import Dataset
+from reverie.datasets.replay import Mixture
+from reverie.envs.specs import Reference, Spec
+from reverie.training.files import load_tensors, save_tensors
+from reverie.training.logging import Log
+from reverie.training.seeding import random_state, restore_random_state
+from reverie.world_models.base import WorldModel
+from reverie.world_models.sources import RolloutSource
 
 KIND = "checkpoint"
 FILE = "checkpoint.pt"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.files import write_text
+from reverie.training.files import write_text
 
 WATCHED = ("score", "return", "value", "critic_loss")
 HEADER = ("update", "seed", "metric", "value")

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.base import Agent
-from datasets.replay import Mixture
-from training.logging import Log
-from training.online import Refit
-from world_models.sources import RolloutSource
+from reverie.agents.base import Agent
+from reverie.datasets.replay import Mixture
+from reverie.training.logging import Log
+from reverie.training.online import Refit
+from reverie.world_models.sources import RolloutSource
 
 Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
 

@@ -10,12 +10,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from datasets.dataset import Dataset
-from datasets.replay import GrowingReplay
-from envs.specs import Spec
-from training.seeding import side_stream
-from world_models.base import WorldModel
-from world_models.simulator import Collection
+from reverie.datasets.dataset import Dataset
+from reverie.datasets.replay import GrowingReplay
+from reverie.envs.specs import Spec
+from reverie.training.seeding import side_stream
+from reverie.world_models.base import WorldModel
+from reverie.world_models.simulator import Collection
 
 Clock = Callable[[str, float], None]
 

@@ -6,7 +6,7 @@ from pkgutil import resolve_name
 from types import UnionType
 from typing import Any, get_args
 
-from world_models.lanes import PerLane
+from reverie.world_models.lanes import PerLane
 
 _SINGLE = (float, int, bool, str)
 Parameters = dict[str, inspect.Parameter]

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from datasets.names import short_name
+from reverie.datasets.names import short_name
 
 CONFIG, SUMMARY, METRICS = "config.yaml", "summary.json", "metrics.csv"
 FAILED = "failed.json"

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from datasets.dataset import Dataset
-from datasets.transition import Transition
+from reverie.datasets.dataset import Dataset
+from reverie.datasets.transition import Transition
 
 Policy = Callable[[Float[Tensor, "S B D"]], Float[Tensor, "S B A"]]
 """What a world model sees of an agent: observations in, actions in [-1, 1] out."""

@@ -18,10 +18,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from datasets.dataset import Dataset
-from world_models.base import WorldModel
-from world_models.fitting import held_out_episodes, rows_of
-from world_models.measures import (
+from reverie.datasets.dataset import Dataset
+from reverie.world_models.base import WorldModel
+from reverie.world_models.fitting import held_out_episodes, rows_of
+from reverie.world_models.measures import (
     auroc,
     calibration,
     gaussian_nll,

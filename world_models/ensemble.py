@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from datasets.dataset import Dataset
-from datasets.transition import Transition, concatenate
-from envs.specs import Spec
-from world_models.base import FitProgress, Step, WorldModel
-from world_models.fitting import (
+from reverie.datasets.dataset import Dataset
+from reverie.datasets.transition import Transition, concatenate
+from reverie.envs.specs import Spec
+from reverie.world_models.base import FitProgress, Step, WorldModel
+from reverie.world_models.fitting import (
     EarlyStopping,
     bootstrap,
     held_out_episodes,
@@ -26,10 +26,10 @@ from world_models.fitting import (
     shuffle,
     split,
 )
-from world_models.gaussian import GaussianMembers
-from world_models.optimiser import Adam
-from world_models.termination import LearnedTermination, resolve
-from world_models.uncertainty import DROPOUT, dropout_std, uncertainty_named
+from reverie.world_models.gaussian import GaussianMembers
+from reverie.world_models.optimiser import Adam
+from reverie.world_models.termination import LearnedTermination, resolve
+from reverie.world_models.uncertainty import DROPOUT, dropout_std, uncertainty_named
 
 
 class ProbabilisticEnsemble(WorldModel):

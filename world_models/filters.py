@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from world_models.base import Step
-from world_models.lanes import PerLane, numbers, set_per_lane
+from reverie.world_models.base import Step
+from reverie.world_models.lanes import PerLane, numbers, set_per_lane
 
 Age = int | Tensor
 """Steps made since a rollout began: one number for all rows, or `[*]`."""

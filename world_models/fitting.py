@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from datasets.dataset import Dataset
+from reverie.datasets.dataset import Dataset
 
 # Rows gathered at a time when statistics are accumulated in float64.
 _BLOCK = 16_384

@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from world_models.networks import BatchedLinear, BatchedMLP, truncated_normal_
-from world_models.optimiser import Adam
+from reverie.world_models.networks import BatchedLinear, BatchedMLP, truncated_normal_
+from reverie.world_models.optimiser import Adam
 
 
 def soft_clamp(

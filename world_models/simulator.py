@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from datasets.transition import Transition, concatenate
-from envs import snapshot
-from envs.perturbed import Perturbation, make_perturbed
-from envs.specs import Spec
-from world_models.base import Policy, WorldModel
-from world_models.filters import TransitionFilter, Verdict
-from world_models.sources import RolloutSource, carried
+from reverie.datasets.transition import Transition, concatenate
+from reverie.envs import snapshot
+from reverie.envs.perturbed import Perturbation, make_perturbed
+from reverie.envs.specs import Spec
+from reverie.world_models.base import Policy, WorldModel
+from reverie.world_models.filters import TransitionFilter, Verdict
+from reverie.world_models.sources import RolloutSource, carried
 
 
 class Moved(NamedTuple):

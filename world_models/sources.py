@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from datasets.transition import Transition, column_names
-from world_models.base import Critics, Moments, Policy, WorldModel
-from world_models.filters import TransitionFilter, Verdict
+from reverie.datasets.transition import Transition, column_names
+from reverie.world_models.base import Critics, Moments, Policy, WorldModel
+from reverie.world_models.filters import TransitionFilter, Verdict
 
 
 class RolloutSource(nn.Module, ABC):

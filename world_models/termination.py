@@ -14,13 +14,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from datasets.dataset import Dataset
-from envs.specs import Spec
-from envs.termination import rule_for_spec
-from world_models.base import TerminationRule
-from world_models.fitting import moments
-from world_models.networks import BatchedLinear, BatchedMLP, truncated_normal_
-from world_models.optimiser import Adam
+from reverie.datasets.dataset import Dataset
+from reverie.envs.specs import Spec
+from reverie.envs.termination import rule_for_spec
+from reverie.world_models.base import TerminationRule
+from reverie.world_models.fitting import moments
+from reverie.world_models.networks import BatchedLinear, BatchedMLP, truncated_normal_
+from reverie.world_models.optimiser import Adam
 
 log = logging.getLogger(__name__)
 

@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from datasets.dataset import Dataset
-from datasets.transition import Transition
-from envs.specs import Spec
-from envs.true_dynamics import MUJOCO_TASKS, simulator_for
-from world_models.base import FitProgress, Step, WorldModel
+from reverie.datasets.dataset import Dataset
+from reverie.datasets.transition import Transition
+from reverie.envs.specs import Spec
+from reverie.envs.true_dynamics import MUJOCO_TASKS, simulator_for
+from reverie.world_models.base import FitProgress, Step, WorldModel
 
 log = logging.getLogger(__name__)
 

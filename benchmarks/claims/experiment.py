@@ -16,24 +16,24 @@ from joblib import Parallel, delayed
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from agents.base import Agent
-from benchmarks.claims.report import timed
-from datasets.dataset import Dataset
-from datasets.replay import GrowingReplay, Mixture, Replay
-from envs.evaluation import Evaluator
-from envs.true_dynamics import simulator_for
-from training.lipschitz_probe import LipschitzProbe
-from training.logging import Log, NoTracker
-from training.loop import Periods, train
-from training.online import Online
-from training.progress import stage
-from training.reports import read_metrics
-from training.seeding import evaluation_seed, seed_everything, side_stream
-from training.value_probe import EdgeTest, ValueProbe
-from world_models.base import WorldModel
-from world_models.dynamics_reward import DynamicsReward
-from world_models.filters import KeepAll, TransitionFilter
-from world_models.sources import BranchedRollouts, RolloutSource
+from reverie.agents.base import Agent
+from reverie.benchmarks.claims.report import timed
+from reverie.datasets.dataset import Dataset
+from reverie.datasets.replay import GrowingReplay, Mixture, Replay
+from reverie.envs.evaluation import Evaluator
+from reverie.envs.true_dynamics import simulator_for
+from reverie.training.logging import Log, NoTracker
+from reverie.training.loop import Periods, train
+from reverie.training.online import Online
+from reverie.training.probes.lipschitz import LipschitzProbe
+from reverie.training.probes.values import EdgeTest, ValueProbe
+from reverie.training.progress import stage
+from reverie.training.results.summary import read_metrics
+from reverie.training.seeding import evaluation_seed, seed_everything, side_stream
+from reverie.world_models.base import WorldModel
+from reverie.world_models.filters import KeepAll, TransitionFilter
+from reverie.world_models.morec.dynamics_reward import DynamicsReward
+from reverie.world_models.sources import BranchedRollouts, RolloutSource
 
 CONF = Path(__file__).parent.parent.parent / "conf"
 CPU = torch.device("cpu")

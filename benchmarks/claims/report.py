@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks.speed.hardware import describe
-from training.files import write_atomically, write_json
+from reverie.benchmarks.speed.hardware import describe
+from reverie.training.files import write_atomically, write_json
 
 RESULTS = Path(__file__).parent.parent / "results"
 

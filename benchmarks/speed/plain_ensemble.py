@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.speed.plain_sac import perceptron
+from reverie.benchmarks.speed.plain_sac import perceptron
 
 
 class PlainEnsemble:

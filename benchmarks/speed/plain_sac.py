@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from datasets.transition import Transition
+from reverie.datasets.transition import Transition
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
 COSINE_EVERY = 1000  # updates between two changes of the actor's rate, as in ours

@@ -15,20 +15,20 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from agents.sac import SAC
-from benchmarks.speed import flops
-from benchmarks.speed.plain_ensemble import PlainEnsemble, plain_rollouts
-from benchmarks.speed.plain_sac import PlainReplay, PlainSAC
-from benchmarks.speed.same_weights import copy_agent, copy_ensemble
-from benchmarks.speed.timing import Contender
-from datasets.replay import Mixture, Replay
-from datasets.transition import Transition
-from envs.specs import Spec
-from training.compilation import wrapper
-from world_models.ensemble import ProbabilisticEnsemble
-from world_models.filters import UncertaintyPenalty
-from world_models.optimiser import Adam
-from world_models.sources import BranchedRollouts
+from reverie.agents.sac import SAC
+from reverie.benchmarks.speed import flops
+from reverie.benchmarks.speed.plain_ensemble import PlainEnsemble, plain_rollouts
+from reverie.benchmarks.speed.plain_sac import PlainReplay, PlainSAC
+from reverie.benchmarks.speed.same_weights import copy_agent, copy_ensemble
+from reverie.benchmarks.speed.timing import Contender
+from reverie.datasets.replay import Mixture, Replay
+from reverie.datasets.transition import Transition
+from reverie.envs.specs import Spec
+from reverie.training.compilation import wrapper
+from reverie.world_models.ensemble import ProbabilisticEnsemble
+from reverie.world_models.filters import UncertaintyPenalty
+from reverie.world_models.optimiser import Adam
+from reverie.world_models.sources import BranchedRollouts
 
 CONF = Path(__file__).parent.parent.parent / "conf"
 OBS_DIM, ACTION_DIM = 11, 3

@@ -3,11 +3,11 @@
 import torch
 from torch import nn
 
-from agents.sac import SAC
-from benchmarks.speed.plain_ensemble import PlainEnsemble
-from benchmarks.speed.plain_sac import PlainSAC
-from world_models.ensemble import ProbabilisticEnsemble
-from world_models.networks import BatchedLinear, BatchedMLP
+from reverie.agents.sac import SAC
+from reverie.benchmarks.speed.plain_ensemble import PlainEnsemble
+from reverie.benchmarks.speed.plain_sac import PlainSAC
+from reverie.world_models.ensemble import ProbabilisticEnsemble
+from reverie.world_models.networks import BatchedLinear, BatchedMLP
 
 
 def layers_of(plain: nn.Module) -> list[nn.Linear]:

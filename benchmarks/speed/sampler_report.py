@@ -10,8 +10,8 @@ from matplotlib.ticker import NullFormatter, ScalarFormatter
 from omegaconf import OmegaConf
 from rich.table import Table
 
-from benchmarks.claims.report import Claim, estimate
-from benchmarks.speed.quantities import CONF
+from reverie.benchmarks.claims.report import Claim, estimate
+from reverie.benchmarks.speed.quantities import CONF
 
 DEFAULT, REFERENCE, REFERENCE_STEPS = "dpm_solver_2m", "heun", 256
 CHEAPER = 10.0

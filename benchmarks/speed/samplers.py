@@ -23,16 +23,16 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from torch import Tensor
 
-from benchmarks.claims.report import RESULTS, finish, save_figure
-from benchmarks.speed.distance import (
+from reverie.benchmarks.claims.report import RESULTS, finish, save_figure
+from reverie.benchmarks.speed.distance import (
     SlicedDistance,
     principal_axes,
     quantiles_of,
     scaled_directions,
 )
-from benchmarks.speed.hardware import cpu_name, slug
-from benchmarks.speed.quantities import CONF
-from benchmarks.speed.sampler_report import (
+from reverie.benchmarks.speed.hardware import cpu_name, slug
+from reverie.benchmarks.speed.quantities import CONF
+from reverie.benchmarks.speed.sampler_report import (
     DEFAULT,
     REFERENCE,
     REFERENCE_STEPS,
@@ -44,12 +44,12 @@ from benchmarks.speed.sampler_report import (
     table,
     verdicts,
 )
-from benchmarks.speed.timing import finish as wait
-from benchmarks.speed.window_law import WindowMixture
-from datasets.dataset import Dataset
-from training.loop import Wrapper
-from world_models.diffusion.generator import DiffusionGenerator
-from world_models.diffusion.samplers import Denoiser, Sampler
+from reverie.benchmarks.speed.timing import finish as wait
+from reverie.benchmarks.speed.window_law import WindowMixture
+from reverie.datasets.dataset import Dataset
+from reverie.training.loop import Wrapper
+from reverie.world_models.diffusion.generator import DiffusionGenerator
+from reverie.world_models.diffusion.samplers import Denoiser, Sampler
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "heun": ("heun", {}),

@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from datasets.build import build, given_reference
-from datasets.cache import cache_root, cached_arrays
-from datasets.dataset import Dataset
-from datasets.names import short_name
-from datasets.recording import ActionOf, Arrays, record_episodes
-from envs import cartpole_swingup, edge_of_reach, refrigerator
-from envs.controllers import swing_up_pendulum
-from envs.make import spec_of
-from envs.reference import reference_for
-from envs.specs import Reference, Spec
+from reverie.datasets.build import build, given_reference
+from reverie.datasets.cache import cache_root, cached_arrays
+from reverie.datasets.dataset import Dataset
+from reverie.datasets.names import short_name
+from reverie.datasets.recording import ActionOf, Arrays, record_episodes
+from reverie.envs import cartpole_swingup, edge_of_reach, refrigerator
+from reverie.envs.controllers import swing_up_pendulum
+from reverie.envs.make import spec_of
+from reverie.envs.reference import reference_for
+from reverie.envs.specs import Reference, Spec
 
 log = logging.getLogger(__name__)
 

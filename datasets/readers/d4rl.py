@@ -15,13 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from datasets.build import build
-from datasets.dataset import Dataset
-from datasets.download import fetch, verify
-from datasets.names import short_name
-from datasets.readers.columns import flag, limit_ends, read_hdf5, require_columns, require_file
-from envs.reference import reference_for
-from envs.specs import Spec
+from reverie.datasets.build import build
+from reverie.datasets.dataset import Dataset
+from reverie.datasets.download import fetch, verify
+from reverie.datasets.names import short_name
+from reverie.datasets.readers.columns import (
+    flag,
+    limit_ends,
+    read_hdf5,
+    require_columns,
+    require_file,
+)
+from reverie.envs.reference import reference_for
+from reverie.envs.specs import Spec
 
 log = logging.getLogger(__name__)
 

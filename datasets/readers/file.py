@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from datasets.build import build, given_reference
-from datasets.dataset import Dataset
-from datasets.names import short_name
-from datasets.readers.columns import (
+from reverie.datasets.build import build, given_reference
+from reverie.datasets.dataset import Dataset
+from reverie.datasets.names import short_name
+from reverie.datasets.readers.columns import (
     Columns,
     flag,
     limit_ends,
@@ -18,8 +18,8 @@ from datasets.readers.columns import (
     read_npz,
     require_columns,
 )
-from envs.make import spec_of
-from envs.specs import Spec
+from reverie.envs.make import spec_of
+from reverie.envs.specs import Spec
 
 log = logging.getLogger(__name__)
 

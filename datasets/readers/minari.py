@@ -22,16 +22,16 @@ import numpy as np
 from filelock import FileLock
 from gymnasium import spaces
 
-from datasets.build import build, given_reference
-from datasets.cache import cache_root, cached_arrays
-from datasets.dataset import Dataset
-from datasets.names import local_id, short_name
-from datasets.readers.columns import in_one_line
-from datasets.readers.minari_episodes import AGAIN, Arrays, read_any, read_hdf5
-from envs.make import spec_of
-from envs.observations import flatten_space
-from envs.reference import reference_for
-from envs.specs import Reference, Spec
+from reverie.datasets.build import build, given_reference
+from reverie.datasets.cache import cache_root, cached_arrays
+from reverie.datasets.dataset import Dataset
+from reverie.datasets.names import local_id, short_name
+from reverie.datasets.readers.columns import in_one_line
+from reverie.datasets.readers.minari_episodes import AGAIN, Arrays, read_any, read_hdf5
+from reverie.envs.make import spec_of
+from reverie.envs.observations import flatten_space
+from reverie.envs.reference import reference_for
+from reverie.envs.specs import Reference, Spec
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ import minari
 import numpy as np
 from gymnasium import spaces
 
-from datasets.readers.columns import in_one_line
-from envs.observations import flatten, observation_keys
+from reverie.datasets.readers.columns import in_one_line
+from reverie.envs.observations import flatten, observation_keys
 
 Arrays = dict[str, np.ndarray]
 

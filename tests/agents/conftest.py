@@ -48,7 +48,7 @@ def make_model():
 @pytest.fixture
 def make_data(spec, make_batch):
     """A dataset of 2-row episodes with given returns."""
-    from datasets.dataset import Dataset
+    from reverie.datasets.dataset import Dataset
 
     def make(*returns):
         rows = make_batch(2 * len(returns))

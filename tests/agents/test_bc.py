@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from datasets.transition import Transition
+from reverie.datasets.transition import Transition
 
 
 def linear_data(noise):

@@ -12,7 +12,7 @@ import yaml
 from hydra.utils import get_class
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from datasets.transition import Transition
+from reverie.datasets.transition import Transition
 
 AGENTS = sorted(path.stem for path in Path("conf/agent").glob("*.yaml"))
 IMITATORS = {"bc"}  # learn from observations and actions alone

@@ -6,9 +6,9 @@ import torch
 from torch.distributions import Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
-from agents.cql import _values
-from agents.losses import conservative_gap, squared_error
-from envs.specs import Spec
+from reverie.agents.cql import _values
+from reverie.agents.losses import conservative_gap, squared_error
+from reverie.envs.specs import Spec
 
 
 def test_the_gap_equals_a_naive_sum():

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from agents.darc import only_simulated
-from agents.sac import SAC
+from reverie.agents.darc import only_simulated
+from reverie.agents.sac import SAC
 
 
 @pytest.fixture

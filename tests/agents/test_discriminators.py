@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 
-from agents.discriminators import Discriminators, successor
-from agents.losses import masked_mean, origin_loss
-from datasets.transition import Transition
-from envs.specs import Spec
+from reverie.agents.discriminators import Discriminators, successor
+from reverie.agents.losses import masked_mean, origin_loss
+from reverie.datasets.transition import Transition
+from reverie.envs.specs import Spec
 
 LINE = Spec(env_id=None, obs_dim=1, action_dim=1, action_low=(-1.0,), action_high=(1.0,))
 

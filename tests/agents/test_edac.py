@@ -9,9 +9,9 @@ import yaml
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from agents.edac import EDAC
-from agents.losses import gradient_similarity
-from agents.sac import SAC
+from reverie.agents.edac import EDAC
+from reverie.agents.losses import gradient_similarity
+from reverie.agents.sac import SAC
 
 PLAIN = {
     "diversity": 0.0,

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from agents.fitted_q_evaluation import FittedQEvaluation
-from datasets.build import build
-from datasets.transition import Transition
-from envs.specs import Spec
+from reverie.agents.fitted_q_evaluation import FittedQEvaluation
+from reverie.datasets.build import build
+from reverie.datasets.transition import Transition
+from reverie.envs.specs import Spec
 
 DISCOUNT = 0.9
 SPEC = Spec(env_id=None, obs_dim=3, action_dim=1, action_low=(-1.0,), action_high=(1.0,))

@@ -3,8 +3,13 @@ import math
 import pytest
 import torch
 
-from agents.h2o import Weighed
-from agents.losses import per_stream, simulated_excess, squared_error, weighted_squared_error
+from reverie.agents.h2o import Weighed
+from reverie.agents.losses import (
+    per_stream,
+    simulated_excess,
+    squared_error,
+    weighted_squared_error,
+)
 
 OFF = {"td_ratio": False, "excess_weight": 0.0, "per_stream_mean": False}
 

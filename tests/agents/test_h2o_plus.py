@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from agents.losses import sparse_error
+from reverie.agents.losses import sparse_error
 
 OFF = {"td_ratio": False, "per_stream_mean": False, "value_share": 0.0}
 

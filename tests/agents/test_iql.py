@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from agents.losses import advantage_weight, expectile_loss, normal_log_prob
+from reverie.agents.losses import advantage_weight, expectile_loss, normal_log_prob
 
 
 @pytest.mark.parametrize("expectile", [0.1, 0.5, 0.7, 0.99])

@@ -5,7 +5,7 @@ import torch
 from torch.distributions import Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
-from agents.losses import bellman_target, polyak_, squared_error, tanh_normal_log_prob
+from reverie.agents.losses import bellman_target, polyak_, squared_error, tanh_normal_log_prob
 
 
 def test_terminals_cut_the_bootstrap_and_nothing_else_does():

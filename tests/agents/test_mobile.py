@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from agents.losses import bellman_target
+from reverie.agents.losses import bellman_target
 
 
 @pytest.fixture

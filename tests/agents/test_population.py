@@ -8,8 +8,8 @@ import torch
 import yaml
 from hydra.utils import get_class
 
-from training.population import parameters
-from world_models.lanes import PerLane, filled, numbers, set_per_lane
+from reverie.training.population import parameters
+from reverie.world_models.lanes import PerLane, filled, numbers, set_per_lane
 
 
 def supporting():

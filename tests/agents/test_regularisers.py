@@ -10,9 +10,9 @@ import torch
 import yaml
 from hydra.utils import get_class
 
-from agents.networks import Critics
-from agents.regularisers import AdversarialRobustness, Regulariser, SpectralNorm, endings
-from envs.specs import Spec
+from reverie.agents.networks import Critics
+from reverie.agents.regularisers import AdversarialRobustness, Regulariser, SpectralNorm, endings
+from reverie.envs.specs import Spec
 
 AGENTS = ("sac", "edac", "ravl", "td3_bc", "iql", "cql")
 SPECTRAL, ADVERSARIAL = "spectral", "adversarial"

@@ -4,9 +4,9 @@ import math
 import pytest
 import torch
 
-from datasets.transition import Transition
-from world_models.networks import BatchedLinear, BatchedMLP
-from world_models.optimiser import Adam
+from reverie.datasets.transition import Transition
+from reverie.world_models.networks import BatchedLinear, BatchedMLP
+from reverie.world_models.optimiser import Adam
 
 
 def test_a_batched_layer_equals_separate_linear_layers():

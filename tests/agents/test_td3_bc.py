@@ -3,8 +3,8 @@ import copy
 import pytest
 import torch
 
-from agents.losses import inverse_value_scale, smoothed
-from datasets.transition import Transition
+from reverie.agents.losses import inverse_value_scale, smoothed
+from reverie.datasets.transition import Transition
 
 
 def weights(module):

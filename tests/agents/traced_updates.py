@@ -7,10 +7,10 @@ import torch
 import yaml
 from hydra.utils import get_class, instantiate
 
-from agents.base import Agent
-from datasets.replay import Mixture, Replay
-from datasets.transition import Transition
-from envs.specs import Spec
+from reverie.agents.base import Agent
+from reverie.datasets.replay import Mixture, Replay
+from reverie.datasets.transition import Transition
+from reverie.envs.specs import Spec
 
 SPEC = Spec(env_id=None, obs_dim=3, action_dim=2, action_low=(-1, -1), action_high=(1, 1))
 SEEDS, ROWS, UPDATES = 2, 50, 4

@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.claims import cold_storage, edge_of_reach, experiment, morec, plane
-from benchmarks.claims.experiment import History
-from benchmarks.claims.report import Claim, estimate, finish
-from envs import edge_of_reach as task
-from envs import refrigerator
+from reverie.benchmarks.claims import experiment
+from reverie.benchmarks.claims.edge_of_reach import __main__ as edge_of_reach
+from reverie.benchmarks.claims.edge_of_reach import plane
+from reverie.benchmarks.claims.experiment import History
+from reverie.benchmarks.claims.morec import __main__ as morec
+from reverie.benchmarks.claims.morec import cold_storage
+from reverie.benchmarks.claims.report import Claim, estimate, finish
+from reverie.envs import edge_of_reach as task
+from reverie.envs import refrigerator
 
 TINY = replace(
     plane.BUDGET,
@@ -65,8 +69,8 @@ def test_start_states_fill_the_box_and_nothing_else(data):
 
 def test_the_patch_replaces_edge_values_by_the_truth_and_no_others(data):
     torch.manual_seed(0)
-    patched = make_agent("benchmarks.claims.plane.OraclePatched", data)
-    plain = make_agent("benchmarks.claims.plane.PlaneAgent", data)
+    patched = make_agent("reverie.benchmarks.claims.edge_of_reach.plane.OraclePatched", data)
+    plain = make_agent("reverie.benchmarks.claims.edge_of_reach.plane.PlaneAgent", data)
     plain.load_state_dict(patched.state_dict(), strict=False)
     position = torch.tensor([[0.0, 0.0], [11.5, 0.0], [-3.0, 10.9], [0.0, -11.9]])
     next_obs = position.expand(2, -1, -1) / plane.SCALE
@@ -81,7 +85,7 @@ def test_the_patch_replaces_edge_values_by_the_truth_and_no_others(data):
 
 
 def test_the_networks_of_the_plane_see_scaled_positions(data):
-    agent = make_agent("benchmarks.claims.plane.PlaneAgent", data)
+    agent = make_agent("reverie.benchmarks.claims.edge_of_reach.plane.PlaneAgent", data)
     obs = torch.randn(2, 3, 2) * 5
     action = agent.act(obs, deterministic=True)
     torch.testing.assert_close(action, agent.actor.act(obs / plane.SCALE, True))
@@ -113,9 +117,9 @@ def test_verdicts_on_the_plane_follow_the_numbers(data):
         "critic_loss": [1.0] * 5,
     }
     sound = {"value": [5, 20, 50, 70, 80.0], "return": [25.0] * 5, "critic_loss": [1.0] * 5}
-    patched = make_agent("benchmarks.claims.plane.OraclePatched", data)
+    patched = make_agent("reverie.benchmarks.claims.edge_of_reach.plane.OraclePatched", data)
     patched.next_value(torch.zeros(2, 4, 2))
-    agent = make_agent("benchmarks.claims.plane.PlaneAgent", data)
+    agent = make_agent("reverie.benchmarks.claims.edge_of_reach.plane.PlaneAgent", data)
 
     def verdicts(base, ravl):
         runs = {

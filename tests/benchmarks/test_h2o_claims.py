@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.claims import dynamics_gap, h2o, hybrid, simulator_speed
+from reverie.benchmarks.claims.h2o import __main__ as h2o
+from reverie.benchmarks.claims.h2o import dynamics_gap, hybrid, simulator_speed
 
 TINY = {"seeds": 2, "updates": 4, "batch": 12, "evaluate": 2, "episodes": 1}
 

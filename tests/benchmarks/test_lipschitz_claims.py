@@ -5,10 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.claims import lipschitz, single_model
-from benchmarks.claims.experiment import History
-from benchmarks.claims.report import Estimate, estimate
-from benchmarks.claims.single_model import ADVERSARIAL, ARMS, ENSEMBLE, SINGLE, SPECTRAL, TASKS
+from reverie.benchmarks.claims.experiment import History
+from reverie.benchmarks.claims.lipschitz import __main__ as lipschitz
+from reverie.benchmarks.claims.lipschitz import single_model
+from reverie.benchmarks.claims.lipschitz.single_model import (
+    ADVERSARIAL,
+    ARMS,
+    ENSEMBLE,
+    SINGLE,
+    SPECTRAL,
+    TASKS,
+)
+from reverie.benchmarks.claims.report import Estimate, estimate
 
 MEASURED = ("return", "slope/local", "slope/relative", "gap/bellman", "gap/value", "gap/spread")
 

@@ -3,8 +3,14 @@
 import pytest
 import torch
 
-from benchmarks.claims.graded_policies import Found, error, random_regret, rank_correlation, regret
-from benchmarks.claims.off_policy_evaluation import judged, plot
+from reverie.benchmarks.claims.off_policy_evaluation.__main__ import judged, plot
+from reverie.benchmarks.claims.off_policy_evaluation.graded_policies import (
+    Found,
+    error,
+    random_regret,
+    rank_correlation,
+    regret,
+)
 
 TRUTH = torch.tensor([0.0, 10.0, 20.0, 40.0]).double()
 

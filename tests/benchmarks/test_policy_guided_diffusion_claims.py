@@ -6,11 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.claims import policy_guided_diffusion as claims
-from benchmarks.claims import synthetic_experience as experience
-from benchmarks.claims import synthetic_tasks as tasks
-from benchmarks.claims import window_quality
-from benchmarks.claims.synthetic_experience import (
+from reverie.benchmarks.claims.policy_guided_diffusion import __main__ as claims
+from reverie.benchmarks.claims.policy_guided_diffusion import experience, tasks, window_quality
+from reverie.benchmarks.claims.policy_guided_diffusion.experience import (
     ARMS,
     ENSEMBLE,
     GUIDED,
@@ -20,10 +18,10 @@ from benchmarks.claims.synthetic_experience import (
     UNGUIDED,
     guided,
 )
-from benchmarks.claims.window_quality import Scale, Windows
-from datasets.transition import Transition
-from envs.true_dynamics import simulator_for
-from world_models.true_dynamics import TrueDynamics
+from reverie.benchmarks.claims.policy_guided_diffusion.window_quality import Scale, Windows
+from reverie.datasets.transition import Transition
+from reverie.envs.true_dynamics import simulator_for
+from reverie.world_models.true_dynamics import TrueDynamics
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.results_page import COMMAND, PAGE, RESULTS, page
+from reverie.benchmarks.results_page import COMMAND, PAGE, RESULTS, page
 
 CLAIM = {
     "text": "a | b",

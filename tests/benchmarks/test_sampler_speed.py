@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from benchmarks.claims.report import estimate
-from benchmarks.speed.distance import (
+from reverie.benchmarks.claims.report import estimate
+from reverie.benchmarks.speed.distance import (
     SlicedDistance,
     principal_axes,
     quantiles_of,
     scaled_directions,
 )
-from benchmarks.speed.sampler_report import (
+from reverie.benchmarks.speed.sampler_report import (
     Point,
     fewest_steps,
     figure,
@@ -18,8 +18,8 @@ from benchmarks.speed.sampler_report import (
     table,
     verdicts,
 )
-from benchmarks.speed.samplers import VARIANTS, build, draw
-from benchmarks.speed.window_law import WindowMixture
+from reverie.benchmarks.speed.samplers import VARIANTS, build, draw
+from reverie.benchmarks.speed.window_law import WindowMixture
 
 LAW = WindowMixture(components=3, length=4, features=2, distance=2.0, seed=0)
 

@@ -5,9 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.claims import dyna, sindy_rl, sparse_controllers, sparse_dynamics, sparse_figures
-from benchmarks.claims.dyna import ARMS, ENSEMBLE, PENDULUM, SAC, SINDY
-from benchmarks.claims.experiment import History
+from reverie.benchmarks.claims.experiment import History
+from reverie.benchmarks.claims.sindy_rl import __main__ as sindy_rl
+from reverie.benchmarks.claims.sindy_rl import controllers as sparse_controllers
+from reverie.benchmarks.claims.sindy_rl import dyna
+from reverie.benchmarks.claims.sindy_rl import dynamics as sparse_dynamics
+from reverie.benchmarks.claims.sindy_rl import figures as sparse_figures
+from reverie.benchmarks.claims.sindy_rl.dyna import ARMS, ENSEMBLE, PENDULUM, SAC, SINDY
 
 SMALL = replace(PENDULUM.budget, updates=40, batch=16, starts=50, every=20, evaluate=20, episodes=1)
 TINY = replace(

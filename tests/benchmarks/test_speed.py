@@ -7,10 +7,10 @@ import sys
 import pytest
 import torch
 
-from benchmarks.speed import flops
-from benchmarks.speed.plain_ensemble import plain_rollouts
-from benchmarks.speed.plain_sac import PlainReplay
-from benchmarks.speed.quantities import (
+from reverie.benchmarks.speed import flops
+from reverie.benchmarks.speed.plain_ensemble import plain_rollouts
+from reverie.benchmarks.speed.plain_sac import PlainReplay
+from reverie.benchmarks.speed.quantities import (
     OBS_DIM,
     make_agent,
     make_model,
@@ -19,10 +19,10 @@ from benchmarks.speed.quantities import (
     random_rows,
     table_of,
 )
-from benchmarks.speed.timing import Contender, Rates, race
-from world_models.filters import UncertaintyPenalty
-from world_models.optimiser import Adam
-from world_models.sources import BranchedRollouts
+from reverie.benchmarks.speed.timing import Contender, Rates, race
+from reverie.world_models.filters import UncertaintyPenalty
+from reverie.world_models.optimiser import Adam
+from reverie.world_models.sources import BranchedRollouts
 
 CPU = torch.device("cpu")
 

@@ -1,6 +1,6 @@
 """The race of simulator and loop counts transitions on both sides."""
 
-from benchmarks.claims.true_dynamics_speed import ROUNDS, measure
+from reverie.benchmarks.claims.edge_of_reach.true_dynamics_speed import ROUNDS, measure
 
 
 def test_every_task_gets_a_line():

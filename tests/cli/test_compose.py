@@ -12,15 +12,15 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
-from agents.base import Agent
-from envs.specs import Spec
-from training.composition import build_streams, is_chosen, real_rows
-from training.entry import PACKAGES
-from training.requirements import drop_foreign_numbers, require_parts_fit
-from training.run_directory import flat
-from world_models.base import Fitted, WorldModel
-from world_models.ensemble import ProbabilisticEnsemble
-from world_models.filters import TransitionFilter
+from reverie.agents.base import Agent
+from reverie.envs.specs import Spec
+from reverie.training.launch.compose import build_streams, is_chosen, real_rows
+from reverie.training.launch.mistakes import PACKAGES
+from reverie.training.launch.requirements import drop_foreign_numbers, require_parts_fit
+from reverie.training.run_directory import flat
+from reverie.world_models.base import Fitted, WorldModel
+from reverie.world_models.ensemble import ProbabilisticEnsemble
+from reverie.world_models.filters import TransitionFilter
 
 CONF = Path("conf").resolve()
 
@@ -47,7 +47,7 @@ SPEC = Spec(env_id="Pendulum-v1", obs_dim=3, action_dim=1, action_low=(-2.0,), a
 @pytest.mark.parametrize("dataset", options("dataset"))
 def test_every_dataset_composes_under_its_own_key(dataset):
     config = composed(f"dataset={dataset}")
-    assert config.dataset._target_.startswith("datasets.readers.")
+    assert config.dataset._target_.startswith("reverie.datasets.readers.")
     assert "name" in config.dataset and "dataset" not in config.dataset
 
 

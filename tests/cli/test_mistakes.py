@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.files import lock_directory
+from reverie.training.files import lock_directory
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from training import failures
-from training.composition import threads
-from training.failures import reason
-from training.sweeps import SweepTable
+from reverie.training.launch import failures
+from reverie.training.launch.compose import threads
+from reverie.training.launch.failures import reason
+from reverie.training.launch.sweeps import SweepTable
 
 SMALL = (
     "algorithm=bc",

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from training.entry import expand_glob
+from reverie.training.launch.mistakes import expand_glob
 
 
 def run_dir_of(root, name="mopo"):

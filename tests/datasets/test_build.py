@@ -6,8 +6,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from datasets.build import build, given_reference
-from envs.specs import Spec
+from reverie.datasets.build import build, given_reference
+from reverie.envs.specs import Spec
 
 
 def spec_with(low=(-1.0,), high=(1.0,), obs_dim=1):

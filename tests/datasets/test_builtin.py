@@ -8,12 +8,12 @@ import pytest
 import torch
 import yaml
 
-from datasets.cache import cache_root
-from datasets.readers import builtin
-from envs import cartpole_swingup, edge_of_reach, refrigerator
-from envs.make import make_env
-from envs.termination import rule_for_spec
-from envs.true_dynamics import simulator_for
+from reverie.datasets.cache import cache_root
+from reverie.datasets.readers import builtin
+from reverie.envs import cartpole_swingup, edge_of_reach, refrigerator
+from reverie.envs.make import make_env
+from reverie.envs.termination import rule_for_spec
+from reverie.envs.true_dynamics import simulator_for
 
 FOLDER = Path(__file__).parents[2] / "conf" / "dataset" / "builtin"
 PENDULUM = {
@@ -75,7 +75,7 @@ def recordings(monkeypatch):
 
 def written(name):
     keys = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
-    assert keys.pop("_target_") == "datasets.readers.builtin.load"
+    assert keys.pop("_target_") == "reverie.datasets.readers.builtin.load"
     return keys
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.cache import cache_root, cached_arrays, replacing
-from datasets.names import local_id, short_name
+from reverie.datasets.cache import cache_root, cached_arrays, replacing
+from reverie.datasets.names import local_id, short_name
 
 
 def test_the_root_follows_the_environment_and_is_not_created(monkeypatch, tmp_path):

@@ -10,9 +10,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from datasets.build import build
-from datasets.check import main, report, show
-from envs.specs import Reference, Spec
+from reverie.datasets.build import build
+from reverie.datasets.check import main, report, show
+from reverie.envs.specs import Reference, Spec
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,10 +11,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from datasets.readers import d4rl
-from datasets.readers.columns import limit_ends
-from datasets.readers.d4rl import TASKS, find_task, load, original_rows, urls
-from envs.reference import reference_for
+from reverie.datasets.readers import d4rl
+from reverie.datasets.readers.columns import limit_ends
+from reverie.datasets.readers.d4rl import TASKS, find_task, load, original_rows, urls
+from reverie.envs.reference import reference_for
 
 ARCHIVE = "http://rail.eecs.berkeley.edu/datasets/offline_rl/"
 
@@ -267,7 +267,7 @@ def test_the_environment_stands_for_the_task(tmp_path, id, env_id, steps, physic
 
 
 def test_standard_environments_have_the_spaces_of_the_data():
-    from envs.make import make_env
+    from reverie.envs.make import make_env
 
     for id in ("hopper-medium-v2", "ant-medium-v2"):
         task = TASKS[id]

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from datasets.readers.d4rl import TASKS
+from reverie.datasets.readers.d4rl import TASKS
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 

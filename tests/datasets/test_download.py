@@ -11,8 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from datasets import download
-from datasets.download import checksum, fetch, verify
+from reverie.datasets import download
+from reverie.datasets.download import checksum, fetch, verify
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.readers.file import load
+from reverie.datasets.readers.file import load
 
 
 def options(path, **changes):

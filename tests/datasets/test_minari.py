@@ -16,10 +16,10 @@ from gymnasium.envs.registration import EnvSpec
 from minari.data_collector import EpisodeBuffer
 from minari.serialization import serialize_space
 
-from datasets.cache import cache_root
-from datasets.readers import minari as reader
-from datasets.readers.minari import load
-from datasets.readers.minari_episodes import read_any, read_hdf5
+from reverie.datasets.cache import cache_root
+from reverie.datasets.readers import minari as reader
+from reverie.datasets.readers.minari import load
+from reverie.datasets.readers.minari_episodes import read_any, read_hdf5
 
 BOX = spaces.Box(-np.inf, np.inf, (2,), np.float64)
 ACTION = spaces.Box(-2.0, 2.0, (1,), np.float32)

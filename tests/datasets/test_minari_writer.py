@@ -3,11 +3,17 @@
 import numpy as np
 import pytest
 
-from datasets import minari_writer
-from datasets.minari_writer import episode_ends, provenance_of, remove, require_writable, write
-from datasets.readers.minari import load
-from envs.make import spec_of
-from envs.specs import Reference
+from reverie.datasets import minari_writer
+from reverie.datasets.minari_writer import (
+    episode_ends,
+    provenance_of,
+    remove,
+    require_writable,
+    write,
+)
+from reverie.datasets.readers.minari import load
+from reverie.envs.make import spec_of
+from reverie.envs.specs import Reference
 
 ID = "tests/pendulum/mixed-v0"
 LIMIT = 3

@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from datasets.replay import Layout, Mixture, Replay, ResampledReplay
-from datasets.transition import Transition, column_names, register
+from reverie.datasets.replay import Layout, Mixture, Replay, ResampledReplay
+from reverie.datasets.transition import Transition, column_names, register
 
 
 @register

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.build import build
-from datasets.readers import builtin
-from envs.specs import Spec
+from reverie.datasets.build import build
+from reverie.datasets.readers import builtin
+from reverie.envs.specs import Spec
 
 LENGTHS = [3, 1, 4, 1, 5, 9, 2, 6]
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from datasets.transition import Transition, column_names, concatenate, register
+from reverie.datasets.transition import Transition, column_names, concatenate, register
 
 
 @register

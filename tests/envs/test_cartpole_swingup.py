@@ -7,10 +7,10 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
-from envs import cartpole_swingup as cartpole
-from envs.make import make_raw_env, spec_of
-from envs.reference import reference_for
-from envs.termination import rule_for_spec
+from reverie.envs import cartpole_swingup as cartpole
+from reverie.envs.make import make_raw_env, spec_of
+from reverie.envs.reference import reference_for
+from reverie.envs.termination import rule_for_spec
 
 
 @pytest.fixture

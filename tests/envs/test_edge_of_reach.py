@@ -8,10 +8,10 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
-from envs import edge_of_reach as plane
-from envs.make import make_env, make_raw_env, spec_of
-from envs.reference import reference_for
-from envs.termination import rule_for_spec
+from reverie.envs import edge_of_reach as plane
+from reverie.envs.make import make_env, make_raw_env, spec_of
+from reverie.envs.reference import reference_for
+from reverie.envs.termination import rule_for_spec
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from envs.evaluation import Evaluator, episode_returns
-from envs.make import make_env, spec_of
+from reverie.envs.evaluation import Evaluator, episode_returns
+from reverie.envs.make import make_env, spec_of
 
 
 class Countdown(gymnasium.Env):

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from envs.make import make_env, make_raw_env, require_spaces_match, spec_of
-from envs.observations import flatten
+from reverie.envs.make import make_env, make_raw_env, require_spaces_match, spec_of
+from reverie.envs.observations import flatten
 
 
 class GoalTask(gymnasium.Env):
@@ -237,7 +237,7 @@ def test_the_margin_is_halved_once_for_each_environment():
 
 
 def test_older_simulators_are_left_as_they_are(monkeypatch):
-    monkeypatch.setattr("envs.physics.mujoco.__version__", "3.4.0")
+    monkeypatch.setattr("reverie.envs.physics.mujoco.__version__", "3.4.0")
     env = make_env(of("Hopper-v4", physics="d4rl"))
     np.testing.assert_allclose(env.unwrapped.model.geom_margin, 0.001)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from envs.observations import flatten, flatten_space, observation_keys
+from reverie.envs.observations import flatten, flatten_space, observation_keys
 
 
 def box(*shape, dtype=np.float64):

@@ -7,9 +7,9 @@ import mujoco
 import numpy as np
 import pytest
 
-from envs import cartpole_swingup, edge_of_reach, refrigerator
-from envs.make import make_env, spec_of
-from envs.perturbed import Perturbation, make_perturbed
+from reverie.envs import cartpole_swingup, edge_of_reach, refrigerator
+from reverie.envs.make import make_env, spec_of
+from reverie.envs.perturbed import Perturbation, make_perturbed
 
 NEUTRAL = Perturbation()
 CART_POLE = cartpole_swingup.ENV_ID

@@ -5,7 +5,7 @@ import logging
 import mujoco
 import pytest
 
-from envs import physics
+from reverie.envs import physics
 
 
 @pytest.fixture(autouse=True)

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from envs.controllers import swing_up_pendulum
-from envs.evaluation import episode_returns
-from envs.make import spec_of
-from envs.reference import reference_for
+from reverie.envs.controllers import swing_up_pendulum
+from reverie.envs.evaluation import episode_returns
+from reverie.envs.make import spec_of
+from reverie.envs.reference import reference_for
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
-from envs import refrigerator as fridge
-from envs.make import make_env, make_raw_env, spec_of
-from envs.reference import reference_for
-from envs.termination import rule_for_spec
-from envs.true_dynamics import simulator_for
+from reverie.envs import refrigerator as fridge
+from reverie.envs.make import make_env, make_raw_env, spec_of
+from reverie.envs.reference import reference_for
+from reverie.envs.termination import rule_for_spec
+from reverie.envs.true_dynamics import simulator_for
 
 
 def task(**env_kwargs):

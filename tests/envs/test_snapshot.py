@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from envs import cartpole_swingup, edge_of_reach, refrigerator, snapshot
-from envs.make import spec_of
-from envs.perturbed import Perturbation, make_perturbed
+from reverie.envs import cartpole_swingup, edge_of_reach, refrigerator, snapshot
+from reverie.envs.make import spec_of
+from reverie.envs.perturbed import Perturbation, make_perturbed
 
 
 def go_on(env, steps, seed):

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from envs.make import make_env, spec_of
-from envs.specs import Spec
-from envs.termination import rule_for, rule_for_spec
+from reverie.envs.make import make_env, spec_of
+from reverie.envs.specs import Spec
+from reverie.envs.termination import rule_for, rule_for_spec
 
 TASKS = (
     *("HalfCheetah", "Hopper", "Walker2d", "Ant", "Humanoid", "HumanoidStandup"),

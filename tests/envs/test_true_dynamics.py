@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from envs.make import make_env, spec_of
-from envs.physics import margins_add
-from envs.true_dynamics import MUJOCO_TASKS, TENSOR_DYNAMICS, simulator_for
+from reverie.envs.make import make_env, spec_of
+from reverie.envs.physics import margins_add
+from reverie.envs.true_dynamics import MUJOCO_TASKS, TENSOR_DYNAMICS, simulator_for
 
 WALKERS = [f"{task}-{version}" for task in ("Hopper", "Walker2d") for version in ("v4", "v5")]
 BALANCERS = ["InvertedPendulum-v4", "InvertedPendulum-v5"]

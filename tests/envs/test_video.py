@@ -10,8 +10,8 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from envs.make import make_env, spec_of
-from envs.video import _shower, record, record_beside
+from reverie.envs.make import make_env, spec_of
+from reverie.envs.video import _shower, record, record_beside
 
 
 class Screen(gymnasium.Env):
@@ -106,7 +106,7 @@ def test_another_format_is_refused(tmp_path):
 def test_a_screenless_machine_renders_off_screen(tmp_path, monkeypatch):
     for name in ("MUJOCO_GL", "SDL_VIDEODRIVER", "DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("envs.video.sys.platform", "linux")
+    monkeypatch.setattr("reverie.envs.video.sys.platform", "linux")
     record(spec_for("ReverieScreen-v0"), half, tmp_path / "a.gif", seed=0)
     assert (os.environ["MUJOCO_GL"], os.environ["SDL_VIDEODRIVER"]) == ("egl", "dummy")
     monkeypatch.setenv("MUJOCO_GL", "osmesa")
@@ -158,7 +158,7 @@ def test_truth_and_imagination_are_filmed_side_by_side(tmp_path):
 
 def test_an_observation_of_a_body_is_put_into_its_joints(monkeypatch):
     drawn = np.zeros((1, 1, 3), np.uint8)
-    monkeypatch.setattr("envs.video._frame", lambda spec, env: drawn)
+    monkeypatch.setattr("reverie.envs.video._frame", lambda spec, env: drawn)
     spec = spec_of("Hopper-v5", env_kwargs={}, physics="as-is")
     env = make_env(spec)
     start, _ = env.reset(seed=0)
@@ -174,7 +174,9 @@ def test_an_observation_of_a_body_is_put_into_its_joints(monkeypatch):
 
 
 def test_imagination_of_a_fast_task_is_filmed_in_slow_motion(tmp_path, monkeypatch):
-    monkeypatch.setattr("envs.video._frame", lambda spec, env: np.zeros((32, 32, 3), np.uint8))
+    monkeypatch.setattr(
+        "reverie.envs.video._frame", lambda spec, env: np.zeros((32, 32, 3), np.uint8)
+    )
     path, spec = tmp_path / "hopper.mp4", spec_of("Hopper-v5", env_kwargs={}, physics="as-is")
     record_beside(spec, lambda obs: torch.zeros(1, 1, 3), lambda obs: obs[None], path, 0, steps=3)
     assert make_env(spec).metadata["render_fps"] == 125

@@ -8,15 +8,15 @@ import torch
 import yaml
 from hydra.utils import get_class
 
-from agents.base import Agent
-from datasets.replay import Mixture, Replay
-from datasets.transition import Transition
-from envs.specs import Spec
-from training.compilation import compiled
-from training.loop import refresh
-from world_models.ensemble import ProbabilisticEnsemble
-from world_models.filters import UncertaintyPenalty
-from world_models.sources import BranchedRollouts
+from reverie.agents.base import Agent
+from reverie.datasets.replay import Mixture, Replay
+from reverie.datasets.transition import Transition
+from reverie.envs.specs import Spec
+from reverie.training.compilation import compiled
+from reverie.training.loop import refresh
+from reverie.world_models.ensemble import ProbabilisticEnsemble
+from reverie.world_models.filters import UncertaintyPenalty
+from reverie.world_models.sources import BranchedRollouts
 
 SPEC = Spec(env_id=None, obs_dim=3, action_dim=2, action_low=(-1, -1), action_high=(1, 1))
 SEEDS = 2

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from training.compilation import compiled, wanted
+from reverie.training.compilation import compiled, wanted
 
 
 def test_auto_compiles_on_a_gpu_only():

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from training import files
+from reverie.training import files
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path):

@@ -3,7 +3,7 @@ import csv
 import pytest
 import torch
 
-from training.logging import Log, NoTracker, TensorBoardTracker, WandbTracker
+from reverie.training.logging import Log, NoTracker, TensorBoardTracker, WandbTracker
 
 
 class Recorder(NoTracker):

@@ -2,11 +2,11 @@ import pytest
 import torch
 from torch import nn
 
-from agents.base import Agent
-from datasets.replay import Mixture, Replay
-from training.logging import Log, NoTracker
-from training.loop import Periods, due, train
-from world_models.sources import RolloutSource
+from reverie.agents.base import Agent
+from reverie.datasets.replay import Mixture, Replay
+from reverie.training.logging import Log, NoTracker
+from reverie.training.loop import Periods, due, train
+from reverie.world_models.sources import RolloutSource
 
 
 class Watcher(Agent):

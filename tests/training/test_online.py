@@ -5,15 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from datasets.readers.builtin import load_random
-from datasets.replay import GrowingReplay, Mixture, Replay
-from training.checkpoint import State
-from training.logging import Log, NoTracker
-from training.loop import Periods, train
-from training.online import Online
-from world_models.filters import KeepAll
-from world_models.sources import BranchedRollouts
-from world_models.true_dynamics import TrueDynamics
+from reverie.datasets.readers.builtin import load_random
+from reverie.datasets.replay import GrowingReplay, Mixture, Replay
+from reverie.training.checkpoint import State
+from reverie.training.logging import Log, NoTracker
+from reverie.training.loop import Periods, train
+from reverie.training.online import Online
+from reverie.world_models.filters import KeepAll
+from reverie.world_models.sources import BranchedRollouts
+from reverie.world_models.true_dynamics import TrueDynamics
 
 LIMIT = 7
 NUMBERS = {"environments": 2, "steps": 1, "every": 2, "capacity": 200, "refit_every": 8}

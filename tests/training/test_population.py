@@ -2,16 +2,16 @@
 
 import pytest
 
-from training.population import in_lane, label, population
+from reverie.training.population import in_lane, label, population
 
-PENALTY = {"_target_": "world_models.filters.UncertaintyPenalty", "penalty": 1.0}
+PENALTY = {"_target_": "reverie.world_models.filters.UncertaintyPenalty", "penalty": 1.0}
 AGENT = {
-    "_target_": "agents.edac.EDAC",
+    "_target_": "reverie.agents.edac.EDAC",
     "diversity": 1.0,
     "discount": 0.99,
     "hidden": [16, 16],
     "target_entropy": None,
-    "regulariser": {"_target_": "agents.regularisers.SpectralNorm", "coefficient": 0.1},
+    "regulariser": {"_target_": "reverie.agents.regularisers.SpectralNorm", "coefficient": 0.1},
 }
 
 

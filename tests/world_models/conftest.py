@@ -5,11 +5,11 @@ from functools import partial
 import pytest
 import torch
 
-from datasets.dataset import Dataset
-from datasets.transition import Transition
-from envs.specs import Spec
-from world_models.ensemble import ProbabilisticEnsemble
-from world_models.termination import LearnedTermination
+from reverie.datasets.dataset import Dataset
+from reverie.datasets.transition import Transition
+from reverie.envs.specs import Spec
+from reverie.world_models.ensemble import ProbabilisticEnsemble
+from reverie.world_models.termination import LearnedTermination
 
 SPEC = Spec(env_id=None, obs_dim=2, action_dim=1, action_low=(-1.0,), action_high=(1.0,))
 

@@ -9,11 +9,11 @@ import torch
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
-from datasets.build import build
-from envs.specs import Spec
-from world_models.base import Step
-from world_models.dynamics_reward import DynamicsReward
-from world_models.filters import KeepAll
+from reverie.datasets.build import build
+from reverie.envs.specs import Spec
+from reverie.world_models.base import Step
+from reverie.world_models.filters import KeepAll
+from reverie.world_models.morec.dynamics_reward import DynamicsReward
 
 SEEDS, ROWS, D, A = 2, 6, 3, 1
 # A task that every model, the exact one included, can step.

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from world_models import diagnostics
-from world_models.base import Step, WorldModel
-from world_models.measures import (
+from reverie.world_models import diagnostics
+from reverie.world_models.base import Step, WorldModel
+from reverie.world_models.measures import (
     auroc,
     calibration,
     plain,
@@ -106,7 +106,7 @@ def test_a_biased_model_has_the_error_of_the_closed_form(make_dataset):
 
 def unmeasured(data):
     """Rows outside the episodes that are measured by default."""
-    from world_models.fitting import held_out_episodes, rows_of
+    from reverie.world_models.fitting import held_out_episodes, rows_of
 
     return ~rows_of(data, held_out_episodes(data, 100, 0))
 

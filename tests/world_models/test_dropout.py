@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from world_models.networks import BatchedMLP
+from reverie.world_models.networks import BatchedMLP
 
 
 def linear_unit(rate_of_hidden=40):

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from world_models.base import Step
-from world_models.ensemble import ProbabilisticEnsemble
+from reverie.world_models.base import Step
+from reverie.world_models.ensemble import ProbabilisticEnsemble
 
 
 def state(model):
@@ -586,6 +586,6 @@ def test_the_training_step_goes_through_the_given_wrapper(make_ensemble, make_da
 
 
 def test_the_ensemble_is_a_world_model():
-    from world_models.base import WorldModel
+    from reverie.world_models.base import WorldModel
 
     assert issubclass(ProbabilisticEnsemble, WorldModel)

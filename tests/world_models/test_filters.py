@@ -1,8 +1,14 @@
 import pytest
 import torch
 
-from world_models.base import Step
-from world_models.filters import Chain, KeepAll, TransitionFilter, UncertaintyPenalty, Verdict
+from reverie.world_models.base import Step
+from reverie.world_models.filters import (
+    Chain,
+    KeepAll,
+    TransitionFilter,
+    UncertaintyPenalty,
+    Verdict,
+)
 
 
 def proposal(candidates=1):

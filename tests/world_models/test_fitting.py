@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from world_models.fitting import (
+from reverie.world_models.fitting import (
     EarlyStopping,
     bootstrap,
     held_out_episodes,

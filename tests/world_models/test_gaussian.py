@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from world_models.gaussian import GaussianMembers, gaussian_loss, soft_clamp
-from world_models.optimiser import Adam
+from reverie.world_models.gaussian import GaussianMembers, gaussian_loss, soft_clamp
+from reverie.world_models.optimiser import Adam
 
 DECAY = [0.3, 0.2, 0.1]
 

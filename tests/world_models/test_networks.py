@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from world_models.networks import ACTIVATIONS, BatchedMLP
+from reverie.world_models.networks import ACTIVATIONS, BatchedMLP
 
 
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
@@ -46,7 +46,7 @@ def test_inputs_shared_by_all_members_may_be_expanded():
 @pytest.mark.parametrize("outputs", [1, 5])
 @pytest.mark.parametrize("rows", [1, 12, 31])
 def test_blocks_of_rows_and_a_member_left_over_change_nothing(lead, outputs, rows, monkeypatch):
-    monkeypatch.setattr("world_models.networks._CPU_ACTIVATIONS", 12 * 9 * math.prod(lead))
+    monkeypatch.setattr("reverie.world_models.networks._CPU_ACTIVATIONS", 12 * 9 * math.prod(lead))
     batched = BatchedMLP(lead, 4, [6, 9, 3], outputs, "silu")
     x = torch.randn(*lead, rows, 4)
     expected = batched(x)

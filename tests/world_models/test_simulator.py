@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.replay import Mixture, Replay
-from envs.make import spec_of
-from envs.perturbed import Perturbation, make_perturbed
-from training.checkpoint import State
-from training.logging import Log, NoTracker
-from training.loop import Periods, train
-from world_models.base import Step, WorldModel
-from world_models.filters import KeepAll, TransitionFilter, Verdict
-from world_models.simulator import ModelSimulator, PerturbedSimulator, SimulatorRollouts
+from reverie.datasets.replay import Mixture, Replay
+from reverie.envs.make import spec_of
+from reverie.envs.perturbed import Perturbation, make_perturbed
+from reverie.training.checkpoint import State
+from reverie.training.logging import Log, NoTracker
+from reverie.training.loop import Periods, train
+from reverie.world_models.base import Step, WorldModel
+from reverie.world_models.filters import KeepAll, TransitionFilter, Verdict
+from reverie.world_models.simulator import ModelSimulator, PerturbedSimulator, SimulatorRollouts
 
 LIMIT = 7
 

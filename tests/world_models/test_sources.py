@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from world_models.base import Step, WorldModel
-from world_models.filters import KeepAll, TransitionFilter, UncertaintyPenalty, Verdict
-from world_models.sources import BranchedRollouts
+from reverie.world_models.base import Step, WorldModel
+from reverie.world_models.filters import KeepAll, TransitionFilter, UncertaintyPenalty, Verdict
+from reverie.world_models.sources import BranchedRollouts
 
 
 class Counter(WorldModel):

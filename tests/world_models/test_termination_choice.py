@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from world_models.termination import (
+from reverie.world_models.termination import (
     KnownTermination,
     LearnedTermination,
     NeverTermination,

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.build import build
-from envs.make import make_env, make_raw_env, spec_of
-from training import model_cache
-from world_models import diagnostics
-from world_models.base import Step
-from world_models.filters import KeepAll, TransitionFilter, UncertaintyPenalty, Verdict
-from world_models.sources import BranchedRollouts
-from world_models.true_dynamics import TrueDynamics
+from reverie.datasets.build import build
+from reverie.envs.make import make_env, make_raw_env, spec_of
+from reverie.training import fitting as model_cache
+from reverie.world_models import diagnostics
+from reverie.world_models.base import Step
+from reverie.world_models.filters import KeepAll, TransitionFilter, UncertaintyPenalty, Verdict
+from reverie.world_models.sources import BranchedRollouts
+from reverie.world_models.true_dynamics import TrueDynamics
 
 WALKER = spec_of("Walker2d-v4", env_kwargs={}, physics="as-is")
 PENDULUM = spec_of("Pendulum-v1", env_kwargs={}, physics="as-is")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from world_models.uncertainty import UNCERTAINTIES, dropout_std, uncertainty_named
+from reverie.world_models.uncertainty import UNCERTAINTIES, dropout_std, uncertainty_named
 
 # Two members, one seed, one row; two observation dimensions and the reward.
 MEAN = torch.tensor([[[[1.0, 0.0, 50.0]], [[3.0, 4.0, -50.0]]]])

@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from datasets.dataset import Dataset
-from envs.specs import Spec
-from world_models.base import FitProgress, Fitted
-from world_models.diffusion.windows import Windows
-from world_models.fitting import held_out_episodes, rows_of
-from world_models.networks import BatchedMLP
-from world_models.optimiser import Adam
+from reverie.datasets.dataset import Dataset
+from reverie.envs.specs import Spec
+from reverie.world_models.base import FitProgress, Fitted
+from reverie.world_models.diffusion.windows import Windows
+from reverie.world_models.fitting import held_out_episodes, rows_of
+from reverie.world_models.networks import BatchedMLP
+from reverie.world_models.optimiser import Adam
 
 
 class BehaviourClone(Fitted):

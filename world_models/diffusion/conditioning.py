@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from world_models.diffusion.samplers import Denoiser, leading
+from reverie.world_models.diffusion.samplers import Denoiser, leading
 
 ConditionalDenoiser = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """`(x, sigma, condition) -> E[y | x, condition]`; without a condition, the mean over all."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from world_models.diffusion.samplers import Denoiser, Nudge, Sampler, level
+from reverie.world_models.diffusion.samplers import Denoiser, Nudge, Sampler, level
 
 TINY = 1e-6
 """Share of the variance of sigma eps and l x below which that of f is rounding error."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from world_models.diffusion.noise_laws import NoiseLaw
+from reverie.world_models.diffusion.noise_laws import NoiseLaw
 
 Network = Callable[[Tensor, Tensor], Tensor]
 """F(what it is shown `[B, ..., views C]`, noise label `[B]`) `[B, *event]`."""

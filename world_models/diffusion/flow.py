@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from world_models.diffusion.paths import path_named
-from world_models.diffusion.samplers import Denoiser, Stepwise, level
+from reverie.world_models.diffusion.paths import path_named
+from reverie.world_models.diffusion.samplers import Denoiser, Stepwise, level
 
 Fields = Callable[[Tensor, float], tuple[Tensor, Tensor]]
 """`(x [*], t) -> u, s  [*]`: the velocity E[dx_t/dt | x_t = x] and the score grad log p_t(x)."""

@@ -13,16 +13,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from datasets.dataset import Dataset
-from envs.specs import Spec
-from world_models.base import FitProgress, Fitted, ReadState, WriteState
-from world_models.diffusion.conditioning import bound
-from world_models.diffusion.edm import EDM
-from world_models.diffusion.noise_laws import NoiseLaw
-from world_models.diffusion.records import Records, first_rows
-from world_models.diffusion.returns import ReturnCondition
-from world_models.fitting import held_out_episodes, rows_of
-from world_models.optimiser import WarmupCosine, clipped
+from reverie.datasets.dataset import Dataset
+from reverie.envs.specs import Spec
+from reverie.world_models.base import FitProgress, Fitted, ReadState, WriteState
+from reverie.world_models.diffusion.conditioning import bound
+from reverie.world_models.diffusion.edm import EDM
+from reverie.world_models.diffusion.noise_laws import NoiseLaw
+from reverie.world_models.diffusion.records import Records, first_rows
+from reverie.world_models.diffusion.returns import ReturnCondition
+from reverie.world_models.fitting import held_out_episodes, rows_of
+from reverie.world_models.optimiser import WarmupCosine, clipped
 
 PRECISIONS = ("auto", "bfloat16", "float32")
 

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from world_models.base import Critics
-from world_models.diffusion.records import Records
-from world_models.diffusion.samplers import Denoiser, Nudge, Value, leading
+from reverie.world_models.base import Critics
+from reverie.world_models.diffusion.records import Records
+from reverie.world_models.diffusion.samplers import Denoiser, Nudge, Value, leading
 
 GaussianPolicy = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 """`obs [S, B, D] -> mean, std  [S, B, A]` of the action in [-1, 1], raw observations.

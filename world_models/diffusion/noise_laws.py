@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from world_models.diffusion.paths import path_named
+from reverie.world_models.diffusion.paths import path_named
 
 
 class NoiseLaw(ABC):

@@ -1,13 +1,13 @@
 """The parts around a generator: which suit each other, and how they are put together."""
 
-from world_models.base import Critics, Moments
-from world_models.diffusion.behaviour import BehaviourClone
-from world_models.diffusion.generator import DiffusionGenerator
-from world_models.diffusion.guidance import Channels, Guidance, Guided
-from world_models.diffusion.noise_laws import NoiseLaw
-from world_models.diffusion.records import Records
-from world_models.diffusion.samplers import Sampler
-from world_models.diffusion.warm_start import WarmStart
+from reverie.world_models.base import Critics, Moments
+from reverie.world_models.diffusion.behaviour import BehaviourClone
+from reverie.world_models.diffusion.generator import DiffusionGenerator
+from reverie.world_models.diffusion.guidance import Channels, Guidance, Guided
+from reverie.world_models.diffusion.noise_laws import NoiseLaw
+from reverie.world_models.diffusion.records import Records
+from reverie.world_models.diffusion.samplers import Sampler
+from reverie.world_models.diffusion.warm_start import WarmStart
 
 
 def guide(

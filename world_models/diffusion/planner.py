@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from world_models.base import Critics, Moments
-from world_models.diffusion.conditioning import holding
-from world_models.diffusion.generator import DiffusionGenerator
-from world_models.diffusion.guidance import Guidance, Guided
-from world_models.diffusion.parts import guide, require_parts_suit
-from world_models.diffusion.samplers import Sampler
-from world_models.diffusion.warm_start import WarmStart, moved_on
+from reverie.world_models.base import Critics, Moments
+from reverie.world_models.diffusion.conditioning import holding
+from reverie.world_models.diffusion.generator import DiffusionGenerator
+from reverie.world_models.diffusion.guidance import Guidance, Guided
+from reverie.world_models.diffusion.parts import guide, require_parts_suit
+from reverie.world_models.diffusion.samplers import Sampler
+from reverie.world_models.diffusion.warm_start import WarmStart, moved_on
 
 
 class Planner:

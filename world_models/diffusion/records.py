@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from datasets.dataset import Dataset
-from datasets.transition import Transition
-from envs.specs import Spec
+from reverie.datasets.dataset import Dataset
+from reverie.datasets.transition import Transition
+from reverie.envs.specs import Spec
 
 CONSTANT = 1e-12
 """A channel with a smaller standard deviation does not vary."""

@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from datasets.dataset import Dataset
-from world_models.diffusion.conditioning import ClassifierFree, ConditionalDenoiser
-from world_models.diffusion.guidance import Channels, GaussianPolicy, Guidance, Guided
-from world_models.diffusion.records import uninterrupted
-from world_models.diffusion.samplers import Denoiser
+from reverie.datasets.dataset import Dataset
+from reverie.world_models.diffusion.conditioning import ClassifierFree, ConditionalDenoiser
+from reverie.world_models.diffusion.guidance import Channels, GaussianPolicy, Guidance, Guided
+from reverie.world_models.diffusion.records import uninterrupted
+from reverie.world_models.diffusion.samplers import Denoiser
 
 LIMITS = ("extrapolate", "stop")
 

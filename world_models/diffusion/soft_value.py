@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from world_models.base import Critics
-from world_models.diffusion.guidance import Channels, GaussianPolicy, Guidance, Guided
-from world_models.diffusion.records import Records
-from world_models.diffusion.samplers import DDIM, Denoiser, Value, level, renoised
+from reverie.world_models.base import Critics
+from reverie.world_models.diffusion.guidance import Channels, GaussianPolicy, Guidance, Guided
+from reverie.world_models.diffusion.records import Records
+from reverie.world_models.diffusion.samplers import DDIM, Denoiser, Value, level, renoised
 
 VALUES = ("reward", "critic")
 

@@ -9,15 +9,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from datasets.transition import Transition, column_names
-from world_models.base import Critics, Moments, Policy
-from world_models.diffusion.behaviour import BehaviourClone
-from world_models.diffusion.generator import DiffusionGenerator
-from world_models.diffusion.guidance import Guidance, Guided
-from world_models.diffusion.parts import guide, require_parts_suit
-from world_models.diffusion.samplers import Sampler
-from world_models.diffusion.warm_start import WarmStart
-from world_models.sources import RolloutSource
+from reverie.datasets.transition import Transition, column_names
+from reverie.world_models.base import Critics, Moments, Policy
+from reverie.world_models.diffusion.behaviour import BehaviourClone
+from reverie.world_models.diffusion.generator import DiffusionGenerator
+from reverie.world_models.diffusion.guidance import Guidance, Guided
+from reverie.world_models.diffusion.parts import guide, require_parts_suit
+from reverie.world_models.diffusion.samplers import Sampler
+from reverie.world_models.diffusion.warm_start import WarmStart
+from reverie.world_models.sources import RolloutSource
 
 
 class GeneratedTransitions(RolloutSource):

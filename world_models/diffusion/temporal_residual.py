@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from world_models.diffusion.unet import Condition
+from reverie.world_models.diffusion.unet import Condition
 
 
 class TemporalResidual(nn.Module):

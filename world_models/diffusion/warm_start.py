@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from world_models.diffusion.samplers import Denoiser, Nudge, Sampler
+from reverie.world_models.diffusion.samplers import Denoiser, Nudge, Sampler
 
 
 class WarmStart:

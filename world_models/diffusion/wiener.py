@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from world_models.diffusion.edm import EDM, scaled
+from reverie.world_models.diffusion.edm import EDM, scaled
 
 
 class WienerEDM(EDM):

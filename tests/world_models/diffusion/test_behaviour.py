@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.build import build
-from envs.specs import Spec
-from world_models.diffusion.behaviour import BehaviourClone
+from reverie.datasets.build import build
+from reverie.envs.specs import Spec
+from reverie.world_models.diffusion.behaviour import BehaviourClone
 
 SPEC = Spec(env_id=None, obs_dim=1, action_dim=1, action_low=(-1.0,), action_high=(1.0,))
 NUMBERS = dict(

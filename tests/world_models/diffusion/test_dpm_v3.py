@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from world_models.diffusion.dpm_v3 import DPMSolverV3, measure
-from world_models.diffusion.samplers import DDIM, DPMSolver2M, noise_levels
+from reverie.world_models.diffusion.dpm_v3 import DPMSolverV3, measure
+from reverie.world_models.diffusion.samplers import DDIM, DPMSolver2M, noise_levels
 
 LEVELS = dict(sigma_min=0.02, sigma_max=80.0, rho=None)
 NUMBERS = dict(order=3, corrector=False, measured=True, table=121, smoothing=1, steps=2, **LEVELS)

@@ -5,9 +5,15 @@ import math
 import pytest
 import torch
 
-from world_models.diffusion.flow import INTERPOLANTS, FlowSampler, advance, denoiser_of, interpolate
-from world_models.diffusion.paths import PATHS
-from world_models.diffusion.samplers import DPMSolver2M, noise_levels
+from reverie.world_models.diffusion.flow import (
+    INTERPOLANTS,
+    FlowSampler,
+    advance,
+    denoiser_of,
+    interpolate,
+)
+from reverie.world_models.diffusion.paths import PATHS
+from reverie.world_models.diffusion.samplers import DPMSolver2M, noise_levels
 
 M0, S0, M1, S1 = -0.5, 0.8, 1.5, 0.4
 

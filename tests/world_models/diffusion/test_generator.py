@@ -9,19 +9,19 @@ import pytest
 import torch
 from torch import nn
 
-from datasets.build import build
-from envs.specs import Spec
-from world_models.diffusion.dpm_v3 import DPMSolverV3
-from world_models.diffusion.edm import EDM
-from world_models.diffusion.generator import DiffusionGenerator
-from world_models.diffusion.guidance import Channels
-from world_models.diffusion.noise_laws import FlowMatching, LogNormal, PFGMpp
-from world_models.diffusion.returns import ReturnCondition, ReturnGuidance
-from world_models.diffusion.samplers import DPMSolver2M
-from world_models.diffusion.transitions import SingleTransitions
-from world_models.diffusion.unet import ResidualMLP, TemporalUNet
-from world_models.diffusion.windows import Windows
-from world_models.optimiser import WarmupCosine, clipped
+from reverie.datasets.build import build
+from reverie.envs.specs import Spec
+from reverie.world_models.diffusion.dpm_v3 import DPMSolverV3
+from reverie.world_models.diffusion.edm import EDM
+from reverie.world_models.diffusion.generator import DiffusionGenerator
+from reverie.world_models.diffusion.guidance import Channels
+from reverie.world_models.diffusion.noise_laws import FlowMatching, LogNormal, PFGMpp
+from reverie.world_models.diffusion.returns import ReturnCondition, ReturnGuidance
+from reverie.world_models.diffusion.samplers import DPMSolver2M
+from reverie.world_models.diffusion.transitions import SingleTransitions
+from reverie.world_models.diffusion.unet import ResidualMLP, TemporalUNet
+from reverie.world_models.diffusion.windows import Windows
+from reverie.world_models.optimiser import WarmupCosine, clipped
 
 SPEC = Spec(env_id=None, obs_dim=1, action_dim=1, action_low=(-1.0,), action_high=(1.0,))
 SAMPLER = DPMSolver2M(steps=16, sigma_min=0.01, sigma_max=20.0, rho=None, noisy=False)

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from world_models.diffusion.conditioning import ClassifierFree, holding
-from world_models.diffusion.guidance import (
+from reverie.world_models.diffusion.conditioning import ClassifierFree, holding
+from reverie.world_models.diffusion.guidance import (
     Channels,
     PaperGuidance,
     PolicyGuidance,
     in_model_units,
 )
-from world_models.diffusion.samplers import DDIM, DPMSolver2M, Heun, noise_levels
+from reverie.world_models.diffusion.samplers import DDIM, DPMSolver2M, Heun, noise_levels
 
 S, B, L, D, A = 2, 3, 4, 2, 1
 F = D + A + 2

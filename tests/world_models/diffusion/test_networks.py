@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from world_models.diffusion.edm import EDM
-from world_models.diffusion.noise_laws import FlowMatching, LogNormal
-from world_models.diffusion.temporal_residual import TemporalResidual, neighbours
-from world_models.diffusion.unet import GroupNorm, ResidualMLP, TemporalUNet
+from reverie.world_models.diffusion.edm import EDM
+from reverie.world_models.diffusion.noise_laws import FlowMatching, LogNormal
+from reverie.world_models.diffusion.temporal_residual import TemporalResidual, neighbours
+from reverie.world_models.diffusion.unet import GroupNorm, ResidualMLP, TemporalUNet
 
 SIGMAS = torch.logspace(-3, 2, 6)
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from world_models.diffusion.noise_laws import FlowMatching, LogNormal, PFGMpp
-from world_models.diffusion.samplers import Heun
+from reverie.world_models.diffusion.noise_laws import FlowMatching, LogNormal, PFGMpp
+from reverie.world_models.diffusion.samplers import Heun
 
 EDM = dict(mean=-1.2, std=1.2)
 

@@ -8,9 +8,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object, instantiate
 
-from envs.specs import Spec
-from world_models.diffusion.guidance import Channels
-from world_models.diffusion.windows import Windows
+from reverie.envs.specs import Spec
+from reverie.world_models.diffusion.guidance import Channels
+from reverie.world_models.diffusion.windows import Windows
 
 GROUPS = ("sampler", "guidance")
 F = 4

@@ -4,16 +4,16 @@ import pytest
 import torch
 from torch import nn
 
-from envs.specs import Spec
-from world_models.diffusion.generator import DiffusionGenerator
-from world_models.diffusion.guidance import PolicyGuidance
-from world_models.diffusion.noise_laws import LogNormal
-from world_models.diffusion.planner import Planner
-from world_models.diffusion.returns import ReturnGuidance
-from world_models.diffusion.samplers import DPMSolver2M
-from world_models.diffusion.transitions import SingleTransitions
-from world_models.diffusion.warm_start import WarmStart
-from world_models.diffusion.windows import Windows
+from reverie.envs.specs import Spec
+from reverie.world_models.diffusion.generator import DiffusionGenerator
+from reverie.world_models.diffusion.guidance import PolicyGuidance
+from reverie.world_models.diffusion.noise_laws import LogNormal
+from reverie.world_models.diffusion.planner import Planner
+from reverie.world_models.diffusion.returns import ReturnGuidance
+from reverie.world_models.diffusion.samplers import DPMSolver2M
+from reverie.world_models.diffusion.transitions import SingleTransitions
+from reverie.world_models.diffusion.warm_start import WarmStart
+from reverie.world_models.diffusion.windows import Windows
 
 S, P, L = 2, 3, 4
 SPEC = Spec(env_id=None, obs_dim=1, action_dim=1, action_low=(-1.0,), action_high=(1.0,))

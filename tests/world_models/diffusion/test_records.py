@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from datasets.dataset import Dataset
-from datasets.transition import Transition
-from envs.specs import Spec
-from world_models.diffusion.transitions import SingleTransitions
-from world_models.diffusion.windows import Windows
+from reverie.datasets.dataset import Dataset
+from reverie.datasets.transition import Transition
+from reverie.envs.specs import Spec
+from reverie.world_models.diffusion.transitions import SingleTransitions
+from reverie.world_models.diffusion.windows import Windows
 
 SPEC = Spec(env_id=None, obs_dim=2, action_dim=1, action_low=(-1.0,), action_high=(1.0,))
 

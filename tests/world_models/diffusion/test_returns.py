@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.build import build
-from envs.specs import Spec
-from world_models.diffusion.returns import ReturnCondition, ReturnGuidance
-from world_models.diffusion.unet import ResidualMLP, TemporalUNet
+from reverie.datasets.build import build
+from reverie.envs.specs import Spec
+from reverie.world_models.diffusion.returns import ReturnCondition, ReturnGuidance
+from reverie.world_models.diffusion.unet import ResidualMLP, TemporalUNet
 
 CONDITION = dict(discount=0.5, dropout=0.25, at_time_limit="extrapolate")
 ASKED = dict(target=0.8, strength=1.0, levels=[0.0, 100.0])

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from world_models.diffusion.samplers import DDIM, DPMSolver2M, Euler, Heun, noise_levels
+from reverie.world_models.diffusion.samplers import DDIM, DPMSolver2M, Euler, Heun, noise_levels
 
 RANGE = dict(sigma_min=0.002, sigma_max=80.0, rho=7.0)
 NO_CHURN = dict(churn=0.0, churn_levels=[0.05, 50.0], churn_scale=1.003, step_from_churned=True)

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from envs.specs import Spec
-from world_models.diffusion.guidance import Channels
-from world_models.diffusion.samplers import DDIM, DPMSolver2M
-from world_models.diffusion.soft_value import SoftValueGuidance, SoftValueSampler
-from world_models.diffusion.warm_start import WarmStart, moved_on
-from world_models.diffusion.windows import Windows
+from reverie.envs.specs import Spec
+from reverie.world_models.diffusion.guidance import Channels
+from reverie.world_models.diffusion.samplers import DDIM, DPMSolver2M
+from reverie.world_models.diffusion.soft_value import SoftValueGuidance, SoftValueSampler
+from reverie.world_models.diffusion.warm_start import WarmStart, moved_on
+from reverie.world_models.diffusion.windows import Windows
 
 RANGE = dict(sigma_min=0.002, sigma_max=80.0, rho=7.0)
 

@@ -6,19 +6,19 @@ import pytest
 import torch
 from torch import nn
 
-from envs.specs import Spec
-from world_models.diffusion.dpm_v3 import DPMSolverV3
-from world_models.diffusion.generator import DiffusionGenerator
-from world_models.diffusion.guidance import PaperGuidance, PolicyGuidance
-from world_models.diffusion.noise_laws import LogNormal, PFGMpp
-from world_models.diffusion.parts import require_parts_suit
-from world_models.diffusion.returns import ReturnGuidance
-from world_models.diffusion.samplers import DPMSolver2M
-from world_models.diffusion.soft_value import SoftValueGuidance, SoftValueSampler
-from world_models.diffusion.source import GeneratedTransitions
-from world_models.diffusion.transitions import SingleTransitions
-from world_models.diffusion.warm_start import WarmStart
-from world_models.diffusion.windows import Windows
+from reverie.envs.specs import Spec
+from reverie.world_models.diffusion.dpm_v3 import DPMSolverV3
+from reverie.world_models.diffusion.generator import DiffusionGenerator
+from reverie.world_models.diffusion.guidance import PaperGuidance, PolicyGuidance
+from reverie.world_models.diffusion.noise_laws import LogNormal, PFGMpp
+from reverie.world_models.diffusion.parts import require_parts_suit
+from reverie.world_models.diffusion.returns import ReturnGuidance
+from reverie.world_models.diffusion.samplers import DPMSolver2M
+from reverie.world_models.diffusion.soft_value import SoftValueGuidance, SoftValueSampler
+from reverie.world_models.diffusion.source import GeneratedTransitions
+from reverie.world_models.diffusion.transitions import SingleTransitions
+from reverie.world_models.diffusion.warm_start import WarmStart
+from reverie.world_models.diffusion.windows import Windows
 
 S, L = 2, 4
 SPEC = Spec(env_id=None, obs_dim=1, action_dim=1, action_low=(-1.0,), action_high=(1.0,))

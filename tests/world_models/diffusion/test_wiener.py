@@ -5,12 +5,12 @@ from functools import partial
 import pytest
 import torch
 
+from reverie.world_models.diffusion.edm import EDM
+from reverie.world_models.diffusion.noise_laws import LogNormal
+from reverie.world_models.diffusion.temporal_residual import TemporalResidual
+from reverie.world_models.diffusion.unet import ResidualMLP, TemporalUNet
+from reverie.world_models.diffusion.wiener import WienerEDM
 from tests.world_models.diffusion.test_generator import SAMPLER, WINDOWS, data, generator
-from world_models.diffusion.edm import EDM
-from world_models.diffusion.noise_laws import LogNormal
-from world_models.diffusion.temporal_residual import TemporalResidual
-from world_models.diffusion.unet import ResidualMLP, TemporalUNet
-from world_models.diffusion.wiener import WienerEDM
 
 __all__ = ["data"]
 EVENT = (3, 2)

@@ -1,0 +1,239 @@
+"""Policy-guided diffusion: windows likelier under a policy, truer than an autoregressive model's.
+
+Policy-guided diffusion, arXiv:2404.06356, and SynthER, arXiv:2303.06614, on Pendulum and Hopper.
+Windows of a generator, guided by a policy that TD3+BC learnt from the recorded data, are held
+against the true simulator beside rollouts of that policy in an ensemble; then TD3+BC and IQL learn
+from recorded data, from SynthER's, and from windows unguided and guided by the learner itself. The
+budgets, far below the papers', are those of `benchmarks/claims/synthetic_tasks.py`; a quick
+run only shows that everything works.
+
+Returns are compared as in `benchmarks/claims/lipschitz.py`: where the intervals do not decide, the
+line only informs.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+
+import torch
+
+from reverie.benchmarks.claims.edge_of_reach.__main__ import described, mean_of_last
+from reverie.benchmarks.claims.experiment import History, run_all
+from reverie.benchmarks.claims.lipschitz.__main__ import difference, ordered, verdict
+from reverie.benchmarks.claims.policy_guided_diffusion import experience as synthetic_experience
+from reverie.benchmarks.claims.policy_guided_diffusion import plots as synthetic_plots
+from reverie.benchmarks.claims.policy_guided_diffusion import tasks as synthetic_tasks
+from reverie.benchmarks.claims.policy_guided_diffusion.experience import (
+    AGENTS,
+    ARMS,
+    ENSEMBLE,
+    GUIDED,
+    REAL,
+    STRENGTHS,
+    SYNTHER,
+    UNGUIDED,
+    guided,
+)
+from reverie.benchmarks.claims.report import Claim, Estimate, estimate, finish, parse
+from reverie.datasets.dataset import Dataset
+from reverie.training.launch.mistakes import one_line_errors
+
+NAME = "policy_guided_diffusion"
+FACTOR = 2.0
+"""Between the shares of terminations in synthetic and in recorded data, at most."""
+MARGIN = 0.1
+"""Share of what the recorded data gained over random actions that SynthER may lose."""
+
+Measured = Mapping[str, Mapping[str, torch.Tensor]]
+"""Kinds of windows, and what `window_quality.measure` says of them."""
+
+
+def main() -> int:
+    """Run, judge, print, write; returns the exit status."""
+    arguments = parse(NAME, __doc__)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    begun = time.monotonic()
+    tasks = dict(synthetic_tasks.TASKS)
+    if arguments.quick:
+        tasks = {name: synthetic_tasks.shortened(task) for name, task in tasks.items()}
+    data = {name: synthetic_tasks.load(task) for name, task in tasks.items()}
+    fitted = run_all(synthetic_experience.fit_jobs(tasks, data))
+    found = run_all(synthetic_experience.arm_jobs(tasks, data, fitted))
+    windows = {name: found[f"{name}/windows"] for name in tasks}
+    runs = {
+        name: {
+            f"{agent}/{arm}": (fitted | found)[f"{name}/{agent}/{arm}"]
+            for agent in AGENTS
+            for arm in ARMS
+        }
+        for name in tasks
+    }
+    judged = not arguments.quick
+    claims = [
+        claim
+        for name, task in tasks.items()
+        for claim in (
+            *window_claims(name, windows[name], judged),
+            *return_claims(name, task.random_return, runs[name], judged),
+            *termination_claims(name, terminations(data[name]), windows[name], judged),
+        )
+    ]
+    suffix = "-quick" if arguments.quick else ""
+    synthetic_plots.windows(windows, arguments.output / f"{NAME}-windows{suffix}.png")
+    synthetic_plots.returns(runs, data, arguments.output / f"{NAME}-returns{suffix}.png")
+    details = {
+        name: {
+            "task": vars(task) | {"schedule": vars(task.schedule)},
+            "dataset": data[name].fingerprint,
+            "fits": {part: fitted[f"{name}/{part}"][1] for part in synthetic_experience.FITTED},
+            "windows": windows[name],
+            "runs": described(runs[name]),
+        }
+        for name, task in tasks.items()
+    }
+    return finish(
+        NAME,
+        "Policy-guided diffusion, arXiv:2404.06356: mean over seeds ± 95 % interval",
+        claims,
+        details,
+        quick=arguments.quick,
+        output=arguments.output,
+        seconds=time.monotonic() - begun,
+    )
+
+
+def window_claims(name: str, windows: Measured, judged: bool) -> list[Claim]:
+    """Guidance against its absence, and against the ensemble; differences are paired by seed."""
+    steps = windows[ENSEMBLE]["error_by_position"].shape[1]
+    kinds = [guided(strength) for strength in STRENGTHS]
+    errors = {kind: estimate(each["error"].tolist()) for kind, each in windows.items()}
+    likely = {kind: estimate(each["log_likelihood"].tolist()) for kind, each in windows.items()}
+    gains = [paired(windows[kind], windows[UNGUIDED], "log_likelihood") for kind in kinds]
+    order = [likely[kind].mean for kind in (UNGUIDED, *kinds)]
+    claims = [
+        Claim(
+            f"{name}: dynamics error of recorded windows, the floor of what follows",
+            "root mean square one-step error over all positions, in std of the data",
+            f"{errors[REAL]}",
+            None,
+            source="ours",
+        ),
+        Claim(
+            f"{name}: guidance raises the likelihood of the target policy",
+            f"mean log pi(a | s) above that of unguided windows at strength "
+            f"{', '.join(f'{s:g}' for s in STRENGTHS)} (95 % intervals), and rising",
+            f"unguided {likely[UNGUIDED]}; gains " + ", ".join(map(str, gains)),
+            all(gain.mean - gain.half_width > 0 for gain in gains) and order == sorted(order)
+            if judged
+            else None,
+        ),
+    ]
+    for kind in (UNGUIDED, *kinds):
+        less = paired(windows[kind], windows[ENSEMBLE], "error")
+        claims.append(
+            Claim(
+                f"{name}: {kind} windows are truer than rollouts of {steps} steps in the ensemble",
+                "lower dynamics error, interval of the difference below 0",
+                f"{errors[kind]} against {errors[ENSEMBLE]}: {less}",
+                less.mean + less.half_width < 0 if judged else None,
+            )
+        )
+    for metric, text in (
+        ("error_by_position", "root mean square one-step error, first and last position"),
+        ("median_by_position", "median one-step error, first and last position"),
+        ("drift_by_position", "median distance from a replay of the actions, first and last"),
+    ):
+        claims.append(
+            Claim(
+                f"{name}: {text}",
+                "-",
+                "; ".join(
+                    f"{kind} {first.mean:.3g} to {last.mean:.3g}"
+                    for kind, each in windows.items()
+                    if kind != SYNTHER
+                    for first, last in [ends(each[metric])]
+                ),
+                None,
+                source="ours",
+            )
+        )
+    return claims
+
+
+def return_claims(
+    name: str, random_return: float, runs: Mapping[str, History], judged: bool
+) -> list[Claim]:
+    """Arms of the same learner; a quick run is too short for returns."""
+    claims = []
+    for agent in AGENTS:
+        returns = {arm: estimate(mean_of_last(runs[f"{agent}/{arm}"], "return")) for arm in ARMS}
+        margin = MARGIN * (returns[REAL].mean - random_return)
+        change = difference(returns[SYNTHER], returns[REAL])
+        matches = verdict(change, margin)[0]
+        claims.append(
+            Claim(
+                f"{name}, {agent}: SynthER's data are as good as the recorded ones",
+                f"return not lower by more than {margin:.3g}",
+                f"{returns[SYNTHER]} against {returns[REAL]}"
+                + (", undecided" if matches is None else ""),
+                matches if judged else None,
+            )
+        )
+        for arm, text in ((REAL, "recorded data alone"), (UNGUIDED, "unguided windows")):
+            holds = ordered(returns[arm], returns[GUIDED])
+            claims.append(
+                Claim(
+                    f"{name}, {agent}: guided windows are better than {text}",
+                    "higher return (mean of the last three evaluations), intervals apart",
+                    f"{returns[GUIDED]} against {returns[arm]}"
+                    + (", undecided" if holds is None else ""),
+                    holds if judged else None,
+                )
+            )
+    return claims
+
+
+def terminations(data: Dataset) -> float:
+    """Share of recorded transitions that end the task."""
+    return data.transitions.terminated.float().mean().item()
+
+
+def termination_claims(name: str, real: float, windows: Measured, judged: bool) -> list[Claim]:
+    """Shares of transitions that end the task, against that in the data."""
+    claims = []
+    for kind in (UNGUIDED, guided(STRENGTHS[0]), SYNTHER):
+        share = estimate(windows[kind]["terminations"].tolist())
+        claims.append(
+            Claim(
+                f"{name}: share of terminations in {kind} data",
+                f"within a factor {FACTOR:g} of the recorded {real:.3g}"
+                if real
+                else "none, as in the data",
+                f"{share}",
+                alike(share.mean, real) if judged else None,
+            )
+        )
+    return claims
+
+
+def alike(share: float, real: float) -> bool:
+    """Whether two shares are within `FACTOR`; of nothing, only nothing is."""
+    return real / FACTOR <= share <= real * FACTOR
+
+
+def paired(
+    one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor], metric: str
+) -> Estimate:
+    """Difference of a number, seed by seed: both have the same target policy."""
+    return estimate((one[metric] - other[metric]).tolist())
+
+
+def ends(by_position: torch.Tensor) -> tuple[Estimate, Estimate]:
+    """The first and the last position of a window."""
+    return estimate(by_position[:, 0].tolist()), estimate(by_position[:, -1].tolist())
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        sys.exit(main())

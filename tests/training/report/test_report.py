@@ -1,0 +1,383 @@
+"""Pages about runs, from run directories written by hand."""
+
+import base64
+import csv
+import html as entities
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+import yaml
+from matplotlib.figure import Figure
+
+from reverie.training.report import __main__ as command
+from reverie.training.report.__main__ import cell, report
+from reverie.training.report.figures import Painter
+from reverie.training.report.groups import find, grouped, read
+from reverie.training.report.page import Section, Table, as_markdown
+
+MODEL = {
+    "one_step": {"rmse_median": [0.2], "r2_median": [0.9], "reward_rmse": [0.125]},
+    "likelihood": {"mixture": [-0.5]},
+    "calibration": {
+        "levels": [0.5, 0.9],
+        "coverage": [[0.4, 0.8]],
+        "error": [0.1],
+        "z_std": [None],
+    },
+    "open_loop": {
+        "horizons": [1, 10],
+        "mean": {"median": [[0.1, 0.5]]},
+        "constant": {"median": [[0.3, None]]},
+    },
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write the run directory of one finished run."""
+
+    def run(name="mopo", seed=0, seeds=1, level=50.0, task="toy", fingerprint="f", **settings):
+        place = tmp_path / "runs" / name / task / str(len(settings)) / f"{seed}-{level}"
+        place.mkdir(parents=True)
+        updates = [10, 20, 30]
+        table = level + np.arange(3)[:, None] + 10 * np.arange(seeds)  # [evaluations, lanes]
+        rows = [
+            f"{update},{lane},{metric},{factor * table[t, lane]}"
+            for t, update in enumerate(updates)
+            for lane in range(seeds)
+            for metric, factor in (("score", 1), ("return", 2), ("start/value", 3))
+        ]
+        (place / "metrics.csv").write_text("update,seed,metric,value\n" + "\n".join(rows) + "\n")
+        result = {}
+        for unit, factor in (("score", 1), ("return", 2)):
+            kinds = {"last10": table.mean(0), "final": table[-1], "best": table.max(0)}
+            for kind, values in kinds.items():
+                result[f"{unit}_{kind}"] = factor * values.mean()
+                result[f"{unit}_{kind}_per_seed"] = (factor * values).tolist()
+        behaviour = {f"{u}_{k}": 7.5 for u in ("score", "return") for k in ("mean", "best")}
+        summary = {
+            "name": name,
+            "seed": seed,
+            "seeds": seeds,
+            "result": result,
+            "dataset": {"name": task, "fingerprint": fingerprint, "behaviour": behaviour},
+            "environment": "Toy-v0",
+            "physics": "as-is",
+            "seconds": {"fitting": 4.0, "training": 20.0},
+            "device": "some CPU",
+            "versions": {"torch": "2"},
+        }
+        (place / "summary.json").write_text(json.dumps(summary))
+        config = {"name": name, "seed": seed, "seeds": seeds, "updates": 30, **settings}
+        (place / "config.yaml").write_text(yaml.safe_dump(config))
+        return place
+
+    return run
+
+
+def tables(text):
+    """{first cell of the row: its other cells} of all tables of a page, the first row's if many."""
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    return {row[0]: row[1:] for row in reversed(rows)}
+
+
+class Checked(HTMLParser):
+    """Collects addresses and text, and counts that what opens closes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.sources, self.links, self.text = [], [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+        self.sources += [v for k, v in attributes if k == "src"]
+        self.links += [v for k, v in attributes if k == "href"]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_table_says_what_metrics_csv_says(tmp_path, write):
+    places = [write(seed=seed, level=level) for seed, level in enumerate([10.0, 20.0, 60.0])]
+    html, markdown = report([tmp_path / "runs"], tmp_path / "out")
+    last, final, best = [], [], []
+    for place in places:
+        with open(place / "metrics.csv") as file:
+            scores = [float(r["value"]) for r in csv.DictReader(file) if r["metric"] == "score"]
+        last.append(np.mean(scores[-10:]))
+        final.append(scores[-1])
+        best.append(max(scores))
+    seeds, *found = tables(markdown.read_text())["mopo"]  # of the first table
+    assert seeds == "3"
+    assert [text.split(" [")[0] for text in found] == [
+        f"{np.mean(v):.1f}" for v in (last, final, best)
+    ]
+    low, high = map(float, found[0].split("[")[1].rstrip("]").split(", "))
+    # The smallest and largest means of three draws have a chance of 1/27 each, more than 2.5 %.
+    assert (low, high) == (min(last), max(last))
+    assert "7.5" in tables(markdown.read_text())["data: mean, best episode"]
+    page = Checked(html.read_text())
+    assert page.open == [] and found[0] in page.text
+
+
+def test_one_seed_never_looks_like_a_mean(tmp_path, write):
+    write()
+    html, markdown = report([tmp_path / "runs"], tmp_path / "out")
+    assert tables(markdown.read_text())["mopo"][:2] == ["1", "51.0 (one seed)"]
+    first = html.read_text()
+    report([tmp_path / "runs"], tmp_path / "out")
+    assert html.read_text() == first  # a page says nothing of when it was written
+    assert cell([]) == "-"
+    assert cell([1.0, float("nan")]) == "not finite in 1 of 2 seeds"
+
+
+def test_lanes_count_as_seeds_and_variants_are_told_apart(tmp_path, write):
+    write(seeds=4, level=40.0, penalty=0.5)
+    write(seed=1, seeds=4, level=60.0, penalty=0.5)
+    write(seeds=2, level=90.0, penalty=2.0)
+    write(name="td3_bc", seeds=2, level=10.0, order=["critic"], _partial_=True)
+    _, markdown = report([tmp_path / "runs"], tmp_path / "out")
+    text = markdown.read_text()
+    assert "# 4 runs on 1 task" in text
+    found = tables(text)
+    assert "| mopo, penalty=0.5 | 8 | 66.0 [" in text
+    assert found["penalty"] == ["0.5", "2.0", "-"]
+    assert "\nOnly td3_bc has: order=['critic'].\n" in text
+    assert found["mopo, penalty=2.0 over td3_bc"] == ["1.00 [1.00, 1.00]"]
+    assert "| mopo, penalty=0.5 on toy | 4 | 20 | 24 | 2 | 4 | some CPU |" in text  # by stage
+
+
+def test_lanes_of_a_population_are_experiments_of_their_own(tmp_path, write):
+    for seed in (0, 1):
+        place = write(seed=seed, seeds=4, level=20.0 * seed, penalty=[0.5, 0.5, 2.0, 5.0])
+        summary = json.loads((place / "summary.json").read_text())
+        summary["population"] = {"penalty": [0.5, 0.5, 2.0, 5.0]}
+        (place / "summary.json").write_text(json.dumps(summary))
+        model = {**MODEL, "one_step": {"rmse_median": [0.1, 0.2, 0.3, 0.4]}}
+        (place / "world_model.json").write_text(json.dumps(model))
+        (place / "evaluation.json").write_text(
+            json.dumps({"scores": [[lane] for lane in range(4)]})
+        )
+    _, markdown = report([tmp_path / "runs"], tmp_path / "out")
+    text = markdown.read_text()
+    assert "# 2 runs on 1 task" in text
+    # Means of lanes 0, 1 (levels 0 and 10) and of lane 3 (level 30), each of both runs.
+    assert "| mopo, penalty=0.5 | 4 | 16.0 [" in text and "| mopo, penalty=5.0 | 2 | 41.0 [" in text
+    assert "| mopo, penalty=5.0 on toy | 0.400 [0.400, 0.400] |" in text
+    assert "| mopo, penalty=2.0 on toy | 4 | 20 | 24 | 2 | 4 | some CPU |" in text
+    assert tables(text)["penalty"] == ["0.5", "2.0", "5.0"]
+
+
+def test_lanes_of_a_shared_model_are_no_repetitions(tmp_path, write):
+    place = write(seeds=3, world_model={"per_seed": False})
+    model = {**MODEL, "one_step": {"rmse_median": [0.2] * 3}}
+    (place / "world_model.json").write_text(json.dumps(model))
+    _, markdown = report([tmp_path / "runs"], tmp_path / "out")
+    assert "| mopo on toy | 0.200 (one seed) |" in markdown.read_text()
+
+
+def test_a_collection_of_data_is_no_run(tmp_path, write):
+    write()
+    place = write(name="collect")
+    (place / "summary.json").write_text('{"datasets": {}, "seed": 0}')
+    _, markdown = report([tmp_path / "runs"], tmp_path / "out")
+    assert "# 1 run on 1 task" in markdown.read_text()
+
+
+def test_tasks_are_not_mixed(tmp_path, write):
+    for task in ("a", "b"):
+        for seed in (0, 1):
+            write(task=task, seed=seed)
+            if task == "a":
+                write(name="sac", task=task, seed=seed)
+    write(task="a", seed=7, fingerprint="other")
+    _, markdown = report([tmp_path / "runs"], tmp_path / "out")
+    text = markdown.read_text()
+    assert "# 7 runs on 3 tasks" in text
+    assert "**a (f): normalised score" in text and "**a (other): normalised score" in text
+    assert "Aggregates cover the tasks on which every method has a score: a (f)." in text
+
+
+def test_the_same_seed_twice_and_unfinished_runs_are_left_out_aloud(tmp_path, write):
+    write()
+    write(level=80.0)
+    write(seed=1, level=30.0).joinpath("summary.json").unlink()
+    _, markdown = report([tmp_path / "runs", tmp_path / "runs" / "mopo"], tmp_path / "out")
+    text = markdown.read_text()
+    assert "with the same seed and is left out" in text
+    assert "1-30.0 is not finished and is left out" in text
+    assert "# 1 run on 1 task" in text
+
+
+def test_everything_a_run_may_hold_is_shown_and_the_page_needs_no_other_file(tmp_path, write):
+    for seed in (0, 1):
+        place = write(name="a<b>&", seed=seed, seeds=1, level=20.0 + seed)
+        (place / "world_model.json").write_text(json.dumps(MODEL))
+        (place / "evaluation.json").write_text(json.dumps({"scores": [[30.0 * seed] * 4]}))
+        (place / "video-seed0.mp4").touch()
+        (place / ".video-seed1-123.mp4").touch()
+        with open(place / "metrics.csv", "a") as file:
+            file.writelines(f"{u},0,start/return,{20.0 + seed}\n" for u in (10, 20, 30))
+    (place / "imagined-seed0.mp4").write_bytes(b"a film")
+    html, markdown = report([tmp_path / "runs"], tmp_path / "out")
+    page = Checked(html.read_text())
+    assert page.open == []
+    *pictures, film = page.sources
+    assert len(pictures) == 6 and all(s.startswith("data:image/svg") for s in pictures)
+    assert film == "data:video/mp4;base64," + base64.b64encode(b"a film").decode()
+    assert "imagined-seed0.mp4>)" in markdown.read_text()
+    assert [(html.parent / link).resolve().is_file() for link in page.links] == [True, True]
+    rows = [line for line in markdown.read_text().splitlines() if line.startswith("| a<b>& on toy")]
+    # Values are three times the scores 22 and 23; the return of the starts is 20 and 21.
+    values, models = rows[0].strip("| ").split(" | "), rows[1].strip("| ").split(" | ")
+    assert values[1:3] == ["30", "67.50 [66.00, 69.00]"] and values[4] == "47.00 [46.00, 48.00]"
+    assert models[1] == "0.200 [0.200, 0.200]" and models[6] == "not finite in 2 of 2 seeds"
+    # Two policies with four episodes each; one of them scores 0, the other 30.
+    assert "| a<b>& | 2 | 4 | " in markdown.read_text()
+    assert "| 30.0 [30.0, 30.0] |" in markdown.read_text()
+
+
+def test_a_single_evaluation_is_drawn_as_a_point_with_its_interval(tmp_path, write):
+    places = [write(seed=seed, level=20.0 + seed) for seed in (0, 1)]
+    for place in places:
+        lines = (place / "metrics.csv").read_text().splitlines()
+        once = [line for line in lines if line.startswith(("update", "30,"))]
+        (place / "metrics.csv").write_text("\n".join(once) + "\n")
+    (group,), _ = grouped([read(place) for place in places])
+    axes = Figure().add_subplot()
+    Painter([group.method])._curve(axes, group, "score", "curve")
+    (point,), (whisker,) = axes.lines, axes.collections
+    assert point.get_marker() == "o" and point.get_xydata().tolist() == [[30, 22.5]]
+    assert whisker.get_segments()[0].tolist() == [[30, 22], [30, 23]]
+
+
+def test_runs_that_nobody_scored_have_a_report_too(tmp_path, write):
+    place = write()
+    summary = json.loads((place / "summary.json").read_text())
+    (place / "summary.json").write_text(json.dumps({**summary, "result": {}}))
+    (place / "metrics.csv").write_text("update,seed,metric,value\n")
+    _, markdown = report([place], tmp_path / "out")
+    assert tables(markdown.read_text())["mopo"] == ["1", "-", "-", "-"]
+    assert "toy, where nothing has a normalised score" in markdown.read_text()
+
+
+def test_curves_keep_the_updates_that_all_lanes_have(tmp_path, write):
+    places = [write(seed=0), write(seed=1, level=70.0)]
+    with open(places[1] / "metrics.csv", "a") as file:
+        file.write("40,0,score,1.0\n")
+    (group,), _ = grouped([read(place) for place in places])
+    updates, lanes = group.curves("score")
+    assert updates.tolist() == [10, 20, 30] and lanes.tolist() == [[50, 51, 52], [70, 71, 72]]
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda place: (place / "summary.json").unlink(), "no finished run in"),
+        (lambda place: (place / "summary.json").write_text("{"), "summary.json is damaged"),
+        (lambda place: (place / "summary.json").write_text("[]"), "has no 'name'"),
+        (lambda place: (place / "metrics.csv").write_text("a,b\n1,2\n"), "cannot be read"),
+        (lambda place: (place / "config.yaml").unlink(), "cannot be read"),
+        (lambda place: (place / "world_model.json").write_text("{"), "world_model.json is damaged"),
+    ],
+)
+def test_mistakes_end_with_one_line(tmp_path, write, monkeypatch, capsys, break_it, message):
+    break_it(write())
+    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path / "runs"), "--output", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended, command.one_line_errors():
+        command.main()
+    printed = capsys.readouterr().err
+    assert ended.value.code == 1 and printed.count("\n") == 1
+    assert printed.startswith("error: ") and message in printed
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere is no folder"):
+        find([tmp_path / "nowhere"])
+
+
+def test_cells_cannot_break_a_markdown_table():
+    text = as_markdown("t", [Section("s", [Table(["a"], [["x | y\nz"]])])])
+    assert text.endswith("| x \\| y z |\n")
+
+
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+PROBE = """<pre id="probe"></pre><script>
+addEventListener("load", () => setTimeout(() => {
+  const all = (what) => [...document.querySelectorAll(what)];
+  document.getElementById("probe").textContent = JSON.stringify({
+    pictures: all("img").map((each) => each.naturalWidth),
+    films: all("video").map((each) => [each.videoWidth, each.error && each.error.message]),
+    headings: all("h2").map((each) => each.textContent),
+    rows: all("tbody tr").length,
+    overflow: document.documentElement.scrollWidth - innerWidth,
+  });
+}, 300));
+</script></body>"""
+
+
+def browse(page, *options):
+    done = subprocess.run(
+        [
+            BROWSER,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--no-first-run",
+            "--virtual-time-budget=5000",
+            f"--user-data-dir={page.parent / 'profile'}",
+            "--window-size=1300,3000",
+            *options,
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return done.stdout
+
+
+@pytest.mark.skipif(not BROWSER, reason="no Chromium is installed")
+def test_a_browser_shows_every_picture_table_and_film(tmp_path, write):
+    for name in ("mopo", "a<b>&"):
+        for seed in (0, 1):
+            place = write(name=name, seed=seed, seeds=2, level=20.0 + seed)
+            (place / "world_model.json").write_text(json.dumps(MODEL))
+            (place / "evaluation.json").write_text(json.dumps({"scores": [[3.0, 4.0]] * 2}))
+    frames = np.random.default_rng(0).integers(0, 255, (6, 64, 128, 3), dtype=np.uint8)
+    imageio.imwrite(place / "imagined-seed0.mp4", frames, plugin="pyav", codec="libx264", fps=10)
+    page, _ = report([tmp_path / "runs"], tmp_path / "out")
+
+    probed = tmp_path / "probed.html"
+    probed.write_text(page.read_text().replace("</body>", PROBE))
+    seen = json.loads(
+        entities.unescape(re.search(r'id="probe">(.*?)</pre>', browse(probed, "--dump-dom"))[1])
+    )
+    assert len(seen["pictures"]) == 6 and min(seen["pictures"]) > 100
+    assert seen["films"] == [[128, None]]
+    assert seen["overflow"] <= 0, "the page is wider than the window"
+    assert seen["rows"] > 10 and "Videos" in seen["headings"]
+
+    picture = tmp_path / "page.png"
+    browse(page, f"--screenshot={picture}")
+    pixels = imageio.imread(picture)
+    assert pixels.shape[1] == 1300
+    painted = (pixels[..., :3] < 200).any(-1)  # text and curves, from top to bottom
+    assert all(band.any() for band in np.array_split(painted, 6))

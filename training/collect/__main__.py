@@ -1,0 +1,401 @@
+"""Make benchmark data for a task: `python -m training.collect env_id=Hopper-v5`.
+
+Trains SAC in the environment, through the loop of `train.py`, keeps the policy of every
+evaluation, and writes Minari datasets of graded skill as D4RL (arXiv:2004.07219) did: random,
+medium-replay, medium and expert, with the returns that score 0 and 100.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from reverie.agents.sac import SAC
+from reverie.datasets import minari_writer
+from reverie.datasets.dataset import Dataset
+from reverie.datasets.names import short_name
+from reverie.datasets.replay import GrowingReplay
+from reverie.envs import snapshot
+from reverie.envs.evaluation import Evaluator
+from reverie.envs.make import make_env
+from reverie.envs.specs import Reference
+from reverie.training import checkpoint
+from reverie.training.collect import snapshots as collection
+from reverie.training.collect.snapshots import KINDS, Snapshot, Snapshots
+from reverie.training.files import lock_directory, write_json, write_text
+from reverie.training.launch import mistakes
+from reverie.training.launch.compose import build_evaluator, build_online, build_streams, threads
+from reverie.training.launch.options import CONF
+from reverie.training.logging import Log, NoTracker
+from reverie.training.loop import Periods, train
+from reverie.training.progress import stage
+from reverie.training.results import summary as reports
+from reverie.training.run_directory import (
+    CONFIG,
+    METRICS,
+    SUMMARY,
+    clear,
+    require_same_settings,
+    run_directory,
+)
+from reverie.training.seeding import evaluation_seed, seed_everything
+
+COUNTS = {
+    "seed": 0,
+    "steps": 1,
+    "rows": 1,
+    "score_episodes": 1,
+    "updates": 1,
+    "batch_size": 1,
+    "evaluate.every": 1,
+    "evaluate.episodes": 1,
+    "log_every": 1,
+    "checkpoint_every": 0,
+}
+CHOICES = {"expert": ("best", "last"), "random": ("uniform", "untrained")}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the stages of a collection share.
+
+    Attributes:
+        config, settings: the same, as composed and as plain values.
+        run_dir: of the training.
+        root: of the datasets.
+        ids: of the datasets, by kind.
+        run: digest of the settings, by which a dataset is known as this collection's.
+    """
+
+    config: DictConfig
+    settings: dict[str, Any]
+    run_dir: Path
+    root: Path
+    ids: dict[str, str]
+    run: str
+    console: Console
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training leaves.
+
+    Attributes:
+        start: the random data that it began with.
+        agent: with the networks of the last update, until a snapshot is put back.
+        snapshots: the policy of every evaluation.
+        replay: all that was collected.
+    """
+
+    start: Dataset
+    agent: SAC
+    snapshots: Snapshots
+    replay: GrowingReplay
+
+
+def collect(config: DictConfig, overrides: list[str]) -> float:
+    """Carry out one collection, or what is left of it; returns the expert's mean return."""
+    console = Console()
+    settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    require_sense(settings)
+    named = [each for each in overrides if not each.startswith(("env_id=", "path="))]
+    run_dir = run_directory(settings, named)
+    root = minari_writer.require_writable(settings["path"])
+    work = Work(
+        config,
+        settings,
+        run_dir,
+        root,
+        collection.dataset_ids(settings),
+        collection.digest(settings),
+        console,
+    )
+    with lock_directory(run_dir):
+        if config.overwrite:
+            clear(run_dir)
+            for id in work.ids.values():
+                minari_writer.remove(root, id)
+        require_same_settings(run_dir, settings)
+        there = {kind: id for kind, id in work.ids.items() if is_ours(work, id)}
+        if (run_dir / SUMMARY).is_file() and there == work.ids:
+            console.print(f"{run_dir} is finished; overwrite=true runs it again", soft_wrap=True)
+            summary = reports.read_summary(run_dir / SUMMARY)
+        else:
+            summary = _collect(work)
+        console.print(table(summary))
+        console.print(f"datasets: {root}", highlight=False, soft_wrap=True)
+        console.print(f"run directory: {run_dir}", highlight=False, soft_wrap=True)
+    return summary["reference"]["high"]
+
+
+def _collect(work: Work) -> dict[str, Any]:
+    config = work.config
+    torch.set_num_threads(threads(config.threads))
+    if config.cache is not None:
+        os.environ["REVERIE_CACHE"] = str(config.cache)
+    device = mistakes.pick_device(config.device)
+    seed_everything(config.seed)
+    trained = _train(work, device)
+    summary = _score(work, trained, device)
+    for kind, id in work.ids.items():
+        provenance = minari_writer.provenance_of(work.root, id)
+        if provenance is None:
+            provenance = _write(kind, work, trained, summary)
+        summary["datasets"][kind] = {"id": id, **provenance["dataset"]}
+    collection.plot(work.run_dir / METRICS, work.run_dir / "curves.png", summary)
+    write_json(work.run_dir / SUMMARY, summary)
+    return summary
+
+
+def _train(work: Work, device: torch.device) -> Trained:
+    """SAC in the environment, or what is left of it."""
+    config, run_dir = work.config, work.run_dir
+    start: Dataset = instantiate(
+        config.dataset, name=short_name(**work.settings["dataset"]), _convert_="all"
+    )
+    agent = mistakes.build(
+        "agent", instantiate(config.agent), spec=start.spec, seeds=1, updates=config.updates
+    ).to(device)
+    if not isinstance(agent, SAC):
+        raise ValueError(f"agent={type(agent).__name__} does not collect; use agent=sac")
+    evaluator = build_evaluator(config, start, work.console)
+    online = build_online(config, start)
+    if evaluator is None or online is None:
+        raise ValueError("collect steps the environment; leave online=collect as it is")
+    mixture, sources = build_streams(config, start, {}, device, online)
+    replay = mixture["real"]
+    assert isinstance(replay, GrowingReplay)
+    snapshots = Snapshots(run_dir / "snapshots", device)
+    log = Log(run_dir / METRICS, NoTracker(), 1)
+    seconds = {"training": 0.0, "evaluation": 0.0}
+    state = checkpoint.State(agent, mixture, sources, log, seconds, start, device)
+    first, checkpoint_every = 0, config.checkpoint_every
+    if (run_dir / checkpoint.FILE).is_file():
+        first = state.resume(run_dir / checkpoint.FILE)
+        work.console.print(f"resuming {run_dir} after update {first}", soft_wrap=True)
+    elif not snapshot.is_faithful(lambda: make_env(start.spec)):
+        checkpoint_every = config.updates  # the last update alone, which steps no further
+        work.console.print(
+            f"the state of {config.env_id} cannot be kept, so a killed training starts again",
+            soft_wrap=True,
+        )
+    write_text(run_dir / CONFIG, OmegaConf.to_yaml(OmegaConf.create(work.settings)))
+    log.begin()
+
+    with (
+        closing(evaluator),
+        stage(f"training in {config.env_id}", config.updates, work.console, first) as shown,
+    ):
+
+        def evaluate(update: int) -> None:
+            begun = time.monotonic()
+            seed = evaluation_seed(config.seed, update)
+            returns = evaluator.episode_returns(mistakes.policy_on(agent, device), seed)[0].mean(1)
+            log.write(update, {"env_steps": [len(start) + online.source.taken]})
+            log.evaluated(update, returns.tolist(), None)
+            snapshots.keep(agent, Snapshot(update, int(replay.size), float(returns)))
+            state.count("evaluation", begun)
+            if update:
+                shown.report(update, log.readable())
+
+        if first == 0:
+            evaluate(0)
+        train(
+            agent,
+            mixture,
+            sources,
+            first=first,
+            updates=config.updates,
+            periods=Periods(
+                log=config.log_every,
+                evaluate=config.evaluate.every,
+                checkpoint=checkpoint_every,
+            ),
+            log=log,
+            evaluate=evaluate,
+            checkpoint=lambda update: state.save(run_dir / checkpoint.FILE, update),
+            compile=lambda function: function,
+            on_update=shown.advance_to,
+        )
+    return Trained(start, agent, snapshots, replay)
+
+
+def _score(work: Work, trained: Trained, device: torch.device) -> dict[str, Any]:
+    """Choose medium and expert, and measure them and the random policy on the same new starts."""
+    config, agent, spec = work.config, trained.agent, trained.start.spec
+    kept = [each for each in trained.snapshots.all() if each.update]
+    expert = collection.expert_of(kept, config.expert)
+    seed, policy = _seed_of(work, "score"), mistakes.policy_on(agent, device)
+    evaluator = Evaluator(spec=spec, seeds=1, episodes=config.score_episodes)
+    with stage("scoring", 3, work.console) as shown, closing(evaluator):
+        policies: dict[str, dict[str, Any]] = {
+            "random": collection.measured(collection.uniform_policy(spec), evaluator, seed)
+        }
+        shown.advance_to(1)
+        trained.snapshots.restore(agent, expert.update)
+        policies["expert"] = collection.measured(policy, evaluator, seed) | vars(expert)
+        shown.advance_to(2)
+        low, high = (policies[name]["return_mean"] for name in ("random", "expert"))
+        if not low < high:
+            raise ValueError(
+                f"after {config.updates} updates the best policy returns {high:.4g}, no more than "
+                f"the {low:.4g} of random actions; raise steps, or correct the agent's numbers, "
+                "and start over with overwrite=true"
+            )
+        reference = Reference(low, high, f"measured in {spec.env_id}: random actions, SAC")
+        medium, inside = collection.medium_of(kept, reference, config.medium)
+        trained.snapshots.restore(agent, medium.update)
+        policies["medium"] = collection.measured(policy, evaluator, seed) | vars(medium)
+        policies["medium"]["within_range"] = inside
+        shown.advance_to(3)
+    if not inside:
+        work.console.print(
+            f"no evaluation scored from {config.medium[0]:.0%} to {config.medium[1]:.0%} of the "
+            f"way from random to expert; that after {medium.update} updates is nearest (a smaller "
+            "evaluate.every finds more)",
+            soft_wrap=True,
+            highlight=False,
+        )
+    for each in policies.values():
+        each["score"] = float(reference.normalise(each["return_mean"]))
+    return {
+        "environment": spec.env_id,
+        "reference": vars(reference),
+        "policies": policies,
+        "env_steps": len(trained.start) + int(trained.replay.size),
+        "versions": reports.versions(),
+        "datasets": {},
+    }
+
+
+def _write(kind: str, work: Work, trained: Trained, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Record one dataset and write it; returns its provenance."""
+    config, start = work.config, trained.start
+    policies, reference = summary["policies"], Reference(**summary["reference"])
+    rows, seed = config.rows, _seed_of(work, kind)
+    by_chance = kind == "random" and config.random == "uniform"
+    if kind == "medium-replay":
+        rows = policies["medium"]["rows"]
+    with stage(f"recording {kind}", rows, work.console) as shown:
+        given: dict[str, Any] = {"rows": rows, "seed": seed, "on_step": shown.advance_to}
+        if kind == "medium-replay":
+            arrays = collection.collected(start, trained.replay, rows)
+        elif by_chance:
+            arrays = collection.uniform(start.spec, **given)
+        else:
+            update = 0 if kind == "random" else policies[kind]["update"]
+            trained.snapshots.restore(trained.agent, update)
+            mean_action = config.deterministic and kind != "random"
+            arrays = collection.recorded(
+                trained.agent, start.spec, **given, deterministic=mean_action
+            )
+    ends = minari_writer.episode_ends(arrays, start.spec.max_episode_steps)
+    provenance = {
+        "run": work.run,
+        "kind": kind,
+        "dataset": collection.described(arrays, ends, reference),
+        "seed": seed,
+        "settings": work.settings,
+        **{name: summary[name] for name in ("reference", "policies", "versions")},
+    }
+    found = summary["versions"]
+    minari_writer.write(
+        work.root,
+        work.ids[kind],
+        arrays,
+        spec=start.spec,
+        reference=reference,
+        algorithm="uniformly random actions" if by_chance else "SAC",
+        description=f"{kind} data of {start.spec.env_id}, made by Reverie's training.collect",
+        requirements=[f"{name}=={found[name]}" for name in ("gymnasium", "mujoco")],
+        provenance=provenance,
+    )
+    return provenance
+
+
+def require_sense(settings: Mapping[str, Any]) -> None:
+    """Refuse settings that cannot work, before anything is trained.
+
+    Raises:
+        ValueError: names the setting and what it must be.
+    """
+    mistakes.require_integers(settings, COUNTS)
+    if settings["seeds"] != 1:
+        raise ValueError(f"seeds={settings['seeds']} must be 1: a collection has one policy")
+    for name, offered in CHOICES.items():
+        if settings[name] not in offered:
+            raise ValueError(f"{name}={settings[name]} is unknown; use {' or '.join(offered)}")
+    unknown = [kind for kind in settings["kinds"] if kind not in KINDS]
+    if unknown or not settings["kinds"]:
+        raise ValueError(f"kinds={settings['kinds']} must name some of {', '.join(KINDS)}")
+    shares = settings["medium"]
+    if len(shares) != 2 or not 0 < shares[0] < shares[1] < 1:
+        raise ValueError(f"medium={shares} must be two shares, 0 < low < high < 1")
+    online = settings["online"]
+    met = -(-settings["updates"] // online["every"]) * online["steps"] * online["environments"]
+    if online["environments"] != 1 or online["capacity"] < met:
+        raise ValueError(
+            f"online.environments={online['environments']} and online.capacity="
+            f"{online['capacity']} must be 1 and at least the {met} steps of the training: "
+            "medium-replay is its beginning in order"
+        )
+    mistakes.pick_device(settings["device"])
+
+
+def is_ours(work: Work, id: str) -> bool:
+    """Whether a dataset is there that this very collection has written.
+
+    Raises:
+        ValueError: there is one of other origin.
+    """
+    found = minari_writer.provenance_of(work.root, id)
+    if found is not None and found.get("run") != work.run:
+        raise ValueError(
+            f"dataset {id} is in {work.root} already, made with other settings; give another "
+            "namespace=..., or replace it with overwrite=true"
+        )
+    return found is not None
+
+
+def table(summary: Mapping[str, Any]) -> Table:
+    """One row a dataset."""
+    low, high = summary["reference"]["low"], summary["reference"]["high"]
+    shown = Table(
+        title=f"{summary['environment']}: score 0 = {low:.4g}, 100 = {high:.4g}",
+        title_justify="left",
+    )
+    shown.add_column("dataset", overflow="fold")  # a cut number would be another one
+    for column in ("rows", "episodes", "terminated", "mean return", "mean score"):
+        shown.add_column(column, justify="right", no_wrap=True)
+    for each in summary["datasets"].values():
+        counts = (f"{each[name]:,}" for name in ("rows", "episodes", "terminated"))
+        shown.add_row(
+            each["id"], *counts, f"{each['return_mean']:.1f}", f"{each['score_mean']:.1f}"
+        )
+    return shown
+
+
+def _seed_of(work: Work, what: str) -> int:
+    """Environment seeds that training did not use, and no other part of the collection does."""
+    return 1_000_000 * (1 + work.config.seed) + 10_000 * ("score", *KINDS).index(what)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="collect")
+def main(config: DictConfig) -> float:
+    with mistakes.one_line_errors():
+        return collect(config, list(HydraConfig.get().overrides.task))
+
+
+if __name__ == "__main__":
+    mistakes.run(main)

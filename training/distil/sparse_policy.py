@@ -1,0 +1,259 @@
+"""Policies of a few terms: fitted to a teacher's actions, printed, exported to Python and C.
+
+u = middle + half tanh(Xi Theta(x)) with Theta the monomials of the observation and Xi sparse.
+SINDy-RL, arXiv:2403.09110, section on sparse policies; relabelling of what the student meets:
+DAgger, arXiv:1011.0686. Differs: tanh stays in the student, where the paper clips. Thresholded
+regression on the teacher's actions before tanh finds the terms, as in the paper; their values then
+minimise the error of the action itself, for before tanh most of the error lies where the action is
+saturated and nobody sees it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from reverie.envs.specs import Spec
+from reverie.world_models.sindy.dictionary import (
+    Monomials,
+    ensemble_fit,
+    input_names,
+    library_of,
+    powers_of,
+    reduced,
+    sparse_fit,
+    term_names,
+)
+
+# Rounds of dropping small coefficients, and evaluations of one least-squares problem, at most.
+_ROUNDS, _EVALUATIONS = 10, 30
+
+
+@dataclass(frozen=True)
+class SparsePolicy:
+    """One sparse polynomial per seed and action, before tanh.
+
+    Attributes:
+        spec: of the task.
+        powers: `[F, D]` exponents of the monomials.
+        coefficients: `[S, A, F]` float64.
+    """
+
+    spec: Spec
+    powers: np.ndarray
+    coefficients: np.ndarray
+
+    def act(self, obs: Float[Tensor, "S B D"]) -> Float[Tensor, "S B A"]:
+        """Deterministic actions in [-1, 1]."""
+        features = Monomials(self.powers).to(obs.device)(obs.double().mT)  # [S, F, B]
+        weights = torch.from_numpy(self.coefficients).to(obs.device)
+        return torch.tanh(weights @ features).mT.to(obs.dtype)
+
+    def terms(self) -> list[list[dict[str, float]]]:
+        """Nonzero coefficients by name, per seed and action."""
+        names = term_names(self.powers, input_names(self.spec.obs_dim, 0))
+        return [
+            [{names[i]: float(row[i]) for i in np.flatnonzero(row)} for row in lane]
+            for lane in self.coefficients
+        ]
+
+    def equations(self) -> list[list[str]]:
+        """In the environment's units, three digits behind the point, per seed and action."""
+        return [
+            [
+                f"u{i} = {middle:g} + {half:g} tanh({_sum(terms)})"
+                for i, (terms, middle, half) in enumerate(zip(lane, *self._box(), strict=True))
+            ]
+            for lane in self.terms()
+        ]
+
+    def python(self, lane: int) -> str:
+        """A module with a function `act(x)`: a list of D numbers in, one of A numbers out."""
+        lines = [
+            '"""A sparse policy: raw observation in, action in the environment\'s units out."""',
+            "",
+            "from math import tanh",
+            "",
+            "",
+            "def act(x):",
+            "    return [",
+            *(f"        {line}," for line in self._expressions(lane, "**")),
+            "    ]",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def c(self, lane: int) -> str:
+        """A C99 file with a function `act`: D numbers in, A numbers out."""
+        lines = [
+            "/* A sparse policy: raw observation in, action in the environment's units out. */",
+            "#include <math.h>",
+            "",
+            "void act(const double *x, double *u)",
+            "{",
+            *(f"    u[{i}] = {line};" for i, line in enumerate(self._expressions(lane, "*"))),
+            "}",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def _expressions(self, lane: int, power: str) -> list[str]:
+        def product(value: float, exponents: np.ndarray) -> str:
+            factors = [repr(float(value))]
+            for index, exponent in enumerate(exponents):
+                if power == "**" and exponent > 1:
+                    factors.append(f"x[{index}] ** {exponent}")
+                else:  # C has no operator for it, and pow() is slow
+                    factors += [f"x[{index}]"] * int(exponent)
+            return " * ".join(factors)
+
+        found = []
+        for row, middle, half in zip(self.coefficients[lane], *self._box(), strict=True):
+            parts = [product(row[i], self.powers[i]) for i in np.flatnonzero(row)]
+            found.append(f"{middle!r} + {half!r} * tanh({' + '.join(parts) or '0.0'})")
+        return found
+
+    def _box(self) -> tuple[list[float], list[float]]:
+        low, high = np.array(self.spec.action_low), np.array(self.spec.action_high)
+        return ((low + high) / 2).tolist(), ((high - low) / 2).tolist()
+
+
+def labels(action: Float[Tensor, "*lead A"], bound: float) -> Float[Tensor, "*lead A"]:
+    """A teacher's actions before their tanh, clipped to +-`bound`."""
+    edge = float(np.tanh(bound))
+    return torch.atanh(action.double().clamp(-edge, edge))
+
+
+def squashed_fit(
+    features: Float[np.ndarray, "N F"],
+    action: Float[np.ndarray, " N"],
+    start: Float[np.ndarray, " F"],
+    threshold: float,
+) -> Float[np.ndarray, " F"]:
+    """Least squares of tanh(features @ xi) on an action, over the terms that `start` has.
+
+    Coefficients below the threshold leave and the rest is fitted again, as in the linear
+    regression that gave the start.
+    """
+    from scipy.optimize import least_squares
+
+    found = start.copy()
+    for _ in range(_ROUNDS):
+        terms = np.flatnonzero(found)
+        if not len(terms):
+            break
+        theta = features[:, terms]
+
+        def residual(xi: np.ndarray, theta: np.ndarray = theta) -> np.ndarray:
+            return np.tanh(theta @ xi) - action
+
+        def slope(xi: np.ndarray, theta: np.ndarray = theta) -> np.ndarray:
+            return (1 - np.tanh(theta @ xi) ** 2)[:, None] * theta
+
+        found[terms] = least_squares(
+            residual, found[terms], slope, method="lm", max_nfev=_EVALUATIONS
+        ).x
+        small = np.abs(found) < threshold
+        if not (small & (found != 0)).any():
+            break
+        found[small] = 0.0
+    return found
+
+
+def distilled(
+    spec: Spec,
+    states: Sequence[Float[np.ndarray, "N D"]],
+    actions: Sequence[Float[np.ndarray, "N A"]],
+    *,
+    angles: Sequence[Sequence[int]],
+    degrees: Sequence[int],
+    thresholds: Sequence[float],
+    tolerance: float,
+    alpha: float,
+    members: int,
+    library_ensemble: bool,
+    label_bound: float,
+    seed: int,
+) -> tuple[SparsePolicy, list[dict[str, Any]]]:
+    """Fit a policy to every seed's states; returns what was chosen for each as well.
+
+    Every degree and threshold is tried with one fit. Of those whose squared error of the action on
+    a tenth of the states, kept apart, is within `tolerance` of the least, the one with the fewest
+    terms is fitted again: an ensemble of linear fits, whose median says which terms there are and
+    where their values start, and `squashed_fit` of these.
+
+    Args:
+        states, actions: of each seed, in any order; the teacher's actions, in [-1, 1].
+        angles: pairs [cosine, sine]; the sine enters a monomial at most once, for with
+            c^2 + s^2 = 1 more is singular.
+        label_bound: actions before tanh are clipped to +- this.
+    """
+    library = library_of(
+        "polynomial", obs_dim=spec.obs_dim, action_dim=0, degree=max(degrees), interactions=True
+    )
+    powers = powers_of(library, spec.obs_dim, 0)
+    powers = powers[reduced(powers, [sine for _, sine in angles])]
+    degree_of = powers.sum(1)
+    program = Monomials(powers)
+    coefficients = np.zeros((len(states), spec.action_dim, len(powers)))
+    chosen = []
+    for lane, (rows, wanted) in enumerate(zip(states, actions, strict=True)):
+        order = np.random.default_rng([seed, lane]).permutation(len(rows))
+        theta = program(torch.from_numpy(rows[order]).double().mT).mT.numpy()
+        wanted = wanted[order]
+        aims = labels(torch.from_numpy(wanted), label_bound).numpy()
+        cut = max(len(rows) // 10, 1)
+
+        def squashed(
+            start: np.ndarray,
+            threshold: float,
+            theta: np.ndarray = theta[cut:],
+            wanted: np.ndarray = wanted[cut:],
+        ) -> np.ndarray:
+            """`[A, F]` from linear fits `[A, F]`."""
+            return np.stack(
+                [
+                    squashed_fit(theta, action, each, threshold)
+                    for action, each in zip(wanted.T, start, strict=True)
+                ]
+            )
+
+        tried = []
+        for degree in degrees:
+            columns = degree_of <= degree
+            for threshold in thresholds:
+                start = np.zeros_like(coefficients[lane])
+                start[:, columns] = sparse_fit(
+                    theta[cut:, columns], aims[cut:], threshold=threshold, alpha=alpha
+                )
+                found = squashed(start, threshold)
+                error = np.square(np.tanh(theta[:cut] @ found.T) - wanted[:cut]).mean()
+                terms = int(np.count_nonzero(found))
+                tried.append({"terms": terms, "error": float(error), "degree": degree})
+                tried[-1]["threshold"] = threshold
+        least = min(each["error"] for each in tried)
+        good = [each for each in tried if each["error"] <= (1 + tolerance) * least]
+        best = min(good, key=lambda each: (each["terms"], each["error"]))
+        columns = degree_of <= best["degree"]
+        fits = ensemble_fit(
+            theta[:, columns],
+            aims,
+            threshold=best["threshold"],
+            alpha=alpha,
+            members=members,
+            bagging=True,
+            library_ensemble=library_ensemble,
+            seed=[seed, lane],
+        )
+        start = np.zeros_like(coefficients[lane])
+        start[:, columns] = np.median(fits, 0)
+        coefficients[lane] = squashed(start, best["threshold"], theta, wanted)
+        chosen.append(best | {"terms": int(np.count_nonzero(coefficients[lane]))})
+    return SparsePolicy(spec, powers, coefficients), chosen
+
+
+def _sum(terms: dict[str, float]) -> str:
+    parts = [f"{value:+.3f}" + (f" {name}" if name != "1" else "") for name, value in terms.items()]
+    return " ".join(parts) or "0"

@@ -1,0 +1,161 @@
+"""Refuses settings that cannot work together, before anything is read or fitted."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from reverie.agents.base import Agent
+from reverie.training.compilation import wanted
+from reverie.training.launch import mistakes
+from reverie.training.launch.compose import arguments, is_chosen, real_rows
+from reverie.training.population import parameters, population
+from reverie.world_models.diffusion.parts import require_parts_suit
+
+KEEP_ALL = "reverie.world_models.filters.KeepAll"
+"""The filter that does nothing."""
+
+
+def require_sense(config: DictConfig, settings: dict[str, Any]) -> None:
+    """Refuse settings that cannot work before anything is read or fitted."""
+    population(settings)
+    mistakes.require_integers(settings)
+    if not 0 <= config.real_fraction <= 1:
+        raise ValueError(f"real_fraction must lie in [0, 1], got {config.real_fraction}")
+    require_parts_fit(config)
+    if is_chosen(config.source) and real_rows(config) == config.batch_size:
+        raise ValueError(
+            f"real_fraction={config.real_fraction} leaves no room in a batch of "
+            f"{config.batch_size} for what source={config.source._target_} makes; lower it, or "
+            "set source=none"
+        )
+    mistakes.pick_device(config.device)
+    wanted(config.compile, torch.device("cpu"))
+
+
+def require_parts_fit(config: DictConfig) -> None:
+    """Refuse a source that lacks what it works with, and parts that it would not use."""
+    if is_chosen(config.online) and config.online.refit_every and not is_chosen(config.world_model):
+        raise ValueError(
+            f"online.refit_every={config.online.refit_every} has no world model to fit again; set "
+            "online.refit_every=0, or choose world_model=ensemble"
+        )
+    simulated = is_chosen(config.source) and "simulator" in arguments(config.source)
+    if simulated and not is_chosen(config.simulator):
+        raise ValueError(
+            "source=simulator has nothing to step, for simulator=none; choose one, for example "
+            "simulator=perturbed"
+        )
+    if is_chosen(config.simulator) and not simulated:
+        raise ValueError(
+            "a simulator is chosen, but the source does not step it; set source=simulator, or "
+            "simulator=none"
+        )
+    judged = is_chosen(config.source) and config.filter._target_ != KEEP_ALL
+    scored = judged and "dynamics_reward" in arguments(config.filter)
+    if scored and not is_chosen(config.dynamics_reward):
+        raise ValueError(
+            f"filter={config.filter._target_} judges by a dynamics reward, but dynamics_reward="
+            "none; choose one, for example dynamics_reward=adversarial"
+        )
+    if is_chosen(config.dynamics_reward) and not scored:
+        raise ValueError(
+            "a dynamics reward is chosen, but no filter of a source asks for it; set filter=morec "
+            "and source=branched, or dynamics_reward=none"
+        )
+    for part in ("generator", "sampler", "guidance", "behaviour"):
+        used = is_chosen(config.source) and part in arguments(config.source)
+        if is_chosen(config[part]) and not used:
+            raise ValueError(
+                f"a {part} is chosen, but the source does not use it; set source=trajectories, or "
+                f"{part}=none"
+            )
+    generated = is_chosen(config.source) and "generator" in arguments(config.source)
+    if config.generator is not None and not is_chosen(config.generator) and not generated:
+        raise ValueError(
+            "a noise_law or a condition is chosen, but there is no generator to fit; set "
+            "source=trajectories, or noise_law=none and condition=none"
+        )
+    begins = config.source is not None and is_chosen(config.source.get("warm_start"))
+    if begins and not (is_chosen(config.source) and "warm_start" in arguments(config.source)):
+        raise ValueError(
+            "a warm_start is chosen, but the source draws no records; set source=trajectories, or "
+            "warm_start=none"
+        )
+    if not is_chosen(config.source):
+        return
+    group = "simulator" if simulated else "source"
+    needed = arguments(config[group])
+    if "model" in needed and not is_chosen(config.world_model):
+        raise ValueError(
+            f"{group} needs a world model, but world_model=none; choose one, for example "
+            "world_model=ensemble, or set source=none"
+        )
+    for part, example in (("generator", "trajectory"), ("sampler", "dpm_solver_2m")):
+        if part in needed and not is_chosen(config[part]):
+            raise ValueError(
+                f"{group} needs a {part}, but {part}=none; choose one, for example "
+                f"{part}={example}, or set source=none"
+            )
+    if "generator" in needed:
+        require_generation_works(config)
+    if "transition_filter" not in needed and config.filter._target_ != KEEP_ALL:
+        raise ValueError(
+            f"filter={config.filter._target_} judges steps of a world model, but {group}="
+            f"{config[group]._target_} asks none for a step; set filter=none"
+        )
+
+
+def require_generation_works(config: DictConfig) -> None:
+    """Refuse parts around a generator that do not suit each other, before hours of fitting it."""
+    settings = config.generator
+    if "records" not in settings:  # no diffusion
+        return
+    if not is_chosen(settings.get("noise_law")):
+        raise ValueError("the generator needs a noise law; set noise_law=log_normal")
+    guidance = None
+    if is_chosen(config.guidance):
+        guidance = mistakes.build("guidance", instantiate(config.guidance))
+    sampler = mistakes.build("sampler", instantiate(config.sampler))
+    law = mistakes.build("generator.noise_law", instantiate(settings.noise_law))
+    warm_start = config.source.get("warm_start")
+    if is_chosen(settings.get("condition")):
+        mistakes.build("generator.condition", instantiate(settings.condition))
+    require_parts_suit(
+        get_object(settings.records._target_),
+        law,
+        sampler,
+        guidance,
+        conditioned=is_chosen(settings.get("condition")),
+        cloned=is_chosen(config.behaviour),
+        warm_start=instantiate(warm_start) if is_chosen(warm_start) else None,
+    )
+    if config.source.get("every", 1) is None:
+        once = "source.every=null draws once, before the agent has learnt anything, so "
+        if guidance is not None and guidance.needs_agent:
+            raise ValueError(f"{once}nothing would be guided; set source.every=10000, for example")
+        if is_chosen(warm_start):
+            raise ValueError(f"{once}no refresh has another before it; set warm_start=none")
+    critics = get_object(config.agent._target_).values is not Agent.values
+    if guidance is not None and guidance.needs_critics and not critics:
+        raise ValueError(
+            f"guidance.value=critic asks for critics, which agent={config.agent._target_} does not "
+            "have; set guidance.value=reward, or another agent, for example agent=td3_bc"
+        )
+
+
+def drop_foreign_numbers(config: DictConfig, source: Path) -> None:
+    """Take out numbers of a preset or tuned file that the chosen option of a group does not have.
+
+    They are meant for what the preset picks; `filter=none` has no penalty to tune.
+    """
+    for group, numbers in OmegaConf.to_container(OmegaConf.load(source)).items():  # type: ignore[union-attr]
+        node = config.get(group)
+        if not isinstance(numbers, dict) or not is_chosen(node):
+            continue
+        known = set(parameters(get_object(node._target_)))
+        with open_dict(node):
+            for key in set(numbers) - known - {"path"}:
+                node.pop(key, None)

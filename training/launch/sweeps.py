@@ -1,0 +1,185 @@
+"""Sweeps that survive: what became of every job of `python train.py -m ...`, whatever ran it.
+
+A job that raises does not end the others, and the sweep ends with a table and, where any job
+failed, with status 1. Whether a job is skipped, resumed or repeated follows from its run directory,
+so the same command again does what is missing.
+"""
+
+import atexit
+import hashlib
+import json
+import os
+import shutil
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from reverie.training import checkpoint
+from reverie.training.files import write_json
+from reverie.training.launch import failures
+from reverie.training.launch.mistakes import TRACEBACK, explain
+from reverie.training.results.summary import of_seeds, read_summary
+from reverie.training.run_directory import SUMMARY, run_directory
+
+FINISHED, RESUMED, SKIPPED = "finished", "resumed and finished", "skipped"
+FAILED, REPORTED, STOPPED = "failed", "failed before", "stopped"
+_STYLES = {FAILED: "bold red", REPORTED: "red", STOPPED: "yellow", SKIPPED: "dim"}
+_WIDTH = 140
+"""Of the table where the output is no terminal."""
+
+
+def sweeping() -> bool:
+    """Whether this is a job of a sweep."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def require_first_failure(run_dir: Path, retry: bool) -> None:
+    """Refuse to repeat a job of a sweep that crashed before, unless somebody asked for it.
+
+    Raises:
+        AlreadyFailed: with the reason of that crash.
+    """
+    why = failures.reason(run_dir)
+    if why is not None and sweeping() and not retry:
+        raise AlreadyFailed(why)
+
+
+class AlreadyFailed(RuntimeError):
+    """The job crashed in an earlier sweep and was not repeated."""
+
+
+class SweepTable(Callback):
+    """Keeps a file about every job, and shows all of them at the end.
+
+    Hydra hands a copy of it to the process of each job, so what a job tells goes through files
+    below `hydra.sweep.dir`, in a folder that follows from the command.
+    """
+
+    def __init__(self) -> None:
+        self.folder: Path | None = None
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        command = "\n".join(config.hydra.overrides.task)
+        digest = hashlib.sha256(command.encode()).hexdigest()[:12]
+        self.folder = Path(config.hydra.sweep.dir).absolute() / f"jobs-{digest}"
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        atexit.register(self.conclude, early=True)
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if self.folder is None:  # one run, no sweep
+            return
+        known: dict[str, Any] = {"overrides": list(config.hydra.overrides.task)}
+        known["outcome"], known["why"] = STOPPED, "it has not ended; the same command goes on"
+        try:
+            own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+            settings: Any = OmegaConf.to_container(own, resolve=True)
+            run_dir = run_directory(settings, known["overrides"])
+        except Exception:  # the job will say it itself
+            pass
+        else:
+            known["run_dir"] = str(run_dir)
+            known["finished"] = (run_dir / SUMMARY).is_file() and not config.overwrite
+            known["begun"] = (run_dir / checkpoint.FILE).is_file() and not config.overwrite
+        write_json(self._file(config), known)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        if self.folder is None:
+            return
+        known = json.loads(self._file(config).read_text())
+        if job_return.status == JobStatus.FAILED:
+            error: Any = job_return._return_value
+            known["why"] = failures.in_one_line(error)
+            known["outcome"] = REPORTED if isinstance(error, AlreadyFailed) else FAILED
+            if os.environ.get(TRACEBACK) == "1" or explain(error) is None:
+                traceback.print_exception(error)
+            print(f"error: {_name(known)}: {known['why']}", file=sys.stderr)
+            # The sweeper would end the sweep.
+            job_return.status, job_return.return_value = JobStatus.COMPLETED, None
+        else:
+            done = RESUMED if known.get("begun") else FINISHED
+            known["outcome"] = SKIPPED if known.get("finished") else done
+            known["why"] = ""
+            known["result"] = job_return.return_value
+        write_json(self._file(config), known)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        atexit.unregister(self.conclude)
+        if not self.conclude():
+            sys.exit(1)
+
+    def conclude(self, early: bool = False) -> bool:
+        """Print what became of the jobs; returns whether none of them failed.
+
+        Args:
+            early: the sweep ended before its time.
+        """
+        assert self.folder is not None
+        files = sorted(self.folder.glob("*.json"), key=lambda path: int(path.stem))
+        jobs = [json.loads(path.read_text()) for path in files]
+        if jobs:
+            show(jobs, early)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return all(not job["why"] for job in jobs)
+
+    def _file(self, config: DictConfig) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{config.hydra.job.num}.json"
+
+
+def show(jobs: list[dict[str, Any]], early: bool) -> None:
+    """A row a job, and a line with the reason for each that did not finish."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(console.width, _WIDTH))
+    counts = Counter(job["outcome"] for job in jobs)
+    title = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+    several = "s" if len(jobs) > 1 else ""
+    table = Table(title=f"{len(jobs)} job{several}: {title}", title_justify="left")
+    table.add_column("job", justify="right")
+    table.add_column("outcome")
+    table.add_column("score", justify="right")
+    table.add_column("run directory", overflow="fold")
+    for number, job in enumerate(jobs):
+        style = _STYLES.get(job["outcome"])
+        table.add_row(str(number), Text(job["outcome"], style or ""), _score(job), _name(job))
+    console.print(table)
+    for job in jobs:
+        if job["why"]:
+            line = f"{job['outcome']}: {_name(job)}: {job['why']}"
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
+    if early:
+        hint = "the sweep ended early; jobs that had not begun are not listed"
+        console.print(hint, soft_wrap=True)
+    if counts[REPORTED]:
+        hint = "jobs that failed before were not repeated; retry_failed=true tries them again"
+        console.print(hint, soft_wrap=True)
+
+
+def _name(job: Mapping[str, Any]) -> str:
+    """Where the job works, or what was typed where that is unknown."""
+    return job.get("run_dir") or " ".join(job["overrides"])
+
+
+def _score(job: Mapping[str, Any]) -> str:
+    """With its unit where it is a return, and the number of seeds it is the mean of."""
+    value = job.get("result")
+    if value is None:
+        return "-"
+    summary = read_summary(Path(job["run_dir"]) / SUMMARY)
+    if summary.get("population"):  # a mean over different settings would say nothing
+        return "several settings"
+    unit = "" if "score_last10" in summary["result"] else "return, "
+    return f"{value:.1f} ({unit}{of_seeds(summary['seeds'])})"

@@ -1,0 +1,327 @@
+"""Estimate the policy of a run without acting: `python -m training.ope run=runs/mopo/x/0`.
+
+Fitted Q evaluation on the run's dataset, and rollouts of its world model from recorded start
+states. With `true_return=true` the policy then acts, and the errors are printed beside.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import hydra
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from reverie.agents.fitted_q_evaluation import FittedQEvaluation
+from reverie.datasets.cache import cache_root
+from reverie.datasets.dataset import Dataset
+from reverie.datasets.names import short_name
+from reverie.training import checkpoint
+from reverie.training import fitting as model_cache
+from reverie.training.files import write_json
+from reverie.training.launch import mistakes
+from reverie.training.launch.compose import Restored, is_chosen, restored, threads
+from reverie.training.launch.options import CONF
+from reverie.training.logging import Log, NoTracker
+from reverie.training.ope import estimates as value_estimates
+from reverie.training.progress import stage
+from reverie.training.results.statistics import Interval
+from reverie.training.results.summary import versions
+from reverie.training.seeding import side_stream
+from reverie.world_models.base import WorldModel
+
+COUNTS = {
+    "seed": 0,
+    "starts": 1,
+    "episodes": 1,
+    "fqe.updates": 0,
+    "fqe.batch_size": 1,
+    "fqe.replicas": 1,
+    "model.rollouts": 0,
+}
+FILE = "off_policy_evaluation.json"
+EPOCH_LINES = 10.0
+"""Least seconds between two lines about a fit, where there is no progress bar."""
+Estimates = dict[str, list[Interval]]
+"""One interval a seed, by method and quantity."""
+
+
+def evaluate(settings: DictConfig) -> None:
+    """Estimate, compare where asked, print and write."""
+    console = Console()
+    plain: Any = OmegaConf.to_container(settings, resolve=True)
+    mistakes.require_integers(plain, COUNTS)
+    torch.set_num_threads(threads(settings.threads))
+    if settings.cache is not None:
+        os.environ["REVERIE_CACHE"] = str(settings.cache)
+    run_dir = Path(settings.run)
+    run = restored(run_dir, settings.device, settings.seed)
+    data = dataset_of(run, run_dir)
+    model = world_model(run, run_dir, data, settings, console) if settings.model.rollouts else None
+    if model is None and not settings.fqe.updates:
+        raise ValueError(
+            "nothing is left to estimate with: fqe.updates=0, and there is no world model or "
+            "model.rollouts=0; choose world_model=ensemble, or raise fqe.updates"
+        )
+    discount = run.agent.discount if settings.discount is None else settings.discount
+    if not 0 < discount < 1:
+        raise ValueError(
+            f"the discount of the agent is {discount:g}; give one between 0 and 1 as discount=..."
+        )
+    starts = value_estimates.start_states(data, settings.starts, settings.seed)
+    found: Estimates = {}
+    diagnosed: dict[str, Any] = {}
+    if settings.fqe.updates:
+        found["fqe/value"] = fitted_values(run, data, starts, plain["fqe"], discount, console)
+    if model is not None:
+        dreamed = dream(model, run, data, starts, settings, discount)
+        for name in ("value", "return"):
+            table = getattr(dreamed, f"{name}s").mean(1, keepdim=True)  # [S, 1, P]
+            found[f"model/{name}"] = [value_estimates.interval(lane) for lane in table]
+        diagnosed = {
+            name: getattr(dreamed, name).tolist() for name in ("steps", "broken", "outside")
+        }
+    truth = true_values(run, settings, discount) if settings.true_return else None
+    for table in tables(run_dir, found, truth, discount):
+        console.print(table)
+    write_json(
+        run_dir / FILE,
+        {
+            "run": str(run_dir),
+            "update": run.update,
+            "environment": data.spec.env_id,
+            "dataset": {"name": data.name, "fingerprint": data.fingerprint},
+            "discount": discount,
+            "starts": len(starts),
+            "settings": plain,
+            "estimates": {
+                name: [[float(each.estimate), float(each.low), float(each.high)] for each in lanes]
+                for name, lanes in found.items()
+            },
+            "model": diagnosed,
+            "truth": truth
+            and {name: [float(each.estimate) for each in truth[name]] for name in truth},
+            "versions": versions(),
+        },
+    )
+    console.print(f"written: {run_dir / FILE}", highlight=False, soft_wrap=True)
+
+
+def dataset_of(run: Restored, run_dir: Path) -> Dataset:
+    """The dataset that the run was trained on.
+
+    Raises:
+        ValueError: it has changed since.
+    """
+    node = run.config.dataset
+    plain: Any = OmegaConf.to_container(node, resolve=True)
+    data: Dataset = instantiate(node, name=short_name(**plain), _convert_="all")
+    if data.fingerprint != run.facts.fingerprint:
+        raise ValueError(
+            f"{run_dir} was trained on data with fingerprint {run.facts.fingerprint}, dataset "
+            f"{data.name} now has {data.fingerprint}; restore the data, or train again"
+        )
+    return data
+
+
+def world_model(
+    run: Restored, run_dir: Path, data: Dataset, settings: DictConfig, console: Console
+) -> WorldModel | None:
+    """The model that is asked for, fitted or from the cache; else the run's, if it has one."""
+    asked = is_chosen(settings.world_model)
+    node = settings.world_model if asked else run.config.get("world_model")
+    if not is_chosen(node):
+        console.print(
+            "the run has no world model, so there are no rollouts; world_model=ensemble fits one",
+            soft_wrap=True,
+            highlight=False,
+        )
+        return None
+    kept: Any = OmegaConf.to_container(node, resolve=True)
+    given = kept.pop("path")
+    seed = run.config.seed
+    with side_stream(seed, run.device):
+        model: WorldModel = mistakes.build(
+            "world_model", instantiate(kept), spec=data.spec, seeds=run.config.seeds, seed=seed
+        ).to(run.device)
+        with stage(f"world model, {model.fit_unit}", model.fit_total, console) as shown:
+
+            def on_progress(done: int, loss: float) -> None:
+                shown.first = model.fit_first
+                shown.advance_to(done)
+                shown.report(done, f"{model.fit_measure} {loss:.4g}", pause=EPOCH_LINES)
+
+            model_cache.fitted(
+                model,
+                data,
+                group="world_model",
+                cache=cache_root() / "world_models",
+                own=None if asked else run_dir / "world_model.pt",
+                given=None if given is None else Path(given),
+                device=run.device,
+                progress=on_progress,
+            )
+    if not asked:
+        checkpoint.load_refitted(run_dir / checkpoint.FILE, model, run.device)
+    return model
+
+
+def fitted_values(
+    run: Restored,
+    data: Dataset,
+    starts: Tensor,
+    numbers: Mapping[str, Any],
+    discount: float,
+    console: Console,
+) -> list[Interval]:
+    """Values by fitted Q evaluation, one a seed."""
+    learning = {name: numbers[name] for name in numbers if name not in ("updates", "batch_size")}
+    learner: FittedQEvaluation = mistakes.build(
+        "fqe",
+        FittedQEvaluation,
+        spec=data.spec,
+        policy=lambda obs: run.agent.act(obs, deterministic=True),
+        policies=run.agent.seeds,
+        discount=discount,
+        **learning,
+    ).to(run.device)
+    updates = numbers["updates"]
+    with (
+        TemporaryDirectory() as folder,
+        stage("fitted Q evaluation", updates, console) as shown,
+    ):
+        log = Log(Path(folder) / "metrics.csv", NoTracker(), learner.seeds)
+        log.begin()
+
+        def on_log(update: int) -> None:
+            shown.advance_to(update)
+            shown.report(update, log.readable(), pause=EPOCH_LINES)
+
+        value_estimates.fit_critics(
+            learner,
+            data,
+            updates=updates,
+            batch_size=numbers["batch_size"],
+            log=log,
+            log_every=max(updates // 100, 1),
+            on_log=on_log,
+        )
+    return [value_estimates.interval(lane) for lane in learner.state_values(starts.to(run.device))]
+
+
+def dream(
+    model: WorldModel,
+    run: Restored,
+    data: Dataset,
+    starts: Tensor,
+    settings: DictConfig,
+    discount: float,
+) -> value_estimates.Rollouts:
+    """Rollouts of the run's policies in the model.
+
+    Raises:
+        ValueError: the task has no time limit.
+    """
+    limit = data.spec.max_episode_steps
+    if limit is None:
+        raise ValueError(
+            f"dataset {data.name} knows no time limit, so a return has no end; train with "
+            "dataset.env_id=... or dataset.max_episode_steps=..., or set model.rollouts=0"
+        )
+    box = settings.model.box
+    return value_estimates.model_rollouts(
+        model,
+        lambda obs: run.agent.act(obs, deterministic=True),
+        starts.to(run.device),
+        seeds=run.agent.seeds,
+        rollouts=settings.model.rollouts,
+        limit=limit,
+        discount=discount,
+        box=None if box is None else value_estimates.box_of(data, box).to(run.device),
+    )
+
+
+def true_values(run: Restored, settings: DictConfig, discount: float) -> Estimates:
+    """What the policies earn in the true environment.
+
+    Raises:
+        ValueError: there is none.
+    """
+    spec = run.facts.spec
+    if spec.env_id is None:
+        raise ValueError(
+            "true_return=true, but the dataset names no environment; train with "
+            "dataset.env_id=..., or leave true_return at false"
+        )
+    outcomes = value_estimates.true_outcomes(
+        spec,
+        run.policy,
+        seeds=run.agent.seeds,
+        episodes=settings.episodes,
+        seed=settings.seed,
+        discount=discount,
+    )
+    return {
+        name: [value_estimates.interval(lane[None]) for lane in outcomes[f"{name}s"]]
+        for name in ("value", "return")
+    }
+
+
+def tables(
+    run_dir: Path, found: Estimates, truth: Estimates | None, discount: float
+) -> list[Table]:
+    """One table a quantity, one row a seed."""
+    titles = {
+        "value": f"{run_dir}: value, discounted by {discount:g}, without time limit",
+        "return": f"{run_dir}: return up to the time limit",
+    }
+    made = []
+    for quantity, title in titles.items():
+        columns = {
+            name.split("/")[0]: lanes for name, lanes in found.items() if name.endswith(quantity)
+        }
+        if not columns:
+            continue
+        shown = Table(title=title, title_justify="left")
+        shown.add_column("seed lane", justify="right")
+        for method in columns:
+            shown.add_column(METHODS[method], justify="right")
+            if truth is not None:
+                shown.add_column("error", justify="right")
+        if truth is not None:
+            shown.add_column("in truth", justify="right")
+        for lane in range(len(next(iter(columns.values())))):
+            cells = [str(lane)]
+            for lanes in columns.values():
+                cells.append(_cell(lanes[lane]))
+                if truth is not None:
+                    error = float(lanes[lane].estimate - truth[quantity][lane].estimate)
+                    cells.append(f"{error:+.4g}")
+            if truth is not None:
+                cells.append(_cell(truth[quantity][lane]))
+            shown.add_row(*cells)
+        made.append(shown)
+    return made
+
+
+METHODS = {"fqe": "FQE", "model": "model rollouts"}
+
+
+def _cell(found: Interval) -> str:
+    return f"{float(found.estimate):.4g} [{float(found.low):.4g}, {float(found.high):.4g}]"
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="ope")
+def main(settings: DictConfig) -> None:
+    with mistakes.one_line_errors():
+        evaluate(settings)
+
+
+if __name__ == "__main__":
+    mistakes.run(main)

@@ -1,0 +1,195 @@
+"""What fixed policies are worth, without a step in the environment, and how far off that is.
+
+Three numbers of a policy, all from the same start states: its discounted value, which no time
+limit cuts; its return, undiscounted and cut by the limit; and either of them in truth.
+"""
+
+import math
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from reverie.agents.fitted_q_evaluation import FittedQEvaluation
+from reverie.datasets.dataset import Dataset
+from reverie.datasets.replay import Mixture, ResampledReplay
+from reverie.envs.evaluation import Evaluator
+from reverie.envs.specs import Spec
+from reverie.training.logging import Log
+from reverie.training.loop import Periods, train
+from reverie.training.results.statistics import LEVEL, Interval
+from reverie.world_models.base import Policy, WorldModel
+
+TAIL = 1e-3
+"""Share of a value that may lie beyond the steps which are taken for it."""
+REPLICATES = 2_000
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """What K rollouts from each of P starts give for each of S policies.
+
+    Attributes:
+        values: `[S, K, P]` discounted, as if there were no time limit.
+        returns: `[S, K, P]` undiscounted, up to the time limit.
+        steps: `[S]` mean length up to the time limit.
+        broken: `[S]` share of rollouts that the model ended with numbers that are not finite.
+        outside: `[S]` share of steps that left the box of the data, before they were put back.
+    """
+
+    values: Float[Tensor, "S K P"]
+    returns: Float[Tensor, "S K P"]
+    steps: Float[Tensor, " S"]
+    broken: Float[Tensor, " S"]
+    outside: Float[Tensor, " S"]
+
+
+def value_steps(discount: float) -> int:
+    """Steps after which all but `TAIL` of a discounted value has been earned."""
+    return math.ceil(math.log(TAIL) / math.log(discount)) if discount > 0 else 1
+
+
+def start_states(data: Dataset, count: int, seed: int) -> Float[Tensor, "P D"]:
+    """First states of `count` recorded episodes, drawn without replacement, or of all."""
+    order = np.random.default_rng(seed).permutation(len(data.episode_starts))[:count]
+    return data.transitions.obs[data.episode_starts[np.sort(order)]]
+
+
+def box_of(data: Dataset, factor: float) -> Float[Tensor, "2 D"]:
+    """The range of the recorded observations, each dimension widened about its middle."""
+    low, high = data.transitions.obs.amin(0), data.transitions.obs.amax(0)
+    middle, half = (low + high) / 2, factor * (high - low) / 2
+    return torch.stack([middle - half, middle + half])
+
+
+@torch.no_grad()
+def model_rollouts(
+    model: WorldModel,
+    policy: Policy,
+    starts: Float[Tensor, "P D"],
+    *,
+    seeds: int,
+    rollouts: int,
+    limit: int,
+    discount: float,
+    box: Float[Tensor, "2 D"] | None,
+) -> Rollouts:
+    """Let policies act in a world model from given starts until it terminates or all is counted.
+
+    Args:
+        model: of S lanes, or of one that all share.
+        policy: of S lanes.
+        seeds, rollouts: S and K.
+        limit: time limit in control steps, which ends a return and not a value.
+        discount: per control step, below 1.
+        box: states are kept within it, since errors feed on themselves outside the data; None
+            lets them go.
+    """
+    count = len(starts)
+    obs = starts.repeat(rollouts, 1).expand(seeds, -1, -1)  # [S, K P, D]
+    state = model.initial_state(obs)
+    lead = obs.shape[:2]
+    alive = torch.ones(lead, dtype=torch.bool, device=obs.device)
+    values, returns = torch.zeros(2, *lead, dtype=torch.float64, device=obs.device)
+    steps, broken, outside = torch.zeros(3, *lead, device=obs.device)
+    taken = torch.zeros(lead, device=obs.device)
+    horizon = value_steps(discount)
+    for age in range(max(limit, horizon)):
+        step = model.step(obs, policy(obs), 1, state)
+        next_obs, reward = step.next_obs[0], step.reward[0]
+        finite = next_obs.isfinite().all(-1) & reward.isfinite()
+        broken += alive & ~finite
+        alive = alive & finite
+        earned = torch.where(alive, reward, 0.0).double()
+        taken += alive
+        if age < horizon:
+            values += discount**age * earned
+        if age < limit:
+            returns += earned
+            steps += alive
+        if box is not None:
+            left = ((next_obs < box[0]) | (next_obs > box[1])).any(-1)
+            outside += alive & left
+            next_obs = next_obs.clamp(box[0], box[1])
+        alive = alive & ~step.terminated[0]
+        obs = torch.where(alive.unsqueeze(-1), next_obs, obs)
+        if step.state is not None and state is not None:
+            state = torch.where(alive.unsqueeze(-1), step.state[0], state)
+    return Rollouts(
+        values=values.view(seeds, rollouts, count),
+        returns=returns.view(seeds, rollouts, count),
+        steps=steps.mean(1),
+        broken=broken.mean(1),
+        outside=outside.sum(1) / taken.sum(1).clamp(min=1),
+    )
+
+
+def fit_critics(
+    learner: FittedQEvaluation,
+    data: Dataset,
+    *,
+    updates: int,
+    batch_size: int,
+    log: Log,
+    log_every: int,
+    on_log: Callable[[int], None],
+) -> None:
+    """Fitted Q evaluation by the loop of all training, every lane on episodes drawn for it."""
+    learner.prepare(data)
+    device = next(learner.parameters()).device
+    replay = ResampledReplay(
+        data.transitions,
+        episode_starts=data.episode_starts,
+        episode_lengths=data.episode_lengths,
+        lanes=learner.seeds,
+    )
+    train(
+        learner,
+        Mixture({"real": replay}, {"real": batch_size}, seeds=learner.seeds).to(device),
+        {},
+        first=0,
+        updates=updates,
+        periods=Periods(log=log_every, evaluate=log_every, checkpoint=0),
+        log=log,
+        evaluate=on_log,
+        checkpoint=lambda update: None,
+        compile=lambda function: function,
+        on_update=lambda update: None,
+    )
+
+
+def interval(table: Float[Tensor, "R P"], seed: int = 0) -> Interval:
+    """Mean over replicas and starts with a bootstrap interval over both.
+
+    A replicate is one replica's mean over starts drawn with replacement: the replicas are fits to
+    data drawn anew, so their spread is that of one fit and does not shrink with their number.
+    """
+    values = table.double().cpu().numpy()
+    rng = np.random.default_rng(seed)
+    replicas = rng.integers(len(values), size=(REPLICATES, 1))
+    starts = rng.integers(values.shape[1], size=(REPLICATES, values.shape[1]))
+    means = values[replicas, starts].mean(1)
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return Interval(np.asarray(values.mean()), low, high)
+
+
+def true_outcomes(
+    spec: Spec, policy: Policy, *, seeds: int, episodes: int, seed: int, discount: float
+) -> dict[str, Float[Tensor, "S P"]]:
+    """Discounted values, which no time limit cuts, and returns, in the true environment."""
+
+    def run(steps: int | None) -> Any:
+        task = replace(spec, max_episode_steps=steps)
+        with closing(Evaluator(spec=task, seeds=seeds, episodes=episodes)) as evaluator:
+            return evaluator.run(policy, seed, discount)
+
+    limit, horizon = spec.max_episode_steps, value_steps(discount)
+    within = run(limit)
+    beyond = within if limit is None or limit >= horizon else run(horizon)
+    return {"values": beyond.discounted_returns, "returns": within.returns}

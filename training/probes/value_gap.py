@@ -1,0 +1,104 @@
+"""Whether a policy earns far more in its world model than anybody earned in the data.
+
+A policy finds the places where a model pays too much, and members that share a dictionary or a
+blind spot doubt nothing there. SINDy-RL (arXiv:2403.09110) mends such a model with fresh data;
+offline nothing mends it, so that the gap itself is the alarm. It says nothing of the truth: a good
+policy of poor data raises it too, and then deserves a look before it is let loose.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from reverie.agents.base import Agent
+from reverie.datasets.dataset import Dataset
+from reverie.envs.evaluation import Episodes
+from reverie.world_models.base import WorldModel
+
+
+class ValueGap:
+    """Whole episodes of the deterministic policy in the model, from starts of recorded episodes.
+
+    Args:
+        agent, model: on the same device.
+        data: its episodes give starts, the number of steps (the longest one's) and the returns
+            to compare with.
+        starts: B, episodes per seed.
+        factor: the alarm is raised above `limit`, so many times the best recorded return.
+    """
+
+    def __init__(
+        self, *, agent: Agent, model: WorldModel, data: Dataset, starts: int, factor: float
+    ) -> None:
+        if starts < 1:
+            raise ValueError(f"value_gap.starts={starts} must be 0 (off) or at least 1")
+        if factor <= 1:
+            raise ValueError(f"value_gap.factor={factor} must be above 1")
+        self.agent, self.model = agent, model
+        chosen = torch.linspace(0, len(data.episode_starts) - 1, starts).round().long()
+        device = next(agent.parameters()).device
+        self.starts = data.transitions.obs[data.episode_starts[chosen]].to(device)
+        self.steps = int(data.episode_lengths.max())
+        self.best = data.returns.max().item()
+        self.limit = limit(data.returns, factor)
+
+    @torch.no_grad()
+    def measure(self, episodes: Episodes | None) -> dict[str, Float[Tensor, " S"]]:
+        """`model/return`, the mean undiscounted return of the episodes that the model could carry
+        to their end (NaN if none), and `model/left`, the share of those that left its domain."""
+        obs = self.starts.expand(self.agent.seeds, -1, -1)
+        state = self.model.initial_state(obs)
+        returns = torch.zeros(obs.shape[:-1], device=obs.device)
+        going, left = torch.ones_like(returns, dtype=torch.bool), torch.zeros_like(returns).bool()
+        for _ in range(self.steps):
+            step = self.model.step(obs, self.agent.act(obs, deterministic=True), 1, state)
+            after, reward = step.next_obs[0], step.reward[0]
+            finite = after.isfinite().all(-1) & reward.isfinite()
+            left |= going & ~finite
+            returns = returns + torch.where(going & finite, reward, 0.0)
+            going = going & finite & ~step.terminated[0]
+            obs = torch.where(going.unsqueeze(-1), after, obs)
+            if step.state is not None and state is not None:
+                state = torch.where(going.unsqueeze(-1), step.state[0], state)
+        whole = torch.where(left, torch.nan, returns)
+        return {"model/return": whole.nanmean(1), "model/left": left.float().mean(1)}
+
+    def judged(self) -> dict[str, Any]:
+        """Measured now, as plain values, with its `alarm`."""
+        found = self.measure(None)
+        dreamed = found["model/return"].tolist()
+        return {
+            "model_return": [value if value == value else None for value in dreamed],
+            "left": found["model/left"].tolist(),
+            "best_recorded": self.best,
+            "limit": self.limit,
+            "alarm": any(value > self.limit for value in dreamed),
+        }
+
+
+def limit(returns: Float[Tensor, " P"], factor: float) -> float:
+    """`factor` times the best return, both counted from the worst one where that is negative."""
+    base = min(returns.min().item(), 0.0)
+    return base + factor * (returns.max().item() - base)
+
+
+def alarms(summary_of_model: dict[str, Any], gap: dict[str, Any] | None) -> list[str]:
+    """What a finished run warns of, in sentences: open-loop error of equations, and this gap."""
+    said = []
+    gate = summary_of_model.get("open_loop")
+    if isinstance(gate, dict) and gate.get("alarm"):
+        size = "without bound" if gate["median"] is None else f"by {gate['median']:.2g} std"
+        said.append(
+            f"the world model misses recorded states {size} after {gate['steps']} steps "
+            f"(world_model.gate_error={gate['limit']:g}): what was learned in it deserves no trust"
+        )
+    if gap is not None and gap["alarm"]:
+        dreamed = max(value for value in gap["model_return"] if value is not None)
+        said.append(
+            f"the policy earns {dreamed:.4g} in the world model and the best recorded episode "
+            f"earned {gap['best_recorded']:.4g} (value_gap.factor): it may live off the model's "
+            "errors; evaluate it before you use it"
+        )
+    return said

@@ -1,0 +1,194 @@
+"""Pictures of a report, as SVG: one panel a task, one colour a method in all of them."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from reverie.training.report.groups import Group
+from reverie.training.results import statistics
+from reverie.training.results.statistics import Interval
+from reverie.training.results.summary import of_seeds
+
+_WIDTH = 3
+"""Panels side by side."""
+_COLOURS = [f"C{index}" for index in range(10)]
+_LINES = ["-", "--", "-.", ":"]
+_WIDE = 20.0
+"""Largest value, in medians, that still fits on a linear axis."""
+
+
+class Painter:
+    """Draws what groups of runs have in common.
+
+    Args:
+        methods: all that may appear, in the order of their colours.
+    """
+
+    def __init__(self, methods: Sequence[str]) -> None:
+        self.style: dict[str, dict[str, Any]] = {
+            # After ten methods the colours begin again, with another kind of line.
+            method: {
+                "color": _COLOURS[index % len(_COLOURS)],
+                "ls": _LINES[index // len(_COLOURS) % len(_LINES)],
+            }
+            for index, method in enumerate(methods)
+        }
+
+    def learning_curves(self, tasks: Mapping[str, Sequence[Group]]) -> bytes:
+        """Mean over seeds with pointwise intervals, against the mean of the data."""
+        figure, panels = _panels(list(tasks))
+        for axes, groups in zip(panels, tasks.values(), strict=True):
+            unit = unit_of(groups)
+            for group in groups:
+                self._curve(axes, group, unit, group.method)
+            behaviour = groups[0].runs[0].summary["dataset"]["behaviour"]
+            axes.axhline(behaviour[f"{unit}_mean"], color="0.4", ls="--", lw=1, label="data, mean")
+            axes.set_xlabel("gradient steps")
+            axes.set_ylabel("normalised score" if unit == "score" else "return of an episode")
+        return _svg(figure, panels)
+
+    def profiles(self, thresholds: Float[np.ndarray, " T"], found: Mapping[str, Interval]) -> bytes:
+        """Share of runs above each score."""
+        figure, panels = _panels([""])
+        for method, profile in found.items():
+            panels[0].plot(thresholds, profile.estimate, label=method, **self.style[method])
+            panels[0].fill_between(
+                thresholds,
+                profile.low,
+                profile.high,
+                color=self.style[method]["color"],
+                alpha=0.15,
+                lw=0,
+            )
+        panels[0].set(
+            xlabel="normalised score", ylabel="share of runs above it", ylim=(-0.02, 1.02)
+        )
+        return _svg(figure, panels)
+
+    def values(self, tasks: Mapping[str, Sequence[Group]]) -> bytes:
+        """What critics say of the starts of episodes (thick), and the return from there (thin)."""
+        figure, panels = _panels(list(tasks))
+        for axes, groups in zip(panels, tasks.values(), strict=True):
+            for group in groups:
+                self._curve(axes, group, "start/value", group.method, lw=2.4)
+                self._curve(axes, group, "start/return", None, lw=0.8)
+            axes.set(xlabel="gradient steps", ylabel="discounted return from the start")
+            drawn = np.abs(np.concatenate([np.asarray(line.get_ydata()) for line in axes.lines]))
+            if np.nanmax(drawn) > _WIDE * max(np.nanmedian(drawn), 1.0):
+                axes.set_yscale("symlog")  # an axis of few ticks, for values that explode
+        return _svg(figure, panels)
+
+    def open_loop(self, tasks: Mapping[str, Sequence[Group]]) -> bytes:
+        """Error of the state some steps ahead, beside that of a state that stands still."""
+        figure, panels = _panels(list(tasks))
+        for axes, groups in zip(panels, tasks.values(), strict=True):
+            for group in groups:
+                curves = [run.world_model["open_loop"] for run in group.runs if run.world_model]
+                horizons = curves[0]["horizons"]
+                axes.plot(
+                    horizons,
+                    _mean([c["mean"]["median"] for c in curves]),
+                    marker="o",
+                    ms=3,
+                    label=group.method,
+                    **self.style[group.method],
+                )
+                still = _mean([c["constant"]["median"] for c in curves])
+                axes.plot(horizons, still, color="0.6", ls=":", label="standing still")
+            axes.set(xlabel="steps ahead", ylabel="median error, standard deviations of the state")
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+        return _svg(figure, panels)
+
+    def calibration(self, tasks: Mapping[str, Sequence[Group]]) -> bytes:
+        """Share of truths inside central intervals of the prediction."""
+        figure, panels = _panels(list(tasks))
+        for axes, groups in zip(panels, tasks.values(), strict=True):
+            axes.plot([0, 1], [0, 1], color="0.6", ls=":", label="calibrated")
+            for group in groups:
+                models = [run.world_model for run in group.runs]
+                found = [model["calibration"] for model in models if model.get("calibration")]
+                if found:
+                    coverage = _mean([each["coverage"] for each in found])
+                    style = self.style[group.method]
+                    axes.plot(found[0]["levels"], coverage, label=group.method, **style)
+            axes.set(xlabel="nominal coverage", ylabel="measured coverage")
+        return _svg(figure, panels)
+
+    def selection(self, title: str, pulls: Sequence[int], found: Mapping[str, Interval]) -> bytes:
+        """Score of the policy chosen with so many online episodes."""
+        figure, panels = _panels([title])
+        for method, curve in found.items():
+            panels[0].plot(pulls, curve.estimate, label=method)
+            panels[0].fill_between(pulls, curve.low, curve.high, alpha=0.15, lw=0)
+        panels[0].set(xlabel="episodes in the true environment", ylabel="normalised score")
+        panels[0].set_xscale("log")
+        return _svg(figure, panels)
+
+    def _curve(
+        self, axes: Axes, group: Group, metric: str, label: str | None, lw: float = 1.6
+    ) -> None:
+        updates, lanes = group.curves(metric)
+        if not len(updates):
+            return
+        finite = np.isfinite(lanes).all()
+        style = self.style[group.method]
+        single = len(updates) == 1  # of which a line and a band would show nothing
+        marker = "o" if single else None
+        label = label and _with_seeds(label, len(lanes))
+        axes.plot(updates, lanes.mean(0), label=label, lw=lw, marker=marker, ms=4, **style)
+        if finite and len(lanes) > 1:
+            band = statistics.bootstrap(
+                statistics.task_means, lanes, replicates=statistics.CURVE_REPLICATES
+            )
+            if single:
+                axes.vlines(updates, band.low, band.high, color=style["color"], alpha=0.4)
+            else:
+                axes.fill_between(
+                    updates, band.low, band.high, color=style["color"], alpha=0.15, lw=0
+                )
+
+
+def unit_of(groups: Sequence[Group]) -> str:
+    """`score` where every run of a task has one, else `return`."""
+    scored = all("score_last10" in run.summary["result"] for g in groups for run in g.runs)
+    return "score" if scored else "return"
+
+
+def _with_seeds(label: str, seeds: int) -> str:
+    return f"{label} ({of_seeds(seeds)})"
+
+
+def _mean(lanes: Sequence[Sequence[Sequence[float | None]]]) -> Float[np.ndarray, " H"]:
+    """Over runs and their lanes; what is undefined in one of them stays so."""
+    return np.concatenate([np.array(run, float) for run in lanes]).mean(0)
+
+
+def _panels(titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
+    columns = min(_WIDTH, len(titles))
+    rows = -(-len(titles) // columns)
+    figure = Figure(figsize=(5.2 * columns, 3.8 * rows), layout="constrained")
+    panels = [figure.add_subplot(rows, columns, index + 1) for index in range(len(titles))]
+    for axes, title in zip(panels, titles, strict=True):
+        axes.set_title(title, fontsize=10)
+        axes.grid(alpha=0.3)
+    return figure, panels
+
+
+def _svg(figure: Figure, panels: Sequence[Axes]) -> bytes:
+    for axes in panels:
+        entries = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        if entries:
+            axes.legend(entries.values(), entries.keys(), fontsize=7)
+    file = io.BytesIO()
+    # Identifiers and date would make every page differ from the last one.
+    with rc_context({"svg.hashsalt": "reverie"}):
+        FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None})
+    return file.getvalue()

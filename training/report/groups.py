@@ -1,0 +1,282 @@
+"""Finished runs read from their directories, and which of them repeat one another."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from reverie.training.population import in_lane
+from reverie.training.results.summary import read_metrics, read_summary
+from reverie.training.run_directory import CARRIED_OUT, CONFIG, METRICS, SUMMARY, flat
+
+Series = Mapping[str, Mapping[int, tuple[list[int], list[float]]]]
+"""{metric: {lane: (updates, values)}}."""
+
+# Settings in which repetitions of one experiment differ, or that only watch it.
+_REPEATED = ("name", "seed", "seeds", "dataset", "log_every", *CARRIED_OUT)
+_REQUIRED = ("name", "seed", "seeds", "result", "dataset", "environment", "physics", "seconds")
+_LONGEST_LABEL = 60
+# Lists in the measurements of a world model that have no entry a seed.
+_SHARED = ("horizons", "levels")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run.
+
+    Attributes:
+        directory: where it lies.
+        summary: its `summary.json`.
+        settings: its `config.yaml`, as dotted keys.
+        metrics: its `metrics.csv`.
+        world_model: its `world_model.json`, empty where there is none.
+        evaluation: its `evaluation.json`, empty where there is none.
+        videos: recorded episodes.
+        lane: of a population, whose lanes are experiments of their own; None for all lanes of a run
+            that repeats one experiment.
+    """
+
+    directory: Path
+    summary: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    metrics: Series
+    world_model: Mapping[str, Any]
+    evaluation: Mapping[str, Any]
+    videos: Sequence[Path]
+    lane: int | None = None
+
+    @property
+    def experiment(self) -> dict[str, Any]:
+        """Settings that make it another experiment, whatever seed and task."""
+        return {k: v for k, v in self.settings.items() if k.split(".")[0] not in _REPEATED}
+
+    def per_seed(self, name: str) -> list[float]:
+        """A result of every lane; NaN where it was not finite, empty where nobody measured it."""
+        return [float("nan") if v is None else v for v in self.summary["result"].get(name, [])]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that repeat one experiment on one task with other seeds.
+
+    Attributes:
+        method: name of the algorithm, with the settings in which it differs from its siblings.
+        task: the dataset, and what tells it from another one of the same name.
+        runs: at least one.
+    """
+
+    method: str
+    task: str
+    runs: Sequence[Run]
+
+    def per_seed(self, name: str) -> list[float]:
+        """A result of all lanes of all runs."""
+        return [value for run in self.runs for value in run.per_seed(name)]
+
+    def curves(self, metric: str) -> tuple[np.ndarray, np.ndarray]:
+        """Updates `[T]` and values `[seeds, T]` where every lane of every run measured it."""
+        lanes = [
+            dict(zip(*lane, strict=True))
+            for run in self.runs
+            for lane in run.metrics.get(metric, {}).values()
+        ]
+        if not lanes:
+            return np.empty(0), np.empty((0, 0))
+        updates = sorted(set(lanes[0]).intersection(*lanes))
+        return np.array(updates), np.array([[lane[u] for u in updates] for lane in lanes])
+
+
+def find(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Finished and unfinished run directories at or below the paths, each once.
+
+    Raises:
+        FileNotFoundError: a path does not exist.
+        ValueError: there is no finished run.
+    """
+    for path in paths:
+        if not path.is_dir():
+            raise FileNotFoundError(f"{path} is no folder; give run directories or folders of them")
+    below = {found.resolve() for path in paths for found in path.rglob(CONFIG)}
+    below |= {found.resolve() for path in paths for found in path.rglob(SUMMARY)}
+    directories = sorted({path.parent for path in below if ".hydra" not in path.parts})
+    summaries = {path: path / SUMMARY for path in directories if (path / SUMMARY).is_file()}
+    # What `training.collect` leaves is no run of a method.
+    collections = {path for path, file in summaries.items() if "datasets" in read_summary(file)}
+    directories = [path for path in directories if path not in collections]
+    finished = [path for path in directories if path in summaries]
+    if not finished:
+        raise ValueError(
+            f"no finished run in {', '.join(map(str, paths))}: none holds a {SUMMARY}; give "
+            "directories such as runs/mopo/pendulum-mixed/0, or run their commands to the end"
+        )
+    return finished, [path for path in directories if path not in finished]
+
+
+def read(directory: Path) -> Run:
+    """Everything a report needs of one finished run.
+
+    Raises:
+        ValueError: a file is damaged, missing or not ours.
+    """
+    summary = read_summary(directory / SUMMARY)
+    absent = [key for key in _REQUIRED if not isinstance(summary, dict) or key not in summary]
+    if absent:
+        raise ValueError(
+            f"{directory / SUMMARY} has no {absent[0]!r}, so it is no summary of a run; leave that "
+            "folder out, or delete the file and run the same command to write it again"
+        )
+    try:
+        settings = flat(yaml.safe_load((directory / CONFIG).read_text()))
+        metrics = read_metrics(directory / METRICS)
+    except (OSError, yaml.YAMLError, KeyError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{directory} holds a {SUMMARY}, but its {CONFIG} or {METRICS} cannot be read "
+            f"({reason}); restore it, or run its command again with overwrite=true"
+        ) from error
+    return Run(
+        directory=directory,
+        summary=summary,
+        settings=settings,
+        metrics=metrics,
+        world_model=_json(directory / "world_model.json"),
+        evaluation=_json(directory / "evaluation.json"),
+        videos=sorted(directory.glob("[!.]*.mp4")),  # not one that is being written
+    )
+
+
+def lanes_apart(run: Run) -> list[Run]:
+    """The lanes of a population as runs of one seed each, with their own settings; else the run."""
+    population = run.summary.get("population") or {}
+    if not population:
+        return [run]
+    return [
+        replace(
+            run,
+            summary={
+                **run.summary,
+                "seeds": 1,
+                "result": {
+                    # A mean over lanes is nobody's.
+                    name: values[lane : lane + 1] if name.endswith("_per_seed") else None
+                    for name, values in run.summary["result"].items()
+                },
+            },
+            settings=in_lane(run.settings, population, lane),
+            metrics={name: {0: lanes[lane]} for name, lanes in run.metrics.items()},
+            world_model=_of_lane(run.world_model, lane),
+            evaluation={
+                **run.evaluation,
+                "scores": (run.evaluation.get("scores") or [])[lane:][:1],
+            },
+            videos=[path for path in run.videos if path.stem.endswith(f"-seed{lane}")],
+            lane=lane,
+        )
+        for lane in range(run.summary["seeds"])
+    ]
+
+
+def grouped(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
+    """Runs sorted into groups, and remarks about those that were left out.
+
+    Runs repeat one another if name, task and settings agree but for the seed. The same seed twice
+    is one piece of evidence: the second run is left out.
+    """
+    tasks = _task_names(runs)
+    by_kind: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    for run, task in zip(runs, tasks, strict=True):
+        by_kind[run.summary["name"], task].append(run)
+    varying: dict[str, list[str]] = defaultdict(list)
+    for (name, _), members in by_kind.items():
+        varying[name] += [key for key in differing(members) if key not in varying[name]]
+
+    groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    seen: dict[tuple[Any, ...], Run] = {}
+    remarks = []
+    for (name, task), members in by_kind.items():
+        for run in members:
+            method = ", ".join([name, *(f"{k}={run.experiment.get(k)}" for k in varying[name])])
+            identity = (method, task, run.summary["seed"], run.summary["seeds"], run.lane)
+            if identity in seen:
+                remarks.append(
+                    f"{run.directory} repeats {seen[identity].directory} with the same seed and "
+                    "is left out"
+                )
+                continue
+            seen[identity] = run
+            groups[method, task].append(run)
+    short = _short_names([method for method, _ in groups])
+    return [Group(short[method], task, runs) for (method, task), runs in groups.items()], remarks
+
+
+def differing(runs: Sequence[Run]) -> list[str]:
+    """Keys of the settings in which experiments differ."""
+    experiments = [run.experiment for run in runs]
+    keys = sorted(set().union(*experiments))
+    return [
+        key for key in keys if any(e.get(key) != experiments[0].get(key) for e in experiments[1:])
+    ]
+
+
+def _task_names(runs: Sequence[Run]) -> list[str]:
+    """Names of datasets; with fingerprint or environment where two of one name are not the same."""
+    parts = [
+        (
+            run.summary["dataset"]["name"],
+            run.summary["dataset"]["fingerprint"],
+            f"{run.summary['environment']}, physics {run.summary['physics']}",
+        )
+        for run in runs
+    ]
+    kinds: dict[str, tuple[set[str], set[str]]] = defaultdict(lambda: (set(), set()))
+    for name, fingerprint, environment in parts:
+        kinds[name][0].add(fingerprint)
+        kinds[name][1].add(environment)
+    names = []
+    for name, fingerprint, environment in parts:
+        extra = [fingerprint] * (len(kinds[name][0]) > 1) + [environment] * (
+            len(kinds[name][1]) > 1
+        )
+        names.append(f"{name} ({', '.join(extra)})" if extra else name)
+    return names
+
+
+def _short_names(methods: Sequence[str]) -> dict[str, str]:
+    """Numbers instead of many settings; the table of differences tells what they mean."""
+    short: dict[str, str] = {}
+    for method in methods:
+        name = method.split(",")[0]
+        number = sum(key.split(",")[0] == name for key in short) + 1
+        short.setdefault(method, method if len(method) <= _LONGEST_LABEL else f"{name} #{number}")
+    return short
+
+
+def _of_lane(measured: Mapping[str, Any], lane: int) -> dict[str, Any]:
+    """What was measured of one lane's world model; of one that all share there is one entry."""
+    found: dict[str, Any] = {}
+    for name, value in measured.items():
+        if isinstance(value, Mapping):
+            found[name] = _of_lane(value, lane)
+        else:
+            several = isinstance(value, list) and name not in _SHARED and len(value) > lane
+            found[name] = value[lane : lane + 1] if several else value
+    return found
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A file that a run may lack; damaged ones are named.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it to do without") from error

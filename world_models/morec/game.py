@@ -1,0 +1,252 @@
+"""The game that teaches a discriminator which transitions are true: adversarial inverse RL.
+
+MOREC, arXiv:2310.05422. A generator of transitions and a clone of the recorded behaviour roll out
+together; the discriminator tells what they make from what was recorded, and the generator learns to
+please it. All in normalised units, all seeds as one batched network.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from reverie.envs.specs import Spec
+from reverie.world_models.gaussian import GaussianMembers
+from reverie.world_models.networks import BatchedMLP
+from reverie.world_models.optimiser import Adam
+
+Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class DynamicsGame:
+    """S games side by side; rows are (s, a, change of s), normalised.
+
+        max_D E_data[log D] + (1 - q) E_generator[log(1 - D)] + q E_noise[log(1 - D)] + entropy
+        max_P sum_t discount^t softplus(logit_t)     along rollouts of H steps
+
+    Noise rows are recorded ones whose change has c std(change) N(0, 1) added, with c of each row
+    log-uniform in `noise_scale`.
+
+    Args:
+        spec, seeds: see `DynamicsReward`.
+        hidden, activation, delta_input: of the discriminator.
+        learning_rate: of the discriminator.
+        entropy_bonus: weight of the entropy of its verdicts.
+        starts, horizon: B recorded states from which the generator makes H steps an iteration; as
+            many recorded rows, B H, stand against them.
+        discount: of the generator's return.
+        player_hidden, player_activation, log_variance_bounds, bound_coefficient: architecture of
+            generator and behaviour, see `GaussianMembers`.
+        generator_learning_rate: of the generator.
+        behaviour_updates, behaviour_batch, behaviour_learning_rate: of behaviour cloning.
+        noise_share: q.
+        noise_scale: least and largest c.
+
+    Source: the saddle problem is that of MOREC, its learning code was never published. Generator
+    by reparametrised gradients, noise and numbers are a reconstruction.
+    """
+
+    def __init__(
+        self,
+        *,
+        spec: Spec,
+        seeds: int,
+        hidden: Sequence[int],
+        activation: str,
+        delta_input: bool,
+        learning_rate: float,
+        entropy_bonus: float,
+        starts: int,
+        horizon: int,
+        discount: float,
+        player_hidden: Sequence[int],
+        player_activation: str,
+        log_variance_bounds: Sequence[float],
+        bound_coefficient: float,
+        generator_learning_rate: float,
+        behaviour_updates: int,
+        behaviour_batch: int,
+        behaviour_learning_rate: float,
+        noise_share: float,
+        noise_scale: Sequence[float],
+    ) -> None:
+        if min(starts, horizon, behaviour_batch, behaviour_updates) < 1:
+            raise ValueError(
+                "dynamics_reward.game needs starts, horizon, behaviour_batch and behaviour_updates "
+                f">= 1, got {[starts, horizon, behaviour_batch, behaviour_updates]}"
+            )
+        if not 0 <= noise_share <= 1:
+            raise ValueError(f"dynamics_reward.game.noise_share={noise_share} must lie in [0, 1]")
+        low, high = noise_scale
+        if not 0 < low <= high:
+            raise ValueError(
+                f"dynamics_reward.game.noise_scale={list(noise_scale)} must be [low, high] with "
+                "0 < low <= high"
+            )
+        self.numbers: dict[str, Any] = {
+            "learning_rate": learning_rate,
+            "entropy_bonus": entropy_bonus,
+            "starts": starts,
+            "horizon": horizon,
+            "discount": discount,
+            "player_hidden": list(player_hidden),
+            "player_activation": player_activation,
+            "log_variance_bounds": list(log_variance_bounds),
+            "bound_coefficient": bound_coefficient,
+            "generator_learning_rate": generator_learning_rate,
+            "behaviour_updates": behaviour_updates,
+            "behaviour_batch": behaviour_batch,
+            "behaviour_learning_rate": behaviour_learning_rate,
+            "noise_share": noise_share,
+            "noise_scale": [low, high],
+        }
+        self.obs_dim, self.action_dim, self.seeds = spec.obs_dim, spec.action_dim, seeds
+        self.hidden, self.activation, self.delta_input = hidden, activation, delta_input
+        self.entropy_bonus, self.starts, self.horizon = entropy_bonus, starts, horizon
+        self.discount = discount
+        self.noise_share, self.noise_scale = noise_share, (low, high)
+
+    def begin(self, table: Float[Tensor, "N X"], wrap: Wrapper) -> None:
+        """Draw new networks and clone the behaviour behind `table`.
+
+        Args:
+            table: recorded rows, on the device to train on.
+            wrap: what the training steps, functions of fixed shapes, are passed through.
+        """
+        device, obs_dim, action_dim = table.device, self.obs_dim, self.action_dim
+        self.table = table
+        self.change_std = table[:, -obs_dim:].std(0, correction=0)
+        self.discriminator = BatchedMLP(
+            (self.seeds,), table.shape[-1], self.hidden, 1, self.activation
+        ).to(device)
+        self.behaviour = self._player(obs_dim, action_dim).to(device)
+        self.generator = self._player(obs_dim + action_dim, obs_dim).to(device)
+        self.discriminator_optimiser = Adam(
+            self.discriminator.parameters(), self.numbers["learning_rate"]
+        ).to(device)
+        self.generator_optimiser = Adam(
+            self.generator.trained(), self.numbers["generator_learning_rate"]
+        ).to(device)
+        self._unmoved = {
+            name: value.clone() for name, value in self.generator_optimiser.state_dict().items()
+        }
+        self._clone_behaviour(wrap)
+        self.update: Callable[[], tuple[Tensor, Tensor, Tensor]] = wrap(self._update)
+
+    def restart_generator(self) -> None:
+        """A generator with new weights, and an optimiser without a past."""
+        self.generator.reset()
+        self.generator_optimiser.load_state_dict(self._unmoved)
+
+    def seen(self, rows: Float[Tensor, "*lead X"]) -> Float[Tensor, "*lead X"]:
+        """What the discriminator is shown of rows: the change of s, or s' itself."""
+        if self.delta_input:
+            return rows
+        obs, action, change = rows.split([self.obs_dim, self.action_dim, self.obs_dim], -1)
+        return torch.cat([obs, action, obs + change], -1)
+
+    def draw(self, count: int) -> Float[Tensor, "S count X"]:
+        """Recorded rows, other ones for every seed."""
+        index = torch.randint(len(self.table), (self.seeds, count), device=self.table.device)
+        return self.table[index]
+
+    def perturbed(self, rows: Float[Tensor, "S B X"]) -> Float[Tensor, "S B X"]:
+        """Rows whose change carries noise of many scales."""
+        low, high = self.noise_scale
+        exponent = torch.rand_like(rows[..., :1])
+        noise = low * (high / low) ** exponent * self.change_std
+        before, change = rows.split([rows.shape[-1] - self.obs_dim, self.obs_dim], -1)
+        return torch.cat([before, change + noise * torch.randn_like(change)], -1)
+
+    def rollout(self, obs: Float[Tensor, "S B D"]) -> Float[Tensor, "S H B X"]:
+        """H steps of the generator under the cloned behaviour, differentiable in the generator."""
+        rows = []
+        for _ in range(self.horizon):
+            action = _sample(self.behaviour, obs).clamp(-1, 1)
+            pair = torch.cat([obs, action], -1)
+            change = self.change_std * _sample(self.generator, pair)
+            rows.append(torch.cat([pair, change], -1))
+            obs = obs + change
+        return torch.stack(rows, 1)
+
+    def _update(self) -> tuple[Float[Tensor, " S"], Float[Tensor, " S"], Float[Tensor, " S"]]:
+        """One step of either side; the discriminator's loss and its mean logits.
+
+        Returns:
+            Loss, mean logit on recorded and on generated rows, before the step.
+        """
+        count = self.starts * self.horizon
+        made = self.rollout(self.draw(self.starts)[..., : self.obs_dim])
+        parts, share = [self.draw(count), made.detach().flatten(1, 2)], self.noise_share
+        weights = [1.0, 1.0 - share]
+        if share:
+            parts.append(self.perturbed(self.draw(count)))
+            weights.append(share)
+        logits = self._logit(torch.cat(parts, 1)).split(count, 1)
+        loss = discriminator_loss(logits, weights, self.entropy_bonus)
+        self.discriminator_optimiser.step(loss)
+
+        flattery = F.softplus(self._logit(made.flatten(1, 2))).unflatten(1, (self.horizon, -1))
+        steps = torch.arange(self.horizon, device=flattery.device)
+        discounted = flattery.mean(-1) * self.discount**steps
+        self.generator_optimiser.step(-discounted.sum(1))
+        return loss.detach(), logits[0].detach().mean(1), logits[1].detach().mean(1)
+
+    def _logit(self, rows: Float[Tensor, "S B X"]) -> Float[Tensor, "S B"]:
+        return self.discriminator(self.seen(rows)).squeeze(-1)
+
+    def _player(self, inputs: int, outputs: int) -> GaussianMembers:
+        numbers = self.numbers
+        return GaussianMembers(
+            seeds=self.seeds,
+            members=1,
+            inputs=inputs,
+            outputs=outputs,
+            hidden=numbers["player_hidden"],
+            activation=numbers["player_activation"],
+            log_variance_bounds=numbers["log_variance_bounds"],
+            bound_coefficient=numbers["bound_coefficient"],
+            weight_decay=(),
+            dropout=0.0,
+        )
+
+    def _clone_behaviour(self, wrap: Wrapper) -> None:
+        """Fit a Gaussian of a given s by maximum likelihood."""
+        numbers, width = self.numbers, self.obs_dim + self.action_dim
+        optimiser = Adam(self.behaviour.trained(), numbers["behaviour_learning_rate"])
+        optimiser.to(self.table.device)
+        weight = torch.ones(numbers["behaviour_batch"], device=self.table.device)
+
+        def step() -> Tensor:
+            rows = self.draw(len(weight))[..., :width].unsqueeze(1)
+            return self.behaviour.update(optimiser, rows, weight)
+
+        update = wrap(step)
+        for _ in range(numbers["behaviour_updates"]):
+            update()
+        self.behaviour.requires_grad_(False)
+
+
+def discriminator_loss(
+    logits: Sequence[Float[Tensor, "S B"]], weights: Sequence[float], entropy_bonus: float
+) -> Float[Tensor, " S"]:
+    """Cross-entropy of recorded (the first) against made rows (the others), less the entropy.
+
+    -w_0 E[log D] - sum_i w_i E[log(1 - D)] - entropy_bonus sum_i w_i E[H(D)] / sum_i w_i, with
+    D = sigmoid(logit) and H in nats.
+    """
+    loss = torch.zeros_like(logits[0][:, 0])
+    for turn, (logit, weight) in enumerate(zip(logits, weights, strict=True)):
+        error = F.softplus(logit if turn else -logit)
+        # H = -p log p - (1 - p) log(1 - p) = softplus(l) - p l.
+        entropy = F.softplus(logit) - logit.sigmoid() * logit
+        loss = loss + weight * (error - entropy_bonus / sum(weights) * entropy).mean(1)
+    return loss
+
+
+def _sample(player: GaussianMembers, inputs: Float[Tensor, "S B X"]) -> Float[Tensor, "S B Y"]:
+    mean, log_variance = player(inputs.unsqueeze(1))
+    return (mean + (0.5 * log_variance).exp() * torch.randn_like(mean)).squeeze(1)
