@@ -12,11 +12,11 @@ from rich.table import Table
 from reverie.envs.evaluation import Policy, episode_returns
 from reverie.envs.specs import Reference
 from reverie.envs.video import record, record_beside
-from reverie.training.checkpoint import Facts
 from reverie.training.files import write_json
 from reverie.training.launch import mistakes
-from reverie.training.launch.compose import build_planner, is_chosen, trained, trained_part
+from reverie.training.launch.compose import is_chosen
 from reverie.training.launch.options import CONF
+from reverie.training.launch.restore import SavedRun, build_planner, load_run
 from reverie.training.results.summary import versions
 from reverie.world_models.base import WorldModel
 
@@ -25,19 +25,21 @@ def score(settings: DictConfig) -> float | None:
     """Evaluate the last checkpoint of a run; returns its mean score, or mean return."""
     console = Console()
     run_dir = Path(settings.run)
-    agent, facts, update, policy = trained(run_dir, settings.device, settings.seed)
+    run = load_run(run_dir, settings.device, settings.seed)
+    run.require_environment()
+    agent, facts, policy = run.agent, run.facts, run.policy
     name = "evaluation"
     planner = None
     if is_chosen(settings.planner):
         name = "planning"
-        policy = planner = build_planner(run_dir, settings.planner, agent, facts, settings.device)
+        policy = planner = build_planner(run, settings.planner)
     returns, lengths = episode_returns(
         facts.spec, policy, agent.seeds, settings.episodes, settings.seed
     )
     reference = facts.reference
     result = {
         "run": str(run_dir),
-        "update": update,
+        "update": run.update,
         "environment": facts.spec.env_id,
         "physics": facts.spec.physics,
         "episodes_per_seed": settings.episodes,
@@ -60,20 +62,18 @@ def score(settings: DictConfig) -> float | None:
             record(facts.spec, lane_of(policy, lane, agent.seeds), path, settings.seed)
             console.print(f"written: {path}", highlight=False, soft_wrap=True)
         if planner is None:
-            film_dreams(run_dir, agent.seeds, facts, policy, settings, console)
+            film_dreams(run, policy, settings, console)
     mean = returns.mean()
     return float(mean if reference is None else reference.normalise(mean))
 
 
-def film_dreams(
-    run_dir: Path, seeds: int, facts: Facts, policy: Policy, settings: DictConfig, console: Console
-) -> None:
+def film_dreams(run: SavedRun, policy: Policy, settings: DictConfig, console: Console) -> None:
     """Film what the run's world model imagines beside the truth, where it has a model."""
-    model = trained_part(run_dir, "world_model", facts, settings.device)
+    model, seeds = run.load_part("world_model"), run.agent.seeds
     if not isinstance(model, WorldModel):
         return
     for lane in range(seeds):
-        path = run_dir / f"imagined-seed{lane}.mp4"
+        path = run.directory / f"imagined-seed{lane}.mp4"
 
         def imagine(obs: np.ndarray, lane: int = lane) -> np.ndarray:
             start = torch.from_numpy(obs).expand(seeds, 1, -1)
@@ -81,7 +81,7 @@ def film_dreams(
 
         own = lane_of(policy, lane, seeds)
         try:
-            record_beside(facts.spec, own, imagine, path, settings.seed, settings.video_steps)
+            record_beside(run.spec, own, imagine, path, settings.seed, settings.video_steps)
         except ValueError as error:  # there is nothing to draw, for any lane
             console.print(f"no imagined video: {error}", highlight=False, soft_wrap=True)
             return

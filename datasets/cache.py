@@ -5,6 +5,7 @@ import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,27 @@ log = logging.getLogger(__name__)
 
 Arrays = dict[str, np.ndarray]
 
+_chosen: ContextVar[Path | None] = ContextVar("chosen", default=None)
+
+
+@contextmanager
+def cache_at(folder: Path | str | None) -> Iterator[None]:
+    """Let `cache_root` be another folder while the block runs; None leaves it as it is."""
+    before = _chosen.set(_chosen.get() if folder is None else Path(folder).expanduser())
+    try:
+        yield
+    finally:
+        _chosen.reset(before)
+
 
 def cache_root() -> Path:
     """Folder of everything this platform makes for itself; not created here.
 
-    The environment variable REVERIE_CACHE, else `~/.cache/reverie`.
+    What `cache_at` says, else the environment variable REVERIE_CACHE, else `~/.cache/reverie`.
     """
+    chosen = _chosen.get()
+    if chosen is not None:
+        return chosen
     return Path(os.environ.get("REVERIE_CACHE") or "~/.cache/reverie").expanduser()
 
 

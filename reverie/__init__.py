@@ -2,10 +2,44 @@
 
 Everything is imported by this one name: `reverie.agents`, `reverie.datasets` and so on. In a
 checkout these folders lie beside this one, in an installed package inside it.
+
+    data = reverie.datasets.load("builtin/pendulum-mixed")
+    run = reverie.make("algorithm=td3_bc", dataset=data, updates=2000)
+    results = run.train()
+    reverie.load("runs/mopo/pendulum-mixed/0").policy(obs)
 """
 
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reverie.training.launch.make import build, make
+    from reverie.training.launch.restore import load_run as load
 
 _checkout = Path(__file__).resolve().parent.parent
 if (_checkout / "train.py").is_file() and (_checkout / "conf" / "train.yaml").is_file():
     __path__.append(str(_checkout))
+
+# Found when they are asked for: torch takes seconds to load.
+_DOOR = {
+    "make": ("training.launch.make", "make"),
+    "build": ("training.launch.make", "build"),
+    "load": ("training.launch.restore", "load_run"),
+}
+_PACKAGES = ("agents", "datasets", "envs", "training", "world_models")
+
+__all__ = ["build", "load", "make"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _DOOR:
+        module, function = _DOOR[name]
+        return getattr(import_module(f"{__name__}.{module}"), function)
+    if name in _PACKAGES:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__, *_PACKAGES])

@@ -1,7 +1,8 @@
 """The whole state of a run in one file, so that a killed run ends as if nothing had happened."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ class State:
         data: the dataset, for its fingerprint and task.
         device: where the run takes place, for its random state.
         refitted: the world model, where it changes during the run.
+        clock: tells seconds.
     """
 
     agent: Agent
@@ -46,20 +48,25 @@ class State:
     data: Dataset
     device: torch.device
     refitted: WorldModel | None = None
+    clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
-        self._counted_until = time.monotonic()
+        self._counted_until = self.clock()
 
-    def count(self, name: str, begun: float) -> None:
-        """Count the time since `begun` as `name`, and what lies before as training."""
-        now = time.monotonic()
+    @contextmanager
+    def count(self, name: str) -> Iterator[None]:
+        """Count the seconds of the block as `name`, and those since the last block as training."""
+        begun = self.clock()
+        yield
+        now = self.clock()
         self.seconds["training"] += begun - self._counted_until
         self.seconds[name] += now - begun
         self._counted_until = now
 
     def save(self, path: Path, update: int) -> None:
         """Write the state after `update` updates."""
-        self.count("training", time.monotonic())
+        with self.count("training"):
+            pass
         reference = self.data.reference
         save_tensors(
             path,
@@ -95,7 +102,7 @@ class State:
             self.refitted.load_state_dict(record["world_model"])
         self.log.restore(record["log"])
         self.seconds.update(record["seconds"])
-        self._counted_until = time.monotonic()
+        self._counted_until = self.clock()
         restore_random_state(record["random"], self.device)
         return record["update"]
 

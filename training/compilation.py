@@ -1,4 +1,4 @@
-"""One switch that turns a function of fixed shapes into a compiled one, CUDA graphs included."""
+"""The device of a run, and one switch that compiles functions of fixed shapes."""
 
 import logging
 from collections.abc import Callable
@@ -8,6 +8,16 @@ import torch
 
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
+
+
+def pick_device(choice: str) -> torch.device:
+    """Resolve `device=auto` and refuse a GPU that is not there."""
+    if choice == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(choice)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={choice}, but torch sees no CUDA device; use device=cpu")
+    return device
 
 
 def wanted(choice: str | bool, device: torch.device) -> bool:

@@ -88,7 +88,8 @@ def lock_directory(directory: Path) -> FileLock:
         RuntimeError: another process holds it.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory / ".lock")
+    # A singleton: a command that holds it may call what takes it again.
+    lock = FileLock(directory / ".lock", is_singleton=True)
     try:
         lock.acquire(blocking=False)
     except Timeout:

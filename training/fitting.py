@@ -3,21 +3,128 @@
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock
+from rich.console import Console
 
 from reverie.datasets.dataset import Dataset
-from reverie.training.files import load_tensors, save_tensors
-from reverie.world_models.base import FitProgress, Fitted
+from reverie.training.files import load_tensors, save_tensors, write_atomically, write_json
+from reverie.training.loop import Wrapper
+from reverie.training.progress import stage
+from reverie.world_models import diagnostics
+from reverie.world_models.base import FitProgress, Fitted, WorldModel
+from reverie.world_models.morec import diagnostics as selection_diagnostics
+from reverie.world_models.sources import BranchedRollouts, RolloutSource
+
+FITTED = ("world_model", "dynamics_reward", "generator", "behaviour")
+"""Groups whose option is fitted to the dataset before training, in this order."""
+PAUSE = 10.0
+"""Least seconds between two lines about a fit, where there is no progress bar."""
 
 log = logging.getLogger(__name__)
 
 
-def fitted(
+@dataclass(frozen=True)
+class Part:
+    """What is fitted to the dataset before training, such as a world model.
+
+    Attributes:
+        model: as it was built.
+        given: a file with the same model fitted, which the user chose; None to fit or reuse one.
+        random: state of torch's generator after it was built, from which its fit goes on; None to
+            go on from wherever the generator is.
+    """
+
+    model: Fitted
+    given: Path | None = None
+    random: torch.Tensor | None = None
+
+
+def fit(
+    group: str,
+    part: Part,
+    data: Dataset,
+    *,
+    cache: Path,
+    directory: Path | None,
+    device: torch.device,
+    compile: Wrapper,
+    console: Console,
+) -> dict[str, Any]:
+    """Fit a part (or reuse one fitted earlier), measure it once, and describe the fit.
+
+    Args:
+        group: of the configuration, such as `world_model`; it names the files.
+        cache: folder that holds a folder of fitted models for each group.
+        directory: of the run, which keeps a copy and what was measured; None keeps nothing.
+        compile: what the training step of the fit is passed through.
+    """
+    model, name = part.model, group.replace("_", " ")
+    if part.random is not None:
+        torch.set_rng_state(part.random)
+    model.compile_update(compile)
+    with stage(f"{name}, {model.fit_unit}", model.fit_total, console) as shown:
+
+        def on_progress(done: int, loss: float) -> None:
+            shown.first = model.fit_first
+            shown.advance_to(done)
+            shown.report(done, f"{model.fit_measure} {loss:.4g}", pause=PAUSE)
+
+        described, reused = fit_or_load(
+            model,
+            data,
+            group=group,
+            cache=cache / f"{group}s",
+            own=None if directory is None else directory / f"{group}.pt",
+            given=part.given,
+            device=device,
+            progress=on_progress,
+        )
+    if reused:
+        console.print(f"{name}: reused, fitted earlier to the same data", highlight=False)
+    if directory is not None:
+        _describe(group, model, data, described, directory)
+    return described
+
+
+def _describe(
+    group: str, model: Fitted, data: Dataset, described: Mapping[str, Any], directory: Path
+) -> None:
+    """Write what describes a fit, and of a world model how far it can be trusted, once."""
+    picture = directory / f"{group}.png"
+    if not isinstance(model, WorldModel):
+        write_json(directory / f"{group}.json", described)
+    elif not picture.is_file():
+        measured = {**described, **diagnostics.measure(model, data)}
+        write_json(directory / f"{group}.json", measured)
+        diagnostics.plot(measured, picture)
+
+
+def measure_selection(
+    parts: Mapping[str, Part],
+    sources: Mapping[str, RolloutSource],
+    data: Dataset,
+    directory: Path,
+) -> None:
+    """Write how well a dynamics reward chooses and what its filter does to rollouts, once."""
+    picture = directory / "selection.png"
+    filters = [source.filter for source in sources.values() if isinstance(source, BranchedRollouts)]
+    if "dynamics_reward" not in parts or picture.is_file() or not filters:
+        return
+    model, reward = (parts[group].model for group in ("world_model", "dynamics_reward"))
+    measured = selection_diagnostics.measure(model, reward, filters[0], data)  # type: ignore[arg-type]
+    figure = selection_diagnostics.figure(measured)
+    del measured["one_step"]["points"]
+    write_json(directory / "selection.json", measured)
+    write_atomically(picture, lambda file: figure.savefig(file, format="png", dpi=120))
+
+
+def fit_or_load(
     model: Fitted,
     data: Dataset,
     *,

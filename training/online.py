@@ -4,8 +4,8 @@ MBPO, arXiv:1906.08253, algorithm 2. Collected rows join the dataset in the repl
 so that batches and start states of rollouts come from both; refits are events of the one loop.
 """
 
-import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from reverie.training.seeding import side_stream
 from reverie.world_models.base import WorldModel
 from reverie.world_models.simulator import Collection
 
-Clock = Callable[[str, float], None]
+Counter = Callable[[str], AbstractContextManager[None]]
 
 
 class Online:
@@ -94,7 +94,7 @@ class Refit:
     Attributes:
         every: gradient steps between two refits.
         model: its weights change during the run and are part of its checkpoints.
-        clock: told when a refit took place, in the words of `training.checkpoint.State.count`.
+        count: counts the seconds of a block, as `training.checkpoint.State.count`.
     """
 
     def __init__(
@@ -108,14 +108,13 @@ class Refit:
     ) -> None:
         self.model, self.data, self.replay = model, data, replay
         self.every, self.warm, self.device = every, warm, device
-        self.clock: Clock = lambda stage, begun: None
+        self.count: Counter = lambda stage: nullcontext()
 
     def __call__(self) -> dict[str, Tensor]:
         """One refit; gives what describes it."""
-        begun = time.monotonic()
         # A fit lasts until the slowest seed has stopped. On a stream of its own it takes one
         # number from the run's, so no seed's later draws depend on another seed's fit.
-        with side_stream(int(torch.randint(2**62, ())), self.device):
+        seed = int(torch.randint(2**62, ()))
+        with self.count("fitting"), side_stream(seed, self.device):
             described = self.model.refit(self.data, self.replay.added(), warm=self.warm)
-        self.clock("fitting", begun)
         return {f"world_model/{name}": value for name, value in described.items()}

@@ -6,30 +6,24 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from hydra.utils import instantiate
 from joblib import Parallel, delayed
 from omegaconf import OmegaConf
-from rich.console import Console
 
 from reverie.agents.base import Agent
-from reverie.benchmarks.claims.report import timed
 from reverie.datasets.dataset import Dataset
-from reverie.datasets.replay import GrowingReplay, Mixture, Replay
+from reverie.datasets.replay import GrowingReplay
 from reverie.envs.evaluation import Evaluator
 from reverie.envs.true_dynamics import simulator_for
-from reverie.training.logging import Log, NoTracker
-from reverie.training.loop import Periods, train
+from reverie.training.loop import Periods
 from reverie.training.online import Online
 from reverie.training.probes.lipschitz import LipschitzProbe
 from reverie.training.probes.values import EdgeTest, ValueProbe
-from reverie.training.progress import stage
-from reverie.training.results.summary import read_metrics
-from reverie.training.seeding import evaluation_seed, seed_everything, side_stream
+from reverie.training.run import Run, Series, mix
+from reverie.training.seeding import seed_everything
 from reverie.world_models.base import WorldModel
 from reverie.world_models.filters import KeepAll, TransitionFilter
 from reverie.world_models.morec.dynamics_reward import DynamicsReward
@@ -77,7 +71,7 @@ class History:
     """What a run measured.
 
     Attributes:
-        series: `{metric: (updates [T], values [S, T])}` of everything in its `metrics.csv`.
+        series: everything that was measured.
         agent: as trained.
         seconds: of this process for training, evaluations included; see `report.timed`.
         evaluating: of evaluations and probes alone.
@@ -85,7 +79,7 @@ class History:
         kept: copies of the agent at every evaluation, where they were asked for.
     """
 
-    series: dict[str, tuple[np.ndarray, np.ndarray]]
+    series: Series
     agent: Agent
     seconds: float
     evaluating: float = 0.0
@@ -169,7 +163,6 @@ def run(
         lipschitz: numbers of a `LipschitzProbe` on the true dynamics, None for no such probe.
         keep: whether the history holds the agent of every evaluation.
     """
-    console = Console()
     seed_everything(seed)
     agent = make_agent()
     agent.prepare(data)
@@ -183,24 +176,15 @@ def run(
             every=budget.every,
             retain=budget.retain,
         )
-    recorded: Replay = Replay.of(data.transitions)
-    sources: dict[str, RolloutSource] = {}
-    refit = None
-    if online is not None:
-        recorded = GrowingReplay(
-            data.transitions, lanes=budget.seeds, capacity=online.source.capacity
-        )
-        sources["real"] = online.source
-        refit = online.refit(model, data, recorded, CPU)
-    streams, rows = {"real": recorded}, {"real": budget.batch}
-    if source is not None:
-        sources[source.stream] = source
-        streams[source.stream] = Replay(
-            data.transitions[:1], lanes=budget.seeds, capacity=source.capacity
-        )
-        rows["real"] = int(budget.batch * budget.real_fraction + 1e-9)
-        rows[source.stream] = budget.batch - rows["real"]
-    mixture = Mixture(streams, rows, seeds=budget.seeds)
+    mixture, sources = mix(
+        data,
+        seeds=budget.seeds,
+        batch_size=budget.batch,
+        real_rows=int(budget.batch * budget.real_fraction + 1e-9),
+        source=source,
+        online=online,
+    )
+    recorded = mixture["real"]
     probes: list[ValueProbe | LipschitzProbe] = []
     if budget.probe:
         probes.append(
@@ -226,55 +210,27 @@ def run(
                 **lipschitz,
             )
         )
-    evaluator = Evaluator(spec=data.spec, seeds=budget.seeds, episodes=budget.episodes)
-    with (
-        TemporaryDirectory() as folder,
-        stage(name, budget.updates, console, 0) as shown,
-    ):
-        log = Log(Path(folder) / "metrics.csv", NoTracker(), budget.seeds)
-        log.begin()
-        evaluating = 0.0
-        kept: list[Agent] = []
-
-        def evaluate(update: int) -> None:
-            nonlocal evaluating
-            begun = time.process_time()
-            at = evaluation_seed(seed, update)
-            episodes = evaluator.run(
-                lambda obs: agent.act(obs, deterministic=True), at, agent.discount
-            )
-            log.evaluated(update, episodes.returns.mean(1).tolist(), None)
-            if keep:
-                kept.append(copy.deepcopy(agent))
-            for probe in probes:
-                with side_stream(at, CPU):
-                    measured = probe.measure(episodes)
-                log.write(update, {metric: lanes.tolist() for metric, lanes in measured.items()})
-            evaluating += time.process_time() - begun
-            shown.report(update, log.readable())
-
-        _, seconds = timed(
-            lambda: train(
-                agent,
-                mixture,
-                sources,
-                first=0,
-                updates=budget.updates,
-                periods=Periods(log=budget.evaluate, evaluate=budget.evaluate, checkpoint=0),
-                log=log,
-                evaluate=evaluate,
-                checkpoint=lambda update: None,
-                compile=lambda function: function,
-                on_update=shown.advance_to,
-                refit=refit,
-            )
-        )
-        evaluator.close()
-        series = {
-            metric: (
-                np.array(next(iter(lanes.values()))[0]),
-                np.array([values for _, values in lanes.values()]),
-            )
-            for metric, lanes in read_metrics(log.path).items()
-        }
+    kept: list[Agent] = []
+    prepared = Run(
+        data=data,
+        agent=agent,
+        mixture=mixture,
+        sources=sources,
+        updates=budget.updates,
+        periods=Periods(log=budget.evaluate, evaluate=budget.evaluate, checkpoint=0),
+        seed=seed,
+        evaluator=Evaluator(spec=data.spec, seeds=budget.seeds, episodes=budget.episodes),
+        probes=probes,
+        online=online,
+        refit=None
+        if online is None or not isinstance(recorded, GrowingReplay)
+        else online.refit(model, data, recorded, CPU),
+        on_evaluation=lambda update, episodes: kept.append(copy.deepcopy(agent)) if keep else None,
+        label=name,
+        # An arm has a process and a thread of its own, so these are the seconds of an idle machine.
+        clock=time.process_time,
+    )
+    series = prepared.train().series
+    evaluating = prepared.seconds["evaluation"]
+    seconds = prepared.seconds["training"] + evaluating + prepared.seconds["fitting"]
     return History(series, agent, seconds, evaluating, kept=kept)

@@ -22,9 +22,9 @@ from reverie.benchmarks.speed import samplers
 from reverie.benchmarks.speed.hardware import cpu_name, describe, slug, square_product
 from reverie.benchmarks.speed.quantities import REFERENCE, Quantity, Sizes, quantities
 from reverie.benchmarks.speed.timing import Contender, race
-from reverie.training.compilation import wanted, wrapper
+from reverie.training.compilation import pick_device, wanted, wrapper
 from reverie.training.files import write_json
-from reverie.training.launch.mistakes import one_line_errors, pick_device
+from reverie.training.launch.mistakes import one_line_errors
 
 RESULTS = Path(__file__).parent.parent / "results"
 CPU = Sizes(batch=256, stored_rows=100_000, many_seeds=4, starts=5_000, horizon=5, matrix=2048)

@@ -62,7 +62,9 @@ def require_file(path: Path) -> None:
         raise ValueError(f"{path} is not a file; give the data file itself as dataset.path")
 
 
-def require_columns(path: Path, columns: Mapping[str, np.ndarray], required: list[str]) -> None:
+def require_columns(
+    path: Path | str, columns: Mapping[str, np.ndarray], required: list[str]
+) -> None:
     """Refuse a file that lacks a column, has columns of unequal length or no rows.
 
     The first `required` must be observations, the second actions: both `[N, width]`.

@@ -84,13 +84,54 @@ def load(
             other than the environment's.
     """
     file = Path(path).expanduser()
-    columns = _read(file)
-    require_columns(file, {key: columns[key] for key in columns if key != "index"}, REQUIRED)
-    name = short_name(name=name, path=path)
+    return from_columns(
+        _read(file),
+        source=str(file),
+        name=short_name(name=name, path=path),
+        env_id=env_id,
+        env_kwargs=env_kwargs,
+        physics=physics,
+        max_episode_steps=max_episode_steps,
+        obs_slice=obs_slice,
+        action_low=action_low,
+        action_high=action_high,
+        reference=reference,
+        clip_actions=clip_actions,
+        subset=subset,
+    )
+
+
+def from_columns(
+    columns: Mapping[str, np.ndarray],
+    *,
+    source: str,
+    name: str,
+    env_id: str | None,
+    env_kwargs: Mapping[str, object],
+    physics: str,
+    max_episode_steps: int | None,
+    obs_slice: int | None,
+    action_low: int | float | Sequence[int | float] | None,
+    action_high: int | float | Sequence[int | float] | None,
+    reference: Sequence[int | float] | None,
+    clip_actions: bool,
+    subset: Mapping[str, Any] | None = None,
+) -> Dataset:
+    """Turn arrays with the names of `load` into a dataset.
+
+    Args:
+        columns: arrays by name, NeoRL's names included.
+        source: where they come from, for messages.
+
+    Raises:
+        ValueError: as `load`.
+    """
+    columns = _with_standard_names(columns, source)
+    require_columns(source, {key: columns[key] for key in columns if key != "index"}, REQUIRED)
     obs = columns["observations"]
     if obs_slice is not None and not 1 <= obs_slice <= obs.shape[1]:
         raise ValueError(
-            f"obs_slice={obs_slice} does not fit the {obs.shape[1]} observations of {file}"
+            f"obs_slice={obs_slice} does not fit the {obs.shape[1]} observations of {source}"
         )
     spec = _spec(
         name,
@@ -112,10 +153,10 @@ def load(
         action=columns["actions"],
         reward=columns["rewards"],
         terminated=columns["terminals"],
-        truncated=_truncated(file, columns, spec.max_episode_steps),
+        truncated=_truncated(source, columns, spec.max_episode_steps),
         next_obs=None if next_obs is None else next_obs[:, :obs_slice],
         reference=None if reference is None else given_reference(reference),
-        origin={"source": "file", "file": str(file)},
+        origin={"source": "file", "file": source},
         clip_actions=clip_actions,
         subset=subset,
     )
@@ -128,16 +169,20 @@ def _read(file: Path) -> Columns:
         raise ValueError(
             f"{file} has the suffix {file.suffix!r}, expected .hdf5, .h5 or .npz; convert the file"
         )
-    columns: Columns = {}
-    for key, column in read_npz(file, [*NAMES, "index"]).items():
+    return read_npz(file, [*NAMES, "index"])
+
+
+def _with_standard_names(columns: Mapping[str, np.ndarray], source: str) -> Columns:
+    renamed: Columns = {}
+    for key, column in columns.items():
         standard = ALIASES.get(key, key)
-        if standard in columns:
-            raise ValueError(f"{file} has the column {standard} twice; remove {key} or the other")
-        columns[standard] = column
-    return columns
+        if standard in renamed:
+            raise ValueError(f"{source} has the column {standard} twice; remove {key} or the other")
+        renamed[standard] = np.asarray(column)
+    return renamed
 
 
-def _truncated(file: Path, columns: Columns, limit: int | None) -> np.ndarray:
+def _truncated(file: str, columns: Columns, limit: int | None) -> np.ndarray:
     """Where episodes end without terminating: from the file, from jumps, or from a counter."""
     terminated = flag(columns["terminals"])
     count = len(terminated)

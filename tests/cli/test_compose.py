@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from reverie.agents.base import Agent
 from reverie.envs.specs import Spec
 from reverie.training.launch.compose import build_streams, is_chosen, real_rows
-from reverie.training.launch.mistakes import PACKAGES
+from reverie.training.launch.options import PACKAGES
 from reverie.training.launch.requirements import drop_foreign_numbers, require_parts_fit
 from reverie.training.run_directory import flat
 from reverie.world_models.base import Fitted, WorldModel

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from reverie.training import fitting as model_cache
+from reverie.training.fitting import fit_or_load
 from reverie.world_models.base import Fitted
 
 
@@ -39,9 +39,7 @@ class Data:
 def fitted(model, folder):
     places = dict(cache=folder / "cache", own=folder / "own.pt", given=None)
     device = torch.device("cpu")
-    return model_cache.fitted(
-        model, Data(), group="generator", device=device, progress=None, **places
-    )
+    return fit_or_load(model, Data(), group="generator", device=device, progress=None, **places)
 
 
 @pytest.mark.parametrize("damaged", [False, True])

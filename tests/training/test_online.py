@@ -71,7 +71,7 @@ class Run:
         self.state = State(
             agent, self.mixture, self.sources, self.log, seconds, data, cpu, refitted=model
         )
-        self.refit.clock = self.state.count
+        self.refit.count = self.state.count
 
     def go(self, updates, resume=False):
         first = self.state.resume(self.path) if resume else 0

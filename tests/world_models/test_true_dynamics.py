@@ -9,7 +9,7 @@ import torch
 
 from reverie.datasets.build import build
 from reverie.envs.make import make_env, make_raw_env, spec_of
-from reverie.training import fitting as model_cache
+from reverie.training import fitting
 from reverie.world_models import diagnostics
 from reverie.world_models.base import Step
 from reverie.world_models.filters import KeepAll, TransitionFilter, UncertaintyPenalty, Verdict
@@ -205,14 +205,14 @@ def test_it_is_cached_and_loaded_like_a_fitted_model(walks, tmp_path):
     group = "world_model"
     places = {"cache": tmp_path / "cache", "given": None, "progress": None, "device": device}
     places["group"] = group
-    first, reused = model_cache.fitted(model_of(WALKER), walks, own=tmp_path / "a.pt", **places)
+    first, reused = fitting.fit_or_load(model_of(WALKER), walks, own=tmp_path / "a.pt", **places)
     assert not reused
     again = model_of(WALKER, threads=2)
-    second, reused = model_cache.fitted(again, walks, own=tmp_path / "b.pt", **places)
+    second, reused = fitting.fit_or_load(again, walks, own=tmp_path / "b.pt", **places)
     assert reused and second == first and again.fitted_on == walks.fingerprint
     other = model_of(spec_of("Walker2d-v4", env_kwargs={"ctrl_cost_weight": 1.0}, physics="as-is"))
     with pytest.raises(ValueError, match="was fitted with env_kwargs"):
-        model_cache.load(other, tmp_path / "a.pt", walks, device, group=group)
+        fitting.load(other, tmp_path / "a.pt", walks, device, group=group)
 
 
 def test_diagnostics_find_no_error_but_rounding():

@@ -5,8 +5,6 @@ evaluation, and writes Minari datasets of graded skill as D4RL (arXiv:2004.07219
 medium-replay, medium and expert, with the returns that score 0 and 100.
 """
 
-import os
-import time
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,40 +14,46 @@ from typing import Any
 import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from reverie.agents.sac import SAC
 from reverie.datasets import minari_writer
+from reverie.datasets.cache import cache_at
 from reverie.datasets.dataset import Dataset
-from reverie.datasets.names import short_name
 from reverie.datasets.replay import GrowingReplay
 from reverie.envs import snapshot
-from reverie.envs.evaluation import Evaluator
+from reverie.envs.evaluation import Episodes, Evaluator
 from reverie.envs.make import make_env
 from reverie.envs.specs import Reference
 from reverie.training import checkpoint
 from reverie.training.collect import snapshots as collection
 from reverie.training.collect.snapshots import KINDS, Snapshot, Snapshots
-from reverie.training.files import lock_directory, write_json, write_text
+from reverie.training.compilation import pick_device
+from reverie.training.files import lock_directory, write_json
 from reverie.training.launch import mistakes
-from reverie.training.launch.compose import build_evaluator, build_online, build_streams, threads
+from reverie.training.launch.compose import (
+    build_agent,
+    build_evaluator,
+    build_online,
+    load_dataset,
+    threads,
+)
 from reverie.training.launch.options import CONF
-from reverie.training.logging import Log, NoTracker
-from reverie.training.loop import Periods, train
+from reverie.training.loop import Periods
 from reverie.training.progress import stage
 from reverie.training.results import summary as reports
+from reverie.training.run import Run, mix
 from reverie.training.run_directory import (
-    CONFIG,
     METRICS,
     SUMMARY,
     clear,
     require_same_settings,
     run_directory,
 )
-from reverie.training.seeding import evaluation_seed, seed_everything
+from reverie.training.seeding import seed_everything
 
 COUNTS = {
     "seed": 0,
@@ -142,9 +146,7 @@ def collect(config: DictConfig, overrides: list[str]) -> float:
 def _collect(work: Work) -> dict[str, Any]:
     config = work.config
     torch.set_num_threads(threads(config.threads))
-    if config.cache is not None:
-        os.environ["REVERIE_CACHE"] = str(config.cache)
-    device = mistakes.pick_device(config.device)
+    device = pick_device(config.device)
     seed_everything(config.seed)
     trained = _train(work, device)
     summary = _score(work, trained, device)
@@ -161,73 +163,50 @@ def _collect(work: Work) -> dict[str, Any]:
 def _train(work: Work, device: torch.device) -> Trained:
     """SAC in the environment, or what is left of it."""
     config, run_dir = work.config, work.run_dir
-    start: Dataset = instantiate(
-        config.dataset, name=short_name(**work.settings["dataset"]), _convert_="all"
-    )
-    agent = mistakes.build(
-        "agent", instantiate(config.agent), spec=start.spec, seeds=1, updates=config.updates
-    ).to(device)
+    start = load_dataset(config)
+    agent = build_agent(config, start.spec).to(device)
     if not isinstance(agent, SAC):
         raise ValueError(f"agent={type(agent).__name__} does not collect; use agent=sac")
-    evaluator = build_evaluator(config, start, work.console)
     online = build_online(config, start)
+    evaluator = build_evaluator(config, start, work.console)
     if evaluator is None or online is None:
         raise ValueError("collect steps the environment; leave online=collect as it is")
-    mixture, sources = build_streams(config, start, {}, device, online)
-    replay = mixture["real"]
+    mixture, sources = mix(start, seeds=1, batch_size=config.batch_size, online=online)
+    mixture, replay = mixture.to(device), mixture["real"]
     assert isinstance(replay, GrowingReplay)
     snapshots = Snapshots(run_dir / "snapshots", device)
-    log = Log(run_dir / METRICS, NoTracker(), 1)
-    seconds = {"training": 0.0, "evaluation": 0.0}
-    state = checkpoint.State(agent, mixture, sources, log, seconds, start, device)
-    first, checkpoint_every = 0, config.checkpoint_every
-    if (run_dir / checkpoint.FILE).is_file():
-        first = state.resume(run_dir / checkpoint.FILE)
-        work.console.print(f"resuming {run_dir} after update {first}", soft_wrap=True)
-    elif not snapshot.is_faithful(lambda: make_env(start.spec)):
+
+    def keep(update: int, episodes: Episodes | None) -> None:
+        assert episodes is not None
+        mean = float(episodes.returns.mean(1))
+        snapshots.keep(agent, Snapshot(update, int(replay.size), mean))
+
+    checkpoint_every = config.checkpoint_every
+    if not (run_dir / checkpoint.FILE).is_file() and not snapshot.is_faithful(
+        lambda: make_env(start.spec)
+    ):
         checkpoint_every = config.updates  # the last update alone, which steps no further
         work.console.print(
             f"the state of {config.env_id} cannot be kept, so a killed training starts again",
             soft_wrap=True,
         )
-    write_text(run_dir / CONFIG, OmegaConf.to_yaml(OmegaConf.create(work.settings)))
-    log.begin()
-
-    with (
-        closing(evaluator),
-        stage(f"training in {config.env_id}", config.updates, work.console, first) as shown,
-    ):
-
-        def evaluate(update: int) -> None:
-            begun = time.monotonic()
-            seed = evaluation_seed(config.seed, update)
-            returns = evaluator.episode_returns(mistakes.policy_on(agent, device), seed)[0].mean(1)
-            log.write(update, {"env_steps": [len(start) + online.source.taken]})
-            log.evaluated(update, returns.tolist(), None)
-            snapshots.keep(agent, Snapshot(update, int(replay.size), float(returns)))
-            state.count("evaluation", begun)
-            if update:
-                shown.report(update, log.readable())
-
-        if first == 0:
-            evaluate(0)
-        train(
-            agent,
-            mixture,
-            sources,
-            first=first,
-            updates=config.updates,
-            periods=Periods(
-                log=config.log_every,
-                evaluate=config.evaluate.every,
-                checkpoint=checkpoint_every,
-            ),
-            log=log,
-            evaluate=evaluate,
-            checkpoint=lambda update: state.save(run_dir / checkpoint.FILE, update),
-            compile=lambda function: function,
-            on_update=shown.advance_to,
-        )
+    Run(
+        data=start,
+        agent=agent,
+        mixture=mixture,
+        sources=sources,
+        updates=config.updates,
+        periods=Periods(config.log_every, config.evaluate.every, checkpoint_every),
+        seed=config.seed,
+        device=device,
+        evaluator=evaluator,
+        online=online,
+        steps_before=len(start),
+        evaluate_first=True,
+        on_evaluation=keep,
+        name=config.name,
+        settings=work.settings,
+    ).train(run_dir, work.console)
     return Trained(start, agent, snapshots, replay)
 
 
@@ -236,7 +215,11 @@ def _score(work: Work, trained: Trained, device: torch.device) -> dict[str, Any]
     config, agent, spec = work.config, trained.agent, trained.start.spec
     kept = [each for each in trained.snapshots.all() if each.update]
     expert = collection.expert_of(kept, config.expert)
-    seed, policy = _seed_of(work, "score"), mistakes.policy_on(agent, device)
+    seed = _seed_of(work, "score")
+
+    def policy(obs: Tensor) -> Tensor:
+        return agent.act(obs.to(device), deterministic=True).cpu()
+
     evaluator = Evaluator(spec=spec, seeds=1, episodes=config.score_episodes)
     with stage("scoring", 3, work.console) as shown, closing(evaluator):
         policies: dict[str, dict[str, Any]] = {
@@ -350,7 +333,7 @@ def require_sense(settings: Mapping[str, Any]) -> None:
             f"{online['capacity']} must be 1 and at least the {met} steps of the training: "
             "medium-replay is its beginning in order"
         )
-    mistakes.pick_device(settings["device"])
+    pick_device(settings["device"])
 
 
 def is_ours(work: Work, id: str) -> bool:
@@ -393,7 +376,7 @@ def _seed_of(work: Work, what: str) -> int:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="collect")
 def main(config: DictConfig) -> float:
-    with mistakes.one_line_errors():
+    with mistakes.one_line_errors(), cache_at(config.cache):
         return collect(config, list(HydraConfig.get().overrides.task))
 
 

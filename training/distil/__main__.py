@@ -24,8 +24,8 @@ from reverie.envs.evaluation import Evaluator
 from reverie.training.distil.sparse_policy import SparsePolicy, distilled
 from reverie.training.files import write_json, write_text
 from reverie.training.launch import mistakes
-from reverie.training.launch.compose import trained
 from reverie.training.launch.options import CONF
+from reverie.training.launch.restore import load_run
 from reverie.world_models.sindy.dictionary import circles
 
 Policy = Callable[[Tensor], Tensor]
@@ -35,8 +35,10 @@ def distil(settings: DictConfig) -> float:
     """Distil the last checkpoint of a run; returns the mean return of the sparse policies."""
     console = Console()
     run_dir = Path(settings.run)
-    agent, facts, _, teacher = trained(run_dir, settings.device, settings.seed)
-    sizes: dict[str, Any] = {"spec": facts.spec, "seeds": agent.seeds}
+    run = load_run(run_dir, settings.device, settings.seed)
+    run.require_environment()
+    agent, teacher = run.agent, run.policy
+    sizes: dict[str, Any] = {"spec": run.spec, "seeds": agent.seeds}
     with closing(Evaluator(**sizes, episodes=settings.episodes)) as evaluator:
         student, chosen = taught(teacher, evaluator, settings)
     with closing(Evaluator(**sizes, episodes=settings.evaluation_episodes)) as evaluator:
@@ -53,7 +55,7 @@ def distil(settings: DictConfig) -> float:
         "chosen": chosen,
         "returns": returns,
         "actor_parameters": weights,
-        "environment": facts.spec.env_id,
+        "environment": run.spec.env_id,
     }
     write_json(run_dir / "sparse_policy.json", result)
     for lane in range(agent.seeds):

@@ -2,7 +2,8 @@
 
 import inspect
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,155 +15,153 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from reverie.agents.base import Agent
+from reverie.datasets.cache import cache_at, cache_root
 from reverie.datasets.dataset import Dataset
-from reverie.datasets.replay import GrowingReplay, Mixture, Replay
+from reverie.datasets.names import short_name
+from reverie.datasets.replay import GrowingReplay, Mixture
 from reverie.envs.evaluation import Evaluator
+from reverie.envs.specs import Spec
 from reverie.envs.true_dynamics import simulator_for
-from reverie.training import checkpoint
-from reverie.training.checkpoint import Facts
-from reverie.training.files import load_tensors
-from reverie.training.fitting import kind_of
-from reverie.training.launch import mistakes
+from reverie.training.compilation import pick_device, wrapper
+from reverie.training.fitting import FITTED, Part
+from reverie.training.launch.mistakes import build
+from reverie.training.loop import Periods
 from reverie.training.online import Online, Refit
+from reverie.training.population import population
 from reverie.training.probes.lipschitz import LipschitzProbe
 from reverie.training.probes.value_gap import ValueGap
 from reverie.training.probes.values import ValueProbe
-from reverie.training.run_directory import CONFIG
-from reverie.training.seeding import seed_everything
-from reverie.world_models.base import Fitted, Policy, WorldModel
-from reverie.world_models.diffusion.planner import Planner
+from reverie.training.run import Run, mix
+from reverie.training.seeding import seed_everything, side_stream
+from reverie.world_models.base import WorldModel
 from reverie.world_models.sources import RolloutSource
 
-FITTED = ("world_model", "dynamics_reward", "generator", "behaviour")
-"""Groups whose option is fitted to the dataset before training, in this order."""
+Builder = type | partial
+"""A class, or `functools.partial` of one."""
 
 
-@dataclass(frozen=True)
-class Restored:
-    """A run as its last checkpoint left it.
+def build_run(
+    config: DictConfig,
+    console: Console,
+    data: Dataset | None = None,
+    agent: Builder | None = None,
+) -> Run:
+    """Everything that a run works with, ready to be trained; nothing is fitted yet.
 
-    Attributes:
-        config: as composed for the run.
-        agent, facts: trained, and the task it was trained for.
-        update: finished updates.
-        device: where the agent is.
-        policy: its deterministic actions, on the host.
-    """
+    Sets torch's threads and seeds its random numbers.
 
-    config: DictConfig
-    agent: Agent
-    facts: Facts
-    update: int
-    device: torch.device
-    policy: Policy
-
-
-def restored(run_dir: Path, device: str, seed: int) -> Restored:
-    """Read a run.
+    Args:
+        config: composed settings without tuned numbers of options that were not chosen.
+        data: a dataset in the place of the one that the settings name.
+        agent: a class in the place of theirs, see `build_agent`.
 
     Raises:
-        FileNotFoundError: the folder holds no run.
-        ValueError: its checkpoint is damaged.
+        Mistake: the settings make no sense, or name what is not there.
     """
-    saved = run_dir / checkpoint.FILE
-    if not (run_dir / CONFIG).is_file() or not saved.is_file():
-        raise FileNotFoundError(
-            f"{run_dir} holds no {CONFIG} and {checkpoint.FILE}; give the directory of a run, "
-            "such as runs/mopo/pendulum-mixed/0"
-        )
-    config = OmegaConf.load(run_dir / CONFIG)
-    assert isinstance(config, DictConfig)
-    place = mistakes.pick_device(device)
-    seed_everything(seed)
-    facts = checkpoint.read_facts(saved)
-    agent: Agent = mistakes.build(
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    torch.set_num_threads(threads(config.threads))
+    device = pick_device(config.device)
+    seed_everything(config.seed)
+    with cache_at(config.cache):
+        data = load_dataset(config) if data is None else data
+        cache = cache_root()
+    learner = build_agent(config, data.spec, agent).to(device)
+    learner.prepare(data)
+    online = build_online(config, data)
+    parts = {group: build_part(config, group, data.spec, device) for group in chosen_parts(config)}
+    models: dict[str, Any] = {group: part.model for group, part in parts.items()}
+    learner.attach(models.get("world_model"))
+    mixture, sources = build_streams(config, data, models, device, online)
+    gap = build_value_gap(config, data, learner, models.get("world_model"))
+    probes = [
+        gap,
+        build_value_probe(config, data, learner, mixture, sources),
+        build_lipschitz_probe(config, data, learner, mixture, models.get("world_model"), console),
+    ]
+    return Run(
+        data=data,
+        agent=learner,
+        mixture=mixture,
+        sources=sources,
+        updates=config.updates,
+        periods=Periods(
+            log=config.log_every,
+            # Without scores the probes look once, at the end.
+            evaluate=config.evaluate.every or config.updates,
+            checkpoint=config.checkpoint_every,
+        ),
+        seed=config.seed,
+        device=device,
+        parts=parts,
+        compile=wrapper(config.compile, device),
+        evaluator=build_evaluator(config, data, console),
+        probes=[probe for probe in probes if probe is not None],
+        value_gap=gap,
+        online=online,
+        refit=build_refit(online, models, data, mixture, device),
+        tracker=instantiate(config.logger),
+        name=config.name,
+        settings=settings,
+        population=population(settings),
+        cache=cache,
+    )
+
+
+def load_dataset(config: DictConfig) -> Dataset:
+    """The dataset that the settings name."""
+    plain: Any = OmegaConf.to_container(config.dataset, resolve=True)
+    return instantiate(config.dataset, name=short_name(**plain), _convert_="all")
+
+
+def build_agent(config: DictConfig, spec: Spec, kind: Builder | None = None) -> Agent:
+    """The agent with the networks it starts from.
+
+    Args:
+        kind: a class, or `functools.partial` of one, in the place of the configured one; it gets
+            the same numbers.
+    """
+    constructor = instantiate(config.agent)
+    if kind is not None:
+        constructor = partial(kind, **(constructor.keywords | getattr(kind, "keywords", {})))
+    return build(
         "agent",
-        instantiate(config.agent),
-        spec=facts.spec,
+        constructor,
+        spec=spec,
         seeds=config.seeds,
         updates=config.updates,
-    ).to(place)
-    update = checkpoint.load_agent(saved, agent, place)
-    return Restored(config, agent, facts, update, place, mistakes.policy_on(agent, place))
-
-
-def trained(run_dir: Path, device: str, seed: int) -> tuple[Agent, Facts, int, Policy]:
-    """The agent of a run's last checkpoint, its task, its updates, and what it does, on the host.
-
-    Raises:
-        FileNotFoundError: the folder holds no run.
-        ValueError: the run knows no environment, or its checkpoint is damaged.
-    """
-    run = restored(run_dir, device, seed)
-    if run.facts.spec.env_id is None:
-        raise ValueError(
-            f"the dataset of {run_dir} names no environment to evaluate in; train with "
-            "dataset.env_id=..."
-        )
-    return run.agent, run.facts, run.update, run.policy
-
-
-def trained_part(run_dir: Path, group: str, facts: Facts, device: str) -> Fitted | None:
-    """What a run fitted before training, such as its world model; None for a run without one.
-
-    Raises:
-        ValueError: its file is damaged.
-    """
-    config: Any = OmegaConf.load(run_dir / CONFIG)
-    saved = run_dir / f"{group}.pt"
-    if not is_chosen(config[group]) or not saved.is_file():
-        return None
-    settings: Any = OmegaConf.to_container(config[group], resolve=True)
-    del settings["path"]
-    place = mistakes.pick_device(device)
-    part: Fitted = mistakes.build(
-        group, instantiate(settings), spec=facts.spec, seeds=config.seeds, seed=config.seed
-    ).to(place)
-    part.load_state_dict(load_tensors(saved, kind_of(group), place)["state"])
-    return part
-
-
-def build_planner(
-    run_dir: Path, settings: DictConfig, agent: Agent, facts: Facts, device: str
-) -> Planner:
-    """A policy that plans by the generator of a finished run.
-
-    Raises:
-        ValueError: the run fitted no generator, or its parts do not suit each other.
-    """
-    generator = trained_part(run_dir, "generator", facts, device)
-    if generator is None:
-        raise ValueError(
-            f"{run_dir} fitted no generator to plan by; train with source=trajectories, such as "
-            "algorithm=pgd condition=returns, or set planner=none"
-        )
-    parts = {
-        name: mistakes.build(f"planner.{name}", instantiate(settings[name]))
-        if is_chosen(settings[name])
-        else None
-        for name in ("sampler", "guidance")
-    }
-    numbers = {key: value for key, value in settings.items() if key not in parts}
-    return mistakes.build(
-        "planner",
-        instantiate(numbers),
-        generator=generator,
-        moments=agent.moments,
-        critics=agent.values,
-        **parts,
     )
+
+
+def chosen_parts(config: DictConfig) -> list[str]:
+    """Groups of which an option is fitted to the dataset, in the order of their fits."""
+    return [group for group in FITTED if is_chosen(config[group])]
+
+
+def build_part(config: DictConfig, group: str, spec: Spec, device: torch.device) -> Part:
+    """The chosen option of a group of `FITTED`, to be fitted.
+
+    What it draws comes from a stream of its own: the run is the same whether it is fitted or
+    reused.
+    """
+    settings: Any = OmegaConf.to_container(config[group], resolve=True)
+    given = settings.pop("path")
+    with side_stream(config.seed, device):
+        model = build(
+            group, instantiate(settings), spec=spec, seeds=config.seeds, seed=config.seed
+        ).to(device)
+        return Part(model, None if given is None else Path(given), torch.get_rng_state())
 
 
 def build_online(config: DictConfig, data: Dataset) -> Online | None:
     """Steps in the true environment, unless nobody asked."""
     if not is_chosen(config.online):
         return None
-    return mistakes.build("online", instantiate(config.online), spec=data.spec, seeds=config.seeds)
+    return build("online", instantiate(config.online), spec=data.spec, seeds=config.seeds)
 
 
 def build_refit(
     online: Online | None,
-    parts: dict[str, Any],
+    parts: Mapping[str, Any],
     data: Dataset,
     mixture: Mixture,
     device: torch.device,
@@ -177,43 +176,42 @@ def build_refit(
 def build_streams(
     config: DictConfig,
     data: Dataset,
-    parts: dict[str, Any],
+    parts: Mapping[str, Any],
     device: torch.device,
     online: Online | None = None,
 ) -> tuple[Mixture, dict[str, RolloutSource]]:
-    """The dataset, growing online, and the replay of what a source makes, as one mixture."""
-    streams: dict[str, Replay] = {"real": Replay.of(data.transitions)}
-    rows = {"real": config.batch_size}
-    sources: dict[str, RolloutSource] = {}
-    if online is not None:
-        sources["real"] = online.source
-        streams["real"] = GrowingReplay(
-            data.transitions, lanes=config.seeds, capacity=online.source.capacity
-        )
+    """The dataset, growing online, and the replay of what a source makes, as one mixture.
+
+    Args:
+        parts: what is fitted before training, by group.
+    """
+    source = None
     if is_chosen(config.source):
         source = build_source(config, data, parts).to(device)
-        sources[source.stream] = source
-        streams[source.stream] = Replay(
-            data.transitions[:1], lanes=config.seeds, capacity=source.capacity
-        )
-        rows["real"] = real_rows(config)
-        rows[source.stream] = config.batch_size - rows["real"]
-    return Mixture(streams, rows, seeds=config.seeds).to(device), sources
+    mixture, sources = mix(
+        data,
+        seeds=config.seeds,
+        batch_size=config.batch_size,
+        real_rows=real_rows(config),
+        source=source,
+        online=online,
+    )
+    return mixture.to(device), sources
 
 
-def build_source(config: DictConfig, data: Dataset, parts: dict[str, Any]) -> RolloutSource:
+def build_source(config: DictConfig, data: Dataset, parts: Mapping[str, Any]) -> RolloutSource:
     """The source, with the filter, simulator and so on that it works with, of what each asks for.
 
     Args:
         parts: what was fitted, by group.
     """
-    known: dict[str, Any] = {name: None for name in FITTED} | parts
+    known: dict[str, Any] = {name: None for name in FITTED} | dict(parts)
     known |= {"spec": data.spec, "seeds": config.seeds, "model": known["world_model"]}
     known |= {"sampler": None, "guidance": None}
     for group in ("filter", "simulator", "sampler", "guidance", "source"):
         if is_chosen(config[group]):
             asked = {name: known[name] for name in arguments(config[group]) if name in known}
-            known[group] = mistakes.build(group, instantiate(config[group]), **asked)
+            known[group] = build(group, instantiate(config[group]), **asked)
         if group == "filter":
             known["transition_filter"] = known[group]
     return known["source"]
@@ -233,7 +231,7 @@ def build_evaluator(config: DictConfig, data: Dataset, console: Console) -> Eval
     return Evaluator(spec=data.spec, seeds=config.seeds, episodes=config.evaluate.episodes)
 
 
-def build_probe(
+def build_value_probe(
     config: DictConfig,
     data: Dataset,
     agent: Agent,
@@ -318,7 +316,7 @@ def threads(choice: str | int) -> int:
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     jobs = 1
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         launcher = HydraConfig.get().launcher
         for key in ("cpus_per_task", "ray.remote.num_cpus"):
             if key.split(".")[0] in launcher:

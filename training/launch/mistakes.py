@@ -9,12 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 import yaml
-from torch import Tensor
 
-from reverie.agents.base import Agent
-from reverie.training.launch.options import CONF, options
+from reverie.training.launch.options import CONF, PACKAGES, options
 from reverie.training.run_directory import flat
 
 COUNTS = {
@@ -32,14 +29,6 @@ COUNTS = {
     "checkpoint_every": 0,
 }
 """Settings that are whole numbers, and the least they may be."""
-
-PACKAGES = {
-    "regulariser": "agent.regulariser",
-    "noise_law": "generator.noise_law",
-    "condition": "generator.condition",
-    "warm_start": "source.warm_start",
-}
-"""Groups whose settings do not lie under their own name."""
 
 TRACEBACK = "REVERIE_TRACEBACK"
 """Environment variable; 1 shows the traceback of every error."""
@@ -168,21 +157,6 @@ def _closest(wrong: str) -> str:
         return f": the chosen option of {wrong.split('.')[0]} has none"
     close = difflib.get_close_matches(wrong, sorted(keys), 2, cutoff=0.7)
     return f" (did you mean {' or '.join(close)}?)" if close else ""
-
-
-def pick_device(choice: str) -> torch.device:
-    """Resolve `device=auto` and refuse a GPU that is not there."""
-    if choice == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(choice)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={choice}, but torch sees no CUDA device; use device=cpu")
-    return device
-
-
-def policy_on(agent: Agent, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """The deterministic policy as a function of observations on the CPU."""
-    return lambda obs: agent.act(obs.to(device), deterministic=True).cpu()
 
 
 def require_integers(config: Mapping[str, Any], counts: Mapping[str, int] = COUNTS) -> None:

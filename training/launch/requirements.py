@@ -8,7 +8,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from reverie.agents.base import Agent
-from reverie.training.compilation import wanted
+from reverie.training.compilation import pick_device, wanted
 from reverie.training.launch import mistakes
 from reverie.training.launch.compose import arguments, is_chosen, real_rows
 from reverie.training.population import parameters, population
@@ -31,7 +31,7 @@ def require_sense(config: DictConfig, settings: dict[str, Any]) -> None:
             f"{config.batch_size} for what source={config.source._target_} makes; lower it, or "
             "set source=none"
         )
-    mistakes.pick_device(config.device)
+    pick_device(config.device)
     wanted(config.compile, torch.device("cpu"))
 
 

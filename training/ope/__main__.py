@@ -4,7 +4,6 @@ Fitted Q evaluation on the run's dataset, and rollouts of its world model from r
 states. With `true_return=true` the policy then acts, and the errors are printed beside.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,22 +11,20 @@ from typing import Any
 
 import hydra
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from reverie.agents.fitted_q_evaluation import FittedQEvaluation
-from reverie.datasets.cache import cache_root
+from reverie.datasets.cache import cache_at, cache_root
 from reverie.datasets.dataset import Dataset
-from reverie.datasets.names import short_name
-from reverie.training import checkpoint
-from reverie.training import fitting as model_cache
+from reverie.training import fitting
 from reverie.training.files import write_json
 from reverie.training.launch import mistakes
-from reverie.training.launch.compose import Restored, is_chosen, restored, threads
+from reverie.training.launch.compose import build_part, is_chosen, threads
 from reverie.training.launch.options import CONF
+from reverie.training.launch.restore import SavedRun, load_run
 from reverie.training.logging import Log, NoTracker
 from reverie.training.ope import estimates as value_estimates
 from reverie.training.progress import stage
@@ -46,8 +43,6 @@ COUNTS = {
     "model.rollouts": 0,
 }
 FILE = "off_policy_evaluation.json"
-EPOCH_LINES = 10.0
-"""Least seconds between two lines about a fit, where there is no progress bar."""
 Estimates = dict[str, list[Interval]]
 """One interval a seed, by method and quantity."""
 
@@ -58,12 +53,10 @@ def evaluate(settings: DictConfig) -> None:
     plain: Any = OmegaConf.to_container(settings, resolve=True)
     mistakes.require_integers(plain, COUNTS)
     torch.set_num_threads(threads(settings.threads))
-    if settings.cache is not None:
-        os.environ["REVERIE_CACHE"] = str(settings.cache)
     run_dir = Path(settings.run)
-    run = restored(run_dir, settings.device, settings.seed)
-    data = dataset_of(run, run_dir)
-    model = world_model(run, run_dir, data, settings, console) if settings.model.rollouts else None
+    run = load_run(run_dir, settings.device, settings.seed)
+    data = run.load_dataset()
+    model = world_model(run, data, settings, console) if settings.model.rollouts else None
     if model is None and not settings.fqe.updates:
         raise ValueError(
             "nothing is left to estimate with: fqe.updates=0, and there is no world model or "
@@ -113,29 +106,16 @@ def evaluate(settings: DictConfig) -> None:
     console.print(f"written: {run_dir / FILE}", highlight=False, soft_wrap=True)
 
 
-def dataset_of(run: Restored, run_dir: Path) -> Dataset:
-    """The dataset that the run was trained on.
-
-    Raises:
-        ValueError: it has changed since.
-    """
-    node = run.config.dataset
-    plain: Any = OmegaConf.to_container(node, resolve=True)
-    data: Dataset = instantiate(node, name=short_name(**plain), _convert_="all")
-    if data.fingerprint != run.facts.fingerprint:
-        raise ValueError(
-            f"{run_dir} was trained on data with fingerprint {run.facts.fingerprint}, dataset "
-            f"{data.name} now has {data.fingerprint}; restore the data, or train again"
-        )
-    return data
-
-
 def world_model(
-    run: Restored, run_dir: Path, data: Dataset, settings: DictConfig, console: Console
+    run: SavedRun, data: Dataset, settings: DictConfig, console: Console
 ) -> WorldModel | None:
     """The model that is asked for, fitted or from the cache; else the run's, if it has one."""
-    asked = is_chosen(settings.world_model)
-    node = settings.world_model if asked else run.config.get("world_model")
+    node = settings.world_model
+    if not is_chosen(node):
+        own = run.load_part("world_model")
+        if isinstance(own, WorldModel):
+            return own
+        node = run.config.get("world_model")
     if not is_chosen(node):
         console.print(
             "the run has no world model, so there are no rollouts; world_model=ensemble fits one",
@@ -143,37 +123,24 @@ def world_model(
             highlight=False,
         )
         return None
-    kept: Any = OmegaConf.to_container(node, resolve=True)
-    given = kept.pop("path")
     seed = run.config.seed
+    config = OmegaConf.create({"world_model": node, "seed": seed, "seeds": run.config.seeds})
+    part = build_part(config, "world_model", data.spec, run.device)
     with side_stream(seed, run.device):
-        model: WorldModel = mistakes.build(
-            "world_model", instantiate(kept), spec=data.spec, seeds=run.config.seeds, seed=seed
-        ).to(run.device)
-        with stage(f"world model, {model.fit_unit}", model.fit_total, console) as shown:
-
-            def on_progress(done: int, loss: float) -> None:
-                shown.first = model.fit_first
-                shown.advance_to(done)
-                shown.report(done, f"{model.fit_measure} {loss:.4g}", pause=EPOCH_LINES)
-
-            model_cache.fitted(
-                model,
-                data,
-                group="world_model",
-                cache=cache_root() / "world_models",
-                own=None if asked else run_dir / "world_model.pt",
-                given=None if given is None else Path(given),
-                device=run.device,
-                progress=on_progress,
-            )
-    if not asked:
-        checkpoint.load_refitted(run_dir / checkpoint.FILE, model, run.device)
-    return model
+        fitting.fit(
+            *("world_model", part, data),
+            cache=cache_root(),
+            directory=None,
+            device=run.device,
+            compile=lambda function: function,
+            console=console,
+        )
+    assert isinstance(part.model, WorldModel)
+    return part.model
 
 
 def fitted_values(
-    run: Restored,
+    run: SavedRun,
     data: Dataset,
     starts: Tensor,
     numbers: Mapping[str, Any],
@@ -201,7 +168,7 @@ def fitted_values(
 
         def on_log(update: int) -> None:
             shown.advance_to(update)
-            shown.report(update, log.readable(), pause=EPOCH_LINES)
+            shown.report(update, log.readable(), pause=fitting.PAUSE)
 
         value_estimates.fit_critics(
             learner,
@@ -217,7 +184,7 @@ def fitted_values(
 
 def dream(
     model: WorldModel,
-    run: Restored,
+    run: SavedRun,
     data: Dataset,
     starts: Tensor,
     settings: DictConfig,
@@ -247,7 +214,7 @@ def dream(
     )
 
 
-def true_values(run: Restored, settings: DictConfig, discount: float) -> Estimates:
+def true_values(run: SavedRun, settings: DictConfig, discount: float) -> Estimates:
     """What the policies earn in the true environment.
 
     Raises:
@@ -319,7 +286,7 @@ def _cell(found: Interval) -> str:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="ope")
 def main(settings: DictConfig) -> None:
-    with mistakes.one_line_errors():
+    with mistakes.one_line_errors(), cache_at(settings.cache):
         evaluate(settings)
 
 

@@ -6,6 +6,7 @@ offline nothing mends it, so that the gap itself is the alarm. It says nothing o
 policy of poor data raises it too, and then deserves a look before it is let loose.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -65,7 +66,7 @@ class ValueGap:
         whole = torch.where(left, torch.nan, returns)
         return {"model/return": whole.nanmean(1), "model/left": left.float().mean(1)}
 
-    def judged(self) -> dict[str, Any]:
+    def judge(self) -> dict[str, Any]:
         """Measured now, as plain values, with its `alarm`."""
         found = self.measure(None)
         dreamed = found["model/return"].tolist()
@@ -84,7 +85,7 @@ def limit(returns: Float[Tensor, " P"], factor: float) -> float:
     return base + factor * (returns.max().item() - base)
 
 
-def alarms(summary_of_model: dict[str, Any], gap: dict[str, Any] | None) -> list[str]:
+def alarms(summary_of_model: Mapping[str, Any], gap: dict[str, Any] | None) -> list[str]:
     """What a finished run warns of, in sentences: open-loop error of equations, and this gap."""
     said = []
     gate = summary_of_model.get("open_loop")

@@ -98,7 +98,7 @@ def plane_claims(runs: Mapping[str, History], quick: bool) -> list[Claim]:
     value = {arm: estimate(run.last("value")) for arm, run in runs.items()}
     returns = {arm: estimate(run.last("return")) for arm, run in runs.items()}
     trend = {
-        arm: estimate(run.series["value"][1][:, -1] - run.series["value"][1][:, -4])
+        arm: estimate((run.series["value"][1][:, -1] - run.series["value"][1][:, -4]).tolist())
         for arm, run in runs.items()
     }
     spread = estimate(plane.region_auc(runs["ravl"].agent))

@@ -82,7 +82,7 @@ def offline(task: str, budget: Budget, linear: bool = False) -> dict[str, Any]:
         budget,
     )
     seed_everything(0)
-    gap = ValueGap(agent=run.agent, model=model, data=data, **GAP).judged()
+    gap = ValueGap(agent=run.agent, model=model, data=data, **GAP).judge()
     return {
         "agent": run.agent,
         "spec": data.spec,

@@ -64,14 +64,14 @@ def test_returns_end_at_terminations_and_leave_out_what_left_the_model():
 
 
 def test_episodes_that_all_leave_have_no_return_and_raise_no_alarm():
-    judged = gap_of(recording([7.0, 7.0])).judged()
+    judged = gap_of(recording([7.0, 7.0])).judge()
     assert judged["model_return"] == [None, None] and judged["left"] == [1.0, 1.0]
     assert judged["alarm"] is False
 
 
 def test_the_alarm_is_raised_above_the_limit():
-    assert gap_of(recording([1.0, 4.0], (1.0, 3.1))).judged()["alarm"] is True  # 9.5 > 9.3
-    assert gap_of(recording([1.0, 4.0], (1.0, 3.2))).judged()["alarm"] is False
+    assert gap_of(recording([1.0, 4.0], (1.0, 3.1))).judge()["alarm"] is True  # 9.5 > 9.3
+    assert gap_of(recording([1.0, 4.0], (1.0, 3.2))).judge()["alarm"] is False
 
 
 def test_negative_returns_are_counted_from_the_worst():

@@ -1,7 +1,7 @@
 import pytest
 
 from reverie.training.logging import Log, NoTracker
-from reverie.training.results.summary import plot_curves
+from reverie.training.results.curves import plot_curves
 
 SUMMARY = {"name": "bc", "dataset": {"name": "toy"}}
 

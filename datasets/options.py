@@ -1,0 +1,84 @@
+"""Datasets by the names of their options, for Python: `reverie.datasets.load("file", path=...)`."""
+
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+import numpy as np
+import yaml
+
+from reverie.datasets.dataset import Dataset
+from reverie.datasets.names import short_name
+from reverie.datasets.readers.file import from_columns
+
+FOLDER = Path(__file__).resolve().parent.parent / "conf" / "dataset"
+ARRAYS = "file"
+"""The option whose settings arrays take."""
+
+
+def load(source: str | Mapping[str, np.ndarray], **settings: Any) -> Dataset:
+    """Load a dataset as `dataset=<source> dataset.<key>=<value> ...` does on the command line.
+
+    Args:
+        source: an option, such as `"builtin/pendulum-mixed"`, `"d4rl/hopper-medium-v2"`,
+            `"minari"` or `"file"`; or arrays by name: `observations [N, D]`, `actions [N, A]`,
+            `rewards [N]`, `terminals [N]`, and where there are any `timeouts [N]` and
+            `next_observations [N, D]`.
+        settings: what to set of `conf/dataset/<source>.yaml`, or of `file.yaml` for arrays.
+
+    Raises:
+        ValueError: no such option or setting, or the data are refused.
+    """
+    if not isinstance(source, str):
+        options = read_option(ARRAYS, settings | {"path": None})
+        del options["path"], options["_target_"]
+        options["name"] = options["name"] or "arrays"
+        return from_columns(source, source="the given arrays", **options)
+    if source.startswith("d4rl/"):
+        source, settings = "d4rl", {"id": source.removeprefix("d4rl/"), **settings}
+    options = read_option(source, settings)
+    reader = resolve_name(options.pop("_target_"))
+    options["name"] = short_name(**options)
+    return reader(**options)
+
+
+def read_option(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a YAML file of `conf/dataset/` says, with what is set otherwise.
+
+    Raises:
+        ValueError: no such option or setting, or one that has no value.
+    """
+    options = _read(name)
+    unknown = sorted(set(settings) - set(options))
+    if unknown:
+        known = ", ".join(key for key in options if key != "_target_")
+        raise ValueError(f"dataset {name} has no setting {unknown[0]}; it has {known}")
+    for key, value in settings.items():
+        nested = isinstance(value, Mapping) and isinstance(options[key], Mapping)
+        options[key] = {**options[key], **value} if nested else value
+    for key, value in options.items():
+        same_as = re.fullmatch(r"\$\{\.(\w+)\}", value) if isinstance(value, str) else None
+        options[key] = options[same_as[1]] if same_as else value
+        if options[key] == "???":
+            raise ValueError(f"dataset {name} needs {key}=...")
+    return options
+
+
+def _read(name: str) -> dict[str, Any]:
+    """A file with those that it builds on."""
+    path = FOLDER / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(
+            each.relative_to(FOLDER).with_suffix("").as_posix() for each in FOLDER.rglob("*.yaml")
+        )
+        close = difflib.get_close_matches(name, known, 3) or known
+        raise ValueError(f"there is no dataset {name}; did you mean {' or '.join(close)}?")
+    own = yaml.safe_load(path.read_text())
+    read: dict[str, Any] = {}
+    for base in own.pop("defaults", []):
+        if isinstance(base, str) and base != "_self_":
+            read |= _read(str(Path(name).parent / base))
+    return read | own

@@ -1,0 +1,333 @@
+"""A run as an object: a dataset, an agent, where its batches come from, and how it is watched.
+
+Knows nothing of configuration: `reverie.make` builds one from settings, a notebook or a benchmark
+from its own objects.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import yaml
+from jaxtyping import Float
+from rich.console import Console
+from torch import Tensor
+
+from reverie.agents.base import Agent
+from reverie.datasets.cache import cache_root
+from reverie.datasets.dataset import Dataset
+from reverie.datasets.replay import GrowingReplay, Mixture, Replay
+from reverie.envs.evaluation import Episodes, Evaluator
+from reverie.training import checkpoint, fitting
+from reverie.training.files import lock_directory, write_json, write_text
+from reverie.training.fitting import Part
+from reverie.training.logging import Log, NoTracker, Tracker
+from reverie.training.loop import Periods, Wrapper, train
+from reverie.training.online import Online, Refit
+from reverie.training.probes.value_gap import ValueGap, alarms
+from reverie.training.progress import Stage, stage
+from reverie.training.results import curves
+from reverie.training.results.summary import read_metrics, read_summary, summarise
+from reverie.training.run_directory import CONFIG, METRICS, SUMMARY, require_same_settings
+from reverie.training.seeding import (
+    evaluation_seed,
+    random_state,
+    restore_random_state,
+    side_stream,
+)
+from reverie.world_models.sources import RolloutSource
+
+Series = dict[str, tuple[np.ndarray, np.ndarray]]
+"""By metric: the updates `[T]` at which it was measured, and its values `[S, T]`."""
+
+
+class Probe(Protocol):
+    """Measures an agent beside an evaluation; trains nothing."""
+
+    def measure(self, episodes: Episodes | None) -> Mapping[str, Float[Tensor, " S"]]:
+        """Named numbers, one a seed.
+
+        Args:
+            episodes: of the evaluation, None where there was none.
+        """
+
+
+@dataclass(frozen=True)
+class Results:
+    """What came of a run.
+
+    Attributes:
+        summary: what `summary.json` of its directory holds.
+        series: everything that was measured.
+    """
+
+    summary: Mapping[str, Any]
+    series: Series
+
+
+@dataclass
+class Run:
+    """One training, from the fits of its parts to its results.
+
+    Attributes:
+        data, agent, mixture, sources: what learns from what, on `device`.
+        updates: gradient steps.
+        periods: gradient steps between two rows of the log, two evaluations, two checkpoints.
+        seed: of fits and evaluations; the agent was built with random numbers of its own.
+        parts: what is fitted to the dataset before training, by group of the configuration.
+        compile: what updates and rollouts of fixed shapes are passed through.
+        evaluator: copies of the true environment, None for no scores.
+        probes: measured at every evaluation, each on a random stream of its own.
+        value_gap: a probe that is judged at the end as well, for an alarm.
+        online, refit: steps in the true environment, and refits on what they met.
+        steps_before: environment steps behind the dataset, where the run counts them.
+        evaluate_first: whether the untrained agent is evaluated too, as update 0.
+        on_evaluation: told the update and the episodes, after they were logged.
+        tracker: shows measurements outside the run directory.
+        name: of the method, for tables and pictures.
+        label: of its progress.
+        settings: plain values from which the run can be built again, for its directory.
+        population: values by seed of settings in which the seeds differ.
+        cache: folder of fitted models.
+        clock: tells seconds; of this process where several share a machine.
+        random: state of torch's generators from which the training starts.
+    """
+
+    data: Dataset
+    agent: Agent
+    mixture: Mixture
+    sources: Mapping[str, RolloutSource]
+    updates: int
+    periods: Periods
+    seed: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    parts: Mapping[str, Part] = field(default_factory=dict)
+    compile: Wrapper = lambda function: function
+    evaluator: Evaluator | None = None
+    probes: Sequence[Probe] = ()
+    value_gap: ValueGap | None = None
+    online: Online | None = None
+    refit: Refit | None = None
+    steps_before: int = 0
+    evaluate_first: bool = False
+    on_evaluation: Callable[[int, Episodes | None], None] = lambda update, episodes: None
+    tracker: Tracker = field(default_factory=NoTracker)
+    name: str = "run"
+    label: str = "training"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    population: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    cache: Path = field(default_factory=cache_root)
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        self.random = random_state(self.device)
+        self.seconds = {"fitting": 0.0, "training": 0.0, "evaluation": 0.0}
+        self.described: dict[str, Mapping[str, Any]] = {}
+        self._trained = False
+
+    def train(self, directory: Path | str | None = None, console: Console | None = None) -> Results:
+        """Fit the parts and train, from the last checkpoint in `directory` if there is one.
+
+        The same run in the same directory goes on where it was killed, to the same bits, and
+        changes nothing once it is finished.
+
+        Args:
+            directory: of everything that is written; None keeps nothing.
+            console: where progress is shown.
+
+        Raises:
+            RuntimeError: the run has been trained already, and there is no directory to read.
+            ValueError: the directory holds a run with other settings.
+        """
+        console = console or Console()
+        if directory is None:
+            if self._trained:
+                raise RuntimeError("this run has been trained; make a new one to train again")
+            with TemporaryDirectory() as folder:
+                summary = self._train(Path(folder), None, console)
+                return Results(summary, read_series(Path(folder) / METRICS))
+        directory = Path(directory)
+        with lock_directory(directory):
+            require_same_settings(directory, self.settings)
+            if (directory / SUMMARY).is_file():
+                summary = read_summary(directory / SUMMARY)
+                self._state(directory).resume(directory / checkpoint.FILE)
+            else:
+                summary = self._train(directory, directory, console)
+                curves.plot_run(directory, summary)
+                write_json(directory / SUMMARY, summary)
+        return Results(summary, read_series(directory / METRICS))
+
+    def policy(self, obs: Tensor) -> Tensor:
+        """Deterministic actions `[S, B, A]` in [-1, 1] for `obs [S, B, D]`, both on the host."""
+        return self.agent.act(obs.to(self.device), deterministic=True).cpu()
+
+    def _train(self, folder: Path, kept: Path | None, console: Console) -> dict[str, Any]:
+        """Carry the run out, or what is left of it.
+
+        Args:
+            folder: of metrics and checkpoints.
+            kept: the run's directory, None where nothing is kept.
+        """
+        self._trained = True
+        restore_random_state(self.random, self.device)
+        self._fit(kept, console)
+        state = self._state(folder)
+        log = state.log
+        if self.refit is not None:
+            self.refit.count = state.count
+        first, saved = 0, folder / checkpoint.FILE
+        if saved.is_file():
+            first = state.resume(saved)
+            console.print(f"resuming {folder} after update {first}", soft_wrap=True)
+        if kept is not None and self.settings:
+            text = yaml.safe_dump(dict(self.settings), sort_keys=False, allow_unicode=True)
+            write_text(kept / CONFIG, text)
+        log.begin()
+        with stage(self.label, self.updates, console, first) as shown:
+            self.tracker.start(folder, self.settings, first)
+            try:
+                if self.evaluate_first and first == 0:
+                    self._evaluate(0, state, shown)
+                train(
+                    self.agent,
+                    self.mixture,
+                    self.sources,
+                    first=first,
+                    updates=self.updates,
+                    periods=self.periods,
+                    log=log,
+                    evaluate=lambda update: self._evaluate(update, state, shown),
+                    checkpoint=lambda update: state.save(saved, update),
+                    compile=self.compile,
+                    on_update=shown.advance_to,
+                    refit=self.refit,
+                )
+            finally:
+                self.tracker.close()
+                if self.evaluator is not None:
+                    self.evaluator.close()
+        return self._summarise(log)
+
+    def _state(self, folder: Path) -> checkpoint.State:
+        """Everything that training changes."""
+        return checkpoint.State(
+            agent=self.agent,
+            mixture=self.mixture,
+            sources=self.sources,
+            log=Log(folder / METRICS, self.tracker, self.agent.seeds),
+            seconds=self.seconds,
+            data=self.data,
+            device=self.device,
+            refitted=None if self.refit is None else self.refit.model,
+            clock=self.clock,
+        )
+
+    def _fit(self, directory: Path | None, console: Console) -> None:
+        """Fit the parts, or read what was fitted to the same data before."""
+        for group, part in self.parts.items():
+            begun = self.clock()
+            with side_stream(self.seed, self.device):
+                self.described[group] = fitting.fit(
+                    *(group, part, self.data),
+                    cache=self.cache,
+                    directory=directory,
+                    device=self.device,
+                    compile=self.compile,
+                    console=console,
+                )
+            self.seconds["fitting"] += self.clock() - begun
+        if directory is not None:
+            with side_stream(self.seed, self.device):
+                fitting.measure_selection(self.parts, self.sources, self.data, directory)
+
+    def _evaluate(self, update: int, state: checkpoint.State, shown: Stage) -> None:
+        """Score the policy in the true environment, and let the probes look at it."""
+        with state.count("evaluation"):
+            self._measure(update, state.log)
+        if update:
+            shown.report(update, state.log.readable())
+
+    def _measure(self, update: int, log: Log) -> None:
+        seed, episodes = evaluation_seed(self.seed, update), None
+        if self.online is not None:
+            steps = self.steps_before + self.online.source.taken
+            log.write(update, {"env_steps": [steps] * self.agent.seeds})
+        if self.evaluator is not None:
+            episodes = self.evaluator.run(self.policy, seed, self.agent.discount)
+            mean, reference = episodes.returns.mean(1), self.data.reference
+            scores = None if reference is None else reference.normalise(mean).tolist()
+            log.evaluated(update, mean.tolist(), scores)
+        for probe in self.probes:
+            with side_stream(seed, self.device):
+                measured = probe.measure(episodes)
+            log.write(update, {name: values.tolist() for name, values in measured.items()})
+        self.on_evaluation(update, episodes)
+
+    def _summarise(self, log: Log) -> dict[str, Any]:
+        judged = None
+        if self.value_gap is not None:
+            with side_stream(self.seed, self.device):
+                judged = self.value_gap.judge()
+        described = {group: self.described.get(group, {}) for group in fitting.FITTED}
+        summary = summarise(
+            *(self.data, log.scores, described, self.seconds, self.device),
+            name=self.name,
+            seed=self.seed,
+            seeds=self.agent.seeds,
+            updates=self.updates,
+            population=self.population,
+        )
+        summary["value_gap"] = judged
+        summary["alarms"] = alarms(described["world_model"], judged)
+        return summary
+
+
+def mix(
+    data: Dataset,
+    *,
+    seeds: int,
+    batch_size: int,
+    real_rows: int | None = None,
+    source: RolloutSource | None = None,
+    online: Online | None = None,
+) -> tuple[Mixture, dict[str, RolloutSource]]:
+    """The dataset, growing online, and the replay of what a source makes, as one mixture.
+
+    Args:
+        batch_size: B, rows of an update for each seed.
+        real_rows: how many of them come from the dataset where there is a source; all without.
+
+    Returns:
+        The mixture, and what refills its streams, by the name of the stream.
+    """
+    streams: dict[str, Replay] = {"real": Replay.of(data.transitions)}
+    rows = {"real": batch_size}
+    sources: dict[str, RolloutSource] = {}
+    if online is not None:
+        sources["real"] = online.source
+        streams["real"] = GrowingReplay(
+            data.transitions, lanes=seeds, capacity=online.source.capacity
+        )
+    if source is not None:
+        sources[source.stream] = source
+        streams[source.stream] = Replay(data.transitions[:1], lanes=seeds, capacity=source.capacity)
+        rows["real"] = batch_size if real_rows is None else real_rows
+        rows[source.stream] = batch_size - rows["real"]
+    return Mixture(streams, rows, seeds=seeds), sources
+
+
+def read_series(metrics: Path) -> Series:
+    """Everything in a `metrics.csv`."""
+    return {
+        metric: (
+            np.array(next(iter(seeds.values()))[0]),
+            np.array([values for _, values in seeds.values()]),
+        )
+        for metric, seeds in read_metrics(metrics).items()
+    }
