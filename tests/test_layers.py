@@ -14,7 +14,6 @@ ENTRY = {  # what reads configuration, besides training/launch/
     "training/collect/__main__.py",
     "training/distil/__main__.py",
     "training/ope/__main__.py",
-    "training/tune/search_space.py",
 }
 FILES = [path for layer in LAYERS for path in sorted(Path(layer).rglob("*.py"))]
 

@@ -38,7 +38,7 @@ try:
     from optuna.storages.journal import JournalFileBackend
     from optuna.trial import Trial, TrialState
 
-    from reverie.training.tune.search_space import question, typed
+    from reverie.training.launch.search_space import question, typed
 except ModuleNotFoundError as missing:
     with one_line_errors():
         raise ModuleNotFoundError(

@@ -9,9 +9,9 @@ optuna = pytest.importorskip("optuna")
 
 from optuna.trial import TrialState  # noqa: E402
 
+from reverie.training.launch.search_space import question  # noqa: E402
 from reverie.training.tune import __main__ as tune  # noqa: E402
 from reverie.training.tune.__main__ import Tuner  # noqa: E402
-from reverie.training.tune.search_space import question  # noqa: E402
 
 # Scores follow from agent.discount; below 0.2 it crashes, and it counts how often it was started.
 FAKE = """

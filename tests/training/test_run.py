@@ -1,0 +1,129 @@
+"""A run as an object: made by hand, killed, resumed, finished."""
+
+import numpy as np
+import pytest
+import torch
+
+from reverie.datasets.options import load
+from reverie.training.loop import Periods
+from reverie.training.run import Run, mix
+from reverie.training.run_directory import METRICS
+
+
+class Killed(BaseException):
+    """Ends a process where a test says so."""
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load("builtin/pendulum-mixed", episodes=6)
+
+
+@pytest.fixture
+def make_run(data, make_sac):
+    def make(**changes):
+        torch.manual_seed(3)
+        agent = make_sac(data.spec, seeds=2)
+        mixture, sources = mix(data, seeds=2, batch_size=8)
+        numbers = {"updates": 12, "periods": Periods(log=2, evaluate=4, checkpoint=6)}
+        numbers["settings"] = {"name": "by hand", "seeds": 2}
+        return Run(data, agent, mixture, sources, **(numbers | changes))
+
+    return make
+
+
+class Mean:
+    """A probe that draws random numbers, which must not reach the training."""
+
+    def __init__(self, agent):
+        self.agent = agent
+
+    def measure(self, episodes):
+        return {"drawn": torch.rand(self.agent.seeds)}
+
+
+def same(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_run_without_a_directory_returns_what_it_measured_and_trains_once(make_run):
+    run, seen = make_run(), []
+    run.on_evaluation = lambda update, episodes: seen.append(update)
+    results = run.train()
+    assert seen == [4, 8, 12]
+    updates, losses = results.series["critic_loss"]
+    assert updates.tolist() == [2, 4, 6, 8, 10, 12] and losses.shape == (2, 6)
+    assert results.summary["updates"] == 12 and results.summary["seconds"]["training"] > 0
+    assert run.policy(torch.zeros(2, 5, 3)).shape == (2, 5, 1)
+    with pytest.raises(RuntimeError, match="make a new one"):
+        run.train()
+
+
+def test_what_happens_between_making_and_training_changes_nothing(make_run):
+    first, second = make_run(), make_run()
+    torch.rand(7)  # both were made before either is trained
+    results = [run.train() for run in (first, second)]
+    assert same(first.agent.state_dict(), second.agent.state_dict())
+    assert np.array_equal(*(found.series["critic_loss"][1] for found in results))
+
+
+def test_probes_change_nothing_but_the_log(make_run):
+    plain, probed = make_run(), make_run()
+    probed.probes = [Mean(probed.agent)]
+    plain.train()
+    assert probed.train().series["drawn"][1].shape == (2, 3)
+    assert same(plain.agent.state_dict(), probed.agent.state_dict())
+
+
+def test_a_killed_run_ends_with_the_same_bits_and_a_finished_one_is_read(make_run, tmp_path):
+    whole = make_run()
+    whole.train(tmp_path / "whole")
+
+    def kill(update, episodes):
+        if update == 8:
+            raise Killed
+
+    with pytest.raises(Killed):
+        make_run(on_evaluation=kill).train(tmp_path / "killed")
+    resumed = make_run()
+    resumed.train(tmp_path / "killed")
+    assert same(whole.agent.state_dict(), resumed.agent.state_dict())
+    texts = [(tmp_path / name / METRICS).read_text() for name in ("whole", "killed")]
+    assert texts[0] == texts[1]
+
+    finished = make_run()
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "whole").iterdir()}
+    results = finished.train(tmp_path / "whole")
+    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "whole").iterdir()}
+    assert before == after and results.summary["updates"] == 12
+    assert same(whole.agent.state_dict(), finished.agent.state_dict())
+
+
+def test_a_directory_of_another_run_is_refused(make_run, tmp_path):
+    make_run().train(tmp_path)
+    with pytest.raises(ValueError, match="seeds=2, this one has seeds=3"):
+        make_run(settings={"name": "by hand", "seeds": 3}).train(tmp_path)
+
+
+def test_an_untrained_agent_is_evaluated_where_that_is_asked_for(make_run):
+    seen = []
+    run = make_run(evaluate_first=True, on_evaluation=lambda update, episodes: seen.append(update))
+    run.train()
+    assert seen == [0, 4, 8, 12]
+
+
+def test_batches_hold_what_was_asked_for_of_each_stream(data):
+    class Source:
+        stream, capacity = "synthetic", 10
+
+    mixture, sources = mix(data, seeds=2, batch_size=8, real_rows=3, source=Source())
+    assert mixture.rows == {"real": 3, "synthetic": 5} and list(sources) == ["synthetic"]
+    assert mix(data, seeds=2, batch_size=8)[0].rows == {"real": 8}
+
+
+def test_seconds_are_those_of_the_given_clock(make_run):
+    ticks = iter(range(1000))
+    run = make_run(clock=lambda: float(next(ticks)))
+    run.train()
+    # A block takes two ticks, its beginning and its end: three evaluations, three saves.
+    assert run.seconds["evaluation"] == 3.0
