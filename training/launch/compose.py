@@ -1,7 +1,6 @@
 """From a composed configuration to the objects that a run works with."""
 
 import inspect
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from reverie.envs.evaluation import Evaluator
 from reverie.envs.true_dynamics import simulator_for
 from reverie.training import checkpoint
 from reverie.training.checkpoint import Facts
+from reverie.training.cores import count_cores
 from reverie.training.files import load_tensors
 from reverie.training.fitting import kind_of
 from reverie.training.launch import mistakes
@@ -307,17 +307,14 @@ def is_chosen(node: DictConfig | None) -> bool:
 
 
 def threads(choice: str | int) -> int:
-    """Resolve `threads=auto`: all cores, shared among the jobs of a parallel sweep.
+    """Resolve `threads=auto`: all cores this process may use, shared by the jobs of a sweep.
 
     A launcher that gives every job cores of its own (submitit, Slurm, Ray) decides by itself: one,
     unless it is told another number.
     """
     if choice != "auto":
         return int(choice)
-    cores = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    jobs = 1
+    cores, jobs = count_cores(), 1
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         launcher = HydraConfig.get().launcher
         for key in ("cpus_per_task", "ray.remote.num_cpus"):

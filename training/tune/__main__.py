@@ -26,6 +26,7 @@ from filelock import FileLock
 from rich.console import Console
 from rich.table import Table
 
+from reverie.training.cores import count_cores
 from reverie.training.files import LOCK, lock_directory, write_json
 from reverie.training.launch import failures
 from reverie.training.launch.mistakes import one_line_errors
@@ -168,7 +169,7 @@ class Tuner:
             pass
         threads = []
         if self.jobs > 1 and not any(each.startswith("threads=") for each in self.fixed):
-            threads = [f"threads={max(1, (os.cpu_count() or 1) // self.jobs)}"]
+            threads = [f"threads={max(1, count_cores() // self.jobs)}"]
         command = [
             *self.script,
             *self.fixed,
