@@ -28,7 +28,8 @@ def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path):
 def test_a_full_disk_is_reported_by_a_real_write(tmp_path):
     """A file-size limit makes the operating system refuse the write half-way."""
     code = (
-        "import resource, signal, sys, torch; from pathlib import Path; from training import files;"
+        "import resource, signal, sys, torch; from pathlib import Path;"
+        "from reverie.training import files;"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000));"
         "files.save_tensors(Path(sys.argv[1]), 'thing', {'value': torch.ones(100000)})"
