@@ -40,6 +40,30 @@ def squared_error(
     return (prediction - target.unsqueeze(1)).square().mean(2).sum(1)
 
 
+def critic_metrics(
+    loss: Float[Tensor, " S"],
+    penalty: Float[Tensor, " S"] | float,
+    prediction: Float[Tensor, "S N B"],
+    target: Float[Tensor, "S B"],
+) -> dict[str, Float[Tensor, " S"]]:
+    """What every step of critics reports, see the guide; no gradient.
+
+    Args:
+        loss: without the penalty.
+        penalty: of a regulariser; a plain number, which says that there is none, is not reported.
+        prediction: Q_1..Q_N(s, a) of the batch.
+        target: y.
+    """
+    prediction = prediction.detach()
+    metrics = {
+        "critic_loss": loss.detach(),
+        "value": prediction.mean((1, 2)),
+        "critic_spread": prediction.std(1, correction=0).mean(1),
+        "target": target.mean(1),
+    }
+    return metrics | ({"regularisation": penalty.detach()} if torch.is_tensor(penalty) else {})
+
+
 def gradient_similarity(gradient: Float[Tensor, "S N B A"]) -> Float[Tensor, " S"]:
     """How alike the critics' action gradients g_i are, mean over rows: N if all point the same way.
 

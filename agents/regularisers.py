@@ -4,7 +4,8 @@ arXiv:2302.01244 shows that a single world model does as well as an ensemble whe
 Lipschitz constant is held down, by the spectral norms of their weights or against adversarial
 states. Its exact losses could not be read; what stands here is the standard form of each.
 
-An agent builds one with its critics, calls `prepare` once, and lets `step` move its critics.
+An agent builds one with its critics and calls `prepare` once; then, whenever it moves its critics,
+it adds `penalty` to their loss, takes the step, and calls `project_`.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +18,6 @@ from reverie.agents.networks import Critics
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.envs.termination import rule_for_spec
-from reverie.world_models.optimiser import Adam
 
 Ends = Callable[[Tensor, Tensor], Tensor]
 """`(obs [*, D], action [*, A]) -> ended [*]`, observations as critics are given them."""
@@ -58,34 +58,18 @@ class Regulariser(nn.Module):
 
     def penalty(
         self, critics: Critics, batch: Transition, prediction: Float[Tensor, "S N B"]
-    ) -> Float[Tensor, " S"] | None:
-        """What is added to the critic loss, None for nothing.
+    ) -> Float[Tensor, " S"] | float:
+        """What is added to the critic loss, 0.0 for nothing.
 
         Args:
             batch: observations as the critics are given them.
             prediction: Q_1..Q_N(s, a) of the batch, with its gradient.
         """
-        return None
+        return 0.0
 
     def project_(self, critics: Critics) -> dict[str, Float[Tensor, " S"]]:
         """Change the critics in place after each step of theirs; returns measurements."""
         return {}
-
-    def step(
-        self,
-        optimiser: Adam,
-        loss: Float[Tensor, " S"],
-        critics: Critics,
-        batch: Transition,
-        prediction: Float[Tensor, "S N B"],
-    ) -> dict[str, Float[Tensor, " S"]]:
-        """Move the critics once along loss + penalty, then project; returns measurements."""
-        penalty = self.penalty(critics, batch, prediction)
-        if penalty is None:
-            optimiser.step(loss)
-            return self.project_(critics)
-        optimiser.step(loss + penalty)
-        return {"regularisation": penalty.detach(), **self.project_(critics)}
 
 
 class SpectralNorm(Regulariser):
@@ -164,10 +148,10 @@ class SpectralNorm(Regulariser):
 
     def penalty(
         self, critics: Critics, batch: Transition, prediction: Float[Tensor, "S N B"]
-    ) -> Float[Tensor, " S"] | None:
+    ) -> Float[Tensor, " S"] | float:
         """coefficient sum_{critics, layers} sigma^power."""
         if self.coefficient == 0:
-            return None
+            return 0.0
         norms = self.norms(critics)
         chosen = torch.stack([norms[layer] for layer in self.layers])
         return self.coefficient * chosen.pow(self.power).sum((0, 2))
@@ -297,10 +281,10 @@ class AdversarialRobustness(Regulariser):
 
     def penalty(
         self, critics: Critics, batch: Transition, prediction: Float[Tensor, "S N B"]
-    ) -> Float[Tensor, " S"] | None:
+    ) -> Float[Tensor, " S"] | float:
         """Squared change of the value under the worst move, see the class."""
         if self.coefficient == 0:
-            return None
+            return 0.0
         radius = self.present_radius()
         moved = self.worst(critics, batch.obs, batch.action, prediction.detach(), radius)
         change = critics.each(moved, batch.action) - prediction

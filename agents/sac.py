@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from reverie.agents.base import Agent
-from reverie.agents.losses import bellman_target, polyak_, squared_error
+from reverie.agents.losses import bellman_target, critic_metrics, polyak_, squared_error
 from reverie.agents.networks import Critics, TanhGaussianActor
 from reverie.agents.regularisers import BuildRegulariser, Regulariser, endings
 from reverie.datasets.dataset import Dataset
@@ -183,17 +183,10 @@ class SAC(Agent):
         target = self.target(batch)
         prediction = self.critics(batch.obs, batch.action)
         loss = self.critic_loss(batch, prediction, target)
-        regularised = self.regulariser.step(
-            self.critic_optimiser, loss, self.critics, batch, prediction
-        )
-        spread = prediction.detach().std(1, correction=0)
-        return {
-            "critic_loss": loss.detach(),
-            "value": prediction.detach().mean((1, 2)),
-            "critic_spread": spread.mean(1),
-            "target": target.mean(1),
-            **regularised,
-        }
+        penalty = self.regulariser.penalty(self.critics, batch, prediction)
+        self.critic_optimiser.step(loss + penalty)
+        projected = self.regulariser.project_(self.critics)
+        return critic_metrics(loss, penalty, prediction, target) | projected
 
     def _update_policy(self, batch: Transition) -> dict[str, Tensor]:
         action, log_prob = self.actor.sample(batch.obs)

@@ -10,6 +10,7 @@ from torch import Tensor
 from reverie.agents.base import Agent
 from reverie.agents.losses import (
     bellman_target,
+    critic_metrics,
     inverse_value_scale,
     polyak_,
     smoothed,
@@ -182,16 +183,10 @@ class TD3BC(Agent):
         target = self.target(batch)
         prediction = self.critics(batch.obs, batch.action)
         loss = squared_error(prediction, target)
-        regularised = self.regulariser.step(
-            self.critic_optimiser, loss, self.critics, batch, prediction
-        )
-        return {
-            "critic_loss": loss.detach(),
-            "value": prediction.detach().mean((1, 2)),
-            "critic_spread": prediction.detach().std(1, correction=0).mean(1),
-            "target": target.mean(1),
-            **regularised,
-        }
+        penalty = self.regulariser.penalty(self.critics, batch, prediction)
+        self.critic_optimiser.step(loss + penalty)
+        projected = self.regulariser.project_(self.critics)
+        return critic_metrics(loss, penalty, prediction, target) | projected
 
     def _update_policy(self, batch: Transition) -> dict[str, Tensor]:
         action = self.actor(batch.obs)

@@ -88,23 +88,14 @@ def build(
     end = truncated | flags.get("ends", terminated)
     end[-1] = True
     episode = np.concatenate([[0], np.cumsum(end[:-1])])  # [N] number of the row's episode
-    rows = np.arange(len(end))
     if "next_obs" in values:
         successor = values["next_obs"]
         valid = flags.get("valid_next", np.ones(len(end), dtype=bool))
     else:
-        keep = ~end | terminated
-        if not keep.any():
-            raise ValueError(
-                f"dataset {name}: no row has a known successor (every one of the {len(end)} rows "
-                "ends an episode without terminating); store next_observations"
-            )
-        successor = values["obs"][np.where(end, rows, rows + 1)[keep]]
-        valid = ~end[keep]
-        rows, episode = rows[keep], episode[keep]
+        rows, successor, valid = _following_rows(name, values["obs"], end, terminated)
         if len(rows) < len(end):
-            scaled, terminated = scaled[rows], terminated[rows]
-            truncated = truncated[rows]
+            episode, scaled = episode[rows], scaled[rows]
+            terminated, truncated = terminated[rows], truncated[rows]
             values |= {key: values[key][rows] for key in ("obs", "reward")}
 
     last = np.append(episode[1:] != episode[:-1], True)
@@ -119,7 +110,7 @@ def build(
             reward=torch.from_numpy(values["reward"]),
             next_obs=torch.from_numpy(successor),
             terminated=torch.from_numpy(terminated),
-            is_real=torch.ones(len(rows), dtype=torch.bool),
+            is_real=torch.ones(len(terminated), dtype=torch.bool),
         ),
         truncated=torch.from_numpy(truncated),
         valid_next=torch.from_numpy(valid),
@@ -213,6 +204,20 @@ def _require_finite(name: str, values: Mapping[str, Any]) -> None:
             f"dataset {name}: {'; '.join(found)}: values must be finite float32; remove or repair "
             "those rows"
         )
+
+
+def _following_rows(
+    name: str, obs: np.ndarray, end: np.ndarray, terminated: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows to keep, the observation after each, and whether that is its true successor."""
+    keep = ~end | terminated
+    if not keep.any():
+        raise ValueError(
+            f"dataset {name}: no row has a known successor (every one of the {len(end)} rows "
+            "ends an episode without terminating); store next_observations"
+        )
+    rows = np.flatnonzero(keep)
+    return rows, obs[np.where(end[rows], rows, rows + 1)], ~end[rows]
 
 
 def _rescale_actions(name: str, spec: Spec, action: Any, clip_actions: bool) -> np.ndarray:

@@ -2,13 +2,18 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from filelock import FileLock, Timeout
 
+LOCK = ".lock"
+"""File in a directory that a process works in."""
+_held: ContextVar[frozenset[Path]] = ContextVar("held", default=frozenset())
 FORMAT = 1
 """Version of everything written by `save_tensors`; raise it when the contents change meaning."""
 
@@ -81,15 +86,19 @@ def load_tensors(path: Path, kind: str, device: torch.device | str = "cpu") -> d
     return record
 
 
-def lock_directory(directory: Path) -> FileLock:
-    """Claim a run directory for this process; the lock goes when the process ends.
+@contextmanager
+def lock_directory(directory: Path) -> Iterator[None]:
+    """Claim a directory, made where there is none, while the block runs or the process lives.
 
     Raises:
-        RuntimeError: another process holds it.
+        RuntimeError: another process, or another thread of this one, holds it.
     """
+    held = _held.get()
+    if directory.resolve() in held:  # by a block around this one
+        yield
+        return
     directory.mkdir(parents=True, exist_ok=True)
-    # A singleton: a command that holds it may call what takes it again.
-    lock = FileLock(directory / ".lock", is_singleton=True)
+    lock = FileLock(directory / LOCK)
     try:
         lock.acquire(blocking=False)
     except Timeout:
@@ -97,7 +106,16 @@ def lock_directory(directory: Path) -> FileLock:
             f"another process is working in {directory}; wait for it, or give this run its own "
             "directory with run_dir=..."
         ) from None
-    return lock
+    before = _held.set(held | {directory.resolve()})
+    try:
+        yield
+    finally:
+        _held.reset(before)
+        # Removed while it is held: whoever opened it before and locks it after sees that it has
+        # no name any more, and is refused. Windows does not remove what is open.
+        with suppress(PermissionError):
+            (directory / LOCK).unlink(missing_ok=True)
+        lock.release()
 
 
 def _write_all(file: BinaryIO, data: bytes) -> None:

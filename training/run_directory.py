@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from reverie.datasets.names import short_name
+from reverie.training.files import LOCK
 
 CONFIG, SUMMARY, METRICS = "config.yaml", "summary.json", "metrics.csv"
 FAILED = "failed.json"
@@ -88,7 +89,7 @@ def clear(run_dir: Path) -> None:
     Raises:
         ValueError: the directory holds files but no run, so they are somebody's own.
     """
-    found = [path for path in run_dir.iterdir() if path.name != ".lock"]
+    found = [path for path in run_dir.iterdir() if path.name != LOCK]
     if found and not any((run_dir / name).is_file() for name in (CONFIG, FAILED, "world_model.pt")):
         raise ValueError(
             f"{run_dir} holds files but no {CONFIG}, so it is no run directory and "

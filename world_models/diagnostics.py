@@ -9,6 +9,7 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -109,50 +110,15 @@ def _one_step(
     model: WorldModel, data: Dataset, index: Tensor, rest: Tensor, candidates: int
 ) -> dict[str, Any]:
     seeds, device = _seeds_and_device(model)
-    predict = getattr(model, "predict", None)
-    reference = _changes(data, rest)
-    centre, unit = reference.mean(0), reference.std(0, correction=0)
-    columns = (unit > _CONSTANT).nonzero().flatten()
-    centre, unit = centre[columns].to(device), unit[columns].to(device)
-    columns = columns.to(device)
-
-    def standardised(changes: Tensor) -> Tensor:
-        return (changes[..., columns] - centre) / unit
-
-    parts: dict[str, list[Tensor]] = {}
-    for block in index.split(_BLOCK):
-        here = data.transitions[block].to(device)
-        obs, action = (x.expand(seeds, *x.shape) for x in (here.obs, here.action))
-        origin = torch.cat([here.obs, torch.zeros_like(here.reward).unsqueeze(-1)], -1)
-        truth = standardised(_changes(data, block).to(device))
-        step = model.step(obs, action, candidates)
-        found = {"doubt": step.uncertainty, "ended": step.terminated[0]}
-        if predict is None:
-            outcome = torch.cat([step.next_obs, step.reward.unsqueeze(-1)], -1)
-            found["error"] = standardised(outcome.mean(0) - origin) - truth
-        else:
-            mean, std = predict(obs, action)
-            mean, std = standardised(mean - origin), std[..., columns] / unit
-            likelihood = gaussian_nll(mean, std, truth)  # [S, E, B, C]
-            # Of the mixture: mean variance of its members plus variance of their means.
-            spread = (std.square().mean(1) + mean.var(1, correction=0)).sqrt()
-            found["error"] = mean.mean(1) - truth
-            found["z"] = -found["error"] / spread
-            found["spread"] = spread
-            found["member"] = likelihood.mean(1)
-            joint = torch.logsumexp(-likelihood.sum(-1), 1) - math.log(likelihood.shape[1])
-            found["mixture"] = -joint / max(len(columns), 1)
-        for name, value in found.items():
-            parts.setdefault(name, []).append(value)
-    whole = {name: torch.cat(values, 1) for name, values in parts.items()}  # [S, N, ...]
-
-    of_state = columns < data.spec.obs_dim
+    standard = _Standard.of(_changes(data, rest), device)
+    whole = _judge(model, data, index, standard, candidates)
+    of_state = standard.columns < data.spec.obs_dim
     error = whole["error"]
     state_error = error[..., of_state]
     rmse = state_error.square().mean(1).sqrt()  # [S, C]
     size = state_error.square().mean(-1).sqrt()  # [S, N]
     every_column = torch.full((seeds, data.spec.obs_dim), torch.nan, device=device)
-    every_column[:, columns[of_state]] = rmse
+    every_column[:, standard.columns[of_state]] = rmse
     measured: dict[str, Any] = {
         "one_step": {
             "rmse": plain(every_column),
@@ -171,8 +137,8 @@ def _one_step(
         "likelihood": None,
         "calibration": None,
     }
-    if predict is not None:
-        truth = standardised(_changes(data, index).to(device))
+    if "member" in whole:
+        truth = standard(_changes(data, index).to(device))
         constant = gaussian_nll(torch.zeros_like(truth), torch.ones_like(truth), truth)
         measured["likelihood"] = {
             "per_column": plain(whole["member"].mean(1)),
@@ -184,6 +150,46 @@ def _one_step(
             "sharpness": plain(whole["spread"].mean((1, 2)))
         }
     return measured
+
+
+def _judge(
+    model: WorldModel, data: Dataset, index: Tensor, standard: "_Standard", candidates: int
+) -> dict[str, Tensor]:
+    """What one step of the model says of recorded rows, beside what followed them.
+
+    `error` `[S, N, C]`, `doubt` and `ended` `[S, N]` always; of a model with `predict` also `z`
+    and `spread` `[S, N, C]`, and negative log-likelihoods: `member` `[S, N, C]`, the mean over
+    the members, and `mixture` `[S, N]`, of all columns jointly and divided by their number.
+    """
+    seeds, device = _seeds_and_device(model)
+    predict = getattr(model, "predict", None)
+    columns = standard.columns
+    parts: dict[str, list[Tensor]] = {}
+    for block in index.split(_BLOCK):
+        here = data.transitions[block].to(device)
+        obs, action = (x.expand(seeds, *x.shape) for x in (here.obs, here.action))
+        origin = torch.cat([here.obs, torch.zeros_like(here.reward).unsqueeze(-1)], -1)
+        truth = standard(_changes(data, block).to(device))
+        step = model.step(obs, action, candidates)
+        found = {"doubt": step.uncertainty, "ended": step.terminated[0]}
+        if predict is None:
+            outcome = torch.cat([step.next_obs, step.reward.unsqueeze(-1)], -1)
+            found["error"] = standard(outcome.mean(0) - origin) - truth
+        else:
+            mean, std = predict(obs, action)
+            mean, std = standard(mean - origin), std[..., columns] / standard.unit
+            likelihood = gaussian_nll(mean, std, truth)  # [S, E, B, C]
+            # Of the mixture: mean variance of its members plus variance of their means.
+            spread = (std.square().mean(1) + mean.var(1, correction=0)).sqrt()
+            found["error"] = mean.mean(1) - truth
+            found["z"] = -found["error"] / spread
+            found["spread"] = spread
+            found["member"] = likelihood.mean(1)
+            joint = torch.logsumexp(-likelihood.sum(-1), 1) - math.log(likelihood.shape[1])
+            found["mixture"] = -joint / max(len(columns), 1)
+        for name, value in found.items():
+            parts.setdefault(name, []).append(value)
+    return {name: torch.cat(values, 1) for name, values in parts.items()}
 
 
 def _open_loop(
@@ -204,22 +210,7 @@ def _open_loop(
     Later horizons use those windows whose episode is long enough: `windows` counts them.
     """
     seeds, device = _seeds_and_device(model)
-    ends = data.episode_starts + data.episode_lengths
-    ends = ends - (~data.valid_next[ends - 1]).long()
-    left = torch.cat(
-        [
-            torch.arange(int(end - start), 0, -1)
-            for start, end in zip(data.episode_starts[episodes], ends[episodes], strict=True)
-        ]
-    )
-    first = torch.cat(
-        [
-            torch.arange(int(start), int(end))
-            for start, end in zip(data.episode_starts[episodes], ends[episodes], strict=True)
-        ]
-    )
-    picked = torch.randperm(len(first), generator=generator)[:limit]
-    first, left = first[picked], left[picked]
+    first, left = _draw_windows(data, episodes, limit, generator)
     horizons = [k for k in HORIZONS if bool((left >= k).any())]
     steps = horizons[-1]
     window = first[:, None] + torch.minimum(torch.arange(steps), left[:, None] - 1)  # [W, steps]
@@ -287,6 +278,37 @@ def _open_loop(
     }
 
 
+def _draw_windows(
+    data: Dataset, episodes: Tensor, limit: int, generator: torch.Generator
+) -> tuple[Int[Tensor, " W"], Int[Tensor, " W"]]:
+    """Rows where windows start, at most `limit`, and how many known steps each has before it."""
+    ends = data.episode_starts + data.episode_lengths
+    ends = ends - (~data.valid_next[ends - 1]).long()
+    spans = list(zip(data.episode_starts[episodes].tolist(), ends[episodes].tolist(), strict=True))
+    first = torch.cat([torch.arange(start, end) for start, end in spans])
+    left = torch.cat([torch.arange(end - start, 0, -1) for start, end in spans])
+    picked = torch.randperm(len(first), generator=generator)[:limit]
+    return first[picked], left[picked]
+
+
+@dataclass(frozen=True)
+class _Standard:
+    """Changes in units of their std in some rows; columns that are constant there are left out."""
+
+    columns: Int[Tensor, " C"]
+    centre: Float[Tensor, " C"]
+    unit: Float[Tensor, " C"]
+
+    @classmethod
+    def of(cls, changes: Float[Tensor, "N Y"], device: torch.device) -> "_Standard":
+        centre, unit = changes.mean(0), changes.std(0, correction=0)
+        columns = (unit > _CONSTANT).nonzero().flatten()
+        return cls(columns.to(device), centre[columns].to(device), unit[columns].to(device))
+
+    def __call__(self, changes: Float[Tensor, "*lead Y"]) -> Float[Tensor, "*lead C"]:
+        return (changes[..., self.columns] - self.centre) / self.unit
+
+
 def _changes(data: Dataset, index: Tensor) -> Float[Tensor, "N Y"]:
     """(next_obs - obs, reward) of some rows."""
     rows = data.transitions[index]
@@ -325,16 +347,9 @@ def _plot_open_loop(axes: Axes, curves: Mapping[str, Any]) -> None:
     low, high = _over_seeds(sampled["median"]), _over_seeds(sampled["p90"])
     axes.plot(steps, low, "o-", color="tab:blue", label="sampled, median")
     axes.fill_between(steps, low, high, color="tab:blue", alpha=0.15, label="to 90th percentile")
-    axes.plot(
-        steps, _over_seeds(curves["mean"]["median"]), "s-", color="tab:orange", label="mean, median"
-    )
-    axes.plot(
-        steps,
-        _over_seeds(curves["constant"]["median"]),
-        "--",
-        color="grey",
-        label="state stays as it is",
-    )
+    mean, constant = (_over_seeds(curves[kind]["median"]) for kind in ("mean", "constant"))
+    axes.plot(steps, mean, "s-", color="tab:orange", label="mean, median")
+    axes.plot(steps, constant, "--", color="grey", label="state stays as it is")
     if _any_positive(low):
         axes.set_yscale("log")
     axes.set_xscale("log")

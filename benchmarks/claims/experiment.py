@@ -1,7 +1,6 @@
 """Short training runs of several arms, with the same loop and logs as `train.py`."""
 
 import copy
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.replay import GrowingReplay
 from reverie.envs.evaluation import Evaluator
 from reverie.envs.true_dynamics import simulator_for
+from reverie.training.cores import count_cores
 from reverie.training.loop import Periods
 from reverie.training.online import Online
 from reverie.training.probes.lipschitz import LipschitzProbe
@@ -128,7 +128,7 @@ def run_all(jobs: Mapping[str, Callable[[], T]]) -> dict[str, T]:
 
     The networks are small: two arms on a core each finish sooner than one arm on two.
     """
-    results = Parallel(n_jobs=min(len(jobs), len(os.sched_getaffinity(0))))(
+    results = Parallel(n_jobs=min(len(jobs), count_cores()))(
         delayed(_on_one_core)(job) for job in jobs.values()
     )
     return dict(zip(jobs, results, strict=True))

@@ -197,7 +197,8 @@ def test_values_beyond_float32_count_as_infinite():
 
 
 def test_large_finite_values_are_not_mistaken_for_infinite():
-    make(reward=np.full(4, 3e38))
+    data = make(reward=np.full(4, 3e38))
+    assert (data.transitions.reward == np.float32(3e38)).all()
 
 
 @pytest.mark.parametrize(

@@ -271,8 +271,11 @@ def test_standard_environments_have_the_spaces_of_the_data():
 
     for id in ("hopper-medium-v2", "ant-medium-v2"):
         task = TASKS[id]
-        env = make_env(d4rl._spec(task, task.obs_slice or task.obs_dim, "standard", "d4rl"))
+        width = task.obs_slice or task.obs_dim
+        env = make_env(d4rl._spec(task, width, "standard", "d4rl"))
+        obs, _ = env.reset(seed=0)
         env.close()
+        assert obs.shape == (width,) and env.action_space.shape == (task.action_dim,)
 
 
 def test_addresses_follow_the_families():

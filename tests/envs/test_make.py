@@ -245,7 +245,7 @@ def test_older_simulators_are_left_as_they_are(monkeypatch):
 def test_creation_is_silent_and_leaves_no_log_file(tmp_path):
     # A process of its own, since the message comes from C.
     code = (
-        "from envs.make import make_env, spec_of\n"
+        "from reverie.envs.make import make_env, spec_of\n"
         "for name in ('HalfCheetah-v4', 'HalfCheetah-v5'):\n"
         "    make_env(spec_of(name, env_kwargs={}, physics='as-is')).reset(seed=0)\n"
     )

@@ -2,9 +2,12 @@ import errno
 import json
 import subprocess
 import sys
+import threading
+from multiprocessing.pool import ThreadPool
 
 import pytest
 import torch
+from filelock import FileLock
 
 from reverie.training import files
 
@@ -26,7 +29,8 @@ def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path):
 def test_a_full_disk_is_reported_by_a_real_write(tmp_path):
     """A file-size limit makes the operating system refuse the write half-way."""
     code = (
-        "import resource, signal, sys, torch; from pathlib import Path; from training import files;"
+        "import resource, signal, sys, torch; from pathlib import Path;"
+        "from reverie.training import files;"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000));"
         "files.save_tensors(Path(sys.argv[1]), 'thing', {'value': torch.ones(100000)})"
@@ -80,13 +84,62 @@ def test_json_is_whole_and_has_no_nan(tmp_path):
 
 
 def test_a_directory_belongs_to_one_process_at_a_time(tmp_path):
-    lock = files.lock_directory(tmp_path)
     code = (
-        "import sys; from pathlib import Path; from training.files import lock_directory;"
-        "lock_directory(Path(sys.argv[1]))"
+        "import sys; from pathlib import Path; from reverie.training.files import lock_directory\n"
+        "with lock_directory(Path(sys.argv[1])): print('works')"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
-    second = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert second.returncode != 0 and "another process is working in" in second.stderr
-    lock.release()
-    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    with files.lock_directory(tmp_path):
+        second = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert second.returncode != 0 and "another process is working in" in second.stderr
+    after = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert after.stdout == "works\n", after.stderr
+
+
+def refusal(directory):
+    with pytest.raises(RuntimeError) as refused, files.lock_directory(directory):
+        pytest.fail("the directory was taken twice")
+    return str(refused.value)
+
+
+def test_a_directory_is_free_again_after_the_block_however_it_ends(tmp_path):
+    directory = tmp_path / "runs" / "0"
+    for _ in range(2):
+        with files.lock_directory(directory):
+            assert [path.name for path in directory.iterdir()] == [files.LOCK]
+            with files.lock_directory(directory):  # what it calls may take it again
+                pass
+            assert (directory / files.LOCK).exists()  # and does not release it
+            refused = ThreadPool(1).apply(refusal, (directory,))
+            assert "another process is working in" in refused
+            assert (directory / files.LOCK).exists()  # whoever was refused leaves it alone
+        with pytest.raises(KeyError), files.lock_directory(directory):
+            raise KeyError
+    assert not list(directory.iterdir())
+
+
+def test_who_waited_for_a_lock_file_that_is_gone_takes_the_new_one(tmp_path):
+    """The lock of a trial that outlived its search is waited for in this way."""
+    waiting, taken, leave = threading.Event(), threading.Event(), threading.Event()
+
+    def wait():
+        waiting.set()
+        with FileLock(tmp_path / files.LOCK):
+            taken.set()
+            leave.wait()
+
+    with files.lock_directory(tmp_path):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        waiting.wait()
+        assert not taken.wait(0.1)
+    try:
+        assert taken.wait(60)
+        with (
+            pytest.raises(RuntimeError, match="another process is working in"),
+            files.lock_directory(tmp_path),
+        ):
+            pytest.fail("two hold the directory")
+    finally:
+        leave.set()
+        thread.join()

@@ -19,8 +19,6 @@ from reverie.world_models.measures import (
     spearman,
 )
 
-STEPS = torch.tensor(diagnostics.HORIZONS, dtype=torch.float32)
-
 
 class Linear(WorldModel):
     """The dynamics of the toy dataset, plus a constant bias and Gaussian noise on each step."""

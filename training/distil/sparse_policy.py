@@ -204,38 +204,14 @@ def distilled(
         theta = program(torch.from_numpy(rows[order]).double().mT).mT.numpy()
         wanted = wanted[order]
         aims = labels(torch.from_numpy(wanted), label_bound).numpy()
-        cut = max(len(rows) // 10, 1)
-
-        def squashed(
-            start: np.ndarray,
-            threshold: float,
-            theta: np.ndarray = theta[cut:],
-            wanted: np.ndarray = wanted[cut:],
-        ) -> np.ndarray:
-            """`[A, F]` from linear fits `[A, F]`."""
-            return np.stack(
-                [
-                    squashed_fit(theta, action, each, threshold)
-                    for action, each in zip(wanted.T, start, strict=True)
-                ]
-            )
-
-        tried = []
-        for degree in degrees:
-            columns = degree_of <= degree
-            for threshold in thresholds:
-                start = np.zeros_like(coefficients[lane])
-                start[:, columns] = sparse_fit(
-                    theta[cut:, columns], aims[cut:], threshold=threshold, alpha=alpha
-                )
-                found = squashed(start, threshold)
-                error = np.square(np.tanh(theta[:cut] @ found.T) - wanted[:cut]).mean()
-                terms = int(np.count_nonzero(found))
-                tried.append({"terms": terms, "error": float(error), "degree": degree})
-                tried[-1]["threshold"] = threshold
-        least = min(each["error"] for each in tried)
-        good = [each for each in tried if each["error"] <= (1 + tolerance) * least]
-        best = min(good, key=lambda each: (each["terms"], each["error"]))
+        best = _choose(
+            [
+                _try(theta, wanted, aims, degree_of, degree, threshold, alpha)
+                for degree in degrees
+                for threshold in thresholds
+            ],
+            tolerance,
+        )
         columns = degree_of <= best["degree"]
         fits = ensemble_fit(
             theta[:, columns],
@@ -249,9 +225,57 @@ def distilled(
         )
         start = np.zeros_like(coefficients[lane])
         start[:, columns] = np.median(fits, 0)
-        coefficients[lane] = squashed(start, best["threshold"], theta, wanted)
+        coefficients[lane] = _squash(theta, wanted, start, best["threshold"])
         chosen.append(best | {"terms": int(np.count_nonzero(coefficients[lane]))})
     return SparsePolicy(spec, powers, coefficients), chosen
+
+
+def _try(
+    theta: Float[np.ndarray, "N F"],
+    wanted: Float[np.ndarray, "N A"],
+    aims: Float[np.ndarray, "N A"],
+    degree_of: np.ndarray,
+    degree: int,
+    threshold: float,
+    alpha: float,
+) -> dict[str, Any]:
+    """One fit to nine tenths of the rows: its terms, and its error on the first tenth."""
+    cut = max(len(theta) // 10, 1)
+    columns = degree_of <= degree
+    start = np.zeros((wanted.shape[1], theta.shape[1]))
+    start[:, columns] = sparse_fit(
+        theta[cut:, columns], aims[cut:], threshold=threshold, alpha=alpha
+    )
+    found = _squash(theta[cut:], wanted[cut:], start, threshold)
+    error = np.square(np.tanh(theta[:cut] @ found.T) - wanted[:cut]).mean()
+    return {
+        "terms": int(np.count_nonzero(found)),
+        "error": float(error),
+        "degree": degree,
+        "threshold": threshold,
+    }
+
+
+def _choose(tried: Sequence[dict[str, Any]], tolerance: float) -> dict[str, Any]:
+    """The fewest terms of those whose error is within `tolerance` of the least."""
+    least = min(each["error"] for each in tried)
+    good = [each for each in tried if each["error"] <= (1 + tolerance) * least]
+    return min(good, key=lambda each: (each["terms"], each["error"]))
+
+
+def _squash(
+    theta: Float[np.ndarray, "N F"],
+    wanted: Float[np.ndarray, "N A"],
+    start: Float[np.ndarray, "A F"],
+    threshold: float,
+) -> Float[np.ndarray, "A F"]:
+    """`squashed_fit` of every dimension of the action."""
+    return np.stack(
+        [
+            squashed_fit(theta, action, each, threshold)
+            for action, each in zip(wanted.T, start, strict=True)
+        ]
+    )
 
 
 def _sum(terms: dict[str, float]) -> str:

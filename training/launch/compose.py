@@ -1,7 +1,6 @@
 """From a composed configuration to the objects that a run works with."""
 
 import inspect
-import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from reverie.envs.evaluation import Evaluator
 from reverie.envs.specs import Spec
 from reverie.envs.true_dynamics import simulator_for
 from reverie.training.compilation import pick_device, wrapper
+from reverie.training.cores import count_cores
 from reverie.training.fitting import FITTED, Part
 from reverie.training.launch.mistakes import build
 from reverie.training.loop import Periods
@@ -305,16 +305,14 @@ def is_chosen(node: DictConfig | None) -> bool:
 
 
 def threads(choice: str | int) -> int:
-    """Resolve `threads=auto`: all cores, shared among the jobs of a parallel sweep.
+    """Resolve `threads=auto`: all cores this process may use, shared by the jobs of a sweep.
 
     A launcher that gives every job cores of its own (submitit, Slurm, Ray) decides by itself: one,
     unless it is told another number.
     """
     if choice != "auto":
         return int(choice)
-    cores = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
+    cores = count_cores()
     jobs = 1
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         launcher = HydraConfig.get().launcher

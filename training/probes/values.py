@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from reverie.agents.base import Agent
@@ -22,6 +22,9 @@ EdgeTest = Callable[[Float[Tensor, "*lead D"], int], Bool[Tensor, "*lead"]]
 """Which observations are first reachable at step `horizon`, for tasks where that is known."""
 
 REFERENCE_STATES = 4096
+MEASURED_AGES = 20
+"""Most ages at which the states inside rollouts are looked at, so that a measurement costs no more
+at longer horizons: distances to trained states grow with the square of the ages."""
 FAR = 0.95
 """A rollout's end counts as beyond what is trained where it is farther from trained states than
 this share of the states inside rollouts are."""
@@ -32,14 +35,14 @@ class Reached:
     """States of fresh rollouts of one source, with H steps from B starts.
 
     Attributes:
-        inside: `[S, H, B, D]` states that become inputs of the update.
-        present: `[S, H, B]` bool, those that exist.
+        inside: `[S, T, B, D]` states that become inputs of the update, at T ages from 0 to H - 1.
+        present: `[S, T, B]` bool, those that exist.
         ends: `[S, B, D]` states after the last step, which are targets only.
         ended_well: `[S, B]` bool, ends that exist and are not terminal.
     """
 
-    inside: Float[Tensor, "S H B D"]
-    present: Bool[Tensor, "S H B"]
+    inside: Float[Tensor, "S T B D"]
+    present: Bool[Tensor, "S T B"]
     ends: Float[Tensor, "S B D"]
     ended_well: Bool[Tensor, "S B"]
 
@@ -52,7 +55,8 @@ class ValueProbe:
         mixture: start states come from its stream `real`.
         sources: those that branch short rollouts are probed.
         data: for the scale of observations and the states of the dataset.
-        starts: B, rollouts per seed and measurement.
+        starts: B, rollouts per seed and measurement. Of a horizon beyond `MEASURED_AGES`, states
+            inside are measured at that many ages evenly spread, the first and the last included.
         edge_of_reach: exact test of the task, None where none is known.
     """
 
@@ -112,9 +116,10 @@ class ValueProbe:
         shape = (len(keep), source.horizon, self.starts)
         present = keep.view(shape)
         ended_well = present[:, -1] & ~rows.terminated.view(shape)[:, -1]
+        ages = measured_ages(source.horizon).to(keep.device)
         return Reached(
-            inside=rows.obs.view(*shape, -1),
-            present=present,
+            inside=rows.obs.view(*shape, -1)[:, ages],
+            present=present[:, ages],
             ends=rows.next_obs.view(*shape, -1)[:, -1],
             ended_well=ended_well,
         )
@@ -147,6 +152,11 @@ class ValueProbe:
 
     def _values(self, obs: Tensor, deterministic: bool = False) -> Tensor | None:
         return self.agent.values(obs, self.agent.act(obs, deterministic))
+
+
+def measured_ages(horizon: int) -> Int[Tensor, " T"]:
+    """Ages from 0 to `horizon` - 1, at most `MEASURED_AGES` of them and evenly spread."""
+    return torch.linspace(0, horizon - 1, min(horizon, MEASURED_AGES)).round().long()
 
 
 def edge_share(

@@ -26,7 +26,8 @@ from filelock import FileLock
 from rich.console import Console
 from rich.table import Table
 
-from reverie.training.files import lock_directory, write_json
+from reverie.training.cores import count_cores
+from reverie.training.files import LOCK, lock_directory, write_json
 from reverie.training.launch import failures
 from reverie.training.launch.mistakes import one_line_errors
 from reverie.training.results.summary import of_seeds, read_metrics, read_summary
@@ -164,11 +165,11 @@ class Tuner:
     def _start(self, trial: Trial) -> Running:
         run_dir = self._run_dir(trial.number)
         run_dir.mkdir(parents=True, exist_ok=True)
-        with FileLock(run_dir / ".lock"):  # of a process that outlived a killed search
+        with FileLock(run_dir / LOCK):  # of a process that outlived a killed search
             pass
         threads = []
         if self.jobs > 1 and not any(each.startswith("threads=") for each in self.fixed):
-            threads = [f"threads={max(1, (os.cpu_count() or 1) // self.jobs)}"]
+            threads = [f"threads={max(1, count_cores() // self.jobs)}"]
         command = [
             *self.script,
             *self.fixed,

@@ -8,7 +8,14 @@ from reverie.datasets.build import build
 from reverie.datasets.replay import Mixture, Replay
 from reverie.envs.evaluation import Episodes
 from reverie.envs.specs import Spec
-from reverie.training.probes.values import Reached, ValueProbe, auc, edge_share
+from reverie.training.probes.values import (
+    MEASURED_AGES,
+    Reached,
+    ValueProbe,
+    auc,
+    edge_share,
+    measured_ages,
+)
 from reverie.world_models.base import Step, WorldModel
 from reverie.world_models.filters import KeepAll
 from reverie.world_models.sources import BranchedRollouts
@@ -23,6 +30,7 @@ class Stepper(Agent):
     def __init__(self, critics):
         super().__init__(spec=SPEC, seeds=SEEDS)
         self.critics = critics
+        self.asked = []
 
     def act(self, obs, deterministic=False):
         return torch.ones(*obs.shape[:-1], 1)
@@ -31,6 +39,7 @@ class Stepper(Agent):
         raise NotImplementedError
 
     def values(self, obs, action):
+        self.asked.append(obs)
         if self.critics == 0:
             return None
         slope = torch.arange(self.critics).view(1, -1, 1)
@@ -56,7 +65,7 @@ class Walk(WorldModel):
         return Step(next_obs, torch.zeros(ended.shape), ended, torch.zeros(obs.shape[:-1]))
 
 
-def probe_for(critics=3, wall=100.0, edge=None):
+def probe_for(critics=3, wall=100.0, edge=None, horizon=HORIZON):
     obs = torch.zeros(20, 1)
     data = build(
         name="line",
@@ -75,7 +84,7 @@ def probe_for(critics=3, wall=100.0, edge=None):
     source = BranchedRollouts(
         model=Walk(wall),
         transition_filter=KeepAll(),
-        horizon=HORIZON,
+        horizon=horizon,
         starts=50,
         every=1,
         retain=1,
@@ -101,6 +110,34 @@ def test_spread_and_pessimism_follow_from_the_critics():
     torch.testing.assert_close(measured["reach/pessimism_ends"], 3.0 * scale)
     torch.testing.assert_close(measured["reach/auc"], torch.ones(SEEDS))
     torch.testing.assert_close(measured["reach/edge_share"], torch.ones(SEEDS))
+
+
+def test_a_long_horizon_asks_the_critics_no_more_than_a_medium_one(monkeypatch):
+    distances = []
+    cdist = torch.cdist
+    monkeypatch.setattr(
+        torch, "cdist", lambda a, b, **how: distances.append((a, b)) or cdist(a, b, **how)
+    )
+    for horizon in (MEASURED_AGES, 1000):
+        probe = probe_for(wall=1e4, horizon=horizon)
+        probe.measure(None)
+        inside, ends = probe.agent.asked
+        assert inside.shape[1] == MEASURED_AGES * STARTS and ends.shape[1] == STARTS
+        assert inside.min() == 0 and inside.max() == horizon - 1 and (ends == horizon).all()
+    half = MEASURED_AGES * STARTS // 2
+    assert {a.shape[1] for a, _ in distances} == {half, STARTS // 2}
+    assert half in {b.shape[1] for _, b in distances}
+
+
+@pytest.mark.parametrize("horizon", range(1, MEASURED_AGES + 1))
+def test_every_age_of_a_short_horizon_is_measured(horizon):
+    assert measured_ages(horizon).tolist() == list(range(horizon))
+
+
+def test_ages_of_a_long_horizon_are_evenly_spread():
+    ages = measured_ages(100)
+    assert len(ages) == MEASURED_AGES and ages[0] == 0 and ages[-1] == 99
+    assert set(ages.diff().tolist()) == {5, 6}
 
 
 def test_a_rollout_that_terminates_has_no_end_and_no_rows_after_it():

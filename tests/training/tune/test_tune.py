@@ -1,6 +1,8 @@
 """The search over settings, with a script in place of train.py that needs no seconds."""
 
 import json
+import os
+import shutil
 import sys
 
 import pytest
@@ -139,6 +141,22 @@ def test_a_killed_search_goes_on_with_the_trial_it_had_begun(tuner, tmp_path, mo
     again.run(2)
     assert [t.state.is_finished() for t in again.study.trials] == [True, True]
     assert (tmp_path / "study" / "trials" / "0000" / "starts").read_text() == "x"
+
+
+def test_trials_side_by_side_share_the_cores_that_the_search_may_use(tuner, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(6), raising=False)
+
+    def told(jobs, *settings):
+        searched = tuner("algorithm=sac", *settings, "agent.discount=0.5,0.9", jobs=jobs)
+        started = searched._start(searched.study.ask(fixed_distributions=searched.space))
+        started.process.wait()
+        shutil.rmtree(searched.folder)
+        return [each for each in started.process.args if each.startswith("threads=")]
+
+    assert told(3) == ["threads=2"] and told(8) == ["threads=1"]
+    assert told(1) == []  # it finds out by itself
+    assert told(3, "threads=5") == ["threads=5"]
 
 
 def test_trials_side_by_side_end_with_their_search(tuner, tmp_path, monkeypatch):

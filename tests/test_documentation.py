@@ -1,0 +1,50 @@
+"""What the pages point at is there: links, headings, files, and what shown code imports."""
+
+import ast
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+ROOMS = ("agents", "benchmarks", "datasets", "envs", "training", "world_models")
+PAGES = [Path("README.md"), *sorted(Path("docs").rglob("*.md"))]
+TO_BE_WRITTEN = {Path("docs/extending.md")}
+"""Pages that name files which their reader is to add."""
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub calls the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {
+        re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_links_lead_to_files_and_headings(page):
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", page.read_text()):
+        if target.startswith("http"):
+            continue
+        there = page.parent / target if target else page
+        assert there.exists(), f"{page} links to {target}"
+        assert not anchor or anchor in anchors(there), f"{page} links to {target}#{anchor}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in TO_BE_WRITTEN], ids=str)
+def test_files_that_are_named_exist(page):
+    for name in re.findall(rf"`((?:conf|tests|docs|{'|'.join(ROOMS)})/[\w/.]+)`", page.read_text()):
+        assert Path(name).exists(), f"{page} names {name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_code_that_is_shown_imports_what_there_is(page):
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        for node in ast.walk(ast.parse(block)):
+            if not isinstance(node, ast.ImportFrom):
+                continue
+            assert node.module and node.module.split(".")[0] not in ROOMS, f"{page}: {node.module}"
+            if node.module.startswith("reverie"):
+                module = importlib.import_module(node.module)
+                for alias in node.names:
+                    assert hasattr(module, alias.name), f"{page}: {node.module}.{alias.name}"
