@@ -18,6 +18,7 @@ from reverie.agents.networks import Critics
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.envs.termination import rule_for_spec
+from reverie.mistake import Mistake
 
 Ends = Callable[[Tensor, Tensor], Tensor]
 """`(obs [*, D], action [*, A]) -> ended [*]`, observations as critics are given them."""
@@ -113,7 +114,7 @@ class SpectralNorm(Regulariser):
         count = len(weights)
         chosen = list(range(count)) if layers is None else list(layers)
         if not chosen or not all(-count <= layer < count for layer in chosen):
-            raise ValueError(
+            raise Mistake(
                 f"agent.regulariser.layers={layers} must name layers from {-count} to "
                 f"{count - 1}, the critics have {count}; null takes all"
             )
@@ -381,4 +382,4 @@ def _unit(vector: Tensor, instead: Tensor) -> Tensor:
 
 def _require(holds: bool, key: str, value: object, what: str) -> None:
     if not holds:
-        raise ValueError(f"agent.regulariser.{key}={value} {what}")
+        raise Mistake(f"agent.regulariser.{key}={value} {what}")

@@ -13,6 +13,7 @@ import yaml
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.names import short_name
 from reverie.datasets.readers.file import from_columns
+from reverie.mistake import Mistake
 
 FOLDER = Path(__file__).resolve().parent.parent / "conf" / "dataset"
 ARRAYS = "file"
@@ -30,7 +31,7 @@ def load(source: str | Mapping[str, np.ndarray], **settings: Any) -> Dataset:
         settings: what to set of `conf/dataset/<source>.yaml`, or of `file.yaml` for arrays.
 
     Raises:
-        ValueError: no such option or setting, or the data are refused.
+        Mistake: no such option or setting, or the data are refused.
     """
     if not isinstance(source, str):
         options = read_option(ARRAYS, settings | {"path": None})
@@ -49,13 +50,13 @@ def read_option(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What a YAML file of `conf/dataset/` says, with what is set otherwise.
 
     Raises:
-        ValueError: no such option or setting, or one that has no value.
+        Mistake: no such option or setting, or one that has no value.
     """
     options = _read(name)
     unknown = sorted(set(settings) - set(options))
     if unknown:
         known = ", ".join(key for key in options if key != "_target_")
-        raise ValueError(f"dataset {name} has no setting {unknown[0]}; it has {known}")
+        raise Mistake(f"dataset {name} has no setting {unknown[0]}; it has {known}")
     for key, value in settings.items():
         nested = isinstance(value, Mapping) and isinstance(options[key], Mapping)
         options[key] = {**options[key], **value} if nested else value
@@ -63,7 +64,7 @@ def read_option(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         same_as = re.fullmatch(r"\$\{\.(\w+)\}", value) if isinstance(value, str) else None
         options[key] = options[same_as[1]] if same_as else value
         if options[key] == "???":
-            raise ValueError(f"dataset {name} needs {key}=...")
+            raise Mistake(f"dataset {name} needs {key}=...")
     return options
 
 
@@ -75,7 +76,7 @@ def _read(name: str) -> dict[str, Any]:
             each.relative_to(FOLDER).with_suffix("").as_posix() for each in FOLDER.rglob("*.yaml")
         )
         close = difflib.get_close_matches(name, known, 3) or known
-        raise ValueError(f"there is no dataset {name}; did you mean {' or '.join(close)}?")
+        raise Mistake(f"there is no dataset {name}; did you mean {' or '.join(close)}?")
     own = yaml.safe_load(path.read_text())
     read: dict[str, Any] = {}
     for base in own.pop("defaults", []):

@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from reverie.mistake import Mistake
+
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
@@ -14,9 +16,16 @@ def pick_device(choice: str) -> torch.device:
     """Resolve `device=auto` and refuse a GPU that is not there."""
     if choice == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(choice)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={choice}, but torch sees no CUDA device; use device=cpu")
+    try:
+        device = torch.device(choice)
+    except RuntimeError as error:
+        raise Mistake(f"device={choice} is unknown; use auto, cpu, cuda or cuda:1") from error
+    if device.type == "cuda":
+        found = torch.cuda.device_count()
+        if not torch.cuda.is_available():
+            raise Mistake(f"device={choice}, but torch sees no CUDA device; use device=cpu")
+        if device.index is not None and device.index >= found:
+            raise Mistake(f"device={choice}, but the last of {found} is cuda:{found - 1}; use it")
     return device
 
 
@@ -26,7 +35,7 @@ def wanted(choice: str | bool, device: torch.device) -> bool:
     Warm-up takes 20 to 90 seconds, which short runs on a CPU never win back.
     """
     if choice not in ("auto", True, False):
-        raise ValueError(f"compile={choice!r} is unknown; use auto, true or false")
+        raise Mistake(f"compile={choice!r} is unknown; use auto, true or false")
     return device.type == "cuda" if choice == "auto" else bool(choice)
 
 

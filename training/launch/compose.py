@@ -21,6 +21,7 @@ from reverie.datasets.replay import GrowingReplay, Mixture
 from reverie.envs.evaluation import Evaluator
 from reverie.envs.specs import Spec
 from reverie.envs.true_dynamics import simulator_for
+from reverie.mistake import Mistake
 from reverie.training.compilation import pick_device, wrapper
 from reverie.training.cores import count_cores
 from reverie.training.fitting import FITTED, Part
@@ -266,7 +267,7 @@ def build_lipschitz_probe(
     if model is not None:
         try:
             truth = simulator_for(data.spec, threads(config.threads))
-        except ValueError as error:
+        except Mistake as error:
             console.print(f"no gaps of Bellman targets: {error}", soft_wrap=True, highlight=False)
     return LipschitzProbe(
         agent=agent,

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
 from reverie.datasets.dataset import Dataset
+from reverie.mistake import Mistake
 from reverie.training.launch.compose import Builder, build_run
 from reverie.training.launch.options import CONF, load_option, options
 from reverie.training.launch.requirements import drop_foreign_numbers, require_sense
@@ -43,7 +44,7 @@ def make(
         settings: more of them, as values: `updates=2000`, `evaluate={"every": 500}`.
 
     Raises:
-        ValueError: the settings make no sense, or name what is not there.
+        Mistake: the settings make no sense, or name what is not there.
     """
     typed = [*overrides, *(item for key in settings for item in _overrides(key, settings[key]))]
     if isinstance(dataset, str):
@@ -67,7 +68,7 @@ def compose_run(overrides: list[str]) -> DictConfig:
     """The settings of a run, with the numbers that preset and dataset bring.
 
     Raises:
-        ValueError: they make no sense together.
+        Mistake: they make no sense together.
     """
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -96,14 +97,14 @@ def build(kind: Builder, **given: Any) -> Any:
             numbers that differ from the YAML's.
 
     Raises:
-        ValueError: neither the class nor a base of it has a YAML.
+        Mistake: neither the class nor a base of it has a YAML.
     """
     for group in GROUPS:
         name = nearest_option(group, kind)
         if name is not None:
             known = instantiate(load_option(group, name)).keywords
             return kind(**{**known, **getattr(kind, "keywords", {}), **given})
-    raise ValueError(f"no option of conf/ builds {kind}, so give all of its arguments yourself")
+    raise Mistake(f"no option of conf/ builds {kind}, so give all of its arguments yourself")
 
 
 def nearest_option(group: str, kind: Builder) -> str | None:

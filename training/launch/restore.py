@@ -13,6 +13,7 @@ from torch import Tensor
 from reverie.agents.base import Agent
 from reverie.datasets.dataset import Dataset
 from reverie.envs.specs import Spec
+from reverie.mistake import Mistake
 from reverie.training import checkpoint
 from reverie.training.checkpoint import Facts
 from reverie.training.compilation import pick_device
@@ -77,7 +78,7 @@ class SavedRun:
             Mistake: names the remedy.
         """
         if self.spec.env_id is None:
-            raise ValueError(
+            raise Mistake(
                 f"the dataset of {self.directory} names no environment to evaluate in; train with "
                 "dataset.env_id=..."
             )
@@ -90,7 +91,7 @@ class SavedRun:
         """
         data = load_dataset(self.config)
         if data.fingerprint != self.facts.fingerprint:
-            raise ValueError(
+            raise Mistake(
                 f"{self.directory} was trained on data with fingerprint {self.facts.fingerprint}, "
                 f"dataset {data.name} now has {data.fingerprint}; restore the data, or train again"
             )
@@ -128,7 +129,7 @@ def load_run(directory: Path | str, device: str = "auto", seed: int | None = Non
     directory = Path(directory)
     saved = directory / checkpoint.FILE
     if not (directory / CONFIG).is_file() or not saved.is_file():
-        raise FileNotFoundError(
+        raise Mistake(
             f"{directory} holds no {CONFIG} and {checkpoint.FILE}; give the directory of a run, "
             "such as runs/mopo/pendulum-mixed/0"
         )
@@ -151,7 +152,7 @@ def build_planner(run: SavedRun, settings: DictConfig) -> Planner:
     """
     generator = run.load_part("generator")
     if generator is None:
-        raise ValueError(
+        raise Mistake(
             f"{run.directory} fitted no generator to plan by; train with source=trajectories, such "
             "as algorithm=pgd condition=returns, or set planner=none"
         )

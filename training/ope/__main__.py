@@ -19,6 +19,7 @@ from torch import Tensor
 from reverie.agents.fitted_q_evaluation import FittedQEvaluation
 from reverie.datasets.cache import cache_at, cache_root
 from reverie.datasets.dataset import Dataset
+from reverie.mistake import Mistake
 from reverie.training import fitting
 from reverie.training.files import write_json
 from reverie.training.launch import mistakes
@@ -58,13 +59,13 @@ def evaluate(settings: DictConfig) -> None:
     data = run.load_dataset()
     model = world_model(run, data, settings, console) if settings.model.rollouts else None
     if model is None and not settings.fqe.updates:
-        raise ValueError(
+        raise Mistake(
             "nothing is left to estimate with: fqe.updates=0, and there is no world model or "
             "model.rollouts=0; choose world_model=ensemble, or raise fqe.updates"
         )
     discount = run.agent.discount if settings.discount is None else settings.discount
     if not 0 < discount < 1:
-        raise ValueError(
+        raise Mistake(
             f"the discount of the agent is {discount:g}; give one between 0 and 1 as discount=..."
         )
     starts = value_estimates.start_states(data, settings.starts, settings.seed)
@@ -197,7 +198,7 @@ def dream(
     """
     limit = data.spec.max_episode_steps
     if limit is None:
-        raise ValueError(
+        raise Mistake(
             f"dataset {data.name} knows no time limit, so a return has no end; train with "
             "dataset.env_id=... or dataset.max_episode_steps=..., or set model.rollouts=0"
         )
@@ -222,7 +223,7 @@ def true_values(run: SavedRun, settings: DictConfig, discount: float) -> Estimat
     """
     spec = run.facts.spec
     if spec.env_id is None:
-        raise ValueError(
+        raise Mistake(
             "true_return=true, but the dataset names no environment; train with "
             "dataset.env_id=..., or leave true_return at false"
         )
