@@ -103,7 +103,7 @@ def stepped(env_id: str | None) -> Iterator[None]:
         reason = " ".join(str(error).split())
         raise Mistake(
             f"environment {env_id} failed with {type(error).__name__}: {reason}; Gymnasium asks "
-            "that reset takes `seed` and `options` and returns (observation, info), and that step "
+            "that reset takes `seed` and `options` and returns (observation, info), and step "
             "returns (observation, reward, terminated, truncated, info) with one number as the "
             "reward; mend the environment (REVERIE_TRACEBACK=1 shows where), or choose another"
         ) from error

@@ -144,13 +144,13 @@ def test_an_environment_with_other_spaces_than_the_data_is_refused(fails, record
     assert "Hopper-v5" in message and "3" in message and "11" in message
 
 
-def test_what_an_environment_does_wrong_names_it(train, own_module, recorded):
+def test_what_an_environment_does_wrong_names_it(command, own_module, recorded, tmp_path):
     own_module("tasks", TASK)
-    done = train(
-        "algorithm=bc", "dataset=file", f"dataset.path={recorded()}", "dataset.env_id=tasks:Old-v0"
-    )
+    data = ("dataset=file", f"dataset.path={recorded()}", "dataset.env_id=tasks:Old-v0")
+    short = ("updates=10", "evaluate.every=10", "batch_size=8", "threads=1")
+    done = command("train.py", "algorithm=bc", *data, *short, f"root={tmp_path / 'runs'}")
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "environment tasks:Old-v0 failed with" in line and "step returns (obs" in line
+    assert "environment tasks:Old-v0 failed with ValueError" in line and "step returns (obs" in line
     assert "Traceback" not in done.stderr
 
 
