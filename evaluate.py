@@ -12,6 +12,7 @@ from rich.table import Table
 from reverie.envs.evaluation import Policy, episode_returns
 from reverie.envs.specs import Reference
 from reverie.envs.video import record, record_beside
+from reverie.mistake import Mistake
 from reverie.training.checkpoint import Facts
 from reverie.training.files import write_json
 from reverie.training.launch import mistakes
@@ -82,7 +83,7 @@ def film_dreams(
         own = lane_of(policy, lane, seeds)
         try:
             record_beside(facts.spec, own, imagine, path, settings.seed, settings.video_steps)
-        except ValueError as error:  # there is nothing to draw, for any lane
+        except Mistake as error:  # there is nothing to draw, for any lane
             console.print(f"no imagined video: {error}", highlight=False, soft_wrap=True)
             return
         console.print(f"written: {path}", highlight=False, soft_wrap=True)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
+from reverie.mistake import Mistake
 from reverie.world_models.base import WorldModel
 
 
@@ -30,7 +31,7 @@ class Agent(nn.Module, ABC):
     def __init__(self, *, spec: Spec, seeds: int) -> None:
         super().__init__()
         if seeds < 1:
-            raise ValueError(f"seeds must be at least 1, got {seeds}")
+            raise Mistake(f"seeds must be at least 1, got {seeds}")
         self.spec, self.seeds = spec, seeds
 
     def prepare(self, data: Dataset) -> None:
@@ -61,9 +62,9 @@ class Agent(nn.Module, ABC):
         Of a policy squashed by tanh: tanh of its mean, and its std times the slope of tanh there.
 
         Raises:
-            RuntimeError: the agent does not tell.
+            Mistake: the agent does not tell.
         """
-        raise RuntimeError(
+        raise Mistake(
             f"{type(self).__name__} does not tell mean and std of its actions, which guidance "
             "needs; set guidance=none"
         )

@@ -11,6 +11,7 @@ from reverie.agents.losses import conservative_gap
 from reverie.agents.networks import Critics
 from reverie.agents.sac import SAC
 from reverie.datasets.transition import Transition
+from reverie.mistake import Mistake
 from reverie.world_models.lanes import PerLane, filled, numbers
 from reverie.world_models.optimiser import Adam
 
@@ -47,7 +48,7 @@ class CQL(SAC):
     ) -> None:
         super().__init__(**sac)
         if min(numbers(conservative_weight)) <= 0:
-            raise ValueError(
+            raise Mistake(
                 f"agent.conservative_weight={conservative_weight} must be positive; agent=sac is "
                 "the same without the term"
             )

@@ -13,6 +13,7 @@ from reverie.agents.losses import masked_mean
 from reverie.agents.sac import SAC
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
+from reverie.mistake import Mistake
 from reverie.world_models.lanes import PerLane, numbers, set_per_lane
 
 
@@ -40,7 +41,7 @@ class DARC(SAC):
     ) -> None:
         super().__init__(**sac)
         if min(numbers(correction)) < 0:
-            raise ValueError(
+            raise Mistake(
                 f"agent.correction={correction} must not be negative: it would pay for steps that "
                 "only the simulator makes"
             )

@@ -13,6 +13,7 @@ from reverie.agents.losses import origin_loss
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
+from reverie.mistake import Mistake
 from reverie.world_models.networks import BatchedMLP
 from reverie.world_models.optimiser import Adam
 
@@ -62,11 +63,11 @@ class Discriminators(nn.Module):
         super().__init__()
         for name, bound in (("logit_bound", logit_bound), ("pair_logit_bound", pair_logit_bound)):
             if bound is not None and bound <= 0:
-                raise ValueError(
+                raise Mistake(
                     f"agent.discriminators.{name}={bound} must be positive, for example 2"
                 )
         if noise < 0 or fresh_rows < 0:
-            raise ValueError(
+            raise Mistake(
                 f"agent.discriminators.noise={noise} and agent.discriminators.fresh_rows="
                 f"{fresh_rows} must not be negative; 0 switches either off"
             )
@@ -92,7 +93,7 @@ class Discriminators(nn.Module):
         """One step of both networks; the rows left to the agent, and the losses.
 
         Raises:
-            ValueError: the batch cannot be split as `fresh_rows` says.
+            Mistake: the batch cannot be split as `fresh_rows` says.
         """
         rows, fresh = self._split(batch)
         obs = self._noisy(fresh.obs, self.obs_scale)
@@ -135,7 +136,7 @@ class Discriminators(nn.Module):
         if group == 1:
             return batch, batch
         if batch.shape[1] % group:
-            raise ValueError(
+            raise Mistake(
                 f"batch_size={batch.shape[1]} does not split into groups of one row for the agent "
                 f"and agent.discriminators.fresh_rows={self.fresh_rows}; make it a multiple of "
                 f"{group}"

@@ -14,6 +14,7 @@ from reverie.agents.losses import gradient_similarity
 from reverie.agents.networks import initialise_
 from reverie.agents.sac import SAC
 from reverie.datasets.transition import Transition
+from reverie.mistake import Mistake
 from reverie.world_models.lanes import PerLane, numbers, set_per_lane
 
 
@@ -47,15 +48,15 @@ class EDAC(SAC):
         super().__init__(**sac)
         critics = self.critics.critics
         if min(numbers(diversity)) < 0:
-            raise ValueError(f"agent.diversity={diversity} must not be negative; 0 switches it off")
+            raise Mistake(f"agent.diversity={diversity} must not be negative; 0 switches it off")
         self.diverse = max(numbers(diversity)) > 0
         if self.diverse and critics < 2:
-            raise ValueError(
+            raise Mistake(
                 f"agent.diversity={diversity} compares critics, but agent.critics={critics}; use "
                 "at least 2, or diversity=0"
             )
         if diversity_critics is not None and not 2 <= diversity_critics <= critics:
-            raise ValueError(
+            raise Mistake(
                 f"agent.diversity_critics={diversity_critics} must lie between 2 and "
                 f"agent.critics={critics}, or be null for all"
             )

@@ -17,6 +17,7 @@ from reverie.agents.networks import Critics
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
+from reverie.mistake import Mistake
 from reverie.world_models.optimiser import Adam
 
 Policy = Callable[[Float[Tensor, "P B D"]], Float[Tensor, "P B A"]]
@@ -62,7 +63,7 @@ class FittedQEvaluation(Agent):
     ) -> None:
         super().__init__(spec=spec, seeds=policies * replicas)
         if not 0 <= discount < 1:
-            raise ValueError(f"fqe.discount={discount} must lie in [0, 1)")
+            raise Mistake(f"fqe.discount={discount} must lie in [0, 1)")
         self.policy, self.policies = policy, policies
         self.discount, self.target_rate, self.clip_targets = discount, target_rate, clip_targets
         self.critics = Critics(

@@ -13,6 +13,7 @@ from reverie.agents.losses import masked_mean, per_stream, simulated_excess, wei
 from reverie.agents.sac import SAC
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition, register
+from reverie.mistake import Mistake
 from reverie.world_models.lanes import PerLane, numbers, set_per_lane
 
 
@@ -77,12 +78,12 @@ class H2O(SAC):
     ) -> None:
         super().__init__(**sac)
         if min(numbers(excess_weight)) < 0:
-            raise ValueError(f"agent.excess_weight={excess_weight} must not be negative; 0 is off")
+            raise Mistake(f"agent.excess_weight={excess_weight} must not be negative; 0 is off")
         if gap_samples < 1:
-            raise ValueError(f"agent.gap_samples={gap_samples} must be at least 1")
+            raise Mistake(f"agent.gap_samples={gap_samples} must be at least 1")
         for name, (low, high) in {"weight": weight_bounds, "gap": gap_bounds}.items():
             if not 0 < low <= high:
-                raise ValueError(
+                raise Mistake(
                     f"agent.{name}_bounds={[low, high]} must be positive and ascending; the lower "
                     "one keeps logarithms finite"
                 )

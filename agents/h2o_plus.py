@@ -24,6 +24,7 @@ from reverie.agents.networks import StateValue
 from reverie.agents.sac import SAC
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition, register
+from reverie.mistake import Mistake
 from reverie.world_models.optimiser import Adam
 
 
@@ -67,11 +68,9 @@ class H2OPlus(SAC):
         super().__init__(**sac)
         for name, share in {"value_share": value_share, "expectile": expectile}.items():
             if not 0 <= share <= 1:
-                raise ValueError(f"agent.{name}={share} must lie between 0 and 1")
+                raise Mistake(f"agent.{name}={share} must lie between 0 and 1")
         if sparsity is not None and sparsity <= 0:
-            raise ValueError(
-                f"agent.sparsity={sparsity} must be positive, or null for the expectile"
-            )
+            raise Mistake(f"agent.sparsity={sparsity} must be positive, or null for the expectile")
         self.discriminators = Discriminators(spec=self.spec, seeds=self.seeds, **discriminators)
         self.value = StateValue(
             seeds=self.seeds,

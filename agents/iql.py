@@ -20,6 +20,7 @@ from reverie.agents.regularisers import BuildRegulariser, Regulariser, endings
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
+from reverie.mistake import Mistake
 from reverie.world_models.lanes import PerLane, numbers, set_per_lane
 from reverie.world_models.optimiser import Adam
 
@@ -85,14 +86,12 @@ class IQL(Agent):
     ) -> None:
         super().__init__(spec=spec, seeds=seeds)
         if sorted(order) != ["critic", "policy", "value"]:
-            raise ValueError(
+            raise Mistake(
                 f"agent.order={list(order)} must name value, policy and critic once each, for "
                 "example [value,policy,critic]"
             )
         if not all(0 < each < 1 for each in numbers(expectile)):
-            raise ValueError(
-                f"agent.expectile={expectile} must lie between 0 and 1, for example 0.7"
-            )
+            raise Mistake(f"agent.expectile={expectile} must lie between 0 and 1, for example 0.7")
         sizes = {"seeds": seeds, "obs_dim": spec.obs_dim}
         self.actor = GaussianActor(
             action_dim=spec.action_dim,
@@ -133,7 +132,7 @@ class IQL(Agent):
         """Take the range of the dataset's returns, and what critics and regulariser need.
 
         Raises:
-            ValueError: all episodes have the same return.
+            Mistake: all episodes have the same return.
         """
         for part in (self.critics, self.target_critics, self.regulariser):
             part.prepare(data.transitions.obs)
@@ -141,7 +140,7 @@ class IQL(Agent):
             return
         spread = data.returns.max() - data.returns.min()
         if not spread > 0:
-            raise ValueError(
+            raise Mistake(
                 "agent.normalise_rewards=true divides by the range of the episodes' returns, but "
                 f"all {len(data.returns)} in {data.name} have the same; set "
                 "agent.normalise_rewards=false"

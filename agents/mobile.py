@@ -13,6 +13,7 @@ from torch import Tensor
 
 from reverie.agents.sac import SAC
 from reverie.datasets.transition import Transition
+from reverie.mistake import Mistake
 from reverie.world_models.base import WorldModel
 from reverie.world_models.lanes import PerLane, numbers, set_per_lane
 
@@ -41,9 +42,9 @@ class MOBILE(SAC):
     ) -> None:
         super().__init__(**sac)
         if min(numbers(penalty)) < 0:
-            raise ValueError(f"agent.penalty={penalty} must not be negative")
+            raise Mistake(f"agent.penalty={penalty} must not be negative")
         if samples < 1:
-            raise ValueError(f"agent.samples={samples} must be at least 1")
+            raise Mistake(f"agent.samples={samples} must be at least 1")
         set_per_lane(self, "penalty", penalty, trailing=1)
         self.samples, self.target_floor = samples, target_floor
 
@@ -51,13 +52,13 @@ class MOBILE(SAC):
         """Keep the model's prediction; as a function, the model stays out of `state_dict`.
 
         Raises:
-            ValueError: no model, or one that does not predict by two members or more.
+            Mistake: no model, or one that does not predict by two members or more.
         """
         predict = getattr(model, "predict", None)
         members = 0 if predict is None else int(getattr(model, "elites", 1))
         if members < 2:
             found = "there is none" if model is None else type(model).__name__
-            raise ValueError(
+            raise Mistake(
                 f"agent=mobile compares at least 2 members of a world model, but {found}"
                 f"{'' if model is None else f' gives {members}'}; choose world_model=ensemble with "
                 "world_model.elites of at least 2"

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from reverie.agents.losses import normal_log_prob, tanh_normal_log_prob
+from reverie.mistake import Mistake
 from reverie.world_models.networks import BatchedMLP
 
 
@@ -171,7 +172,7 @@ class Critics(nn.Module):
     ) -> None:
         super().__init__()
         if critics < 1:
-            raise ValueError(f"critics must be at least 1, got {critics}")
+            raise Mistake(f"critics must be at least 1, got {critics}")
         self.critics, self.obs_dim = critics, obs_dim
         self.body = BatchedMLP((seeds, critics), obs_dim + action_dim, hidden, 1, activation)
         self.standardise = Standardiser(obs_dim) if normalise_obs else nn.Identity()

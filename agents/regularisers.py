@@ -17,6 +17,7 @@ from reverie.agents.networks import Critics
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.envs.termination import rule_for_spec
+from reverie.mistake import Mistake
 from reverie.world_models.optimiser import Adam
 
 Ends = Callable[[Tensor, Tensor], Tensor]
@@ -129,7 +130,7 @@ class SpectralNorm(Regulariser):
         count = len(weights)
         chosen = list(range(count)) if layers is None else list(layers)
         if not chosen or not all(-count <= layer < count for layer in chosen):
-            raise ValueError(
+            raise Mistake(
                 f"agent.regulariser.layers={layers} must name layers from {-count} to "
                 f"{count - 1}, the critics have {count}; null takes all"
             )
@@ -397,4 +398,4 @@ def _unit(vector: Tensor, instead: Tensor) -> Tensor:
 
 def _require(holds: bool, key: str, value: object, what: str) -> None:
     if not holds:
-        raise ValueError(f"agent.regulariser.{key}={value} {what}")
+        raise Mistake(f"agent.regulariser.{key}={value} {what}")

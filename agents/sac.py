@@ -19,6 +19,7 @@ from reverie.agents.regularisers import BuildRegulariser, Regulariser, endings
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
+from reverie.mistake import Mistake
 from reverie.world_models.lanes import PerLane, filled, set_per_lane
 from reverie.world_models.optimiser import Adam
 
@@ -77,7 +78,7 @@ class SAC(Agent):
     ) -> None:
         super().__init__(spec=spec, seeds=seeds)
         if sorted(order) not in (["critic", "policy"], ["critic", "policy", "temperature"]):
-            raise ValueError(
+            raise Mistake(
                 f"agent.order={list(order)} must name critic and policy once each and temperature "
                 "at most once, for example [critic,policy]"
             )

@@ -20,6 +20,7 @@ from reverie.agents.regularisers import BuildRegulariser, Regulariser, endings
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
+from reverie.mistake import Mistake
 from reverie.world_models.lanes import PerLane, set_per_lane
 from reverie.world_models.optimiser import Adam
 
@@ -76,16 +77,14 @@ class TD3BC(Agent):
     ) -> None:
         super().__init__(spec=spec, seeds=seeds)
         if sorted(order) != ["critic", "policy"]:
-            raise ValueError(
+            raise Mistake(
                 f"agent.order={list(order)} must name critic and policy once each, for example "
                 "[critic,policy]"
             )
         if not 1 <= policy_delay <= MAX_DELAY:
-            raise ValueError(
-                f"agent.policy_delay={policy_delay} must lie between 1 and {MAX_DELAY}"
-            )
+            raise Mistake(f"agent.policy_delay={policy_delay} must lie between 1 and {MAX_DELAY}")
         if critic_steps < 1:
-            raise ValueError(f"agent.critic_steps={critic_steps} must be at least 1")
+            raise Mistake(f"agent.critic_steps={critic_steps} must be at least 1")
         sizes = {"seeds": seeds, "obs_dim": spec.obs_dim, "action_dim": spec.action_dim}
         self.standardise = Standardiser(spec.obs_dim)
         self.actor = DeterministicActor(hidden=hidden, activation=activation, **sizes)

@@ -13,6 +13,7 @@ from typing import Any
 
 from reverie.benchmarks.claims.report import RESULTS
 from reverie.benchmarks.speed.quantities import REFERENCE
+from reverie.mistake import Mistake
 from reverie.training.files import write_text
 from reverie.training.launch.mistakes import one_line_errors
 from reverie.training.report.page import Section, Table, Text, as_markdown
@@ -27,7 +28,7 @@ def page(results: Path) -> str:
     Quick runs are looks, not evidence, and are left out.
 
     Raises:
-        ValueError: a file is damaged, or of a kind this page cannot show.
+        Mistake: a file is damaged, or of a kind this page cannot show.
     """
     intro = (
         f"Written by `{COMMAND}` from the files in `benchmarks/results/`; do not edit it. A claim "
@@ -45,15 +46,15 @@ def read(path: Path) -> dict[str, Any]:
     """One file of results.
 
     Raises:
-        ValueError: it is damaged, or neither claims nor speeds.
+        Mistake: it is damaged, or neither claims nor speeds.
     """
     try:
         found = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged ({error}); run its benchmark again") from error
+    except (OSError, ValueError) as error:
+        raise Mistake(f"{path} is damaged ({error}); run its benchmark again") from error
     kinds = ("claims", "results")
     if not isinstance(found, dict) or "hardware" not in found or not any(k in found for k in kinds):
-        raise ValueError(
+        raise Mistake(
             f"{path} holds neither claims nor speeds, so the page cannot show it; put it elsewhere"
         )
     return found

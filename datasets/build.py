@@ -10,6 +10,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.subset import choose_episodes
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Reference, Spec
+from reverie.mistake import Mistake
 
 Array = np.ndarray
 
@@ -61,7 +62,7 @@ def build(
         subset: which whole episodes to keep, see `datasets.subset.choose_episodes`; None for all.
 
     Raises:
-        ValueError: empty, unequal or wrongly shaped columns, NaN or Inf, actions outside the box,
+        Mistake: empty, unequal or wrongly shaped columns, NaN or Inf, actions outside the box,
             flags other than 0 and 1, no row with a known successor.
     """
     columns = {"obs": obs, "action": action, "reward": reward}
@@ -95,7 +96,7 @@ def build(
     else:
         keep = ~end | terminated
         if not keep.any():
-            raise ValueError(
+            raise Mistake(
                 f"dataset {name}: no row has a known successor (every one of the {len(end)} rows "
                 "ends an episode without terminating); store next_observations"
             )
@@ -134,10 +135,10 @@ def given_reference(pair: Sequence[int | float]) -> Reference:
     """The reference that a user gives as `[low, high]`.
 
     Raises:
-        ValueError: not two numbers, or not ascending.
+        Mistake: not two numbers, or not ascending.
     """
     if len(pair) != 2 or not pair[0] < pair[1]:
-        raise ValueError(
+        raise Mistake(
             f"reference={list(pair)} must be two returns, [low, high] with low < high, or null"
         )
     return Reference(float(pair[0]), float(pair[1]), "given by the user")
@@ -150,14 +151,14 @@ def _require_shapes(name: str, spec: Spec, columns: dict[str, Any]) -> None:
     lengths = {key: len(column) if column.ndim else 0 for key, column in columns.items()}
     listed = ", ".join(f"{key} {length:,}" for key, length in lengths.items())
     if len(set(lengths.values())) > 1:
-        raise ValueError(
+        raise Mistake(
             f"dataset {name}: columns differ in length ({listed}); every row needs one entry in "
             "each, so repair or re-download the file"
         )
     if lengths["obs"] == 0:
-        raise ValueError(f"dataset {name}: has no rows; check that the file is the right one")
+        raise Mistake(f"dataset {name}: has no rows; check that the file is the right one")
     if columns["action"].ndim == 1 and np.issubdtype(columns["action"].dtype, np.integer):
-        raise ValueError(
+        raise Mistake(
             f"dataset {name}: actions are single integers, a discrete action space; only "
             "continuous actions [N, A] are supported"
         )
@@ -166,14 +167,14 @@ def _require_shapes(name: str, spec: Spec, columns: dict[str, Any]) -> None:
             continue
         width = spec.action_dim if key == "action" else spec.obs_dim
         if columns[key].shape[1:] != (width,):
-            raise ValueError(
+            raise Mistake(
                 f"dataset {name}: {key} has shape {list(columns[key].shape)}, expected "
                 f"[N, {width}] for {spec.env_id or 'the given spaces'}; check that data and "
                 "environment belong together"
             )
     for key in ("reward", *_FLAG_NAMES):
         if key in columns and columns[key].shape[1:] not in ((), (1,)):
-            raise ValueError(
+            raise Mistake(
                 f"dataset {name}: {key} has shape {list(columns[key].shape)}, expected one number "
                 "for each row, [N] or [N, 1]"
             )
@@ -186,7 +187,7 @@ def _flag(name: str, key: str, column: Array) -> np.ndarray:
     odd = (column != 0) & (column != 1)  # NaN is odd too
     if odd.any():
         row = int(np.argmax(odd))
-        raise ValueError(
+        raise Mistake(
             f"dataset {name}: {key} must hold only 0 and 1, found {column[row]} in row {row}; "
             "repair that column"
         )
@@ -209,7 +210,7 @@ def _require_finite(name: str, values: Mapping[str, Any]) -> None:
                 f"(first row {rows[0]})"
             )
     if found:
-        raise ValueError(
+        raise Mistake(
             f"dataset {name}: {'; '.join(found)}: values must be finite float32; remove or repair "
             "those rows"
         )
@@ -218,7 +219,7 @@ def _require_finite(name: str, values: Mapping[str, Any]) -> None:
 def _rescale_actions(name: str, spec: Spec, action: Any, clip_actions: bool) -> np.ndarray:
     low, high = np.asarray(spec.action_low, np.float32), np.asarray(spec.action_high, np.float32)
     if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
-        raise ValueError(
+        raise Mistake(
             f"dataset {name}: the action box {spec.action_low} to {spec.action_high} is empty or "
             "unbounded; give finite bounds with low < high"
         )
@@ -228,7 +229,7 @@ def _rescale_actions(name: str, spec: Spec, action: Any, clip_actions: bool) -> 
         if (action.min(axis=0) < low - margin).any() or (action.max(axis=0) > high + margin).any():
             outside = (action < low - margin) | (action > high + margin)
             row, dim = (int(index) for index in np.argwhere(outside)[0])
-            raise ValueError(
+            raise Mistake(
                 f"dataset {name}: action[{dim}] = {action[row, dim]:g} in row {row} lies outside "
                 f"[{low[dim]:g}, {high[dim]:g}], as do {int(outside.any(axis=1).sum()):,} rows in "
                 "all; correct the bounds, or set dataset.clip_actions=true to clip them"

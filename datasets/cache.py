@@ -10,9 +10,16 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
+from reverie.mistake import writing
+
 log = logging.getLogger(__name__)
 
 Arrays = dict[str, np.ndarray]
+
+_REMEDY = (
+    "free some space there or point the environment variable REVERIE_CACHE to a folder that can be "
+    "written"
+)
 
 
 def cache_root() -> Path:
@@ -30,17 +37,15 @@ def cached_arrays(path: Path, make: Callable[[], Mapping[str, np.ndarray]]) -> A
     that cannot be read (cut short by a crash of the machine) is made again, with a warning.
 
     Raises:
-        OSError: the file cannot be written; the message names the folder and the remedy.
+        Mistake: the file cannot be written; the message names the folder and the remedy.
     """
     stored = _read(path)
     if stored is not None:
         return stored
     lock = FileLock(f"{path}.lock")
-    try:
+    with writing(path, _REMEDY):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-    except OSError as error:
-        raise _unwritable(path, error) from error
     try:
         stored = _read(path)
         if stored is None:
@@ -53,11 +58,8 @@ def cached_arrays(path: Path, make: Callable[[], Mapping[str, np.ndarray]]) -> A
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write an uncompressed `.npz` so that readers see the whole file or none."""
-    try:
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-    except OSError as error:
-        raise _unwritable(path, error) from error
+    with writing(path, _REMEDY), replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 @contextmanager
@@ -80,10 +82,3 @@ def _read(path: Path) -> Arrays | None:
     except (zipfile.BadZipFile, ValueError, EOFError, KeyError) as error:
         log.warning("cached file %s cannot be read (%s); making it again", path, error)
         return None
-
-
-def _unwritable(path: Path, error: OSError) -> OSError:
-    return OSError(
-        f"cannot write the cached file {path}: {error.strerror or error}; free some space there "
-        "or point the environment variable REVERIE_CACHE to a folder that can be written"
-    )

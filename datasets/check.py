@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reverie.datasets.dataset import Dataset
+from reverie.mistake import Mistake
 
 SATURATED = 0.99  # |action| beyond which it counts as being at the edge of the box
 HUGE = 1e6  # float32 keeps a resolution of 0.06 here; beyond, squared errors lose all meaning
@@ -277,7 +278,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0 if arguments else 2
     try:
         dataset = _load(arguments)
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
+    except Mistake as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     found = report(dataset)
@@ -295,7 +296,7 @@ def _load(arguments: Sequence[str]) -> Dataset:
     chosen = [item.partition("=")[2] for item in arguments if item.startswith("dataset=")]
     settings = [item for item in arguments if item.startswith("dataset.")]
     if len(chosen) != 1 or len(settings) + 1 != len(arguments):
-        raise ValueError(
+        raise Mistake(
             f"expected dataset=... and dataset.key=value only, found {' '.join(arguments)!r}; e.g. "
             "python -m datasets.check dataset=file dataset.path=my.hdf5"
         )
@@ -310,18 +311,18 @@ def _load(arguments: Sequence[str]) -> Dataset:
             )
         options: Any = OmegaConf.to_container(config.dataset, resolve=True, throw_on_missing=True)
     except MissingConfigException as error:
-        raise ValueError(f"there is no dataset={chosen[0]}; {_available(chosen[0])}") from error
+        raise Mistake(f"there is no dataset={chosen[0]}; {_available(chosen[0])}") from error
     except MissingMandatoryValue as error:
         key = error.full_key
-        raise ValueError(f"{key} has no value; give it on the command line, {key}=...") from error
+        raise Mistake(f"{key} has no value; give it on the command line, {key}=...") from error
     except (HydraException, OmegaConfBaseException) as error:
         wrong = re.search(r"Could not override '([^']+)'", str(error))
         if wrong:
-            raise ValueError(
+            raise Mistake(
                 f"there is no setting {wrong[1]}; the file conf/dataset/{chosen[0]}.yaml (or the "
                 "one it builds on) lists them"
             ) from error
-        raise ValueError(f"the options do not fit dataset={chosen[0]}: {error}") from error
+        raise Mistake(f"the options do not fit dataset={chosen[0]}: {error}") from error
     module, _, function = options.pop("_target_").rpartition(".")
     return getattr(importlib.import_module(module), function)(**options)
 

@@ -24,6 +24,7 @@ from rich.progress import (
 )
 
 from reverie.datasets.cache import replacing
+from reverie.mistake import Mistake, writing
 
 log = logging.getLogger(__name__)
 
@@ -47,23 +48,16 @@ def fetch(urls: Sequence[str], path: Path, *, sha256: str | None, remedy: str) -
         remedy: what a user without a connection can do instead; end of the error message.
 
     Raises:
-        ConnectionError: no mirror delivered the file.
-        ValueError: the file's checksum is not the expected one.
-        OSError: the file cannot be written.
+        Mistake: no mirror delivered the file; the file's checksum is not the expected one; the file
+            cannot be written.
     """
-    try:
-        if not path.exists():
+    if not path.exists():
+        with writing(path, f"free some space there, or {remedy}"):
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{path}.lock"):
                 if not path.exists():  # another process may have brought it meanwhile
                     _download(urls, path, sha256, remedy)
                     return
-    except (ConnectionError, FileNotFoundError, ValueError):
-        raise
-    except OSError as error:
-        raise OSError(
-            f"cannot write {path}: {error.strerror or error}; free some space there, or {remedy}"
-        ) from error
     verify(path, sha256)
 
 
@@ -71,7 +65,7 @@ def verify(path: Path, sha256: str | None) -> None:
     """Compare a file with the expected checksum, or with the one recorded when it was downloaded.
 
     Raises:
-        ValueError: it differs.
+        Mistake: it differs.
     """
     record = _record(path)
     expected = sha256
@@ -82,7 +76,7 @@ def verify(path: Path, sha256: str | None) -> None:
     found = checksum(path)
     if found != expected.lower():
         source = "dataset.sha256" if sha256 else record.name
-        raise ValueError(
+        raise Mistake(
             f"{path} has sha256 {found}, expected {expected} ({source}); it is damaged or another "
             f"version, so delete it and {record.name} to fetch it again"
         )
@@ -113,7 +107,7 @@ def _download(urls: Sequence[str], path: Path, sha256: str | None, remedy: str) 
             _forget(part)
         log.warning("no download from %s: %s", url, reason)
         reasons.append(f"{url} ({reason})")
-    raise ConnectionError(f"cannot download {path.name} from {'; '.join(reasons)}; {remedy}")
+    raise Mistake(f"cannot download {path.name} from {'; '.join(reasons)}; {remedy}")
 
 
 def _try_mirror(url: str, part: Path) -> str | None:

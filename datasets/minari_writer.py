@@ -27,6 +27,7 @@ from reverie.datasets.readers.minari import dataset_root, require_id, root_set_t
 from reverie.datasets.recording import Arrays
 from reverie.envs.make import make_raw_env
 from reverie.envs.specs import Reference, Spec
+from reverie.mistake import Mistake
 
 PROVENANCE = "provenance"
 """Key of a dataset's metadata for what we say of its making."""
@@ -39,7 +40,7 @@ def require_writable(path: str | None) -> Path:
         path: as the reader's: None for MINARI_DATASETS_PATH or Minari's default.
 
     Raises:
-        OSError: it cannot be written to.
+        Mistake: it cannot be written to.
     """
     root = dataset_root(path)
     try:
@@ -47,7 +48,7 @@ def require_writable(path: str | None) -> Path:
         with tempfile.TemporaryFile(dir=root):
             pass
     except OSError as error:
-        raise OSError(
+        raise Mistake(
             f"datasets cannot be written to {root}: {error.strerror or error}; give another folder "
             "with path=... or MINARI_DATASETS_PATH"
         ) from error
@@ -58,7 +59,7 @@ def provenance_of(root: Path, id: str) -> Mapping[str, Any] | None:
     """What an existing dataset says of its making, empty if nothing; None if there is none.
 
     Raises:
-        ValueError: the id is malformed.
+        Mistake: the id is malformed.
     """
     require_id(id)
     if not (root / id).exists():
@@ -104,7 +105,7 @@ def write(
         provenance: plain values, how the dataset came about.
 
     Raises:
-        OSError: the disk is full, or there is such a dataset already.
+        Mistake: the disk is full, or there is such a dataset already.
     """
     require_id(id)
     with _hidden(root, id) as folder:
@@ -122,7 +123,7 @@ def write(
             _keep_namespaces(folder, root, id)
             os.rename(folder / id, root / id)
         except OSError as error:
-            raise OSError(
+            raise Mistake(
                 f"could not write dataset {id} to {root}: {in_one_line(error)}; free some disk "
                 "space, or give another folder with path=..., then run the same command again"
             ) from error

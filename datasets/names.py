@@ -2,6 +2,8 @@
 
 from pathlib import PurePath
 
+from reverie.mistake import Mistake
+
 
 def short_name(
     *,
@@ -18,7 +20,7 @@ def short_name(
     environment's id.
 
     Raises:
-        ValueError: none of the four is given.
+        Mistake: none of the four is given.
     """
     if name:
         return name
@@ -28,7 +30,7 @@ def short_name(
         return PurePath(path).stem
     if env_id:
         return env_id.replace("/", "-").replace(":", "-")
-    raise ValueError("a dataset has no name, id or path; give dataset.name=...")
+    raise Mistake("a dataset has no name, id or path; give dataset.name=...")
 
 
 def local_id(id: str) -> str:

@@ -6,7 +6,7 @@ from contextlib import closing
 
 import numpy as np
 
-from reverie.envs.make import make_raw_env
+from reverie.envs.make import make_raw_env, stepped
 from reverie.envs.observations import flatten
 from reverie.envs.specs import Spec
 
@@ -55,11 +55,13 @@ def record_episodes(
         while row < steps:
             rng = np.random.default_rng([seed, episode])
             act = behaviour(episode, rng)
-            value, _ = env.reset(seed=int(rng.integers(2**31)))
+            with stepped(spec.env_id):
+                value, _ = env.reset(seed=int(rng.integers(2**31)))
             obs, ended = flatten(space, value, spec.obs_keys), False
             while not ended and row < steps:
                 action = act(obs)
-                value, reward, terminated, truncated, _ = env.step(action.reshape(box.shape))
+                with stepped(spec.env_id):
+                    value, reward, terminated, truncated, _ = env.step(action.reshape(box.shape))
                 next_obs = flatten(space, value, spec.obs_keys)
                 columns["obs"][row], columns["action"][row] = obs, action
                 columns["reward"][row], columns["next_obs"][row] = reward, next_obs

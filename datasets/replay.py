@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from reverie.datasets.transition import Transition, column_names
+from reverie.mistake import Mistake
 
 Record = TypeVar("Record", bound=Transition)
 
@@ -112,10 +113,10 @@ class Replay(nn.Module, Generic[Record]):
         """Append the kept rows of `[lanes, M]` in order; rejected ones leave no trace.
 
         Raises:
-            ValueError: M exceeds the capacity, so rows of this very call would be overwritten.
+            Mistake: M exceeds the capacity, so rows of this very call would be overwritten.
         """
         if keep.shape[1] > self.capacity:
-            raise ValueError(
+            raise Mistake(
                 f"{keep.shape[1]} rows do not fit a replay of capacity {self.capacity}; raise "
                 "source.retain or lower source.starts"
             )
@@ -152,13 +153,13 @@ class Replay(nn.Module, Generic[Record]):
         """Take back what `contents` gave.
 
         Raises:
-            ValueError: another number of lanes, another row width, or more rows than fit.
+            Mistake: another number of lanes, another row width, or more rows than fit.
         """
         rows = contents["rows"]
         if (rows.shape[0], rows.shape[2]) != (self.lanes, self.layout.width) or (
             rows.shape[1] > self.capacity
         ):
-            raise ValueError(
+            raise Mistake(
                 f"the checkpoint holds a replay of shape {list(rows.shape)}, this run's is "
                 f"{list(self.rows.shape)}; it belongs to other settings"
             )

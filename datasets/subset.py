@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from reverie.datasets.dataset import Dataset
+from reverie.mistake import Mistake
 
 KEYS = ("episodes", "fraction", "seed")
 
@@ -23,30 +24,30 @@ def choose_episodes(data: Dataset, choice: Mapping[str, Any] | None) -> Dataset:
             the rows; and `seed`. All episodes where both are None, or for None in place of all.
 
     Raises:
-        ValueError: both are given, or a value that is out of range, or another key.
+        Mistake: both are given, or a value that is out of range, or another key.
     """
     if choice is None:
         return data
     if set(choice) != set(KEYS):
-        raise ValueError(f"dataset.subset has the keys {', '.join(KEYS)}, got {dict(choice)}")
+        raise Mistake(f"dataset.subset has the keys {', '.join(KEYS)}, got {dict(choice)}")
     episodes, fraction, seed = (choice[key] for key in KEYS)
     if episodes is None and fraction is None:
         return data
     if episodes is not None and fraction is not None:
-        raise ValueError(
+        raise Mistake(
             f"dataset.subset.episodes={episodes} and dataset.subset.fraction={fraction} both say "
             "how much to keep; set one of them to null"
         )
     if not _is_whole(seed) or seed < 0:
-        raise ValueError(f"dataset.subset.seed={seed} must be a whole number, at least 0")
+        raise Mistake(f"dataset.subset.seed={seed} must be a whole number, at least 0")
     lengths = data.episode_lengths
     order = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(seed))
     if episodes is None:
         if isinstance(fraction, bool | str) or not 0 < fraction <= 1:
-            raise ValueError(f"dataset.subset.fraction={fraction} must lie in (0, 1]; null is all")
+            raise Mistake(f"dataset.subset.fraction={fraction} must lie in (0, 1]; null is all")
         episodes = 1 + int((lengths[order].cumsum(0) < fraction * len(data)).sum())
     elif not _is_whole(episodes) or not 1 <= episodes <= len(lengths):
-        raise ValueError(
+        raise Mistake(
             f"dataset.subset.episodes={episodes} must be a whole number from 1 to the "
             f"{len(lengths)} episodes of {data.name}; null is all"
         )

@@ -12,8 +12,9 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from reverie.envs.make import make_env
+from reverie.envs.make import make_env, stepped
 from reverie.envs.specs import Spec
+from reverie.mistake import Mistake
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +56,11 @@ class Evaluator:
             episodes: P, episodes of each policy.
 
         Raises:
-            ValueError: no such environment, other spaces, or no time limit.
-            RuntimeError: the environment cannot be created here.
+            Mistake: no such environment, other spaces, or no time limit; the environment cannot be
+                created here.
         """
         if seeds < 1 or episodes < 1:
-            raise ValueError(
+            raise Mistake(
                 f"an evaluation needs at least one seed and one episode, got seeds={seeds} and "
                 f"episodes={episodes}; correct the settings of the evaluation"
             )
@@ -74,7 +75,7 @@ class Evaluator:
         inner = self._envs.envs[0].spec
         if spec.max_episode_steps is None and (inner is None or inner.max_episode_steps is None):
             self.close()
-            raise ValueError(
+            raise Mistake(
                 f"{spec.env_id} has no time limit, so an episode may never end; give one with "
                 "dataset.max_episode_steps=..."
             )
@@ -96,12 +97,14 @@ class Evaluator:
             discount: per control step, of the discounted returns.
 
         Raises:
+            Mistake: the environment failed.
             ValueError: actions of the wrong shape.
         """
         lead = (self.seeds, self.episodes)
         copies, spec = self.seeds * self.episodes, self.spec
         starts: list[int | None] = [seed + episode for episode in range(self.episodes)]
-        obs, _ = self._envs.reset(seed=starts * self.seeds)
+        with stepped(spec.env_id):
+            obs, _ = self._envs.reset(seed=starts * self.seeds)
         begun = torch.from_numpy(obs.copy()).reshape(*lead, spec.obs_dim)
         running = np.ones(copies, bool)
         returns, lengths = np.zeros(copies), np.zeros(copies, np.int64)
@@ -118,9 +121,10 @@ class Evaluator:
             act = action.detach().float().cpu().numpy().reshape(copies, spec.action_dim)
             finite = np.isfinite(act).all(axis=1)
             returns[running & ~finite] = discounted[running & ~finite] = np.nan
-            obs, reward, terminated, truncated, _ = self._envs.step(
-                np.where(finite[:, None], act, 0.0).astype(np.float32)
-            )
+            with stepped(spec.env_id):
+                obs, reward, terminated, truncated, _ = self._envs.step(
+                    np.where(finite[:, None], act, 0.0).astype(np.float32)
+                )
             returns[running] += reward[running]
             discounted[running] += discount ** lengths[running] * reward[running]
             lengths[running] += 1

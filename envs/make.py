@@ -3,7 +3,8 @@
 import difflib
 import importlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import gymnasium
 import numpy as np
@@ -14,6 +15,7 @@ from reverie.envs import cartpole_swingup, edge_of_reach, refrigerator
 from reverie.envs.observations import flatten, flatten_space
 from reverie.envs.physics import quieten, restore_contact_margin
 from reverie.envs.specs import Spec
+from reverie.mistake import Mistake
 
 # Tasks of our own, beside those that Gymnasium and other packages register.
 for _task, _environment in (
@@ -47,8 +49,8 @@ def make_env(spec: Spec, render_mode: str | None = None) -> gymnasium.Env:
     environment was registered with).
 
     Raises:
-        ValueError: no or an unknown environment id, or spaces other than the spec says.
-        RuntimeError: the environment exists but cannot be created here.
+        Mistake: no or an unknown environment id, or spaces other than the spec says; the
+            environment exists but cannot be created here.
     """
     return with_flat_spaces(spec, make_raw_env(spec, render_mode))
 
@@ -57,11 +59,11 @@ def with_flat_spaces(spec: Spec, env: gymnasium.Env) -> gymnasium.Env:
     """Let an environment in its own units (`make_raw_env`) look as `make_env` promises.
 
     Raises:
-        ValueError: spaces other than the spec says; the environment is closed.
+        Mistake: spaces other than the spec says; the environment is closed.
     """
     try:
         require_spaces_match(spec, env)
-    except ValueError:
+    except Mistake:
         env.close()
         raise
     space, keys = env.observation_space, spec.obs_keys
@@ -76,7 +78,7 @@ def with_flat_spaces(spec: Spec, env: gymnasium.Env) -> gymnasium.Env:
 def make_raw_env(spec: Spec, render_mode: str | None = None) -> gymnasium.Env:
     """The environment of a task in its own units, with the spec's physics and time limit."""
     if spec.env_id is None:
-        raise ValueError(
+        raise Mistake(
             "the dataset names no environment, so nothing can be run in it; give the Gymnasium id "
             "with dataset.env_id=..."
         )
@@ -84,6 +86,27 @@ def make_raw_env(spec: Spec, render_mode: str | None = None) -> gymnasium.Env:
     if spec.physics == "d4rl":
         restore_contact_margin(spec.env_id, env)
     return env
+
+
+@contextmanager
+def stepped(env_id: str | None) -> Iterator[None]:
+    """Name the environment in whatever it raises while the block resets or steps it.
+
+    Raises:
+        Mistake: with its error, and what Gymnasium asks of an environment.
+    """
+    try:
+        yield
+    except Mistake:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise Mistake(
+            f"environment {env_id} failed with {type(error).__name__}: {reason}; Gymnasium asks "
+            "that reset takes `seed` and `options` and returns (observation, info), and step "
+            "returns (observation, reward, terminated, truncated, info) with one number as the "
+            "reward; mend the environment (REVERIE_TRACEBACK=1 shows where), or choose another"
+        ) from error
 
 
 def spec_of(
@@ -106,8 +129,8 @@ def spec_of(
         obs_keys: keys of a dict observation in order, None for the standard order.
 
     Raises:
-        ValueError: unknown id, or spaces that are not supported.
-        RuntimeError: the environment exists but cannot be created here.
+        Mistake: unknown id, or spaces that are not supported; the environment exists but cannot be
+            created here.
     """
     keys = None if obs_keys is None else tuple(obs_keys)
     env = _create(env_id, env_kwargs, max_episode_steps, None)
@@ -118,7 +141,7 @@ def spec_of(
     finally:
         env.close()
     if obs_slice is not None and not 1 <= obs_slice <= obs_dim:
-        raise ValueError(
+        raise Mistake(
             f"obs_slice={obs_slice} does not fit the {obs_dim} observations of {env_id}; use a "
             f"number from 1 to {obs_dim}, or null for all"
         )
@@ -140,7 +163,7 @@ def require_spaces_match(spec: Spec, env: gymnasium.Env) -> None:
     """Refuse an environment (in its own units) whose spaces are not those of the data.
 
     Raises:
-        ValueError: another number of observations or actions, or another action box.
+        Mistake: another number of observations or actions, or another action box.
     """
     name = spec.env_id or "the environment"
     box = _action_box(name, env.action_space)
@@ -149,14 +172,14 @@ def require_spaces_match(spec: Spec, env: gymnasium.Env) -> None:
         obs_dim = min(obs_dim, spec.obs_slice)
     action_dim = int(np.prod(box.shape))
     if (spec.obs_dim, spec.action_dim) != (obs_dim, action_dim):
-        raise ValueError(
+        raise Mistake(
             f"the data has observations of size {spec.obs_dim} and actions of size "
             f"{spec.action_dim}, but {name} has {obs_dim} and {action_dim}; give the environment "
             "that the data was recorded in"
         )
     low, high = box.low.ravel(), box.high.ravel()
     if not (np.allclose(spec.action_low, low) and np.allclose(spec.action_high, high)):
-        raise ValueError(
+        raise Mistake(
             f"the data's actions span {list(spec.action_low)} to {list(spec.action_high)}, but "
             f"{name} has {low.tolist()} to {high.tolist()}; correct the bounds or the environment"
         )
@@ -180,12 +203,12 @@ def _take_unit_actions(env: gymnasium.Env) -> gymnasium.Env:
 
 def _action_box(env_id: str, space: spaces.Space) -> spaces.Box:
     if not isinstance(space, spaces.Box):
-        raise ValueError(
+        raise Mistake(
             f"{env_id} has the action space {space}; only continuous actions (Box) are supported, "
             "so choose a task with continuous actions"
         )
     if not space.is_bounded("both"):
-        raise ValueError(
+        raise Mistake(
             f"{env_id} has the unbounded action space {space}; actions are mapped from [-1, 1], "
             "so wrap the environment to give it finite bounds (gymnasium.wrappers.RescaleAction)"
         )
@@ -195,8 +218,8 @@ def _action_box(env_id: str, space: spaces.Space) -> spaces.Box:
 def _obs_dim(env_id: str, space: spaces.Space, keys: Sequence[str] | None) -> int:
     try:
         return flatten_space(space, keys)
-    except ValueError as error:
-        raise ValueError(f"{env_id}: {error}") from None
+    except Mistake as error:
+        raise Mistake(f"{env_id}: {error}") from error
 
 
 def _create(
@@ -227,7 +250,7 @@ def _create(
             gymnasium.error.Error,
         ) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise RuntimeError(
+            raise Mistake(
                 f"environment {env_id} cannot be created with options {options}: {reason}; "
                 "correct the options (dataset.env_kwargs), install what is missing, or choose "
                 "another version of the task"
@@ -245,7 +268,7 @@ def _require_known(env_id: str) -> None:
             imported = importlib.import_module(module)
         except ModuleNotFoundError as error:
             package = "gymnasium-robotics" if module == "gymnasium_robotics" else module
-            raise ValueError(
+            raise Mistake(
                 f"environment {env_id} needs the package {package} ({error}); install it with: "
                 f"pip install {package}"
             ) from error
@@ -254,7 +277,7 @@ def _require_known(env_id: str) -> None:
         by_lower = {known.lower(): known for known in gymnasium.registry}
         close = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)
         hint = f"did you mean {' or '.join(by_lower[match] for match in close)}?" if close else ""
-        raise ValueError(
+        raise Mistake(
             f"environment {env_id!r} is not registered with Gymnasium; "
             + (hint or "give the exact id, with its version, e.g. Hopper-v5")
         )

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from reverie.mistake import Mistake
+
 GOAL_KEYS = ("observation", "desired_goal")
 
 
@@ -36,7 +38,7 @@ def flatten_space(space: spaces.Space, keys: Sequence[str] | None = None) -> int
         keys: see `flatten`.
 
     Raises:
-        ValueError: another kind of space, or a key that the space does not have.
+        Mistake: another kind of space, or a key that the space does not have.
     """
     return sum(int(np.prod(leaf.shape)) for leaf, _ in _leaves(space, None, keys))
 
@@ -50,14 +52,14 @@ def flatten(space: spaces.Space, value: Any, keys: Sequence[str] | None = None) 
         keys: top-level keys of a dict space in order, None for `observation_keys(space)`.
 
     Raises:
-        ValueError: the space cannot be flattened, or the value does not have its shape.
+        Mistake: the space cannot be flattened, or the value does not have its shape.
     """
     parts = []
     for leaf, array in _leaves(space, value, keys):
         array = np.asarray(array)
         lead = array.shape[: array.ndim - len(leaf.shape)]
         if lead + leaf.shape != array.shape:
-            raise ValueError(
+            raise Mistake(
                 f"an observation has shape {array.shape}, expected {leaf.shape} (with any leading "
                 "shape) as its space says; data and observation space do not belong together"
             )
@@ -72,7 +74,7 @@ def _leaves(
     if isinstance(space, spaces.Box):
         return [(space, value)]
     if not isinstance(space, spaces.Dict):
-        raise ValueError(
+        raise Mistake(
             f"observation space {space} cannot be flattened to a vector of numbers; only Box and "
             "Dict of Box are supported, so wrap the environment (gymnasium.wrappers."
             "TransformObservation) or convert the data"
@@ -80,12 +82,12 @@ def _leaves(
     found: list[tuple[spaces.Box, Any]] = []
     for key in observation_keys(space) if keys is None else keys:
         if key not in space.spaces:
-            raise ValueError(
+            raise Mistake(
                 f"observation key {key!r} is not in the space, which has {sorted(space.spaces)}; "
                 "correct the list of keys"
             )
         if isinstance(value, Mapping) and key not in value:
-            raise ValueError(
+            raise Mistake(
                 f"an observation lacks the key {key!r} of its space, it has {sorted(value)}; data "
                 "and observation space do not belong together"
             )

@@ -13,6 +13,7 @@ from reverie.envs.edge_of_reach import EdgeOfReach
 from reverie.envs.make import make_raw_env, with_flat_spaces
 from reverie.envs.refrigerator import Refrigerator
 from reverie.envs.specs import Spec
+from reverie.mistake import Mistake
 
 # Tasks without a MuJoCo model: which of their constants a factor multiplies.
 _CONSTANTS: dict[type[gymnasium.Env], dict[str, tuple[str, ...]]] = {
@@ -49,7 +50,7 @@ class Perturbation:
             such number.
 
     Raises:
-        ValueError: a factor that is not positive and finite, or a negative noise.
+        Mistake: a factor that is not positive and finite, or a negative noise.
 
     Differs from the published code: nothing is written to a model file, so parallel runs do not
     meet; friction reaches every geom, also where its XML line names none (Hopper's floor); density
@@ -67,20 +68,20 @@ class Perturbation:
 
     def __post_init__(self) -> None:
         if not isinstance(self.noise_in_reward, bool):
-            raise ValueError(
+            raise Mistake(
                 f"simulator.noise_in_reward={self.noise_in_reward!r} must be true or false"
             )
         for name, value in self.numbers().items():
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise ValueError(f"simulator.{name}={value!r} must be a number")
+                raise Mistake(f"simulator.{name}={value!r} must be a number")
             if name == "joint_noise":
                 if not 0 <= value < math.inf:
-                    raise ValueError(
+                    raise Mistake(
                         f"simulator.joint_noise={value} must be a standard deviation: finite and "
                         "not negative; 0 is none"
                     )
             elif not 0 < value < math.inf:
-                raise ValueError(
+                raise Mistake(
                     f"simulator.{name}={value} must be a factor: finite and above 0; 1 changes "
                     "nothing"
                 )
@@ -106,13 +107,13 @@ def make_perturbed(spec: Spec, perturbation: Perturbation) -> gymnasium.Env:
     """The environment of a task as agents meet it (`make_env`), with other physics.
 
     Raises:
-        ValueError: the task does not have what is perturbed, or no such environment.
-        RuntimeError: the environment cannot be created here.
+        Mistake: the task does not have what is perturbed, or no such environment; the environment
+            cannot be created here.
     """
     env = make_raw_env(spec)
     try:
         perturbed = perturb(env, perturbation)
-    except ValueError:
+    except Mistake:
         env.close()
         raise
     return with_flat_spaces(spec, perturbed)
@@ -126,7 +127,7 @@ def perturb(env: gymnasium.Env, perturbation: Perturbation) -> gymnasium.Env:
         perturbation: what to change.
 
     Raises:
-        ValueError: something is to change in a task that is not known, or the task lacks what is
+        Mistake: something is to change in a task that is not known, or the task lacks what is
             perturbed.
     """
     task, name = env.unwrapped, _name(env)
@@ -145,7 +146,7 @@ def perturb(env: gymnasium.Env, perturbation: Perturbation) -> gymnasium.Env:
             for constant in named[quantity]:
                 held[constant] *= factor
     else:
-        raise ValueError(
+        raise Mistake(
             f"{name} cannot be perturbed: only tasks with a MuJoCo model of their own, Pendulum "
             "and Reverie's own tasks are known; choose another dataset, or simulator=world_model"
         )
@@ -214,7 +215,7 @@ def _add_noise_below_reward(env: gymnasium.Env, std: float) -> None:
     task = env.unwrapped
     simulate = getattr(task, "do_simulation", None)
     if simulate is None:
-        raise ValueError(
+        raise Mistake(
             f"simulator.noise_in_reward=false needs a MuJoCo task, for {_name(env)} computes its "
             "reward and its motion in one place; use true"
         )
@@ -234,8 +235,8 @@ def _name(env: gymnasium.Env) -> str:
     return env.spec.id if env.spec else type(env.unwrapped).__name__
 
 
-def _missing(name: str, quantity: str) -> ValueError:
-    return ValueError(
+def _missing(name: str, quantity: str) -> Mistake:
+    return Mistake(
         f"{name} has no {quantity.replace('_', ' ')} that simulator.{quantity} could change; leave "
         "it at 1"
     )

@@ -15,6 +15,8 @@ from gymnasium import spaces
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from reverie.mistake import Mistake
+
 ENV_ID = "ReverieRefrigerator-v0"
 EPISODE_STEPS = 100
 SET_POINT = 5.0
@@ -85,9 +87,9 @@ class Refrigerator(gymnasium.Env):
 
     def __init__(self, door: int | float = 0.0, openings: Sequence[Sequence[int]] = ()) -> None:
         if not 0.0 <= door <= 1.0:
-            raise ValueError(f"door={door} must lie between 0, shut, and 1, open")
+            raise Mistake(f"door={door} must lie between 0, shut, and 1, open")
         if any(len(spell) != 2 or not 0 <= spell[0] < spell[1] for spell in openings):
-            raise ValueError(
+            raise Mistake(
                 f"openings={[list(spell) for spell in openings]} must be pairs of steps "
                 "[first, end] with 0 <= first < end"
             )

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from reverie.mistake import Mistake
+
 Physics = str
 PHYSICS = ("as-is", "d4rl")
 
@@ -40,7 +42,7 @@ class Spec:
 
     def __post_init__(self) -> None:
         if self.obs_dim < 1 or self.action_dim < 1:
-            raise ValueError(
+            raise Mistake(
                 f"obs_dim and action_dim must be positive, got {self.obs_dim} and "
                 f"{self.action_dim}; check the arrays of the dataset"
             )
@@ -50,12 +52,12 @@ class Spec:
                     f"{name} has {len(getattr(self, name))} entries for {self.action_dim} actions"
                 )
         if self.physics not in PHYSICS:
-            raise ValueError(f"physics={self.physics!r} is unknown; use one of {PHYSICS}")
+            raise Mistake(f"physics={self.physics!r} is unknown; use one of {PHYSICS}")
 
     def require_same_spaces(self, other: "Spec", ours: str, theirs: str) -> None:
         """Refuse two things whose flattened spaces differ, naming both."""
         if (self.obs_dim, self.action_dim) != (other.obs_dim, other.action_dim):
-            raise ValueError(
+            raise Mistake(
                 f"{ours} has observations of size {self.obs_dim} and actions of size "
                 f"{self.action_dim}, but {theirs} has {other.obs_dim} and {other.action_dim}; "
                 "they describe different tasks"

@@ -24,6 +24,7 @@ from torch import Tensor
 from reverie.envs import cartpole_swingup, edge_of_reach, refrigerator
 from reverie.envs.make import make_raw_env, require_spaces_match
 from reverie.envs.specs import Spec
+from reverie.mistake import Mistake
 
 TensorDynamics = Callable[..., tuple[Tensor, Tensor, Tensor]]
 """`(obs [*, D], action [*, A], **env_kwargs) -> (next_obs [*, D], reward [*], terminated [*])`.
@@ -99,20 +100,20 @@ def simulator_for(spec: Spec, threads: int) -> Simulator:
         threads: of MuJoCo.
 
     Raises:
-        ValueError: no such simulator, an option that it does not know, or other spaces than the
+        Mistake: no such simulator, an option that it does not know, or other spaces than the
             environment's.
     """
     known = [*MUJOCO_TASKS, *TENSOR_DYNAMICS]
     if spec.env_id not in known:
-        raise ValueError(
+        raise Mistake(
             f"the exact dynamics of env_id={spec.env_id} are not known; they are of "
             f"{', '.join(known)}; use one of these tasks (dataset.env_id=...) or a learned "
             "world_model, or add the task to envs/true_dynamics.py"
         )
     if threads < 1:
-        raise ValueError(f"a simulator needs at least one thread, got threads={threads}")
+        raise Mistake(f"a simulator needs at least one thread, got threads={threads}")
     if spec.obs_slice is not None or spec.obs_keys is not None:
-        raise ValueError(
+        raise Mistake(
             f"obs_slice={spec.obs_slice} and obs_keys={spec.obs_keys} change the observation of "
             f"{spec.env_id}, from which its state is rebuilt; leave both at null"
         )
@@ -132,10 +133,10 @@ class TensorSimulator(Simulator):
         try:
             inspect.signature(function).bind(None, None, **self.options)
         except TypeError as error:
-            raise ValueError(
+            raise Mistake(
                 f"the exact dynamics of {spec.env_id} do not honour "
                 f"env_kwargs={self.options}: {error}; leave that option out"
-            ) from None
+            ) from error
 
     def step(self, obs: Tensor, action: Tensor, state: Tensor | None = None) -> Outcome:
         control = self.to_box(action).to(obs.dtype)
@@ -170,7 +171,7 @@ class MujocoSimulator(Simulator):
         full = mujoco.mjtState.mjSTATE_FULLPHYSICS.value
         width = 1 + self.model.nq + self.model.nv
         if mujoco.mj_stateSize(self.model, full) != width:
-            raise ValueError(
+            raise Mistake(
                 f"the model of {spec.env_id} with env_kwargs={dict(spec.env_kwargs)} has a state "
                 "beyond positions and velocities, which its observation does not show; use the "
                 "task's own model file"
@@ -180,7 +181,7 @@ class MujocoSimulator(Simulator):
             self.task.hides_x and self.options["exclude_current_positions_from_observation"]
         )
         if spec.obs_dim != width - 1 - self.hidden:
-            raise ValueError(
+            raise Mistake(
                 f"{spec.env_id} with env_kwargs={dict(spec.env_kwargs)} has observations of size "
                 f"{spec.obs_dim}, expected {width - 1 - self.hidden} (positions and velocities "
                 "alone); use the task's own model file"

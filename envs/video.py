@@ -20,6 +20,7 @@ from reverie.envs.evaluation import Policy
 from reverie.envs.make import make_env
 from reverie.envs.specs import Spec
 from reverie.envs.true_dynamics import MUJOCO_TASKS
+from reverie.mistake import Mistake, writing
 
 SUFFIXES = (".mp4", ".gif")
 SLOW = 30.0
@@ -44,9 +45,8 @@ def record(spec: Spec, policy: Policy, path: Path, seed: int) -> float:
         The undiscounted return of the episode.
 
     Raises:
-        ValueError: another suffix, or an environment that does not render.
-        RuntimeError: this machine cannot render it.
-        OSError: the file cannot be written.
+        Mistake: another suffix, or an environment that does not render; this machine cannot render
+            it; the file cannot be written.
     """
     with _open(spec, Path(path)) as (env, temporary):
         return _film(spec, env, policy, seed, temporary)
@@ -65,8 +65,7 @@ def record_beside(
         steps: of the film, at most.
 
     Raises:
-        ValueError: see `record`, and a task whose pictures cannot be made from an observation.
-        RuntimeError, OSError: see `record`.
+        Mistake: see `record`, and a task whose pictures cannot be made from an observation.
     """
     with _open(spec, Path(path)) as (env, temporary), _open(spec, Path(path)) as (other, _):
         show = _shower(spec, other)
@@ -96,18 +95,19 @@ def record_beside(
 def _open(spec: Spec, path: Path) -> Iterator[tuple[gymnasium.Env, Path]]:
     """An environment that draws itself, and a file that becomes `path` when all went well."""
     if path.suffix not in SUFFIXES:
-        raise ValueError(f"video file {path} must end in {' or '.join(SUFFIXES)}; rename it")
+        raise Mistake(f"video file {path} must end in {' or '.join(SUFFIXES)}; rename it")
     _render_without_screen()
     env = make_env(spec, render_mode="rgb_array")
     if "rgb_array" not in env.metadata.get("render_modes", []):
         env.close()
-        raise ValueError(f"{spec.env_id} cannot be rendered to images; leave out the video")
+        raise Mistake(f"{spec.env_id} cannot be rendered to images; leave out the video")
     # The suffix tells imageio the format, so the temporary name keeps it.
     temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
     try:
-        yield env, temporary
-        if temporary.exists():
-            os.replace(temporary, path)
+        with writing(path):
+            yield env, temporary
+            if temporary.exists():
+                os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)  # it is gone once renamed
         with suppress(AttributeError):  # closing a renderer that never came up fails
@@ -118,7 +118,7 @@ def _shower(spec: Spec, env: gymnasium.Env) -> Callable[[np.ndarray], np.ndarray
     """Draws the state that an observation shows.
 
     Raises:
-        ValueError: the task is none of those whose observation shows its state.
+        Mistake: the task is none of those whose observation shows its state.
     """
     task: Any = env.unwrapped
     if spec.env_id == "Pendulum-v1":
@@ -129,7 +129,7 @@ def _shower(spec: Spec, env: gymnasium.Env) -> Callable[[np.ndarray], np.ndarray
 
         return show_pendulum
     if spec.env_id not in MUJOCO_TASKS:
-        raise ValueError(
+        raise Mistake(
             f"observations of {spec.env_id} cannot be drawn, so there is no film of imagined ones"
         )
     positions = task.model.nq
@@ -193,7 +193,7 @@ def _frame(spec: Spec, env: gymnasium.Env) -> np.ndarray:
         mujoco.FatalError,
         GymnasiumError,
     ) as error:
-        raise RuntimeError(
+        raise Mistake(
             f"{spec.env_id} cannot be rendered on this machine "
             f"(MUJOCO_GL={os.environ.get('MUJOCO_GL', 'unset')}): {' '.join(str(error).split())}; "
             "MuJoCo tasks need EGL (MUJOCO_GL=egl) or OSMesa, classic control needs "

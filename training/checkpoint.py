@@ -12,6 +12,7 @@ from reverie.agents.base import Agent
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.replay import Mixture
 from reverie.envs.specs import Reference, Spec
+from reverie.mistake import Mistake
 from reverie.training.files import load_tensors, save_tensors
 from reverie.training.logging import Log
 from reverie.training.seeding import random_state, restore_random_state
@@ -83,7 +84,7 @@ class State:
         """Go back to a checkpoint; returns its finished updates.
 
         Raises:
-            ValueError: the checkpoint is damaged or belongs to another run.
+            Mistake: the checkpoint is damaged or belongs to another run.
         """
         record = load_tensors(path, KIND, self.device)
         _require_identity(path, record, identity(self.agent, self.data.fingerprint))
@@ -162,10 +163,10 @@ def _require_identity(path: Path, record: Mapping[str, Any], wanted: Mapping[str
         if found == value:
             continue
         if name == "shapes":
-            raise ValueError(
+            raise Mistake(
                 f"{path} holds networks of other shapes than the configured agent; {remedy}"
             )
-        raise ValueError(f"{path} was written with {name}={found}, this run has {value}; {remedy}")
+        raise Mistake(f"{path} was written with {name}={found}, this run has {value}; {remedy}")
 
 
 def _plain_spec(spec: Spec) -> dict[str, Any]:

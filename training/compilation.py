@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from reverie.mistake import Mistake
+
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
@@ -16,7 +18,7 @@ def wanted(choice: str | bool, device: torch.device) -> bool:
     Warm-up takes 20 to 90 seconds, which short runs on a CPU never win back.
     """
     if choice not in ("auto", True, False):
-        raise ValueError(f"compile={choice!r} is unknown; use auto, true or false")
+        raise Mistake(f"compile={choice!r} is unknown; use auto, true or false")
     return device.type == "cuda" if choice == "auto" else bool(choice)
 
 

@@ -9,32 +9,38 @@ from typing import Any, BinaryIO
 import torch
 from filelock import FileLock, Timeout
 
+from reverie.mistake import Mistake, writing
+
 FORMAT = 1
 """Version of everything written by `save_tensors`; raise it when the contents change meaning."""
+_REMEDY = (
+    "free some disk space or choose another folder with root=..., then run the same command again "
+    "(the previous file is intact)"
+)
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """Let `write` fill a temporary neighbour of `path`, then rename it into place.
 
     Raises:
-        OSError: the disk is full or not writable; whatever stood at `path` is untouched.
+        Mistake: the disk is full or not writable; whatever stood at `path` is untouched.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        # torch reports a failed write as RuntimeError, and the reason is in its cause.
-        raise OSError(
-            f"could not write {path}: {error}; free some disk space or choose another folder "
-            "with root=..., then run the same command again (the previous file is intact)"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(path, _REMEDY):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except RuntimeError as error:
+            # torch reports a failed write as RuntimeError, raised while it handles the reason.
+            if isinstance(error.__context__, OSError):
+                raise OSError(str(error.__context__)) from error
+            raise
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -57,24 +63,23 @@ def load_tensors(path: Path, kind: str, device: torch.device | str = "cpu") -> d
     """Load what `save_tensors` wrote.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not ours, damaged, of another kind, or of another format version.
+        Mistake: no such file; not ours, damaged, of another kind, or of another format version.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; check the path, or train first")
+        raise Mistake(f"{path} does not exist; check the path, or train first")
     try:
         record = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
         # torch raises many types for a damaged file; all of them mean the same to the user.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
+        raise Mistake(
             f"{path} cannot be read as a {kind} ({reason}); it is damaged or not ours: delete it "
             "and run again"
         ) from error
     if not isinstance(record, dict) or record.get("reverie") != kind:
-        raise ValueError(f"{path} is not a {kind} of this project; give the path of one")
+        raise Mistake(f"{path} is not a {kind} of this project; give the path of one")
     if record.get("format") != FORMAT:
-        raise ValueError(
+        raise Mistake(
             f"{path} has format version {record.get('format')}, this version reads {FORMAT}; use "
             "the version that wrote it, or start over with overwrite=true"
         )
@@ -85,17 +90,18 @@ def lock_directory(directory: Path) -> FileLock:
     """Claim a run directory for this process; the lock goes when the process ends.
 
     Raises:
-        RuntimeError: another process holds it.
+        Mistake: another process holds it.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     lock = FileLock(directory / ".lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise RuntimeError(
-            f"another process is working in {directory}; wait for it, or give this run its own "
-            "directory with run_dir=..."
-        ) from None
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout as error:
+            raise Mistake(
+                f"another process is working in {directory}; wait for it, or give this run its own "
+                "directory with run_dir=..."
+            ) from error
     return lock
 
 

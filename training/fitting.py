@@ -11,6 +11,7 @@ import torch
 from filelock import FileLock
 
 from reverie.datasets.dataset import Dataset
+from reverie.mistake import Mistake, writing
 from reverie.training.files import load_tensors, save_tensors
 from reverie.world_models.base import FitProgress, Fitted
 
@@ -41,7 +42,7 @@ def fitted(
         given: a model the user chose.
 
     Raises:
-        ValueError: the given file is damaged, or of another model, task or dataset.
+        Mistake: the given file is damaged, or of another model, task or dataset.
     """
     if given is not None:
         described = load(model, given, data, device, group=group, free=("seed",))
@@ -51,8 +52,10 @@ def fitted(
     if own is not None and own.is_file():
         return load(model, own, data, device, group=group), True
     cached = cache / f"{_key(model, data)}.pt"
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{cached}.lock"):
+    with writing(cached, "free some disk space, or set cache=... to a folder that can be written"):
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        held = FileLock(f"{cached}.lock").acquire()
+    with held:
         reused = cached.is_file() and _is_readable(cached, group)
         if reused:
             described = load(model, cached, data, device, group=group)
@@ -98,19 +101,19 @@ def load(
     """Load a fitted model into one built with the same settings, except for those in `free`.
 
     Raises:
-        ValueError: other settings, other spaces, or fitted to other data.
+        Mistake: other settings, other spaces, or fitted to other data.
     """
     record = load_tensors(path, kind_of(group), device)
     ours, theirs = model.signature(), record["signature"]
     for name in sorted(set(ours) | set(theirs)):
         if name not in free and ours.get(name) != theirs.get(name):
-            raise ValueError(
+            raise Mistake(
                 f"{path} was fitted with {name}={theirs.get(name)}, this run asks for "
                 f"{name}={ours.get(name)}; give {group} the same settings, or leave "
                 f"{group}.path empty to fit a new one"
             )
     if record["fitted_on"] != data.fingerprint:
-        raise ValueError(
+        raise Mistake(
             f"{path} was fitted to data with fingerprint {record['fitted_on']}, dataset "
             f"{data.name} has {data.fingerprint}; leave {group}.path empty to fit a new one"
         )
@@ -130,7 +133,7 @@ def _read_partial(path: Path, kind: str, device: torch.device) -> dict[str, Any]
         return None
     try:
         return load_tensors(path, kind, device)["state"]
-    except ValueError as error:
+    except Mistake as error:
         log.warning("fitting from the start, for the partial fit is of no use: %s", error)
         return None
 
@@ -138,7 +141,7 @@ def _read_partial(path: Path, kind: str, device: torch.device) -> dict[str, Any]
 def _is_readable(path: Path, group: str) -> bool:
     try:
         load_tensors(path, kind_of(group))
-    except ValueError as error:
+    except Mistake as error:
         log.warning("fitting again, for the cached model is of no use: %s", error)
         return False
     return True

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reverie.mistake import Mistake, writing
 from reverie.training.files import write_text
 
 WATCHED = ("score", "return", "value", "critic_loss")
@@ -58,7 +59,7 @@ class WandbTracker(Tracker):
 
     def __init__(self, *, project: str, entity: str | None, group: str | None, mode: str) -> None:
         if mode not in ("online", "offline", "disabled"):
-            raise ValueError(f"logger.mode={mode!r} is unknown; use online, offline or disabled")
+            raise Mistake(f"logger.mode={mode!r} is unknown; use online, offline or disabled")
         self.project, self.entity, self.group, self.mode = project, entity, group, mode
 
     def start(self, run_dir: Path, config: Mapping[str, Any], first_update: int) -> None:
@@ -131,13 +132,15 @@ class Log:
         """Start the file, or cut it back to what the checkpoint knows."""
         if self.length:
             if not self.path.is_file() or self.path.stat().st_size < self.length:
-                raise ValueError(
+                raise Mistake(
                     f"{self.path} is shorter than its checkpoint says; restore the file or start "
                     "over with overwrite=true"
                 )
-            os.truncate(self.path, self.length)
+            with writing(self.path):
+                os.truncate(self.path, self.length)
         else:
-            self.path.write_text(",".join(HEADER) + "\n")
+            with writing(self.path):
+                self.path.write_text(",".join(HEADER) + "\n")
             self.length = self.path.stat().st_size
 
     def add(self, measured: Mapping[str, Tensor]) -> None:
@@ -151,7 +154,7 @@ class Log:
         """Write the means since the last flush.
 
         Raises:
-            FloatingPointError: a mean is not finite.
+            Mistake: a mean is not finite.
         """
         if not self.sums:
             return
@@ -167,7 +170,7 @@ class Log:
             if not all(map(math.isfinite, row))
         }
         if broken:
-            raise FloatingPointError(
+            raise Mistake(
                 f"not finite by update {update}: "
                 + ", ".join(f"{name} (seed lanes {lanes})" for name, lanes in broken.items())
                 + "; the run has diverged: lower the learning rates or source.horizon, or raise "
@@ -181,14 +184,9 @@ class Log:
         for name, row in values.items():
             for seed, value in enumerate(row):
                 writer.writerow((update, seed, name, f"{value:.9g}"))
-        try:
-            with open(self.path, "a") as file:
-                file.write(text.getvalue())
-        except OSError as error:
-            raise OSError(
-                f"could not write {self.path}: {error}; free some disk space, then run the same "
-                "command again to go on from the last checkpoint"
-            ) from error
+        remedy = "free some disk space, then run the same command again to go on from the last"
+        with writing(self.path, f"{remedy} checkpoint"), open(self.path, "a") as file:
+            file.write(text.getvalue())
         self.length += len(text.getvalue())
         means = {name: sum(row) / len(row) for name, row in values.items()}
         self.latest |= means

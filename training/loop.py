@@ -9,6 +9,7 @@ from torch import Tensor
 
 from reverie.agents.base import Agent
 from reverie.datasets.replay import Mixture
+from reverie.mistake import Mistake
 from reverie.training.logging import Log
 from reverie.training.online import Refit
 from reverie.world_models.sources import RolloutSource
@@ -113,11 +114,11 @@ def require_rows(mixture: Mixture, name: str) -> None:
     """Refuse to train on a stream whose first refresh left some seed without a single row.
 
     Raises:
-        RuntimeError: names stream and seed lanes.
+        Mistake: names stream and seed lanes.
     """
     empty = (mixture[name].size == 0).nonzero().flatten().tolist()
     if empty:
-        raise RuntimeError(
+        raise Mistake(
             f"the first refresh of stream {name!r} gave seed lanes {empty} no rows: the filter "
             "rejected everything or the world model gave values that are not finite; look at "
             "world_model.png, relax the filter, or lower source.horizon"

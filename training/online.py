@@ -13,6 +13,7 @@ from torch import Tensor
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.replay import GrowingReplay
 from reverie.envs.specs import Spec
+from reverie.mistake import Mistake
 from reverie.training.seeding import side_stream
 from reverie.world_models.base import WorldModel
 from reverie.world_models.simulator import Collection
@@ -30,7 +31,7 @@ class Online:
         warm: a refit goes on from the present weights instead of new ones.
 
     Raises:
-        ValueError: no environment, or a number that makes no sense.
+        Mistake: no environment, or a number that makes no sense.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Online:
         warm: bool,
     ) -> None:
         if spec.env_id is None:
-            raise ValueError(
+            raise Mistake(
                 "online=collect has no environment to step; name it with dataset.env_id=..., or "
                 "set online=none"
             )
@@ -60,9 +61,9 @@ class Online:
         )
         rows = steps * environments
         if isinstance(refit_every, bool) or not isinstance(refit_every, int) or refit_every < 0:
-            raise ValueError(f"online.refit_every={refit_every} must be a whole number, 0 = never")
+            raise Mistake(f"online.refit_every={refit_every} must be a whole number, 0 = never")
         if refit_every % rows:
-            raise ValueError(
+            raise Mistake(
                 f"online.refit_every={refit_every} must be a multiple of the online.steps * "
                 f"online.environments = {rows} steps that a refresh collects"
             )
@@ -78,7 +79,7 @@ class Online:
         """The refits of a run; None where there is no model, or nobody asked.
 
         Raises:
-            ValueError: the model cannot be fitted again.
+            Mistake: the model cannot be fitted again.
         """
         if model is None or not self.refit_every:
             return None

@@ -6,6 +6,7 @@ from pkgutil import resolve_name
 from types import UnionType
 from typing import Any, get_args
 
+from reverie.mistake import Mistake
 from reverie.world_models.lanes import PerLane
 
 _SINGLE = (float, int, bool, str)
@@ -16,7 +17,7 @@ def population(settings: Mapping[str, Any]) -> dict[str, list[float]]:
     """Values by lane of the settings that were given as lists where one number is meant.
 
     Raises:
-        ValueError: a setting that all seeds share, or another number of values than of seeds.
+        Mistake: a setting that all seeds share, or another number of values than of seeds.
     """
     found: dict[str, list[float]] = {}
     supporting: list[str] = []
@@ -29,14 +30,14 @@ def population(settings: Mapping[str, Any]) -> dict[str, list[float]]:
             refused.append(f"{key}={_typed(value)}")
     if refused:
         others = f"these may: {', '.join(supporting)}" if supporting else "no setting of it may"
-        raise ValueError(
+        raise Mistake(
             f"{refused[0]} is one number for all seeds, so its lanes cannot differ in it; with the "
             f"chosen parts {others}; or sweep over it with -m"
         )
     for key, values in found.items():
         numbers = all(isinstance(v, float | int) and not isinstance(v, bool) for v in values)
         if len(values) != settings["seeds"] or not numbers:
-            raise ValueError(
+            raise Mistake(
                 f"{key}={_typed(values)} must hold as many numbers as there are seeds, "
                 f"{settings['seeds']}; change the list or seeds=, or give one number for all"
             )
@@ -69,7 +70,10 @@ def _settings(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
     """Every setting of what the configuration builds: dotted key, value, annotation."""
     known: Parameters = {}
     if "_target_" in node:
-        built = resolve_name(node["_target_"])
+        try:
+            built = resolve_name(node["_target_"])
+        except (ImportError, AttributeError, ValueError):  # which building it will say
+            built = None
         known = parameters(built) if isinstance(built, type) else {}
     for key, value in node.items():
         path = f"{prefix}{key}"

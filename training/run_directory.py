@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from reverie.datasets.names import short_name
+from reverie.mistake import Mistake, writing
 
 CONFIG, SUMMARY, METRICS = "config.yaml", "summary.json", "metrics.csv"
 FAILED = "failed.json"
@@ -60,23 +61,23 @@ def require_same_settings(run_dir: Path, config: Mapping[str, Any]) -> None:
     """Refuse to go on in a directory that holds a run with other settings.
 
     Raises:
-        ValueError: names the first setting that differs, or the damaged file.
+        Mistake: names the first setting that differs, or the damaged file.
     """
     path = run_dir / CONFIG
     if not path.is_file():
         return
     try:
         earlier = flat(yaml.safe_load(path.read_text()))
-    except yaml.YAMLError as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(
+        raise Mistake(
             f"{path} is damaged ({reason}); restore it, or start over with overwrite=true"
         ) from error
     now = flat(config)
     for key in sorted(set(earlier) | set(now)):
         if key.split(".")[0] in CARRIED_OUT or earlier.get(key) == now.get(key):
             continue
-        raise ValueError(
+        raise Mistake(
             f"{run_dir} holds a run with {key}={earlier.get(key)}, this one has "
             f"{key}={now.get(key)}; give it another run_dir, or start over with overwrite=true"
         )
@@ -86,16 +87,17 @@ def clear(run_dir: Path) -> None:
     """Empty a run directory, keeping the lock that this process holds.
 
     Raises:
-        ValueError: the directory holds files but no run, so they are somebody's own.
+        Mistake: the directory holds files but no run, so they are somebody's own.
     """
     found = [path for path in run_dir.iterdir() if path.name != ".lock"]
     if found and not any((run_dir / name).is_file() for name in (CONFIG, FAILED, "world_model.pt")):
-        raise ValueError(
+        raise Mistake(
             f"{run_dir} holds files but no {CONFIG}, so it is no run directory and "
             "overwrite=true leaves it alone; choose another run_dir"
         )
-    for path in found:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with writing(run_dir, "make it writable, or choose another run_dir"):
+        for path in found:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def flat(settings: Any, prefix: str = "") -> dict[str, Any]:

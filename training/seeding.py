@@ -8,9 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from reverie.mistake import Mistake
+
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, numpy and torch (every device)."""
+    """Seed Python, numpy and torch (every device).
+
+    Raises:
+        Mistake: torch does not take such a seed.
+    """
+    if not -(2**63) <= seed < 2**63:
+        raise Mistake(f"seed={seed} is too large; use one below 2^63")
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

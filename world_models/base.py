@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
+from reverie.mistake import Mistake
 
 Policy = Callable[[Float[Tensor, "S B D"]], Float[Tensor, "S B A"]]
 """What a world model sees of an agent: observations in, actions in [-1, 1] out."""
@@ -123,9 +124,9 @@ class WorldModel(Fitted):
         """Refuse a model that `refit` cannot serve, before anything is collected.
 
         Raises:
-            ValueError: names the model and the remedy.
+            Mistake: names the model and the remedy.
         """
-        raise ValueError(
+        raise Mistake(
             f"the world model {type(self).__name__} is not fitted again during a run; set "
             "online.refit_every=0, or choose world_model=ensemble"
         )

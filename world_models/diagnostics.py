@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from reverie.datasets.dataset import Dataset
+from reverie.mistake import Mistake, writing
 from reverie.world_models.base import WorldModel
 from reverie.world_models.fitting import held_out_episodes, rows_of
 from reverie.world_models.measures import (
@@ -74,7 +75,7 @@ def measure(
         seed: of the choice of rows and windows.
 
     Raises:
-        ValueError: none of the episodes has a known next observation.
+        Mistake: none of the episodes has a known next observation.
 
     Units: one-step errors and likelihoods are of (next_obs - obs, reward), each column divided by
     its std over the other episodes' rows; states several steps ahead are divided by the std of
@@ -93,7 +94,7 @@ def measure(
     index = (chosen & data.valid_next).nonzero().flatten()
     index = index[torch.randperm(len(index), generator=generator)[:rows]]
     if not len(index):
-        raise ValueError(
+        raise Mistake(
             f"none of {len(episodes)} episodes of dataset {data.name} has a transition with a "
             "known next observation; measure the model on other data"
         )
@@ -312,11 +313,12 @@ def plot(diagnostics: Mapping[str, Any], path: Path | str) -> None:
     _plot_fit(right, diagnostics.get("holdout_loss"))
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        figure.savefig(temporary, format="png", dpi=120)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(path):
+        try:
+            figure.savefig(temporary, format="png", dpi=120)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _plot_open_loop(axes: Axes, curves: Mapping[str, Any]) -> None:

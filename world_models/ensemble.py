@@ -16,6 +16,7 @@ from torch import Tensor
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition, concatenate
 from reverie.envs.specs import Spec
+from reverie.mistake import Mistake
 from reverie.world_models.base import FitProgress, Step, WorldModel
 from reverie.world_models.fitting import (
     EarlyStopping,
@@ -118,7 +119,7 @@ class ProbabilisticEnsemble(WorldModel):
         _require(0 <= dropout < 1, "0 <= dropout < 1", dropout)
         _require(dropout_passes >= 2, "dropout_passes >= 2", dropout_passes)
         if uncertainty == DROPOUT and dropout == 0:
-            raise ValueError(
+            raise Mistake(
                 "world_model.uncertainty=dropout needs a network fitted with it; set "
                 "world_model.dropout, for example 0.1"
             )
@@ -189,8 +190,7 @@ class ProbabilisticEnsemble(WorldModel):
             says of its own fit.
 
         Raises:
-            ValueError: other spaces than the model's, or too few usable rows.
-            RuntimeError: the fit diverged.
+            Mistake: other spaces than the model's, or too few usable rows; the fit diverged.
         """
         self.spec.require_same_spaces(data.spec, "the world model", f"dataset {data.name}")
         device = self.elite_members.device
@@ -207,12 +207,12 @@ class ProbabilisticEnsemble(WorldModel):
 
     def require_refit(self) -> None:
         if self.lanes != self.seeds:
-            raise ValueError(
+            raise Mistake(
                 f"online training with seeds={self.seeds} needs a model for every seed, for each "
                 "collects rows of its own; set world_model.per_seed=true, or online.refit_every=0"
             )
         if isinstance(self.termination, LearnedTermination):
-            raise ValueError(
+            raise Mistake(
                 f"the learned termination rule of {self.spec.env_id} is not fitted again during "
                 "a run; set world_model.termination=known or none, or online.refit_every=0"
             )
@@ -268,13 +268,13 @@ class ProbabilisticEnsemble(WorldModel):
             of the mean squared error of the Gaussian's mean), best error of each member, elites.
 
         Raises:
-            ValueError: no row would be left for the holdout or for training.
-            RuntimeError: a holdout error was not finite; names seeds and epochs.
+            Mistake: no row would be left for the holdout or for training; a holdout error was not
+                finite; names seeds and epochs.
         """
         count = rows.shape[1]
         holdout = min(int(self.holdout_fraction * count), self.holdout_limit)
         if holdout < 1:
-            raise ValueError(
+            raise Mistake(
                 f"{count} usable transitions leave none for the holdout of "
                 f"world_model.holdout_fraction={self.holdout_fraction}; the fit needs more data"
             )
@@ -292,7 +292,7 @@ class ProbabilisticEnsemble(WorldModel):
         self.ready = not failed
         self.fitted.fill_(self.ready)
         if failed:
-            raise RuntimeError(
+            raise Mistake(
                 "the holdout error of the world model was not finite: "
                 + ", ".join(f"seed {seed} at epoch {epoch}" for seed, epoch in failed.items())
                 + "; check the data (python -m datasets.check), lower "
@@ -477,7 +477,7 @@ def _table(rows: Transition) -> tuple[Float[Tensor, "R X"], Float[Tensor, "R Y"]
 
 def _require(holds: bool, what: str, found: object) -> None:
     if not holds:
-        raise ValueError(f"world_model needs {what}, got {found}")
+        raise Mistake(f"world_model needs {what}, got {found}")
 
 
 def _read_flag(model: ProbabilisticEnsemble, _: object) -> None:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from reverie.mistake import Mistake
 from reverie.world_models.base import Step
 from reverie.world_models.lanes import PerLane, numbers, set_per_lane
 
@@ -75,7 +76,7 @@ class UncertaintyPenalty(TransitionFilter):
     def __init__(self, *, penalty: PerLane) -> None:
         super().__init__()
         if min(numbers(penalty)) < 0:
-            raise ValueError(f"filter.penalty must not be negative, got {penalty}")
+            raise Mistake(f"filter.penalty must not be negative, got {penalty}")
         set_per_lane(self, "penalty", penalty, trailing=1)
 
     def forward(self, obs: Tensor, action: Tensor, step: Step, age: Age = 0) -> Verdict:
@@ -95,7 +96,7 @@ class Chain(TransitionFilter):
     def __init__(self, *, filters: Sequence[TransitionFilter]) -> None:
         super().__init__()
         if not filters or any(part.candidates != 1 for part in filters[1:]):
-            raise ValueError(
+            raise Mistake(
                 "a chain needs at least one filter, and only its first may ask for several "
                 "candidates; put the selecting filter first"
             )

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 from torch.nn import functional as F
 
+from reverie.mistake import Mistake
+
 Activation = Callable[[Tensor], Tensor]
 ACTIVATIONS: dict[str, Activation] = {"relu": F.relu, "silu": F.silu, "tanh": torch.tanh}
 IN_PLACE: dict[str, Activation] = {
@@ -32,7 +34,7 @@ _CPU_ACTIVATIONS = 2**20
 def activation_named(name: str) -> Activation:
     """Look up an activation by its configuration name."""
     if name not in ACTIVATIONS:
-        raise ValueError(f"activation={name!r} is unknown; use one of {sorted(ACTIVATIONS)}")
+        raise Mistake(f"activation={name!r} is unknown; use one of {sorted(ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 
@@ -44,6 +46,11 @@ class BatchedLinear(nn.Module):
 
     def __init__(self, lead: Sequence[int], inputs: int, outputs: int) -> None:
         super().__init__()
+        if inputs < 1 or outputs < 1:
+            raise Mistake(
+                f"a layer from {inputs} to {outputs} numbers cannot be built; give widths "
+                "(hidden) of at least 1"
+            )
         bound = 1 / math.sqrt(inputs)
         self.weight = nn.Parameter(torch.empty(*lead, inputs, outputs).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(*lead, 1, outputs).uniform_(-bound, bound))

@@ -14,6 +14,7 @@ from reverie.datasets.transition import Transition, concatenate
 from reverie.envs import snapshot
 from reverie.envs.perturbed import Perturbation, make_perturbed
 from reverie.envs.specs import Spec
+from reverie.mistake import Mistake
 from reverie.world_models.base import Policy, WorldModel
 from reverie.world_models.filters import TransitionFilter, Verdict
 from reverie.world_models.sources import RolloutSource, carried
@@ -237,12 +238,12 @@ class SimulatorRollouts(RolloutSource):
         _require_positive("source.steps", steps)
         _require_positive("source.every", every)
         if warmup < 0:
-            raise ValueError(f"source.warmup must be at least 0, got {warmup}")
+            raise Mistake(f"source.warmup must be at least 0, got {warmup}")
         copies = simulator.environments
         self._warm_rounds = -(-warmup // copies)
         most = (steps + self._warm_rounds) * copies
         if capacity < most:
-            raise ValueError(
+            raise Mistake(
                 f"source.capacity={capacity} does not hold the {most} rows per seed of the first "
                 "refresh; raise it, or lower source.warmup"
             )
@@ -312,7 +313,7 @@ class Collection(SimulatorRollouts):
         capacity: rows per seed that the replay holds beside the dataset.
 
     Raises:
-        ValueError: the dataset names no environment.
+        Mistake: the dataset names no environment.
     """
 
     stream = "real"
@@ -324,7 +325,7 @@ class Collection(SimulatorRollouts):
         _require_positive("online.every", every)
         _require_positive("online.environments", environments)
         if capacity < steps * environments:
-            raise ValueError(
+            raise Mistake(
                 f"online.capacity={capacity} does not hold the {steps * environments} rows of one "
                 "refresh; raise it"
             )
@@ -361,4 +362,4 @@ def _uniform(policy: Policy) -> Policy:
 
 def _require_positive(name: str, value: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a whole number, at least 1, got {value}")
+        raise Mistake(f"{name} must be a whole number, at least 1, got {value}")

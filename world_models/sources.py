@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from reverie.datasets.transition import Transition, column_names
+from reverie.mistake import Mistake
 from reverie.world_models.base import Critics, Moments, Policy, WorldModel
 from reverie.world_models.filters import TransitionFilter, Verdict
 
@@ -89,7 +90,7 @@ class BranchedRollouts(RolloutSource):
             ("retain", retain),
         ):
             if value < 1:
-                raise ValueError(f"source.{name} must be at least 1, got {value}")
+                raise Mistake(f"source.{name} must be at least 1, got {value}")
         self.model, self.filter = model, transition_filter
         self.compiles = transition_filter.compiles
         self.horizon, self.starts, self.every = horizon, starts, every

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from reverie.datasets.dataset import Dataset
 from reverie.envs.specs import Spec
 from reverie.envs.termination import rule_for_spec
+from reverie.mistake import Mistake
 from reverie.world_models.base import TerminationRule
 from reverie.world_models.fitting import moments
 from reverie.world_models.networks import BatchedLinear, BatchedMLP, truncated_normal_
@@ -142,7 +143,7 @@ class LearnedTermination(Termination):
     ) -> None:
         super().__init__()
         if batch < 2 or batch % 2 or updates < 1:
-            raise ValueError(
+            raise Mistake(
                 "world_model.terminal_head needs an even batch and at least one update, got "
                 f"batch={batch}, updates={updates}"
             )
@@ -186,7 +187,7 @@ class LearnedTermination(Termination):
         """Fit from scratch on the given rows, with torch's global generator.
 
         Raises:
-            RuntimeError: the classifier of some seed diverged.
+            Mistake: the classifier of some seed diverged.
         """
         device = self.log_odds.device
         ends = data.transitions.terminated & rows
@@ -253,7 +254,7 @@ class LearnedTermination(Termination):
             if not all(bool(weight[seed].isfinite().all()) for weight in self.network.parameters())
         ]
         if broken:
-            raise RuntimeError(
+            raise Mistake(
                 f"the learned termination rule of seeds {broken} diverged on dataset {data.name}; "
                 "check the data (python -m datasets.check) or lower "
                 "world_model.terminal_head.learning_rate"
@@ -298,17 +299,17 @@ def resolve(choice: str, spec: Spec, learned: Callable[[], Termination]) -> Term
         learned: builds the classifier.
 
     Raises:
-        ValueError: an unknown choice, or `known` for a task without a rule.
+        Mistake: an unknown choice, or `known` for a task without a rule.
     """
     if choice not in CHOICES:
-        raise ValueError(f"world_model.termination={choice!r} is unknown; use one of {CHOICES}")
+        raise Mistake(f"world_model.termination={choice!r} is unknown; use one of {CHOICES}")
     if choice == "none":
         return NeverTermination()
     rule = None if choice == "learned" else rule_for_spec(spec)
     if rule is not None:
         return KnownTermination(rule)
     if choice == "known":
-        raise ValueError(
+        raise Mistake(
             f"no termination rule is known for environment {spec.env_id} with observations of "
             f"size {spec.obs_dim} and options {dict(spec.env_kwargs)}; use "
             "world_model.termination=learned, or none if the task never ends, or add a rule to "

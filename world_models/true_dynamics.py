@@ -16,6 +16,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.envs.true_dynamics import MUJOCO_TASKS, simulator_for
+from reverie.mistake import Mistake
 from reverie.world_models.base import FitProgress, Step, WorldModel
 
 log = logging.getLogger(__name__)
@@ -54,9 +55,9 @@ class TrueDynamics(WorldModel):
     ) -> None:
         super().__init__()
         if threads != "auto" and not (isinstance(threads, int) and threads >= 1):
-            raise ValueError(f"world_model.threads={threads} must be auto or at least 1")
+            raise Mistake(f"world_model.threads={threads} must be auto or at least 1")
         if rows < 1:
-            raise ValueError(f"world_model.rows={rows} must be at least 1")
+            raise Mistake(f"world_model.rows={rows} must be at least 1")
         self.spec, self.seed, self.rows, self.tolerance = spec, seed, rows, tolerance
         count = torch.get_num_threads() if threads == "auto" else int(threads)
         self.simulator = simulator_for(spec, count)
@@ -87,7 +88,7 @@ class TrueDynamics(WorldModel):
             another termination flag.
 
         Raises:
-            ValueError: other spaces than the model's.
+            Mistake: other spaces than the model's.
         """
         self.spec.require_same_spaces(data.spec, "the true dynamics", f"dataset {data.name}")
         known = data.valid_next.nonzero().flatten()

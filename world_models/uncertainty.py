@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from reverie.mistake import Mistake
+
 Uncertainty = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -76,9 +78,9 @@ def uncertainty_named(name: str, members: int) -> Uncertainty:
     """Look up a penalty by its configuration name, refusing disagreement among one member."""
     if name not in UNCERTAINTIES:
         known = sorted([*UNCERTAINTIES, DROPOUT])
-        raise ValueError(f"world_model.uncertainty={name!r} is unknown; use one of {known}")
+        raise Mistake(f"world_model.uncertainty={name!r} is unknown; use one of {known}")
     if members < 2 and name in DISAGREEMENTS:
-        raise ValueError(
+        raise Mistake(
             f"world_model.uncertainty={name!r} compares members, but world_model.members={members}"
             " leaves nothing to compare; use max_aleatoric, dropout or more members"
         )

@@ -118,7 +118,6 @@ def finish(
         "claims": [asdict(claim) for claim in claims],
         **details,
     }
-    output.mkdir(parents=True, exist_ok=True)
     write_json(path, json.loads(json.dumps(report, default=_plain)))
     print(f"written: {path}, after {seconds / 60:.1f} minutes")
     return 1 if any(claim.holds is False for claim in claims) else 0
@@ -127,7 +126,6 @@ def finish(
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a picture atomically."""
     FigureCanvasAgg(figure)
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
 
 

@@ -26,6 +26,7 @@ from reverie.envs.controllers import swing_up_pendulum
 from reverie.envs.make import spec_of
 from reverie.envs.reference import reference_for
 from reverie.envs.specs import Reference, Spec
+from reverie.mistake import Mistake
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +46,11 @@ def load(
         parameters: of the task's recording function; part of the key of the cache.
 
     Raises:
-        ValueError: unknown task or parameter, or a parameter out of range.
-        OSError: the cache cannot be written.
+        Mistake: unknown task or parameter, or a parameter out of range; the cache cannot be
+            written.
     """
     if task not in TASKS:
-        raise ValueError(
+        raise Mistake(
             f"dataset.task={task!r} is not a builtin dataset; choose one of {', '.join(TASKS)}"
         )
     builtin = TASKS[task]
@@ -57,9 +58,9 @@ def load(
         inspect.signature(builtin.record).bind(None, **parameters)
     except TypeError as error:
         expected = ", ".join(list(inspect.signature(builtin.record).parameters)[1:])
-        raise ValueError(
+        raise Mistake(
             f"builtin/{task}: {error}; the keys of this dataset are name, task, subset, {expected}"
-        ) from None
+        ) from error
     return _recorded(
         builtin,
         name=name,
@@ -96,11 +97,11 @@ def load_random(
         subset: which whole episodes to keep, see `datasets.subset.choose_episodes`; None for all.
 
     Raises:
-        ValueError: unknown environment, spaces that are not supported, or no steps.
-        OSError: the cache cannot be written.
+        Mistake: unknown environment, spaces that are not supported, or no steps; the cache cannot
+            be written.
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"dataset.steps={steps} must be a whole number, at least 1")
+        raise Mistake(f"dataset.steps={steps} must be a whole number, at least 1")
     options = {"env_kwargs": dict(env_kwargs), "max_episode_steps": max_episode_steps}
     return _recorded(
         Builtin(env_id, random_policy, ("gymnasium", "mujoco")),
@@ -164,7 +165,7 @@ def pendulum_mixed(
     _require_count("pendulum-mixed", "episodes", episodes)
     kinds = [_kind(entry) for entry in mixture]
     if not kinds:
-        raise ValueError("builtin/pendulum-mixed: mixture is empty; give at least one behaviour")
+        raise Mistake("builtin/pendulum-mixed: mixture is empty; give at least one behaviour")
     torque = spec.action_high[0]
 
     def behaviour(episode: int, rng: np.random.Generator) -> ActionOf:
@@ -261,7 +262,7 @@ def thermostats(
     """
     _require_count("refrigerator", "episodes", episodes)
     if noise < 0:
-        raise ValueError(f"builtin/refrigerator: noise={noise} must not be negative")
+        raise Mistake(f"builtin/refrigerator: noise={noise} must not be negative")
 
     def behaviour(episode: int, rng: np.random.Generator) -> ActionOf:
         def act(obs: np.ndarray) -> np.ndarray:
@@ -331,12 +332,12 @@ TASKS: dict[str, Builtin] = {
 
 def _require_count(task: str, key: str, value: int) -> None:
     if value < 1:
-        raise ValueError(f"builtin/{task}: {key}={value} must be at least 1; raise dataset.{key}")
+        raise Mistake(f"builtin/{task}: {key}={value} must be at least 1; raise dataset.{key}")
 
 
 def _require_shares(task: str, random: Sequence[float]) -> None:
     if not random or not all(0.0 <= share <= 1.0 for share in random):
-        raise ValueError(
+        raise Mistake(
             f"builtin/{task}: random={list(random)} must list probabilities in [0, 1], at least "
             "one; correct dataset.random"
         )
@@ -348,7 +349,7 @@ def _kind(entry: Mapping[str, float]) -> tuple[float, float]:
         or not 0.0 < entry["strength"] <= 1.0
         or not 0.0 <= entry["random"] <= 1.0
     ):
-        raise ValueError(
+        raise Mistake(
             f"builtin/pendulum-mixed: mixture entry {dict(entry)} is not valid; give `strength` in "
             "(0, 1] and `random` in [0, 1]"
         )

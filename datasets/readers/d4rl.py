@@ -28,6 +28,7 @@ from reverie.datasets.readers.columns import (
 )
 from reverie.envs.reference import reference_for
 from reverie.envs.specs import Spec
+from reverie.mistake import Mistake
 
 log = logging.getLogger(__name__)
 
@@ -180,18 +181,17 @@ def load(
         subset: which whole episodes to keep, see `datasets.subset.choose_episodes`; None for all.
 
     Raises:
-        ValueError: unknown or defective dataset, damaged file, wrong spaces, bad values.
-        FileNotFoundError: `path` does not exist.
-        ConnectionError: no mirror delivers the file.
+        Mistake: unknown or defective dataset, damaged file, wrong spaces, bad values; `path` does
+            not exist; no mirror delivers the file.
     """
     task = find_task(id)
     if compat not in (None, "d4rl"):
-        raise ValueError(f"compat={compat!r} is unknown; use null, or d4rl for the original rows")
+        raise Mistake(f"compat={compat!r} is unknown; use null, or d4rl for the original rows")
     file = _locate(task, path, mirrors, sha256)
     columns = read_hdf5(file, REQUIRED + OPTIONAL)
     require_columns(file, columns, REQUIRED)
     if task.needs_timeouts and "timeouts" not in columns:
-        raise ValueError(
+        raise Mistake(
             f"{file} records no timeouts, so it is a v0 file and not {task.id}: v0 locomotion "
             "files do not tell time limits from terminations; fetch the v2 file"
         )
@@ -223,7 +223,7 @@ def load(
     if compat == "d4rl":
         kept = original_rows(terminated, timeouts if stored else None, limit)
         if not len(kept):
-            raise ValueError(f"{file} has no row that D4RL's conversion keeps; use compat=null")
+            raise Mistake(f"{file} has no row that D4RL's conversion keeps; use compat=null")
         rows = {key: rows[key][kept] for key in ("obs", "action", "reward", "terminated")}
         rows["next_obs"] = obs[kept + 1]
         rows["truncated"] = np.zeros(len(kept), dtype=bool)
@@ -248,21 +248,21 @@ def find_task(id: str) -> Task:
     """The task of a D4RL id.
 
     Raises:
-        ValueError: unknown, or an older generation of a known dataset; the message says why.
+        Mistake: unknown, or an older generation of a known dataset; the message says why.
     """
     if id in TASKS:
         return TASKS[id]
     stem = re.sub(r"-v\d+$", "", id)
     known = [task for task in TASKS if re.sub(r"-v\d+$", "", task) == stem]
     if known and TASKS[known[0]].needs_timeouts and id.endswith("-v0"):
-        raise ValueError(
+        raise Mistake(
             f"D4RL dataset {id} is defective (no record of time limits, and the hopper "
             f"medium-expert file holds another mixture than it says); use {known[0]}"
         )
     if known:
-        raise ValueError(f"D4RL dataset {id} was corrected since; use {known[0]}")
+        raise Mistake(f"D4RL dataset {id} was corrected since; use {known[0]}")
     close = difflib.get_close_matches(id, TASKS, n=3) or ["hopper-medium-v2"]
-    raise ValueError(
+    raise Mistake(
         f"D4RL dataset {id!r} is unknown; did you mean {' or '.join(close)}? The folder "
         "conf/dataset/d4rl lists all that can be used"
     )
@@ -277,11 +277,11 @@ def urls(task: Task, mirrors: Sequence[str]) -> list[str]:
     """Addresses of a task's file, from templates with `{path}` or `{file}`.
 
     Raises:
-        ValueError: a template has neither.
+        Mistake: a template has neither.
     """
     for mirror in mirrors:
         if "{path}" not in mirror and "{file}" not in mirror:
-            raise ValueError(
+            raise Mistake(
                 f"mirror {mirror!r} has neither {{path}} nor {{file}}, so it does not say which "
                 "file to fetch; add one of them"
             )
@@ -339,7 +339,7 @@ def _require_widths(task: Task, file: Path, columns: dict[str, np.ndarray]) -> N
     expected["next_observations"] = task.obs_dim
     for name, width in expected.items():
         if name in columns and columns[name].shape[1:] != (width,):
-            raise ValueError(
+            raise Mistake(
                 f"{file}: {name} has shape {list(columns[name].shape)}, expected [N, {width}] for "
                 f"{task.id}; is it the file of another dataset?"
             )

@@ -20,6 +20,7 @@ from reverie.datasets.readers.columns import (
 )
 from reverie.envs.make import spec_of
 from reverie.envs.specs import Spec
+from reverie.mistake import Mistake
 
 log = logging.getLogger(__name__)
 
@@ -79,9 +80,8 @@ def load(
         subset: which whole episodes to keep, see `datasets.subset.choose_episodes`; None for all.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: damaged file, missing or unequal columns, discrete actions, bad values, spaces
-            other than the environment's.
+        Mistake: no such file; damaged file, missing or unequal columns, discrete actions, bad
+            values, spaces other than the environment's.
     """
     file = Path(path).expanduser()
     columns = _read(file)
@@ -89,7 +89,7 @@ def load(
     name = short_name(name=name, path=path)
     obs = columns["observations"]
     if obs_slice is not None and not 1 <= obs_slice <= obs.shape[1]:
-        raise ValueError(
+        raise Mistake(
             f"obs_slice={obs_slice} does not fit the {obs.shape[1]} observations of {file}"
         )
     spec = _spec(
@@ -125,14 +125,14 @@ def _read(file: Path) -> Columns:
     if file.suffix in (".hdf5", ".h5"):
         return read_hdf5(file, NAMES[: len(ALIASES)])
     if file.suffix != ".npz":
-        raise ValueError(
+        raise Mistake(
             f"{file} has the suffix {file.suffix!r}, expected .hdf5, .h5 or .npz; convert the file"
         )
     columns: Columns = {}
     for key, column in read_npz(file, [*NAMES, "index"]).items():
         standard = ALIASES.get(key, key)
         if standard in columns:
-            raise ValueError(f"{file} has the column {standard} twice; remove {key} or the other")
+            raise Mistake(f"{file} has the column {standard} twice; remove {key} or the other")
         columns[standard] = column
     return columns
 
@@ -145,7 +145,7 @@ def _truncated(file: Path, columns: Columns, limit: int | None) -> np.ndarray:
         starts = columns["index"].reshape(-1)
         rows = starts.astype(np.int64)
         if (rows != starts).any() or (rows < 0).any() or (rows >= count).any():
-            raise ValueError(
+            raise Mistake(
                 f"{file}: index must hold first rows of trajectories, whole numbers from 0 to "
                 f"{count - 1}, found values from {starts.min()} to {starts.max()}"
             )
@@ -194,7 +194,7 @@ def _spec(
             obs_slice=obs_slice,
         )
     if action_low is not None or action_high is not None:
-        raise ValueError(
+        raise Mistake(
             f"action_low and action_high are those of {env_id} when dataset.env_id is given; leave "
             "them null"
         )
@@ -224,7 +224,7 @@ def _bound(
     if isinstance(value, (int, float)):
         return (float(value),) * width
     if len(value) != width:
-        raise ValueError(
+        raise Mistake(
             f"{key} has {len(value)} entries for {width} actions; give one number, or one for each"
         )
     return tuple(float(bound) for bound in value)

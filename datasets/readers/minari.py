@@ -32,6 +32,7 @@ from reverie.envs.make import spec_of
 from reverie.envs.observations import flatten_space
 from reverie.envs.reference import reference_for
 from reverie.envs.specs import Reference, Spec
+from reverie.mistake import Mistake, writing
 
 log = logging.getLogger(__name__)
 
@@ -79,10 +80,9 @@ def load(
         subset: which whole episodes to keep, see `datasets.subset.choose_episodes`; None for all.
 
     Raises:
-        FileNotFoundError: the dataset is not there and may not be fetched.
-        ConnectionError: it cannot be fetched.
-        ValueError: bad id, damaged data, unsupported spaces, spaces other than the environment's.
-        RuntimeError: the environment cannot be created.
+        Mistake: the dataset is not there and may not be fetched; it cannot be fetched; bad id,
+            damaged data, unsupported spaces, spaces other than the environment's; the environment
+            cannot be created.
     """
     short = local_id(id)
     root = dataset_root(path)
@@ -102,7 +102,7 @@ def load(
     arrays = cached_arrays(_cache_file(data, short, keys), read)
     lengths = arrays["lengths"]
     if int(lengths.sum()) != metadata["total_steps"]:
-        raise ValueError(
+        raise Mistake(
             f"dataset {short}: {int(lengths.sum()):,} steps were read, its metadata says "
             f"{metadata['total_steps']:,}; {AGAIN}"
         )
@@ -144,10 +144,10 @@ def require_id(id: str) -> None:
     """Refuse what is no id of a Minari dataset; a remote may precede it.
 
     Raises:
-        ValueError: the id is malformed.
+        Mistake: the id is malformed.
     """
     if not re.fullmatch(r"(?:[-\w]{2,}/)*[-\w]+-v\d+", local_id(id)):
-        raise ValueError(
+        raise Mistake(
             f"Minari id {id!r} is malformed; it must read namespace/name-vN, with its version, "
             "e.g. mujoco/hopper/medium-v0"
         )
@@ -175,17 +175,18 @@ def _locate(root: Path, id: str, short: str, download: bool) -> Path:
         return data
     if not download:
         there = ", ".join(_local_ids(root)) or "none"
-        raise FileNotFoundError(
+        raise Mistake(
             f"Minari dataset {short} is not in {root} (found there: {there}); correct dataset.id, "
             "give another root as dataset.path, or set dataset.download=true"
         )
     lock = cache_root() / "minari" / f"{short.replace('/', '-')}.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    with writing(lock, "point the environment variable REVERIE_CACHE to a folder of yours"):
+        lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock):
         if not (data / "metadata.json").exists():
             _download(root, id, short)
     if not (data / "metadata.json").exists():
-        raise ConnectionError(
+        raise Mistake(
             f"Minari fetched {short} but {data} holds no metadata.json; delete that folder and try "
             "again"
         )
@@ -201,7 +202,7 @@ def _download(root: Path, id: str, short: str) -> None:
     # Minari lets through whatever its remote's client raises, which need not be installed here.
     except Exception as error:
         there = ", ".join(_local_ids(root)) or "none"
-        raise ConnectionError(
+        raise Mistake(
             f"Minari dataset {short} is not in {root} (found there: {there}) and cannot be "
             f"fetched: {in_one_line(error)}; correct dataset.id, connect to the network, or give "
             "a root that holds it as dataset.path"
@@ -228,9 +229,9 @@ def _open(data: Path) -> tuple[dict[str, Any], minari.MinariDataset]:
                 raise ValueError(f"metadata.json lacks {key}")
         return metadata, minari.MinariDataset(data)
     except ImportError as error:
-        raise RuntimeError(f"reading {data} needs another package: {in_one_line(error)}") from error
+        raise Mistake(f"reading {data} needs another package: {in_one_line(error)}") from error
     except (OSError, ValueError, KeyError, AssertionError, TypeError) as error:
-        raise ValueError(
+        raise Mistake(
             f"{data} cannot be opened as a Minari dataset: {in_one_line(error)}; {AGAIN}"
         ) from error
 
@@ -240,14 +241,14 @@ def _require_spaces(
 ) -> int:
     """Refuse what is not a flat continuous task; returns the width of the observations."""
     if not isinstance(box, spaces.Box):
-        raise ValueError(
+        raise Mistake(
             f"dataset {short} has the action space {box}; only continuous actions (Box) are "
             "supported, so choose a dataset with continuous actions"
         )
     try:
         return flatten_space(space, keys)
-    except ValueError as error:
-        raise ValueError(f"dataset {short}: {error}") from None
+    except Mistake as error:
+        raise Mistake(f"dataset {short}: {error}") from error
 
 
 def _cache_file(data: Path, short: str, keys: tuple[str, ...] | None) -> Path:
@@ -285,7 +286,7 @@ def _spec(
     if env_id == "recorded":
         recorded = metadata.get("eval_env_spec") or metadata.get("env_spec")
         if not recorded:
-            raise ValueError(
+            raise Mistake(
                 f"dataset {short} names no environment; give its Gymnasium id as dataset.env_id, "
                 "or train without scores: dataset.env_id=null"
             )
@@ -313,12 +314,12 @@ def _spec(
             max_episode_steps=limit,
             obs_keys=keys,
         )
-    except (ValueError, RuntimeError) as error:
-        raise type(error)(f"{error}; or train without scores: dataset.env_id=null") from error
+    except Mistake as error:
+        raise Mistake(f"{error}; or train without scores: dataset.env_id=null") from error
     found.require_same_spaces(spec, f"dataset {short}", f"environment {env_id}")
     bounded = np.isfinite(low).all() and np.isfinite(high).all()
     if bounded and not (np.allclose(low, spec.action_low) and np.allclose(high, spec.action_high)):
-        raise ValueError(
+        raise Mistake(
             f"dataset {short} has actions from {list(low)} to {list(high)}, but environment "
             f"{env_id} takes {list(spec.action_low)} to {list(spec.action_high)}; give the "
             "environment that the data were recorded in as dataset.env_id, or null for none"
@@ -355,9 +356,9 @@ def _reference(
         family = D4RL_FAMILIES.get(env_id or "")
         constants = reference_for(f"{family}-medium-v2")
         if constants is None:
-            raise ValueError(
+            raise Mistake(
                 f"D4RL has no constants for {env_id}; use dataset.reference=null, recorded or "
                 "[low,high]"
             )
         return replace(constants, source="D4RL-constants (the data are not D4RL's)")
-    raise ValueError(f"reference={choice!r} is unknown; use recorded, d4rl, [low,high] or null")
+    raise Mistake(f"reference={choice!r} is unknown; use recorded, d4rl, [low,high] or null")

@@ -11,6 +11,7 @@ from gymnasium import spaces
 
 from reverie.datasets.readers.columns import in_one_line
 from reverie.envs.observations import flatten, observation_keys
+from reverie.mistake import Mistake
 
 Arrays = dict[str, np.ndarray]
 
@@ -55,9 +56,9 @@ def read_hdf5(
                 lengths[number] = length
                 begin += length
     except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-        raise ValueError(f"{file} cannot be read: {in_one_line(error)}; {AGAIN}") from error
+        raise Mistake(f"{file} cannot be read: {in_one_line(error)}; {AGAIN}") from error
     if begin != steps:
-        raise ValueError(f"{file} holds {begin:,} steps, its metadata says {steps:,}; {AGAIN}")
+        raise Mistake(f"{file} holds {begin:,} steps, its metadata says {steps:,}; {AGAIN}")
     nested: Any = leaves.get((b"observations",))
     if nested is None:
         nested = {}
@@ -130,15 +131,15 @@ def read_any(
             parts["lengths"].append(np.array([length], np.int64))
         arrays = {key: np.concatenate(part) for key, part in parts.items()}
     except ImportError as error:
-        raise RuntimeError(
+        raise Mistake(
             f"{source.id} is stored in a format that needs another package: {in_one_line(error)}"
         ) from error
     # pyarrow's own errors derive from ValueError, OSError or KeyError.
     except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-        raise ValueError(f"{source.id} cannot be read: {in_one_line(error)}; {AGAIN}") from error
+        raise Mistake(f"{source.id} cannot be read: {in_one_line(error)}; {AGAIN}") from error
     read = int(arrays["lengths"].sum())
     if read != source.total_steps:
-        raise ValueError(
+        raise Mistake(
             f"{source.id}: Minari returned {read:,} steps of {int(source.total_steps):,} (its "
             "arrow and parquet readers cut episodes beyond 32,768 steps); convert it to HDF5"
         )

@@ -46,6 +46,19 @@ def environment(tmp_path_factory):
     }
 
 
+@pytest.fixture
+def own_module(environment, tmp_path):
+    """`own_module("name", text)` is a module of a user, outside of the checkout."""
+
+    def write(name, text):
+        folder = tmp_path / "own"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{name}.py").write_text(text)
+        environment["PYTHONPATH"] = str(folder)
+
+    return write
+
+
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory):
     """An interpreter with the large libraries imported, see `prepared.py`."""

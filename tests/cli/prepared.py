@@ -66,7 +66,8 @@ def become(request: dict) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["limit"], request["limit"]))
     script = str(Path(request["folder"], request["arguments"][0]))
     sys.argv = request["arguments"]
-    sys.path[0] = str(Path(script).parent)
+    own = request["environment"].get("PYTHONPATH", "")
+    sys.path[:1] = [str(Path(script).parent), *filter(None, own.split(os.pathsep))]
     # Not within `main`'s loop: the end of the script must be the end of the interpreter.
     runpy.run_path(script, run_name="__main__")
 

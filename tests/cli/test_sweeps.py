@@ -14,9 +14,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from reverie.mistake import Mistake
 from reverie.training.launch import failures
 from reverie.training.launch.compose import threads
 from reverie.training.launch.failures import reason
+from reverie.training.launch.mistakes import DEFECT
 from reverie.training.launch.sweeps import SweepTable
 
 SMALL = (
@@ -32,6 +34,15 @@ SMALL = (
     "checkpoint_every=10",
     "threads=1",
 )
+
+SHAPE_BUG = """
+import torch
+from reverie.agents.bc import BC
+
+class Agent(BC):
+    def update(self, batch):
+        return {"loss": torch.zeros(2, 3) @ torch.zeros(2, 3)}
+"""
 
 
 @pytest.fixture
@@ -57,9 +68,9 @@ def test_the_second_time_a_sweep_does_only_what_is_missing(sweep, tmp_path):
     for run_dir in failed:  # one line each, after the table and when it happened
         assert f"\nfailed: {run_dir}: not finite by update 10" in first.stdout
         assert f"error: {run_dir}: not finite by update 10" in first.stderr
-        assert (
-            "FloatingPointError" in json.loads((run_dir / "failed.json").read_text())["traceback"]
-        )
+        record = json.loads((run_dir / "failed.json").read_text())
+        assert "Mistake: not finite" in record["traceback"] and not record["defect"]
+    assert "Traceback" not in first.stderr
 
     # One of the finished jobs was killed instead, so it has a checkpoint and no summary.
     (finished[1] / "summary.json").unlink()
@@ -75,6 +86,19 @@ def test_the_second_time_a_sweep_does_only_what_is_missing(sweep, tmp_path):
     third = sweep("retry_failed=true")
     assert third.returncode == 1 and "4 jobs: 2 skipped, 2 failed\n" in strip(third.stdout)
     assert all((run_dir / "metrics.csv").stat().st_mtime_ns > left[0] for run_dir in failed)
+
+
+def test_a_sweep_shows_the_traceback_of_a_new_agent_with_a_bug(command, own_module, tmp_path):
+    own_module("buggy", SHAPE_BUG)
+    typed = ["train.py", "-m", f"root={tmp_path / 'runs'}", *SMALL, "agent._target_=buggy.Agent"]
+    done = command(*typed)
+    (kept,) = (tmp_path / "runs").rglob("failed.json")
+    assert done.returncode == 1 and "shapes cannot be multiplied" in done.stderr
+    assert f"{DEFECT}; {kept} keeps this traceback" in done.stderr
+    assert f"cannot be multiplied (2x3 and 2x3); {kept} keeps this traceback" in done.stdout
+    again = command(*typed)
+    assert "1 job: 1 failed before" in again.stdout and "Traceback" not in again.stderr
+    assert f"{kept} keeps its traceback" in again.stdout
 
 
 def strip(text):
@@ -121,7 +145,10 @@ def test_what_kills_a_sweep_leaves_a_table_of_what_it_had_begun(environment, tmp
 def test_defects_are_told_apart_from_mistakes(tmp_path):
     with pytest.raises(KeyError), failures.kept(tmp_path):
         {}["x"]
-    assert reason(tmp_path) == "KeyError: 'x'"
+    assert reason(tmp_path) == f"KeyError: 'x'; {tmp_path / 'failed.json'} keeps its traceback"
+    with pytest.raises(Mistake), failures.kept(tmp_path):
+        raise Mistake("seeds=0 must be at least 1")
+    assert reason(tmp_path) == "seeds=0 must be at least 1"
     with failures.kept(tmp_path):
         assert reason(tmp_path) is None
     with pytest.raises(KeyboardInterrupt), failures.kept(tmp_path):

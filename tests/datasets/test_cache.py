@@ -10,6 +10,7 @@ import pytest
 
 from reverie.datasets.cache import cache_root, cached_arrays, replacing
 from reverie.datasets.names import local_id, short_name
+from reverie.mistake import Mistake
 
 
 def test_the_root_follows_the_environment_and_is_not_created(monkeypatch, tmp_path):
@@ -57,7 +58,7 @@ def test_a_failing_maker_leaves_nothing_behind(tmp_path):
 
 def test_a_folder_that_cannot_be_made_gives_the_remedy(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match="REVERIE_CACHE"):
+    with pytest.raises(Mistake, match="REVERIE_CACHE"):
         cached_arrays(tmp_path / "file" / "x.npz", lambda: {"a": np.zeros(1)})
 
 
@@ -69,7 +70,7 @@ def test_a_full_disk_keeps_the_previous_file_and_gives_the_remedy(tmp_path, monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(OSError, match=r"No space left on device.*REVERIE_CACHE"):
+    with pytest.raises(Mistake, match=r"No space left on device.*REVERIE_CACHE"):
         cached_arrays(path, lambda: {"a": np.zeros(1)})
     assert path.read_bytes() == b"previous"
     assert sorted(item.name for item in tmp_path.iterdir() if item.suffix != ".lock") == ["x.npz"]

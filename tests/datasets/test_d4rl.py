@@ -15,6 +15,7 @@ from reverie.datasets.readers import d4rl
 from reverie.datasets.readers.columns import limit_ends
 from reverie.datasets.readers.d4rl import TASKS, find_task, load, original_rows, urls
 from reverie.envs.reference import reference_for
+from reverie.mistake import Mistake
 
 ARCHIVE = "http://rail.eecs.berkeley.edu/datasets/offline_rl/"
 
@@ -332,7 +333,7 @@ def test_an_unreachable_download_names_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     dead = ["http://127.0.0.1:1/{path}"]
-    with pytest.raises(ConnectionError, match=r"127\.0\.0\.1:1/gym.*dataset\.path") as caught:
+    with pytest.raises(Mistake, match=r"127\.0\.0\.1:1/gym.*dataset\.path") as caught:
         load(**options("hopper-medium-v2", None, mirrors=dead))
     assert "\n" not in str(caught.value)
 

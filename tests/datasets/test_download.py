@@ -13,6 +13,7 @@ import pytest
 
 from reverie.datasets import download
 from reverie.datasets.download import checksum, fetch, verify
+from reverie.mistake import Mistake
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -117,7 +118,7 @@ def test_a_download_goes_on_in_the_next_call(served, tmp_path, monkeypatch):
     path = tmp_path / "data.hdf5"
     monkeypatch.setattr(download, "ATTEMPTS", 1)
     served.cut_after = [100_000]
-    with pytest.raises(ConnectionError, match="connection closed after 100,000 of 300,000 bytes"):
+    with pytest.raises(Mistake, match="connection closed after 100,000 of 300,000 bytes"):
         fetch([served.url], path, sha256=None, remedy=REMEDY)
     assert files(tmp_path) == ["data.hdf5.part", "data.hdf5.part.json"]
     fetch([served.url], path, sha256=None, remedy=REMEDY)
@@ -130,7 +131,7 @@ def test_a_download_starts_over_if_the_file_changed_meanwhile(served, tmp_path, 
     path = tmp_path / "data.hdf5"
     monkeypatch.setattr(download, "ATTEMPTS", 1)
     served.cut_after = [100_000]
-    with pytest.raises(ConnectionError):
+    with pytest.raises(Mistake):
         fetch([served.url], path, sha256=None, remedy=REMEDY)
     served.content, served.tag = CONTENT[::-1], '"two"'
     fetch([served.url], path, sha256=None, remedy=REMEDY)
@@ -168,7 +169,7 @@ def test_the_next_mirror_is_tried(served, closed_url, tmp_path, caplog):
 
 def test_unreachable_mirrors_end_in_one_line_with_the_remedy(served, closed_url, tmp_path):
     missing = served.url.replace("data", "other")
-    with pytest.raises(ConnectionError) as caught:
+    with pytest.raises(Mistake) as caught:
         fetch([closed_url, missing], tmp_path / "data.hdf5", sha256=None, remedy=REMEDY)
     message = str(caught.value)
     assert "\n" not in message
@@ -180,7 +181,7 @@ def test_unreachable_mirrors_end_in_one_line_with_the_remedy(served, closed_url,
 
 
 def test_a_wrong_checksum_is_not_accepted(served, tmp_path):
-    with pytest.raises(ConnectionError, match=f"sha256 {DIGEST}, expected {'0' * 64}"):
+    with pytest.raises(Mistake, match=f"sha256 {DIGEST}, expected {'0' * 64}"):
         fetch([served.url], tmp_path / "data.hdf5", sha256="0" * 64, remedy=REMEDY)
     assert files(tmp_path) == []
 
@@ -209,13 +210,13 @@ def test_a_given_checksum_goes_before_the_recorded_one(tmp_path):
 def test_other_kinds_of_addresses_are_refused(tmp_path):
     source = tmp_path / "source"
     source.write_bytes(b"local")
-    with pytest.raises(ConnectionError, match="only http"):
+    with pytest.raises(Mistake, match="only http"):
         fetch([source.as_uri()], tmp_path / "data.hdf5", sha256=None, remedy=REMEDY)
 
 
 def test_a_folder_that_cannot_be_written_is_named(served, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match=r"cannot write .*dataset\.path"):
+    with pytest.raises(Mistake, match=r"could not write .*dataset\.path"):
         fetch([served.url], tmp_path / "file" / "data.hdf5", sha256=None, remedy=REMEDY)
 
 
@@ -224,6 +225,6 @@ def test_a_full_disk_leaves_no_file_under_the_final_name(served, tmp_path, monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match="No space left on device"):
+    with pytest.raises(Mistake, match="No space left on device"):
         fetch([served.url], tmp_path / "data.hdf5", sha256=None, remedy=REMEDY)
     assert not (tmp_path / "data.hdf5").exists()

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from reverie.datasets.readers.file import load
+from reverie.mistake import Mistake
 
 
 def options(path, **changes):
@@ -264,7 +265,7 @@ def test_pickled_arrays_are_not_loaded(tmp_path):
 
 
 def test_wrong_paths_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.npz does not exist"):
+    with pytest.raises(Mistake, match=r"nowhere\.npz does not exist"):
         load(**options(tmp_path / "nowhere.npz"))
     with pytest.raises(ValueError, match=r"suffix '.csv', expected .hdf5"):
         load(**options(tmp_path / "table.csv"))

@@ -20,6 +20,7 @@ from reverie.datasets.cache import cache_root
 from reverie.datasets.readers import minari as reader
 from reverie.datasets.readers.minari import load
 from reverie.datasets.readers.minari_episodes import read_any, read_hdf5
+from reverie.mistake import Mistake
 
 BOX = spaces.Box(-np.inf, np.inf, (2,), np.float64)
 ACTION = spaces.Box(-2.0, 2.0, (1,), np.float32)
@@ -348,7 +349,7 @@ def test_malformed_ids_are_refused_before_anything_is_created(tmp_path, id):
 
 def test_a_missing_dataset_lists_those_that_are_there(tmp_path):
     write(tmp_path, buffers())
-    with pytest.raises(FileNotFoundError, match=r"toy/other-v0 is not in .*found there: toy/count"):
+    with pytest.raises(Mistake, match=r"toy/other-v0 is not in .*found there: toy/count"):
         load(**options(tmp_path, id="toy/other-v0"))
 
 
@@ -362,7 +363,7 @@ def test_a_failed_download_ends_in_one_line_and_restores_the_root(tmp_path, monk
     monkeypatch.setattr(minari, "download_dataset", refuse)
     monkeypatch.setenv("MINARI_DATASETS_PATH", "/before")
     id = "hf://farama-minari/toy/other-v0"
-    with pytest.raises(ConnectionError, match=r"name resolution failed.*dataset\.path"):
+    with pytest.raises(Mistake, match=r"name resolution failed.*dataset\.path"):
         load(**options(tmp_path, id=id, download=True))
     assert seen == [(id, str(tmp_path))]
     assert os.environ["MINARI_DATASETS_PATH"] == "/before"

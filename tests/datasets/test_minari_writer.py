@@ -14,6 +14,7 @@ from reverie.datasets.minari_writer import (
 from reverie.datasets.readers.minari import load
 from reverie.envs.make import spec_of
 from reverie.envs.specs import Reference
+from reverie.mistake import Mistake
 
 ID = "tests/pendulum/mixed-v0"
 LIMIT = 3
@@ -100,7 +101,7 @@ def test_a_half_written_dataset_has_no_name(tmp_path, arrays, spec, monkeypatch)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(minari_writer, "_keep_namespaces", full)  # the last thing before its name
-    with pytest.raises(OSError, match=r"could not write dataset tests/pendulum/mixed-v0 .* space"):
+    with pytest.raises(Mistake, match=r"could not write dataset tests/pendulum/mixed-v0 .* space"):
         put(tmp_path, arrays, spec)
     assert provenance_of(tmp_path, ID) is None
     monkeypatch.undo()
@@ -117,7 +118,7 @@ def test_a_half_written_dataset_has_no_name(tmp_path, arrays, spec, monkeypatch)
         put(tmp_path, arrays, spec)
     monkeypatch.undo()
     assert list(tmp_path.glob(".reverie-*/**/main_data.hdf5"))
-    with pytest.raises(FileNotFoundError, match=r"found there: none"):
+    with pytest.raises(Mistake, match=r"found there: none"):
         read(tmp_path)
     put(tmp_path, arrays, spec)
     assert len(read(tmp_path)) == 7 and not list(tmp_path.glob(".reverie-*"))
@@ -125,7 +126,7 @@ def test_a_half_written_dataset_has_no_name(tmp_path, arrays, spec, monkeypatch)
 
 def test_mistakes_are_named(tmp_path, arrays, spec):
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="give another folder with path="):
+    with pytest.raises(Mistake, match="give another folder with path="):
         require_writable(str(tmp_path / "file"))
     with pytest.raises(ValueError, match="malformed"):
         put(tmp_path, arrays, spec, id="no version")

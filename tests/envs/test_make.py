@@ -15,6 +15,7 @@ from gymnasium import spaces
 
 from reverie.envs.make import make_env, make_raw_env, require_spaces_match, spec_of
 from reverie.envs.observations import flatten
+from reverie.mistake import Mistake
 
 
 class GoalTask(gymnasium.Env):
@@ -172,7 +173,7 @@ def test_a_robotics_task_names_the_package_to_install(env_id):
     ],
 )
 def test_what_cannot_be_created_says_why_in_one_line(env_id, options, message):
-    with pytest.raises(RuntimeError, match=message) as caught:
+    with pytest.raises(Mistake, match=message) as caught:
         of(env_id, env_kwargs=options)
     assert "\n" not in str(caught.value)
 

@@ -12,6 +12,7 @@ from reverie.envs.make import make_env, make_raw_env, spec_of
 from reverie.envs.reference import reference_for
 from reverie.envs.termination import rule_for_spec
 from reverie.envs.true_dynamics import simulator_for
+from reverie.mistake import Mistake
 
 
 def task(**env_kwargs):
@@ -93,7 +94,7 @@ def test_the_environment_is_the_expected_step_with_noise_and_so_is_the_simulator
     assert np.std(noise) == pytest.approx(fridge.NOISE, rel=0.25)
     rows = torch.zeros(4, 1)
     assert not rule_for_spec(spec)(rows, rows, rows).any()
-    with pytest.raises(RuntimeError, match="door=2 must lie between 0, shut, and 1, open"):
+    with pytest.raises(Mistake, match="door=2 must lie between 0, shut, and 1, open"):
         make_env(task(door=2))
 
 
@@ -112,7 +113,7 @@ def test_the_door_opens_by_its_schedule_in_every_episode_and_no_simulator_preten
         assert leaks == pytest.approx([0.2 if each else 0.05 for each in opened], abs=0.02)
     with pytest.raises(ValueError, match="openings"):
         simulator_for(spec, threads=1)
-    with pytest.raises(RuntimeError, match=r"openings=\[\[5, 3\]\] must be pairs of steps"):
+    with pytest.raises(Mistake, match=r"openings=\[\[5, 3\]\] must be pairs of steps"):
         make_env(task(openings=[[5, 3]]))
 
 

@@ -12,6 +12,7 @@ from gymnasium import spaces
 
 from reverie.envs.make import make_env, spec_of
 from reverie.envs.video import _shower, record, record_beside
+from reverie.mistake import Mistake
 
 
 class Screen(gymnasium.Env):
@@ -85,7 +86,7 @@ def test_a_film_shows_the_start_and_every_step(tmp_path, suffix, side):
 def test_a_machine_that_cannot_render_gives_one_line_and_keeps_the_old_film(tmp_path, fails_at):
     path = tmp_path / "episode.gif"
     path.write_bytes(b"old")
-    with pytest.raises(RuntimeError, match=r"MUJOCO_GL=egl.*glGetError.*pip install") as caught:
+    with pytest.raises(Mistake, match=r"MUJOCO_GL=egl.*glGetError.*pip install") as caught:
         record(spec_for("ReverieScreen-v0", fails_at=fails_at), half, path, seed=0)
     assert "\n" not in str(caught.value)
     assert path.read_bytes() == b"old"

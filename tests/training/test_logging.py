@@ -3,6 +3,7 @@ import csv
 import pytest
 import torch
 
+from reverie.mistake import Mistake
 from reverie.training.logging import Log, NoTracker, TensorBoardTracker, WandbTracker
 
 
@@ -55,7 +56,7 @@ def test_measurements_may_be_overwritten_after_they_were_added(tmp_path):
 def test_a_diverged_seed_is_named_with_its_metric_and_a_remedy(tmp_path):
     log = started(tmp_path / "m.csv")
     log.add({"critic_loss": torch.tensor([1.0, float("inf")])})
-    with pytest.raises(FloatingPointError, match=r"critic_loss \(seed lanes \[1\]\).*lower the"):
+    with pytest.raises(Mistake, match=r"critic_loss \(seed lanes \[1\]\).*lower the"):
         log.flush(7)
 
 

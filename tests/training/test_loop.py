@@ -4,6 +4,7 @@ from torch import nn
 
 from reverie.agents.base import Agent
 from reverie.datasets.replay import Mixture, Replay
+from reverie.mistake import Mistake
 from reverie.training.logging import Log, NoTracker
 from reverie.training.loop import Periods, due, train
 from reverie.world_models.sources import RolloutSource
@@ -125,7 +126,7 @@ def test_the_replay_of_dreams_keeps_the_latest_refreshes(run):
 
 
 def test_a_refresh_that_leaves_nothing_is_an_error(run):
-    with pytest.raises(RuntimeError, match=r"gave seed lanes \[0, 1\] no rows"):
+    with pytest.raises(Mistake, match=r"gave seed lanes \[0, 1\] no rows"):
         run(3, keep=False)
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from reverie.mistake import Mistake
 from reverie.world_models import diagnostics
 from reverie.world_models.base import Step, WorldModel
 from reverie.world_models.measures import (
@@ -366,6 +367,6 @@ def test_a_failed_drawing_leaves_the_earlier_one(data, tmp_path, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(diagnostics.Figure, "savefig", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(Mistake, match="No space"):
         diagnostics.plot(diagnostics.measure(Linear(), data), path)
     assert path.read_bytes() == b"earlier" and list(tmp_path.iterdir()) == [path]

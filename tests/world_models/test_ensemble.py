@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from reverie.mistake import Mistake
 from reverie.world_models.base import Step
 from reverie.world_models.ensemble import ProbabilisticEnsemble
 
@@ -277,7 +278,7 @@ def test_poisoned_weights_of_one_seed_leave_the_fit_of_others_bitwise_alone(make
     poisoned = make_ensemble(**numbers)
     with torch.no_grad():
         poisoned.gaussians.network.layers[1].weight[victim] = torch.nan
-    with pytest.raises(RuntimeError, match=f"seed {victim} at epoch 1"):
+    with pytest.raises(Mistake, match=f"seed {victim} at epoch 1"):
         fit_table(poisoned, inputs, targets, rows)
     # The poisoned seed gives up after two epochs, the others much later.
     assert min(described["epochs"]) > 2
@@ -296,7 +297,7 @@ def test_poisoned_data_of_one_seed_leave_the_fit_of_others_bitwise_alone(make_en
     fit_table(clean, inputs, targets, rows)
     torch.manual_seed(0)
     poisoned = make_ensemble(**numbers)
-    with pytest.raises(RuntimeError, match="seed 1"):
+    with pytest.raises(Mistake, match="seed 1"):
         fit_table(poisoned, inputs, broken, rows)
     assert_same_but(poisoned, clean, victim=1)
 
@@ -529,7 +530,7 @@ def test_a_diverging_fit_names_seed_epoch_and_remedy(make_ensemble, make_dataset
     data = make_dataset()
     huge = replace(data.transitions, reward=data.transitions.reward * 1e30)
     model = make_ensemble()
-    with pytest.raises(RuntimeError, match=r"seed 0 at epoch 1; check the data .*rescale"):
+    with pytest.raises(Mistake, match=r"seed 0 at epoch 1; check the data .*rescale"):
         model.fit(replace(data, transitions=huge))
     assert not model.fitted
     with pytest.raises(RuntimeError, match="not fitted"):

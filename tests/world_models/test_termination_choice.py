@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 
+from reverie.mistake import Mistake
 from reverie.world_models.termination import (
     KnownTermination,
     LearnedTermination,
@@ -202,7 +203,7 @@ def test_seeds_of_the_learned_rule_stay_apart(toy_spec, make_dataset):
         learned.reset = lambda: None  # from the present weights
         if poison:
             learned.network.layers[0].weight[1] = torch.nan
-            with pytest.raises(RuntimeError, match=r"seeds \[1\] diverged"):
+            with pytest.raises(Mistake, match=r"seeds \[1\] diverged"):
                 learned.fit(data, everything(data))
         else:
             learned.fit(data, everything(data))

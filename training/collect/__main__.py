@@ -30,6 +30,7 @@ from reverie.envs import snapshot
 from reverie.envs.evaluation import Evaluator
 from reverie.envs.make import make_env
 from reverie.envs.specs import Reference
+from reverie.mistake import Mistake
 from reverie.training import checkpoint
 from reverie.training.collect import snapshots as collection
 from reverie.training.collect.snapshots import KINDS, Snapshot, Snapshots
@@ -168,11 +169,11 @@ def _train(work: Work, device: torch.device) -> Trained:
         "agent", instantiate(config.agent), spec=start.spec, seeds=1, updates=config.updates
     ).to(device)
     if not isinstance(agent, SAC):
-        raise ValueError(f"agent={type(agent).__name__} does not collect; use agent=sac")
+        raise Mistake(f"agent={type(agent).__name__} does not collect; use agent=sac")
     evaluator = build_evaluator(config, start, work.console)
     online = build_online(config, start)
     if evaluator is None or online is None:
-        raise ValueError("collect steps the environment; leave online=collect as it is")
+        raise Mistake("collect steps the environment; leave online=collect as it is")
     mixture, sources = build_streams(config, start, {}, device, online)
     replay = mixture["real"]
     assert isinstance(replay, GrowingReplay)
@@ -248,7 +249,7 @@ def _score(work: Work, trained: Trained, device: torch.device) -> dict[str, Any]
         shown.advance_to(2)
         low, high = (policies[name]["return_mean"] for name in ("random", "expert"))
         if not low < high:
-            raise ValueError(
+            raise Mistake(
                 f"after {config.updates} updates the best policy returns {high:.4g}, no more than "
                 f"the {low:.4g} of random actions; raise steps, or correct the agent's numbers, "
                 "and start over with overwrite=true"
@@ -332,20 +333,20 @@ def require_sense(settings: Mapping[str, Any]) -> None:
     """
     mistakes.require_integers(settings, COUNTS)
     if settings["seeds"] != 1:
-        raise ValueError(f"seeds={settings['seeds']} must be 1: a collection has one policy")
+        raise Mistake(f"seeds={settings['seeds']} must be 1: a collection has one policy")
     for name, offered in CHOICES.items():
         if settings[name] not in offered:
-            raise ValueError(f"{name}={settings[name]} is unknown; use {' or '.join(offered)}")
+            raise Mistake(f"{name}={settings[name]} is unknown; use {' or '.join(offered)}")
     unknown = [kind for kind in settings["kinds"] if kind not in KINDS]
     if unknown or not settings["kinds"]:
-        raise ValueError(f"kinds={settings['kinds']} must name some of {', '.join(KINDS)}")
+        raise Mistake(f"kinds={settings['kinds']} must name some of {', '.join(KINDS)}")
     shares = settings["medium"]
     if len(shares) != 2 or not 0 < shares[0] < shares[1] < 1:
-        raise ValueError(f"medium={shares} must be two shares, 0 < low < high < 1")
+        raise Mistake(f"medium={shares} must be two shares, 0 < low < high < 1")
     online = settings["online"]
     met = -(-settings["updates"] // online["every"]) * online["steps"] * online["environments"]
     if online["environments"] != 1 or online["capacity"] < met:
-        raise ValueError(
+        raise Mistake(
             f"online.environments={online['environments']} and online.capacity="
             f"{online['capacity']} must be 1 and at least the {met} steps of the training: "
             "medium-replay is its beginning in order"
@@ -361,7 +362,7 @@ def is_ours(work: Work, id: str) -> bool:
     """
     found = minari_writer.provenance_of(work.root, id)
     if found is not None and found.get("run") != work.run:
-        raise ValueError(
+        raise Mistake(
             f"dataset {id} is in {work.root} already, made with other settings; give another "
             "namespace=..., or replace it with overwrite=true"
         )

@@ -18,6 +18,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.replay import GrowingReplay, Mixture, Replay
 from reverie.envs.evaluation import Evaluator
 from reverie.envs.true_dynamics import simulator_for
+from reverie.mistake import Mistake
 from reverie.training import checkpoint
 from reverie.training.checkpoint import Facts
 from reverie.training.files import load_tensors
@@ -66,7 +67,7 @@ def restored(run_dir: Path, device: str, seed: int) -> Restored:
     """
     saved = run_dir / checkpoint.FILE
     if not (run_dir / CONFIG).is_file() or not saved.is_file():
-        raise FileNotFoundError(
+        raise Mistake(
             f"{run_dir} holds no {CONFIG} and {checkpoint.FILE}; give the directory of a run, "
             "such as runs/mopo/pendulum-mixed/0"
         )
@@ -95,7 +96,7 @@ def trained(run_dir: Path, device: str, seed: int) -> tuple[Agent, Facts, int, P
     """
     run = restored(run_dir, device, seed)
     if run.facts.spec.env_id is None:
-        raise ValueError(
+        raise Mistake(
             f"the dataset of {run_dir} names no environment to evaluate in; train with "
             "dataset.env_id=..."
         )
@@ -132,7 +133,7 @@ def build_planner(
     """
     generator = trained_part(run_dir, "generator", facts, device)
     if generator is None:
-        raise ValueError(
+        raise Mistake(
             f"{run_dir} fitted no generator to plan by; train with source=trajectories, such as "
             "algorithm=pgd condition=returns, or set planner=none"
         )
@@ -268,7 +269,7 @@ def build_lipschitz_probe(
     if model is not None:
         try:
             truth = simulator_for(data.spec, threads(config.threads))
-        except ValueError as error:
+        except Mistake as error:
             console.print(f"no gaps of Bellman targets: {error}", soft_wrap=True, highlight=False)
     return LipschitzProbe(
         agent=agent,

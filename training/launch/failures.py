@@ -6,15 +6,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from reverie.mistake import Mistake
 from reverie.training.files import write_json
-from reverie.training.launch.mistakes import explain
+from reverie.training.launch.mistakes import DEFECT, explain, mark_defect
 from reverie.training.run_directory import FAILED
 
 
 def in_one_line(error: BaseException) -> str:
-    """What went wrong; of a defect of the program, which does not explain itself, with its type."""
+    """What went wrong; of a defect, with its type and the file that keeps its traceback."""
     told = explain(error)
-    return f"{type(error).__name__}: {' '.join(str(error).split())}" if told is None else told
+    if told is not None:
+        return told
+    notes = [note for note in getattr(error, "__notes__", ()) if note.startswith(f"{DEFECT}; ")]
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return "; ".join([text, *(note.removeprefix(f"{DEFECT}; ") for note in notes)])
 
 
 def reason(run_dir: Path) -> str | None:
@@ -23,21 +28,30 @@ def reason(run_dir: Path) -> str | None:
     if not path.is_file():
         return None
     try:
-        return str(json.loads(path.read_text())["reason"])
-    except (json.JSONDecodeError, KeyError, TypeError):
+        record = json.loads(path.read_text())
+        pointer = f"; {path} keeps its traceback" if record.get("defect") else ""
+        return f"{record['reason']}{pointer}"
+    except (ValueError, KeyError, TypeError, AttributeError):
         return f"{path} is damaged, so nobody knows"
 
 
 @contextmanager
 def kept(run_dir: Path) -> Iterator[None]:
     """Keep in the run directory why the block crashed; an interruption or a kill is no crash."""
-    (run_dir / FAILED).unlink(missing_ok=True)
+    path = run_dir / FAILED
+    path.unlink(missing_ok=True)
     try:
         yield
     except Exception as error:
-        told = {"reason": in_one_line(error), "traceback": traceback.format_exc()}
+        told = {
+            "reason": in_one_line(error),
+            "defect": explain(error) is None,
+            "traceback": traceback.format_exc(),
+        }
         try:
-            write_json(run_dir / FAILED, told)
-        except OSError as full:  # the error itself matters more
+            write_json(path, told)
+        except Mistake as full:  # the error itself matters more
             error.add_note(f"and {full}")
+        else:
+            mark_defect(error, path)
         raise

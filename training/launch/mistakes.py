@@ -1,19 +1,32 @@
 """How the commands start and fail: one clear line for a mistake, and a non-zero exit."""
 
 import difflib
+import errno
 import fnmatch
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from hydra.errors import HydraException, InstantiationException
+from omegaconf.errors import (
+    GrammarParseError,
+    InterpolationKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    ValidationError,
+)
 from torch import Tensor
 
 from reverie.agents.base import Agent
+from reverie.mistake import Mistake
+from reverie.training.launch.misfits import is_of_the_call, is_of_the_name, misfit
 from reverie.training.launch.options import CONF, options
 from reverie.training.run_directory import flat
 
@@ -42,9 +55,17 @@ PACKAGES = {
 """Groups whose settings do not lie under their own name."""
 
 TRACEBACK = "REVERIE_TRACEBACK"
-"""Environment variable; 1 shows the traceback of every error."""
-EXPECTED = (ValueError, OSError, RuntimeError, FloatingPointError, ModuleNotFoundError)
-"""Errors that say themselves what to do; anything else is a defect and shows its traceback."""
+"""Environment variable; 1 shows the traceback of mistakes as well."""
+DEFECT = "error: this is a defect of the program, or of a method that was added to it"
+_REFUSED = (
+    HydraException,
+    GrammarParseError,
+    InterpolationResolutionError,
+    ValidationError,
+    yaml.YAMLError,
+)
+"""How Hydra, OmegaConf and YAML say that what somebody typed cannot be read."""
+_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE)
 
 
 def run(main: Callable[[], Any]) -> None:
@@ -62,7 +83,7 @@ def expand_glob(argument: str) -> str:
     Hydra's own glob does not look into the folders of a group and then launches nothing.
 
     Raises:
-        ValueError: nothing matches.
+        Mistake: nothing matches.
     """
     found = re.fullmatch(r"(\w+)=glob\((.*/.*)\)", argument)
     if not found:
@@ -70,7 +91,7 @@ def expand_glob(argument: str) -> str:
     group, pattern = found.groups()
     matching = fnmatch.filter(options(group), pattern)
     if not matching:
-        raise ValueError(f"no option of {group} matches {pattern}; {_available(group, pattern)}")
+        raise Mistake(f"no option of {group} matches {pattern}; {_available(group, pattern)}")
     return f"{group}={','.join(matching)}"
 
 
@@ -78,26 +99,39 @@ def expand_glob(argument: str) -> str:
 def one_line_errors() -> Iterator[None]:
     """End the process with one line and status 1 for an error that a user can mend.
 
-    Defects keep their traceback, and REVERIE_TRACEBACK=1 shows it for every error.
+    Defects show their traceback, and REVERIE_TRACEBACK=1 shows that of mistakes as well.
     """
     try:
         yield
     except KeyboardInterrupt:
         fail("interrupted; run the same command again to go on from the last checkpoint", 130)
     except Exception as error:
-        message = None if os.environ.get(TRACEBACK) == "1" else explain(error)
+        message = explain(error)
         if message is None:
-            raise
+            mark_defect(error)
+        if message is None or os.environ.get(TRACEBACK) == "1":
+            traceback.print_exception(error)
+        if message is None:
+            sys.exit(1)
         fail(message)
 
 
 def build(name: str, constructor: Callable[..., Any], **run_time: Any) -> Any:
-    """Call what the configuration made of a node, and name the node where its values do not fit."""
+    """Call what the configuration made of a node, and name the node where its values do not fit.
+
+    Raises:
+        Mistake: a key that the constructor lacks, one that it needs, or a value of another type.
+    """
     try:
         return constructor(**run_time)
-    except TypeError as error:
-        raise ValueError(
-            f"{name} cannot be built: {error}; check the values and types under {name} "
+    except Mistake:
+        raise
+    except Exception as error:
+        reason = misfit(constructor, run_time)
+        if reason is None:
+            raise
+        raise Mistake(
+            f"{name} cannot be built: {reason}; check the values and types under {name} "
             "(`python train.py --cfg job` shows them)"
         ) from error
 
@@ -108,21 +142,53 @@ def fail(message: str, status: int = 1) -> None:
     sys.exit(status)
 
 
+def mark_defect(error: BaseException, kept: Path | None = None) -> None:
+    """Let the traceback of an error that explains nothing itself end with what it is.
+
+    Args:
+        kept: the file that keeps the traceback.
+    """
+    marked = any(note.startswith(DEFECT) for note in getattr(error, "__notes__", ()))
+    if explain(error) is None and not marked:
+        error.add_note(DEFECT if kept is None else f"{DEFECT}; {kept} keeps this traceback")
+
+
 def explain(error: BaseException) -> str | None:
     """One line for an error a user can mend, None for a defect of the program."""
-    name = type(error).__name__
-    if name in ("ConfigCompositionException", "OverrideParseException", "MissingConfigException"):
-        return _explain_composition(error)
-    if name == "InstantiationException" and error.__cause__ is not None:
-        return explain(error.__cause__)
-    if name in ("MissingMandatoryValue", "InterpolationKeyError"):
+    if isinstance(error, InstantiationException):
+        return _explain_instantiation(error)
+    if isinstance(error, MissingMandatoryValue | InterpolationKeyError):
         key = getattr(error, "full_key", None) or str(error).splitlines()[0]
         return f"{key} has no value; give it on the command line, as {key}=..."
-    if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
-        return f"{error}; remove that key from the configuration"
-    if isinstance(error, EXPECTED):
-        return " ".join(str(error).split()) or name
+    if isinstance(error, HydraException):
+        return _explain_composition(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAll" in str(error):
+        return (
+            f"out of memory ({_text(error)}); lower seeds=, batch_size= or the sizes of the "
+            f"networks, or use a larger machine ({TRACEBACK}=1 shows where)"
+        )
+    if isinstance(error, (Mistake, *_REFUSED)):
+        return _text(error)
+    named = re.match(r"Error loading '([^']*)'", str(error))  # by Hydra, as a _target_
+    if named and is_of_the_name(error, named[1]):
+        return f"_target_={named[1]} is not there: {_text(error.__cause__ or error)}"
+    if isinstance(error, OSError) and error.errno in _MACHINE:
+        return f"{_text(error)} ({TRACEBACK}=1 shows where)"
     return None
+
+
+def _text(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _explain_instantiation(error: InstantiationException) -> str | None:
+    """What Hydra could not build: its own refusals, and those of what it called."""
+    cause = error.__cause__
+    if cause is None:
+        return _text(error)
+    if isinstance(cause, TypeError) and is_of_the_call(cause):
+        return f"{_text(cause)}; correct the keys of the configuration"
+    return explain(cause)
 
 
 def _explain_composition(error: BaseException) -> str:
@@ -174,9 +240,16 @@ def pick_device(choice: str) -> torch.device:
     """Resolve `device=auto` and refuse a GPU that is not there."""
     if choice == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(choice)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={choice}, but torch sees no CUDA device; use device=cpu")
+    try:
+        device = torch.device(choice)
+    except RuntimeError as error:
+        raise Mistake(f"device={choice} is unknown; use auto, cpu, cuda or cuda:1") from error
+    if device.type == "cuda":
+        found = torch.cuda.device_count()
+        if not torch.cuda.is_available():
+            raise Mistake(f"device={choice}, but torch sees no CUDA device; use device=cpu")
+        if device.index is not None and device.index >= found:
+            raise Mistake(f"device={choice}, but the last of {found} is cuda:{found - 1}; use it")
     return device
 
 
@@ -193,10 +266,10 @@ def require_integers(config: Mapping[str, Any], counts: Mapping[str, int] = COUN
         counts: dotted names of settings, and the least they may be.
 
     Raises:
-        ValueError: names the setting, its value and what it must be.
+        Mistake: names the setting, its value and what it must be.
     """
     settings = flat(config)
     for name, least in counts.items():
         value = settings[name]
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ValueError(f"{name}={value} must be a whole number, at least {least}")
+            raise Mistake(f"{name}={value} must be a whole number, at least {least}")

@@ -8,6 +8,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from reverie.agents.base import Agent
+from reverie.mistake import Mistake
 from reverie.training.compilation import wanted
 from reverie.training.launch import mistakes
 from reverie.training.launch.compose import arguments, is_chosen, real_rows
@@ -22,11 +23,13 @@ def require_sense(config: DictConfig, settings: dict[str, Any]) -> None:
     """Refuse settings that cannot work before anything is read or fitted."""
     population(settings)
     mistakes.require_integers(settings)
+    if config.threads != "auto":
+        mistakes.require_integers(settings, {"threads": 1})
     if not 0 <= config.real_fraction <= 1:
-        raise ValueError(f"real_fraction must lie in [0, 1], got {config.real_fraction}")
+        raise Mistake(f"real_fraction must lie in [0, 1], got {config.real_fraction}")
     require_parts_fit(config)
     if is_chosen(config.source) and real_rows(config) == config.batch_size:
-        raise ValueError(
+        raise Mistake(
             f"real_fraction={config.real_fraction} leaves no room in a batch of "
             f"{config.batch_size} for what source={config.source._target_} makes; lower it, or "
             "set source=none"
@@ -38,49 +41,49 @@ def require_sense(config: DictConfig, settings: dict[str, Any]) -> None:
 def require_parts_fit(config: DictConfig) -> None:
     """Refuse a source that lacks what it works with, and parts that it would not use."""
     if is_chosen(config.online) and config.online.refit_every and not is_chosen(config.world_model):
-        raise ValueError(
+        raise Mistake(
             f"online.refit_every={config.online.refit_every} has no world model to fit again; set "
             "online.refit_every=0, or choose world_model=ensemble"
         )
     simulated = is_chosen(config.source) and "simulator" in arguments(config.source)
     if simulated and not is_chosen(config.simulator):
-        raise ValueError(
+        raise Mistake(
             "source=simulator has nothing to step, for simulator=none; choose one, for example "
             "simulator=perturbed"
         )
     if is_chosen(config.simulator) and not simulated:
-        raise ValueError(
+        raise Mistake(
             "a simulator is chosen, but the source does not step it; set source=simulator, or "
             "simulator=none"
         )
     judged = is_chosen(config.source) and config.filter._target_ != KEEP_ALL
     scored = judged and "dynamics_reward" in arguments(config.filter)
     if scored and not is_chosen(config.dynamics_reward):
-        raise ValueError(
+        raise Mistake(
             f"filter={config.filter._target_} judges by a dynamics reward, but dynamics_reward="
             "none; choose one, for example dynamics_reward=adversarial"
         )
     if is_chosen(config.dynamics_reward) and not scored:
-        raise ValueError(
+        raise Mistake(
             "a dynamics reward is chosen, but no filter of a source asks for it; set filter=morec "
             "and source=branched, or dynamics_reward=none"
         )
     for part in ("generator", "sampler", "guidance", "behaviour"):
         used = is_chosen(config.source) and part in arguments(config.source)
         if is_chosen(config[part]) and not used:
-            raise ValueError(
+            raise Mistake(
                 f"a {part} is chosen, but the source does not use it; set source=trajectories, or "
                 f"{part}=none"
             )
     generated = is_chosen(config.source) and "generator" in arguments(config.source)
     if config.generator is not None and not is_chosen(config.generator) and not generated:
-        raise ValueError(
+        raise Mistake(
             "a noise_law or a condition is chosen, but there is no generator to fit; set "
             "source=trajectories, or noise_law=none and condition=none"
         )
     begins = config.source is not None and is_chosen(config.source.get("warm_start"))
     if begins and not (is_chosen(config.source) and "warm_start" in arguments(config.source)):
-        raise ValueError(
+        raise Mistake(
             "a warm_start is chosen, but the source draws no records; set source=trajectories, or "
             "warm_start=none"
         )
@@ -89,20 +92,20 @@ def require_parts_fit(config: DictConfig) -> None:
     group = "simulator" if simulated else "source"
     needed = arguments(config[group])
     if "model" in needed and not is_chosen(config.world_model):
-        raise ValueError(
+        raise Mistake(
             f"{group} needs a world model, but world_model=none; choose one, for example "
             "world_model=ensemble, or set source=none"
         )
     for part, example in (("generator", "trajectory"), ("sampler", "dpm_solver_2m")):
         if part in needed and not is_chosen(config[part]):
-            raise ValueError(
+            raise Mistake(
                 f"{group} needs a {part}, but {part}=none; choose one, for example "
                 f"{part}={example}, or set source=none"
             )
     if "generator" in needed:
         require_generation_works(config)
     if "transition_filter" not in needed and config.filter._target_ != KEEP_ALL:
-        raise ValueError(
+        raise Mistake(
             f"filter={config.filter._target_} judges steps of a world model, but {group}="
             f"{config[group]._target_} asks none for a step; set filter=none"
         )
@@ -114,7 +117,7 @@ def require_generation_works(config: DictConfig) -> None:
     if "records" not in settings:  # no diffusion
         return
     if not is_chosen(settings.get("noise_law")):
-        raise ValueError("the generator needs a noise law; set noise_law=log_normal")
+        raise Mistake("the generator needs a noise law; set noise_law=log_normal")
     guidance = None
     if is_chosen(config.guidance):
         guidance = mistakes.build("guidance", instantiate(config.guidance))
@@ -135,12 +138,12 @@ def require_generation_works(config: DictConfig) -> None:
     if config.source.get("every", 1) is None:
         once = "source.every=null draws once, before the agent has learnt anything, so "
         if guidance is not None and guidance.needs_agent:
-            raise ValueError(f"{once}nothing would be guided; set source.every=10000, for example")
+            raise Mistake(f"{once}nothing would be guided; set source.every=10000, for example")
         if is_chosen(warm_start):
-            raise ValueError(f"{once}no refresh has another before it; set warm_start=none")
+            raise Mistake(f"{once}no refresh has another before it; set warm_start=none")
     critics = get_object(config.agent._target_).values is not Agent.values
     if guidance is not None and guidance.needs_critics and not critics:
-        raise ValueError(
+        raise Mistake(
             f"guidance.value=critic asks for critics, which agent={config.agent._target_} does not "
             "have; set guidance.value=reward, or another agent, for example agent=td3_bc"
         )

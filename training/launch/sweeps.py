@@ -26,10 +26,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from reverie.mistake import Mistake
 from reverie.training import checkpoint
 from reverie.training.files import write_json
 from reverie.training.launch import failures
-from reverie.training.launch.mistakes import TRACEBACK, explain
+from reverie.training.launch.mistakes import TRACEBACK, explain, mark_defect
 from reverie.training.results.summary import of_seeds, read_summary
 from reverie.training.run_directory import SUMMARY, run_directory
 
@@ -56,7 +57,7 @@ def require_first_failure(run_dir: Path, retry: bool) -> None:
         raise AlreadyFailed(why)
 
 
-class AlreadyFailed(RuntimeError):
+class AlreadyFailed(Mistake):
     """The job crashed in an earlier sweep and was not repeated."""
 
 
@@ -101,6 +102,7 @@ class SweepTable(Callback):
         known = json.loads(self._file(config).read_text())
         if job_return.status == JobStatus.FAILED:
             error: Any = job_return._return_value
+            mark_defect(error)
             known["why"] = failures.in_one_line(error)
             known["outcome"] = REPORTED if isinstance(error, AlreadyFailed) else FAILED
             if os.environ.get(TRACEBACK) == "1" or explain(error) is None:

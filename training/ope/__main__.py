@@ -22,6 +22,7 @@ from reverie.agents.fitted_q_evaluation import FittedQEvaluation
 from reverie.datasets.cache import cache_root
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.names import short_name
+from reverie.mistake import Mistake
 from reverie.training import checkpoint
 from reverie.training import fitting as model_cache
 from reverie.training.files import write_json
@@ -65,13 +66,13 @@ def evaluate(settings: DictConfig) -> None:
     data = dataset_of(run, run_dir)
     model = world_model(run, run_dir, data, settings, console) if settings.model.rollouts else None
     if model is None and not settings.fqe.updates:
-        raise ValueError(
+        raise Mistake(
             "nothing is left to estimate with: fqe.updates=0, and there is no world model or "
             "model.rollouts=0; choose world_model=ensemble, or raise fqe.updates"
         )
     discount = run.agent.discount if settings.discount is None else settings.discount
     if not 0 < discount < 1:
-        raise ValueError(
+        raise Mistake(
             f"the discount of the agent is {discount:g}; give one between 0 and 1 as discount=..."
         )
     starts = value_estimates.start_states(data, settings.starts, settings.seed)
@@ -123,7 +124,7 @@ def dataset_of(run: Restored, run_dir: Path) -> Dataset:
     plain: Any = OmegaConf.to_container(node, resolve=True)
     data: Dataset = instantiate(node, name=short_name(**plain), _convert_="all")
     if data.fingerprint != run.facts.fingerprint:
-        raise ValueError(
+        raise Mistake(
             f"{run_dir} was trained on data with fingerprint {run.facts.fingerprint}, dataset "
             f"{data.name} now has {data.fingerprint}; restore the data, or train again"
         )
@@ -230,7 +231,7 @@ def dream(
     """
     limit = data.spec.max_episode_steps
     if limit is None:
-        raise ValueError(
+        raise Mistake(
             f"dataset {data.name} knows no time limit, so a return has no end; train with "
             "dataset.env_id=... or dataset.max_episode_steps=..., or set model.rollouts=0"
         )
@@ -255,7 +256,7 @@ def true_values(run: Restored, settings: DictConfig, discount: float) -> Estimat
     """
     spec = run.facts.spec
     if spec.env_id is None:
-        raise ValueError(
+        raise Mistake(
             "true_return=true, but the dataset names no environment; train with "
             "dataset.env_id=..., or leave true_return at false"
         )

@@ -14,6 +14,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.replay import Replay
 from reverie.envs.evaluation import Episodes
 from reverie.envs.true_dynamics import Simulator
+from reverie.mistake import Mistake
 from reverie.training.seeding import side_stream
 from reverie.world_models.base import WorldModel
 
@@ -62,11 +63,11 @@ class LipschitzProbe:
     ) -> None:
         for name, value in (("states", states), ("steps", steps), ("samples", samples)):
             if value < 1:
-                raise ValueError(
+                raise Mistake(
                     f"lipschitz.{name}={value} must be at least 1 (lipschitz.states=0: no probe)"
                 )
         if not radius > 0:
-            raise ValueError(f"lipschitz.radius={radius} must be positive")
+            raise Mistake(f"lipschitz.radius={radius} must be positive")
         self.agent, self.real, self.seeds = agent, real, seeds
         self.model, self.truth = model, truth
         self.states, self.radius, self.steps, self.samples = states, radius, steps, samples

@@ -15,6 +15,7 @@ from torch import Tensor
 from reverie.agents.base import Agent
 from reverie.datasets.dataset import Dataset
 from reverie.envs.evaluation import Episodes
+from reverie.mistake import Mistake
 from reverie.world_models.base import WorldModel
 
 
@@ -33,9 +34,9 @@ class ValueGap:
         self, *, agent: Agent, model: WorldModel, data: Dataset, starts: int, factor: float
     ) -> None:
         if starts < 1:
-            raise ValueError(f"value_gap.starts={starts} must be 0 (off) or at least 1")
+            raise Mistake(f"value_gap.starts={starts} must be 0 (off) or at least 1")
         if factor <= 1:
-            raise ValueError(f"value_gap.factor={factor} must be above 1")
+            raise Mistake(f"value_gap.factor={factor} must be above 1")
         self.agent, self.model = agent, model
         chosen = torch.linspace(0, len(data.episode_starts) - 1, starts).round().long()
         device = next(agent.parameters()).device

@@ -16,6 +16,7 @@ from reverie.agents.base import Agent
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.replay import Mixture
 from reverie.envs.evaluation import Episodes
+from reverie.mistake import Mistake
 from reverie.world_models.sources import BranchedRollouts, RolloutSource
 
 EdgeTest = Callable[[Float[Tensor, "*lead D"], int], Bool[Tensor, "*lead"]]
@@ -67,7 +68,7 @@ class ValueProbe:
         edge_of_reach: EdgeTest | None,
     ) -> None:
         if starts < 2:
-            raise ValueError(f"probe_starts={starts} must be 0 (off) or at least 2")
+            raise Mistake(f"probe_starts={starts} must be 0 (off) or at least 2")
         self.agent, self.mixture = agent, mixture
         self.sources = {
             name: source for name, source in sources.items() if isinstance(source, BranchedRollouts)

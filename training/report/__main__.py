@@ -40,7 +40,7 @@ def report(paths: Sequence[Path], output: Path) -> list[Path]:
     """Write both pages about all finished runs at or below the paths; returns where.
 
     Raises:
-        FileNotFoundError, ValueError: nothing finished there, or a damaged file.
+        Mistake: nothing finished there, or a damaged file.
     """
     finished, unfinished = find(paths)
     read_runs = [read(directory) for directory in finished]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from reverie.mistake import Mistake
 from reverie.training.population import in_lane
 from reverie.training.results.summary import read_metrics, read_summary
 from reverie.training.run_directory import CARRIED_OUT, CONFIG, METRICS, SUMMARY, flat
@@ -95,12 +96,11 @@ def find(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """Finished and unfinished run directories at or below the paths, each once.
 
     Raises:
-        FileNotFoundError: a path does not exist.
-        ValueError: there is no finished run.
+        Mistake: a path does not exist; there is no finished run.
     """
     for path in paths:
         if not path.is_dir():
-            raise FileNotFoundError(f"{path} is no folder; give run directories or folders of them")
+            raise Mistake(f"{path} is no folder; give run directories or folders of them")
     below = {found.resolve() for path in paths for found in path.rglob(CONFIG)}
     below |= {found.resolve() for path in paths for found in path.rglob(SUMMARY)}
     directories = sorted({path.parent for path in below if ".hydra" not in path.parts})
@@ -110,7 +110,7 @@ def find(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     directories = [path for path in directories if path not in collections]
     finished = [path for path in directories if path in summaries]
     if not finished:
-        raise ValueError(
+        raise Mistake(
             f"no finished run in {', '.join(map(str, paths))}: none holds a {SUMMARY}; give "
             "directories such as runs/mopo/pendulum-mixed/0, or run their commands to the end"
         )
@@ -121,12 +121,12 @@ def read(directory: Path) -> Run:
     """Everything a report needs of one finished run.
 
     Raises:
-        ValueError: a file is damaged, missing or not ours.
+        Mistake: a file is damaged, missing or not ours.
     """
     summary = read_summary(directory / SUMMARY)
     absent = [key for key in _REQUIRED if not isinstance(summary, dict) or key not in summary]
     if absent:
-        raise ValueError(
+        raise Mistake(
             f"{directory / SUMMARY} has no {absent[0]!r}, so it is no summary of a run; leave that "
             "folder out, or delete the file and run the same command to write it again"
         )
@@ -135,7 +135,7 @@ def read(directory: Path) -> Run:
         metrics = read_metrics(directory / METRICS)
     except (OSError, yaml.YAMLError, KeyError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(
+        raise Mistake(
             f"{directory} holds a {SUMMARY}, but its {CONFIG} or {METRICS} cannot be read "
             f"({reason}); restore it, or run its command again with overwrite=true"
         ) from error
@@ -272,11 +272,11 @@ def _json(path: Path) -> dict[str, Any]:
     """A file that a run may lack; damaged ones are named.
 
     Raises:
-        ValueError: the file is damaged.
+        Mistake: the file is damaged.
     """
     if not path.is_file():
         return {}
     try:
         return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it to do without") from error
+    except (OSError, ValueError) as error:
+        raise Mistake(f"{path} is damaged ({error}); delete it to do without") from error

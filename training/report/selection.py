@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
+from reverie.mistake import Mistake
+
 PULLS, SUBSET, REPEATS = 200, 8, 500
 """Evaluations that may be spent, policies at hand, and bandits averaged."""
 EXPLORATION = 2.0
@@ -41,14 +43,14 @@ def selected_scores(
         seed: of everything drawn.
 
     Raises:
-        ValueError: fewer than two policies, or a score that is not finite.
+        Mistake: fewer than two policies, or a score that is not finite.
 
     Differs: only arms that were pulled may be held for the best, so that an offset of all scores
     changes nothing; the original starts from means of zero, which favours untried arms where scores
     are negative.
     """
     if len(scores) < 2 or not np.isfinite(scores).all():
-        raise ValueError(
+        raise Mistake(
             f"choosing among {len(scores)} policies is no choice, or a score is not finite; give "
             "finite scores of at least two"
         )

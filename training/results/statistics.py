@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from reverie.mistake import Mistake
+
 REPLICATES = 50_000
 """Resampled tables of an aggregate, as the paper's code draws."""
 CURVE_REPLICATES = 2_000
@@ -52,7 +54,7 @@ def columns(tasks: Sequence[Sequence[float]]) -> Float[ndarray, "runs tasks"]:
     for task, scores in enumerate(tasks):
         table[: len(scores), task] = scores
     if np.isfinite(table).sum() != sum(map(len, tasks)):
-        raise ValueError("a score is not finite; leave that run out and say so")
+        raise Mistake("a score is not finite; leave that run out and say so")
     return table
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reverie.datasets.dataset import Dataset
+from reverie.mistake import Mistake
 from reverie.training.files import write_atomically
 from reverie.training.population import label, population
 
@@ -165,12 +166,12 @@ def read_summary(path: Path) -> dict[str, Any]:
     """The summary of a finished run.
 
     Raises:
-        ValueError: the file is damaged.
+        Mistake: the file is damaged.
     """
     try:
         return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(
+    except (OSError, ValueError) as error:
+        raise Mistake(
             f"{path} is damaged ({error}); delete it and run the same command to write it again"
         ) from error
 

@@ -26,6 +26,7 @@ from filelock import FileLock
 from rich.console import Console
 from rich.table import Table
 
+from reverie.mistake import Mistake, writing
 from reverie.training.files import lock_directory, write_json
 from reverie.training.launch import failures
 from reverie.training.launch.mistakes import one_line_errors
@@ -40,8 +41,10 @@ try:
 
     from reverie.training.tune.search_space import question, typed
 except ModuleNotFoundError as missing:
+    if missing.name != "optuna":
+        raise
     with one_line_errors():
-        raise ModuleNotFoundError(
+        raise Mistake(
             "training.tune needs Optuna; pip install --constraint constraints.txt '.[tune]'"
         ) from missing
 
@@ -81,7 +84,8 @@ class Tuner:
         self.folder, self.jobs, self.script = folder, jobs, tuple(script)
         self.fixed, self.space = question(settings)
         self.console = Console()
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         asked = {"fixed": self.fixed, "space": {k: repr(v) for k, v in self.space.items()}}
         self._require_same_question(asked)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -101,7 +105,7 @@ class Tuner:
         """Carry out what is missing of so many trials.
 
         Raises:
-            RuntimeError: none of them finished.
+            Mistake: none of them finished.
         """
         running = [
             self._start(Trial(self.study, t._trial_id)) for t in self._in(TrialState.RUNNING)
@@ -137,7 +141,7 @@ class Tuner:
             line = f"failed: {self._run_dir(trial.number)}: {trial.user_attrs.get('why')}"
             self.console.print(line, soft_wrap=True, highlight=False, markup=False)
         if not self._in(TrialState.COMPLETE):
-            raise RuntimeError(
+            raise Mistake(
                 f"no trial of {self.folder} finished, so there is no best one; see the reasons "
                 "above, then try again with more --trials or a new folder"
             )
@@ -163,7 +167,8 @@ class Tuner:
 
     def _start(self, trial: Trial) -> Running:
         run_dir = self._run_dir(trial.number)
-        run_dir.mkdir(parents=True, exist_ok=True)
+        with writing(run_dir):
+            run_dir.mkdir(parents=True, exist_ok=True)
         with FileLock(run_dir / ".lock"):  # of a process that outlived a killed search
             pass
         threads = []
@@ -176,7 +181,7 @@ class Tuner:
             *typed(trial.params),
             f"run_dir='{run_dir}'",
         ]
-        with open(run_dir.with_suffix(".log"), "a") as log:
+        with writing(run_dir), open(run_dir.with_suffix(".log"), "a") as log:
             process = subprocess.Popen(command, cwd=CHECKOUT, stdout=log, stderr=subprocess.STDOUT)
         told = f"trial {trial.number}: {' '.join(typed(trial.params))}"
         self.console.print(told, soft_wrap=True, highlight=False)
@@ -225,10 +230,13 @@ class Tuner:
         if not path.is_file():
             write_json(path, asked)
             return
-        earlier = json.loads(path.read_text())
+        try:
+            earlier = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise Mistake(f"{path} is damaged ({error}); give a new folder") from error
         for part in ("fixed", "space"):
             if earlier.get(part) != asked[part]:
-                raise ValueError(
+                raise Mistake(
                     f"{self.folder} is a study of {part}={earlier.get(part)}, this command has "
                     f"{part}={asked[part]}; type the same settings, or give a new folder"
                 )
@@ -254,7 +262,7 @@ def final(run_dir: Path) -> float:
     result = read_summary(run_dir / SUMMARY)["result"]
     value = result.get("score_last10", result.get("return_last10"))
     if value is None:
-        raise ValueError(f"{run_dir} was never scored; its dataset needs dataset.env_id=...")
+        raise Mistake(f"{run_dir} was never scored; its dataset needs dataset.env_id=...")
     return value
 
 
@@ -278,8 +286,9 @@ def draw(study: optuna.Study, folder: Path) -> None:
             figure = np.ravel(axes)[0].figure
             figure.set_size_inches(max(8, 4 * len(np.ravel(axes))), 5)
             temporary = folder / f".{name}.png"
-            figure.savefig(temporary, dpi=120, bbox_inches="tight")
-            os.replace(temporary, folder / f"{name}.png")
+            with writing(folder):
+                figure.savefig(temporary, dpi=120, bbox_inches="tight")
+                os.replace(temporary, folder / f"{name}.png")
 
 
 @contextmanager
@@ -313,7 +322,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the search, 0")
     arguments = parser.parse_intermixed_args()
     if arguments.trials < 1 or arguments.jobs < 1:
-        raise ValueError("--trials and --jobs must be at least 1")
+        raise Mistake("--trials and --jobs must be at least 1")
     with lock_directory(arguments.study):
         script = [sys.executable, str(CHECKOUT / "train.py")]
         tuner = Tuner(arguments.study, arguments.settings, arguments.seed, arguments.jobs, script)

@@ -15,6 +15,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from reverie.mistake import Mistake
 from reverie.training.launch.options import CONF
 from reverie.training.population import population
 
@@ -25,7 +26,7 @@ def question(settings: Sequence[str]) -> tuple[list[str], Space]:
     """Settings that are the same in all trials, and the distributions of the others.
 
     Raises:
-        ValueError: nothing to search, or a run that is a population.
+        Mistake: nothing to search, or a run that is a population.
         hydra.errors.HydraException: settings that train.py does not have.
     """
     parsed = OverridesParser.create().parse_overrides(list(settings))
@@ -34,7 +35,7 @@ def question(settings: Sequence[str]) -> tuple[list[str], Space]:
     }
     fixed = [each.input_line or "" for each in parsed if not each.is_sweep_override()]
     if not space:
-        raise ValueError(
+        raise Mistake(
             "there is nothing to search; give a setting several values, for example "
             "agent.expectile='interval(0.5,0.95)'"
         )
@@ -43,12 +44,12 @@ def question(settings: Sequence[str]) -> tuple[list[str], Space]:
         config = compose("train", overrides=[*fixed, *typed(sample)])
     composed: Any = OmegaConf.to_container(config)
     if population(composed):
-        raise ValueError(
+        raise Mistake(
             f"{', '.join(population(composed))} differs between the lanes of each run, whose mean "
             "would be maximised; give one number"
         )
     if not composed["evaluate"]["every"]:
-        raise ValueError("evaluate.every=0 scores nothing that could be maximised; set a period")
+        raise Mistake("evaluate.every=0 scores nothing that could be maximised; set a period")
     return fixed, space
 
 
@@ -56,7 +57,7 @@ def distribution(override: Override) -> BaseDistribution:
     """Where the values of a setting are drawn from.
 
     Raises:
-        ValueError: not a sweep over values.
+        Mistake: not a sweep over values.
     """
     value = override.value()
     if isinstance(value, ChoiceSweep):
@@ -66,7 +67,7 @@ def distribution(override: Override) -> BaseDistribution:
         assert start is not None and stop is not None
         values = np.arange(start, stop, step)  # without its end, as in Hydra
         if not len(values):
-            raise ValueError(f"{override.input_line} is empty; the end of a range is not in it")
+            raise Mistake(f"{override.input_line} is empty; the end of a range is not in it")
         if isinstance(start, int) and isinstance(step, int):
             return IntDistribution(start, int(values[-1]), step=step)
         return FloatDistribution(start, float(values[-1]), step=step)
@@ -76,7 +77,7 @@ def distribution(override: Override) -> BaseDistribution:
             return IntDistribution(value.start, value.end, log=log)
         assert value.start is not None and value.end is not None
         return FloatDistribution(value.start, value.end, log=log)
-    raise ValueError(
+    raise Mistake(
         f"{override.input_line} cannot be searched; use a,b or range(...) or interval(...)"
     )
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from reverie.datasets.dataset import Dataset
 from reverie.envs.specs import Spec
+from reverie.mistake import Mistake
 from reverie.world_models.base import FitProgress, Fitted
 from reverie.world_models.diffusion.windows import Windows
 from reverie.world_models.fitting import held_out_episodes, rows_of
@@ -57,7 +58,7 @@ class BehaviourClone(Fitted):
         super().__init__()
         for name, value in (("steps", steps), ("batch", batch), ("measure_every", measure_every)):
             if value < 1:
-                raise ValueError(f"behaviour.{name} must be at least 1, got {value}")
+                raise Mistake(f"behaviour.{name} must be at least 1, got {value}")
         self.spec, self.seeds, self.seed = spec, seeds, seed
         self.low, self.high = log_std_bounds
         self.learning_rate, self.steps, self.batch = learning_rate, steps, batch
@@ -140,7 +141,7 @@ class BehaviourClone(Fitted):
                 if progress is not None:
                     progress(done, loss)
         if not kept:
-            raise RuntimeError(
+            raise Mistake(
                 "the loss of the behaviour clone was never finite; check the data "
                 "(python -m datasets.check), or lower behaviour.learning_rate"
             )

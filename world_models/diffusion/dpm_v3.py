@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from reverie.mistake import Mistake
 from reverie.world_models.diffusion.samplers import Denoiser, Nudge, Sampler, level
 
 TINY = 1e-6
@@ -211,11 +212,11 @@ class DPMSolverV3(Sampler):
     ) -> None:
         super().__init__(**levels)
         if order not in (1, 2, 3):
-            raise ValueError(f"sampler.order must be 1, 2 or 3, got {order}")
+            raise Mistake(f"sampler.order must be 1, 2 or 3, got {order}")
         if smoothing < 1 or smoothing % 2 == 0:
-            raise ValueError(f"sampler.smoothing must be odd and positive, got {smoothing}")
+            raise Mistake(f"sampler.smoothing must be odd and positive, got {smoothing}")
         if table < 2:
-            raise ValueError(f"sampler.table must be at least 2, got {table}")
+            raise Mistake(f"sampler.table must be at least 2, got {table}")
         self.order, self.corrector, self.measures = order, corrector, measured
         self.takes_nudges = not corrector
         self.table, self.smoothing = table, smoothing
@@ -237,7 +238,7 @@ class DPMSolverV3(Sampler):
         shares = [(-math.log(sigma) - self.times[0]) / span for sigma in levels]
         found = [min(max(round(share * (self.table - 1)), 0), self.table - 1) for share in shares]
         if len(set(found)) < len(found):
-            raise ValueError(
+            raise Mistake(
                 f"sampler.table={self.table} is too coarse for {len(levels)} levels of noise; "
                 "raise it, or take fewer steps"
             )
@@ -249,7 +250,7 @@ class DPMSolverV3(Sampler):
         if self.integrals is None:
             raise RuntimeError("the sampler has no statistics yet; prepare it with the denoiser")
         if self.corrector and nudge is not None:
-            raise ValueError(
+            raise Mistake(
                 "sampler.corrector would take back what guidance by nudges does; set it to false, "
                 "or use guidance=policy"
             )

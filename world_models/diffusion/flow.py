@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reverie.mistake import Mistake
 from reverie.world_models.diffusion.paths import path_named
 from reverie.world_models.diffusion.samplers import Denoiser, Stepwise, level
 
@@ -113,7 +114,7 @@ class FlowSampler(Stepwise):
         lowest = self.levels(steps, sigma_max)[-2] if steps > 0 else sigma_max
         super().__init__(steps=steps, sigma_min=lowest, sigma_max=sigma_max, rho=None)
         if diffusion < 0:
-            raise ValueError(f"sampler.diffusion must not be negative, got {diffusion}")
+            raise Mistake(f"sampler.diffusion must not be negative, got {diffusion}")
         self.diffusion = diffusion
         self.stochastic = diffusion > 0
 

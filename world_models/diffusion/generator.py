@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from reverie.datasets.dataset import Dataset
 from reverie.envs.specs import Spec
+from reverie.mistake import Mistake
 from reverie.world_models.base import FitProgress, Fitted, ReadState, WriteState
 from reverie.world_models.diffusion.conditioning import bound
 from reverie.world_models.diffusion.edm import EDM
@@ -99,11 +100,11 @@ class DiffusionGenerator(Fitted):
         }
         for name, value in least.items():
             if value < 1:
-                raise ValueError(f"generator.{name} must be at least 1, got {value}")
+                raise Mistake(f"generator.{name} must be at least 1, got {value}")
         if not 0 <= warmup_fraction < 1:
-            raise ValueError(f"generator.warmup_fraction must lie in [0, 1), got {warmup_fraction}")
+            raise Mistake(f"generator.warmup_fraction must lie in [0, 1), got {warmup_fraction}")
         if precision not in PRECISIONS:
-            raise ValueError(
+            raise Mistake(
                 f"generator.precision={precision!r} is unknown; use one of {list(PRECISIONS)}"
             )
         self.spec, self.seeds, self.seed = spec, seeds, seed
@@ -208,7 +209,7 @@ class DiffusionGenerator(Fitted):
                 asked = x.new_full((self.condition.numbers,), math.nan)
             rows.append(asked.expand(*lead, -1).reshape(len(rows[0]), -1))
         elif asked is not None:
-            raise ValueError("the generator was fitted without a condition; set condition=returns")
+            raise Mistake("the generator was fitted without a condition; set condition=returns")
         denoise = self._denoise_plainly if plain else self._denoise
         estimate = denoise(*rows)
         # A replayed graph writes every result to the same place, and samplers remember some.
@@ -228,8 +229,7 @@ class DiffusionGenerator(Fitted):
             held-out records and the mean loss since the measurement before.
 
         Raises:
-            ValueError: other spaces than the generator's, or no record in the data.
-            RuntimeError: the fit diverged.
+            Mistake: other spaces than the generator's, or no record in the data; the fit diverged.
         """
         self.spec.require_same_spaces(data.spec, "the generator", f"dataset {data.name}")
         device = self.records.mean.device
@@ -238,7 +238,7 @@ class DiffusionGenerator(Fitted):
         table = self.records.table(data)
         index = self.records.index(data, ~held)
         if not len(index):
-            raise ValueError(
+            raise Mistake(
                 f"dataset {data.name} holds no record of shape {list(self.records.event)}: its "
                 "episodes are too short; lower generator.records.length"
             )
@@ -366,7 +366,7 @@ class DiffusionGenerator(Fitted):
 
     def _require_finite(self, done: int, history: dict[str, list[Any]]) -> None:
         if not math.isfinite(history["train_loss"][-1] + history["holdout_loss"][-1]):
-            raise RuntimeError(
+            raise Mistake(
                 f"the loss of the generator was not finite by update {done}; check the data "
                 "(python -m datasets.check), or lower generator.learning_rate"
             )

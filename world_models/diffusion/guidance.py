@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from reverie.mistake import Mistake
 from reverie.world_models.base import Critics
 from reverie.world_models.diffusion.records import Records
 from reverie.world_models.diffusion.samplers import Denoiser, Nudge, Value, leading
@@ -139,10 +140,10 @@ class PolicyGuidance(Guidance):
         sigma_data: float,
     ) -> None:
         if strength < 0:
-            raise ValueError(f"guidance.strength must not be negative, got {strength}")
+            raise Mistake(f"guidance.strength must not be negative, got {strength}")
         require_positive_std(deterministic_std)
         if not 0 <= behaviour_ratio <= 1:
-            raise ValueError(f"guidance.behaviour_ratio must lie in [0, 1], got {behaviour_ratio}")
+            raise Mistake(f"guidance.behaviour_ratio must lie in [0, 1], got {behaviour_ratio}")
         self.strength, self.behaviour_ratio = strength, behaviour_ratio
         self.deterministic_std, self.sigma_data = deterministic_std, sigma_data
         self.needs_behaviour = behaviour_ratio > 0
@@ -155,7 +156,7 @@ class PolicyGuidance(Guidance):
         behaviour: GaussianPolicy | None = None,
     ) -> Guided:
         if self.needs_behaviour and behaviour is None:
-            raise ValueError(
+            raise Mistake(
                 f"guidance.behaviour_ratio={self.behaviour_ratio} needs a cloned behaviour policy; "
                 "set behaviour=clone, or the ratio to 0"
             )
@@ -215,7 +216,7 @@ class PaperGuidance(Guidance):
         deterministic_std: float,
     ) -> None:
         if coefficient < 0:
-            raise ValueError(f"guidance.coefficient must not be negative, got {coefficient}")
+            raise Mistake(f"guidance.coefficient must not be negative, got {coefficient}")
         require_positive_std(deterministic_std)
         self.coefficient, self.cosine, self.delay = coefficient, cosine, delay
         self.denoised, self.normalise = denoised, normalise
@@ -263,7 +264,7 @@ class PaperGuidance(Guidance):
 def require_positive_std(std: float) -> None:
     """Raises ValueError for a policy that would be taken for a point."""
     if std <= 0:
-        raise ValueError(f"guidance.deterministic_std must be positive, got {std}")
+        raise Mistake(f"guidance.deterministic_std must be positive, got {std}")
 
 
 def posterior_variance(sigma: Tensor, sigma_data: float) -> Tensor:

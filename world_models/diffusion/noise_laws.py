@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from reverie.mistake import Mistake
 from reverie.world_models.diffusion.paths import path_named
 
 
@@ -80,7 +81,7 @@ class PFGMpp(LogNormal):
     def __init__(self, *, dimensions: float, **numbers: float) -> None:
         super().__init__(**numbers)
         if dimensions <= 0:
-            raise ValueError(f"generator.noise_law.dimensions must be positive, got {dimensions}")
+            raise Mistake(f"generator.noise_law.dimensions must be positive, got {dimensions}")
         self.dimensions = dimensions
 
     def noise(self, normal: Tensor, event_dims: int) -> Tensor:
@@ -106,7 +107,7 @@ class FlowMatching(NoiseLaw):
 
     def __init__(self, *, path: str, logit_mean: float, logit_std: float | None) -> None:
         if logit_std is None and logit_mean != 0:
-            raise ValueError(
+            raise Mistake(
                 f"generator.noise_law.logit_mean={logit_mean} means nothing for even times; set it "
                 "to 0, or give generator.noise_law.logit_std"
             )

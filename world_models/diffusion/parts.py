@@ -1,5 +1,6 @@
 """The parts around a generator: which suit each other, and how they are put together."""
 
+from reverie.mistake import Mistake
 from reverie.world_models.base import Critics, Moments
 from reverie.world_models.diffusion.behaviour import BehaviourClone
 from reverie.world_models.diffusion.generator import DiffusionGenerator
@@ -42,43 +43,43 @@ def require_parts_suit(
         cloned: whether there is a clone of the policy behind the data.
 
     Raises:
-        ValueError: names the parts and the remedy.
+        Mistake: names the parts and the remedy.
     """
     require_noise_suits(noise_law, sampler, warm_start)
     if cloned and (guidance is None or not guidance.needs_behaviour):
-        raise ValueError(
+        raise Mistake(
             "a behaviour policy is cloned, but the guidance does not ask for one; set "
             "guidance=policy with guidance.behaviour_ratio=0.5, or behaviour=none"
         )
     if sampler.chooses and (guidance is None or not guidance.chooses):
-        raise ValueError(
+        raise Mistake(
             "the sampler draws candidates, but nothing says which is better; set "
             "guidance=soft_value, or sampler=dpm_solver_2m"
         )
     if guidance is None:
         return
     if guidance.chooses and not sampler.chooses:
-        raise ValueError(
+        raise Mistake(
             "guidance by a value chooses among candidates, of which the sampler draws none; set "
             "sampler=soft_value"
         )
     if guidance.needs_condition and not conditioned:
-        raise ValueError(
+        raise Mistake(
             "guidance asks for a return, but the generator is not fitted to know any; set "
             "condition=returns"
         )
     if guidance.follows_policy and not records.squashed:
-        raise ValueError(
+        raise Mistake(
             "guidance works on windows, whose actions are unsquashed; set guidance=none or "
             "generator=trajectory"
         )
     if guidance.needs_behaviour and not cloned:
-        raise ValueError(
+        raise Mistake(
             "guidance.behaviour_ratio needs a clone of the behaviour policy; set behaviour=clone, "
             "or the ratio to 0"
         )
     if guidance.nudges and not sampler.takes_nudges:
-        raise ValueError(
+        raise Mistake(
             "sampler.corrector would take back what guidance by nudges does; set it to false, or "
             "use guidance=policy"
         )
@@ -90,24 +91,24 @@ def require_noise_suits(
     """Refuse Gaussian noise on the way of a generator of another law, and warm starts without."""
     law = type(noise_law).__name__
     if not noise_law.gaussian and sampler.stochastic:
-        raise ValueError(
+        raise Mistake(
             f"the sampler adds Gaussian noise on its way, but the generator's noise law is {law}; "
             "choose one that adds none, for example sampler=dpm_solver_2m, or noise_law=log_normal"
         )
     if not noise_law.gaussian and sampler.measures:
-        raise ValueError(
+        raise Mistake(
             "the sampler measures the denoiser on Gaussian noise, but the generator's noise law "
             f"is {law}; set sampler.measured=false, or noise_law=log_normal"
         )
     if warm_start is None:
         return
     if not warm_start.noisy:
-        raise ValueError(
+        raise Mistake(
             "a warm start without fresh noise makes poor data, for its samples lose their spread; "
             "set source.warm_start.noisy=true"
         )
     if not noise_law.gaussian:
-        raise ValueError(
+        raise Mistake(
             "a warm start adds Gaussian noise, but the generator's noise law is "
             f"{law}; set warm_start=none, or noise_law=log_normal"
         )

@@ -11,6 +11,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from reverie.mistake import Mistake
+
 
 class Path(ABC):
     """t runs from 0, the noise, to 1, the data."""
@@ -99,5 +101,5 @@ PATHS: dict[str, Path] = {"linear": Linear(), "trigonometric": Trigonometric(), 
 def path_named(name: str, key: str) -> Path:
     """Look up a path by its configuration name, which stood under `key`."""
     if name not in PATHS:
-        raise ValueError(f"{key}={name!r} is unknown; use one of {sorted(PATHS)}")
+        raise Mistake(f"{key}={name!r} is unknown; use one of {sorted(PATHS)}")
     return PATHS[name]

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from reverie.mistake import Mistake
 from reverie.world_models.base import Critics, Moments
 from reverie.world_models.diffusion.conditioning import holding
 from reverie.world_models.diffusion.generator import DiffusionGenerator
@@ -46,12 +47,12 @@ class Planner:
     ) -> None:
         records = generator.records
         if not 1 <= execute <= records.transitions:
-            raise ValueError(
+            raise Mistake(
                 f"planner.execute={execute} must lie between 1 and the {records.transitions} "
                 "transitions of a window"
             )
         if not records.squashed:
-            raise ValueError(
+            raise Mistake(
                 "a plan is a window, and the generator of this run makes single transitions; train "
                 "with generator=trajectory"
             )

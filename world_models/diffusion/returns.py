@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from reverie.datasets.dataset import Dataset
+from reverie.mistake import Mistake
 from reverie.world_models.diffusion.conditioning import ClassifierFree, ConditionalDenoiser
 from reverie.world_models.diffusion.guidance import Channels, GaussianPolicy, Guidance, Guided
 from reverie.world_models.diffusion.records import uninterrupted
@@ -44,14 +45,14 @@ class ReturnCondition(nn.Module):
     def __init__(self, *, discount: float, dropout: float, at_time_limit: str) -> None:
         super().__init__()
         if not 0 < discount < 1:
-            raise ValueError(f"generator.condition.discount must lie in (0, 1), got {discount}")
+            raise Mistake(f"generator.condition.discount must lie in (0, 1), got {discount}")
         if not 0 < dropout < 1:
-            raise ValueError(
+            raise Mistake(
                 f"generator.condition.dropout must lie in (0, 1), got {dropout}; guidance wants a "
                 "generator that knows records with and without their label"
             )
         if at_time_limit not in LIMITS:
-            raise ValueError(
+            raise Mistake(
                 f"generator.condition.at_time_limit={at_time_limit!r} is unknown; use one of "
                 f"{list(LIMITS)}"
             )
@@ -63,11 +64,11 @@ class ReturnCondition(nn.Module):
         """Let the labels of these rows run from 0 to 1.
 
         Raises:
-            ValueError: all are the same.
+            Mistake: all are the same.
         """
         earned = self.earned(data)[rows]
         if earned.min() == earned.max():
-            raise ValueError(
+            raise Mistake(
                 f"all records of dataset {data.name} earn the same, so there is no return to ask "
                 "for; set condition=none"
             )
@@ -114,9 +115,9 @@ class ReturnGuidance(Guidance):
 
     def __init__(self, *, target: float, strength: float, levels: Sequence[float]) -> None:
         if strength < 0:
-            raise ValueError(f"guidance.strength must not be negative, got {strength}")
+            raise Mistake(f"guidance.strength must not be negative, got {strength}")
         if len(levels) != 2 or levels[0] > levels[1]:
-            raise ValueError(
+            raise Mistake(
                 f"guidance.levels must be two levels of noise, the lower first, got {list(levels)}"
             )
         self.target, self.rule = target, ClassifierFree(weight=strength, levels=levels)

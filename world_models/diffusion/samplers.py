@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reverie.mistake import Mistake
+
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """`(x [*], sigma) -> E[y | x]  [*]`; sigma is a scalar, or has the first dimensions of x."""
 
@@ -76,14 +78,14 @@ class Sampler(ABC):
         self, *, steps: int, sigma_min: float, sigma_max: float, rho: float | None
     ) -> None:
         if steps < 1:
-            raise ValueError(f"sampler.steps must be at least 1, got {steps}")
+            raise Mistake(f"sampler.steps must be at least 1, got {steps}")
         if not 0 < sigma_min <= sigma_max:
-            raise ValueError(
+            raise Mistake(
                 "sampler.sigma_min must be positive and not above sampler.sigma_max, got "
                 f"{sigma_min} and {sigma_max}"
             )
         if rho is not None and rho <= 0:
-            raise ValueError(f"sampler.rho must be positive or null, got {rho}")
+            raise Mistake(f"sampler.rho must be positive or null, got {rho}")
         self.steps, self.rho = steps, rho
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
 
@@ -186,7 +188,7 @@ class Euler(Stepwise):
     ) -> None:
         super().__init__(**levels)
         if churn < 0:
-            raise ValueError(f"sampler.churn must not be negative, got {churn}")
+            raise Mistake(f"sampler.churn must not be negative, got {churn}")
         self.churn, self.churn_scale = churn, churn_scale
         self.churn_from, self.churn_to = churn_levels
         self.step_from_churned = step_from_churned
@@ -265,7 +267,7 @@ class DDIM(Stepwise):
     def __init__(self, *, eta: float, **levels: Any) -> None:
         super().__init__(**levels)
         if not 0 <= eta <= 1:
-            raise ValueError(f"sampler.eta must lie in [0, 1], got {eta}")
+            raise Mistake(f"sampler.eta must lie in [0, 1], got {eta}")
         self.eta = eta
         self.stochastic = eta > 0
 

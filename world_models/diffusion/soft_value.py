@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reverie.mistake import Mistake
 from reverie.world_models.base import Critics
 from reverie.world_models.diffusion.guidance import Channels, GaussianPolicy, Guidance, Guided
 from reverie.world_models.diffusion.records import Records
@@ -38,9 +39,9 @@ class SoftValueSampler(DDIM):
     def __init__(self, *, candidates: int, temperature: float | None, **levels: Any) -> None:
         super().__init__(eta=1.0, **levels)
         if candidates < 1:
-            raise ValueError(f"sampler.candidates must be at least 1, got {candidates}")
+            raise Mistake(f"sampler.candidates must be at least 1, got {candidates}")
         if temperature is not None and temperature <= 0:
-            raise ValueError(f"sampler.temperature must be positive or null, got {temperature}")
+            raise Mistake(f"sampler.temperature must be positive or null, got {temperature}")
         self.candidates, self.temperature = candidates, temperature
         self.event_dims: int | None = None
         self.value: Value | None = None
@@ -106,9 +107,9 @@ class SoftValueGuidance(Guidance):
 
     def __init__(self, *, value: str, discount: float) -> None:
         if value not in VALUES:
-            raise ValueError(f"guidance.value={value!r} is unknown; use one of {list(VALUES)}")
+            raise Mistake(f"guidance.value={value!r} is unknown; use one of {list(VALUES)}")
         if not 0 <= discount <= 1:
-            raise ValueError(f"guidance.discount must lie in [0, 1], got {discount}")
+            raise Mistake(f"guidance.discount must lie in [0, 1], got {discount}")
         self.value, self.discount = value, discount
         self.needs_agent = self.needs_critics = value == "critic"
         self.judged: Value | None = None
@@ -122,7 +123,7 @@ class SoftValueGuidance(Guidance):
             assert critics is not None
             found = critics(rows.obs.flatten(1, -2), rows.action.flatten(1, -2))
             if found is None:
-                raise RuntimeError("guidance.value=critic needs an agent with critics")
+                raise Mistake("guidance.value=critic needs an agent with critics")
             lowest = found.amin(1).view_as(keep)
             return torch.where(keep, lowest, 0.0).sum(-1) / keep.sum(-1).clamp(min=1)
 

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from reverie.datasets.transition import Transition, column_names
+from reverie.mistake import Mistake
 from reverie.world_models.base import Critics, Moments, Policy
 from reverie.world_models.diffusion.behaviour import BehaviourClone
 from reverie.world_models.diffusion.generator import DiffusionGenerator
@@ -70,7 +71,7 @@ class GeneratedTransitions(RolloutSource):
             ("retain", retain),
         ):
             if value < 1:
-                raise ValueError(f"source.{name} must be at least 1, got {value}")
+                raise Mistake(f"source.{name} must be at least 1, got {value}")
         self.generator, self.seeds = generator, seeds
         self.sampler, self.guidance = sampler, guidance
         self.behaviour, self.warm_start = behaviour, warm_start

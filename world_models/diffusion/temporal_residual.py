@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from reverie.mistake import Mistake
 from reverie.world_models.diffusion.unet import Condition
 
 
@@ -49,7 +50,7 @@ class TemporalResidual(nn.Module):
     ) -> None:
         super().__init__()
         if len(event) != 2:
-            raise ValueError(
+            raise Mistake(
                 f"a temporal network works on windows, not on records of shape {event}; choose "
                 "generator=transition with its own network"
             )

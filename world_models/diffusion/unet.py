@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from reverie.mistake import Mistake
+
 
 class GroupNorm(nn.Module):
     """Normalises groups of channels, at each time step by itself or over all of them.
@@ -100,12 +102,12 @@ class TemporalUNet(nn.Module):
     ) -> None:
         super().__init__()
         if len(event) != 2:
-            raise ValueError(
+            raise Mistake(
                 f"a temporal U-Net works on windows, and the records are of shape {event}; choose "
                 "generator=transition with its own network"
             )
         if width < 16 or width % groups or width % 8 or event[0] < 2 ** (blocks - 1):
-            raise ValueError(
+            raise Mistake(
                 "generator.network needs width >= 16, a multiple of 8 and of groups, and "
                 f"length >= 2^(blocks - 1), got width={width}, groups={groups}, blocks={blocks}, "
                 f"length={event[0]}"

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from reverie.mistake import Mistake
 from reverie.world_models.diffusion.samplers import Denoiser, Nudge, Sampler
 
 
@@ -23,7 +24,7 @@ class WarmStart:
 
     def __init__(self, *, sigma: float, steps: int, noisy: bool) -> None:
         if sigma <= 0 or steps < 1:
-            raise ValueError(
+            raise Mistake(
                 "warm_start.sigma must be positive and warm_start.steps at least 1, got "
                 f"{sigma} and {steps}"
             )

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from reverie.mistake import Mistake
 from reverie.world_models.diffusion.edm import EDM, scaled
 
 
@@ -43,13 +44,13 @@ class WienerEDM(EDM):
     def __init__(self, *, crossover: float, **others: Any) -> None:
         super().__init__(**others)
         if crossover <= 0:
-            raise ValueError(f"generator.objective.crossover must be positive, got {crossover}")
+            raise Mistake(f"generator.objective.crossover must be positive, got {crossover}")
         self.crossover = crossover
 
     def make_room(self, event: tuple[int, ...]) -> None:
         numbers = math.prod(event)
         if numbers > self.LIMIT:
-            raise ValueError(
+            raise Mistake(
                 f"records of {numbers} numbers are too large for WienerEDM, which takes "
                 f"{self.LIMIT}; lower generator.records.length, or use generator=trajectory_small"
             )
@@ -77,7 +78,7 @@ class WienerEDM(EDM):
         """W(x)."""
         flat = x.flatten(1)
         if flat.shape[1] != len(self.mean):
-            raise ValueError(
+            raise Mistake(
                 f"records of {flat.shape[1]} numbers, but the generator was fitted to "
                 f"{len(self.mean)}; for windows of other lengths use the EDM objective"
             )

@@ -7,6 +7,7 @@ from torch import Tensor
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
+from reverie.mistake import Mistake
 from reverie.world_models.diffusion.records import Records, uninterrupted
 
 
@@ -37,7 +38,7 @@ class Windows(Records):
 
     def __init__(self, *, spec: Spec, length: int, stride: int, absorbing: bool) -> None:
         if length < 2 or stride < 1:
-            raise ValueError(
+            raise Mistake(
                 "generator.records needs length >= 2 and stride >= 1, got "
                 f"length={length}, stride={stride}"
             )

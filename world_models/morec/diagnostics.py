@@ -18,6 +18,7 @@ from torch import Tensor
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs.true_dynamics import Simulator
+from reverie.mistake import Mistake
 from reverie.world_models.base import Policy, WorldModel
 from reverie.world_models.filters import KeepAll, TransitionFilter
 from reverie.world_models.fitting import held_out_episodes, rows_of
@@ -215,13 +216,13 @@ def windows(
     """At most `limit` windows of recorded episodes, as long as `steps` or as the longest episode.
 
     Raises:
-        ValueError: no episode has a single known step.
+        Mistake: no episode has a single known step.
     """
     starts, lengths = data.episode_starts[episodes], data.episode_lengths[episodes]
     known = lengths - (~data.valid_next[starts + lengths - 1]).long()
     steps = min(steps, int(known.max()) if len(known) else 0)
     if steps < 1:
-        raise ValueError(f"no episode of dataset {data.name} has a known next observation")
+        raise Mistake(f"no episode of dataset {data.name} has a known next observation")
     first = torch.cat(
         [
             torch.arange(int(start), int(start + count) - steps + 1)

@@ -15,6 +15,7 @@ from torch import Tensor
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
+from reverie.mistake import Mistake
 from reverie.world_models.base import FitProgress, Fitted
 from reverie.world_models.fitting import held_out_episodes, rows_of
 from reverie.world_models.morec.game import DynamicsGame, Wrapper
@@ -106,18 +107,18 @@ class DynamicsReward(Fitted):
     ) -> None:
         super().__init__()
         if min(iterations, snapshot_every, keep, thin) < 1 or iterations < snapshot_every:
-            raise ValueError(
+            raise Mistake(
                 "dynamics_reward needs iterations >= snapshot_every >= 1, keep >= 1 and thin >= 1, "
                 f"got {[iterations, snapshot_every, keep, thin]}"
             )
         if not 0 <= level_decay < 1:
-            raise ValueError(f"dynamics_reward.level_decay={level_decay} must lie in [0, 1)")
+            raise Mistake(f"dynamics_reward.level_decay={level_decay} must lie in [0, 1)")
         if restart_every is not None and restart_every < 1:
-            raise ValueError(
+            raise Mistake(
                 f"dynamics_reward.restart_every={restart_every} must be at least 1, or null"
             )
         if heldout_episodes < 0:
-            raise ValueError(
+            raise Mistake(
                 f"dynamics_reward.heldout_episodes={heldout_episodes} must not be negative"
             )
         self.spec, self.seeds, self.seed = spec, seeds, seed
@@ -174,15 +175,15 @@ class DynamicsReward(Fitted):
             where none were) as recorded, and with one std of the change of noise.
 
         Raises:
-            ValueError: other spaces than the reward's, or no usable row.
-            RuntimeError: a seed diverged, or no snapshot of it can be used.
+            Mistake: other spaces than the reward's, or no usable row; a seed diverged, or no
+                snapshot of it can be used.
         """
         self.spec.require_same_spaces(data.spec, "the dynamics reward", f"dataset {data.name}")
         device = self.learner.device
         unseen = rows_of(data, self.held_out(data)) & data.valid_next
         rows = data.transitions[~unseen & data.valid_next].to(device)
         if not len(rows.reward):
-            raise ValueError(f"dataset {data.name} has no row with a known next observation")
+            raise Mistake(f"dataset {data.name} has no row with a known next observation")
         self._normalise_by(rows)
         table = self.normalised(rows.obs, rows.action, rows.next_obs)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -243,13 +244,13 @@ class DynamicsReward(Fitted):
         finite = self.expert.isfinite() & self.learner.isfinite()
         broken = (~finite.all(1)).nonzero().flatten().tolist()
         if broken:
-            raise RuntimeError(
+            raise Mistake(
                 f"the dynamics reward of seeds {broken} diverged; check the data (python -m "
                 "datasets.check) or lower dynamics_reward.game.learning_rate"
             )
         useless = (~self.valid().any(1)).nonzero().flatten().tolist()
         if useless:
-            raise RuntimeError(
+            raise Mistake(
                 f"no snapshot of the dynamics reward of seeds {useless} tells recorded from "
                 f"generated rows by dynamics_reward.minimal_gap={self.minimal_gap}; set "
                 "dynamics_reward.game.noise_share or .restart_every, or more iterations"

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from reverie.envs.specs import Spec
+from reverie.mistake import Mistake
 from reverie.world_models.gaussian import GaussianMembers
 from reverie.world_models.networks import BatchedMLP
 from reverie.world_models.optimiser import Adam
@@ -74,15 +75,15 @@ class DynamicsGame:
         noise_scale: Sequence[float],
     ) -> None:
         if min(starts, horizon, behaviour_batch, behaviour_updates) < 1:
-            raise ValueError(
+            raise Mistake(
                 "dynamics_reward.game needs starts, horizon, behaviour_batch and behaviour_updates "
                 f">= 1, got {[starts, horizon, behaviour_batch, behaviour_updates]}"
             )
         if not 0 <= noise_share <= 1:
-            raise ValueError(f"dynamics_reward.game.noise_share={noise_share} must lie in [0, 1]")
+            raise Mistake(f"dynamics_reward.game.noise_share={noise_share} must lie in [0, 1]")
         low, high = noise_scale
         if not 0 < low <= high:
-            raise ValueError(
+            raise Mistake(
                 f"dynamics_reward.game.noise_scale={list(noise_scale)} must be [low, high] with "
                 "0 < low <= high"
             )

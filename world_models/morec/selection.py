@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from reverie.mistake import Mistake
 from reverie.world_models.base import Step
 from reverie.world_models.filters import Age, Chain, TransitionFilter, UncertaintyPenalty, Verdict
 from reverie.world_models.lanes import PerLane
@@ -59,18 +60,18 @@ class RewardSelection(TransitionFilter):
         super().__init__()
         for name, value, known in (("select", select, SELECTIONS), ("on_cut", on_cut, CUTS)):
             if value not in known:
-                raise ValueError(f"filter.{name}={value!r} is unknown; use one of {list(known)}")
+                raise Mistake(f"filter.{name}={value!r} is unknown; use one of {list(known)}")
         if candidates < 1 or min_length < 0:
-            raise ValueError(
+            raise Mistake(
                 f"filter.candidates={candidates} must be at least 1 and filter.min_length="
                 f"{min_length} not negative"
             )
         if temperature <= 0:
-            raise ValueError(
+            raise Mistake(
                 f"filter.temperature={temperature} must be positive; select=argmax is its limit 0"
             )
         if bound is not None and bound <= 0:
-            raise ValueError(f"filter.bound={bound} must be positive, or null for no clip")
+            raise Mistake(f"filter.bound={bound} must be positive, or null for no clip")
         self.dynamics_reward, self.candidates = dynamics_reward, candidates
         self.select, self.temperature = select, temperature
         self.min_reward, self.min_length, self.on_cut = min_reward, min_length, on_cut

@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from reverie.mistake import Mistake
+
 KINDS = ("affine", "quotient", "polynomial")
 """What a dictionary may hold, see `library_of`."""
 
@@ -73,9 +75,9 @@ def library_of(kind: str, *, obs_dim: int, action_dim: int, degree: int, interac
     import pysindy  # takes seconds, and few runs need it
 
     if kind not in KINDS:
-        raise ValueError(f"library={kind!r} is unknown; use one of {', '.join(KINDS)}")
+        raise Mistake(f"library={kind!r} is unknown; use one of {', '.join(KINDS)}")
     if degree < 1:
-        raise ValueError(f"degree={degree} of a library must be at least 1")
+        raise Mistake(f"degree={degree} of a library must be at least 1")
     options = {"degree": degree, "include_interaction": interactions}
     if kind == "polynomial" or not action_dim:
         return pysindy.PolynomialLibrary(**options, include_bias=kind != "affine")
@@ -96,7 +98,7 @@ def powers_of(library: Any, obs_dim: int, action_dim: int) -> np.ndarray:
     """Exponents `[F, n]` of a library's features, proved against its own transform.
 
     Raises:
-        ValueError: a feature is no monomial (Fourier, custom functions).
+        Mistake: a feature is no monomial (Fourier, custom functions).
     """
     names = input_names(obs_dim, action_dim)
     column = {name: index for index, name in enumerate(names)}
@@ -110,7 +112,7 @@ def powers_of(library: Any, obs_dim: int, action_dim: int) -> np.ndarray:
     wrong = np.abs(compiled - features).max(0) > _AGREEMENT
     if wrong.any():
         listed = np.array(library.get_feature_names(names))[wrong][:3].tolist()
-        raise ValueError(
+        raise Mistake(
             f"the features {listed} of the library are not monomials, which is all that can be "
             f"compiled; use one of {', '.join(KINDS)}"
         )

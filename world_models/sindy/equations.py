@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from reverie.envs.specs import Spec
+from reverie.mistake import Mistake, writing
 from reverie.world_models.base import Step, WorldModel
 from reverie.world_models.sindy.dictionary import Monomials, equation, input_names, term_names
 from reverie.world_models.termination import Termination
@@ -166,7 +167,8 @@ class SparseEquations(WorldModel):
             "residual_std": self.residual_std.tolist(),
             "unit": self.unit.tolist(),
         }
-        Path(path).write_text(json.dumps(record, indent=1) + "\n")
+        with writing(Path(path)):
+            Path(path).write_text(json.dumps(record, indent=1) + "\n")
 
     def load_json(self, path: Path | str) -> None:
         """Take back what `save_json` wrote, into a model of the same settings.
@@ -174,12 +176,18 @@ class SparseEquations(WorldModel):
         A learned termination is not part of the file.
 
         Raises:
-            ValueError: another number of seeds or members, or a term the library does not have.
+            Mistake: no such file, a damaged one, another number of seeds or members, or a term the
+                library does not have.
         """
-        record = json.loads(Path(path).read_text())
+        try:
+            record = json.loads(Path(path).read_text())
+        except (OSError, ValueError) as error:
+            raise Mistake(
+                f"{path} cannot be read ({error}); give a file that save_json wrote"
+            ) from error
         shape = [len(record["median"]), len(record["members"][0])]
         if record["target"] != self.target or shape != list(self.members.shape[:2]):
-            raise ValueError(
+            raise Mistake(
                 f"{path} holds equations of the {record['target']} for {shape[0]} seeds with "
                 f"{shape[1]} members; the model has target={self.target}, "
                 f"{self.members.shape[0]} seeds and {self.members.shape[1]} members"
@@ -246,7 +254,7 @@ class SparseEquations(WorldModel):
                 columns = of_part[target != "reward"]
                 for name, value in terms.items():
                     if name not in columns:
-                        raise ValueError(
+                        raise Mistake(
                             f"{path}: the library of {target} has no term {name!r}; build the "
                             "model with the library, degree and interactions of the file"
                         )

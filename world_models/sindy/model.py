@@ -16,6 +16,7 @@ from torch import Tensor
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition, concatenate
 from reverie.envs.specs import Spec
+from reverie.mistake import Mistake
 from reverie.world_models.base import FitProgress
 from reverie.world_models.fitting import held_out_episodes, rows_of
 from reverie.world_models.sindy.dictionary import (
@@ -121,24 +122,22 @@ class SINDy(SparseEquations):
             ("prediction", prediction, PREDICTIONS),
         ):
             if value not in known:
-                raise ValueError(f"world_model.{name}={value!r} must be one of {known}")
+                raise Mistake(f"world_model.{name}={value!r} must be one of {known}")
         for name, count in (
             ("members", members),
             ("fit_rows", fit_rows),
             ("gate_steps", gate_steps),
         ):
             if count < 1:
-                raise ValueError(f"world_model.{name}={count} must be at least 1")
+                raise Mistake(f"world_model.{name}={count} must be at least 1")
         if cliff <= 1:
-            raise ValueError(f"world_model.cliff={cliff} must be above 1, a growth of the error")
+            raise Mistake(f"world_model.cliff={cliff} must be above 1, a growth of the error")
         for name, share in (("box_margin", box_margin), ("tolerance", tolerance)):
             if share < 0:
-                raise ValueError(f"world_model.{name}={share} must not be negative")
+                raise Mistake(f"world_model.{name}={share} must not be negative")
         _require_pairs(angles, spec.obs_dim)
         if not thresholds or list(thresholds) != sorted(thresholds):
-            raise ValueError(
-                f"world_model.thresholds={list(thresholds)} must ascend and not be empty"
-            )
+            raise Mistake(f"world_model.thresholds={list(thresholds)} must ascend and not be empty")
         lanes = seeds if per_seed else 1
         sizes = {"obs_dim": spec.obs_dim, "action_dim": spec.action_dim}
         # The features of the dynamics, then those of the reward; a target has zeros in the other's.
@@ -147,7 +146,7 @@ class SINDy(SparseEquations):
         parts = [powers_of(part, **sizes) for part in (state_library, reward)]
         powers = np.concatenate(parts)
         if len(powers) * fit_rows * 8 > _MEMORY:
-            raise ValueError(
+            raise Mistake(
                 f"world_model: {len(powers)} features of {fit_rows} rows do not fit; lower "
                 "world_model.degree or world_model.fit_rows, or project the observations on fewer "
                 "modes (SVD) before they become a dataset"
@@ -215,7 +214,7 @@ class SINDy(SparseEquations):
             says of its own fit.
 
         Raises:
-            ValueError: other spaces than the model's, or too few usable rows.
+            Mistake: other spaces than the model's, or too few usable rows.
         """
         self.spec.require_same_spaces(data.spec, "the world model", f"dataset {data.name}")
         rows = data.transitions
@@ -234,7 +233,7 @@ class SINDy(SparseEquations):
             judging_rows = self._drawn(judging & ~clipped, generator)
             path_rows = self._drawn(seen & usable & ~clipped & ~judging, generator)
         if min(len(path_rows), len(judging_rows)) < 2:
-            raise ValueError(
+            raise Mistake(
                 f"dataset {data.name} has too few rows to fit equations to ({len(path_rows)} to "
                 f"fit, {len(judging_rows)} to judge, {int(clipped.sum())} left out at a clip); use "
                 "more data"
@@ -278,12 +277,12 @@ class SINDy(SparseEquations):
 
     def require_refit(self) -> None:
         if self.lanes != self.seeds:
-            raise ValueError(
+            raise Mistake(
                 f"online training with seeds={self.seeds} needs equations for every seed, for each "
                 "collects rows of its own; set world_model.per_seed=true, or online.refit_every=0"
             )
         if self.termination.kind == "learned":
-            raise ValueError(
+            raise Mistake(
                 f"the learned termination rule of {self.spec.env_id} is not fitted again during "
                 "a run; set world_model.termination=known or none, or online.refit_every=0"
             )
@@ -394,7 +393,7 @@ def _require_pairs(angles: str | Sequence[Sequence[int]], size: int) -> None:
     flat = [index for pair in pairs for index in pair]
     good = all(len(pair) == 2 for pair in pairs) and len(set(flat)) == len(flat)
     if isinstance(angles, str) or not good or not all(0 <= index < size for index in flat):
-        raise ValueError(
+        raise Mistake(
             f"world_model.angles={angles!r} must be auto or pairs of different columns of the "
             f"observation, 0 to {size - 1}"
         )

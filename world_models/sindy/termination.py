@@ -11,6 +11,7 @@ from torch import Tensor
 
 from reverie.datasets.dataset import Dataset
 from reverie.envs.specs import Spec
+from reverie.mistake import Mistake
 from reverie.world_models.sindy.dictionary import (
     Monomials,
     equation,
@@ -50,7 +51,7 @@ class SparseTermination(Termination):
     ) -> None:
         super().__init__()
         if not thresholds or list(thresholds) != sorted(thresholds):
-            raise ValueError(
+            raise Mistake(
                 f"world_model.terminal_head.thresholds={list(thresholds)} must ascend and not be "
                 "empty"
             )

@@ -17,6 +17,7 @@ from reverie.datasets.readers.minari import load, root_set_to
 from reverie.envs import snapshot
 from reverie.envs.make import make_env, spec_of
 from reverie.envs.specs import Reference
+from reverie.mistake import Mistake
 from reverie.training.collect import snapshots as collection
 from reverie.training.collect.__main__ import collect
 from reverie.training.collect.snapshots import Snapshot, collected, medium_of
@@ -210,7 +211,7 @@ def test_an_expert_no_better_than_chance_is_refused(run, monkeypatch):
 
 def test_folders_and_datasets_of_others_are_left_alone(run, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="give another folder with path="):
+    with pytest.raises(Mistake, match="give another folder with path="):
         run(f"path={tmp_path / 'file'}")
     run("kinds=[random]")
     root = tmp_path / "a" / "data"

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from matplotlib.figure import Figure
 
+from reverie.mistake import Mistake
 from reverie.training.report import __main__ as command
 from reverie.training.report.__main__ import cell, report
 from reverie.training.report.figures import Painter
@@ -304,7 +305,7 @@ def test_mistakes_end_with_one_line(tmp_path, write, monkeypatch, capsys, break_
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere is no folder"):
+    with pytest.raises(Mistake, match="nowhere is no folder"):
         find([tmp_path / "nowhere"])
 
 

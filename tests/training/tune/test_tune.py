@@ -9,6 +9,7 @@ optuna = pytest.importorskip("optuna")
 
 from optuna.trial import TrialState  # noqa: E402
 
+from reverie.mistake import Mistake  # noqa: E402
 from reverie.training.tune import __main__ as tune  # noqa: E402
 from reverie.training.tune.__main__ import Tuner  # noqa: E402
 from reverie.training.tune.search_space import question  # noqa: E402
@@ -125,7 +126,7 @@ def test_unpromising_trials_are_stopped_and_cost_no_more(tuner, tmp_path, monkey
 
 
 def test_a_study_in_which_all_trials_fail_says_so(tuner):
-    with pytest.raises(RuntimeError, match=r"no trial of .* finished"):
+    with pytest.raises(Mistake, match=r"no trial of .* finished"):
         tuner("algorithm=sac", "agent.discount=0.1,0.11").run(2)
 
 

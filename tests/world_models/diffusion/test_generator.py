@@ -11,6 +11,7 @@ from torch import nn
 
 from reverie.datasets.build import build
 from reverie.envs.specs import Spec
+from reverie.mistake import Mistake
 from reverie.world_models.diffusion.dpm_v3 import DPMSolverV3
 from reverie.world_models.diffusion.edm import EDM
 from reverie.world_models.diffusion.generator import DiffusionGenerator
@@ -277,7 +278,7 @@ def test_fits_that_cannot_work_say_why(data):
         generator(
             **WINDOWS | {"records": partial(Windows, length=101, stride=1, absorbing=True)}
         ).fit(data)
-    with pytest.raises(RuntimeError, match="not finite by update 10"):
+    with pytest.raises(Mistake, match="not finite by update 10"):
         generator(learning_rate=float("inf")).fit(data)
     other = Spec(env_id=None, obs_dim=2, action_dim=1, action_low=(-1.0,), action_high=(1.0,))
     with pytest.raises(ValueError, match="different tasks"):

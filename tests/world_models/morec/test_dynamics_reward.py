@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
+from reverie.mistake import Mistake
 from reverie.world_models.morec.dynamics_reward import DynamicsReward, reward_of_logits
 from reverie.world_models.morec.game import DynamicsGame, discriminator_loss
 
@@ -242,7 +243,7 @@ def test_a_poisoned_seed_leaves_the_others_bitwise_unchanged(data, monkeypatch):
             game.discriminator.layers[0].weight[1] = torch.nan
 
     monkeypatch.setattr(DynamicsGame, "begin", poisoned)
-    with pytest.raises(RuntimeError, match=r"seeds \[1\] diverged"):
+    with pytest.raises(Mistake, match=r"seeds \[1\] diverged"):
         second.fit(data)
     assert not second.ready
     for name in ("expert", "learner"):
@@ -309,5 +310,5 @@ def test_wrong_numbers_are_refused(build, expected):
 
 
 def test_a_reward_that_tells_nothing_apart_is_refused(data):
-    with pytest.raises(RuntimeError, match="no snapshot of the dynamics reward of seeds"):
+    with pytest.raises(Mistake, match="no snapshot of the dynamics reward of seeds"):
         dynamics_reward(minimal_gap=1e6).fit(data)

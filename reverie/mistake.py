@@ -1,0 +1,33 @@
+"""The error that every layer raises where a user can mend what is wrong."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class Mistake(ValueError):
+    """Something in the settings, data, files, machine or numbers of a run that a user can mend.
+
+    Its message says what was found, what was expected and what to do; the commands print it as one
+    line. Every other exception is a defect, of the program or of a new method, and shows its
+    traceback.
+    """
+
+
+@contextmanager
+def writing(
+    path: Path, remedy: str = "free some disk space, or choose a folder that can be written"
+) -> Iterator[None]:
+    """Let what the operating system refuses while the block writes be a mistake.
+
+    Args:
+        path: the file or folder that is written.
+        remedy: what to do; end of the message.
+
+    Raises:
+        Mistake: names the path and the reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise Mistake(f"could not write {path}: {error.strerror or error}; {remedy}") from error
