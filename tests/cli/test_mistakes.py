@@ -1,11 +1,20 @@
-"""Every mistake ends in one clear line with a remedy and status 1, and damages nothing."""
+"""A mistake ends in one clear line with a remedy and status 1, a defect shows its traceback."""
+
+import errno
+import json
+import re
+from collections.abc import Sequence
+from functools import partial
 
 import h5py
 import numpy as np
 import pytest
 import torch
+import yaml
 
+from reverie.mistake import Mistake, writing
 from reverie.training.files import lock_directory
+from reverie.training.launch.mistakes import DEFECT, build, explain
 
 
 @pytest.fixture
@@ -81,7 +90,12 @@ def recorded(tmp_path):
             "agent.target_entropy, filter.penalty; or sweep",
         ),
         (["real_fraction=1.5"], "real_fraction must lie in [0, 1], got 1.5"),
-        (["agent.hidden=wide"], "agent cannot be built"),
+        (["agent.hidden=wide"], "hidden=wide does not fit SAC, which takes Sequence[int]"),
+        (["agent.hidden=[-3]"], "give widths (hidden) of at least 1"),
+        (["+agent.colour=red"], "agent cannot be built: SAC has no setting colour"),
+        (["threads=0"], "threads=0 must be a whole number, at least 1"),
+        (["device=abacus"], "device=abacus is unknown; use auto, cpu"),
+        (["cache=/proc/nowhere"], "REVERIE_CACHE"),
         (["real_fraction=1.0"], "leaves no room in a batch of 256"),
         (["dataset=minari"], "dataset.id"),
         (["dataset=file"], "dataset.path"),
@@ -128,6 +142,16 @@ def test_an_environment_with_discrete_actions_is_refused(fails, recorded):
 def test_an_environment_with_other_spaces_than_the_data_is_refused(fails, recorded):
     message = fails("dataset=file", f"dataset.path={recorded()}", "dataset.env_id=Hopper-v5")
     assert "Hopper-v5" in message and "3" in message and "11" in message
+
+
+def test_what_an_environment_does_wrong_names_it(command, own_module, recorded, tmp_path):
+    own_module("tasks", TASK)
+    data = ("dataset=file", f"dataset.path={recorded()}", "dataset.env_id=tasks:Old-v0")
+    short = ("updates=10", "evaluate.every=10", "batch_size=8", "threads=1")
+    done = command("train.py", "algorithm=bc", *data, *short, f"root={tmp_path / 'runs'}")
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "environment tasks:Old-v0 failed with ValueError" in line and "step returns (obs" in line
+    assert "Traceback" not in done.stderr
 
 
 def test_an_unknown_environment_is_refused(fails, recorded):
@@ -227,3 +251,140 @@ def test_a_full_disk_ends_in_one_line_and_spares_what_is_there(train, finished, 
     assert "could not write" in line and "free some disk space" in line
     assert contents(finished) == before
     assert not list(tmp_path.rglob("*.part"))
+
+
+TASK = """
+import gymnasium
+import numpy as np
+
+class Old(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-9.0, 9.0, (3,))
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(3, np.float32), 0.0, True, {}
+
+gymnasium.register("Old-v0", entry_point=Old, max_episode_steps=5)
+"""
+
+BUGS = """
+import torch
+from reverie.agents.sac import SAC
+
+class Shapes(SAC):
+    def update(self, batch):
+        return {"loss": torch.zeros(2, 3) @ torch.zeros(2, 3)}
+
+class Body(SAC):
+    def __init__(self, **others):
+        super().__init__(**others)
+        len(3)
+
+class Narrow(SAC):
+    def __init__(self, *, spec, seeds, critics):
+        pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("agent", "expected"),
+    [
+        ("Shapes", "RuntimeError: mat1 and mat2 shapes cannot be multiplied"),
+        ("Body", "TypeError: object of type 'int' has no len()"),
+    ],
+)
+def test_a_bug_in_a_new_agent_shows_its_traceback(train, own_module, tmp_path, agent, expected):
+    own_module("bugs", BUGS)
+    done = train(f"agent._target_=bugs.{agent}")
+    (kept,) = (tmp_path / "runs").rglob("failed.json")
+    *shown, last = done.stderr.strip().splitlines()
+    assert done.returncode == 1 and shown[-1].startswith(expected), done.stderr
+    assert any("bugs.py" in line for line in shown)
+    assert last == f"{DEFECT}; {kept} keeps this traceback"
+    record = json.loads(kept.read_text())
+    assert record["defect"] and record["reason"].startswith(expected)
+    assert expected in record["traceback"]
+
+
+def test_what_a_new_agent_lacks_is_a_mistake_and_what_its_module_lacks_is_none(
+    train, own_module, environment
+):
+    own_module("bugs", BUGS)
+    done = train("agent._target_=bugs.Narrow")
+    assert "agent cannot be built: Narrow has no setting" in done.stderr
+    assert "Traceback" not in done.stderr
+    environment["REVERIE_TRACEBACK"] = "1"
+    done = train("agent._target_=bugs.Narrow")
+    assert "Traceback" in done.stderr and "Narrow has no setting" in done.stderr.splitlines()[-1]
+    done = train("agent._target_=bugs.Missing")
+    assert "error: _target_=bugs.Missing is not there" in done.stderr.splitlines()[-1]
+    own_module("needs", "import nowhere_to_be_found")
+    done = train("agent._target_=needs.Agent")
+    assert "No module named 'nowhere_to_be_found'" in done.stderr
+    assert done.stderr.splitlines()[-1] == DEFECT
+
+
+class Made:
+    def __init__(self, *, width: int, rate: float | Sequence[float], words: str | None, own=3):
+        if width > 5:
+            len(width)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (dict(width="wide", rate=1, words=None), "width=wide does not fit Made, which takes int"),
+        (dict(width=True, rate=1, words=None), None),
+        (dict(width=9, rate=1, words=2), "words=2 does not fit Made, which takes str | None"),
+        (dict(width=9, rate=["a"], words="b"), "rate=['a'] does not fit Made"),
+        (dict(width=1, rate=0.5, words=None, hue=3), "Made has no setting hue"),
+        (dict(width=1, words=None), "Made needs the setting rate"),
+        (dict(width=9, rate=[0, 0.5], words="b"), TypeError),
+    ],
+)
+def test_a_setting_that_does_not_fit_is_told_from_a_defect(settings, expected):
+    def making():
+        return build("part", partial(Made, **settings), own=4)
+
+    if expected is None:  # it works, so nobody looks
+        assert isinstance(making(), Made)
+    elif isinstance(expected, str):
+        with pytest.raises(Mistake, match=f"^part cannot be built: {re.escape(expected)}"):
+            making()
+    else:
+        with pytest.raises(expected) as caught:
+            making()
+        assert explain(caught.value) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (Mistake("seeds=0\nis none; use 1"), "seeds=0 is none; use 1"),
+        (ValueError("shapes differ"), None),
+        (RuntimeError("shapes differ"), None),
+        (TypeError("got an unexpected keyword argument 'x'"), None),
+        (FileNotFoundError(2, "No such file"), None),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (MemoryError("8 GiB"), "out of memory (8 GiB); lower seeds=, batch_size="),
+        (yaml.YAMLError("a.yaml, line 3"), "a.yaml, line 3"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_only_what_a_user_can_mend_is_explained(error, expected):
+    told = explain(error)
+    assert (told is None) == (expected is None) and (expected is None or expected in told)
+
+
+def test_what_cannot_be_written_names_the_path_and_the_reason(tmp_path):
+    (tmp_path / "file").write_text("")
+    expected = r"could not write .*x: Not a directory; elsewhere"
+    with (
+        pytest.raises(Mistake, match=expected) as caught,
+        writing(tmp_path / "x", "elsewhere"),
+    ):
+        (tmp_path / "file" / "x").write_text("")
+    assert isinstance(caught.value.__cause__, OSError)
