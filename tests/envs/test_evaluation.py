@@ -141,7 +141,7 @@ def test_a_lane_that_diverged_is_nan_and_leaves_the_others_alone(caplog):
         action[1, obs[1, :, 1] >= 2] = torch.nan  # lane 1 breaks at its third step
         return action
 
-    with caplog.at_level(logging.WARNING, logger="envs.evaluation"):
+    with caplog.at_level(logging.WARNING, logger="reverie.envs.evaluation"):
         returns, _ = episode_returns(spec_for("ReverieCountdown-v0"), policy, 2, 3, seed=2)
     assert returns[0].tolist() == [2.0, 3.0, 4.0]
     assert returns[1, 0].item() == 2.0  # it ended before

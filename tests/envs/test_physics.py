@@ -14,14 +14,14 @@ def fresh(monkeypatch):
 
 
 def test_an_unstable_simulation_is_told_once(caplog):
-    with caplog.at_level(logging.DEBUG, logger="envs.physics"):
+    with caplog.at_level(logging.DEBUG, logger="reverie.envs.physics"):
         for time in (0.1, 0.2):
             physics._log_once(f"Nan, Inf or huge value in QACC at DOF 3. Time = {time}.")
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
 def test_a_remark_about_a_model_file_is_no_warning(caplog):
-    with caplog.at_level(logging.DEBUG, logger="envs.physics"):
+    with caplog.at_level(logging.DEBUG, logger="reverie.envs.physics"):
         physics._log_once("compiler attribute 'settotalmass' is deprecated\n")
     assert [record.levelname for record in caplog.records] == ["DEBUG"]
 

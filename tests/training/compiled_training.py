@@ -79,7 +79,7 @@ if __name__ == "__main__":
         def emit(self, record):
             raise SystemExit(record.getMessage())
 
-    logging.getLogger("training.compilation").addHandler(Refuse())
+    logging.getLogger("reverie.training.compilation").addHandler(Refuse())
     fast = train(lambda function: compiled(function, torch.device("cpu")), 12)
     for name, value in plain.items():
         error = (fast[name].float() - value.float()).abs().max()
