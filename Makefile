@@ -1,12 +1,13 @@
 # make demo   set up and train the default to a score above the behaviour policy
-# make test   set up and run every check
+# make test   set up and run the linter, the type checker and every test that is not slow
+# make check  set up and run the slow tests: compilers, long runs, other schedulers
 PYTHON ?= python3
 PIP_OPTIONS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: demo test lint setup speed clean
+.PHONY: demo test check lint setup speed clean
 
 setup: $(VENV)/.installed
 
@@ -29,9 +30,14 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Tests start interpreters by the hundred: what they compile is kept, whatever the environment says.
+# Tests start interpreters by the dozen: what they compile is kept, whatever the environment says.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
 test: lint
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+	$(PYTEST) -m "not slow"
+
+check: setup
+	$(PYTEST) -m slow
 
 speed: setup
 	$(BIN)/python -m benchmarks.speed

@@ -1,10 +1,18 @@
 """Shared fixtures; switches the shape checker on for everything imported after it."""
 
+import json
 import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
 import pytest
 import torch
 from jaxtyping import install_import_hook
+
+CHECKOUT = Path(__file__).parent.parent
 
 # A compiled function cannot look into the checker, so tests of compilation run without it.
 CHECKED = [f"reverie.{layer}" for layer in ("agents", "world_models", "datasets", "envs")]
@@ -77,3 +85,65 @@ def make_sac():
         return SAC(spec=spec, **{**numbers, **changes})
 
     return make
+
+
+@pytest.fixture
+def environment(tmp_path_factory):
+    """Of the child processes: caches shared by all tests of this worker, no shape checker."""
+    return {
+        **os.environ,
+        "REVERIE_CACHE": str(tmp_path_factory.getbasetemp() / "cache"),
+        "WANDB_MODE": "offline",
+        "WANDB_SILENT": "true",
+        "OMP_NUM_THREADS": "1",
+        "COLUMNS": "120",
+    }
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory):
+    """An interpreter with what commands need imported, see `cli/prepared.py`."""
+    with subprocess.Popen(
+        [sys.executable, CHECKOUT / "tests" / "cli" / "prepared.py"],
+        cwd=CHECKOUT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        yield process
+        process.stdin.close()
+
+
+@pytest.fixture
+def command(tmp_path, environment, prepared):
+    """`command("train.py", "seed=1")` runs it in the checkout and gives what it printed.
+
+    `limit` is the largest file it may write, in bytes; `death=(120, signal.SIGKILL)` sends it that
+    signal when it has logged update 120.
+    """
+
+    def run(*arguments, timeout=600, limit=None, death=None):
+        printed = {name: tmp_path / f"{name}.txt" for name in ("stdout", "stderr")}
+        request = {
+            "arguments": arguments,
+            "environment": environment,
+            "folder": str(CHECKOUT),
+            "limit": limit,
+            "death": death,
+            **{name: str(path) for name, path in printed.items()},
+        }
+        prepared.stdin.write(json.dumps(request) + "\n")
+        prepared.stdin.flush()
+        child = int(prepared.stdout.readline())
+        killer = threading.Timer(timeout, os.kill, (child, signal.SIGKILL))
+        killer.start()
+        status = int(prepared.stdout.readline())
+        killer.cancel()
+        texts = {name: path.read_text() for name, path in printed.items()}
+        if death is None:
+            assert status != -signal.SIGKILL, f"{arguments} took over {timeout} s: {texts}"
+        return subprocess.CompletedProcess(arguments, status, **texts)
+
+    return run

@@ -1,9 +1,6 @@
 """What must hold for every agent. A new agent joins by its line in `AGENTS`."""
 
 import copy
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -180,15 +177,11 @@ def test_no_update_reads_a_value_on_the_host(build, make_batch):
         batch.reward.sum().item()
 
 
-@pytest.mark.slow
-def test_every_update_is_traced_whole():
+@pytest.mark.parametrize(
+    "options", [["sac"], pytest.param([], marks=pytest.mark.slow)], ids=["sac", "all"]
+)
+def test_every_update_is_traced_whole(command, options):
     """No update breaks into pieces or is traced anew, and a compiler changes no result."""
-    done = subprocess.run(
-        [sys.executable, "tests/agents/traced_updates.py"],
-        env={**os.environ, "PYTHONPATH": "."},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = command("tests/agents/traced_updates.py", *options)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "agree" in done.stdout

@@ -10,7 +10,7 @@ def ks_statistic(a, b):
 
 
 def test_lanes_are_distributed_like_solo_runs(spec, make_sac, make_batch):
-    runs, updates = 60, 25
+    runs, updates = 60, 10
     data = make_batch(200)
 
     def train(seeds, seed):

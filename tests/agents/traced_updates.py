@@ -1,5 +1,9 @@
-"""Run by a test: traces every agent's update whole and compares. No shape checker, no code made."""
+"""Run by a test: traces updates whole and compares, of the agents named or of all of them.
 
+No shape checker, no code made.
+"""
+
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -73,9 +77,8 @@ def learn(option: str, wrap) -> dict[str, torch.Tensor]:
 
 def main() -> None:
     torch._dynamo.config.trace_autograd_ops = True
-    for option in sorted(path.stem for path in Path("conf/agent").glob("*.yaml")) + list(
-        REGULARISED
-    ):
+    agents = sorted(path.stem for path in Path("conf/agent").glob("*.yaml"))
+    for option in sys.argv[1:] or [*agents, *REGULARISED]:
         graphs = []
 
         def count(graph, inputs, graphs=graphs):

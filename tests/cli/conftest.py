@@ -1,16 +1,6 @@
 """Runs the commands as a user types them, with settings small enough for a test."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import threading
-from pathlib import Path
-
 import pytest
-
-CHECKOUT = Path(__file__).parent.parent.parent
 
 SMALL = (
     "dataset.episodes=12",
@@ -34,19 +24,6 @@ SMALL = (
 
 
 @pytest.fixture
-def environment(tmp_path_factory):
-    """Of the child processes: caches shared by all tests of this worker, no shape checker."""
-    return {
-        **os.environ,
-        "REVERIE_CACHE": str(tmp_path_factory.getbasetemp() / "cache"),
-        "WANDB_MODE": "offline",
-        "WANDB_SILENT": "true",
-        "OMP_NUM_THREADS": "1",
-        "COLUMNS": "120",
-    }
-
-
-@pytest.fixture
 def own_module(environment, tmp_path):
     """`own_module("name", text)` is a module of a user, outside of the checkout."""
 
@@ -59,56 +36,14 @@ def own_module(environment, tmp_path):
     return write
 
 
-@pytest.fixture(scope="session")
-def prepared(tmp_path_factory):
-    """An interpreter with the large libraries imported, see `prepared.py`."""
-    with subprocess.Popen(
-        [sys.executable, Path(__file__).with_name("prepared.py")],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout.readline() == "ready\n"
-        yield process
-        process.stdin.close()
-
-
-@pytest.fixture
-def command(tmp_path, environment, prepared):
-    """`command("train.py", "seed=1")` runs it in the checkout and gives what it printed."""
-
-    def run(script, *arguments, timeout=180, limit=None):
-        printed = {name: tmp_path / f"{name}.txt" for name in ("stdout", "stderr")}
-        request = {
-            "arguments": [script, *arguments],
-            "environment": environment,
-            "folder": str(CHECKOUT),
-            "limit": limit,
-            **{name: str(path) for name, path in printed.items()},
-        }
-        prepared.stdin.write(json.dumps(request) + "\n")
-        prepared.stdin.flush()
-        child = int(prepared.stdout.readline())
-        killer = threading.Timer(timeout, os.kill, (child, signal.SIGKILL))
-        killer.start()
-        status = int(prepared.stdout.readline())
-        killer.cancel()
-        texts = {name: path.read_text() for name, path in printed.items()}
-        assert status != -signal.SIGKILL, f"{request['arguments']} took over {timeout} s: {texts}"
-        return subprocess.CompletedProcess([script, *arguments], status, **texts)
-
-    return run
-
-
 @pytest.fixture
 def train(command, tmp_path):
     """A small training run with changes; run directories lie under the test's own folder."""
 
-    def run(*changes, script="train.py", limit=None):
+    def run(*changes, script="train.py", **how):
         flags = [change for change in changes if change.startswith("-")]
         values = [change for change in changes if not change.startswith("-")]
-        return command(script, *flags, f"root={tmp_path / 'runs'}", *SMALL, *values, limit=limit)
+        return command(script, *flags, f"root={tmp_path / 'runs'}", *SMALL, *values, **how)
 
     run.small = SMALL
     return run

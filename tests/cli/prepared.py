@@ -1,19 +1,24 @@
-"""Runs commands in copies of an interpreter that has already imported the large libraries.
+"""Runs commands in copies of an interpreter that has already imported what they need.
 
 A command takes seconds to import torch and its company, and the tests run a hundred of them. Each
 request, a line of JSON on standard input, is carried out by a forked child, where the script runs
-as `python SCRIPT ARGUMENTS` would run it; the answer is a line with its exit status. Of our own
-modules none is imported before.
+as `python SCRIPT ARGUMENTS` would run it, or `python -m MODULE ARGUMENTS`; the answer is a line
+with its exit status. A request may ask for a death: the process sends itself a signal after an
+update that it names, so a test of kills waits for nothing and hits the same moment every time.
 """
 
+import atexit
+import gc
 import json
 import os
 import resource
 import runpy
+import signal
 import sys
+import threading
 from pathlib import Path
 
-LIBRARIES = (
+MODULES = (
     "torch",
     "torch._dynamo",
     "torch.export",
@@ -28,13 +33,19 @@ LIBRARIES = (
     "omegaconf",
     "rich.progress",
     "rich.table",
+    "reverie.train",
+    "reverie.evaluate",
+    "reverie.datasets.readers.builtin",
+    "reverie.datasets.readers.file",
 )
 
 
 def main() -> None:
     """Serve until standard input ends; in a child, become the command."""
-    for name in LIBRARIES:
+    sys.path[0] = os.getcwd()  # the checkout
+    for name in MODULES:
         __import__(name)
+    gc.freeze()  # a collection in a child would copy every page
     answers = os.fdopen(os.dup(1), "w")
     answers.write("ready\n")
     answers.flush()
@@ -44,7 +55,7 @@ def main() -> None:
         if child == 0:
             answers.close()
             become(request)
-            return
+            leave(0)
         answers.write(f"{child}\n")
         answers.flush()
         _, status = os.waitpid(child, 0)
@@ -64,12 +75,50 @@ def become(request: dict) -> None:
     os.chdir(request["folder"])
     if request["limit"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["limit"], request["limit"]))
-    script = str(Path(request["folder"], request["arguments"][0]))
+    if request["death"]:
+        die_at(*request["death"])
     sys.argv = request["arguments"]
-    own = request["environment"].get("PYTHONPATH", "")
-    sys.path[:1] = [str(Path(script).parent), *filter(None, own.split(os.pathsep))]
-    # Not within `main`'s loop: the end of the script must be the end of the interpreter.
-    runpy.run_path(script, run_name="__main__")
+    own = filter(None, request["environment"].get("PYTHONPATH", "").split(os.pathsep))
+    sys.path[1:1] = own
+    try:
+        if sys.argv[0] == "-m":
+            sys.path[0] = request["folder"]
+            del sys.argv[0]
+            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        else:
+            script = str(Path(request["folder"], sys.argv[0]))
+            sys.path[0] = str(Path(script).parent)
+            runpy.run_path(script, run_name="__main__")
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            leave(end.code or 0)
+        raise
+
+
+def leave(status: int) -> None:
+    """End as an interpreter ends, but leave the memory to the system: half of a short command."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def die_at(update: int, kind: int) -> None:
+    """Send this process a signal as soon as `metrics.csv` holds the rows of an update."""
+    from reverie.training.logging import Log
+
+    write = Log.write
+
+    def write_and_die(self, done, values):
+        write(self, done, values)
+        if done == update:
+            os.kill(os.getpid(), kind)
+
+    Log.write = write_and_die
+    if kind == signal.SIGINT:
+        # Where the tests run in the background, the shell has had interruptions ignored.
+        signal.signal(kind, signal.default_int_handler)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Every option of every group composes, and every combination that makes sense builds."""
 
 import inspect
-from functools import partial
-from itertools import product
+from functools import cache, partial
+from itertools import chain, product
 from pathlib import Path
 
 import pytest
@@ -35,6 +35,39 @@ def composed(*overrides, name="train"):
         return compose(name, overrides=list(overrides))
 
 
+GENERATED = {"trajectories": "trajectory_small", "transitions": "transition_small"}
+"""Sources that draw from a generator, and a small one of the right kind."""
+
+
+@cache
+def plain(*overrides):
+    """The nodes of a small run of a file's data, interpolations as they stand."""
+    small = ("dataset=file", "dataset.path=x.npz", "seeds=2", "batch_size=20")
+    return OmegaConf.to_container(composed(*small, *overrides))
+
+
+def typed(group, option):
+    """What is typed for one option; a source that draws from a generator needs one."""
+    drawn = group == "source" and option in GENERATED
+    return (f"{group}={option}", *([f"generator={GENERATED[option]}"] if drawn else []))
+
+
+def merged(**chosen):
+    """What Hydra composes of options of several groups: each composed once, then put together.
+
+    An option brings the nodes in which its composition differs from that of no option; what is
+    chosen for a group beats what another option brings for it.
+    """
+    compositions = {each: plain(*typed(*each)) for each in chosen.items()}
+    nodes = dict(plain())
+    for brought in compositions.values():
+        nodes |= {key: node for key, node in brought.items() if node != plain()[key]}
+        for moved in plain().keys() - brought.keys():  # into the node of another group
+            nodes.pop(moved, None)
+    nodes |= {group: brought[group] for (group, _), brought in compositions.items()}
+    return OmegaConf.create(nodes)
+
+
 def mark_fitted(model):
     """Let an ensemble predict with the weights it starts from."""
     model.load_state_dict({**model.state_dict(), "fitted": torch.tensor(True)})
@@ -64,36 +97,38 @@ def test_every_tuned_file_belongs_to_an_algorithm_and_a_dataset_and_wins(tuned):
         assert settings[key] == flat(numbers)[key], key
 
 
-GENERATED = {"trajectories": "trajectory_small", "transitions": "transition_small"}
-"""Sources that draw from a generator, and a small one of the right kind."""
-
-
-@pytest.mark.parametrize(
-    ("agent", "world_model", "source", "simulator", "filter_"),
-    [
-        (agent, world_model, source, simulator, filter_)
-        for agent, world_model, source, filter_ in product(
-            options("agent"), options("world_model"), options("source"), options("filter")
-        )
-        if filter_ == "none" or agent == "sac"  # a filter never sees the agent
-        for simulator in (options("simulator") if source == "simulator" else ["none"])
-        # Generators step no world model, so a filter or a model changes nothing for them.
-        if source not in GENERATED or (world_model, filter_) == ("none", "none")
-    ],
-)
-def test_every_combination_builds(make_batch, agent, world_model, source, simulator, filter_):
-    config = composed(
-        f"agent={agent}",
-        f"world_model={world_model}",
-        f"source={source}",
-        f"simulator={simulator}",
-        f"filter={filter_}",
-        "dataset=file",
-        "dataset.path=x.npz",
-        "seeds=2",
-        "batch_size=20",
-        *([f"generator={GENERATED[source]}"] if source in GENERATED else []),
+COMBINATIONS = [
+    {
+        "agent": agent,
+        "world_model": world_model,
+        "source": source,
+        "simulator": simulator,
+        "filter": filter_,
+    }
+    for agent, world_model, source, filter_ in product(
+        options("agent"), options("world_model"), options("source"), options("filter")
     )
+    if filter_ == "none" or agent == "sac"  # a filter never sees the agent
+    for simulator in (options("simulator") if source == "simulator" else ["none"])
+    # Generators step no world model, so a filter or a model changes nothing for them.
+    if source not in GENERATED or (world_model, filter_) == ("none", "none")
+]
+
+
+def named(chosen):
+    return "-".join(chosen.values())
+
+
+@pytest.mark.parametrize("chosen", COMBINATIONS[::60], ids=named)
+def test_options_put_together_are_what_hydra_composes(chosen):
+    lists = [typed(*each) for each in chosen.items()]
+    assert OmegaConf.to_container(merged(**chosen)) == plain(*chain(*lists))
+
+
+@pytest.mark.parametrize("chosen", COMBINATIONS, ids=named)
+def test_every_combination_builds(make_batch, chosen):
+    agent, world_model, source, simulator, _ = chosen.values()
+    config = merged(**chosen)
     if is_chosen(config.source):
         for key in {"starts", "warmup", "records"} & set(config.source):
             config.source[key] = 10
@@ -172,7 +207,7 @@ def test_no_hyperparameter_hides_in_python():
         for option in options(group):
             if option == "none" and group != "filter":
                 continue
-            config = composed(f"{group}={option}", "dataset=file", "dataset.path=x.npz")
+            config = OmegaConf.create(plain(f"{group}={option}"))
             for part in PACKAGES.get(group, group).split("."):
                 config = config[part]
             kinds = [get_object(node._target_) for node in (config, config.get("game")) if node]

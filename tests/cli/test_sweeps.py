@@ -3,10 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -118,27 +114,14 @@ def test_a_sweep_without_failures_ends_well_and_a_job_alone_tries_again(command,
     assert not (run_dir / "failed.json").exists()
 
 
-def test_what_kills_a_sweep_leaves_a_table_of_what_it_had_begun(environment, tmp_path):
-    arguments = ["train.py", "-m", f"root={tmp_path}", *SMALL, "updates=100000", "seed=0,1"]
-    process = subprocess.Popen(
-        [sys.executable, *arguments, "evaluate.every=0"],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Where the tests run in the background, the shell has had interruptions ignored.
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+def test_what_kills_a_sweep_leaves_a_table_of_what_it_had_begun(command, tmp_path):
+    done = command(
+        *("train.py", "-m", f"root={tmp_path}", *SMALL, "seed=0,1"),
+        death=(10, signal.SIGINT),
     )
-    try:
-        deadline = time.monotonic() + 120
-        while not list(tmp_path.rglob("checkpoint.pt")) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        os.kill(process.pid, signal.SIGINT)
-        printed, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 130 and "run the same command again" in errors
-    assert "1 job: 1 stopped" in printed and "jobs that had not begun are not listed" in printed
+    assert done.returncode == 130 and "run the same command again" in done.stderr
+    assert "1 job: 1 stopped" in done.stdout
+    assert "jobs that had not begun are not listed" in done.stdout
     assert not list(tmp_path.rglob("failed.json"))
 
 
@@ -235,41 +218,23 @@ def test_slurm_gets_what_the_launcher_was_told(command, environment, tmp_path):
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_a_sweep_makes_one_run_directory_a_job(train, tmp_path, launcher):
-    jobs = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
-    done = train(
-        "-m",
-        "filter.penalty=0.5,2.0",
-        "seed=0,1",
-        f"hydra/launcher={launcher}",
-        *jobs,
-        "updates=20",
-        "threads=auto",
-    )
+def test_a_sweep_makes_one_run_directory_a_job(command, tmp_path, launcher):
+    lists = ("agent.learning_rate=1e-3,1e-2", "seed=0,1")
+    sweep = ("train.py", "-m", f"root={tmp_path / 'runs'}", *SMALL, *lists)
+    how = {"basic": (), "joblib": ("hydra.launcher.n_jobs=2", "threads=auto")}[launcher]
+    done = command(*sweep, f"hydra/launcher={launcher}", *how)
     assert done.returncode == 0, done.stderr[-2000:]
     finished = sorted(path.parent for path in (tmp_path / "runs").rglob("summary.json"))
     assert len(finished) == 4
-    assert len({path.parent.name for path in finished}) == 2  # one folder a penalty ...
+    assert len({path.parent.name for path in finished}) == 2  # one folder a learning rate ...
     assert {path.name for path in finished} == {"0", "1"}  # ... with one a seed inside
-    settings = ("filter.penalty=0.5,2.0", "seed=0,1", "updates=20", "threads=auto")
-    # Every directory twice in one process: a run leaves none locked.
-    again = train("-m", *settings, "retry_failed=true,false")
-    assert again.stdout.count("is finished") == 8
-
-
-def test_jobs_of_a_parallel_sweep_share_the_cores(train, tmp_path):
-    done = train(
-        "-m",
-        "seed=0,1",
-        "hydra/launcher=joblib",
-        "hydra.launcher.n_jobs=2",
-        "updates=20",
-        "threads=auto",
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    cores = len(os.sched_getaffinity(0))
-    for path in (tmp_path / "runs").rglob("summary.json"):
-        assert f"CPU, {max(1, cores // 2)} threads" in json.loads(path.read_text())["device"]
+    # Jobs side by side share the cores.
+    each = {"basic": 1, "joblib": max(1, len(os.sched_getaffinity(0)) // 2)}[launcher]
+    for run_dir in finished:
+        device = json.loads((run_dir / "summary.json").read_text())["device"]
+        assert f"CPU, {each} threads" in device
+    again = command(*sweep, *how[1:])
+    assert again.stdout.count("is finished") == 4
 
 
 def test_a_single_run_leaves_no_table():

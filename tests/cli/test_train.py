@@ -5,12 +5,12 @@ import json
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 import yaml
 
+from reverie.training.files import load_tensors
 from reverie.training.launch.mistakes import expand_glob
 
 
@@ -105,33 +105,18 @@ def test_the_same_seed_gives_the_same_result_and_another_seed_another(train, tmp
     assert same(first, unprobed)
 
 
-def kill_at(arguments, environment, root, update):
-    """Run until `metrics.csv` knows of an update, then SIGKILL."""
-    process = subprocess.Popen(
-        [sys.executable, "train.py", *arguments],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.STDOUT,
-    )
-    deadline = time.monotonic() + 150
-    while time.monotonic() < deadline and process.poll() is None:
-        last = [path.read_text().splitlines()[-1] for path in root.rglob("metrics.csv")]
-        if last and last[0][0].isdigit() and int(last[0].split(",")[0]) >= update:
-            break
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not list(root.rglob("summary.json")), "killed too late"
-
-
-def test_a_run_killed_twice_resumes_to_the_same_bits(train, environment, tmp_path):
+def test_a_run_killed_twice_resumes_to_the_same_bits(train, tmp_path):
     """SIGKILL at moments that no checkpoint knows of, then the same command again."""
-    longer = ("updates=400", "checkpoint_every=30", "evaluate.every=50")
+    longer = ("updates=120", "checkpoint_every=15", "evaluate.every=25")
     whole = train(*longer, f"root={tmp_path / 'whole'}")
     assert whole.returncode == 0, whole.stderr
     root = tmp_path / "killed"
-    for update in (120, 320):
-        kill_at([*train.small, *longer, f"root={root}"], environment, root, update)
+    for update in (40, 100):
+        killed = train(*longer, f"root={root}", death=(update, signal.SIGKILL))
+        assert killed.returncode == -signal.SIGKILL
+        saved = load_tensors(run_dir_of(root) / "checkpoint.pt", "checkpoint")["update"]
+        assert saved == update - update % 15
+        assert not list(root.rglob("summary.json"))
     resumed = train(*longer, f"root={root}")
     assert resumed.returncode == 0, resumed.stderr
     assert "resuming" in resumed.stdout
@@ -194,15 +179,14 @@ def test_without_a_world_model_the_agent_learns_from_the_data_alone(train, comma
 SIMULATED = ("algorithm=sac_sim", "simulator.gravity=2", "source.warmup=50")
 
 
-def test_an_agent_learns_in_a_simulator_and_resumes_to_the_same_bits(
-    train, command, environment, tmp_path
-):
+def test_an_agent_learns_in_a_simulator_and_resumes_to_the_same_bits(train, command, tmp_path):
     small = [s for s in train.small if not s.startswith(("world_model", "source"))]
-    small += [*SIMULATED, "updates=300", "checkpoint_every=70", "evaluate.every=100"]
+    small += [*SIMULATED, "updates=240", "checkpoint_every=70", "evaluate.every=120"]
     whole = command("train.py", *small, f"root={tmp_path / 'whole'}")
     assert whole.returncode == 0, whole.stderr
     root = tmp_path / "killed"
-    kill_at([*small, f"root={root}"], environment, root, 120)
+    killed = command("train.py", *small, f"root={root}", death=(180, signal.SIGKILL))
+    assert killed.returncode == -signal.SIGKILL and not list(root.rglob("summary.json"))
     resumed = command("train.py", *small, f"root={root}")
     assert resumed.returncode == 0 and "resuming" in resumed.stdout, resumed.stderr
     a, b = run_dir_of(tmp_path / "whole", "sac_sim"), run_dir_of(root, "sac_sim")

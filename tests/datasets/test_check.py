@@ -248,7 +248,6 @@ def test_the_module_runs_from_the_checkout_and_returns_its_status(tmp_path):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
     )
     assert done.returncode == 1
     assert done.stderr.startswith("error: dataset log: reward 0 NaN and 7 Inf")

@@ -77,7 +77,6 @@ def test_a_sweep_goes_over_nested_files(tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     found = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("swept")]

@@ -3,9 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 
 import minari
 import numpy as np
@@ -141,24 +138,13 @@ def test_the_datasets_are_graded_true_and_described(run, tmp_path, capsys):
     assert (next((tmp_path / "a").rglob("curves.png"))).read_bytes()[:4] == b"\x89PNG"
 
 
-def test_a_killed_collection_ends_with_the_same_bits(run, arguments, tmp_path):
+def test_a_killed_collection_ends_with_the_same_bits(run, arguments, command, tmp_path):
     run(name="whole")
-    slow = [*arguments(name="killed"), "log_every=1"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "training.collect", *slow],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.STDOUT,
-    )
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and process.poll() is None:
-        lines = [path.read_text().splitlines() for path in (tmp_path / "killed").rglob("*.csv")]
-        if lines and lines[0][-1][0].isdigit() and int(lines[0][-1].split(",")[0]) >= 35:
-            break
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "killed too late"
+    typed = arguments("log_every=1", name="killed")
+    killed = command("-m", "training.collect", *typed, death=(35, signal.SIGKILL))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     (saved,) = (tmp_path / "killed").rglob("checkpoint.pt")
-    assert 0 < load_tensors(saved, "checkpoint")["update"] < 60
+    assert load_tensors(saved, "checkpoint")["update"] == 30
     assert not list((tmp_path / "killed" / "data").rglob("metadata.json"))
     run("log_every=1", name="killed")
     assert contents(tmp_path / "killed" / "data") == contents(tmp_path / "whole" / "data")

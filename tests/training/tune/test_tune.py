@@ -17,8 +17,9 @@ from reverie.training.tune import __main__ as tune  # noqa: E402
 from reverie.training.tune.__main__ import Tuner  # noqa: E402
 
 # Scores follow from agent.discount; below 0.2 it crashes, and it counts how often it was started.
+# A trial of LONG writes its first score and then waits for its end.
 FAKE = """
-import json, pathlib, sys, time
+import json, pathlib, signal, sys
 given = dict(each.split("=", 1) for each in sys.argv[1:])
 run_dir = pathlib.Path(given["run_dir"].strip("'"))
 with open(run_dir / "starts", "a") as file:
@@ -29,9 +30,11 @@ if value < 0.2:
 with open(run_dir / "metrics.csv", "w") as file:
     print("update,seed,metric,value", file=file)
     for update in (1, 2, 3):
-        for lane in (0, 1):
-            print(f"{update},{lane},score,{100 * value + update + lane}", file=file, flush=True)
-        time.sleep(PAUSE)
+        rows = [f"{update},{lane},score,{100 * value + update + lane}" for lane in (0, 1)]
+        print(*rows, sep="\\n", file=file, flush=True)  # at once, as a run writes them
+        if value in LONG:
+            signal.alarm(600)  # of a search that forgets it
+            signal.pause()
 summary = {"seeds": 2, "result": {"score_last10": 100 * value}}
 (run_dir / "summary.json").write_text(json.dumps(summary))
 """
@@ -39,12 +42,12 @@ summary = {"seeds": 2, "result": {"score_last10": 100 * value}}
 
 @pytest.fixture
 def tuner(tmp_path, monkeypatch):
-    """A study of agent.discount; `pause` seconds lie between the scores of a trial."""
+    """A study of agent.discount; trials of the values `long` never end by themselves."""
     monkeypatch.setattr(tune, "_PAUSE", 0.02)
 
-    def make(*settings, pause=0.0, jobs=1):
+    def make(*settings, long=(), jobs=1):
         script = tmp_path / "fake.py"
-        script.write_text(FAKE.replace("PAUSE", str(pause)))
+        script.write_text(FAKE.replace("LONG", str(long)))
         settings = settings or ("algorithm=sac", "agent.discount=0.5,0.9,0.1")
         return Tuner(tmp_path / "study", settings, 0, jobs, [sys.executable, str(script)])
 
@@ -119,7 +122,7 @@ def test_a_study_finds_the_best_reports_failures_and_goes_on(tuner, tmp_path, ca
 def test_unpromising_trials_are_stopped_and_cost_no_more(tuner, tmp_path, monkeypatch):
     monkeypatch.setattr(tune, "STARTUP", 2)
     monkeypatch.setattr(tune, "draw", lambda *_: None)
-    searched = tuner("algorithm=sac", "agent.discount=0.9,0.5", pause=0.3)
+    searched = tuner("algorithm=sac", "agent.discount=0.9,0.5", long=(0.5,))
     for value in ("0.9", "0.9", "0.5"):
         searched.study.enqueue_trial({"agent.discount": value})
     searched.run(3)
@@ -162,7 +165,7 @@ def test_trials_side_by_side_share_the_cores_that_the_search_may_use(tuner, monk
 
 def test_trials_side_by_side_end_with_their_search(tuner, tmp_path, monkeypatch):
     """Interrupted, the search takes its trials along; they stay open and go on later."""
-    searched = tuner("algorithm=sac", "agent.discount=0.5,0.9", pause=30.0, jobs=2)
+    searched = tuner("algorithm=sac", "agent.discount=0.5,0.9", long=(0.5, 0.9), jobs=2)
     started = []
     keep = searched._start
     monkeypatch.setattr(
