@@ -87,6 +87,20 @@ def compose_run(overrides: list[str]) -> DictConfig:
     return config
 
 
+def load_preset(algorithm: str) -> dict[str, Any]:
+    """The settings of a run of a preset on the default dataset, as plain values."""
+    settings: Any = OmegaConf.to_container(compose_run([f"algorithm={algorithm}"]), resolve=True)
+    return settings
+
+
+def compose_command(name: str, **settings: Any) -> DictConfig:
+    """The settings of a command, `conf/<name>.yaml`, with some set otherwise."""
+    typed = [item for key in settings for item in _overrides(key, settings[key])]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(name, overrides=typed)
+
+
 def build(kind: Builder, **given: Any) -> Any:
     """Build an object; what is not given comes from the YAML of its class.
 

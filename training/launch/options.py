@@ -10,6 +10,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from reverie.training.fitting import FITTED
+
 CONF = Path(__file__).resolve().parents[2] / "conf"
 """Of the checkout, or of the installed package."""
 PACKAGES = {
@@ -30,9 +32,10 @@ def options(group: str) -> list[str]:
 def load_option(group: str, name: str) -> dict[str, Any]:
     """The settings of one option alone, with those that it builds on.
 
-    Without `path`, which names a file and no argument of its class.
+    Without the `path` of what is fitted, which names a file and no argument of its class.
     """
-    return {key: value for key, value in _compose_option(group, name).items() if key != "path"}
+    settings = _compose_option(group, name)
+    return {key: settings[key] for key in settings if key != "path" or group not in FITTED}
 
 
 def build_option(
