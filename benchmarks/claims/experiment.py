@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from hydra.utils import instantiate
 from joblib import Parallel, delayed
-from omegaconf import OmegaConf
 from rich.console import Console
 
 from reverie.agents.base import Agent
@@ -22,6 +21,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.replay import GrowingReplay, Mixture, Replay
 from reverie.envs.evaluation import Evaluator
 from reverie.envs.true_dynamics import simulator_for
+from reverie.training.launch.options import read_option
 from reverie.training.logging import Log, NoTracker
 from reverie.training.loop import Periods, train
 from reverie.training.online import Online
@@ -104,7 +104,7 @@ class History:
 
 def option(path: str) -> dict[str, Any]:
     """An option of `conf/` as plain values, without `path`, which only train.py reads."""
-    settings: Any = OmegaConf.to_container(OmegaConf.load(CONF / path), resolve=True)
+    settings = read_option(path.removesuffix(".yaml"))
     settings.pop("path", None)
     return settings
 
@@ -120,11 +120,7 @@ def build_reward(
     recipe: str, *, changes: Mapping[str, Any], game: Mapping[str, Any], **given: Any
 ) -> DynamicsReward:
     """`dynamics_reward=<recipe>` with changed numbers, of it and of its game."""
-    settings = option("dynamics_reward/adversarial.yaml")
-    if recipe != "adversarial":
-        own = option(f"dynamics_reward/{recipe}.yaml")
-        own.pop("defaults")
-        settings = {**settings, **own, "game": {**settings["game"], **own["game"]}}
+    settings = option(f"dynamics_reward/{recipe}.yaml")
     settings = {**settings, **changes, "game": {**settings["game"], **game}}
     return instantiate(settings)(**given)
 

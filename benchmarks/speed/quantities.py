@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from reverie.agents.sac import SAC
@@ -25,6 +24,7 @@ from reverie.datasets.replay import Mixture, Replay
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.training.compilation import wrapper
+from reverie.training.launch.options import read_option
 from reverie.world_models.ensemble import ProbabilisticEnsemble
 from reverie.world_models.filters import UncertaintyPenalty
 from reverie.world_models.optimiser import Adam
@@ -79,9 +79,7 @@ class Quantity:
 
 def settings_of(path: str) -> dict[str, Any]:
     """An option of the configuration as plain values."""
-    settings = OmegaConf.to_container(OmegaConf.load(CONF / path), resolve=True)
-    assert isinstance(settings, dict)
-    return {str(key): value for key, value in settings.items()}
+    return read_option(path.removesuffix(".yaml"))
 
 
 def numbers_of(settings: dict[str, Any]) -> dict[str, Any]:

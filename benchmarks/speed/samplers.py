@@ -47,6 +47,7 @@ from reverie.benchmarks.speed.sampler_report import (
 from reverie.benchmarks.speed.timing import finish as wait
 from reverie.benchmarks.speed.window_law import WindowMixture
 from reverie.datasets.dataset import Dataset
+from reverie.training.launch.options import read_option
 from reverie.training.loop import Wrapper
 from reverie.world_models.diffusion.generator import DiffusionGenerator
 from reverie.world_models.diffusion.samplers import Denoiser, Sampler
@@ -187,8 +188,8 @@ def fitted_generator(updates: int, device: torch.device, wrap: Wrapper) -> Diffu
     """A small generator of the pendulum's windows."""
     node = OmegaConf.load(CONF / "dataset" / "builtin" / "pendulum-mixed.yaml")
     data: Dataset = instantiate(node, _convert_="all")
-    settings: Any = OmegaConf.load(CONF / "generator" / "trajectory_small.yaml")
-    settings.noise_law = OmegaConf.load(CONF / "noise_law" / "log_normal.yaml")
+    settings: Any = OmegaConf.create(read_option("generator/trajectory_small"))
+    settings.noise_law = read_option("noise_law/log_normal")
     del settings.path
     settings.network.width, settings.network.blocks = 16, 2
     settings.steps, settings.learning_rate = updates, 3e-3
