@@ -36,8 +36,9 @@ from reverie.training.launch.compose import (
     is_chosen,
     threads,
 )
+from reverie.training.launch.hyperparameters import settle
 from reverie.training.launch.options import CONF
-from reverie.training.launch.requirements import drop_foreign_numbers, require_sense
+from reverie.training.launch.requirements import require_sense
 from reverie.training.launch.sweeps import require_first_failure, sweeping
 from reverie.training.logging import Log
 from reverie.training.loop import Periods, train
@@ -282,13 +283,9 @@ def main(config: DictConfig) -> float | None:
 def job(config: DictConfig) -> float | None:
     """One run with the numbers that preset and dataset bring."""
     hydra_config = HydraConfig.get()
-    choices = hydra_config.runtime.choices
-    preset = Path("conf/algorithm", f"{choices['algorithm']}.yaml")
-    tuned = Path("conf/tuned", choices["algorithm"], f"{choices['dataset']}.yaml")
-    drop_foreign_numbers(config, CONF.parent / preset)
-    if (CONF.parent / tuned).is_file():
+    tuned = settle(config, hydra_config)
+    if tuned is not None:
         print(f"using the numbers of {tuned}")
-        drop_foreign_numbers(config, CONF.parent / tuned)
     return run(config, list(hydra_config.overrides.task))
 
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from omegaconf import OmegaConf
@@ -15,7 +14,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from reverie.training.launch.options import CONF
+from reverie.training.launch.hyperparameters import compose_run
 from reverie.training.population import population
 
 Space = dict[str, BaseDistribution]
@@ -25,7 +24,8 @@ def question(settings: Sequence[str]) -> tuple[list[str], Space]:
     """Settings that are the same in all trials, and the distributions of the others.
 
     Raises:
-        ValueError: nothing to search, or a run that is a population.
+        ValueError: nothing to search, a setting that the chosen option does not have, or a run
+            that is a population.
         hydra.errors.HydraException: settings that train.py does not have.
     """
     parsed = OverridesParser.create().parse_overrides(list(settings))
@@ -39,9 +39,7 @@ def question(settings: Sequence[str]) -> tuple[list[str], Space]:
             "agent.expectile='interval(0.5,0.95)'"
         )
     sample = {key: _example(each) for key, each in space.items()}
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("train", overrides=[*fixed, *typed(sample)])
-    composed: Any = OmegaConf.to_container(config)
+    composed: Any = OmegaConf.to_container(compose_run([*fixed, *typed(sample)]))
     if population(composed):
         raise ValueError(
             f"{', '.join(population(composed))} differs between the lanes of each run, whose mean "
