@@ -14,6 +14,7 @@ import yaml
 from torch import Tensor
 
 from reverie.agents.base import Agent
+from reverie.training.launch import help
 from reverie.training.launch.hyperparameters import refusal
 from reverie.training.launch.options import CONF, PACKAGES, one_spelling, options
 from reverie.training.run_directory import flat
@@ -44,6 +45,7 @@ def run(main: Callable[[], Any]) -> None:
     """Run a command; what Hydra refuses ends it with one line as well."""
     # Hydra then raises instead of printing its own abbreviated traceback.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    help.register()
     with one_line_errors():
         sys.argv[1:] = one_spelling([expand_glob(argument) for argument in sys.argv[1:]])
         main()
