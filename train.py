@@ -4,7 +4,6 @@ Composes the configuration, builds a run from it, trains. `python train.py --hel
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -15,8 +14,9 @@ from rich.console import Console
 from reverie.training.files import lock_directory
 from reverie.training.launch import failures, mistakes
 from reverie.training.launch.compose import build_run
+from reverie.training.launch.hyperparameters import settle
 from reverie.training.launch.options import CONF
-from reverie.training.launch.requirements import drop_foreign_numbers, require_sense
+from reverie.training.launch.requirements import require_sense
 from reverie.training.launch.sweeps import require_first_failure, sweeping
 from reverie.training.results.summary import print_results, read_summary
 from reverie.training.run_directory import SUMMARY, clear, require_same_settings, run_directory
@@ -54,13 +54,9 @@ def main(config: DictConfig) -> float | None:
 def job(config: DictConfig) -> float | None:
     """One run with the numbers that preset and dataset bring."""
     hydra_config = HydraConfig.get()
-    choices = hydra_config.runtime.choices
-    preset = Path("conf/algorithm", f"{choices['algorithm']}.yaml")
-    tuned = Path("conf/tuned", choices["algorithm"], f"{choices['dataset']}.yaml")
-    drop_foreign_numbers(config, CONF.parent / preset)
-    if (CONF.parent / tuned).is_file():
+    tuned = settle(config, hydra_config)
+    if tuned is not None:
         print(f"using the numbers of {tuned}")
-        drop_foreign_numbers(config, CONF.parent / tuned)
     return run(config, list(hydra_config.overrides.task))
 
 

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reverie.datasets.dataset import Dataset
+from reverie.datasets.readers.d4rl import TASKS
 from reverie.mistake import Mistake
 
 SATURATED = 0.99  # |action| beyond which it counts as being at the edge of the box
@@ -300,6 +301,9 @@ def _load(arguments: Sequence[str]) -> Dataset:
             f"expected dataset=... and dataset.key=value only, found {' '.join(arguments)!r}; e.g. "
             "python -m datasets.check dataset=file dataset.path=my.hdf5"
         )
+    option, _, id_ = chosen[0].partition("/")
+    if option == "d4rl" and id_ in TASKS:  # a row of that table, not a file
+        return _load(["dataset=d4rl", f"dataset.id={id_}", *settings])
     try:
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -319,8 +323,7 @@ def _load(arguments: Sequence[str]) -> Dataset:
         wrong = re.search(r"Could not override '([^']+)'", str(error))
         if wrong:
             raise Mistake(
-                f"there is no setting {wrong[1]}; the file conf/dataset/{chosen[0]}.yaml (or the "
-                "one it builds on) lists them"
+                f"there is no setting {wrong[1]}; the file conf/dataset/{chosen[0]}.yaml lists them"
             ) from error
         raise Mistake(f"the options do not fit dataset={chosen[0]}: {error}") from error
     module, _, function = options.pop("_target_").rpartition(".")
@@ -332,9 +335,8 @@ def _available(wrong: str) -> str:
     options = sorted(
         path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")
     )
-    close = difflib.get_close_matches(wrong, options, 3)
-    shown = [option for option in options if not option.startswith("d4rl/")]
-    return f"did you mean {' or '.join(close)}?" if close else f"use one of {', '.join(shown)}"
+    close = difflib.get_close_matches(wrong, [*options, *(f"d4rl/{id_}" for id_ in TASKS)], 3)
+    return f"did you mean {' or '.join(close)}?" if close else f"use one of {', '.join(options)}"
 
 
 if __name__ == "__main__":

@@ -263,8 +263,8 @@ def find_task(id: str) -> Task:
         raise Mistake(f"D4RL dataset {id} was corrected since; use {known[0]}")
     close = difflib.get_close_matches(id, TASKS, n=3) or ["hopper-medium-v2"]
     raise Mistake(
-        f"D4RL dataset {id!r} is unknown; did you mean {' or '.join(close)}? The folder "
-        "conf/dataset/d4rl lists all that can be used"
+        f"D4RL dataset {id!r} is unknown; did you mean {' or '.join(close)}? "
+        "`python train.py --help hydra/help=options` lists all that can be used"
     )
 
 

@@ -1,11 +1,10 @@
 """Builds agents from their YAML with small networks."""
 
-from pathlib import Path
-
 import pytest
 import torch
-import yaml
 from hydra.utils import get_class, instantiate
+
+from reverie.training.launch.options import read_option
 
 
 @pytest.fixture
@@ -16,7 +15,7 @@ def make_agent(spec):
     """
 
     def make(option, **changes):
-        settings = yaml.safe_load(Path(f"conf/agent/{option}.yaml").read_text())
+        settings = read_option(f"agent/{option}")
         cls = get_class(settings.pop("_target_"))
         settings = {key: value for key, value in settings.items() if not key.startswith("_")}
         for key, value in changes.items():
@@ -33,7 +32,7 @@ def make_model():
     """A small ensemble as it starts, always the same, for agents that are attached to one."""
 
     def make(spec, seeds, **changes):
-        settings = yaml.safe_load(Path("conf/world_model/ensemble.yaml").read_text())
+        settings = read_option("world_model/ensemble")
         del settings["path"]
         small = {"hidden": [8], "weight_decay": [0.0, 0.0], "termination": "none", **changes}
         with torch.random.fork_rng():

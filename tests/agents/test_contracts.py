@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from hydra.utils import get_class
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reverie.datasets.transition import Transition
+from reverie.training.launch.options import read_option
 
 AGENTS = sorted(path.stem for path in Path("conf/agent").glob("*.yaml"))
 IMITATORS = {"bc"}  # learn from observations and actions alone
@@ -20,7 +20,7 @@ def build(request, spec, make_model):
     """Builds the agent of one YAML with small networks; every number comes from the YAML."""
 
     def make(seeds):
-        settings = yaml.safe_load(Path(f"conf/agent/{request.param}.yaml").read_text())
+        settings = read_option(f"agent/{request.param}")
         cls = get_class(settings.pop("_target_"))
         settings = {key: value for key, value in settings.items() if not key.startswith("_")}
         agent = cls(spec=spec, seeds=seeds, updates=1000, **{**settings, "hidden": [16, 16]})
@@ -120,7 +120,7 @@ def test_state_dict_is_the_whole_truth(build, make_batch):
 
 def test_an_attached_world_model_is_no_part_of_the_agent(build, spec):
     agent = build(2)
-    settings = yaml.safe_load(Path(f"conf/agent/{build.option}.yaml").read_text())
+    settings = read_option(f"agent/{build.option}")
     cls = get_class(settings.pop("_target_"))
     settings = {key: value for key, value in settings.items() if not key.startswith("_")}
     alone = cls(spec=spec, seeds=2, updates=1000, **{**settings, "hidden": [16, 16]})

@@ -1,17 +1,16 @@
 """Gradient diversity against its definition, written out pair by pair; EDAC as a kind of SAC."""
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reverie.agents.edac import EDAC
 from reverie.agents.losses import gradient_similarity
 from reverie.agents.sac import SAC
+from reverie.training.launch.options import read_option
 
 PLAIN = {
     "diversity": 0.0,
@@ -27,7 +26,7 @@ def make_edac(spec):
     """A small EDAC; keywords replace its numbers, which are otherwise those of the YAML."""
 
     def make(**changes):
-        settings = yaml.safe_load(Path("conf/agent/edac.yaml").read_text())
+        settings = read_option("agent/edac")
         numbers = {k: v for k, v in settings.items() if not k.startswith("_")}
         small = {"seeds": 1, "updates": 100, "hidden": [16, 16]}
         return EDAC(spec=spec, **{**numbers, **small, **changes})
@@ -151,7 +150,7 @@ def test_some_critics_at_a_time_are_drawn_evenly(make_edac, make_batch, monkeypa
 
 
 def test_two_critics_without_diversity_are_sac_to_the_bit(make_sac, make_batch, spec):
-    numbers = yaml.safe_load(Path("conf/agent/sac.yaml").read_text())
+    numbers = read_option("agent/sac")
     numbers = {k: v for k, v in numbers.items() if not k.startswith("_")} | {"hidden": [16, 16]}
     batches = [make_batch(2, 16) for _ in range(5)]
     states = []

@@ -5,9 +5,9 @@ from typing import get_args
 
 import pytest
 import torch
-import yaml
 from hydra.utils import get_class
 
+from reverie.training.launch.options import read_option
 from reverie.training.population import parameters
 from reverie.world_models.lanes import PerLane, filled, numbers, set_per_lane
 
@@ -15,7 +15,7 @@ from reverie.world_models.lanes import PerLane, filled, numbers, set_per_lane
 def supporting():
     """Every number that lanes may differ in, with an agent whose class declares it."""
     for path in sorted(Path("conf/agent").glob("*.yaml")):
-        settings = yaml.safe_load(path.read_text())
+        settings = read_option(f"agent/{path.stem}")
         cls = get_class(settings["_target_"])
         inherited = parameters(cls.__base__)
         for name, parameter in parameters(cls).items():

@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import yaml
 from hydra.utils import get_class, instantiate
 
 from reverie.agents.base import Agent
 from reverie.datasets.replay import Mixture, Replay
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
+from reverie.training.launch.options import read_option
 
 SPEC = Spec(env_id=None, obs_dim=3, action_dim=2, action_low=(-1, -1), action_high=(1, 1))
 SEEDS, ROWS, UPDATES = 2, 50, 4
@@ -28,8 +28,8 @@ GRAPHS = {"td3_bc": 2}
 """One for each phase of the policy's delay; every other agent has one."""
 
 
-def numbers_of(path: str) -> tuple[type, dict]:
-    settings = yaml.safe_load(Path(path).read_text())
+def numbers_of(option: str) -> tuple[type, dict]:
+    settings = read_option(option)
     cls = get_class(settings["_target_"])
     return cls, {key: value for key, value in settings.items() if not key.startswith("_")}
 
@@ -37,10 +37,10 @@ def numbers_of(path: str) -> tuple[type, dict]:
 def learner(option: str) -> Agent:
     """`sac`, or `sac+spectral` with a regulariser."""
     agent, _, part = option.partition("+")
-    cls, settings = numbers_of(f"conf/agent/{agent}.yaml")
+    cls, settings = numbers_of(f"agent/{agent}")
     settings["hidden"] = [16]
     if part:
-        regulariser, numbers = numbers_of(f"conf/regulariser/{part}.yaml")
+        regulariser, numbers = numbers_of(f"regulariser/{part}")
         numbers |= REGULARISED[option]
         settings["regulariser"] = partial(regulariser, **numbers)
     built = cls(spec=SPEC, seeds=SEEDS, updates=100, **settings)
@@ -49,7 +49,7 @@ def learner(option: str) -> Agent:
 
 
 def untrained_ensemble() -> torch.nn.Module:
-    settings = yaml.safe_load(Path("conf/world_model/ensemble.yaml").read_text())
+    settings = read_option("world_model/ensemble")
     del settings["path"]
     settings |= {"hidden": [8], "weight_decay": [0.0, 0.0], "termination": "none"}
     model = instantiate(settings)(spec=SPEC, seeds=SEEDS, seed=0)

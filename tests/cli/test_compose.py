@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
@@ -16,8 +15,7 @@ from reverie.agents.base import Agent
 from reverie.envs.specs import Spec
 from reverie.training.launch.compose import build_streams, is_chosen, real_rows
 from reverie.training.launch.options import PACKAGES
-from reverie.training.launch.requirements import drop_foreign_numbers, require_parts_fit
-from reverie.training.run_directory import flat
+from reverie.training.launch.requirements import require_parts_fit
 from reverie.world_models.base import Fitted, WorldModel
 from reverie.world_models.ensemble import ProbabilisticEnsemble
 from reverie.world_models.filters import TransitionFilter
@@ -82,19 +80,6 @@ def test_every_dataset_composes_under_its_own_key(dataset):
     config = composed(f"dataset={dataset}")
     assert config.dataset._target_.startswith("reverie.datasets.readers.")
     assert "name" in config.dataset and "dataset" not in config.dataset
-
-
-@pytest.mark.parametrize("tuned", options("tuned"))
-def test_every_tuned_file_belongs_to_an_algorithm_and_a_dataset_and_wins(tuned):
-    algorithm, _, dataset = tuned.partition("/")
-    assert algorithm in options("algorithm") and dataset in options("dataset")
-    numbers = yaml.safe_load((CONF / "tuned" / f"{tuned}.yaml").read_text())
-    first, *others = flat(numbers)
-    config = composed(f"algorithm={algorithm}", f"dataset={dataset}", f"{first}=77")
-    settings = flat(OmegaConf.to_container(config))
-    assert settings[first] == 77  # what is typed beats what is tuned
-    for key in others:
-        assert settings[key] == flat(numbers)[key], key
 
 
 COMBINATIONS = [
@@ -216,32 +201,6 @@ def test_no_hyperparameter_hides_in_python():
             ]
             defaults = [p.name for p in parameters if p.default is not p.empty]
             assert not defaults, f"{group}={option}: {defaults} have values in Python"
-
-
-def test_numbers_tuned_for_a_preset_leave_other_options_alone():
-    config = composed("dataset=d4rl/hopper-medium-v2", "filter=none")
-    assert config.filter.penalty == 5.0  # merged in by Hydra, although KeepAll has none
-    drop_foreign_numbers(config, CONF / "tuned/mopo/d4rl/hopper-medium-v2.yaml")
-    assert "penalty" not in config.filter and config.source.horizon == 5
-    instantiate(config.filter)
-
-
-def test_tuned_numbers_reach_an_agent_that_passes_them_on_to_its_base():
-    config = composed("agent=ravl")
-    drop_foreign_numbers(config, CONF / "tuned/mopo/builtin/pendulum-mixed.yaml")
-    assert config.agent.hidden == [128, 128] and config.agent.diversity == 1.0
-    instantiate(config.agent)(spec=SPEC, seeds=1, updates=10)
-
-
-@pytest.mark.parametrize("algorithm", ["mopo", "ravl"])
-def test_numbers_of_a_preset_for_its_own_model_leave_another_model_alone(algorithm):
-    dataset = "builtin/pendulum-mixed" if algorithm == "mopo" else "builtin/edge-of-reach"
-    config = composed(f"algorithm={algorithm}", f"dataset={dataset}", "world_model=true_dynamics")
-    assert "max_epochs" in config.world_model  # merged in by Hydra
-    for numbers in (f"algorithm/{algorithm}.yaml", f"tuned/{algorithm}/{dataset}.yaml"):
-        drop_foreign_numbers(config, CONF / numbers)
-    settings = {k: v for k, v in config.world_model.items() if k != "path"}
-    instantiate(settings)(spec=SPEC, seeds=1, seed=0)
 
 
 @pytest.mark.parametrize("agent", options("agent"))

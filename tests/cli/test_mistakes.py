@@ -85,6 +85,8 @@ def recorded(tmp_path):
             "set guidance.value=reward, or another agent",
         ),
         (["simulator.gravity=2"], "simulator.gravity"),
+        (["filter=none", "filter.penalty=3"], "with filter=none; choose filter=morec or"),
+        (["agent.discriminators.noise=1"], "with the chosen agent; choose agent=darc or"),
         (
             ["seeds=2", "agent.discount=[0.9,0.99]"],
             "agent.target_entropy, filter.penalty; or sweep",

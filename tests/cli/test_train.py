@@ -9,9 +9,12 @@ import sys
 import pytest
 import torch
 import yaml
+from hydra import compose, initialize_config_dir
 
 from reverie.training.files import load_tensors
+from reverie.training.launch.help import show_settings
 from reverie.training.launch.mistakes import expand_glob
+from reverie.training.launch.options import CONF
 
 
 def run_dir_of(root, name="mopo"):
@@ -320,17 +323,35 @@ def test_wandb_and_tensorboard_are_a_word_away(train, tmp_path):
     assert list((tmp_path / "runs").rglob("tensorboard/events.*"))
 
 
-def test_help_explains_itself_to_a_newcomer(command):
+def test_help_explains_itself_to_a_newcomer_on_two_screens(command):
     text = command("train.py", "--help").stdout
     for expected in (
         "A first run",
         "dataset=d4rl/hopper-medium-v2",
         "== Groups",
-        "agent:",
-        "seeds: 1",
+        "agent            sac",
+        "seeds=1 ",
+        "updates=10000 ",  # the demo's, as it would run
     ):
         assert expected in text, expected
+    assert len(text.splitlines()) <= 75 and max(map(len, text.splitlines())) <= 100
+    for group in (path.name for path in CONF.iterdir() if path.is_dir()):
+        listed = group not in ("hydra", "tuned", "planner", "discriminators")
+        assert (f"\n{group} " in text) == listed, group
     assert "run=RUN_DIRECTORY" in command("evaluate.py", "--help").stdout
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("collect", return_hydra_config=True)
+    collect = show_settings(_root_=config).splitlines()
+    assert collect[0].startswith("env_id=??? ") and len(collect) <= 45
+
+
+def test_help_lists_options_and_tuned_numbers_on_request(command):
+    text = command("train.py", "--help", "hydra/help=options").stdout
+    assert "d4rl/kitchen-mixed-v0" in text and "trajectory_paper" in text
+    text = command("train.py", "--help", "hydra/help=tuned", "algorithm=ravl").stdout
+    assert "d4rl/hopper-medium-v2: {source: {horizon: 5}, agent: {critics: 50," in text
+    text = command("train.py", "--help", "hydra/help=tuned", "algorithm=cql").stdout
+    assert "none for algorithm=cql" in text
 
 
 def test_the_shell_can_complete_what_is_typed(command, environment):

@@ -2,10 +2,8 @@
 
 import logging
 import sys
-from pathlib import Path
 
 import torch
-import yaml
 from hydra.utils import get_class
 
 from reverie.agents.base import Agent
@@ -13,6 +11,7 @@ from reverie.datasets.replay import Mixture, Replay
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.training.compilation import compiled
+from reverie.training.launch.options import read_option
 from reverie.training.loop import refresh
 from reverie.world_models.ensemble import ProbabilisticEnsemble
 from reverie.world_models.filters import UncertaintyPenalty
@@ -22,18 +21,18 @@ SPEC = Spec(env_id=None, obs_dim=3, action_dim=2, action_low=(-1, -1), action_hi
 SEEDS = 2
 
 
-def numbers(path: str, **changes) -> dict:
-    settings = yaml.safe_load(Path(path).read_text())
+def numbers(option: str, **changes) -> dict:
+    settings = read_option(option)
     return {**{k: v for k, v in settings.items() if not k.startswith("_")}, **changes}
 
 
 def train(wrap, updates: int) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
-    path = f"conf/agent/{sys.argv[1]}.yaml"
-    cls: type[Agent] = get_class(yaml.safe_load(Path(path).read_text())["_target_"])
-    agent = cls(spec=SPEC, seeds=SEEDS, updates=100, **numbers(path, hidden=[32, 32]))
+    option = f"agent/{sys.argv[1]}"
+    cls: type[Agent] = get_class(read_option(option)["_target_"])
+    agent = cls(spec=SPEC, seeds=SEEDS, updates=100, **numbers(option, hidden=[32, 32]))
     settings = numbers(
-        "conf/world_model/ensemble.yaml",
+        "world_model/ensemble",
         hidden=[32, 32],
         weight_decay=[0.0] * 3,
         members=4,

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from hydra.utils import get_object, instantiate
-from omegaconf import OmegaConf
 
 from reverie.datasets.build import build
 from reverie.envs.specs import Spec
+from reverie.training.launch.options import read_option
 from reverie.world_models.base import Step
 from reverie.world_models.filters import KeepAll
 from reverie.world_models.morec.dynamics_reward import DynamicsReward
@@ -32,9 +32,8 @@ def options(group):
 
 
 def settings(group, option, **changes):
-    loaded = OmegaConf.to_container(OmegaConf.load(Path("conf", group, f"{option}.yaml")))
-    for key in ("path", "defaults"):
-        loaded.pop(key, None)
+    loaded = read_option(f"{group}/{option}")
+    loaded.pop("path", None)
     return loaded | {key: value for key, value in changes.items() if key in loaded}
 
 

@@ -5,12 +5,9 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
@@ -18,8 +15,9 @@ from rich.console import Console
 from reverie.datasets.dataset import Dataset
 from reverie.mistake import Mistake
 from reverie.training.launch.compose import Builder, build_run
+from reverie.training.launch.hyperparameters import compose_run
 from reverie.training.launch.options import CONF, load_option, options
-from reverie.training.launch.requirements import drop_foreign_numbers, require_sense
+from reverie.training.launch.requirements import require_sense
 from reverie.training.run import Run
 
 GROUPS = ("agent", "world_model", "filter", "source", "generator", "sampler", "guidance")
@@ -56,35 +54,14 @@ def make(
     elif agent is not None:
         typed.append(f"agent={nearest_option('agent', agent)}")
     config = compose_run(typed)
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    require_sense(config, plain)
     given = None if isinstance(dataset, str) else dataset
     if given is not None:
         with open_dict(config):
             config.dataset = {"name": given.name, "fingerprint": given.fingerprint}
     kind = None if isinstance(agent, str) else agent
     return build_run(config, console or Console(), data=given, agent=kind)
-
-
-def compose_run(overrides: list[str]) -> DictConfig:
-    """The settings of a run, with the numbers that preset and dataset bring.
-
-    Raises:
-        Mistake: they make no sense together.
-    """
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("train", overrides=overrides, return_hydra_config=True)
-    choices = config.hydra.runtime.choices
-    with open_dict(config):
-        del config["hydra"]
-    for numbers in (
-        Path("algorithm", f"{choices['algorithm']}.yaml"),
-        Path("tuned", choices["algorithm"], f"{choices['dataset']}.yaml"),
-    ):
-        if (CONF / numbers).is_file():
-            drop_foreign_numbers(config, CONF / numbers)
-    settings: Any = OmegaConf.to_container(config, resolve=True)
-    require_sense(config, settings)
-    return config
 
 
 def load_preset(algorithm: str) -> dict[str, Any]:
@@ -96,7 +73,6 @@ def load_preset(algorithm: str) -> dict[str, Any]:
 def compose_command(name: str, **settings: Any) -> DictConfig:
     """The settings of a command, `conf/<name>.yaml`, with some set otherwise."""
     typed = [item for key in settings for item in _overrides(key, settings[key])]
-    GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(name, overrides=typed)
 
@@ -135,7 +111,7 @@ def nearest_option(group: str, kind: Builder) -> str | None:
 def _targets(group: str) -> Iterator[tuple[str, str]]:
     """What the options of a group build, and their names."""
     for name in options(group):
-        target = yaml.safe_load((CONF / group / f"{name}.yaml").read_text()).get("_target_")
+        target = load_option(group, name).get("_target_")
         if target is not None:
             yield target, name
 

@@ -24,8 +24,10 @@ from omegaconf.errors import (
 )
 
 from reverie.mistake import Mistake
+from reverie.training.launch import help
+from reverie.training.launch.hyperparameters import refusal
 from reverie.training.launch.misfits import is_of_the_call, is_of_the_name, misfit
-from reverie.training.launch.options import CONF, PACKAGES, options
+from reverie.training.launch.options import CONF, PACKAGES, one_spelling, options
 from reverie.training.run_directory import flat
 
 COUNTS = {
@@ -62,8 +64,9 @@ def run(main: Callable[[], Any]) -> None:
     """Run a command; what Hydra refuses ends it with one line as well."""
     # Hydra then raises instead of printing its own abbreviated traceback.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    help.register()
     with one_line_errors():
-        sys.argv[1:] = [expand_glob(argument) for argument in sys.argv[1:]]
+        sys.argv[1:] = one_spelling([expand_glob(argument) for argument in sys.argv[1:]])
         main()
 
 
@@ -197,10 +200,7 @@ def _explain_composition(error: BaseException) -> str:
         return f"{group}={wrong} is not there; {_available(group, wrong)}"
     key = re.search(r"Could not override '([^']+)'", text)
     if key:
-        return (
-            f"there is no setting '{key.group(1)}'{_closest(key.group(1))}; "
-            "`python train.py --cfg job` lists all of them"
-        )
+        return _explain_key(key.group(1))
     return text
 
 
@@ -212,18 +212,23 @@ def _available(group: str, wrong: str) -> str:
     return f"options: {', '.join(offered[:12])}{', ...' if len(offered) > 12 else ''}"
 
 
-def _closest(wrong: str) -> str:
-    keys = {path.name for path in CONF.iterdir() if path.is_dir()}
+def _explain_key(wrong: str) -> str:
+    groups = [path.name for path in CONF.iterdir() if path.is_dir()]
+    keys = set(groups)
     for path in CONF.rglob("*.yaml"):
         folder = PACKAGES.get(path.relative_to(CONF).parts[0], path.relative_to(CONF).parts[0])
         if folder in ("tuned", "algorithm", "hydra"):  # presets of settings that stand elsewhere
             continue
         names = flat(yaml.safe_load(path.read_text()) or {})
         keys |= {name if path.parent == CONF else f"{folder}.{name}" for name in names}
-    if wrong in keys:
-        return f": the chosen option of {wrong.split('.')[0]} has none"
+    if wrong in keys:  # other options have it
+        typed = dict(each.split("=", 1) for each in sys.argv if "=" in each)
+        # A group of one option is part of another and leaves no choice.
+        several = [group for group in groups if len(options(group)) > 1]
+        return refusal(wrong, wrong, {group: typed.get(group) for group in several})
     close = difflib.get_close_matches(wrong, sorted(keys), 2, cutoff=0.7)
-    return f" (did you mean {' or '.join(close)}?)" if close else ""
+    hint = f" (did you mean {' or '.join(close)}?)" if close else ""
+    return f"there is no setting '{wrong}'{hint}; `python train.py --cfg job` lists all of them"
 
 
 def require_integers(config: Mapping[str, Any], counts: Mapping[str, int] = COUNTS) -> None:

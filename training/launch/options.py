@@ -1,20 +1,34 @@
-"""What `conf/` offers."""
+"""What `conf/` offers: one file an option, and tables whose rows are options too.
 
-from collections.abc import Mapping
+Two tables are rows and not files: D4RL's datasets, `dataset=d4rl/<id>` for every id that their
+reader knows, and the hyperparameters tuned for datasets, `conf/tuned/<algorithm>.yaml` by dataset.
+Importing this module makes Hydra see them as if each row were a file.
+"""
+
+from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from reverie.datasets.readers.d4rl import TASKS
+from reverie.mistake import Mistake
 from reverie.training.fitting import FITTED
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 """Of the checkout, or of the installed package."""
+
 PACKAGES = {
+    "discriminators": "agent.discriminators",
     "regulariser": "agent.regulariser",
     "noise_law": "generator.noise_law",
     "condition": "generator.condition",
@@ -25,8 +39,38 @@ PACKAGES = {
 
 def options(group: str) -> list[str]:
     """Names of the options of a group, as they are typed."""
-    folder = CONF / group
-    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+    files = (path.relative_to(CONF / group) for path in (CONF / group).rglob("*.yaml"))
+    names = {path.with_suffix("").as_posix() for path in files}
+    rows = (PurePosixPath(row) for row in _rows() if row.startswith(f"{group}/"))
+    return sorted(names | {row.relative_to(group).as_posix() for row in rows})
+
+
+def read_option(name: str, folders: Sequence[Path] = (CONF,)) -> dict[str, Any]:
+    """An option with those that it builds on, as plain values: `read_option("agent/edac")`.
+
+    For what needs no composition; overrides of other groups among its defaults are left out.
+
+    Raises:
+        Mistake: none of the folders holds it.
+    """
+    group = name.rpartition("/")[0]
+    path = next((p for folder in folders if (p := folder / f"{name}.yaml").is_file()), None)
+    if path is None:
+        raise Mistake(f"there is no option {name} in {', '.join(map(str, folders))}")
+    own: Any = OmegaConf.load(path)
+    parts: list[Any] = []
+    for entry in own.pop("defaults", []) if isinstance(own, DictConfig) else []:
+        if entry == "_self_":
+            continue
+        if isinstance(entry, str):  # another option of the same group
+            parts.append(read_option(f"{group}/{entry}", folders))
+        else:  # an option of another group, below a key of this one
+            ((where, option),) = entry.items()
+            other, _, key = str(where).removeprefix("/").partition("@")
+            if not other.startswith("override "):
+                parts.append({key: read_option(f"{other}/{option}", folders)})
+    merged: Any = OmegaConf.to_container(OmegaConf.merge(*parts, own))
+    return merged or {}
 
 
 def load_option(group: str, name: str) -> dict[str, Any]:
@@ -34,7 +78,7 @@ def load_option(group: str, name: str) -> dict[str, Any]:
 
     Without the `path` of what is fitted, which names a file and no argument of its class.
     """
-    settings = _compose_option(group, name)
+    settings = read_option(f"{group}/{name}")
     return {key: settings[key] for key in settings if key != "path" or group not in FITTED}
 
 
@@ -51,13 +95,95 @@ def build_option(
     return made(**given) if merged.get("_partial_") else made
 
 
+def tuned(algorithm: str) -> dict[str, dict[str, Any]]:
+    """Hyperparameters of an algorithm by dataset, empty where none are known."""
+    path = CONF / "tuned" / f"{algorithm}.yaml"
+    numbers: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {}
+    return numbers
+
+
+def one_spelling(arguments: Sequence[str]) -> list[str]:
+    """Arguments with `dataset=d4rl dataset.id=X` as `dataset=d4rl/X`, which means the same.
+
+    An id that the reader does not know is left to it, for it says why.
+    """
+    found = {key: [a for a in arguments if a.startswith(f"{key}=")] for key in _D4RL}
+    if not all(found.values()):
+        return list(arguments)
+    dataset, id_ = (OverridesParser.create().parse_override(found[key][-1]) for key in _D4RL)
+    names = [f"d4rl/{value}" for value in _values(id_)]
+    if _values(dataset) != ["d4rl"] or not all(f"dataset/{name}" in _rows() for name in names):
+        return list(arguments)
+    kept = [a for a in arguments if not a.startswith("dataset.id=")]
+    return [f"dataset={','.join(names)}" if a.startswith("dataset=") else a for a in kept]
+
+
+_D4RL = ("dataset", "dataset.id")
+
+
+def _values(override: Override) -> list[str]:
+    """What a setting is to be, one after the other in a sweep."""
+    if override.is_choice_sweep():
+        return [value.strip("'\"") for value in override.sweep_string_iterator()]
+    return [override.get_value_element_as_str().strip("'\"")]
+
+
 @cache
-def _compose_option(group: str, name: str) -> dict[str, Any]:
-    # An option may choose one of another group as well, which must be there to be chosen anew.
-    others = [each.parent.name for each in CONF.glob("*/none.yaml")]
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        chosen = [f"+{each}=none" for each in others if each != group]
-        config: Any = compose(overrides=[*chosen, f"+{group}={name}"])
-    node = OmegaConf.select(config, PACKAGES.get(group, group))
-    return OmegaConf.to_container(node)  # type: ignore[return-value]
+def _rows() -> dict[str, tuple[dict[str, Any], str | None]]:
+    """The options that are rows of tables: content and package by `group/option`."""
+    rows: dict[str, tuple[dict[str, Any], str | None]] = {
+        f"dataset/d4rl/{id_}": ({"defaults": ["/dataset/d4rl@_here_"], "id": id_}, None)
+        for id_ in TASKS
+    }
+    for path in (CONF / "tuned").glob("*.yaml"):
+        for dataset, numbers in tuned(path.stem).items():
+            rows[f"tuned/{path.stem}/{dataset}"] = (numbers, "_global_")
+    return rows
+
+
+class TableSource(ConfigSource):
+    """Answers Hydra's questions for an option from the tables."""
+
+    @staticmethod
+    def scheme() -> str:
+        return "reverie"
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        if not self.is_config(config_path):
+            raise ConfigLoadError(f"Config not found : {config_path}")
+        content, package = _rows()[config_path.removesuffix(".yaml")]
+        return ConfigResult(
+            config=OmegaConf.create(content),
+            path=self.full_path(),
+            provider=self.provider,
+            header={"package": package},
+        )
+
+    def available(self) -> bool:
+        return True
+
+    def is_config(self, config_path: str) -> bool:
+        return config_path.removesuffix(".yaml") in _rows()
+
+    def is_group(self, config_path: str) -> bool:
+        return any(row.startswith(f"{config_path.rstrip('/')}/") for row in _rows())
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        prefix = f"{config_path.rstrip('/')}/".removeprefix("/")
+        below = {row[len(prefix) :] for row in _rows() if row.startswith(prefix)}
+        groups = {row.partition("/")[0] for row in below if "/" in row}
+        configs = {row for row in below if "/" not in row}
+        if results_filter is None:
+            return sorted(groups | configs)
+        return sorted(groups if results_filter == ObjectType.GROUP else configs)
+
+
+class Tables(SearchPathPlugin):
+    """Lets every configuration see the tables."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        search_path.append(provider="reverie", path=f"{TableSource.scheme()}://tables")
+
+
+Plugins.instance().register(TableSource)
+Plugins.instance().register(Tables)

@@ -1,18 +1,17 @@
 """Refuses settings that cannot work together, before anything is read or fitted."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig
 
 from reverie.agents.base import Agent
 from reverie.mistake import Mistake
 from reverie.training.compilation import pick_device, wanted
 from reverie.training.launch import mistakes
 from reverie.training.launch.compose import arguments, is_chosen, real_rows
-from reverie.training.population import parameters, population
+from reverie.training.population import population
 from reverie.world_models.diffusion.parts import require_parts_suit
 
 KEEP_ALL = "reverie.world_models.filters.KeepAll"
@@ -147,18 +146,3 @@ def require_generation_works(config: DictConfig) -> None:
             f"guidance.value=critic asks for critics, which agent={config.agent._target_} does not "
             "have; set guidance.value=reward, or another agent, for example agent=td3_bc"
         )
-
-
-def drop_foreign_numbers(config: DictConfig, source: Path) -> None:
-    """Take out numbers of a preset or tuned file that the chosen option of a group does not have.
-
-    They are meant for what the preset picks; `filter=none` has no penalty to tune.
-    """
-    for group, numbers in OmegaConf.to_container(OmegaConf.load(source)).items():  # type: ignore[union-attr]
-        node = config.get(group)
-        if not isinstance(numbers, dict) or not is_chosen(node):
-            continue
-        known = set(parameters(get_object(node._target_)))
-        with open_dict(node):
-            for key in set(numbers) - known - {"path"}:
-                node.pop(key, None)

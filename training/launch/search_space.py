@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from omegaconf import OmegaConf
@@ -16,7 +15,7 @@ from optuna.distributions import (
 )
 
 from reverie.mistake import Mistake
-from reverie.training.launch.options import CONF
+from reverie.training.launch.hyperparameters import compose_run
 from reverie.training.population import population
 
 Space = dict[str, BaseDistribution]
@@ -40,9 +39,7 @@ def question(settings: Sequence[str]) -> tuple[list[str], Space]:
             "agent.expectile='interval(0.5,0.95)'"
         )
     sample = {key: _example(each) for key, each in space.items()}
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("train", overrides=[*fixed, *typed(sample)])
-    composed: Any = OmegaConf.to_container(config)
+    composed: Any = OmegaConf.to_container(compose_run([*fixed, *typed(sample)]))
     if population(composed):
         raise Mistake(
             f"{', '.join(population(composed))} differs between the lanes of each run, whose mean "

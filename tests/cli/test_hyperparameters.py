@@ -1,0 +1,237 @@
+"""Two names of a dataset mean the same, and typed beats tuned beats preset."""
+
+from itertools import product
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_object, instantiate
+from omegaconf import OmegaConf
+
+from reverie.datasets.readers.d4rl import TASKS
+from reverie.envs.specs import Spec
+from reverie.training.launch.hyperparameters import compose_run, settle
+from reverie.training.launch.mistakes import expand_glob
+from reverie.training.launch.options import CONF, one_spelling, options, read_option, tuned
+from reverie.training.population import parameters
+from reverie.training.run_directory import flat, run_directory
+
+SPEC = Spec(env_id="Pendulum-v1", obs_dim=3, action_dim=1, action_low=(-2.0,), action_high=(2.0,))
+TUNED = [
+    pytest.param(path.stem, dataset, id=f"{path.stem}-{dataset}")
+    for path in sorted((CONF / "tuned").glob("*.yaml"))
+    for dataset in tuned(path.stem)
+]
+LONG = ("dataset=d4rl", "dataset.id=hopper-medium-v2")
+
+
+def plain(config):
+    return OmegaConf.to_container(config)
+
+
+@pytest.mark.parametrize("algorithm", ["mopo", "mobile", "iql", "td3_bc"])
+def test_both_names_of_a_d4rl_dataset_give_the_same_run(algorithm):
+    common = [f"algorithm={algorithm}", "seed=3", "updates=10"]
+    runs = []
+    for names in (("dataset=d4rl/hopper-medium-v2",), LONG, LONG[::-1]):
+        typed = [*common, *names]
+        config = compose_run(typed)
+        settings = OmegaConf.to_container(config, resolve=True)
+        runs.append((plain(config), run_directory(settings, one_spelling(typed))))
+    assert runs[0] == runs[1] == runs[2]
+    settings = flat(runs[0][0])
+    assert settings["dataset.id"] == "hopper-medium-v2"
+    for key, value in flat(tuned(algorithm).get("d4rl/hopper-medium-v2", {})).items():
+        assert settings[key] == value
+
+
+def test_every_id_that_the_reader_knows_is_an_option_and_no_other():
+    assert {name for name in options("dataset") if "d4rl/" in name} == {f"d4rl/{i}" for i in TASKS}
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for id_ in TASKS:
+            assert compose(overrides=[f"+dataset=d4rl/{id_}"]).dataset.id == id_
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        (["dataset=d4rl", "dataset.id='pen-human-v1'"], ["dataset=d4rl/pen-human-v1"]),
+        (
+            ["-m", "seed=1", "dataset=d4rl", "dataset.id=pen-human-v1,hopper-medium-v2"],
+            ["-m", "seed=1", "dataset=d4rl/pen-human-v1,d4rl/hopper-medium-v2"],
+        ),
+        (
+            ["dataset.id=choice(pen-human-v1,hopper-medium-v2)", "dataset=d4rl"],
+            ["dataset=d4rl/pen-human-v1,d4rl/hopper-medium-v2"],
+        ),
+    ],
+)
+def test_an_id_of_d4rl_becomes_the_name_of_an_option(typed, expected):
+    assert one_spelling(typed) == expected
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["dataset=d4rl", "dataset.id=hopper-medium-v0"],  # the reader says why
+        ["dataset=minari", "dataset.id=hopper-medium-v2"],
+        ["dataset=file", "dataset.path=x.npz"],
+        ["dataset=d4rl"],
+    ],
+)
+def test_other_names_of_datasets_stay_as_they_are(typed):
+    assert one_spelling(typed) == typed
+
+
+def test_two_names_of_different_datasets_are_refused():
+    with pytest.raises(ValueError, match="say dataset=d4rl/walker2d-medium-v2 alone"):
+        compose_run(["dataset=d4rl/hopper-medium-v2", "dataset.id=walker2d-medium-v2"])
+
+
+def test_a_sweep_over_names_of_d4rl_reaches_every_job(command, tmp_path, environment):
+    """With nowhere to download from, so that each job ends at the reader, in two processes."""
+    environment["D4RL_DATASET_DIR"] = str(tmp_path)
+    environment["http_proxy"] = environment["https_proxy"] = "http://127.0.0.1:9"
+    sweep = expand_glob("dataset=glob(d4rl/maze2d-umaze*)")
+    assert sweep == "dataset=d4rl/maze2d-umaze-dense-v1,d4rl/maze2d-umaze-v1"
+    root = f"root={tmp_path / 'runs'}"
+    joblib = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    done = command("train.py", "-m", root, sweep, "algorithm=td3_bc", *joblib)
+    assert done.returncode == 1
+    assert done.stderr.count("cannot download maze2d-umaze-") == 2, done.stderr
+    names = {path.relative_to(tmp_path).parts[2] for path in tmp_path.rglob("failed.json")}
+    assert names == {"maze2d-umaze-dense-v1", "maze2d-umaze-v1"}
+
+
+@pytest.mark.parametrize(("algorithm", "dataset"), TUNED)
+def test_tuned_numbers_belong_to_a_dataset_and_to_options_of_the_preset(algorithm, dataset):
+    assert algorithm in options("algorithm") and dataset in options("dataset")
+    settings = flat(plain(compose_run([f"algorithm={algorithm}", f"dataset={dataset}"])))
+    for key, value in flat(tuned(algorithm)[dataset]).items():
+        assert settings[key] == value, key  # neither dropped nor beaten by the preset
+
+
+@pytest.mark.parametrize(("algorithm", "dataset"), TUNED[::7])
+def test_typed_beats_tuned_beats_preset(algorithm, dataset):
+    numbers = flat(tuned(algorithm)[dataset])
+    first = next(iter(numbers))
+    chosen = [f"algorithm={algorithm}", f"dataset={dataset}"]
+    settings = flat(plain(compose_run([*chosen, f"{first}=77"])))
+    assert settings[first] == 77
+    for key in list(numbers)[1:]:
+        assert settings[key] == numbers[key]
+    without = flat(plain(compose_run([*chosen, "~tuned"])))
+    preset = flat(read_option(f"algorithm/{algorithm}"))
+    assert all(without[key] == value for key, value in preset.items())
+
+
+def test_tuned_numbers_of_a_preset_leave_other_options_alone():
+    config = compose_run(["dataset=d4rl/hopper-medium-v2", "filter=none"])
+    assert "penalty" not in config.filter and config.source.horizon == 5
+    instantiate(config.filter)
+    config = compose_run(["agent=ravl"])  # which passes them on to its base
+    assert config.agent.hidden == [128, 128] and config.agent.diversity == 1.0
+    instantiate(config.agent)(spec=SPEC, seeds=1, updates=10)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "dataset"),
+    [("mopo", "builtin/pendulum-mixed"), ("ravl", "builtin/edge-of-reach")],
+)
+def test_numbers_for_one_model_leave_another_alone(algorithm, dataset):
+    config = compose_run(
+        [f"algorithm={algorithm}", f"dataset={dataset}", "world_model=true_dynamics"]
+    )
+    settings = {key: value for key, value in config.world_model.items() if key != "path"}
+    instantiate(settings)(spec=SPEC, seeds=1, seed=0)
+
+
+AGENTS = options("agent")
+
+
+@pytest.mark.parametrize(("algorithm", "agent"), list(product(["darc", "pgd"], AGENTS)))
+def test_an_agent_takes_what_is_left_of_another_presets_numbers(algorithm, agent):
+    config = compose_run([f"algorithm={algorithm}", f"agent={agent}"])
+    known = parameters(get_object(config.agent._target_))
+    assert {key for key in config.agent if not key.startswith("_")} <= set(known)
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        (
+            ["dataset=d4rl/hopper-medium-v2", "filter=none", "filter.penalty=3"],
+            "no setting 'filter.penalty' with filter=none; choose filter=morec or filter=penalty, "
+            "or leave filter.penalty out",
+        ),
+        (["algorithm=morec_mopo", "filter=none", "filter.penalty=3"], "with filter=none"),
+        (["source=none", "source.horizon=2"], "with source=none; choose source=branched"),
+        (["world_model=none", "world_model.hidden=[8]"], "with world_model=none; choose"),
+        (["agent=bc", "agent.critic_learning_rate=1"], "with agent=bc; choose agent=cql"),
+        (
+            ["algorithm=darc", "agent=sac", "agent.discriminators.fresh_rows=3"],
+            "with agent=sac; choose agent=darc or agent=h2o or agent=h2o_plus",
+        ),
+        (["algorithm=darc", "agent=sac", "agent.discriminators={fresh_rows: 1}"], "with agent=sac"),
+        (["algorithm=mbpo_online", "online=none", "online.every=3"], "with online=none; choose"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_a_typed_setting_is_refused_and_never_dropped(typed, expected):
+    with pytest.raises(ValueError, match=r"^there is no setting") as refused:
+        compose_run(typed)
+    assert expected in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_preset_of_ones_own_trains(command, train, tmp_path):
+    """Numbers of a preset are known wherever its file lies, and so are those it builds on."""
+    folder = tmp_path / "mine" / "algorithm"
+    folder.mkdir(parents=True)
+    (folder / "base.yaml").write_text(
+        "# @package _global_\n"
+        "defaults: [override /agent: td3_bc, override /world_model: none,"
+        " override /source: none, override /filter: none]\n"
+        "name: base\nagent: {value_weight: 1.0}\n"
+    )
+    (folder / "mine.yaml").write_text(
+        "# @package _global_\ndefaults: [base, _self_]\nname: mine\nagent: {critic_steps: 2}\n"
+    )
+    small = [s for s in train.small if not s.startswith(("world_model", "source"))]
+    for agent, flags in (("td3_bc", []), ("bc", ["-m", "seed=0,1"])):
+        done = command(
+            "train.py",
+            f"--config-dir={folder.parent}",
+            *flags,
+            f"root={tmp_path / 'runs'}",
+            *("algorithm=mine", f"agent={agent}", *small, "updates=20"),
+        )
+        assert done.returncode == 0, done.stderr
+    configs = list((tmp_path / "runs" / "mine").rglob("config.yaml"))
+    assert len(configs) == 3
+    by_class = {}
+    for path in configs:
+        agent = OmegaConf.load(path).agent
+        by_class[agent._target_.rpartition(".")[2]] = agent
+    assert by_class["TD3BC"].value_weight == 1.0 and by_class["TD3BC"].critic_steps == 2
+    assert "critic_steps" not in by_class["BC"] and "value_weight" not in by_class["BC"]
+
+
+@pytest.mark.parametrize("option", ["agent/darc", "agent/ravl", "generator/trajectory_small"])
+def test_an_option_is_read_as_hydra_composes_it(option):
+    group, _, name = option.partition("/")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose(overrides=[f"+{group}={name}"])
+    assert read_option(option) == plain(composed[group])
+
+
+def test_settling_twice_changes_nothing():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose(
+            "train",
+            overrides=["dataset=d4rl/hopper-medium-v2", "filter=none"],
+            return_hydra_config=True,
+        )
+    said = settle(config, config.hydra)
+    once = plain(config)
+    assert said == "conf/tuned/mopo.yaml for d4rl/hopper-medium-v2"
+    assert settle(config, config.hydra) == said and plain(config) == once

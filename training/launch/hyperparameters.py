@@ -1,0 +1,156 @@
+"""Which hyperparameters a run takes: typed ones beat tuned ones, which beat those of the preset.
+
+Hydra merges them in that order. What is left to do: preset and tuned numbers are meant for the
+options that the preset picks, so where another option was chosen (`filter=none` has no penalty)
+they are taken out again. What somebody typed is never taken out but refused.
+"""
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.conf import HydraConf
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from reverie.datasets.readers.d4rl import TASKS
+from reverie.mistake import Mistake
+from reverie.training.launch.options import (
+    CONF,
+    PACKAGES,
+    one_spelling,
+    options,
+    read_option,
+    tuned,
+)
+from reverie.training.population import parameters
+from reverie.training.run_directory import flat
+
+
+def compose_run(overrides: Sequence[str]) -> DictConfig:
+    """The configuration that `python train.py` has for the same arguments.
+
+    Raises:
+        Mistake: a typed setting that the chosen option does not have.
+        hydra.errors.HydraException: an option or a setting that is not there.
+    """
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", overrides=one_spelling(overrides), return_hydra_config=True)
+    settle(config, config.hydra)
+    with open_dict(config):
+        del config["hydra"]
+    return config
+
+
+def settle(config: DictConfig, hydra: HydraConf) -> str | None:
+    """Keep of a composed configuration what the chosen options take.
+
+    Args:
+        config: as composed; changed in place.
+        hydra: what Hydra knows about it: options by group, typed overrides, folders of options.
+
+    Returns:
+        What tuned numbers are used, in words; None without any.
+
+    Raises:
+        Mistake: a typed setting that the chosen option does not have, or two names of datasets.
+    """
+    choices = hydra.runtime.choices
+    _require_one_dataset(config, choices["dataset"])
+    for key in _typed(hydra.overrides.task, choices):
+        part = lacking(config, key, choices)
+        if part is not None:
+            raise Mistake(refusal(key, part, choices))
+    folders = [
+        Path(each.path if each.schema == "file" else str(files(each.path)))
+        for each in hydra.runtime.config_sources
+        if each.schema in ("file", "pkg")
+    ]
+    preset = read_option(f"algorithm/{choices['algorithm']}", folders)
+    algorithm, _, dataset = str(choices.get("tuned") or "").partition("/")
+    numbers = tuned(algorithm).get(dataset, {})
+    for key in {**flat(preset), **flat(numbers)}:
+        part = lacking(config, key, choices)
+        # An option that is none builds nothing; what lies there is ignored.
+        node = None if part is None else OmegaConf.select(config, part.rpartition(".")[0])
+        if part is not None and isinstance(node, DictConfig) and "_target_" in node:
+            with open_dict(node):
+                node.pop(part.rpartition(".")[2], None)
+    return f"conf/tuned/{algorithm}.yaml for {dataset}" if numbers else None
+
+
+def lacking(config: DictConfig, key: str, choices: Mapping[str, Any]) -> str | None:
+    """The part of a dotted key that what its node builds does not take; None if all fits."""
+    places = {PACKAGES.get(group, group) for group in choices}
+    node: Any = config
+    path = ""
+    for part in key.split("."):
+        here = f"{path}.{part}".lstrip(".")
+        builds = isinstance(node, DictConfig) and "_target_" in node
+        if not builds and path in places:
+            return here
+        if builds and not part.startswith("_") and part not in {*_accepted(node), "path"}:
+            return here
+        if not isinstance(node, DictConfig) or OmegaConf.is_missing(node, part):
+            return None
+        node, path = node.get(part), here
+    return None
+
+
+def _accepted(node: DictConfig) -> set[str]:
+    """Arguments of what a node builds, a class or a function."""
+    built = get_object(node._target_)
+    if isinstance(built, type):
+        return set(parameters(built))
+    known = signature(built).parameters
+    is_open = any(each.kind is each.VAR_KEYWORD for each in known.values())
+    return {*known, *(map(str, node) if is_open else ())}
+
+
+def _typed(overrides: Sequence[str], choices: Mapping[str, Any]) -> list[str]:
+    """Dotted keys of the settings among what was typed."""
+    keys: list[str] = []
+    for each in OverridesParser.create().parse_overrides(list(overrides)):
+        if each.key_or_group not in choices and not each.is_delete():
+            keys += flat(each.value(), each.key_or_group)
+    return keys
+
+
+def refusal(key: str, part: str, choices: Mapping[str, Any]) -> str:
+    """One line: what was typed, the option that lacks it, and which option has it.
+
+    Args:
+        key: as typed.
+        part: the beginning of it that is lacking.
+        choices: options by group, None where it is not known.
+    """
+    groups = {PACKAGES.get(group, group): group for group in choices}
+    place = part.rpartition(".")[0]
+    while place not in groups:
+        place = place.rpartition(".")[0]
+    group, name = groups[place], part.removeprefix(f"{place}.").partition(".")[0]
+    having = [f"{group}={option}" for option in options(group) if name in _settings(group, option)]
+    option = f"{group}={choices[group]}" if choices[group] else f"the chosen {group}"
+    remedy = f"choose {' or '.join(having[:3])}, or leave" if having else "leave"
+    return f"there is no setting '{key}' with {option}; {remedy} {key} out"
+
+
+def _settings(group: str, option: str) -> set[str]:
+    """Names of what an option sets and of what its class takes."""
+    if not (CONF / group / f"{option}.yaml").is_file():  # a row of a table
+        return set()
+    node = OmegaConf.create(read_option(f"{group}/{option}"))
+    return {*map(str, node), *(_accepted(node) if "_target_" in node else ())}
+
+
+def _require_one_dataset(config: DictConfig, choice: str) -> None:
+    """Refuse a D4RL id beside the name of another dataset, whose numbers would be used."""
+    id_ = None if OmegaConf.is_missing(config.dataset, "id") else config.dataset.get("id")
+    if choice.split("/")[0] == "d4rl" and id_ in TASKS and choice != f"d4rl/{id_}":
+        raise Mistake(
+            f"dataset={choice} and dataset.id={id_} are two names; say dataset=d4rl/{id_} alone"
+        )
