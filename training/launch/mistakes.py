@@ -14,6 +14,7 @@ import yaml
 from torch import Tensor
 
 from reverie.agents.base import Agent
+from reverie.envs import extras
 from reverie.training.launch.options import CONF, options
 from reverie.training.run_directory import flat
 
@@ -98,7 +99,7 @@ def build(name: str, constructor: Callable[..., Any], **run_time: Any) -> Any:
     except TypeError as error:
         raise ValueError(
             f"{name} cannot be built: {error}; check the values and types under {name} "
-            "(`python train.py --cfg job` shows them)"
+            "(`python -m reverie.train --cfg job` shows them)"
         ) from error
 
 
@@ -136,14 +137,19 @@ def _explain_composition(error: BaseException) -> str:
             offered = re.search(r"Available options in '[^']*': (.*?) Config search path", text)
             known = f"options: {offered.group(1) if offered else ''}"
             if group == "hydra/launcher":
-                known += "; docs/guide.md#sweeps says how to install more"
+                extra = wrong.partition("_")[0]
+                if extra in ("submitit", "ray"):
+                    known += f"; to get it: {extras.remedy(extra)}"
+                if extra == "ray":  # it asks for packages that conflict with ours
+                    known += " and pip install --no-deps hydra-ray-launcher"
+                known += "; docs/guide.md#sweeps says how to install launchers"
             return f"{group}={wrong} is not there; {known}"
         return f"{group}={wrong} is not there; {_available(group, wrong)}"
     key = re.search(r"Could not override '([^']+)'", text)
     if key:
         return (
             f"there is no setting '{key.group(1)}'{_closest(key.group(1))}; "
-            "`python train.py --cfg job` lists all of them"
+            "`python -m reverie.train --cfg job` lists all of them"
         )
     return text
 
