@@ -102,6 +102,20 @@ def train(command, tmp_path):
 
 
 @pytest.fixture
+def call(command):
+    """Run a command in one of three ways; returns its status, output and modules of two names."""
+
+    def run(kind, name, *arguments):
+        done = command("tests/cli/loaded_twice.py", kind, name, *arguments)
+        *printed, last = done.stdout.splitlines() or [""]
+        assert last.startswith("{"), done.stderr
+        found = json.loads(last)
+        return found["status"], "\n".join(printed), done.stderr, found["twice"]
+
+    return run
+
+
+@pytest.fixture
 def fails(command, tmp_path):
     """The single line with which a command refuses something."""
 
