@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import torch
 from filelock import FileLock, Timeout
 
-FORMAT = 1
+FORMAT = 2
 """Version of everything written by `save_tensors`; raise it when the contents change meaning."""
 
 
@@ -75,8 +75,9 @@ def load_tensors(path: Path, kind: str, device: torch.device | str = "cpu") -> d
         raise ValueError(f"{path} is not a {kind} of this project; give the path of one")
     if record.get("format") != FORMAT:
         raise ValueError(
-            f"{path} has format version {record.get('format')}, this version reads {FORMAT}; use "
-            "the version that wrote it, or start over with overwrite=true"
+            f"{path} was written by another version of Reverie (format {record.get('format')}, "
+            f"this one reads {FORMAT}); make it again (a run: its command with overwrite=true), or "
+            "use the version that wrote it"
         )
     return record
 

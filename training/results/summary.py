@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reverie.datasets.dataset import Dataset
-from reverie.training.files import write_atomically
+from reverie.training.files import FORMAT, write_atomically
 from reverie.training.population import label, population
 
 LAST = 10
@@ -132,6 +132,7 @@ def summarise(
 ) -> dict[str, Any]:
     """Everything worth knowing about a finished run, as plain values."""
     return {
+        "format": FORMAT,
         "name": settings["name"],
         "seed": settings["seed"],
         "seeds": settings["seeds"],
