@@ -11,7 +11,7 @@ from rich.table import Table
 
 from reverie.envs.evaluation import Policy, episode_returns
 from reverie.envs.specs import Reference
-from reverie.envs.video import record, record_beside
+from reverie.envs.video import record, record_beside, require_encoder
 from reverie.mistake import Mistake
 from reverie.training.files import write_json
 from reverie.training.launch import mistakes
@@ -24,6 +24,8 @@ from reverie.world_models.base import WorldModel
 
 def score(settings: DictConfig) -> float | None:
     """Evaluate the last checkpoint of a run; returns its mean score, or mean return."""
+    if settings.video:
+        require_encoder()  # before anybody acts
     console = Console()
     run_dir = Path(settings.run)
     run = load_run(run_dir, settings.device, settings.seed)

@@ -1,7 +1,7 @@
 """Look at a dataset before trusting it: `python -m datasets.check dataset=... [dataset.key=value]`.
 
 Prints what is in it, and ends with a non-zero status and one line for each thing that would poison
-training. Takes the dataset options of `train.py`; run it from the checkout.
+training. Takes the dataset options of `train.py`. Installed, it is `reverie check dataset=...`.
 """
 
 import difflib
@@ -271,7 +271,12 @@ def _dims(dims: Sequence[object]) -> str:
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
-def main(arguments: Sequence[str]) -> int:
+def main() -> None:
+    """End the process with the status of `check`, of what was typed."""
+    sys.exit(check(sys.argv[1:]))
+
+
+def check(arguments: Sequence[str]) -> int:
     """Check the dataset that the overrides choose; returns the exit status."""
     logging.basicConfig(level=logging.WARNING, format="warning: %(message)s")
     if not arguments or {"-h", "--help"} & set(arguments):
@@ -299,7 +304,7 @@ def _load(arguments: Sequence[str]) -> Dataset:
     if len(chosen) != 1 or len(settings) + 1 != len(arguments):
         raise Mistake(
             f"expected dataset=... and dataset.key=value only, found {' '.join(arguments)!r}; e.g. "
-            "python -m datasets.check dataset=file dataset.path=my.hdf5"
+            "python -m reverie.datasets.check dataset=file dataset.path=my.hdf5"
         )
     option, _, id_ = chosen[0].partition("/")
     if option == "d4rl" and id_ in TASKS:  # a row of that table, not a file
@@ -340,4 +345,4 @@ def _available(wrong: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()

@@ -16,14 +16,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import minari
 import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
-from minari.data_collector import EpisodeBuffer
 
 from reverie.datasets.readers.columns import in_one_line
-from reverie.datasets.readers.minari import dataset_root, require_id, root_set_to
+from reverie.datasets.readers.minari import (
+    dataset_root,
+    require_id,
+    require_minari,
+    root_set_to,
+)
 from reverie.datasets.recording import Arrays
 from reverie.envs.make import make_raw_env
 from reverie.envs.specs import Reference, Spec
@@ -40,8 +43,9 @@ def require_writable(path: str | None) -> Path:
         path: as the reader's: None for MINARI_DATASETS_PATH or Minari's default.
 
     Raises:
-        Mistake: it cannot be written to.
+        Mistake: it cannot be written to, or Minari is not installed.
     """
+    require_minari("collect")
     root = dataset_root(path)
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -112,7 +116,7 @@ def write(
         try:
             _create(folder, id, arrays, spec, algorithm, description, requirements)
             # Through Minari's own argument they would be lost without an environment.
-            minari.MinariDataset(folder / id / "data").storage.update_metadata(
+            require_minari().MinariDataset(folder / id / "data").storage.update_metadata(
                 {
                     "ref_min_score": reference.low,
                     "ref_max_score": reference.high,
@@ -156,6 +160,7 @@ def _create(
     description: str,
     requirements: list[str],
 ) -> None:
+    minari = require_minari()
     ends = np.flatnonzero(episode_ends(arrays, spec.max_episode_steps)) + 1
     buffers = []
     for begin, end in pairwise([0, *ends]):
@@ -163,7 +168,7 @@ def _create(
         truncated = np.zeros_like(terminated)
         truncated[-1] = not terminated[-1]  # the end of the recording cuts an episode too
         buffers.append(
-            EpisodeBuffer(
+            minari.data_collector.EpisodeBuffer(
                 observations=np.append(
                     arrays["obs"][begin:end], arrays["next_obs"][end - 1 : end], axis=0
                 ),

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.wrappers import TransformAction, TransformObservation
 
-from reverie.envs import cartpole_swingup, edge_of_reach, refrigerator
+from reverie.envs import cartpole_swingup, edge_of_reach, extras, refrigerator
 from reverie.envs.observations import flatten, flatten_space
 from reverie.envs.physics import quieten, restore_contact_margin
 from reverie.envs.specs import Spec
@@ -262,15 +262,15 @@ def _require_known(env_id: str) -> None:
     module, _, name = env_id.rpartition(":")
     robotics = name.startswith(_ROBOTICS)
     if not module and robotics and name not in gymnasium.registry:
-        module = "gymnasium_robotics"
-    if module:
+        found = extras.require("gymnasium_robotics", "robotics", f"environment {env_id}")
+        gymnasium.register_envs(found)
+    elif module:
         try:
             imported = importlib.import_module(module)
         except ModuleNotFoundError as error:
-            package = "gymnasium-robotics" if module == "gymnasium_robotics" else module
             raise Mistake(
-                f"environment {env_id} needs the package {package} ({error}); install it with: "
-                f"pip install {package}"
+                f"environment {env_id} needs the package {module} ({error}); install it with: "
+                f"pip install {module}"
             ) from error
         gymnasium.register_envs(imported)
     if name not in gymnasium.registry:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
-import imageio.v2 as imageio_v2
-import imageio.v3 as imageio
 import mujoco
 import numpy as np
 import torch
 from gymnasium.error import Error as GymnasiumError
 from jaxtyping import Float
 
+from reverie.envs import extras
 from reverie.envs.evaluation import Policy
 from reverie.envs.make import make_env
 from reverie.envs.specs import Spec
@@ -91,11 +90,22 @@ def record_beside(
                 write(np.concatenate([true, dream], 1))
 
 
+def require_encoder(module: str = "imageio.v3") -> Any:
+    """What writes films.
+
+    Raises:
+        ModuleNotFoundError: it is not installed.
+    """
+    extras.require("av", "video", "a video")
+    return extras.require(module, "video", "a video")
+
+
 @contextmanager
 def _open(spec: Spec, path: Path) -> Iterator[tuple[gymnasium.Env, Path]]:
     """An environment that draws itself, and a file that becomes `path` when all went well."""
     if path.suffix not in SUFFIXES:
         raise Mistake(f"video file {path} must end in {' or '.join(SUFFIXES)}; rename it")
+    require_encoder()
     _render_without_screen()
     env = make_env(spec, render_mode="rgb_array")
     if "rgb_array" not in env.metadata.get("render_modes", []):
@@ -166,11 +176,13 @@ def _film(spec: Spec, env: gymnasium.Env, policy: Policy, seed: int, path: Path)
 def _writer(path: Path, fps: float) -> Iterator[Callable[[np.ndarray], Any]]:
     # Both encode within this process. A child process could need as much memory again.
     if path.suffix == ".gif":
-        film: Any = imageio_v2.get_writer(path, mode="I", duration=1000.0 / fps, loop=0)
+        film: Any = require_encoder("imageio.v2").get_writer(
+            path, mode="I", duration=1000.0 / fps, loop=0
+        )
         with film:
             yield film.append_data
     else:
-        with imageio.imopen(path, "w", plugin="pyav") as film:
+        with require_encoder("imageio.v3").imopen(path, "w", plugin="pyav") as film:
             film.init_video_stream("libx264", fps=fps)
             yield lambda frame: film.write_frame(_even(frame))
 
@@ -196,8 +208,8 @@ def _frame(spec: Spec, env: gymnasium.Env) -> np.ndarray:
         raise Mistake(
             f"{spec.env_id} cannot be rendered on this machine "
             f"(MUJOCO_GL={os.environ.get('MUJOCO_GL', 'unset')}): {' '.join(str(error).split())}; "
-            "MuJoCo tasks need EGL (MUJOCO_GL=egl) or OSMesa, classic control needs "
-            "pip install pygame; or leave out the video"
+            "MuJoCo tasks need EGL (MUJOCO_GL=egl) or OSMesa, classic control needs pygame: "
+            f"{extras.remedy('video')}; or leave out the video"
         ) from error
     return np.asarray(frame, np.uint8)
 

@@ -16,7 +16,7 @@ from reverie.mistake import Mistake, writing
 LOCK = ".lock"
 """File in a directory that a process works in."""
 _held: ContextVar[frozenset[Path]] = ContextVar("held", default=frozenset())
-FORMAT = 1
+FORMAT = 2
 """Version of everything written by `save_tensors`; raise it when the contents change meaning."""
 _REMEDY = (
     "free some disk space or choose another folder with root=..., then run the same command again "
@@ -85,8 +85,9 @@ def load_tensors(path: Path, kind: str, device: torch.device | str = "cpu") -> d
         raise Mistake(f"{path} is not a {kind} of this project; give the path of one")
     if record.get("format") != FORMAT:
         raise Mistake(
-            f"{path} has format version {record.get('format')}, this version reads {FORMAT}; use "
-            "the version that wrote it, or start over with overwrite=true"
+            f"{path} was written by another version of Reverie (format {record.get('format')}, "
+            f"this one reads {FORMAT}); make it again (a run: its command with overwrite=true), or "
+            "use the version that wrote it"
         )
     return record
 

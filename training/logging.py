@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reverie.envs import extras
 from reverie.mistake import Mistake, writing
 from reverie.training.files import write_text
 
@@ -61,15 +62,14 @@ class WandbTracker(Tracker):
         if mode not in ("online", "offline", "disabled"):
             raise Mistake(f"logger.mode={mode!r} is unknown; use online, offline or disabled")
         self.project, self.entity, self.group, self.mode = project, entity, group, mode
+        self.wandb = extras.require("wandb", "wandb", "logger=wandb")
 
     def start(self, run_dir: Path, config: Mapping[str, Any], first_update: int) -> None:
-        import wandb  # slow to import, and only wanted here
-
-        self.run: Any = wandb.init(
+        self.run: Any = self.wandb.init(
             project=self.project,
             entity=self.entity,
             group=self.group,
-            mode=self.mode,  # type: ignore[arg-type]
+            mode=self.mode,
             name=str(run_dir),
             id=_wandb_id(run_dir),
             resume="allow",
@@ -98,12 +98,13 @@ def _wandb_id(run_dir: Path) -> str:
 class TensorBoardTracker(Tracker):
     """TensorBoard event files under `tensorboard/` in the run directory."""
 
-    def start(self, run_dir: Path, config: Mapping[str, Any], first_update: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, only wanted here
+    def __init__(self) -> None:
+        tensorboard = extras.require("torch.utils.tensorboard", "tensorboard", "logger=tensorboard")
+        self.open = tensorboard.SummaryWriter
 
-        self.writer: Any = SummaryWriter(
-            str(run_dir / "tensorboard"), purge_step=first_update or None
-        )
+    def start(self, run_dir: Path, config: Mapping[str, Any], first_update: int) -> None:
+        folder = str(run_dir / "tensorboard")
+        self.writer: Any = self.open(folder, purge_step=first_update or None)
 
     def write(self, update: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():

@@ -295,7 +295,7 @@ class ProbabilisticEnsemble(WorldModel):
             raise Mistake(
                 "the holdout error of the world model was not finite: "
                 + ", ".join(f"seed {seed} at epoch {epoch}" for seed, epoch in failed.items())
-                + "; check the data (python -m datasets.check), lower "
+                + "; check the data (python -m reverie.datasets.check), lower "
                 "world_model.learning_rate, or rescale observations and rewards"
             )
         epochs = stopping.epochs.tolist()

@@ -256,7 +256,7 @@ class LearnedTermination(Termination):
         if broken:
             raise Mistake(
                 f"the learned termination rule of seeds {broken} diverged on dataset {data.name}; "
-                "check the data (python -m datasets.check) or lower "
+                "check the data (python -m reverie.datasets.check) or lower "
                 "world_model.terminal_head.learning_rate"
             )
         return described | self._score(table, widths, seen.terminated)

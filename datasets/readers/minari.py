@@ -17,7 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import minari
 import numpy as np
 from filelock import FileLock
 from gymnasium import spaces
@@ -28,6 +27,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.names import local_id, short_name
 from reverie.datasets.readers.columns import in_one_line
 from reverie.datasets.readers.minari_episodes import AGAIN, Arrays, read_any, read_hdf5
+from reverie.envs import extras
 from reverie.envs.make import spec_of
 from reverie.envs.observations import flatten_space
 from reverie.envs.reference import reference_for
@@ -82,8 +82,9 @@ def load(
     Raises:
         Mistake: the dataset is not there and may not be fetched; it cannot be fetched; bad id,
             damaged data, unsupported spaces, spaces other than the environment's; the environment
-            cannot be created.
+            cannot be created; Minari is not installed.
     """
+    require_minari()
     short = local_id(id)
     root = dataset_root(path)
     data = _locate(root, id, short, download)
@@ -132,6 +133,15 @@ def load(
         clip_actions=clip_actions,
         subset=subset,
     )
+
+
+def require_minari(wanted_by: str = "dataset=minari") -> Any:
+    """The package, imported at its first use.
+
+    Raises:
+        ModuleNotFoundError: it is not installed.
+    """
+    return extras.require("minari", "minari", wanted_by)
 
 
 def dataset_root(path: str | None) -> Path:
@@ -198,7 +208,7 @@ def _download(root: Path, id: str, short: str) -> None:
     try:
         with root_set_to(root), contextlib.redirect_stdout(io.StringIO()):
             # What an interrupted download left behind would otherwise count as the dataset.
-            minari.download_dataset(id, force_download=(root / short).exists())
+            require_minari().download_dataset(id, force_download=(root / short).exists())
     # Minari lets through whatever its remote's client raises, which need not be installed here.
     except Exception as error:
         there = ", ".join(_local_ids(root)) or "none"
@@ -219,7 +229,7 @@ def _local_ids(root: Path) -> list[str]:
     return sorted(found)
 
 
-def _open(data: Path) -> tuple[dict[str, Any], minari.MinariDataset]:
+def _open(data: Path) -> tuple[dict[str, Any], Any]:
     """Metadata and Minari's own view of a dataset (spaces, iteration)."""
     try:
         metadata = json.loads((data / "metadata.json").read_text())
@@ -227,7 +237,7 @@ def _open(data: Path) -> tuple[dict[str, Any], minari.MinariDataset]:
         for key in ("total_steps", "total_episodes", "minari_version", "dataset_id"):
             if key not in metadata:
                 raise ValueError(f"metadata.json lacks {key}")
-        return metadata, minari.MinariDataset(data)
+        return metadata, require_minari().MinariDataset(data)
     except ImportError as error:
         raise Mistake(f"reading {data} needs another package: {in_one_line(error)}") from error
     except (OSError, ValueError, KeyError, AssertionError, TypeError) as error:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import minari
 import numpy as np
 from gymnasium import spaces
 
@@ -102,12 +101,12 @@ def _leaves(
 
 
 def read_any(
-    source: minari.MinariDataset,
+    source: Any,
     space: spaces.Space,
     box: spaces.Box,
     keys: tuple[str, ...] | None,
 ) -> Arrays:
-    """All episodes of any other format, through Minari's own reader."""
+    """All episodes of any other format, through Minari's own reader, a `MinariDataset`."""
     parts: dict[str, list[np.ndarray]] = {
         key: []
         for key in ("observations", "actions", "rewards", "terminations", "truncations", "lengths")

@@ -1,5 +1,7 @@
 """Runs the commands as a user types them, with settings small enough for a test."""
 
+import json
+
 import pytest
 
 SMALL = (
@@ -46,6 +48,20 @@ def train(command, tmp_path):
         return command(script, *flags, f"root={tmp_path / 'runs'}", *SMALL, *values, **how)
 
     run.small = SMALL
+    return run
+
+
+@pytest.fixture
+def call(command):
+    """Run a command in one of three ways; returns its status, output and modules of two names."""
+
+    def run(kind, name, *arguments):
+        done = command("tests/cli/loaded_twice.py", kind, name, *arguments)
+        *printed, last = done.stdout.splitlines() or [""]
+        assert last.startswith("{"), done.stderr
+        found = json.loads(last)
+        return found["status"], "\n".join(printed), done.stderr, found["twice"]
+
     return run
 
 

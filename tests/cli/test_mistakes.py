@@ -202,7 +202,7 @@ def test_nothing_damages_a_finished_run(train, fails, command, finished):
     whole = saved.read_bytes()
     record = torch.load(saved, weights_only=True)
     for change, expected in (
-        ({"format": 99}, "format version 99"),
+        ({"format": 99}, "another version of Reverie (format 99"),
         ({"reverie": "world model"}, "is not a checkpoint"),
         ({"identity": {**record["identity"], "agent": "agents.other.Other"}}, "agents.other.Other"),
     ):
@@ -220,6 +220,37 @@ def test_nothing_damages_a_finished_run(train, fails, command, finished):
     saved.write_bytes(whole)
     done = command("train.py", *here)
     assert done.returncode == 0 and "resuming" in done.stdout, done.stderr
+
+
+def test_a_run_of_an_earlier_version_is_refused_with_a_remedy(call, train, finished, tmp_path):
+    """Its classes had other names, so nothing of it can be built."""
+    config = finished / "config.yaml"
+    config.write_text(config.read_text().replace("_target_: reverie.", "_target_: "))
+    for name in ("checkpoint.pt", "world_model.pt"):
+        record = torch.load(finished / name, weights_only=True)
+        torch.save({**record, "format": 1}, finished / name)
+    summary = json.loads((finished / "summary.json").read_text())
+    del summary["format"]
+    (finished / "summary.json").write_text(json.dumps(summary))
+    here = ["train", *train.small, "updates=20", f"run_dir={finished}"]
+
+    def refused(*arguments):
+        status, _, error, twice = call("console", *arguments)
+        assert (status, error.count("\n"), twice) == (1, 1, {}), error
+        return error
+
+    for name in ("evaluate", "ope", "distil"):
+        assert "another version of Reverie (format 1" in refused(name, f"run={finished}")
+    written = refused("report", str(finished), "--output", str(tmp_path / "report"))
+    assert "was written by another version of Reverie" in written
+    assert "_target_=" in refused(*here)
+    model = f"world_model.path={finished / 'world_model.pt'}"
+    other = [f"run_dir={tmp_path / 'other'}", model]
+    assert "another version of Reverie" in refused("train", *train.small, *other)
+    (finished / "summary.json").unlink()
+    assert "_target_=" in refused(*here)
+    status, _, error, _ = call("console", *here, "overwrite=true")  # the remedy
+    assert status == 0, error
 
 
 def test_evaluating_what_is_no_run_says_so(fails, tmp_path):

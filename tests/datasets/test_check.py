@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from reverie.datasets.build import build
-from reverie.datasets.check import main, report, show
+from reverie.datasets.check import check, report, show
 from reverie.envs.specs import Reference, Spec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -192,7 +192,7 @@ def write(path, **changes):
 
 def test_the_command_takes_the_options_of_a_dataset(tmp_path, capsys):
     path = write(tmp_path / "log.npz")
-    assert main(["dataset=file", f"dataset.path={path}", "dataset.reference=[0,2]"]) == 0
+    assert check(["dataset=file", f"dataset.path={path}", "dataset.reference=[0,2]"]) == 0
     out = capsys.readouterr().out
     assert "nothing found" in out
     assert "given by the user" in out
@@ -200,7 +200,7 @@ def test_the_command_takes_the_options_of_a_dataset(tmp_path, capsys):
 
 def test_the_command_fails_on_a_problem(tmp_path, capsys):
     path = write(tmp_path / "log.npz", actions=np.zeros((7, 2)))
-    assert main(["dataset=file", f"dataset.path={path}"]) == 1
+    assert check(["dataset=file", f"dataset.path={path}"]) == 1
     assert "problem: all actions are the same" in capsys.readouterr().out
 
 
@@ -208,7 +208,7 @@ def test_the_command_counts_nan_in_a_file_in_one_line(tmp_path, capsys):
     rewards = np.arange(7.0)
     rewards[[1, 4]] = np.nan
     path = write(tmp_path / "log.npz", rewards=rewards)
-    assert main(["dataset=file", f"dataset.path={path}"]) == 1
+    assert check(["dataset=file", f"dataset.path={path}"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: dataset log: reward 2 NaN and 0 Inf in 2 rows (first row 1)")
     assert error.count("\n") == 1
@@ -228,7 +228,7 @@ def test_the_command_counts_nan_in_a_file_in_one_line(tmp_path, capsys):
     ],
 )
 def test_wrong_options_end_in_one_line(arguments, message, capsys):
-    assert main(arguments) == 1
+    assert check(arguments) == 1
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.err.count("\n") == 1
@@ -236,9 +236,9 @@ def test_wrong_options_end_in_one_line(arguments, message, capsys):
 
 
 def test_help_says_how_to_call_it(capsys):
-    assert main(["--help"]) == 0
+    assert check(["--help"]) == 0
     assert "python -m datasets.check dataset=" in capsys.readouterr().out
-    assert main([]) == 2
+    assert check([]) == 2
 
 
 def test_the_module_runs_from_the_checkout_and_returns_its_status(tmp_path):

@@ -56,7 +56,7 @@ def test_a_full_disk_is_reported_by_a_real_write(tmp_path):
         (lambda path: torch.save({"a": 1}, path), "is not a thing of this project"),
         (
             lambda path: torch.save({"reverie": "thing", "format": 99}, path),
-            "format version 99, this version reads 1",
+            "another version of Reverie .format 99, this one reads 2.; make it again",
         ),
     ],
 )
@@ -74,7 +74,7 @@ def test_loading_runs_no_code_from_the_file(tmp_path):
             return (exec, ("raise SystemExit('ran')",))
 
     path = tmp_path / "state.pt"
-    torch.save({"reverie": "thing", "format": 1, "value": Malicious()}, path)
+    torch.save({"reverie": "thing", "format": files.FORMAT, "value": Malicious()}, path)
     with pytest.raises(ValueError, match="is damaged or not ours"):
         files.load_tensors(path, "thing")
 

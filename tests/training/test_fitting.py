@@ -57,3 +57,15 @@ def test_a_killed_fit_goes_on_and_a_damaged_one_starts_over(tmp_path, damaged):
     (tmp_path / "own.pt").unlink()
     again = Counting(dies_at=1)
     assert fitted(again, tmp_path) == ({"done": 10}, True) and again.total == 10
+
+
+def test_a_cached_model_of_an_earlier_version_is_fitted_again_with_a_notice(tmp_path, caplog):
+    fitted(Counting(), tmp_path)
+    (cached,) = (tmp_path / "cache").glob("*.pt")
+    torch.save({**torch.load(cached, weights_only=True), "format": 1}, cached)
+    (tmp_path / "own.pt").unlink()
+    described, reused = fitted(Counting(), tmp_path)
+    assert described == {"done": 10} and not reused
+    assert "fitting again" in caplog.text and "another version of Reverie" in caplog.text
+    (tmp_path / "own.pt").unlink()
+    assert fitted(Counting(dies_at=1), tmp_path) == ({"done": 10}, True)

@@ -20,6 +20,7 @@ from rich.console import Console
 from torch import Tensor
 
 from reverie.agents.base import Agent
+from reverie.envs import extras
 from reverie.envs.evaluation import Evaluator
 from reverie.training.distil.sparse_policy import SparsePolicy, distilled
 from reverie.training.files import write_json, write_text
@@ -33,6 +34,7 @@ Policy = Callable[[Tensor], Tensor]
 
 def distil(settings: DictConfig) -> float:
     """Distil the last checkpoint of a run; returns the mean return of the sparse policies."""
+    extras.require("pysindy", "sindy", "distil")  # before anybody acts
     console = Console()
     run_dir = Path(settings.run)
     run = load_run(run_dir, settings.device, settings.seed)

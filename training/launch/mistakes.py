@@ -23,6 +23,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
+from reverie.envs import extras
 from reverie.mistake import Mistake
 from reverie.training.launch import help
 from reverie.training.launch.hyperparameters import refusal
@@ -125,7 +126,7 @@ def build(name: str, constructor: Callable[..., Any], **run_time: Any) -> Any:
             raise
         raise Mistake(
             f"{name} cannot be built: {reason}; check the values and types under {name} "
-            "(`python train.py --cfg job` shows them)"
+            "(`python -m reverie.train --cfg job` shows them)"
         ) from error
 
 
@@ -195,7 +196,12 @@ def _explain_composition(error: BaseException) -> str:
             offered = re.search(r"Available options in '[^']*': (.*?) Config search path", text)
             known = f"options: {offered.group(1) if offered else ''}"
             if group == "hydra/launcher":
-                known += "; docs/guide.md#sweeps says how to install more"
+                extra = wrong.partition("_")[0]
+                if extra in ("submitit", "ray"):
+                    known += f"; to get it: {extras.remedy(extra)}"
+                if extra == "ray":  # it asks for packages that conflict with ours
+                    known += " and pip install --no-deps hydra-ray-launcher"
+                known += "; docs/guide.md#sweeps says how to install launchers"
             return f"{group}={wrong} is not there; {known}"
         return f"{group}={wrong} is not there; {_available(group, wrong)}"
     key = re.search(r"Could not override '([^']+)'", text)
@@ -228,7 +234,10 @@ def _explain_key(wrong: str) -> str:
         return refusal(wrong, wrong, {group: typed.get(group) for group in several})
     close = difflib.get_close_matches(wrong, sorted(keys), 2, cutoff=0.7)
     hint = f" (did you mean {' or '.join(close)}?)" if close else ""
-    return f"there is no setting '{wrong}'{hint}; `python train.py --cfg job` lists all of them"
+    return (
+        f"there is no setting '{wrong}'{hint}; "
+        "`python -m reverie.train --cfg job` lists all of them"
+    )
 
 
 def require_integers(config: Mapping[str, Any], counts: Mapping[str, int] = COUNTS) -> None:

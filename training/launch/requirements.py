@@ -34,6 +34,7 @@ def require_sense(config: DictConfig, settings: dict[str, Any]) -> None:
             "set source=none"
         )
     pick_device(config.device)
+    instantiate(config.logger)  # which may lack its package
     wanted(config.compile, torch.device("cpu"))
 
 

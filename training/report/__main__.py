@@ -1,7 +1,8 @@
 """One page about many runs: `python -m training.report runs/mopo runs/td3_bc`.
 
 Takes run directories and folders of them, of any methods and tasks; writes `report.html`, which
-needs no other file, and `report.md` with the same tables. Trains and evaluates nothing.
+needs no other file, and `report.md` with the same tables. Trains and evaluates nothing. Where
+Reverie is installed, `reverie report` is the same.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from reverie.training.files import write_text
-from reverie.training.launch.mistakes import one_line_errors
+from reverie.training.launch import mistakes
 from reverie.training.report.figures import Painter, unit_of
 from reverie.training.report.groups import Group, differing, find, grouped, lanes_apart, read
 from reverie.training.report.page import Picture, Section, Table, Text, as_html, as_markdown
@@ -42,10 +43,10 @@ def report(paths: Sequence[Path], output: Path) -> list[Path]:
     Raises:
         Mistake: nothing finished there, or a damaged file.
     """
-    finished, unfinished = find(paths)
+    finished, left_out = find(paths)
     read_runs = [read(directory) for directory in finished]
     groups, remarks = grouped([lane for run in read_runs for lane in lanes_apart(run)])
-    remarks += [f"{path} is not finished and is left out" for path in unfinished]
+    remarks += [f"{path} {why} and is left out" for path, why in left_out.items()]
     tasks: dict[str, list[Group]] = defaultdict(list)
     for group in groups:
         tasks[group.task].append(group)
@@ -387,5 +388,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors():
-        main()
+    mistakes.run(main)

@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 
 from reverie.mistake import Mistake
+from reverie.training.files import FORMAT
 from reverie.training.population import in_lane
 from reverie.training.results.summary import read_metrics, read_summary
 from reverie.training.run_directory import CARRIED_OUT, CONFIG, METRICS, SUMMARY, flat
@@ -92,8 +93,8 @@ class Group:
         return np.array(updates), np.array([[lane[u] for u in updates] for lane in lanes])
 
 
-def find(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Finished and unfinished run directories at or below the paths, each once.
+def find(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
+    """Finished run directories at or below the paths, each once, and others with why they are none.
 
     Raises:
         Mistake: a path does not exist; there is no finished run.
@@ -104,17 +105,26 @@ def find(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     below = {found.resolve() for path in paths for found in path.rglob(CONFIG)}
     below |= {found.resolve() for path in paths for found in path.rglob(SUMMARY)}
     directories = sorted({path.parent for path in below if ".hydra" not in path.parts})
-    summaries = {path: path / SUMMARY for path in directories if (path / SUMMARY).is_file()}
-    # What `training.collect` leaves is no run of a method.
-    collections = {path for path, file in summaries.items() if "datasets" in read_summary(file)}
-    directories = [path for path in directories if path not in collections]
-    finished = [path for path in directories if path in summaries]
+    finished, left_out = [], {}
+    for path in directories:
+        if not (path / SUMMARY).is_file():
+            left_out[path] = "is not finished"
+            continue
+        summary: Any = read_summary(path / SUMMARY)
+        if "datasets" in summary:  # what `training.collect` leaves is no run of a method
+            continue
+        if "name" in summary and summary.get("format") != FORMAT:
+            left_out[path] = "was written by another version of Reverie"
+        else:
+            finished.append(path)
     if not finished:
+        reasons = "; ".join(f"{path} {why}" for path, why in list(left_out.items())[:3])
         raise Mistake(
-            f"no finished run in {', '.join(map(str, paths))}: none holds a {SUMMARY}; give "
-            "directories such as runs/mopo/pendulum-mixed/0, or run their commands to the end"
+            f"no finished run in {', '.join(map(str, paths))} ({reasons or 'nothing there'}); give "
+            "directories such as runs/mopo/pendulum-mixed/0, run their commands to the end, or "
+            "again with overwrite=true where another version wrote them"
         )
-    return finished, [path for path in directories if path not in finished]
+    return finished, left_out
 
 
 def read(directory: Path) -> Run:

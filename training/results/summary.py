@@ -16,6 +16,7 @@ from rich.table import Table
 
 from reverie.datasets.dataset import Dataset
 from reverie.mistake import Mistake
+from reverie.training.files import FORMAT
 from reverie.training.population import label
 
 LAST = 10
@@ -141,6 +142,7 @@ def summarise(
         population: values by seed of the settings in which seeds differ.
     """
     return {
+        "format": FORMAT,
         "name": name,
         "seed": seed,
         "seeds": seeds,

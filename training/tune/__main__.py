@@ -4,6 +4,7 @@ Every trial is a run of train.py in a process of its own, below `STUDY/trials`. 
 value are the same in all; `a,b`, `choice(a,b)`, `range(1,5)`, `interval(0,1)`, `int(interval(1,9))`
 and `tag(log,interval(1e-4,1e-2))` are searched. Unpromising trials are stopped at an evaluation.
 The same command again goes on where the last one was stopped; more --trials lengthen the study.
+Where Reverie is installed, `reverie tune` is the same.
 
 It chooses by scores in the true environment: say so, and how many trials it took, where you report
 what it found, and train the choice again with other seeds.
@@ -26,11 +27,11 @@ from filelock import FileLock
 from rich.console import Console
 from rich.table import Table
 
+from reverie.envs import extras
 from reverie.mistake import Mistake, writing
 from reverie.training.cores import count_cores
 from reverie.training.files import LOCK, lock_directory, write_json
-from reverie.training.launch import failures
-from reverie.training.launch.mistakes import one_line_errors
+from reverie.training.launch import failures, mistakes
 from reverie.training.results.summary import of_seeds, read_metrics, read_summary
 from reverie.training.run_directory import METRICS, SUMMARY
 
@@ -42,14 +43,9 @@ try:
 
     from reverie.training.launch.search_space import question, typed
 except ModuleNotFoundError as missing:
-    if missing.name != "optuna":
-        raise
-    with one_line_errors():
-        raise Mistake(
-            "training.tune needs Optuna; pip install --constraint constraints.txt '.[tune]'"
-        ) from missing
+    with mistakes.one_line_errors():
+        extras.require(str(missing.name), "tune", "tune")
 
-CHECKOUT = Path(__file__).parent.parent.parent
 JOURNAL, QUESTION, BEST, TRIALS = "journal.log", "study.json", "best.json", "trials"
 PLOTS = ("optimization_history", "intermediate_values", "slice", "param_importances")
 STARTUP = 5
@@ -183,7 +179,7 @@ class Tuner:
             f"run_dir='{run_dir}'",
         ]
         with writing(run_dir), open(run_dir.with_suffix(".log"), "a") as log:
-            process = subprocess.Popen(command, cwd=CHECKOUT, stdout=log, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         told = f"trial {trial.number}: {' '.join(typed(trial.params))}"
         self.console.print(told, soft_wrap=True, highlight=False)
         return Running(trial, run_dir, process)
@@ -325,11 +321,10 @@ def main() -> None:
     if arguments.trials < 1 or arguments.jobs < 1:
         raise Mistake("--trials and --jobs must be at least 1")
     with lock_directory(arguments.study):
-        script = [sys.executable, str(CHECKOUT / "train.py")]
+        script = [sys.executable, "-m", "reverie.train"]
         tuner = Tuner(arguments.study, arguments.settings, arguments.seed, arguments.jobs, script)
         tuner.run(arguments.trials)
 
 
 if __name__ == "__main__":
-    with one_line_errors():
-        main()
+    mistakes.run(main)

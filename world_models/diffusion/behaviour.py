@@ -143,7 +143,7 @@ class BehaviourClone(Fitted):
         if not kept:
             raise Mistake(
                 "the loss of the behaviour clone was never finite; check the data "
-                "(python -m datasets.check), or lower behaviour.learning_rate"
+                "(python -m reverie.datasets.check), or lower behaviour.learning_rate"
             )
         self.network.load_state_dict(kept)
         return {**history, "best_holdout_loss": best, "updates": self.steps}

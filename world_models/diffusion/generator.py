@@ -368,7 +368,7 @@ class DiffusionGenerator(Fitted):
         if not math.isfinite(history["train_loss"][-1] + history["holdout_loss"][-1]):
             raise Mistake(
                 f"the loss of the generator was not finite by update {done}; check the data "
-                "(python -m datasets.check), or lower generator.learning_rate"
+                "(python -m reverie.datasets.check), or lower generator.learning_rate"
             )
 
     def _state(self, training: nn.Module, history: dict[str, Any], done: int) -> dict[str, Any]:

@@ -246,7 +246,7 @@ class DynamicsReward(Fitted):
         if broken:
             raise Mistake(
                 f"the dynamics reward of seeds {broken} diverged; check the data (python -m "
-                "datasets.check) or lower dynamics_reward.game.learning_rate"
+                "reverie.datasets.check) or lower dynamics_reward.game.learning_rate"
             )
         useless = (~self.valid().any(1)).nonzero().flatten().tolist()
         if useless:

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from reverie.envs import extras
 from reverie.mistake import Mistake
 
 KINDS = ("affine", "quotient", "polynomial")
@@ -72,8 +73,7 @@ def library_of(kind: str, *, obs_dim: int, action_dim: int, degree: int, interac
         degree: highest power of the state, of `polynomial` of the controls too.
         interactions: monomials of several states, such as x0 x1.
     """
-    import pysindy  # takes seconds, and few runs need it
-
+    pysindy = _pysindy()
     if kind not in KINDS:
         raise Mistake(f"library={kind!r} is unknown; use one of {', '.join(KINDS)}")
     if degree < 1:
@@ -178,8 +178,7 @@ def sparse_fit(
     features: np.ndarray, targets: np.ndarray, *, threshold: float, alpha: float
 ) -> np.ndarray:
     """One thresholded ridge regression `[T, F]` (STLSQ, unregularised on the final support)."""
-    import pysindy
-
+    pysindy = _pysindy()
     with _quietly():
         optimiser = pysindy.STLSQ(threshold=threshold, alpha=alpha)
         return np.asarray(optimiser.fit(features, targets).coef_)
@@ -204,8 +203,7 @@ def ensemble_fit(
             that; mean and spread do not, for a member without an essential column is wrong.
         seed: of the draws.
     """
-    import pysindy
-
+    pysindy = _pysindy()
     if not bagging and not library_ensemble:
         single = sparse_fit(features, targets, threshold=threshold, alpha=alpha)
         return np.repeat(single[None], members, 0)
@@ -240,12 +238,16 @@ def knee(errors: Sequence[float], cliff: float, tolerance: float) -> int:
     return jumps[-1] if jumps else int(within[-1])
 
 
+def _pysindy() -> Any:
+    """Imported at its first use, for that takes seconds and few runs need it."""
+    return extras.require("pysindy", "sindy", "SINDy")
+
+
 @contextmanager
 def _quietly() -> Iterator[None]:
     """One thread, for small systems; no warnings of terms that a threshold removes."""
-    from threadpoolctl import threadpool_limits
-
-    with warnings.catch_warnings(), threadpool_limits(1):
+    threadpoolctl = extras.require("threadpoolctl", "sindy", "SINDy")
+    with warnings.catch_warnings(), threadpoolctl.threadpool_limits(1):
         warnings.simplefilter("ignore")
         yield
 

@@ -17,6 +17,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from reverie.mistake import Mistake
+from reverie.training.files import FORMAT
 from reverie.training.report import __main__ as command
 from reverie.training.report.__main__ import cell, report
 from reverie.training.report.figures import Painter
@@ -64,6 +65,7 @@ def write(tmp_path):
                 result[f"{unit}_{kind}_per_seed"] = (factor * values).tolist()
         behaviour = {f"{u}_{k}": 7.5 for u in ("score", "return") for k in ("mean", "best")}
         summary = {
+            "format": FORMAT,
             "name": name,
             "seed": seed,
             "seeds": seeds,
@@ -222,6 +224,20 @@ def test_the_same_seed_twice_and_unfinished_runs_are_left_out_aloud(tmp_path, wr
     assert "# 1 run on 1 task" in text
 
 
+def test_a_run_of_an_earlier_version_is_left_out_aloud(tmp_path, write):
+    write()
+    old = write(seed=1) / "summary.json"
+    summary = json.loads(old.read_text())
+    del summary["format"]
+    old.write_text(json.dumps(summary))
+    _, markdown = report([tmp_path / "runs"], tmp_path / "out")
+    text = markdown.read_text()
+    assert f"{old.parent} was written by another version of Reverie and is left out" in text
+    assert "# 1 run on 1 task" in text
+    with pytest.raises(ValueError, match=r"by another version of Reverie.*overwrite=true"):
+        report([old.parent], tmp_path / "out")
+
+
 def test_everything_a_run_may_hold_is_shown_and_the_page_needs_no_other_file(tmp_path, write):
     for seed in (0, 1):
         place = write(name="a<b>&", seed=seed, seeds=1, level=20.0 + seed)
@@ -297,7 +313,7 @@ def test_curves_keep_the_updates_that_all_lanes_have(tmp_path, write):
 def test_mistakes_end_with_one_line(tmp_path, write, monkeypatch, capsys, break_it, message):
     break_it(write())
     monkeypatch.setattr(sys, "argv", ["report", str(tmp_path / "runs"), "--output", str(tmp_path)])
-    with pytest.raises(SystemExit) as ended, command.one_line_errors():
+    with pytest.raises(SystemExit) as ended, command.mistakes.one_line_errors():
         command.main()
     printed = capsys.readouterr().err
     assert ended.value.code == 1 and printed.count("\n") == 1
