@@ -94,7 +94,7 @@ def require_encoder(module: str = "imageio.v3") -> Any:
     """What writes films.
 
     Raises:
-        ModuleNotFoundError: it is not installed.
+        Mistake: it is not installed.
     """
     extras.require("av", "video", "a video")
     return extras.require(module, "video", "a video")

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from reverie.envs import extras
+from reverie.mistake import Mistake
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("agents", "world_models", "datasets", "envs", "training", "conf")
@@ -32,7 +33,7 @@ def test_all_is_every_extra_that_installs_beside_the_others():
 
 def test_a_missing_package_is_named_with_a_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(ModuleNotFoundError) as refused:
+    with pytest.raises(Mistake) as refused:
         extras.require("optuna", "tune", "tune")
     assert str(refused.value) == (
         "tune needs the package optuna, which is not installed; pip install 'optuna>=4.2' "
@@ -44,7 +45,7 @@ def test_a_missing_package_is_named_with_a_command(monkeypatch):
 def test_a_package_that_lacks_another_names_that_one(tmp_path, monkeypatch):
     (tmp_path / "half_there.py").write_text("import absent_for_sure.part\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(ModuleNotFoundError, match="needs the package absent_for_sure,"):
+    with pytest.raises(Mistake, match="needs the package absent_for_sure,"):
         extras.require("half_there", "video", "a video")
 
 

@@ -139,7 +139,7 @@ def require_minari(wanted_by: str = "dataset=minari") -> Any:
     """The package, imported at its first use.
 
     Raises:
-        ModuleNotFoundError: it is not installed.
+        Mistake: it is not installed.
     """
     return extras.require("minari", "minari", wanted_by)
 

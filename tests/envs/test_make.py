@@ -161,7 +161,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(env_id, message):
 )
 @pytest.mark.parametrize("env_id", ["AntMaze_UMaze-v4", "AdroitHandPen-v1", "FrankaKitchen-v1"])
 def test_a_robotics_task_names_the_package_to_install(env_id):
-    with pytest.raises(ModuleNotFoundError, match="pip install 'gymnasium-robotics"):
+    with pytest.raises(Mistake, match="pip install 'gymnasium-robotics"):
         of(env_id)
 
 
