@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from reverie.datasets.readers.d4rl import TASKS
 from reverie.mistake import Mistake
+from reverie.training.launch import renamed
 from reverie.training.launch.options import (
     CONF,
     PACKAGES,
@@ -38,6 +39,7 @@ def compose_run(overrides: Sequence[str]) -> DictConfig:
         Mistake: a typed setting that the chosen option does not have.
         hydra.errors.HydraException: an option or a setting that is not there.
     """
+    renamed.refuse_arguments(overrides)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", overrides=one_spelling(overrides), return_hydra_config=True)
     settle(config, config.hydra)
@@ -71,6 +73,7 @@ def settle(config: DictConfig, hydra: HydraConf) -> str | None:
         if each.schema in ("file", "pkg")
     ]
     preset = read_option(f"algorithm/{choices['algorithm']}", folders)
+    renamed.refuse_settings(preset, Path("algorithm", f"{choices['algorithm']}.yaml"))
     algorithm, _, dataset = str(choices.get("tuned") or "").partition("/")
     numbers = tuned(algorithm).get(dataset, {})
     for key in {**flat(preset), **flat(numbers)}:

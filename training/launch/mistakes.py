@@ -25,7 +25,7 @@ from omegaconf.errors import (
 
 from reverie.envs import extras
 from reverie.mistake import Mistake
-from reverie.training.launch import help
+from reverie.training.launch import help, renamed
 from reverie.training.launch.hyperparameters import refusal
 from reverie.training.launch.misfits import is_of_the_call, is_of_the_name, misfit
 from reverie.training.launch.options import CONF, PACKAGES, one_spelling, options
@@ -67,6 +67,7 @@ def run(main: Callable[[], Any]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     help.register()
     with one_line_errors():
+        renamed.refuse_arguments(sys.argv[1:])
         sys.argv[1:] = one_spelling([expand_glob(argument) for argument in sys.argv[1:]])
         main()
 
@@ -219,6 +220,8 @@ def _available(group: str, wrong: str) -> str:
 
 
 def _explain_key(wrong: str) -> str:
+    if wrong != renamed.current(wrong):
+        return f"{wrong} is called {renamed.current(wrong)} now"
     groups = [path.name for path in CONF.iterdir() if path.is_dir()]
     keys = set(groups)
     for path in CONF.rglob("*.yaml"):

@@ -19,6 +19,7 @@ from reverie.training.checkpoint import Facts
 from reverie.training.compilation import pick_device
 from reverie.training.files import load_tensors
 from reverie.training.fitting import kind_of
+from reverie.training.launch import renamed
 from reverie.training.launch.compose import build_agent, build_part, is_chosen, load_dataset
 from reverie.training.launch.mistakes import build
 from reverie.training.results.summary import read_summary
@@ -135,6 +136,8 @@ def load_run(directory: Path | str, device: str = "auto", seed: int | None = Non
         )
     config = OmegaConf.load(directory / CONFIG)
     assert isinstance(config, DictConfig)
+    plain: Any = OmegaConf.to_container(config)
+    renamed.refuse_settings(plain, directory / CONFIG)
     place = pick_device(device)
     if seed is not None:
         seed_everything(seed)
