@@ -58,46 +58,48 @@ def score(settings: DictConfig) -> float | None:
     console.print(table(result, returns, lengths, reference))
     console.print(f"written: {run_dir / name}.json", highlight=False, soft_wrap=True)
     if settings.video:
-        for lane in range(agent.seeds):
+        for seed in range(agent.seeds):
             if planner is not None:
                 planner.restart()
-            path = run_dir / f"{'video' if planner is None else 'planned'}-seed{lane}.mp4"
-            record(facts.spec, lane_of(policy, lane, agent.seeds), path, settings.seed)
+            path = run_dir / f"{'video' if planner is None else 'planned'}-seed{seed}.mp4"
+            record(facts.spec, policy_of_seed(policy, seed, agent.seeds), path, settings.seed)
             console.print(f"written: {path}", highlight=False, soft_wrap=True)
         if planner is None:
-            film_dreams(run, policy, settings, console)
+            record_imagined_videos(run, policy, settings, console)
     mean = returns.mean()
     return float(mean if reference is None else reference.normalise(mean))
 
 
-def film_dreams(run: SavedRun, policy: Policy, settings: DictConfig, console: Console) -> None:
-    """Film what the run's world model imagines beside the truth, where it has a model."""
+def record_imagined_videos(
+    run: SavedRun, policy: Policy, settings: DictConfig, console: Console
+) -> None:
+    """Record what the run's world model imagines beside the truth, where it has a model."""
     model, seeds = run.load_part("world_model"), run.agent.seeds
     if not isinstance(model, WorldModel):
         return
-    for lane in range(seeds):
-        path = run.directory / f"imagined-seed{lane}.mp4"
+    for seed in range(seeds):
+        path = run.directory / f"imagined-seed{seed}.mp4"
 
-        def imagine(obs: np.ndarray, lane: int = lane) -> np.ndarray:
+        def imagine(obs: np.ndarray, seed: int = seed) -> np.ndarray:
             start = torch.from_numpy(obs).expand(seeds, 1, -1)
-            return imagined(model, policy, start, settings.video_steps)[lane]
+            return imagine_episodes(model, policy, start, settings.video_steps)[seed]
 
-        own = lane_of(policy, lane, seeds)
+        own = policy_of_seed(policy, seed, seeds)
         try:
             record_beside(run.spec, own, imagine, path, settings.seed, settings.video_steps)
-        except Mistake as error:  # there is nothing to draw, for any lane
+        except Mistake as error:  # there is nothing to draw, for any seed
             console.print(f"no imagined video: {error}", highlight=False, soft_wrap=True)
             return
         console.print(f"written: {path}", highlight=False, soft_wrap=True)
 
 
 @torch.no_grad()
-def imagined(
+def imagine_episodes(
     model: WorldModel, policy: Policy, start: torch.Tensor, steps: int
 ) -> list[np.ndarray]:
-    """Observations `[T, D]` of every lane that follow `start [S, 1, D]` in the model.
+    """Observations `[T, D]` of every seed that follow `start [S, 1, D]` in the model.
 
-    A lane's path ends where the model says that its episode does, or is not finite.
+    A seed's path ends where the model says that its episode does, or is not finite.
     """
     device = next(iter(model.state_dict().values())).device
     obs = start.to(device)
@@ -109,27 +111,27 @@ def imagined(
         path.append(obs[:, 0].cpu())
         terminated.append(step.terminated[0, :, 0].cpu())
     whole, ends = torch.stack(path, 1), torch.stack(terminated, 1)  # [S, T, D], [S, T]
-    lanes = []
+    seeds = []
     for own, end in zip(whole, ends, strict=True):
         finite = own.isfinite().all(1)
         broken = (~finite).nonzero()[:, 0].tolist()[:1]
         ended = [step + 1 for step in end.nonzero()[:, 0].tolist()[:1]]
-        lanes.append(own[: min([*broken, *ended, steps])].numpy())
-    return lanes
+        seeds.append(own[: min([*broken, *ended, steps])].numpy())
+    return seeds
 
 
-def lane_of(policy, lane: int, seeds: int):
+def policy_of_seed(policy, seed: int, seeds: int):
     """The policy of one seed as a function of `[1, 1, D]`."""
-    return lambda obs: policy(obs.expand(seeds, -1, -1))[lane : lane + 1]
+    return lambda obs: policy(obs.expand(seeds, -1, -1))[seed : seed + 1]
 
 
 def table(result, returns: torch.Tensor, lengths: torch.Tensor, reference: Reference | None):
     """One row a seed, and their mean."""
     shown = Table(title=f"{result['run']} in {result['environment']}", title_justify="left")
-    for column in ("seed lane", "return", "std of episodes", "episode length", "score"):
+    for column in ("seed", "return", "std of episodes", "episode length", "score"):
         shown.add_column(column, justify="right")
-    for lane, (row, length) in enumerate(zip(returns, lengths.double(), strict=True)):
-        shown.add_row(*_cells(str(lane), row, length, reference))
+    for seed, (row, length) in enumerate(zip(returns, lengths.double(), strict=True)):
+        shown.add_row(*_cells(str(seed), row, length, reference))
     if len(returns) > 1:
         shown.add_section()
         shown.add_row(*_cells("all", returns.flatten(), lengths.double().flatten(), reference))

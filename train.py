@@ -37,7 +37,7 @@ def run(config: DictConfig, overrides: list[str]) -> float | None:
             summary: Mapping[str, Any] = read_summary(run_dir / SUMMARY)
         else:
             require_first_failure(run_dir, config.retry_failed)
-            with failures.kept(run_dir):
+            with failures.record_failure(run_dir):
                 summary = build_run(config, console).train(run_dir, console).summary
         print_results(summary, run_dir, console)
     return summary["result"].get("score_last10", summary["result"].get("return_last10"))
@@ -52,11 +52,11 @@ def main(config: DictConfig) -> float | None:
 
 
 def job(config: DictConfig) -> float | None:
-    """One run with the numbers that preset and dataset bring."""
+    """One run with the hyperparameters that preset and dataset bring."""
     hydra_config = HydraConfig.get()
     tuned = settle(config, hydra_config)
     if tuned is not None:
-        print(f"using the numbers of {tuned}")
+        print(f"using the hyperparameters of {tuned}")
     return run(config, list(hydra_config.overrides.task))
 
 

@@ -12,8 +12,8 @@ from reverie.agents.networks import Critics
 from reverie.agents.sac import SAC
 from reverie.datasets.transition import Transition
 from reverie.mistake import Mistake
-from reverie.world_models.lanes import PerLane, filled, numbers
 from reverie.world_models.optimiser import Adam
+from reverie.world_models.per_seed import PerSeed, as_list, as_tensor
 
 MAX_WEIGHT = 1e6
 """Upper clip of a trained weight, as in public code."""
@@ -38,7 +38,7 @@ class CQL(SAC):
     def __init__(
         self,
         *,
-        conservative_weight: PerLane,
+        conservative_weight: PerSeed,
         softness: float,
         samples: int,
         gap_limit: float | None,
@@ -47,12 +47,12 @@ class CQL(SAC):
         **sac: Any,
     ) -> None:
         super().__init__(**sac)
-        if min(numbers(conservative_weight)) <= 0:
+        if min(as_list(conservative_weight)) <= 0:
             raise Mistake(
                 f"agent.conservative_weight={conservative_weight} must be positive; agent=sac is "
                 "the same without the term"
             )
-        self.log_weight = nn.Parameter(filled(conservative_weight, self.seeds).log())
+        self.log_weight = nn.Parameter(as_tensor(conservative_weight, self.seeds).log())
         self.weight_optimiser = Adam([self.log_weight], weight_learning_rate)
         self.softness, self.samples, self.gap_limit = softness, samples, gap_limit
         self.max_q_backup = max_q_backup

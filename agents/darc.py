@@ -14,7 +14,7 @@ from reverie.agents.sac import SAC
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.mistake import Mistake
-from reverie.world_models.lanes import PerLane, numbers, set_per_lane
+from reverie.world_models.per_seed import PerSeed, as_list, set_per_seed
 
 
 class DARC(SAC):
@@ -35,18 +35,18 @@ class DARC(SAC):
         self,
         *,
         discriminators: Mapping[str, Any],
-        correction: PerLane,
+        correction: PerSeed,
         learn_from_real: bool,
         **sac: Any,
     ) -> None:
         super().__init__(**sac)
-        if min(numbers(correction)) < 0:
+        if min(as_list(correction)) < 0:
             raise Mistake(
                 f"agent.correction={correction} must not be negative: it would pay for steps that "
                 "only the simulator makes"
             )
         self.discriminators = Discriminators(spec=self.spec, seeds=self.seeds, **discriminators)
-        set_per_lane(self, "correction", correction, trailing=1)
+        set_per_seed(self, "correction", correction, trailing=1)
         self.learn_from_real = learn_from_real
 
     def prepare(self, data: Dataset) -> None:
@@ -56,22 +56,22 @@ class DARC(SAC):
     def update(self, batch: Transition) -> dict[str, Float[Tensor, " S"]]:
         rows, measured = self.discriminators.learn(batch)
         if not self.learn_from_real:
-            rows = only_simulated(rows)
+            rows = select_simulated(rows)
         log_ratio = self.discriminators.log_ratio(rows.obs, rows.action, successor(rows))
         measured["log_ratio"] = masked_mean(log_ratio, ~rows.is_real)
         correction = torch.where(rows.is_real, 0.0, self.correction * log_ratio)
         return measured | super().update(replace(rows, reward=rows.reward + correction))
 
 
-def only_simulated(batch: Transition) -> Transition:
+def select_simulated(batch: Transition) -> Transition:
     """The simulated rows over and over, as many rows as there were: shapes stay fixed.
 
-    A lane without any keeps its real rows.
+    A seed without any keeps its real rows.
     """
     simulated_first = batch.is_real.int().argsort(dim=1, stable=True)
     count = (~batch.is_real).sum(1, keepdim=True)
     count = torch.where(count == 0, batch.shape[1], count)
     turn = torch.arange(batch.shape[1], device=count.device) % count  # [S, B]
     index = simulated_first.gather(1, turn)
-    lane = torch.arange(len(index), device=index.device).unsqueeze(1)
-    return batch[lane, index]
+    seed = torch.arange(len(index), device=index.device).unsqueeze(1)
+    return batch[seed, index]

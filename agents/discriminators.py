@@ -1,6 +1,6 @@
 """The ratio of true to simulated dynamics, from two classifiers that tell real rows from simulated.
 
-Source: DARC, arXiv:2006.13916; networks and numbers of H2O, arXiv:2206.13464.
+Source: DARC, arXiv:2006.13916; networks and hyperparameters of H2O, arXiv:2206.13464.
 """
 
 from collections.abc import Sequence

@@ -15,7 +15,7 @@ from reverie.agents.networks import initialise_
 from reverie.agents.sac import SAC
 from reverie.datasets.transition import Transition
 from reverie.mistake import Mistake
-from reverie.world_models.lanes import PerLane, numbers, set_per_lane
+from reverie.world_models.per_seed import PerSeed, as_list, set_per_seed
 
 
 class EDAC(SAC):
@@ -38,7 +38,7 @@ class EDAC(SAC):
     def __init__(
         self,
         *,
-        diversity: PerLane,
+        diversity: PerSeed,
         diversity_critics: int | None,
         hidden_bias: float | None,
         actor_output_bound: float | None,
@@ -47,9 +47,9 @@ class EDAC(SAC):
     ) -> None:
         super().__init__(**sac)
         critics = self.critics.critics
-        if min(numbers(diversity)) < 0:
+        if min(as_list(diversity)) < 0:
             raise Mistake(f"agent.diversity={diversity} must not be negative; 0 switches it off")
-        self.diverse = max(numbers(diversity)) > 0
+        self.diverse = max(as_list(diversity)) > 0
         if self.diverse and critics < 2:
             raise Mistake(
                 f"agent.diversity={diversity} compares critics, but agent.critics={critics}; use "
@@ -60,7 +60,7 @@ class EDAC(SAC):
                 f"agent.diversity_critics={diversity_critics} must lie between 2 and "
                 f"agent.critics={critics}, or be null for all"
             )
-        set_per_lane(self, "diversity", diversity, trailing=0)
+        set_per_seed(self, "diversity", diversity, trailing=0)
         self.diversity_critics = diversity_critics
         for network, bound in (
             (self.actor, actor_output_bound),

@@ -25,9 +25,9 @@ Policy = Callable[[Float[Tensor, "P B D"]], Float[Tensor, "P B A"]]
 
 
 class FittedQEvaluation(Agent):
-    """R critics for each of P fixed policies; a seed lane is a policy and a replica of it.
+    """R critics for each of P fixed policies; a seed is a policy and a replica of it.
 
-    Lanes are ordered policy first: lane p R + r is replica r of policy p. A critic predicts
+    Seeds are ordered policy first: seed p R + r is replica r of policy p. A critic predicts
     (Q - offset) / scale, with numbers of the dataset that put its first guess in the right place;
     they do not move the solution of Q(s, a) = r + discount (1 - terminated) Q(s', pi(s')).
 
@@ -38,8 +38,8 @@ class FittedQEvaluation(Agent):
         hidden, activation: architecture of a critic.
         learning_rate: of Adam.
         discount: per control step.
-        target_rate: Polyak step of the target critics; errors of a constant take about
-            1 / (target_rate (1 - discount)) updates to go.
+        tau: Polyak step of the target critics; errors of a constant take about
+            1 / (tau (1 - discount)) updates to go.
         clip_targets: keep targets within what any policy can be worth, given the recorded rewards.
     """
 
@@ -58,14 +58,14 @@ class FittedQEvaluation(Agent):
         activation: str,
         learning_rate: float,
         discount: float,
-        target_rate: float,
+        tau: float,
         clip_targets: bool,
     ) -> None:
         super().__init__(spec=spec, seeds=policies * replicas)
         if not 0 <= discount < 1:
             raise Mistake(f"fqe.discount={discount} must lie in [0, 1)")
         self.policy, self.policies = policy, policies
-        self.discount, self.target_rate, self.clip_targets = discount, target_rate, clip_targets
+        self.discount, self.tau, self.clip_targets = discount, tau, clip_targets
         self.critics = Critics(
             seeds=self.seeds,
             critics=1,
@@ -99,7 +99,7 @@ class FittedQEvaluation(Agent):
     def act(
         self, obs: Float[Tensor, "S B D"], deterministic: bool = True
     ) -> Float[Tensor, "S B A"]:
-        """What the policies of all lanes do."""
+        """What the policies of all seeds do."""
         together = obs.reshape(self.policies, -1, obs.shape[-1])
         return self.policy(together).reshape(*obs.shape[:-1], -1)
 
@@ -119,7 +119,7 @@ class FittedQEvaluation(Agent):
         prediction = self.critics(batch.obs, batch.action)
         loss = squared_error(prediction, target)
         self.optimiser.step(loss)
-        polyak_(self.target_critics.parameters(), self.critics.parameters(), self.target_rate)
+        polyak_(self.target_critics.parameters(), self.critics.parameters(), self.tau)
         value = self.offset + self.scale * prediction.detach().mean((1, 2))
         return {"critic_loss": loss.detach(), "value": value}
 

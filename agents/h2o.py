@@ -14,7 +14,7 @@ from reverie.agents.sac import SAC
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition, register
 from reverie.mistake import Mistake
-from reverie.world_models.lanes import PerLane, numbers, set_per_lane
+from reverie.world_models.per_seed import PerSeed, as_list, set_per_seed
 
 
 @register
@@ -65,7 +65,7 @@ class H2O(SAC):
         discriminators: Mapping[str, Any],
         td_ratio: bool,
         weight_bounds: Sequence[float],
-        excess_weight: PerLane,
+        excess_weight: PerSeed,
         excess_limit: float,
         adaptive: bool,
         soft_maximum: bool,
@@ -77,7 +77,7 @@ class H2O(SAC):
         **sac: Any,
     ) -> None:
         super().__init__(**sac)
-        if min(numbers(excess_weight)) < 0:
+        if min(as_list(excess_weight)) < 0:
             raise Mistake(f"agent.excess_weight={excess_weight} must not be negative; 0 is off")
         if gap_samples < 1:
             raise Mistake(f"agent.gap_samples={gap_samples} must be at least 1")
@@ -89,8 +89,8 @@ class H2O(SAC):
                 )
         self.discriminators = Discriminators(spec=self.spec, seeds=self.seeds, **discriminators)
         self.td_ratio, self.weight_bounds = td_ratio, tuple(weight_bounds)
-        set_per_lane(self, "excess_weight", excess_weight, trailing=0)
-        self.excessive, self.excess_limit = max(numbers(excess_weight)) > 0, excess_limit
+        set_per_seed(self, "excess_weight", excess_weight, trailing=0)
+        self.excessive, self.excess_limit = max(as_list(excess_weight)) > 0, excess_limit
         self.adaptive, self.soft_maximum = adaptive, soft_maximum
         self.gap_samples, self.gap_std, self.gap_bounds = gap_samples, gap_std, tuple(gap_bounds)
         self.std_padding, self.per_stream_mean = std_padding, per_stream_mean

@@ -22,8 +22,8 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
-from reverie.world_models.lanes import PerLane, numbers, set_per_lane
 from reverie.world_models.optimiser import Adam
+from reverie.world_models.per_seed import PerSeed, as_list, set_per_seed
 
 RETURN_RANGE = 1000.0
 """Best minus worst recorded return after normalisation, from the authors' code."""
@@ -41,8 +41,9 @@ class IQL(Agent):
         actor_learning_rate, critic_learning_rate, value_learning_rate, adam_epsilon: of Adam.
         actor_cosine: anneal the actor's step size to zero over the run.
         discount: per control step.
-        target_rate: Polyak step of the target critics, every update.
-        expectile: tau of the value's regression, in (0, 1); a list gives each seed its own.
+        tau: Polyak step of the target critics, every update.
+        expectile: the paper's tau, of the value's regression, in (0, 1); a list gives each seed its
+            own.
         inverse_temperature: beta, how sharply the policy prefers actions of high advantage; may be
             a list too.
         max_weight: upper clip of exp(beta A).
@@ -75,9 +76,9 @@ class IQL(Agent):
         adam_epsilon: float,
         actor_cosine: bool,
         discount: float,
-        target_rate: float,
-        expectile: PerLane,
-        inverse_temperature: PerLane,
+        tau: float,
+        expectile: PerSeed,
+        inverse_temperature: PerSeed,
         max_weight: float,
         order: Sequence[str],
         normalise_rewards: bool,
@@ -91,7 +92,7 @@ class IQL(Agent):
                 f"agent.order={list(order)} must name value, policy and critic once each, for "
                 "example [value,policy,critic]"
             )
-        if not all(0 < each < 1 for each in numbers(expectile)):
+        if not all(0 < each < 1 for each in as_list(expectile)):
             raise Mistake(f"agent.expectile={expectile} must lie between 0 and 1, for example 0.7")
         sizes = {"seeds": seeds, "obs_dim": spec.obs_dim}
         self.actor = GaussianActor(
@@ -122,9 +123,9 @@ class IQL(Agent):
             self.critics.parameters(), critic_learning_rate, eps=adam_epsilon
         )
         self.value_optimiser = Adam(self.value.parameters(), value_learning_rate, eps=adam_epsilon)
-        set_per_lane(self, "expectile", expectile, trailing=1)
-        set_per_lane(self, "inverse_temperature", inverse_temperature, trailing=1)
-        self.discount, self.target_rate, self.max_weight = discount, target_rate, max_weight
+        set_per_seed(self, "expectile", expectile, trailing=1)
+        set_per_seed(self, "inverse_temperature", inverse_temperature, trailing=1)
+        self.discount, self.tau, self.max_weight = discount, tau, max_weight
         self.normalise_rewards, self.reward_offset = normalise_rewards, reward_offset
         self.order = tuple(order)
         self.register_buffer("reward_scale", torch.ones(()))
@@ -177,7 +178,7 @@ class IQL(Agent):
         measured: dict[str, Tensor] = {}
         for part in self.order:
             measured |= steps[part](batch, recorded)
-        polyak_(self.target_critics.parameters(), self.critics.parameters(), self.target_rate)
+        polyak_(self.target_critics.parameters(), self.critics.parameters(), self.tau)
         return measured
 
     @torch.no_grad()

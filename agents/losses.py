@@ -139,7 +139,7 @@ def normal_log_prob(
     return (-0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
 
 
-def smoothed(
+def smooth_action(
     action: Float[Tensor, "S B A"],
     noise: Float[Tensor, "S B A"],
     std: float | Float[Tensor, "S 1 1"],
@@ -181,7 +181,8 @@ def conservative_gap(
         softness: T.
 
     Source: CQL, arXiv:2006.04779, CQL(H), as an importance-weighted sum; COMBO, arXiv:2102.08363,
-    for batches that are partly dreamed. Differs: the constant log K is left out, as in their code.
+    for batches that are partly synthetic. Differs: the constant log K is left out, as in their
+    code.
     """
     pushed_down = softness * ((values - log_density.unsqueeze(1)) / softness).logsumexp(3)
     rows = is_real.sum(1).clamp(min=1).unsqueeze(1)

@@ -15,7 +15,7 @@ from reverie.agents.sac import SAC
 from reverie.datasets.transition import Transition
 from reverie.mistake import Mistake
 from reverie.world_models.base import WorldModel
-from reverie.world_models.lanes import PerLane, numbers, set_per_lane
+from reverie.world_models.per_seed import PerSeed, as_list, set_per_seed
 
 Predict = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """`(obs, action) -> (mean, std)`, each `[S, E, B, D + 1]` over (next_obs, reward), by member."""
@@ -30,7 +30,7 @@ class MOBILE(SAC):
         target_floor: least target, None for none; 0 is meant for rewards that are not negative.
         sac: see `SAC`.
 
-    U is `disagreement` on dreamed rows and 0 on recorded ones. Needs a world model that predicts
+    U is `disagreement` on synthetic rows and 0 on recorded ones. Needs a world model that predicts
     by member: a probabilistic ensemble with at least two elites, given by `attach`.
     """
 
@@ -38,14 +38,14 @@ class MOBILE(SAC):
     penalty: float | Tensor
 
     def __init__(
-        self, *, penalty: PerLane, samples: int, target_floor: float | None, **sac: Any
+        self, *, penalty: PerSeed, samples: int, target_floor: float | None, **sac: Any
     ) -> None:
         super().__init__(**sac)
-        if min(numbers(penalty)) < 0:
+        if min(as_list(penalty)) < 0:
             raise Mistake(f"agent.penalty={penalty} must not be negative")
         if samples < 1:
             raise Mistake(f"agent.samples={samples} must be at least 1")
-        set_per_lane(self, "penalty", penalty, trailing=1)
+        set_per_seed(self, "penalty", penalty, trailing=1)
         self.samples, self.target_floor = samples, target_floor
 
     def attach(self, model: WorldModel | None) -> None:
@@ -67,11 +67,11 @@ class MOBILE(SAC):
 
     @torch.no_grad()
     def target(self, batch: Transition) -> Float[Tensor, "S B"]:
-        """SAC's target less the penalty on dreamed rows, no lower than the floor."""
+        """SAC's target less the penalty on synthetic rows, no lower than the floor."""
         target = super().target(batch)
-        doubt = self.disagreement(batch.obs, batch.action)
+        uncertainty = self.disagreement(batch.obs, batch.action)
         # where, not a product: a recorded row must not care what the model makes of it.
-        target = target - self.penalty * torch.where(batch.is_real, 0.0, doubt)
+        target = target - self.penalty * torch.where(batch.is_real, 0.0, uncertainty)
         return target if self.target_floor is None else target.clamp(min=self.target_floor)
 
     def disagreement(

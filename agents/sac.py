@@ -1,7 +1,7 @@
 """Soft actor-critic with N critics, arXiv:1812.05905: the base of most methods here.
 
 With N = 2 it is SAC; with more critics and no world model it is SAC-N (arXiv:2110.01548); with
-dreamed data and a penalty filter it is MOPO (arXiv:2005.13239). A method that changes a loss
+synthetic data and a penalty filter it is MOPO (arXiv:2005.13239). A method that changes a loss
 overrides the one hook it changes: `next_value`, `target`, `critic_loss` or `actor_loss`.
 """
 
@@ -20,8 +20,8 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
-from reverie.world_models.lanes import PerLane, filled, set_per_lane
 from reverie.world_models.optimiser import Adam
+from reverie.world_models.per_seed import PerSeed, as_tensor, set_per_seed
 
 
 class SAC(Agent):
@@ -37,7 +37,7 @@ class SAC(Agent):
             temperature rate of zero keeps the temperature at its initial value.
         actor_cosine: anneal the actor's step size to zero over the run.
         discount: per control step.
-        target_rate: Polyak step of the target critics, every update.
+        tau: Polyak step of the target critics, every update.
         initial_temperature: weight of the entropy term at the start; a list gives each seed its
             own.
         max_temperature: upper clip of the weight used in the losses, None for none.
@@ -67,10 +67,10 @@ class SAC(Agent):
         temperature_learning_rate: float,
         actor_cosine: bool,
         discount: float,
-        target_rate: float,
-        initial_temperature: PerLane,
+        tau: float,
+        initial_temperature: PerSeed,
         max_temperature: float | None,
-        target_entropy: PerLane | None,
+        target_entropy: PerSeed | None,
         entropy_in_target: bool,
         order: Sequence[str],
         normalise_critic_obs: bool,
@@ -100,7 +100,7 @@ class SAC(Agent):
         )
         self.regulariser = (regulariser or Regulariser)(critics=self.critics, ends=endings(spec))
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
-        self.log_temperature = nn.Parameter(filled(initial_temperature, seeds).log())
+        self.log_temperature = nn.Parameter(as_tensor(initial_temperature, seeds).log())
         self.actor_optimiser = Adam(
             self.actor.parameters(),
             actor_learning_rate,
@@ -108,10 +108,10 @@ class SAC(Agent):
         )
         self.critic_optimiser = Adam(self.critics.parameters(), critic_learning_rate)
         self.temperature_optimiser = Adam([self.log_temperature], temperature_learning_rate)
-        self.discount, self.target_rate = discount, target_rate
+        self.discount, self.tau = discount, tau
         self.max_temperature, self.entropy_in_target = max_temperature, entropy_in_target
         aim = -float(spec.action_dim) if target_entropy is None else target_entropy
-        set_per_lane(self, "target_entropy", aim, trailing=1)
+        set_per_seed(self, "target_entropy", aim, trailing=1)
         self.order = tuple(order)
 
     def prepare(self, data: Dataset) -> None:
@@ -144,7 +144,7 @@ class SAC(Agent):
         measured: dict[str, Tensor] = {}
         for part in self.order:
             measured |= steps[part](batch)
-        polyak_(self.target_critics.parameters(), self.critics.parameters(), self.target_rate)
+        polyak_(self.target_critics.parameters(), self.critics.parameters(), self.tau)
         return measured
 
     @property

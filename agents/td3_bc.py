@@ -13,7 +13,7 @@ from reverie.agents.losses import (
     critic_metrics,
     inverse_value_scale,
     polyak_,
-    smoothed,
+    smooth_action,
     squared_error,
 )
 from reverie.agents.networks import Critics, DeterministicActor, Standardiser
@@ -22,8 +22,8 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
-from reverie.world_models.lanes import PerLane, set_per_lane
 from reverie.world_models.optimiser import Adam
+from reverie.world_models.per_seed import PerSeed, set_per_seed
 
 MAX_DELAY = 8
 """Every phase of a delay is compiled into a graph of its own, and torch stops at eight."""
@@ -39,9 +39,9 @@ class TD3BC(Agent):
         hidden, activation: architecture of actor and critics.
         actor_learning_rate, critic_learning_rate, adam_epsilon: of Adam.
         discount: per control step.
-        target_rate: Polyak step of the target networks, whenever the policy is updated.
-        value_weight: alpha; 0 is plain imitation, a list gives each seed its own.
-        smoothing_std, smoothing_limit: noise on the target's action, and its clip; the first may be
+        tau: Polyak step of the target networks, whenever the policy is updated.
+        alpha: 0 is plain imitation, a list gives each seed its own.
+        policy_noise, noise_clip: noise on the target's action, and its clip; the first may be
             a list too.
         critic_steps: critic updates on one batch, each with fresh smoothing noise.
         policy_delay: updates per update of actor and target networks.
@@ -50,8 +50,8 @@ class TD3BC(Agent):
         regulariser: builds what holds the critics' slopes down, see `Regulariser`; null: none.
     """
 
-    value_weight: float | Tensor
-    smoothing_std: float | Tensor
+    alpha: float | Tensor
+    policy_noise: float | Tensor
 
     def __init__(
         self,
@@ -66,10 +66,10 @@ class TD3BC(Agent):
         critic_learning_rate: float,
         adam_epsilon: float,
         discount: float,
-        target_rate: float,
-        value_weight: PerLane,
-        smoothing_std: PerLane,
-        smoothing_limit: float,
+        tau: float,
+        alpha: PerSeed,
+        policy_noise: PerSeed,
+        noise_clip: float,
         critic_steps: int,
         policy_delay: int,
         order: Sequence[str],
@@ -102,10 +102,10 @@ class TD3BC(Agent):
         self.critic_optimiser = Adam(
             self.critics.parameters(), critic_learning_rate, eps=adam_epsilon
         )
-        self.discount, self.target_rate = discount, target_rate
-        set_per_lane(self, "value_weight", value_weight, trailing=0)
-        set_per_lane(self, "smoothing_std", smoothing_std, trailing=2)
-        self.normalise_obs, self.smoothing_limit = normalise_obs, smoothing_limit
+        self.discount, self.tau = discount, tau
+        set_per_seed(self, "alpha", alpha, trailing=0)
+        set_per_seed(self, "policy_noise", policy_noise, trailing=2)
+        self.normalise_obs, self.noise_clip = normalise_obs, noise_clip
         self.critic_steps, self.policy_delay, self.order = critic_steps, policy_delay, tuple(order)
         # A plain integer, so that an update that leaves the policy alone does not pay for it; it
         # only takes `policy_delay` values, so no more than that many graphs are ever compiled.
@@ -159,8 +159,8 @@ class TD3BC(Agent):
             elif policy_is_due:
                 measured |= self._update_policy(batch)
         if policy_is_due:
-            polyak_(self.target_critics.parameters(), self.critics.parameters(), self.target_rate)
-            polyak_(self.target_actor.parameters(), self.actor.parameters(), self.target_rate)
+            polyak_(self.target_critics.parameters(), self.critics.parameters(), self.tau)
+            polyak_(self.target_actor.parameters(), self.actor.parameters(), self.tau)
         return measured
 
     @torch.no_grad()
@@ -168,7 +168,7 @@ class TD3BC(Agent):
         """y = r + discount (1 - terminated) min_i Q'_i(s', smoothed pi'(s'))."""
         action = self.target_actor(batch.next_obs)
         noise = torch.randn_like(action)
-        action = smoothed(action, noise, self.smoothing_std, self.smoothing_limit)
+        action = smooth_action(action, noise, self.policy_noise, self.noise_clip)
         value = self.target_critics(batch.next_obs, action).amin(1)
         return bellman_target(batch.reward, batch.terminated, value, self.discount)
 
@@ -176,7 +176,7 @@ class TD3BC(Agent):
         """-lambda mean Q_1(s, pi(s)) + mean (pi(s) - a)^2, the latter over rows and dimensions."""
         value = self.critics(batch.obs, action)[:, 0]
         imitation = (action - batch.action).square().mean((1, 2))
-        return imitation - inverse_value_scale(value, self.value_weight) * value.mean(1)
+        return imitation - inverse_value_scale(value, self.alpha) * value.mean(1)
 
     def _update_critic(self, batch: Transition) -> dict[str, Tensor]:
         target = self.target(batch)

@@ -143,11 +143,11 @@ def episode_ends(arrays: Arrays, limit: int | None) -> np.ndarray:
     ends[:-1] |= (arrays["next_obs"][:-1] != arrays["obs"][1:]).any(1)
     ends[-1] = True
     if limit is not None:
-        age = 0
+        steps = 0
         for row, ended in enumerate(ends.tolist()):
-            age += 1
-            if ended or age == limit:
-                ends[row], age = True, 0
+            steps += 1
+            if ended or steps == limit:
+                ends[row], steps = True, 0
     return ends
 
 

@@ -75,42 +75,42 @@ def base_layout(layout: Layout) -> Layout[Transition]:
 class Replay(nn.Module, Generic[Record]):
     """Ring buffers for S seeds, or one store that all seeds read.
 
-    Storage is `[lanes, capacity + 1, W]`: the extra last row takes rejected rows, so `add` has
+    Storage is `[S, capacity + 1, W]`: the extra last row takes rejected rows, so `add` has
     fixed shapes. Sizes and heads are tensors.
 
     Args:
         example: rows of the class and widths to store.
-        lanes: S for one ring a seed, 1 for a store shared by all seeds (the real dataset).
-        capacity: rows a lane holds before the oldest are overwritten.
+        seeds: S, one ring for each, or 1 for a store shared by all seeds (the real dataset).
+        capacity: rows a seed holds before the oldest are overwritten.
     """
 
     rows: Tensor
     size: Tensor
     head: Tensor
-    lane: Tensor
+    seed_index: Tensor
 
-    def __init__(self, example: Record, *, lanes: int, capacity: int) -> None:
+    def __init__(self, example: Record, *, seeds: int, capacity: int) -> None:
         super().__init__()
         if capacity < 1:
             raise ValueError(f"replay capacity must be positive, got {capacity}")
         self.layout = Layout(example)
-        self.lanes, self.capacity = lanes, capacity
-        self.register_buffer("rows", torch.zeros(lanes, capacity + 1, self.layout.width))
-        self.register_buffer("size", torch.zeros(lanes, dtype=torch.int64))
-        self.register_buffer("head", torch.zeros(lanes, dtype=torch.int64))
-        self.register_buffer("lane", torch.arange(lanes).unsqueeze(1), persistent=False)
+        self.seeds, self.capacity = seeds, capacity
+        self.register_buffer("rows", torch.zeros(seeds, capacity + 1, self.layout.width))
+        self.register_buffer("size", torch.zeros(seeds, dtype=torch.int64))
+        self.register_buffer("head", torch.zeros(seeds, dtype=torch.int64))
+        self.register_buffer("seed_index", torch.arange(seeds).unsqueeze(1), persistent=False)
 
     @classmethod
     def of(cls, transitions: Record) -> "Replay[Record]":
         """A full store of given rows `[N]`, read by every seed."""
-        replay = cls(transitions, lanes=1, capacity=len(transitions.reward))
+        replay = cls(transitions, seeds=1, capacity=len(transitions.reward))
         replay.rows[0, :-1] = replay.layout.pack(transitions)
         replay.size.fill_(replay.capacity)
         return replay
 
     @torch.no_grad()
-    def add(self, rows: Record, keep: Bool[Tensor, "lanes M"]) -> None:
-        """Append the kept rows of `[lanes, M]` in order; rejected ones leave no trace.
+    def add(self, rows: Record, keep: Bool[Tensor, "S M"]) -> None:
+        """Append the kept rows of `[S, M]` in order; rejected ones leave no trace.
 
         Raises:
             Mistake: M exceeds the capacity, so rows of this very call would be overwritten.
@@ -123,7 +123,7 @@ class Replay(nn.Module, Generic[Record]):
         position = keep.cumsum(1) - 1
         slot = (self.head.unsqueeze(1) + position) % self.capacity
         slot = torch.where(keep, slot, self.capacity)
-        self.rows[self.lane, slot] = self.layout.pack(rows)
+        self.rows[self.seed_index, slot] = self.layout.pack(rows)
         # Rejected rows may be anything, NaN included, and the order of their writes is undefined.
         self.rows[:, -1] = 0
         kept = keep.sum(1)
@@ -131,10 +131,10 @@ class Replay(nn.Module, Generic[Record]):
         self.size.copy_((self.size + kept).clamp(max=self.capacity))
 
     def draw(self, seeds: int, batch: int) -> Float[Tensor, "S B W"]:
-        """`batch` packed rows for each of `seeds` lanes, uniform with replacement."""
+        """`batch` packed rows for each of `seeds` seeds, uniform with replacement."""
         number = torch.randint(_LARGE, (seeds, batch), device=self.rows.device)
         index: Int[Tensor, "S B"] = number % self.size.clamp(min=1).unsqueeze(1)
-        return self.rows[0][index] if self.lanes == 1 else self.rows[self.lane, index]
+        return self.rows[0][index] if self.seeds == 1 else self.rows[self.seed_index, index]
 
     def sample(self, seeds: int, batch: int) -> Record:
         """`batch` transitions `[seeds, batch]`, uniform with replacement."""
@@ -153,10 +153,10 @@ class Replay(nn.Module, Generic[Record]):
         """Take back what `contents` gave.
 
         Raises:
-            Mistake: another number of lanes, another row width, or more rows than fit.
+            Mistake: another number of seeds, another row width, or more rows than fit.
         """
         rows = contents["rows"]
-        if (rows.shape[0], rows.shape[2]) != (self.lanes, self.layout.width) or (
+        if (rows.shape[0], rows.shape[2]) != (self.seeds, self.layout.width) or (
             rows.shape[1] > self.capacity
         ):
             raise Mistake(
@@ -177,41 +177,41 @@ class GrowingReplay(Replay[Record]):
 
     Args:
         recorded: `[N]`, the dataset, stored once.
-        lanes, capacity: of the rings.
+        seeds, capacity: of the rings.
     """
 
     recorded: Tensor
 
-    def __init__(self, recorded: Record, *, lanes: int, capacity: int) -> None:
-        super().__init__(recorded, lanes=lanes, capacity=capacity)
+    def __init__(self, recorded: Record, *, seeds: int, capacity: int) -> None:
+        super().__init__(recorded, seeds=seeds, capacity=capacity)
         self.register_buffer("recorded", self.layout.pack(recorded), persistent=False)
 
     def draw(self, seeds: int, batch: int) -> Float[Tensor, "S B W"]:
-        """`batch` packed rows for each lane, uniform over the dataset and the lane's own rows."""
+        """`batch` packed rows for each seed, uniform over the dataset and the seed's own rows."""
         count = len(self.recorded)
         number = torch.randint(_LARGE, (seeds, batch), device=self.rows.device)
         index: Int[Tensor, "S B"] = number % (count + self.size).unsqueeze(1)
         old = index < count
         recorded = self.recorded[torch.where(old, index, 0)]
-        added = self.rows[self.lane, torch.where(old, self.capacity, index - count)]
+        added = self.rows[self.seed_index, torch.where(old, self.capacity, index - count)]
         return torch.where(old.unsqueeze(-1), recorded, added)
 
-    def added(self) -> Record:
-        """The rows `[lanes, M]` of the rings; a lane that had some rejected repeats its first."""
+    def added_rows(self) -> Record:
+        """The rows `[S, M]` of the rings; a seed that had some rejected repeats its first."""
         slot = torch.arange(int(self.size.max()), device=self.rows.device)
         slot = slot % self.size.clamp(min=1).unsqueeze(1)
-        return self.layout.unpack(self.rows[self.lane, slot])
+        return self.layout.unpack(self.rows[self.seed_index, slot])
 
 
 class ResampledReplay(Replay[Record]):
-    """A recorded dataset whose episodes each lane draws anew, with replacement: a bootstrap of it.
+    """A recorded dataset whose episodes each seed draws anew, with replacement: a bootstrap of it.
 
-    A lane has as many episodes as the dataset, some of them several times and others not at all.
+    A seed has as many episodes as the dataset, some of them several times and others not at all.
 
     Args:
         recorded: `[N]`, stored once.
         episode_starts, episode_lengths: `[P]`, of the dataset.
-        lanes: S.
+        seeds: S.
     """
 
     index: Tensor
@@ -222,11 +222,11 @@ class ResampledReplay(Replay[Record]):
         *,
         episode_starts: Int[Tensor, " P"],
         episode_lengths: Int[Tensor, " P"],
-        lanes: int,
+        seeds: int,
     ) -> None:
-        super().__init__(recorded, lanes=1, capacity=len(recorded.reward))
+        super().__init__(recorded, seeds=1, capacity=len(recorded.reward))
         self.rows[0, :-1] = self.layout.pack(recorded)
-        episodes = torch.randint(len(episode_starts), (lanes, len(episode_starts)))
+        episodes = torch.randint(len(episode_starts), (seeds, len(episode_starts)))
         rows = [
             torch.cat([torch.arange(begin, begin + length) for begin, length in drawn])
             for drawn in torch.stack([episode_starts, episode_lengths], 1)[episodes].tolist()
@@ -234,12 +234,12 @@ class ResampledReplay(Replay[Record]):
         self.size = torch.tensor([len(drawn) for drawn in rows])
         padded = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         self.register_buffer("index", padded, persistent=False)
-        self.lane = torch.arange(lanes).unsqueeze(1)
+        self.seed_index = torch.arange(seeds).unsqueeze(1)
 
     def draw(self, seeds: int, batch: int) -> Float[Tensor, "S B W"]:
-        """`batch` packed rows for each lane, uniform over the rows of its episodes."""
+        """`batch` packed rows for each seed, uniform over the rows of its episodes."""
         number = torch.randint(_LARGE, (seeds, batch), device=self.rows.device)
-        return self.rows[0][self.index[self.lane, number % self.size.unsqueeze(1)]]
+        return self.rows[0][self.index[self.seed_index, number % self.size.unsqueeze(1)]]
 
 
 class Mixture(nn.Module):

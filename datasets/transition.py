@@ -21,7 +21,7 @@ class Transition:
         reward: `[*]` float32, environment units per control step, raw.
         next_obs: `[*, D]` float32, the true successor, also at the end of an episode.
         terminated: `[*]` bool; the task ended here. A time limit is never a termination.
-        is_real: `[*]` bool; from the dataset rather than dreamed.
+        is_real: `[*]` bool; from the dataset rather than synthetic.
     """
 
     obs: Float[Tensor, "*lead D"]

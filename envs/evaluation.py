@@ -93,7 +93,7 @@ class Evaluator:
         Args:
             policy: called once per control step with the observations of all copies; what it
                 returns for finished ones is ignored.
-            seed: episode p of every lane starts from seed + p, so all lanes meet the same starts.
+            seed: episode p of every seed starts from seed + p, so all seeds meet the same starts.
             discount: per control step, of the discounted returns.
 
         Raises:
@@ -130,13 +130,13 @@ class Evaluator:
             lengths[running] += 1
             # Copies that ended earlier report a reset or stand still: neither ends them again.
             running &= finite & ~(terminated | truncated)
-        lanes = np.flatnonzero(np.isnan(returns).reshape(lead).any(axis=1)).tolist()
-        if lanes:
+        seeds = np.flatnonzero(np.isnan(returns).reshape(lead).any(axis=1)).tolist()
+        if seeds:
             log.warning(
-                "in %s the policies of seed lanes %s gave actions that are not finite; the returns "
+                "in %s the policies of seeds %s gave actions that are not finite; the returns "
                 "of those episodes are NaN",
                 spec.env_id,
-                lanes,
+                seeds,
             )
         return Episodes(
             returns=torch.from_numpy(returns).reshape(lead),

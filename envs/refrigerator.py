@@ -97,22 +97,22 @@ class Refrigerator(gymnasium.Env):
         self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
         self.door, self.openings = door, [tuple(spell) for spell in openings]
         # Numbers and arrays, which `envs.snapshot` takes for state.
-        self._obs, self._age = np.zeros(1, np.float32), 0
+        self._obs, self._elapsed_steps = np.zeros(1, np.float32), 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         start = self.np_random.uniform(*STARTS, 1)
-        self._obs, self._age = start.astype(np.float32), 0
+        self._obs, self._elapsed_steps = start.astype(np.float32), 0
         return self._obs.copy(), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         power = torch.as_tensor(action, dtype=torch.float32)
-        is_open = any(first <= self._age < end for first, end in self.openings)
+        is_open = any(first <= self._elapsed_steps < end for first, end in self.openings)
         door = 1.0 if is_open else self.door
         expected, _, ended = dynamics(torch.from_numpy(self._obs), power, door)
-        self._age += 1
+        self._elapsed_steps += 1
         after = expected + float(self.np_random.normal(0.0, NOISE))
         reward, self._obs = reward_of(after), after.numpy()
         return self._obs.copy(), reward.item(), bool(ended), False, {}

@@ -1,4 +1,4 @@
-"""Episodes as films: one alone, or the true one beside what a world model imagines of it."""
+"""Episodes as videos: one alone, or the true one beside what a world model imagines of it."""
 
 import os
 import sys
@@ -23,13 +23,13 @@ from reverie.mistake import Mistake, writing
 
 SUFFIXES = (".mp4", ".gif")
 SLOW = 30.0
-"""Most steps a second in a film of imagination, which in a fast task may end within half of one."""
+"""Most steps a second in an imagined video, which in a fast task may end within half of one."""
 Imagine = Callable[[Float[np.ndarray, " D"]], Float[np.ndarray, "T D"]]
 """From the first observation of an episode to those that a model expects to follow."""
 
 
 def record(spec: Spec, policy: Policy, path: Path, seed: int) -> float:
-    """Film one episode.
+    """Record one episode.
 
     Where no screen is found, MuJoCo renders through EGL and pygame without a window, unless
     MUJOCO_GL or SDL_VIDEODRIVER say otherwise.
@@ -48,20 +48,20 @@ def record(spec: Spec, policy: Policy, path: Path, seed: int) -> float:
             it; the file cannot be written.
     """
     with _open(spec, Path(path)) as (env, temporary):
-        return _film(spec, env, policy, seed, temporary)
+        return _record(spec, env, policy, seed, temporary)
 
 
 def record_beside(
     spec: Spec, policy: Policy, imagine: Imagine, path: Path, seed: int, steps: int
 ) -> None:
-    """Film an episode (left) beside an imagined one from the same state (right).
+    """Record an episode (left) beside an imagined one from the same state (right).
 
     Where one of them ends, its last picture stays, darkened, until the other one ends.
 
     Args:
         spec, policy, path, seed: see `record`.
         imagine: what the model expects; it may end early.
-        steps: of the film, at most.
+        steps: of the video, at most.
 
     Raises:
         Mistake: see `record`, and a task whose pictures cannot be made from an observation.
@@ -71,10 +71,10 @@ def record_beside(
         obs, _ = env.reset(seed=seed)
         other.reset(seed=seed)
         imagined = imagine(np.asarray(obs, np.float32))[:steps]
-        true, dream = _frame(spec, env), show(obs)
+        true, right = _frame(spec, env), show(obs)
         ended = False
         with _writer(temporary, min(float(env.metadata.get("render_fps", 30)), SLOW)) as write:
-            write(np.concatenate([true, dream], 1))
+            write(np.concatenate([true, right], 1))
             for step in range(steps):
                 if ended and step >= len(imagined):
                     break
@@ -85,13 +85,13 @@ def record_beside(
                     true, ended = _frame(spec, env), terminated or truncated
                     true = true // 2 if ended else true
                 if step < len(imagined):
-                    dream = show(imagined[step])
-                    dream = dream // 2 if step + 1 == len(imagined) < steps else dream
-                write(np.concatenate([true, dream], 1))
+                    right = show(imagined[step])
+                    right = right // 2 if step + 1 == len(imagined) < steps else right
+                write(np.concatenate([true, right], 1))
 
 
 def require_encoder(module: str = "imageio.v3") -> Any:
-    """What writes films.
+    """What writes videos.
 
     Raises:
         Mistake: it is not installed.
@@ -140,7 +140,7 @@ def _shower(spec: Spec, env: gymnasium.Env) -> Callable[[np.ndarray], np.ndarray
         return show_pendulum
     if spec.env_id not in MUJOCO_TASKS:
         raise Mistake(
-            f"observations of {spec.env_id} cannot be drawn, so there is no film of imagined ones"
+            f"observations of {spec.env_id} cannot be drawn, so there is no video of imagined ones"
         )
     positions = task.model.nq
     hidden = positions + task.model.nv - spec.obs_dim
@@ -157,7 +157,7 @@ def _shower(spec: Spec, env: gymnasium.Env) -> Callable[[np.ndarray], np.ndarray
     return show_bodies
 
 
-def _film(spec: Spec, env: gymnasium.Env, policy: Policy, seed: int, path: Path) -> float:
+def _record(spec: Spec, env: gymnasium.Env, policy: Policy, seed: int, path: Path) -> float:
     obs, _ = env.reset(seed=seed)
     frame = _frame(spec, env)  # before the file, so that nothing is opened where this fails
     total, ended = 0.0, False
@@ -176,15 +176,15 @@ def _film(spec: Spec, env: gymnasium.Env, policy: Policy, seed: int, path: Path)
 def _writer(path: Path, fps: float) -> Iterator[Callable[[np.ndarray], Any]]:
     # Both encode within this process. A child process could need as much memory again.
     if path.suffix == ".gif":
-        film: Any = require_encoder("imageio.v2").get_writer(
+        writer: Any = require_encoder("imageio.v2").get_writer(
             path, mode="I", duration=1000.0 / fps, loop=0
         )
-        with film:
-            yield film.append_data
+        with writer:
+            yield writer.append_data
     else:
-        with require_encoder("imageio.v3").imopen(path, "w", plugin="pyav") as film:
-            film.init_video_stream("libx264", fps=fps)
-            yield lambda frame: film.write_frame(_even(frame))
+        with require_encoder("imageio.v3").imopen(path, "w", plugin="pyav") as writer:
+            writer.init_video_stream("libx264", fps=fps)
+            yield lambda frame: writer.write_frame(_even(frame))
 
 
 def _even(frame: np.ndarray) -> np.ndarray:

@@ -61,7 +61,7 @@ def make_sac():
     from reverie.agents.sac import SAC
 
     def make(spec, **changes):
-        numbers = {
+        hyperparameters = {
             "seeds": 1,
             "updates": 1000,
             "critics": 2,
@@ -73,7 +73,7 @@ def make_sac():
             "temperature_learning_rate": 1e-3,
             "actor_cosine": False,
             "discount": 0.9,
-            "target_rate": 0.005,
+            "tau": 0.005,
             "initial_temperature": 1.0,
             "max_temperature": 1.0,
             "target_entropy": None,
@@ -82,7 +82,7 @@ def make_sac():
             "normalise_critic_obs": False,
             "regulariser": None,
         }
-        return SAC(spec=spec, **{**numbers, **changes})
+        return SAC(spec=spec, **{**hyperparameters, **changes})
 
     return make
 

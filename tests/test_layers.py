@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 LAYERS = ["envs", "datasets", "world_models", "agents", "training"]
-ALLOWED_OF_WORLD_MODELS = {"base", "lanes", "networks", "optimiser"}  # what agents may use
+ALLOWED_OF_WORLD_MODELS = {"base", "per_seed", "networks", "optimiser"}  # what agents may use
 ENTRY = {  # what reads configuration, besides training/launch/
     "train.py",
     "evaluate.py",

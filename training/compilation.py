@@ -29,7 +29,7 @@ def pick_device(choice: str) -> torch.device:
     return device
 
 
-def wanted(choice: str | bool, device: torch.device) -> bool:
+def should_compile(choice: str | bool, device: torch.device) -> bool:
     """Resolve `compile=auto|true|false`: automatic means on a GPU only.
 
     Warm-up takes 20 to 90 seconds, which short runs on a CPU never win back.
@@ -41,12 +41,12 @@ def wanted(choice: str | bool, device: torch.device) -> bool:
 
 def wrapper(choice: str | bool, device: torch.device) -> Callable[..., Any]:
     """What functions of fixed shapes are passed through: the compiler, or nothing."""
-    if not wanted(choice, device):
+    if not should_compile(choice, device):
         return lambda function: function
-    return lambda function: compiled(function, device)
+    return lambda function: compile_whole(function, device)
 
 
-def compiled(function: Callable[..., Result], device: torch.device) -> Callable[..., Result]:
+def compile_whole(function: Callable[..., Result], device: torch.device) -> Callable[..., Result]:
     """Compile a whole function into one graph; fall back to it as it is, with one warning.
 
     Random numbers are drawn by the same kernels as without compilation, so both variants follow

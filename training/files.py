@@ -119,7 +119,7 @@ def lock_directory(directory: Path) -> Iterator[None]:
     finally:
         _held.reset(before)
         # Removed while it is held: whoever opened it before and locks it after sees that it has
-        # no name any more, and is refused. Windows does not remove what is open.
+        # no name any more, and is refused. Segments does not remove what is open.
         with suppress(PermissionError):
             (directory / LOCK).unlink(missing_ok=True)
         lock.release()

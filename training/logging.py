@@ -173,7 +173,7 @@ class Log:
         if broken:
             raise Mistake(
                 f"not finite by update {update}: "
-                + ", ".join(f"{name} (seed lanes {lanes})" for name, lanes in broken.items())
+                + ", ".join(f"{name} (seeds {per_seed})" for name, per_seed in broken.items())
                 + "; the run has diverged: lower the learning rates or source.horizon, or raise "
                 "filter.penalty, then start over with overwrite=true"
             )
@@ -200,7 +200,9 @@ class Log:
             }
         self.tracker.write(update, shown)
 
-    def evaluated(self, update: int, returns: list[float], scores: list[float] | None) -> None:
+    def record_evaluation(
+        self, update: int, returns: list[float], scores: list[float] | None
+    ) -> None:
         """Record the mean return of each seed, and its normalised score where one is defined."""
         self.scores.append({"update": update, "returns": returns, "scores": scores})
         values = {"return": returns}

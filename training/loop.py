@@ -1,4 +1,4 @@
-"""The loop that serves every method: refresh, update, log, evaluate, checkpoint."""
+"""The loop that serves every method: roll out, update, log, evaluate, checkpoint."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -48,8 +48,8 @@ def train(
         mixture: streams by name; start states are drawn from its stream `real`.
         sources: what refills the stream of the same name.
         evaluate, checkpoint: called with the number of finished updates.
-        compile: wraps the update and the refreshes that can be compiled; the identity runs them
-            as they are.
+        compile: wraps the update and the rollout rounds that can be compiled; the identity runs
+            them as they are.
         on_update: called after every update with its number, for a progress bar.
         refit: fits the world model again, on its period, to all that was collected before; the
             sources that follow use it as it is then. Not before update 1, when the model is new.
@@ -59,8 +59,10 @@ def train(
     def update() -> dict[str, Tensor]:
         return agent.update(mixture.sample())
 
-    refreshes = {
-        name: (compile if source.compiles else _as_it_is)(refresh(agent, mixture, name, source))
+    rounds = {
+        name: (compile if source.compiles else _as_it_is)(
+            rollout_round(agent, mixture, name, source)
+        )
         for name, source in sources.items()
     }
     for step in range(first, updates):
@@ -68,7 +70,7 @@ def train(
             log.add(refit())
         for name, source in sources.items():
             if step % source.every == 0:
-                log.add(refreshes[name]())
+                log.add(rounds[name]())
                 if step == first:
                     require_rows(mixture, name)
         log.add(update())
@@ -82,10 +84,10 @@ def train(
         on_update(done)
 
 
-def refresh(
+def rollout_round(
     agent: Agent, mixture: Mixture, name: str, source: RolloutSource
 ) -> Callable[[], dict[str, Tensor]]:
-    """One refresh of a stream: start states, rollouts of the current policy, replay."""
+    """One rollout round of a stream: start states, rollouts of the current policy, replay."""
     source.attach(agent.moments, agent.values)
 
     @torch.no_grad()
@@ -97,7 +99,7 @@ def refresh(
         measured = {
             "reward": torch.where(keep, rows.reward, 0.0).sum(1) / count,
             "terminated": (keep & rows.terminated).sum(1) / count,
-            **source.measured(),
+            **source.metrics(),
         }
         if starts.shape[1]:
             measured["rollout_length"] = keep.sum(1) / starts.shape[1]
@@ -111,15 +113,15 @@ def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def require_rows(mixture: Mixture, name: str) -> None:
-    """Refuse to train on a stream whose first refresh left some seed without a single row.
+    """Refuse to train on a stream whose first rollout round left some seed without a single row.
 
     Raises:
-        Mistake: names stream and seed lanes.
+        Mistake: names stream and seeds.
     """
     empty = (mixture[name].size == 0).nonzero().flatten().tolist()
     if empty:
         raise Mistake(
-            f"the first refresh of stream {name!r} gave seed lanes {empty} no rows: the filter "
+            f"the first rollout round of stream {name!r} gave seeds {empty} no rows: the filter "
             "rejected everything or the world model gave values that are not finite; look at "
             "world_model.png, relax the filter, or lower source.horizon"
         )

@@ -65,7 +65,7 @@ class Online:
         if refit_every % rows:
             raise Mistake(
                 f"online.refit_every={refit_every} must be a multiple of the online.steps * "
-                f"online.environments = {rows} steps that a refresh collects"
+                f"online.environments = {rows} steps that a rollout round collects"
             )
         self.refit_every, self.warm = refit_every // rows * every, warm
 
@@ -117,5 +117,5 @@ class Refit:
         # number from the run's, so no seed's later draws depend on another seed's fit.
         seed = int(torch.randint(2**62, ()))
         with self.count("fitting"), side_stream(seed, self.device):
-            described = self.model.refit(self.data, self.replay.added(), warm=self.warm)
+            described = self.model.refit(self.data, self.replay.added_rows(), warm=self.warm)
         return {f"world_model/{name}": value for name, value in described.items()}

@@ -7,14 +7,14 @@ from types import UnionType
 from typing import Any, get_args
 
 from reverie.mistake import Mistake
-from reverie.world_models.lanes import PerLane
+from reverie.world_models.per_seed import PerSeed
 
 _SINGLE = (float, int, bool, str)
 Parameters = dict[str, inspect.Parameter]
 
 
 def population(settings: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Values by lane of the settings that were given as lists where one number is meant.
+    """Values by seed of the settings that were given as lists where one number is meant.
 
     Raises:
         Mistake: a setting that all seeds share, or another number of values than of seeds.
@@ -23,16 +23,16 @@ def population(settings: Mapping[str, Any]) -> dict[str, list[float]]:
     supporting: list[str] = []
     refused: list[str] = []
     for key, value, annotation in _settings(settings):
-        supporting += [key] if _differs_by_lane(annotation) else []
-        if isinstance(value, list) and _differs_by_lane(annotation):
+        supporting += [key] if _differs_by_seed(annotation) else []
+        if isinstance(value, list) and _differs_by_seed(annotation):
             found[key] = value
         elif isinstance(value, list) and _is_single(annotation):
             refused.append(f"{key}={_typed(value)}")
     if refused:
         others = f"these may: {', '.join(supporting)}" if supporting else "no setting of it may"
         raise Mistake(
-            f"{refused[0]} is one number for all seeds, so its lanes cannot differ in it; with the "
-            f"chosen parts {others}; or sweep over it with -m"
+            f"{refused[0]} is one number for all seeds, so the seeds of a run cannot differ in it; "
+            f"with the chosen parts {others}; or sweep over it with -m"
         )
     for key, values in found.items():
         numbers = all(isinstance(v, float | int) and not isinstance(v, bool) for v in values)
@@ -44,14 +44,16 @@ def population(settings: Mapping[str, Any]) -> dict[str, list[float]]:
     return found
 
 
-def in_lane(settings: Mapping[str, Any], lanes: Mapping[str, Sequence[float]], lane: int) -> dict:
-    """Dotted settings as a run of that lane alone would have them."""
-    return {**settings, **{key: values[lane] for key, values in lanes.items()}}
+def settings_of_seed(
+    settings: Mapping[str, Any], varied: Mapping[str, Sequence[float]], seed: int
+) -> dict:
+    """Dotted settings as a run of that seed alone would have them."""
+    return {**settings, **{key: values[seed] for key, values in varied.items()}}
 
 
-def label(lanes: Mapping[str, Sequence[float]], lane: int) -> str:
-    """What tells a lane from the others, for people."""
-    return ", ".join(f"{key}={values[lane]:g}" for key, values in lanes.items())
+def label(varied: Mapping[str, Sequence[float]], seed: int) -> str:
+    """What tells a seed from the others, for people."""
+    return ", ".join(f"{key}={values[seed]:g}" for key, values in varied.items())
 
 
 def parameters(kind: type) -> Parameters:
@@ -85,8 +87,8 @@ def _settings(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from _settings(value, f"{path}.")
 
 
-def _differs_by_lane(annotation: Any) -> bool:
-    return set(get_args(PerLane)) <= set(get_args(annotation))
+def _differs_by_seed(annotation: Any) -> bool:
+    return set(get_args(PerSeed)) <= set(get_args(annotation))
 
 
 def _is_single(annotation: Any) -> bool:

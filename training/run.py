@@ -262,7 +262,7 @@ class Run:
             episodes = self.evaluator.run(self.policy, seed, self.agent.discount)
             mean, reference = episodes.returns.mean(1), self.data.reference
             scores = None if reference is None else reference.normalise(mean).tolist()
-            log.evaluated(update, mean.tolist(), scores)
+            log.record_evaluation(update, mean.tolist(), scores)
         for probe in self.probes:
             with side_stream(seed, self.device):
                 measured = probe.measure(episodes)
@@ -312,11 +312,11 @@ def mix(
     if online is not None:
         sources["real"] = online.source
         streams["real"] = GrowingReplay(
-            data.transitions, lanes=seeds, capacity=online.source.capacity
+            data.transitions, seeds=seeds, capacity=online.source.capacity
         )
     if source is not None:
         sources[source.stream] = source
-        streams[source.stream] = Replay(data.transitions[:1], lanes=seeds, capacity=source.capacity)
+        streams[source.stream] = Replay(data.transitions[:1], seeds=seeds, capacity=source.capacity)
         rows["real"] = batch_size if real_rows is None else real_rows
         rows[source.stream] = batch_size - rows["real"]
     return Mixture(streams, rows, seeds=seeds), sources

@@ -38,7 +38,7 @@ class Step:
         next_obs: `[K, *, D]` raw units.
         reward: `[K, *]` environment units.
         terminated: `[K, *]` bool.
-        uncertainty: `[*]` the model's own doubt about this state and action, in the units its
+        uncertainty: `[*]` the model's own uncertainty about this state and action, in the units its
             configuration says.
         state: `[K, *, W]` what the model needs besides `next_obs` to go on from each outcome, in
             any float type; None where the observation is the whole state. A filter that chooses
@@ -136,7 +136,8 @@ class WorldModel(Fitted):
     ) -> dict[str, Float[Tensor, " S"]]:
         """Fit again to the dataset and to rows that were collected since; online training only.
 
-        Draws from torch's global generator. Seed s sees the dataset and `added[s]`, no other lane.
+        Draws from torch's global generator. Seed s sees the dataset and `added[s]`, no other
+        seed's.
 
         Args:
             data: what `fit` was given.

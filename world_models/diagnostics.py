@@ -1,4 +1,4 @@
-"""How good a world model is on recorded episodes: one step, its doubt, and many steps open loop.
+"""How good a world model is on recorded episodes: one step, uncertainty, many steps open loop.
 
 Works for anything that answers `WorldModel.step`. What needs a predictive distribution (likelihood,
 calibration) asks for a method `predict(obs, action) -> (mean, std)`, each `[S, E, B, D + 1]` over
@@ -55,7 +55,7 @@ def measure(
     *,
     episodes: Int[Tensor, " P"] | None = None,
     rows: int = 10_000,
-    windows: int = 500,
+    segments: int = 500,
     candidates: int = 10,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -71,9 +71,9 @@ def measure(
         episodes: which to use. By default those that the model's `held_out(data)` names, else a
             tenth of all, at most 100; `measured_on.held_out` says whether the fit saw them.
         rows: at most so many transitions for one-step measurements.
-        windows: at most so many starts of open-loop rollouts.
+        segments: at most so many starts of open-loop rollouts.
         candidates: outcomes averaged where the model has no `predict`.
-        seed: of the choice of rows and windows.
+        seed: of the choice of rows and segments.
 
     Raises:
         Mistake: none of the episodes has a known next observation.
@@ -103,7 +103,7 @@ def measure(
     return {
         "measured_on": {"held_out": unseen, "episodes": len(episodes), "rows": len(index)},
         **_one_step(model, data, index, rest if len(rest) > 1 else index, candidates),
-        "open_loop": _open_loop(model, data, episodes, windows, candidates, generator),
+        "open_loop": _open_loop(model, data, episodes, segments, candidates, generator),
     }
 
 
@@ -129,8 +129,8 @@ def _one_step(
             "reward_rmse": plain(error[..., ~of_state].square().mean((1, 2)).sqrt()),
         },
         "uncertainty": {
-            "spearman": plain(spearman(whole["doubt"], size)),
-            "auroc_worst_tenth": plain(auroc(whole["doubt"], size)),
+            "spearman": plain(spearman(whole["uncertainty"], size)),
+            "auroc_worst_tenth": plain(auroc(whole["uncertainty"], size)),
         },
         "flags": precision_and_recall(
             whole["ended"], data.transitions.terminated[index].to(device)
@@ -158,8 +158,8 @@ def _judge(
 ) -> dict[str, Tensor]:
     """What one step of the model says of recorded rows, beside what followed them.
 
-    `error` `[S, N, C]`, `doubt` and `ended` `[S, N]` always; of a model with `predict` also `z`
-    and `spread` `[S, N, C]`, and negative log-likelihoods: `member` `[S, N, C]`, the mean over
+    `error` `[S, N, C]`, `uncertainty` and `ended` `[S, N]` always; of a model with `predict` also
+    `z` and `spread` `[S, N, C]`, and negative log-likelihoods: `member` `[S, N, C]`, the mean over
     the members, and `mixture` `[S, N]`, of all columns jointly and divided by their number.
     """
     seeds, device = _seeds_and_device(model)
@@ -172,7 +172,7 @@ def _judge(
         origin = torch.cat([here.obs, torch.zeros_like(here.reward).unsqueeze(-1)], -1)
         truth = standard(_changes(data, block).to(device))
         step = model.step(obs, action, candidates)
-        found = {"doubt": step.uncertainty, "ended": step.terminated[0]}
+        found = {"uncertainty": step.uncertainty, "ended": step.terminated[0]}
         if predict is None:
             outcome = torch.cat([step.next_obs, step.reward.unsqueeze(-1)], -1)
             found["error"] = standard(outcome.mean(0) - origin) - truth
@@ -203,18 +203,18 @@ def _open_loop(
 ) -> dict[str, Any]:
     """Replay recorded actions from recorded states and compare where the model gets to.
 
-    Windows lie inside one episode. Error of a window at k: root mean square over columns of the
+    Segments lie inside one episode. Error of a segment at k: root mean square over columns of the
     difference to the recorded state, in units of the state's std. `median` and `p90` are over
-    windows; `column_median` and `column_p90` over columns of each column's root mean square over
-    windows. `reward` is the median over windows of |predicted - recorded| return, per step.
-    `lost` is the share of windows whose state is not finite or out of 1.5 times the data's box.
-    Later horizons use those windows whose episode is long enough: `windows` counts them.
+    segments; `column_median` and `column_p90` over columns of each column's root mean square over
+    segments. `reward` is the median over segments of |predicted - recorded| return, per step.
+    `lost` is the share of segments whose state is not finite or out of 1.5 times the data's box.
+    Later horizons use those segments whose episode is long enough: `segments` counts them.
     """
     seeds, device = _seeds_and_device(model)
-    first, left = _draw_windows(data, episodes, limit, generator)
+    first, left = _draw_segments(data, episodes, limit, generator)
     horizons = [k for k in HORIZONS if bool((left >= k).any())]
     steps = horizons[-1]
-    window = first[:, None] + torch.minimum(torch.arange(steps), left[:, None] - 1)  # [W, steps]
+    segment = first[:, None] + torch.minimum(torch.arange(steps), left[:, None] - 1)  # [W, steps]
     long_enough = [(left >= k).to(device) for k in horizons]
 
     states = data.transitions.obs
@@ -223,7 +223,7 @@ def _open_loop(
     low = torch.minimum(states.amin(0), data.transitions.next_obs.amin(0))
     high = torch.maximum(states.amax(0), data.transitions.next_obs.amax(0))
     unit, low, high, columns = (x.to(device) for x in (unit, low, high, columns))
-    recorded = data.transitions[window].to(device)
+    recorded = data.transitions[segment].to(device)
     start = recorded.obs[:, 0].expand(seeds, -1, -1)
     paid = recorded.reward.cumsum(1)
 
@@ -272,17 +272,17 @@ def _open_loop(
 
     return {
         "horizons": horizons,
-        "windows": [int(enough.sum()) for enough in long_enough],
+        "segments": [int(enough.sum()) for enough in long_enough],
         "mean": run(mean_step),
         "sampled": run(sampled_step),
         "constant": run(lambda obs, action, state: (obs, torch.zeros_like(obs[..., 0]), None)),
     }
 
 
-def _draw_windows(
+def _draw_segments(
     data: Dataset, episodes: Tensor, limit: int, generator: torch.Generator
 ) -> tuple[Int[Tensor, " W"], Int[Tensor, " W"]]:
-    """Rows where windows start, at most `limit`, and how many known steps each has before it."""
+    """Rows where segments start, at most `limit`, and how many known steps each has before it."""
     ends = data.episode_starts + data.episode_lengths
     ends = ends - (~data.valid_next[ends - 1]).long()
     spans = list(zip(data.episode_starts[episodes].tolist(), ends[episodes].tolist(), strict=True))

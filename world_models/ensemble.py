@@ -134,14 +134,16 @@ class ProbabilisticEnsemble(WorldModel):
         self.improvement, self.patience, self.max_epochs = improvement, patience, max_epochs
         self.per_seed, self.heldout_episodes = per_seed, heldout_episodes
         # L, ensembles: one per seed, or one in all.
-        self.lanes = seeds if per_seed else 1
+        self.replicas = seeds if per_seed else 1
         self.dropout, self.dropout_passes = dropout, dropout_passes
-        self.doubt = None if uncertainty == DROPOUT else uncertainty_named(uncertainty, members)
+        self.uncertainty_of = (
+            None if uncertainty == DROPOUT else uncertainty_named(uncertainty, members)
+        )
         self.termination = resolve(
-            termination, spec, lambda: terminal_head(spec=spec, seeds=self.lanes)
+            termination, spec, lambda: terminal_head(spec=spec, seeds=self.replicas)
         )
         self.gaussians = GaussianMembers(
-            seeds=self.lanes,
+            seeds=self.replicas,
             members=members,
             inputs=spec.obs_dim + spec.action_dim,
             outputs=spec.obs_dim + 1,
@@ -152,7 +154,7 @@ class ProbabilisticEnsemble(WorldModel):
             weight_decay=weight_decay,
             dropout=dropout,
         )
-        self.register_buffer("elite_members", torch.arange(elites).repeat(self.lanes, 1))
+        self.register_buffer("elite_members", torch.arange(elites).repeat(self.replicas, 1))
         self.register_buffer("fitted", torch.tensor(False))
         # The flag as a Python value: reading a tensor in `step` would make a GPU wait.
         self.ready = False
@@ -199,14 +201,14 @@ class ProbabilisticEnsemble(WorldModel):
             torch.manual_seed(self.seed)
             self.gaussians.reset()
             rows = data.transitions[seen & data.valid_next].to(device)
-            index = torch.arange(len(rows.reward), device=device).expand(self.lanes, -1)
+            index = torch.arange(len(rows.reward), device=device).expand(self.replicas, -1)
             described = self.fit_rows(*_table(rows), index, progress)
             described["heldout_episodes"] = len(self.held_out(data))
             described["termination"] = self.termination.fit(data, seen)
         return described
 
     def require_refit(self) -> None:
-        if self.lanes != self.seeds:
+        if self.replicas != self.seeds:
             raise Mistake(
                 f"online training with seeds={self.seeds} needs a model for every seed, for each "
                 "collects rows of its own; set world_model.per_seed=true, or online.refit_every=0"
@@ -228,8 +230,8 @@ class ProbabilisticEnsemble(WorldModel):
         device = self.elite_members.device
         recorded = data.transitions[self._seen(data) & data.valid_next].to(device)
         old, new = len(recorded.reward), added.shape.numel()
-        own = torch.arange(old, old + new, device=device).view(self.lanes, -1)
-        index = torch.cat([torch.arange(old, device=device).expand(self.lanes, -1), own], -1)
+        own = torch.arange(old, old + new, device=device).view(self.replicas, -1)
+        index = torch.cat([torch.arange(old, device=device).expand(self.replicas, -1), own], -1)
         if not warm:
             self.gaussians.reset()
         rows = concatenate([recorded, added.map(lambda column: column.flatten(0, 1))], 0)
@@ -304,7 +306,9 @@ class ProbabilisticEnsemble(WorldModel):
             "train_rows": count - holdout,
             "holdout_rows": holdout,
             "epochs": epochs,
-            "holdout_loss": [losses[:last, lane].tolist() for lane, last in enumerate(epochs)],
+            "holdout_loss": [
+                losses[:last, replica].tolist() for replica, last in enumerate(epochs)
+            ],
             "best_loss": stopping.best.tolist(),
             "elites": self.elite_members.tolist(),
         }
@@ -314,7 +318,7 @@ class ProbabilisticEnsemble(WorldModel):
     ) -> tuple[EarlyStopping, Float[Tensor, "epochs L"]]:
         """Train until every ensemble has stopped and put its best weights in place."""
         device = table.device
-        lanes, rows = train.shape
+        replicas, rows = train.shape
         batches = -(-rows // self.batch)
         # The last batch is filled up with rows of weight zero, so that all have one shape.
         positions = torch.arange(batches * self.batch, device=device).view(batches, -1)
@@ -324,14 +328,18 @@ class ProbabilisticEnsemble(WorldModel):
         order = bootstrap(train.to(torch.int32), self.members)
         holdout = table[held].unsqueeze(1)
 
-        optimiser = Adam(self.gaussians.trained(), self.learning_rate).to(device)
+        optimiser = Adam(self.gaussians.trained_parameters(), self.learning_rate).to(device)
 
         def step(batch: Tensor, weight: Tensor) -> Tensor:
             return self.gaussians.update(optimiser, batch, weight)
 
         update = self._wrap(step)
         stopping = EarlyStopping.start(
-            lanes, self.members, improvement=self.improvement, patience=self.patience, device=device
+            replicas,
+            self.members,
+            improvement=self.improvement,
+            patience=self.patience,
+            device=device,
         )
         best = self.gaussians.snapshot()
         losses: list[Tensor] = []
@@ -380,18 +388,18 @@ class ProbabilisticEnsemble(WorldModel):
         if state is not None:
             raise ValueError("an ensemble carries no state between steps; pass state=None")
         shape = obs.shape[:-1]
-        obs, action = self._by_lane(obs), self._by_lane(action)
+        obs, action = self._by_replica(obs), self._by_replica(action)
         mean, std = self.all_members(obs, action)
 
-        lanes, rows = obs.shape[:-1]
-        first = torch.randint(self.elites, (lanes, 1, rows), device=obs.device)
+        replicas, rows = obs.shape[:-1]
+        first = torch.randint(self.elites, (replicas, 1, rows), device=obs.device)
         turn = torch.arange(candidates, device=obs.device).unsqueeze(-1)
         chosen = self.elite_members.unsqueeze(-1).expand(-1, -1, rows)
         chosen = chosen.gather(1, (first + turn).remainder(self.elites))  # [L, K, B]
-        lane = torch.arange(lanes, device=obs.device)[:, None, None]
+        replica = torch.arange(replicas, device=obs.device)[:, None, None]
         row = torch.arange(rows, device=obs.device)
         # Whole rows by their number: a CPU takes ten times as long to gather element by element.
-        index = ((lane * self.members + chosen) * rows + row).flatten()
+        index = ((replica * self.members + chosen) * rows + row).flatten()
         centre = mean.flatten(0, 2).index_select(0, index).view(*chosen.shape, -1)
         spread = std.flatten(0, 2).index_select(0, index).view(*chosen.shape, -1)
         sample = centre + spread * torch.randn_like(centre)
@@ -415,8 +423,8 @@ class ProbabilisticEnsemble(WorldModel):
         mean: Float[Tensor, "L E B Y"],
         std: Float[Tensor, "L E B Y"],
     ) -> Float[Tensor, "L B"]:
-        if self.doubt is not None:
-            return self.doubt(mean, std)
+        if self.uncertainty_of is not None:
+            return self.uncertainty_of(mean, std)
         inputs = torch.cat([obs, action], -1).unsqueeze(1)
         return dropout_std(self.gaussians.stochastic_means(inputs, self.dropout_passes))
 
@@ -425,15 +433,15 @@ class ProbabilisticEnsemble(WorldModel):
     ) -> tuple[Float[Tensor, "S E B Y"], Float[Tensor, "S E B Y"]]:
         """Mean and standard deviation of (next_obs, reward) from every elite, raw units."""
         seeds, rows = obs.shape[:-1]
-        mean, std = self.all_members(self._by_lane(obs), self._by_lane(action))
+        mean, std = self.all_members(self._by_replica(obs), self._by_replica(action))
         index = self.elite_members[..., None, None].expand(-1, -1, *mean.shape[2:])
         mean, std = mean.gather(1, index), std.gather(1, index)
-        if self.lanes != seeds:  # one ensemble serves all seeds: [1, E, S * B] -> [S, E, B]
+        if self.replicas != seeds:  # one ensemble serves all seeds: [1, E, S * B] -> [S, E, B]
             mean, std = (x.view(self.elites, seeds, rows, -1).transpose(0, 1) for x in (mean, std))
         change, reward = mean.split([self.spec.obs_dim, 1], -1)
         return torch.cat([obs.unsqueeze(1) + change, reward], -1), std
 
-    def _by_lane(self, values: Float[Tensor, "S B W"]) -> Float[Tensor, "L rows W"]:
+    def _by_replica(self, values: Float[Tensor, "S B W"]) -> Float[Tensor, "L rows W"]:
         """Rows grouped by the ensemble that serves them."""
         if not self.ready:
             raise RuntimeError("the world model is not fitted; call fit or load a fitted one first")
@@ -442,12 +450,12 @@ class ProbabilisticEnsemble(WorldModel):
                 f"the world model was built for seeds={self.seeds} and takes observations and "
                 f"actions [S, B, *], got shape {list(values.shape)}"
             )
-        return values.reshape(self.lanes, -1, values.shape[-1])
+        return values.reshape(self.replicas, -1, values.shape[-1])
 
 
 # What two models must agree on, besides spaces and termination, to be exchangeable.
 _SIGNED = (
-    "lanes",
+    "replicas",
     "seed",
     "members",
     "elites",

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from reverie.mistake import Mistake
 from reverie.world_models.base import Step
-from reverie.world_models.lanes import PerLane, numbers, set_per_lane
+from reverie.world_models.per_seed import PerSeed, as_list, set_per_seed
 
-Age = int | Tensor
+ElapsedSteps = int | Tensor
 """Steps made since a rollout began: one number for all rows, or `[*]`."""
 
 
 @dataclass(frozen=True)
-class Verdict:
+class FilterResult:
     """What becomes of a proposed step.
 
     Attributes:
@@ -46,24 +46,28 @@ class TransitionFilter(nn.Module, ABC):
     compiles: bool = True
 
     @abstractmethod
-    def forward(self, obs: Tensor, action: Tensor, step: Step, age: Age = 0) -> Verdict:
+    def forward(
+        self, obs: Tensor, action: Tensor, step: Step, elapsed_steps: ElapsedSteps = 0
+    ) -> FilterResult:
         """Judge a step proposed for `obs [*, D]` and `action [*, A]`.
 
         Args:
-            age: steps that the rollout has behind it.
+            elapsed_steps: steps that the rollout has behind it.
         """
 
 
 class KeepAll(TransitionFilter):
     """Takes the model at its word: the base procedure of model-based policy optimisation."""
 
-    def forward(self, obs: Tensor, action: Tensor, step: Step, age: Age = 0) -> Verdict:
+    def forward(
+        self, obs: Tensor, action: Tensor, step: Step, elapsed_steps: ElapsedSteps = 0
+    ) -> FilterResult:
         everything = torch.ones_like(step.terminated[0])
-        return Verdict(step, keep=everything, goes_on=everything)
+        return FilterResult(step, keep=everything, goes_on=everything)
 
 
 class UncertaintyPenalty(TransitionFilter):
-    """Pays for doubt: r - penalty * u(s, a), with u the model's uncertainty.
+    """Pays for uncertainty: r - penalty * u(s, a), with u the model's uncertainty.
 
     Args:
         penalty: lambda, in reward units per unit of uncertainty; a list gives each seed its own.
@@ -73,17 +77,19 @@ class UncertaintyPenalty(TransitionFilter):
 
     penalty: float | Tensor
 
-    def __init__(self, *, penalty: PerLane) -> None:
+    def __init__(self, *, penalty: PerSeed) -> None:
         super().__init__()
-        if min(numbers(penalty)) < 0:
+        if min(as_list(penalty)) < 0:
             raise Mistake(f"filter.penalty must not be negative, got {penalty}")
-        set_per_lane(self, "penalty", penalty, trailing=1)
+        set_per_seed(self, "penalty", penalty, trailing=1)
 
-    def forward(self, obs: Tensor, action: Tensor, step: Step, age: Age = 0) -> Verdict:
-        reward = penalised(step.reward, step.uncertainty, self.penalty)
+    def forward(
+        self, obs: Tensor, action: Tensor, step: Step, elapsed_steps: ElapsedSteps = 0
+    ) -> FilterResult:
+        reward = penalise(step.reward, step.uncertainty, self.penalty)
         everything = torch.ones_like(step.terminated[0])
         step = Step(step.next_obs, reward, step.terminated, step.uncertainty, step.state)
-        return Verdict(step, keep=everything, goes_on=everything)
+        return FilterResult(step, keep=everything, goes_on=everything)
 
 
 class Chain(TransitionFilter):
@@ -104,16 +110,18 @@ class Chain(TransitionFilter):
         self.candidates = filters[0].candidates
         self.compiles = all(part.compiles for part in filters)
 
-    def forward(self, obs: Tensor, action: Tensor, step: Step, age: Age = 0) -> Verdict:
+    def forward(
+        self, obs: Tensor, action: Tensor, step: Step, elapsed_steps: ElapsedSteps = 0
+    ) -> FilterResult:
         keep = goes_on = torch.ones(obs.shape[:-1], dtype=torch.bool, device=obs.device)
         for part in self.filters:
-            verdict: Verdict = part(obs, action, step, age)
-            step = verdict.step
-            keep, goes_on = keep & verdict.keep, goes_on & verdict.goes_on
-        return Verdict(step, keep=keep, goes_on=goes_on)
+            filtered: FilterResult = part(obs, action, step, elapsed_steps)
+            step = filtered.step
+            keep, goes_on = keep & filtered.keep, goes_on & filtered.goes_on
+        return FilterResult(step, keep=keep, goes_on=goes_on)
 
 
-def penalised(
+def penalise(
     reward: Float[Tensor, " K *lead"],
     uncertainty: Float[Tensor, "*lead"],
     penalty: float | Float[Tensor, "S 1"],

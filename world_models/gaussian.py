@@ -129,7 +129,7 @@ class GaussianMembers(nn.Module):
         mean, _ = self(inputs.repeat(1, 1, passes, 1), self.dropout)
         return mean.unflatten(2, (passes, -1))
 
-    def trained(self) -> list[nn.Parameter]:
+    def trained_parameters(self) -> list[nn.Parameter]:
         """All trained tensors: weight and bias of each layer in turn, then the two bounds."""
         return [*self.network.parameters(), self.low, self.high]
 
@@ -151,7 +151,7 @@ class GaussianMembers(nn.Module):
         mean, log_variance = self(inputs, self.dropout)
         losses = gaussian_loss(mean, log_variance, target, weight).sum(-1)
         losses = losses + self.bound_coefficient * (self.high - self.low).sum((1, 2, 3))
-        trained = self.trained()
+        trained = self.trained_parameters()
         gradients = list(torch.autograd.grad(losses.sum(), trained))
         for layer, decay in enumerate(self.weight_decay):
             weights = trained[2 * layer].detach()
@@ -161,7 +161,7 @@ class GaussianMembers(nn.Module):
 
     def snapshot(self) -> list[Tensor]:
         """A copy of all trained tensors."""
-        return [parameter.detach().clone() for parameter in self.trained()]
+        return [parameter.detach().clone() for parameter in self.trained_parameters()]
 
     def merge(
         self,
@@ -174,7 +174,7 @@ class GaussianMembers(nn.Module):
         Bounds always follow the run: all members share them, so no member's best epoch is theirs.
         """
         *network, low, high = (
-            (now.detach(), then) for now, then in zip(self.trained(), kept, strict=True)
+            (now.detach(), then) for now, then in zip(self.trained_parameters(), kept, strict=True)
         )
         member, seed = improved[..., None, None], running[:, None, None, None]
         return [
@@ -185,5 +185,5 @@ class GaussianMembers(nn.Module):
     @torch.no_grad()
     def restore(self, kept: Sequence[Tensor]) -> None:
         """Put a snapshot in place."""
-        for parameter, value in zip(self.trained(), kept, strict=True):
+        for parameter, value in zip(self.trained_parameters(), kept, strict=True):
             parameter.copy_(value)

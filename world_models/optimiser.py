@@ -119,7 +119,7 @@ class WarmupCosine(Adam):
         )
 
 
-def clipped(gradients: Sequence[Tensor], norm: float | None) -> list[Tensor]:
+def clip_gradients(gradients: Sequence[Tensor], norm: float | None) -> list[Tensor]:
     """Gradients, scaled so that their common norm is at most `norm`."""
     if norm is None:
         return list(gradients)

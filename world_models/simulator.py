@@ -16,8 +16,8 @@ from reverie.envs.perturbed import Perturbation, make_perturbed
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
 from reverie.world_models.base import Policy, WorldModel
-from reverie.world_models.filters import TransitionFilter, Verdict
-from reverie.world_models.sources import RolloutSource, carried
+from reverie.world_models.filters import FilterResult, TransitionFilter
+from reverie.world_models.sources import RolloutSource, carry_state
 
 
 class Moved(NamedTuple):
@@ -145,7 +145,7 @@ class ModelSimulator(Simulator):
     """
 
     obs: Tensor
-    age: Tensor
+    elapsed_steps: Tensor
 
     def __init__(
         self,
@@ -164,53 +164,57 @@ class ModelSimulator(Simulator):
         self.environments = self.starts = environments
         self.horizon = horizon
         self.register_buffer("obs", torch.zeros(seeds, environments, spec.obs_dim))
-        # An age of the whole horizon: every rollout begins with a start.
-        self.register_buffer("age", torch.full((seeds, environments), horizon))
+        # The whole horizon behind them: every rollout begins with a start.
+        self.register_buffer("elapsed_steps", torch.full((seeds, environments), horizon))
         self._state: Tensor | None = None  # [S, n, W], of models that need more than obs
 
     @torch.no_grad()
     def move(self, policy: Policy, starts: Float[Tensor, "S B D"]) -> Moved:
-        begins = self.age >= self.horizon
+        begins = self.elapsed_steps >= self.horizon
         obs = torch.where(begins.unsqueeze(-1), starts, self.obs)
-        age = torch.where(begins, 0, self.age) + 1
+        elapsed_steps = torch.where(begins, 0, self.elapsed_steps) + 1
         state = self.model.initial_state(obs)
         if state is not None and self._state is not None:
             state = torch.where(begins.unsqueeze(-1), state, self._state)
         action = policy(obs)
         proposal = self.model.step(obs, action, self.filter.candidates, state)
-        verdict: Verdict = self.filter(obs, action, proposal, age - 1)
+        filtered: FilterResult = self.filter(obs, action, proposal, elapsed_steps - 1)
         rows = Transition(
             obs=obs,
             action=action,
-            reward=verdict.step.reward[0],
-            next_obs=verdict.step.next_obs[0],
-            terminated=verdict.step.terminated[0],
+            reward=filtered.step.reward[0],
+            next_obs=filtered.step.next_obs[0],
+            terminated=filtered.step.terminated[0],
             is_real=torch.zeros_like(begins),
         )
         finite = rows.next_obs.isfinite().all(-1) & rows.reward.isfinite()
-        ended = rows.terminated | ~finite | ~verdict.goes_on | (age >= self.horizon)
-        self.age.copy_(torch.where(ended, self.horizon, age))
+        ended = rows.terminated | ~finite | ~filtered.goes_on | (elapsed_steps >= self.horizon)
+        self.elapsed_steps.copy_(torch.where(ended, self.horizon, elapsed_steps))
         # What has ended begins anew, but it must not carry NaN until then.
         self.obs.copy_(torch.where(ended.unsqueeze(-1), obs, rows.next_obs))
-        self._state = None if state is None else carried(verdict, self.filter)
-        return Moved(rows, verdict.keep & finite, ended)
+        self._state = None if state is None else carry_state(filtered, self.filter)
+        return Moved(rows, filtered.keep & finite, ended)
 
     def contents(self) -> dict[str, Any]:
-        return {"obs": self.obs.clone(), "age": self.age.clone(), "state": self._state}
+        return {
+            "obs": self.obs.clone(),
+            "elapsed_steps": self.elapsed_steps.clone(),
+            "state": self._state,
+        }
 
     def restore(self, contents: Mapping[str, Any]) -> None:
         self.obs.copy_(contents["obs"])
-        self.age.copy_(contents["age"])
+        self.elapsed_steps.copy_(contents["elapsed_steps"])
         self._state = contents["state"]
 
 
 class SimulatorRollouts(RolloutSource):
-    """Whole episodes of the current stochastic policy in a simulator, a few steps a refresh.
+    """Whole episodes of the current stochastic policy in a simulator, a few steps a rollout round.
 
     Args:
         simulator: S x n environments.
-        steps: steps of every environment in a refresh.
-        every: gradient steps between two refreshes.
+        steps: steps of every environment in a rollout round.
+        every: gradient steps between two rollout rounds.
         warmup: steps per seed before the first gradient step, rounded up to whole rounds of n.
         random_warmup: whether the actions of these are uniform in [-1, 1] instead of the policy's.
         capacity: rows per seed that the replay holds.
@@ -221,7 +225,7 @@ class SimulatorRollouts(RolloutSource):
     """
 
     stream = "simulator"
-    # Physics runs outside of torch, and the first refresh has more rows than the others.
+    # Physics runs outside of torch, and the first rollout round has more rows than the others.
     compiles = False
 
     def __init__(
@@ -245,7 +249,7 @@ class SimulatorRollouts(RolloutSource):
         if capacity < most:
             raise Mistake(
                 f"source.capacity={capacity} does not hold the {most} rows per seed of the first "
-                "refresh; raise it, or lower source.warmup"
+                "rollout round; raise it, or lower source.warmup"
             )
         self.simulator, self.steps, self.every = simulator, steps, every
         self.random_warmup, self.capacity = random_warmup, capacity
@@ -272,7 +276,7 @@ class SimulatorRollouts(RolloutSource):
         rows = concatenate([moved.rows for moved in moves], 1)
         return rows, torch.cat([moved.keep for moved in moves], 1)
 
-    def measured(self) -> dict[str, Float[Tensor, " S"]]:
+    def metrics(self) -> dict[str, Float[Tensor, " S"]]:
         """Mean return of the latest whole episode of every copy, once all had one."""
         if self._last is None or self._last.isnan().any():
             return {}
@@ -308,8 +312,8 @@ class Collection(SimulatorRollouts):
         spec: of the task.
         seeds: S.
         environments: n, copies per seed.
-        steps: steps of every copy in a refresh.
-        every: gradient steps between two refreshes.
+        steps: steps of every copy in a rollout round.
+        every: gradient steps between two rollout rounds.
         capacity: rows per seed that the replay holds beside the dataset.
 
     Raises:
@@ -327,7 +331,7 @@ class Collection(SimulatorRollouts):
         if capacity < steps * environments:
             raise Mistake(
                 f"online.capacity={capacity} does not hold the {steps * environments} rows of one "
-                "refresh; raise it"
+                "rollout round; raise it"
             )
         super().__init__(
             simulator=PerturbedSimulator(spec=spec, seeds=seeds, environments=environments),

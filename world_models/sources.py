@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from reverie.datasets.transition import Transition, column_names
 from reverie.mistake import Mistake
 from reverie.world_models.base import Critics, Moments, Policy, WorldModel
-from reverie.world_models.filters import TransitionFilter, Verdict
+from reverie.world_models.filters import FilterResult, TransitionFilter
 
 
 class RolloutSource(nn.Module, ABC):
-    """Turns a policy into rows for a replay; one refresh is one call of `generate`.
+    """Turns a policy into rows for a replay; one rollout round is one call of `generate`.
 
     Attributes:
-        every: gradient steps between two refreshes.
-        starts: B, start states a refresh asks for, per seed.
+        every: gradient steps between two rollout rounds.
+        starts: B, start states a rollout round asks for, per seed.
         capacity: rows per seed that its replay should hold.
         stream: name of the stream that its rows go to.
         compiles: whether `generate` may be compiled: fixed shapes, tensors only.
@@ -43,12 +43,12 @@ class RolloutSource(nn.Module, ABC):
         Most sources need actions only.
         """
 
-    def measured(self) -> dict[str, Float[Tensor, " S"]]:
-        """What else the latest refresh tells, by name; `generate` itself is measured anyway."""
+    def metrics(self) -> dict[str, Float[Tensor, " S"]]:
+        """What else the latest round tells, by name; `generate` itself is measured anyway."""
         return {}
 
     def contents(self) -> dict[str, Any]:
-        """What later refreshes depend on beside the policy, as tensors and plain values."""
+        """What later rollout rounds depend on beside the policy, as tensors and plain values."""
         return {}
 
     def restore(self, contents: Mapping[str, Any]) -> None:
@@ -62,9 +62,9 @@ class BranchedRollouts(RolloutSource):
         model: a fitted world model.
         transition_filter: judges every step.
         horizon: H, steps of a rollout.
-        starts: start states per refresh and seed.
-        every: gradient steps between two refreshes.
-        retain: refreshes that the replay holds at full rollout length.
+        starts: start states per rollout round and seed.
+        every: gradient steps between two rollout rounds.
+        retain: rollout rounds that the replay holds at full rollout length.
 
     Source: MBPO, arXiv:1906.08253, algorithm 2. A rollout ends at a termination; rows after its
     end are marked as absent. Rows that are not finite are dropped and end their rollout too, for
@@ -95,10 +95,10 @@ class BranchedRollouts(RolloutSource):
         self.compiles = transition_filter.compiles
         self.horizon, self.starts, self.every = horizon, starts, every
         self.capacity = horizon * starts * retain
-        self._cut: Tensor | None = None  # [S], of the latest refresh
+        self._cut: Tensor | None = None  # [S], of the latest rollout round
 
-    def measured(self) -> dict[str, Float[Tensor, " S"]]:
-        """`cut`: of the steps that were dreamed, the share at which the filter ended a rollout."""
+    def metrics(self) -> dict[str, Float[Tensor, " S"]]:
+        """`cut`: of the steps that were taken, the share at which the filter ended a rollout."""
         return {} if self._cut is None else {"cut": self._cut}
 
     @torch.no_grad()
@@ -109,30 +109,30 @@ class BranchedRollouts(RolloutSource):
         alive = torch.ones(starts.shape[:-1], dtype=torch.bool, device=starts.device)
         state = self.model.initial_state(obs)
         rows, kept = [], []
-        cut, dreamed = torch.zeros(2, starts.shape[0], device=starts.device)
-        for age in range(self.horizon):
+        cut, taken = torch.zeros(2, starts.shape[0], device=starts.device)
+        for elapsed_steps in range(self.horizon):
             action = policy(obs)
             proposal = self.model.step(obs, action, self.filter.candidates, state)
-            verdict: Verdict = self.filter(obs, action, proposal, age)
+            filtered: FilterResult = self.filter(obs, action, proposal, elapsed_steps)
             row = Transition(
                 obs=obs,
                 action=action,
-                reward=verdict.step.reward[0],
-                next_obs=verdict.step.next_obs[0],
-                terminated=verdict.step.terminated[0],
+                reward=filtered.step.reward[0],
+                next_obs=filtered.step.next_obs[0],
+                terminated=filtered.step.terminated[0],
                 is_real=torch.zeros_like(alive),
             )
             finite = row.next_obs.isfinite().all(-1) & row.reward.isfinite()
             rows.append(row)
-            kept.append(alive & verdict.keep & finite)
-            cut = cut + (alive & ~verdict.goes_on).sum(1)
-            dreamed = dreamed + alive.sum(1)
-            alive = alive & verdict.goes_on & finite & ~row.terminated
+            kept.append(alive & filtered.keep & finite)
+            cut = cut + (alive & ~filtered.goes_on).sum(1)
+            taken = taken + alive.sum(1)
+            alive = alive & filtered.goes_on & finite & ~row.terminated
             # An ended rollout stands still: its rows are absent, but they must stay finite.
             obs = torch.where(alive.unsqueeze(-1), row.next_obs, obs)
             if state is not None:
-                state = torch.where(alive.unsqueeze(-1), carried(verdict, self.filter), state)
-        self._cut = cut / dreamed
+                state = torch.where(alive.unsqueeze(-1), carry_state(filtered, self.filter), state)
+        self._cut = cut / taken
         stacked = Transition(
             *(
                 torch.stack([getattr(row, name) for row in rows], 1).flatten(1, 2)
@@ -142,15 +142,15 @@ class BranchedRollouts(RolloutSource):
         return stacked, torch.stack(kept, 1).flatten(1, 2)
 
 
-def carried(verdict: Verdict, judge: TransitionFilter) -> Float[Tensor, "S B W"]:
+def carry_state(filtered: FilterResult, judge: TransitionFilter) -> Float[Tensor, "S B W"]:
     """The state with which a model that has one goes on.
 
     Raises:
         RuntimeError: the filter dropped it.
     """
-    if verdict.step.state is None:
+    if filtered.step.state is None:
         raise RuntimeError(
             f"the filter {type(judge).__name__} lost the `state` of the model's step; pass "
             "`step.state` on to the Step that it returns"
         )
-    return verdict.step.state[0]
+    return filtered.step.state[0]

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class TrueDynamics(WorldModel):
-    """Steps the task's own simulator; knows no doubt and learns nothing.
+    """Steps the task's own simulator; knows no uncertainty and learns nothing.
 
     Serves any number of seeds: the task is the same for all, so diagnostics measure it once.
     Start states come from observations alone. Where these hide a part of the state, the full

@@ -1,4 +1,4 @@
-"""How much an ensemble doubts a state and an action: the three penalties of the MOPO lineage.
+"""How uncertain an ensemble is of a state and an action: the three penalties of the MOPO lineage.
 
 MOPO: arXiv:2005.13239. Each is a pure function of the Gaussians that all E members predict for
 the same input, in raw units, observation dimensions first and the reward last. Means may be of

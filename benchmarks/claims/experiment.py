@@ -37,7 +37,7 @@ class Schedule:
     Attributes:
         seeds: S, side by side.
         updates: gradient steps.
-        batch, real_fraction: rows of an update, and the share of them from the dataset where a
+        batch, real_ratio: rows of an update, and the share of them from the dataset where a
             source adds others.
         evaluate, episodes: gradient steps between evaluations, and their episodes per seed.
         probe: rollouts of the value probe; 0 for none.
@@ -46,7 +46,7 @@ class Schedule:
     seeds: int
     updates: int
     batch: int
-    real_fraction: float
+    real_ratio: float
     evaluate: int
     episodes: int
     probe: int
@@ -140,7 +140,7 @@ def fit(
     seeds: int,
     seed: int = 0,
 ) -> Fit:
-    """Build an option such as `world_model=ensemble` with changed numbers and fit it."""
+    """Build an option such as `world_model=ensemble` with changed hyperparameters and fit it."""
     model = build_option(group, option, changes=changes, spec=data.spec, seeds=seeds, seed=seed)
     return Fit(model, *timed(lambda: model.fit(data)))
 
@@ -203,11 +203,12 @@ def run(
 
     Args:
         label: of its progress.
-        agent, changes: its option and changed numbers.
+        agent, changes: its option and changed hyperparameters.
         make_source: what adds rows to those of the dataset.
         fitted: the world model behind them, for refits and the Lipschitz probe.
         online: what is collected meanwhile, and how often the model is fitted again.
-        lipschitz: numbers of a `LipschitzProbe` on the true dynamics, None for no such probe.
+        lipschitz: hyperparameters of a `LipschitzProbe` on the true dynamics, None for no such
+            probe.
         keep: whether the history holds the agent of every evaluation.
     """
     seed_everything(seed)
@@ -218,7 +219,7 @@ def run(
         data,
         seeds=budget.seeds,
         batch_size=budget.batch,
-        real_rows=int(budget.batch * budget.real_fraction + 1e-9),
+        real_rows=int(budget.batch * budget.real_ratio + 1e-9),
         source=None if make_source is None else make_source(),
         online=online,
     )

@@ -22,7 +22,7 @@ from reverie.benchmarks.speed import samplers
 from reverie.benchmarks.speed.hardware import cpu_name, describe, slug, square_product
 from reverie.benchmarks.speed.quantities import REFERENCE, Quantity, Sizes, quantities
 from reverie.benchmarks.speed.timing import Contender, race
-from reverie.training.compilation import pick_device, wanted, wrapper
+from reverie.training.compilation import pick_device, should_compile, wrapper
 from reverie.training.files import write_json
 from reverie.training.launch.mistakes import one_line_errors
 
@@ -51,7 +51,7 @@ def main() -> int:
     products = race({"product": Contender(call, 1)}, rounds=5, seconds=seconds, device=device)
     peak = products.median("product") * operations
     results = []
-    for quantity in quantities(sizes, device, wanted(choice, device)):
+    for quantity in quantities(sizes, device, should_compile(choice, device)):
         result = measure(quantity, rounds, seconds, device, peak)
         results.append(result)
         console.print(f"measured: {quantity.key}", highlight=False)

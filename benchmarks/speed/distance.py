@@ -1,4 +1,4 @@
-"""How far samples are from a law: one-dimensional Wasserstein distances along many directions."""
+"""How far samples are from a distribution: Wasserstein distances along many directions."""
 
 from dataclasses import dataclass
 
@@ -12,11 +12,11 @@ SMALLEST_SHARE = 0.01
 
 @dataclass(frozen=True)
 class SlicedDistance:
-    """The mean of |F_n^-1 - F^-1| over directions, each in the law's standard deviation there.
+    """The mean of |F_n^-1 - F^-1| over directions, each in its standard deviation there.
 
     Attributes:
-        directions: `[P, E]`, scaled so that the law has unit variance along each.
-        quantiles: `[n, P]` of the law, (i + 1/2) / n.
+        directions: `[P, E]`, scaled so that the distribution has unit variance along each.
+        quantiles: `[n, P]` of the distribution, (i + 1/2) / n.
 
     Source: sliced Wasserstein distance, order 1. Directions of small variance count as much as
     others, so that a sampler that stops too early or too wide anywhere is seen.
@@ -34,7 +34,7 @@ class SlicedDistance:
 def scaled_directions(
     axes: Float[Tensor, "P E"], std: Float[Tensor, " P"], mixed: int, seed: int
 ) -> Float[Tensor, "Q E"]:
-    """Axes in units of the law's std, and random mixtures of them all.
+    """Axes in units of the distribution's std, and random mixtures of them all.
 
     The mixtures have unit variance where the axes are uncorrelated, and nearly so elsewhere.
     """

@@ -17,7 +17,7 @@ from reverie.benchmarks.speed.plain_sac import perceptron
 
 
 class PlainEnsemble:
-    """One ensemble. The arguments are numbers of `conf/world_model/ensemble.yaml`."""
+    """One ensemble. The arguments are hyperparameters of `conf/world_model/ensemble.yaml`."""
 
     def __init__(
         self,
@@ -93,8 +93,8 @@ class PlainEnsemble:
         chosen = torch.tensor(self.elites, device=obs.device)[drawn]
         sample = mean[chosen, rows]
         sample = sample + std[chosen, rows] * torch.randn_like(sample)
-        doubt = torch.linalg.norm(std, dim=-1).amax(0)
-        return obs + sample[:, :-1], sample[:, -1] - penalty * doubt
+        uncertainty = torch.linalg.norm(std, dim=-1).amax(0)
+        return obs + sample[:, :-1], sample[:, -1] - penalty * uncertainty
 
 
 @torch.no_grad()

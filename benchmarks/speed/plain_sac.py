@@ -75,7 +75,7 @@ class PlainActor(nn.Module):
 
 
 class PlainSAC:
-    """One agent. The arguments are the numbers of `conf/agent/sac.yaml`."""
+    """One agent. The arguments are the hyperparameters of `conf/agent/sac.yaml`."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class PlainSAC:
         temperature_learning_rate: float,
         actor_cosine: bool,
         discount: float,
-        target_rate: float,
+        tau: float,
         initial_temperature: float,
         max_temperature: float | None,
         target_entropy: float | None,
@@ -128,7 +128,7 @@ class PlainSAC:
             if actor_cosine
             else None
         )
-        self.discount, self.target_rate = discount, target_rate
+        self.discount, self.tau = discount, tau
         self.max_temperature, self.entropy_in_target = max_temperature, entropy_in_target
         self.target_entropy = -float(action_dim) if target_entropy is None else target_entropy
         self.done = 0
@@ -183,7 +183,7 @@ class PlainSAC:
             for critic, target_critic in zip(self.critics, self.target_critics, strict=True):
                 pairs = zip(critic.parameters(), target_critic.parameters(), strict=True)
                 for online, slow in pairs:
-                    slow.copy_(self.target_rate * online + (1 - self.target_rate) * slow)
+                    slow.copy_(self.tau * online + (1 - self.tau) * slow)
 
         self.done += 1
         if self.schedule is not None and self.done % COSINE_EVERY == 0:

@@ -74,7 +74,7 @@ class Quantity:
     allowance: float
 
 
-def numbers_of(group: str, option: str) -> dict[str, Any]:
+def hyperparameters_of(group: str, option: str) -> dict[str, Any]:
     """An option without what only its construction reads."""
     settings = load_option(group, option)
     return {key: value for key, value in settings.items() if not key.startswith("_")}
@@ -101,11 +101,11 @@ def make_agent(seeds: int, device: torch.device) -> SAC:
 
 def make_plain_agent(agent: SAC, seed: int, device: torch.device) -> PlainSAC:
     """The reference with the weights of one seed of ours."""
-    numbers = numbers_of("agent", "sac")
+    hyperparameters = hyperparameters_of("agent", "sac")
     for absent in ("normalise_critic_obs", "regulariser"):  # ours uses neither
-        del numbers[absent]
+        del hyperparameters[absent]
     plain = PlainSAC(
-        obs_dim=OBS_DIM, action_dim=ACTION_DIM, updates=UPDATES, device=device, **numbers
+        obs_dim=OBS_DIM, action_dim=ACTION_DIM, updates=UPDATES, device=device, **hyperparameters
     )
     copy_agent(plain, agent, seed)
     return plain
@@ -181,7 +181,7 @@ def agent_updates(seeds: int, sizes: Sizes, device: torch.device, compiling: boo
         REFERENCE: Contender(lambda: plain.update(*replay.sample(sizes.batch)), 1),
         **_variants(ours, seeds, device, compiling),
     }
-    actor = numbers_of("agent", "sac")
+    actor = hyperparameters_of("agent", "sac")
     required = {"cpu": ("eager", 1.0), "cuda": ("compiled", 5.0 if seeds == 1 else 40.0)}
     whose = "seeds=1" if seeds == 1 else f"sum of {seeds} seeds"
     return Quantity(
@@ -221,7 +221,7 @@ def ensemble_rows(sizes: Sizes, device: torch.device, compiling: bool) -> Quanti
 
     def ours() -> Callable[..., Any]:
         gaussians = make_model(device).gaussians.requires_grad_(True)
-        optimiser = Adam(gaussians.trained(), model.learning_rate).to(device)
+        optimiser = Adam(gaussians.trained_parameters(), model.learning_rate).to(device)
 
         def update(batch: Tensor, weight: Tensor) -> Tensor:
             return gaussians.update(optimiser, batch, weight)
@@ -257,7 +257,7 @@ def ensemble_rows(sizes: Sizes, device: torch.device, compiling: bool) -> Quanti
 
 
 def rollout_transitions(sizes: Sizes, device: torch.device, compiling: bool) -> Quantity:
-    """One refresh: policy, ensemble and penalty for every step of every start."""
+    """One rollout round: policy, ensemble and penalty for every step of every start."""
     agent, model = make_agent(1, device), make_model(device)
     plain_agent = make_plain_agent(agent, 0, device)
     plain = make_plain_model(model, device)
@@ -291,7 +291,7 @@ def rollout_transitions(sizes: Sizes, device: torch.device, compiling: bool) -> 
         operations=flops.rollout_step(
             obs_dim=OBS_DIM,
             action_dim=ACTION_DIM,
-            policy_hidden=numbers_of("agent", "sac")["hidden"],
+            policy_hidden=hyperparameters_of("agent", "sac")["hidden"],
             model_hidden=model.hidden,
             members=model.members,
         ),

@@ -74,8 +74,8 @@ def verdicts(
     if default is not None:
         claims.append(
             Claim(
-                f"closed form: {DEFAULT} as shipped, {default.calls} calls, is as near to the law "
-                f"as {REFERENCE} with {base.calls}",
+                f"closed form: {DEFAULT} as shipped, {default.calls} calls, is as near to the "
+                f"distribution as {REFERENCE} with {base.calls}",
                 f"error up to {estimate(base.errors)} + {noise:.2g}",
                 f"{estimate(default.errors)}",
                 not_worse(default.errors, base.errors, floor),
@@ -94,14 +94,14 @@ def verdicts(
             "ours",
         ),
         Claim(
-            f"fitted generator: {DEFAULT} as shipped is as near to the law as {REFERENCE}",
+            f"fitted generator: {DEFAULT} as shipped is as near to the distribution as {REFERENCE}",
             f"error up to {estimate(reference['errors'])} + {noise_of(reference['errors']):.2g}",
             f"{estimate(ours['errors'])}",
             not_worse(ours["errors"], reference["errors"], reference["errors"]),
             "ours",
         ),
         Claim(
-            "fitted generator: seconds per 1,000 windows",
+            "fitted generator: seconds per 1,000 segments",
             f"{CHEAPER:g} times less than {reference['seconds_per_1000']:.3g}",
             f"{ours['seconds_per_1000']:.3g}: "
             f"{reference['seconds_per_1000'] / ours['seconds_per_1000']:.1f} times",
@@ -126,7 +126,7 @@ def ladder_claim(name: str, points: Sequence[Point], steps: int | None, fitted: 
         measured += f"{run['seconds_per_1000']:.3g} s"
     return Claim(
         f"{name}: fewest calls at no worse error on the closed form; with these, one batch's error "
-        "and seconds per 1,000 windows on the fitted generator",
+        "and seconds per 1,000 segments on the fitted generator",
         "-",
         measured,
         None,
@@ -145,7 +145,7 @@ def table(
     floor: Sequence[float],
     fitted: Fitted,
 ) -> Table:
-    """Errors by network calls on the law that is known, and what was found on the fitted one."""
+    """Errors by network calls on the known distribution, and what was found on the fitted one."""
     shown = Table(
         title=f"sliced W1 error; exact samples have {estimate(floor)}", title_justify="left"
     )
@@ -173,7 +173,7 @@ def figure(
     exact: Mapping[str, Sequence[Point]],
     floor: Sequence[float],
     fitted: Fitted,
-    windows: int,
+    segments: int,
 ) -> Figure:
     """Error against network calls, and against seconds on the fitted generator."""
     drawn = Figure(figsize=(12, 5), layout="constrained")
@@ -195,9 +195,11 @@ def figure(
     left.axhline(estimate(floor).mean, color="black", linestyle="--", linewidth=1)
     left.annotate("exact samples", (5, estimate(floor).mean), fontsize=8, va="top")
     left.set(xscale="log", yscale="log", xlabel="network calls", ylabel="sliced W1 error")
-    left.set_title(f"closed form, {windows} windows a batch")
+    left.set_title(f"closed form, {segments} segments a batch")
     left.legend(fontsize=8)
-    right.set(xscale="log", xlabel="seconds per 1,000 windows", ylabel="sliced W1 error, one batch")
+    right.set(
+        xscale="log", xlabel="seconds per 1,000 segments", ylabel="sliced W1 error, one batch"
+    )
     right.margins(x=0.2, y=0.45)
     right.xaxis.set_major_formatter(ScalarFormatter())
     right.xaxis.set_minor_formatter(NullFormatter())

@@ -1,11 +1,11 @@
 """What samplers cost at equal error: `python -m benchmarks.speed sampler`.
 
-Two laws of windows. One is a mixture whose denoiser and whose projections are known exactly: there
-every sampler climbs a ladder of steps, and the fewest network calls are sought at which it is no
-worse than the reference, Heun's rule with 511 calls. The other is that of a small generator that is
-fitted to the pendulum's recordings: there each sampler is run at the calls that were found, and
-timed. Writes JSON and a picture, and ends with status 1 where the default sampler misses what is
-required of it.
+Two distributions of segments. One is a mixture whose denoiser and whose projections are known
+exactly: there every sampler climbs a ladder of steps, and the fewest network calls are sought at
+which it is no worse than the reference, Heun's rule with 511 calls. The other is that of a small
+generator that is fitted to the pendulum's recordings: there each sampler is run at the calls that
+were found, and timed. Writes JSON and a picture, and ends with status 1 where the default sampler
+misses what is required of it.
 """
 
 import time
@@ -41,8 +41,8 @@ from reverie.benchmarks.speed.sampler_report import (
     table,
     verdicts,
 )
+from reverie.benchmarks.speed.segment_distribution import SegmentMixture
 from reverie.benchmarks.speed.timing import finish as wait
-from reverie.benchmarks.speed.window_law import WindowMixture
 from reverie.training.launch.options import build_option, load_option
 from reverie.training.loop import Wrapper
 from reverie.world_models.diffusion.generator import DiffusionGenerator
@@ -69,49 +69,53 @@ class Effort:
     """How much is measured.
 
     Attributes:
-        windows: n of a batch of the closed form; the error is that of so many trajectories.
+        segments: n of a batch of the closed form; the error is that of so many trajectories.
         batches: R of them, each from noise of its own that all samplers share.
-        fitted_windows: n of a batch of the fitted generator.
-        judged: batches of it, for the reference and the default; the law it is from two more.
+        fitted_segments: n of a batch of the fitted generator.
+        judged: batches of it, for the reference and the default; the distribution it is from two
+            more.
         ladder: steps that are tried; Heun is also given those of the reference.
         updates: of the generator's fit.
     """
 
-    windows: int
+    segments: int
     batches: int
-    fitted_windows: int
+    fitted_segments: int
     judged: int
     ladder: tuple[int, ...]
     updates: int
 
 
-FULL = Effort(windows=1000, batches=4, fitted_windows=250, judged=3, ladder=LADDER, updates=800)
-QUICK = Effort(windows=250, batches=4, fitted_windows=50, judged=3, ladder=LADDER[::2], updates=200)
+FULL = Effort(segments=1000, batches=4, fitted_segments=250, judged=3, ladder=LADDER, updates=800)
+QUICK = Effort(
+    segments=250, batches=4, fitted_segments=50, judged=3, ladder=LADDER[::2], updates=200
+)
 
 
 def main(quick: bool, output: Path | None, device: torch.device, wrap: Wrapper) -> int:
     """Measure, print, write; returns the exit status.
 
     Args:
-        device, wrap: of the fitted generator; the law in closed form stays on the processor.
+        device, wrap: of the fitted generator; the distribution in closed form stays on the
+            processor.
     """
     begun = time.monotonic()
     effort, console = (QUICK if quick else FULL), Console()
-    law = WindowMixture(components=4, length=16, features=4, distance=2.0, seed=0)
-    floor, exact = climb(law, effort, console)
+    distribution = SegmentMixture(components=4, length=16, features=4, distance=2.0, seed=0)
+    floor, exact = climb(distribution, effort, console)
     reference = exact[REFERENCE][-1].errors
     fewest = {name: fewest_steps(points, reference, floor) for name, points in exact.items()}
     fitted = judge_fitted(exact, fewest, effort, console, device, wrap)
     console.print(table(exact, fewest, floor, fitted))
     name = f"samplers-{slug(cpu_name())}"
     folder, quickly = output or RESULTS, "-quick" if quick else ""
-    save_figure(figure(exact, floor, fitted, effort.windows), folder / f"{name}{quickly}.png")
+    save_figure(figure(exact, floor, fitted, effort.segments), folder / f"{name}{quickly}.png")
     return finish(
         name,
         "Samplers at equal error",
         verdicts(exact, fewest, floor, fitted),
         {
-            "windows": effort.windows,
+            "segments": effort.segments,
             "exact_samples": floor,
             "closed_form": {name: list(map(asdict, points)) for name, points in exact.items()},
             "fewest_steps": fewest,
@@ -124,20 +128,22 @@ def main(quick: bool, output: Path | None, device: torch.device, wrap: Wrapper) 
 
 
 def climb(
-    law: WindowMixture, effort: Effort, console: Console
+    distribution: SegmentMixture, effort: Effort, console: Console
 ) -> tuple[list[float], dict[str, list[Point]]]:
-    """Errors of every sampler at every number of steps, on the law that is known exactly.
+    """Errors of every sampler at every number of steps, on the distribution that is known exactly.
 
     Returns:
-        The errors of samples of the law itself, which are the noise of the measurement, and those
-        of each sampler.
+        The errors of samples of the distribution itself, which are the noise of the measurement,
+        and those of each sampler.
     """
-    directions = scaled_directions(law.axes, law.spread(), DIRECTIONS, seed=0)
-    distance = SlicedDistance(directions, law.quantiles(directions, effort.windows))
+    directions = scaled_directions(distribution.axes, distribution.spread(), DIRECTIONS, seed=0)
+    distance = SlicedDistance(directions, distribution.quantiles(directions, effort.segments))
     own = torch.Generator().manual_seed(1)
-    noise = torch.randn(effort.batches, effort.windows, *law.event, generator=own)
-    recorded = law.sample(1024, own)
-    drawn = law.sample(effort.batches * effort.windows, own).unflatten(0, (effort.batches, -1))
+    noise = torch.randn(effort.batches, effort.segments, *distribution.event, generator=own)
+    recorded = distribution.sample(1024, own)
+    drawn = distribution.sample(effort.batches * effort.segments, own).unflatten(
+        0, (effort.batches, -1)
+    )
     found: dict[str, list[Point]] = {}
     for name in VARIANTS:
         found[name] = []
@@ -147,8 +153,8 @@ def climb(
             if sampler is None:
                 continue
             torch.manual_seed(0)
-            sampler.prepare(law.denoise, recorded, event_dims=2)
-            samples, calls = draw(sampler, law.denoise, noise)
+            sampler.prepare(distribution.denoise, recorded, event_dims=2)
+            samples, calls = draw(sampler, distribution.denoise, noise)
             found[name].append(Point(steps, calls, [distance(batch) for batch in samples]))
         console.print(f"measured: {name}", highlight=False)
     return [distance(batch) for batch in drawn], found
@@ -179,12 +185,12 @@ def draw(sampler: Sampler, denoiser: Denoiser, noise: Tensor) -> tuple[Tensor, i
 
 
 def fitted_generator(updates: int, device: torch.device, wrap: Wrapper) -> DiffusionGenerator:
-    """A small generator of the pendulum's windows."""
+    """A small generator of the pendulum's segments."""
     data = datasets.load("builtin/pendulum-mixed")
     model: DiffusionGenerator = build_option(
         *("generator", "trajectory_small"),
         changes={
-            "noise_law": load_option("noise_law", "log_normal"),
+            "noise_distribution": load_option("noise_distribution", "log_normal"),
             "network": {"width": 16, "blocks": 2},
             "steps": updates,
             "learning_rate": 3e-3,
@@ -208,20 +214,20 @@ def judge_fitted(
 ) -> dict[str, dict[str, Any]]:
     """Errors and seconds of each sampler on a fitted generator, at the calls found before.
 
-    The law is what the reference draws from noise of its own, looked at along the principal axes
-    of recorded windows. `shipped` is the default with the
+    The distribution is what the reference draws from noise of its own, looked at along the
+    principal axes of recorded segments. `shipped` is the default with the
     steps of its YAML. The other samplers, which nothing is required of, get one batch, unless they
     took more calls than half of the reference's.
     """
     model = fitted_generator(effort.updates, device, wrap)
-    console.print("fitted: a generator of the pendulum's windows", highlight=False)
+    console.print("fitted: a generator of the pendulum's segments", highlight=False)
     own = torch.Generator().manual_seed(2)
-    shape = (effort.judged + 2, effort.fitted_windows, *model.records.event)
-    noise, noise_of_law = torch.randn(shape, generator=own).to(device).split([effort.judged, 2])
+    shape = (effort.judged + 2, effort.fitted_segments, *model.records.event)
+    noise, reference_noise = torch.randn(shape, generator=own).to(device).split([effort.judged, 2])
     varying = model.records.varies.bool().cpu()
 
     def drawn(name: str, steps: int, noise: Tensor) -> tuple[Tensor, int, float]:
-        """Windows by batch, calls of each, and seconds per 1,000."""
+        """Segments by batch, calls of each, and seconds per 1,000."""
         sampler = build(name, steps)
         assert sampler is not None
         torch.manual_seed(0)
@@ -233,13 +239,15 @@ def judge_fitted(
             wait(device)
             seconds.append(time.perf_counter() - begun)
             parts.append(samples.cpu()[..., varying])
-        return torch.stack(parts), calls, median(seconds) * 1000 / effort.fitted_windows
+        return torch.stack(parts), calls, median(seconds) * 1000 / effort.fitted_segments
 
-    law = drawn(REFERENCE, REFERENCE_STEPS, noise_of_law)[0].flatten(0, 1)
+    distribution = drawn(REFERENCE, REFERENCE_STEPS, reference_noise)[0].flatten(0, 1)
     axes = principal_axes(model.examples.cpu()[..., varying])
-    spread = (law.flatten(1).double() @ axes.T).std(0)
+    spread = (distribution.flatten(1).double() @ axes.T).std(0)
     directions = scaled_directions(axes, spread, DIRECTIONS, seed=0)
-    distance = SlicedDistance(directions, quantiles_of(law, directions, effort.fitted_windows))
+    distance = SlicedDistance(
+        directions, quantiles_of(distribution, directions, effort.fitted_segments)
+    )
     runs = {"reference": (REFERENCE, REFERENCE_STEPS), "shipped": (DEFAULT, shipped_steps())}
     for name, steps in fewest.items():
         calls = calls_at(exact[name], steps)

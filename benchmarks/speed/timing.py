@@ -51,17 +51,17 @@ def race(
     """
     calls = {}
     for name, contender in contenders.items():
-        _timed(contender.call, WARM_UP_CALLS, device)
-        calls[name] = max(1, round(seconds / _timed(contender.call, 1, device)))
+        _time(contender.call, WARM_UP_CALLS, device)
+        calls[name] = max(1, round(seconds / _time(contender.call, 1, device)))
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, contender in contenders.items():
-            taken = _timed(contender.call, calls[name], device)
+            taken = _time(contender.call, calls[name], device)
             rates[name].append(calls[name] * contender.units / taken)
     return Rates(rates)
 
 
-def _timed(call: Callable[[], Any], times: int, device: torch.device) -> float:
+def _time(call: Callable[[], Any], times: int, device: torch.device) -> float:
     """Seconds for so many calls, until the device has finished them."""
     finish(device)
     begun = time.perf_counter()

@@ -61,7 +61,7 @@ def load(
         raise Mistake(
             f"builtin/{task}: {error}; the keys of this dataset are name, task, subset, {expected}"
         ) from error
-    return _recorded(
+    return _record(
         builtin,
         name=name,
         source=f"builtin/{task}",
@@ -103,7 +103,7 @@ def load_random(
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise Mistake(f"dataset.steps={steps} must be a whole number, at least 1")
     options = {"env_kwargs": dict(env_kwargs), "max_episode_steps": max_episode_steps}
-    return _recorded(
+    return _record(
         Builtin(env_id, random_policy, ("gymnasium", "mujoco")),
         name=short_name(name=name, env_id=env_id),
         source="random",
@@ -115,7 +115,7 @@ def load_random(
     )
 
 
-def _recorded(
+def _record(
     builtin: "Builtin",
     *,
     name: str,

@@ -9,9 +9,9 @@ from reverie.training.launch.options import read_option
 
 @pytest.fixture
 def make_agent(spec):
-    """`make_agent("iql", seeds=2, expectile=0.9)`; keywords replace the YAML's numbers.
+    """`make_agent("iql", seeds=2, expectile=0.9)`; keywords replace the YAML's hyperparameters.
 
-    A dictionary replaces numbers of a nested part: `discriminators={"noise": 0.0}`.
+    A dictionary replaces hyperparameters of a nested part: `discriminators={"noise": 0.0}`.
     """
 
     def make(option, **changes):

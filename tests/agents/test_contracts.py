@@ -92,8 +92,8 @@ def test_a_poisoned_seed_leaves_the_others_bitwise_unchanged(build, make_batch, 
 
     clean, dirty = train(False), train(True)
     for (name, a), (_, b) in zip(clean.named_parameters(), dirty.named_parameters(), strict=True):
-        for lane in (0, 2):
-            assert torch.equal(a[lane], b[lane]), (name, lane)
+        for seed in (0, 2):
+            assert torch.equal(a[seed], b[seed]), (name, seed)
     assert not torch.equal(
         torch.cat([p[1].flatten() for p in clean.parameters()]),
         torch.cat([p[1].flatten() for p in dirty.parameters()]),

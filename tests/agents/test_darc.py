@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from reverie.agents.darc import only_simulated
+from reverie.agents.darc import select_simulated
 from reverie.agents.sac import SAC
 
 
@@ -53,13 +53,13 @@ def test_darc_learns_from_simulated_rows_only_but_its_discriminators_from_all(
     assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-def test_only_simulated_repeats_rows_evenly_and_keeps_lanes_apart(make_batch):
+def test_only_simulated_repeats_rows_evenly_and_keeps_seeds_apart(make_batch):
     batch = make_batch(3, 6)
     batch.is_real[:] = torch.tensor(
         [[True, False, True, False, True, False], [True] * 6, [True] * 4 + [False] * 2]
     )
     batch.reward[:] = torch.arange(18.0).view(3, 6)
-    rows = only_simulated(batch).reward
+    rows = select_simulated(batch).reward
     assert rows[0].tolist() == [1, 3, 5, 1, 3, 5]
     assert rows[1].tolist() == [6, 7, 8, 9, 10, 11]  # none is simulated: all rows stay
     assert rows[2].tolist() == [16, 17, 16, 17, 16, 17]

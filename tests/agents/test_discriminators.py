@@ -14,7 +14,7 @@ LINE = Spec(env_id=None, obs_dim=1, action_dim=1, action_low=(-1.0,), action_hig
 @pytest.fixture
 def make_pair(spec):
     def make(**changes):
-        numbers = {
+        hyperparameters = {
             "seeds": 2,
             "hidden": [32],
             "activation": "tanh",
@@ -25,7 +25,7 @@ def make_pair(spec):
             "relative_noise": True,
             "fresh_rows": 0,
         }
-        return Discriminators(**{"spec": spec, **numbers, **changes})
+        return Discriminators(**{"spec": spec, **hyperparameters, **changes})
 
     return make
 
@@ -96,7 +96,7 @@ def test_equal_dynamics_stay_at_chance_given_the_pair(make_pair):
 
 def test_states_far_apart_leak_into_the_ratio_unless_the_pair_may_be_surer(make_pair):
     """Equal dynamics, so the ratio is 1; the log-odds of the states are 18 on average."""
-    doubt = {}
+    uncertainty = {}
     for bound in (None, 10.0):
         torch.manual_seed(0)
         pair = make_pair(spec=LINE, pair_logit_bound=bound)
@@ -104,8 +104,10 @@ def test_states_far_apart_leak_into_the_ratio_unless_the_pair_may_be_surer(make_
             pair.learn(gaussian_batch((2, 256), state_shift=6.0, dynamics_shift=0.0))
         test = gaussian_batch((2, 1000), 6.0, 0.0)
         ratio = pair.log_ratio(test.obs, test.action, test.next_obs)
-        doubt[bound] = -masked_mean(ratio, ~test.is_real)
-    assert (doubt[None] > 1).all() and (doubt[10.0] < doubt[None] / 2).all(), doubt
+        uncertainty[bound] = -masked_mean(ratio, ~test.is_real)
+    assert (uncertainty[None] > 1).all() and (uncertainty[10.0] < uncertainty[None] / 2).all(), (
+        uncertainty
+    )
 
 
 def test_the_ratio_is_bayes_rule_on_both_networks_and_bounded(make_pair, make_batch):

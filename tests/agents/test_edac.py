@@ -27,9 +27,9 @@ def make_edac(spec):
 
     def make(**changes):
         settings = read_option("agent/edac")
-        numbers = {k: v for k, v in settings.items() if not k.startswith("_")}
+        hyperparameters = {k: v for k, v in settings.items() if not k.startswith("_")}
         small = {"seeds": 1, "updates": 100, "hidden": [16, 16]}
-        return EDAC(spec=spec, **{**numbers, **small, **changes})
+        return EDAC(spec=spec, **{**hyperparameters, **small, **changes})
 
     return make
 
@@ -145,18 +145,20 @@ def test_some_critics_at_a_time_are_drawn_evenly(make_edac, make_batch, monkeypa
     target, prediction = torch.zeros(seeds, rows), torch.zeros(seeds, 3, rows)
     term = agent.critic_loss(make_batch(seeds, rows), prediction, target)
     assert set(term.mul(1e4).round().tolist()) == {10000.0, -10000.0}
-    # Standard deviation of the share over 600 lanes: 0.019.
+    # Standard deviation of the share over 600 seeds: 0.019.
     assert (term > 0).float().mean().item() == pytest.approx(1 / 3, abs=0.08)
 
 
 def test_two_critics_without_diversity_are_sac_to_the_bit(make_sac, make_batch, spec):
-    numbers = read_option("agent/sac")
-    numbers = {k: v for k, v in numbers.items() if not k.startswith("_")} | {"hidden": [16, 16]}
+    hyperparameters = read_option("agent/sac")
+    hyperparameters = {k: v for k, v in hyperparameters.items() if not k.startswith("_")} | {
+        "hidden": [16, 16]
+    }
     batches = [make_batch(2, 16) for _ in range(5)]
     states = []
     for cls, extra in ((SAC, {}), (EDAC, PLAIN)):
         torch.manual_seed(0)
-        agent = cls(spec=spec, seeds=2, updates=100, **numbers, **extra)
+        agent = cls(spec=spec, seeds=2, updates=100, **hyperparameters, **extra)
         measured = [agent.update(batch) for batch in batches]
         states.append({**agent.state_dict(), **measured[-1]})
     assert states[0].keys() == states[1].keys()

@@ -12,13 +12,13 @@ from reverie.envs.specs import Spec
 
 DISCOUNT = 0.9
 SPEC = Spec(env_id=None, obs_dim=3, action_dim=1, action_low=(-1.0,), action_high=(1.0,))
-NUMBERS = {
+HYPERPARAMETERS = {
     "replicas": 2,
     "hidden": [32],
     "activation": "tanh",
     "learning_rate": 1e-2,
     "discount": DISCOUNT,
-    "target_rate": 0.3,
+    "tau": 0.3,
     "clip_targets": True,
 }
 # Three states in a row. Right leads on, and out of the last one to the end; left leads back.
@@ -85,7 +85,7 @@ def data():
 def make_learner(data):
     def make(**changes):
         learner = FittedQEvaluation(
-            **{"spec": SPEC, "policy": policies, "policies": 2, **NUMBERS, **changes}
+            **{"spec": SPEC, "policy": policies, "policies": 2, **HYPERPARAMETERS, **changes}
         )
         learner.prepare(data)
         return learner
@@ -123,7 +123,7 @@ def test_targets_stop_at_terminations_and_stay_within_what_can_be_earned(make_le
     assert free.target(batch)[:, 0].min() > 1e3
 
 
-def test_lanes_are_policies_first_and_do_not_touch_each_other(make_learner):
+def test_seeds_are_policies_first_and_do_not_touch_each_other(make_learner):
     learner = make_learner()
     obs = torch.eye(3).expand(4, -1, -1)
     action = learner.act(obs)

@@ -66,15 +66,17 @@ def test_the_disagreement_is_that_of_a_naive_loop(attached, make_batch, monkeypa
             assert float(found[s, b]) == pytest.approx(wanted, abs=1e-5)
 
 
-def test_targets_pay_on_dreamed_rows_only_and_stop_at_the_floor(attached, make_batch, monkeypatch):
+def test_targets_pay_on_synthetic_rows_only_and_stop_at_the_floor(
+    attached, make_batch, monkeypatch
+):
     agent, batch = attached(penalty=2.0, target_floor=0.1), make_batch(2, 40)
     monkeypatch.setattr(agent, "next_value", lambda obs: obs[..., 0])
-    doubt = torch.rand(2, 40)
-    doubt[batch.is_real] = float("nan")
-    monkeypatch.setattr(agent, "disagreement", lambda obs, action: doubt)
+    uncertainty = torch.rand(2, 40)
+    uncertainty[batch.is_real] = float("nan")
+    monkeypatch.setattr(agent, "disagreement", lambda obs, action: uncertainty)
     found = agent.target(batch)
     plain = bellman_target(batch.reward, batch.terminated, batch.next_obs[..., 0], agent.discount)
-    wanted = torch.where(batch.is_real, plain, plain - 2.0 * doubt).clamp(min=0.1)
+    wanted = torch.where(batch.is_real, plain, plain - 2.0 * uncertainty).clamp(min=0.1)
     torch.testing.assert_close(found, wanted)
     assert (found == 0.1).any() and (found > 0.1).any()
     agent.target_floor = None
@@ -92,7 +94,7 @@ def test_members_that_agree_without_noise_disagree_on_nothing(attached, make_bat
 
 
 def test_on_recorded_rows_it_is_sac_and_learns_the_same(attached, make_agent, make_batch):
-    """Without a floor, the model only matters through dreamed rows."""
+    """Without a floor, the model only matters through synthetic rows."""
     agent = attached(target_floor=None)
     plain = make_agent("sac", seeds=2, entropy_in_target=False)
     plain.load_state_dict(agent.state_dict())

@@ -1,4 +1,4 @@
-"""A lane with a number of its own learns as in a run where all lanes have that number."""
+"""A seed with a number of its own learns as in a run where all seeds have that number."""
 
 from pathlib import Path
 from typing import get_args
@@ -9,17 +9,17 @@ from hydra.utils import get_class
 
 from reverie.training.launch.options import read_option
 from reverie.training.population import parameters
-from reverie.world_models.lanes import PerLane, filled, numbers, set_per_lane
+from reverie.world_models.per_seed import PerSeed, as_list, as_tensor, set_per_seed
 
 
 def supporting():
-    """Every number that lanes may differ in, with an agent whose class declares it."""
+    """Every number that seeds may differ in, with an agent whose class declares it."""
     for path in sorted(Path("conf/agent").glob("*.yaml")):
         settings = read_option(f"agent/{path.stem}")
         cls = get_class(settings["_target_"])
         inherited = parameters(cls.__base__)
         for name, parameter in parameters(cls).items():
-            declared = set(get_args(PerLane)) <= set(get_args(parameter.annotation))
+            declared = set(get_args(PerSeed)) <= set(get_args(parameter.annotation))
             if declared and name not in inherited and path.stem != "ravl":  # EDAC's class
                 yield path.stem, name, settings[name]
 
@@ -28,7 +28,7 @@ PAIRS = [pytest.param(*found, id="-".join(found[:2])) for found in supporting()]
 
 
 @pytest.mark.parametrize(("option", "name", "usual"), PAIRS)
-def test_a_lane_learns_as_if_all_had_its_number(
+def test_a_seed_learns_as_if_all_had_its_number(
     make_agent, make_model, spec, make_batch, option, name, usual
 ):
     if name == "expectile":
@@ -48,17 +48,17 @@ def test_a_lane_learns_as_if_all_had_its_number(
         return dict(agent.named_parameters())
 
     population = train(values)
-    alone = {lane: train(values[lane]) for lane in (0, 2)}
+    alone = {seed: train(values[seed]) for seed in (0, 2)}
     for key, parameter in population.items():
-        for lane in alone:
-            assert torch.equal(parameter[lane], alone[lane][key][lane]), (key, lane)
+        for seed in alone:
+            assert torch.equal(parameter[seed], alone[seed][key][seed]), (key, seed)
     assert any(not torch.equal(alone[0][key][2], alone[2][key][2]) for key in population)
     poisoned = train(values, poisoned=True)
     for key, parameter in population.items():
         assert torch.equal(parameter[::2], poisoned[key][::2]), key
 
 
-def test_every_method_with_a_number_of_its_own_supports_lanes():
+def test_every_method_with_a_number_of_its_own_supports_seeds():
     found = {option for option, _, _ in supporting()}
     assert found >= {"cql", "darc", "edac", "h2o", "iql", "mobile", "sac", "td3_bc"}
 
@@ -79,11 +79,11 @@ def test_every_number_of_a_list_is_checked(make_agent, option, changes, message)
         make_agent(option, seeds=2, **changes)
 
 
-def test_a_number_stays_a_number_and_a_list_becomes_a_buffer_of_lanes():
+def test_a_number_stays_a_number_and_a_list_becomes_a_buffer_of_seeds():
     module = torch.nn.Module()
-    set_per_lane(module, "one", 0.5, trailing=2)
-    set_per_lane(module, "many", [0.5, 1.0], trailing=2)
+    set_per_seed(module, "one", 0.5, trailing=2)
+    set_per_seed(module, "many", [0.5, 1.0], trailing=2)
     assert module.one == 0.5 and module.many.shape == (2, 1, 1)
     assert not module.state_dict() and "many" in dict(module.named_buffers())
-    assert filled(2.0, 3).tolist() == [2, 2, 2] and filled([1.0, 2.0], 2).tolist() == [1, 2]
-    assert numbers(1.0) == [1.0]
+    assert as_tensor(2.0, 3).tolist() == [2, 2, 2] and as_tensor([1.0, 2.0], 2).tolist() == [1, 2]
+    assert as_list(1.0) == [1.0]

@@ -19,7 +19,7 @@ SPECTRAL, ADVERSARIAL = "spectral", "adversarial"
 
 
 def regulariser(option, **changes):
-    """What an agent is given: the class with the YAML's numbers, less those changed."""
+    """What an agent is given: the class with the YAML's hyperparameters, less those changed."""
     settings = yaml.safe_load(Path(f"conf/regulariser/{option}.yaml").read_text())
     cls = get_class(settings.pop("_target_"))
     settings = {key: value for key, value in settings.items() if not key.startswith("_")}
@@ -190,8 +190,8 @@ def test_the_worst_case_of_a_linear_critic_is_exact(make_batch, attack, norm, du
     """max over |d|_p <= e of |w d| is e |w|_q with 1/p + 1/q = 1, in standardised units."""
     critics, batch, w = linear_critics(make_batch)
     obs = torch.randn(50, 3) * torch.tensor([0.1, 1.0, 30.0])
-    numbers = {"radius": 0.2, "coefficient": 0.7, "steps": 60, "step_size": 30.0}
-    part = regulariser(ADVERSARIAL, attack=attack, norm=norm, slope=slope, **numbers)(
+    hyperparameters = {"radius": 0.2, "coefficient": 0.7, "steps": 60, "step_size": 30.0}
+    part = regulariser(ADVERSARIAL, attack=attack, norm=norm, slope=slope, **hyperparameters)(
         critics=critics
     )
     part.prepare(obs)
@@ -287,8 +287,8 @@ def test_rows_that_a_move_takes_across_a_termination_add_nothing(make_batch):
         assert obs.shape[:-1] == action.shape[:-1] == (2, 3, 2)
         return obs[..., 0] > 0
 
-    numbers = {"radius": 0.1, "coefficient": 1.0, "ends": ends}
-    part = regulariser(ADVERSARIAL, **numbers)(critics=critics)
+    hyperparameters = {"radius": 0.1, "coefficient": 1.0, "ends": ends}
+    part = regulariser(ADVERSARIAL, **hyperparameters)(critics=critics)
     found = part.penalty(critics, batch, critics(batch.obs, batch.action))
     prediction = critics(batch.obs, batch.action)
     moved = part.worst(critics, batch.obs, batch.action, prediction.detach(), part.present_radius())
@@ -296,7 +296,7 @@ def test_rows_that_a_move_takes_across_a_termination_add_nothing(make_batch):
     counts = torch.stack([torch.ones(2, 3), (moved[:, :, 1, 0] <= 0).float()], -1)  # [S, N, B]
     slope = w.abs().sum(-1, keepdim=True).square()
     torch.testing.assert_close(found, (slope * counts).mean(2).sum(1), rtol=1e-3, atol=0)
-    everywhere = regulariser(ADVERSARIAL, **numbers, spare_endings=False)(critics=critics)
+    everywhere = regulariser(ADVERSARIAL, **hyperparameters, spare_endings=False)(critics=critics)
     full = everywhere.penalty(critics, batch, critics(batch.obs, batch.action))
     torch.testing.assert_close(full, slope.sum((1, 2)), rtol=1e-3, atol=0)
 
@@ -351,7 +351,7 @@ def test_switched_off_an_agent_is_the_same_to_the_bit(make_agent, make_batch, op
 
 @pytest.mark.parametrize("option", AGENTS)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_in_any_agent_lanes_stay_apart_and_runs_resume(make_agent, make_batch, option, variant):
+def test_in_any_agent_seeds_stay_apart_and_runs_resume(make_agent, make_batch, option, variant):
     def train(agent, batches):
         for batch in batches:
             measured = agent.update(batch)

@@ -128,7 +128,7 @@ def test_critics_converge_to_the_value_of_a_one_state_problem(spec, make_sac):
     options = {
         "entropy_in_target": False,
         "actor_learning_rate": 0.0,
-        "target_rate": 0.2,
+        "tau": 0.2,
         "critic_learning_rate": 1e-2,
     }
     agent = make_sac(spec, **options)

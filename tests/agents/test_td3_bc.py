@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from reverie.agents.losses import inverse_value_scale, smoothed
+from reverie.agents.losses import inverse_value_scale, smooth_action
 from reverie.datasets.transition import Transition
 
 
@@ -15,7 +15,7 @@ def test_smoothing_noise_is_clipped_before_and_the_action_after_it():
     action = torch.tensor([[[0.9], [-0.2], [0.0], [-0.8]]])
     noise = torch.tensor([[[5.0], [-10.0], [1.0], [-1.5]]])
     expected = torch.tensor([[[1.0], [-0.7], [0.2], [-1.0]]])
-    assert torch.allclose(smoothed(action, noise, std=0.2, limit=0.5), expected)
+    assert torch.allclose(smooth_action(action, noise, std=0.2, limit=0.5), expected)
 
 
 def test_lambda_divides_by_the_mean_size_of_q_of_each_seed():
@@ -27,7 +27,7 @@ def test_lambda_divides_by_the_mean_size_of_q_of_each_seed():
 
 
 def test_the_actor_loss_equals_a_naive_sum(make_agent, make_batch):
-    agent, batch = make_agent("td3_bc", seeds=2, value_weight=1.7), make_batch(2, 5)
+    agent, batch = make_agent("td3_bc", seeds=2, alpha=1.7), make_batch(2, 5)
     with torch.no_grad():
         action = agent.actor(batch.obs)
         loss = agent.actor_loss(batch, action)
@@ -59,7 +59,7 @@ def test_the_unit_of_the_reward_does_not_change_the_trade_off(make_agent, make_b
 
 
 def test_the_target_is_the_lower_critic_at_the_smoothed_target_action(make_agent, make_batch):
-    agent, batch = make_agent("td3_bc", discount=0.9, smoothing_std=0.7), make_batch(1, 6)
+    agent, batch = make_agent("td3_bc", discount=0.9, policy_noise=0.7), make_batch(1, 6)
     with torch.no_grad():  # the online networks must not matter
         for parameter in [*agent.actor.parameters(), *agent.critics.parameters()]:
             parameter.add_(1.0)

@@ -23,12 +23,12 @@ REGULARISED = {
     "sac+adversarial": {"attack": "fgsm", "radius_updates": 3, "radius_start": 0.001},
     "iql+adversarial": {"attack": "pgd", "steps": 2, "norm": "l2"},
 }
-"""Regularisers in an agent, with numbers that make every part of them act."""
+"""Regularisers in an agent, with hyperparameters that make every part of them act."""
 GRAPHS = {"td3_bc": 2}
 """One for each phase of the policy's delay; every other agent has one."""
 
 
-def numbers_of(option: str) -> tuple[type, dict]:
+def hyperparameters_of(option: str) -> tuple[type, dict]:
     settings = read_option(option)
     cls = get_class(settings["_target_"])
     return cls, {key: value for key, value in settings.items() if not key.startswith("_")}
@@ -37,12 +37,12 @@ def numbers_of(option: str) -> tuple[type, dict]:
 def learner(option: str) -> Agent:
     """`sac`, or `sac+spectral` with a regulariser."""
     agent, _, part = option.partition("+")
-    cls, settings = numbers_of(f"agent/{agent}")
+    cls, settings = hyperparameters_of(f"agent/{agent}")
     settings["hidden"] = [16]
     if part:
-        regulariser, numbers = numbers_of(f"regulariser/{part}")
-        numbers |= REGULARISED[option]
-        settings["regulariser"] = partial(regulariser, **numbers)
+        regulariser, hyperparameters = hyperparameters_of(f"regulariser/{part}")
+        hyperparameters |= REGULARISED[option]
+        settings["regulariser"] = partial(regulariser, **hyperparameters)
     built = cls(spec=SPEC, seeds=SEEDS, updates=100, **settings)
     built.attach(untrained_ensemble())
     return built

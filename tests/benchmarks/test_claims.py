@@ -214,7 +214,7 @@ def test_a_refrigerator_run_has_what_its_pictures_and_verdicts_need(tmp_path, mo
     monkeypatch.setattr(cold_storage, "GAINS", {"5": 0.05, "12": 0.1})
     monkeypatch.setattr(refrigerator, "EPISODE_STEPS", 30)
     tiny = cold_storage.Budget(
-        seeds=2, iterations=30, starts=8, horizon=2, keep=30, thin=1, epochs=1, windows=2
+        seeds=2, iterations=30, starts=8, horizon=2, keep=30, thin=1, epochs=1, segments=2
     )
     run, plain = cold_storage.run(tiny).values()
     path = run["policies"]["12"]["paths"]

@@ -32,7 +32,7 @@ def test_the_data_are_limited(data):
 @pytest.mark.parametrize("gravity", [1.0, 0.3])
 def test_a_replayed_step_differs_by_gravity_alone(data, gravity):
     rows = data.transitions[:300]
-    found = dynamics_gap.replayed(data, rows, gravity)
+    found = dynamics_gap.replay_rows(data, rows, gravity)
     assert not found.is_real.any() and torch.equal(found.obs, rows.obs)
     # Pendulum-v1: g = 10, l = 1, dt = 0.05; the speed is clipped to +-8 rad/s.
     speed = rows.next_obs[:, 2] + 1.5 * 10 * (gravity - 1) * rows.obs[:, 1] * 0.05
@@ -56,7 +56,7 @@ def test_every_arm_learns_and_is_scored_in_the_truth(task, data, name):
     run = hybrid.run("pendulum", task, data, name)
     updates, returns = run.series["return"]
     assert updates.tolist() == [2, 4] and returns.shape == (2, 2)
-    simulated = hybrid.ARMS[name].real_fraction < 1
+    simulated = hybrid.ARMS[name].real_ratio < 1
     assert ("simulator/reward" in run.series) is simulated
 
 
@@ -66,7 +66,7 @@ def test_a_quick_task_has_the_judged_arms_only():
     assert hybrid.task_for(hybrid.PENDULUM, False, updates=7) is hybrid.PENDULUM
 
 
-def test_the_stream_is_measured_for_every_shape_of_a_refresh():
+def test_the_stream_is_measured_for_every_shape_of_a_rollout_round():
     rows = simulator_speed.measure(["Pendulum-v1"], [(1, 1), (3, 2)], seconds=0.001)
     assert [(row["copies"], row["steps"]) for row in rows] == [(1, 1), (3, 2)]
     assert all(row["stream_per_second"] > 0 and row["bare_per_second"] > 0 for row in rows)

@@ -43,9 +43,9 @@ def test_only_an_interval_on_one_side_of_the_margin_decides(gain, half_width, ma
 
 def history(seconds, **values):
     # Four seeds close to each other, five evaluations.
-    lanes = np.array([-0.01, 0.0, 0.0, 0.01]).reshape(-1, 1)
+    seeds = np.array([-0.01, 0.0, 0.0, 0.01]).reshape(-1, 1)
     series = {
-        metric.replace("_", "/").replace(".", "_"): (np.arange(5), mean + lanes * np.ones(5))
+        metric.replace("_", "/").replace(".", "_"): (np.arange(5), mean + seeds * np.ones(5))
         for metric, mean in values.items()
     }
     return History(series, None, seconds, evaluating=1.0, fitting=2.0)  # type: ignore[arg-type]

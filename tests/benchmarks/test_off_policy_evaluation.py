@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from reverie.benchmarks.claims.off_policy_evaluation.__main__ import METHODS, judged, plot
+from reverie.benchmarks.claims.off_policy_evaluation.__main__ import METHODS, claim_estimates, plot
 from reverie.benchmarks.claims.off_policy_evaluation.graded_policies import (
     Found,
     error,
@@ -38,14 +38,16 @@ def test_order_choice_and_error_by_hand():
 
 def test_a_claim_holds_only_where_the_whole_interval_does():
     good = [[0.0, 10.0, 20.0, 30.0], [0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 2.0, 4.0]]
-    order, choice, size = judged("x", found(good), "fqe/value", judge=True)
+    order, choice, size = claim_estimates("x", found(good), "fqe/value", judge=True)
     assert order.holds and choice.holds and size.holds is None
     bad = [list(reversed(row)) for row in good]
-    order, choice, _ = judged("x", found(bad), "model/return", judge=True)
+    order, choice, _ = claim_estimates("x", found(bad), "model/return", judge=True)
     assert order.holds is False and choice.holds is False
     unsure = [good[0], bad[0], good[0]]
-    assert judged("x", found(unsure), "fqe/value", judge=True)[0].holds is False
-    assert all(claim.holds is None for claim in judged("x", found(bad), "fqe/value", judge=False))
+    assert claim_estimates("x", found(unsure), "fqe/value", judge=True)[0].holds is False
+    assert all(
+        claim.holds is None for claim in claim_estimates("x", found(bad), "fqe/value", judge=False)
+    )
 
 
 def test_the_picture_has_a_panel_for_every_method():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from reverie.benchmarks.claims.policy_guided_diffusion import __main__ as claims
-from reverie.benchmarks.claims.policy_guided_diffusion import experience, tasks, window_quality
+from reverie.benchmarks.claims.policy_guided_diffusion import experience, segment_quality, tasks
 from reverie.benchmarks.claims.policy_guided_diffusion.experience import (
     ARMS,
     ENSEMBLE,
@@ -16,9 +16,9 @@ from reverie.benchmarks.claims.policy_guided_diffusion.experience import (
     STRENGTHS,
     SYNTHER,
     UNGUIDED,
-    guided,
+    guided_name,
 )
-from reverie.benchmarks.claims.policy_guided_diffusion.window_quality import Scale, Windows
+from reverie.benchmarks.claims.policy_guided_diffusion.segment_quality import Scale, Segments
 from reverie.datasets.transition import Transition
 from reverie.envs.true_dynamics import simulator_for
 from reverie.world_models.true_dynamics import TrueDynamics
@@ -27,11 +27,11 @@ from reverie.world_models.true_dynamics import TrueDynamics
 @pytest.fixture(scope="module")
 def task():
     whole = tasks.TASKS["pendulum"]
-    small = tasks.shortened(whole)
+    small = tasks.shorten(whole)
     return replace(
         small,
         options={"episodes": 12},
-        windows={**small.windows, "network": {"width": 16}, "steps": 3, "batch": 8},
+        segments={**small.segments, "network": {"width": 16}, "steps": 3, "batch": 8},
         transitions={"network": {"width": 16}, "steps": 3, "batch": 8},
         ensemble={"max_epochs": 1, "hidden": [8, 8], "weight_decay": [0.0] * 3, "batch": 1024},
         agents={"hidden": [8, 8]},
@@ -54,7 +54,7 @@ def data(task, tmp_path_factory):
 @pytest.fixture(scope="module")
 def fitted(task, data):
     return {
-        "windows": experience.fit_generator("trajectory_fast", task.windows, task, data, 1)[0],
+        "segments": experience.fit_generator("trajectory_fast", task.segments, task, data, 1)[0],
         "transitions": experience.fit_generator(
             "transition_small", task.transitions, task, data, 1
         )[0],
@@ -76,17 +76,17 @@ def centre(obs):
     return torch.zeros(*obs.shape[:-1], 1), None
 
 
-def test_recorded_windows_have_no_error_and_a_known_one_is_found(fitted, data, truth):
+def test_recorded_segments_have_no_error_and_a_known_one_is_found(fitted, data, truth):
     torch.manual_seed(0)
-    windows = window_quality.recorded(fitted["windows"], data, seeds=2, windows=20)
+    segments = segment_quality.draw_recorded(fitted["segments"], data, seeds=2, segments=20)
     scale = Scale.of(data)
-    found = window_quality.measure(windows, truth, centre, scale)
-    # Actions of a window are clipped to 0.999: 0.0003 rad/s in a step.
+    found = segment_quality.measure(segments, truth, centre, scale)
+    # Actions of a segment are clipped to 0.999: 0.0003 rad/s in a step.
     assert found["error"].max() < 1e-3 and found["drift_by_position"].max() < 1e-2
-    moved = windows.rows.next_obs.clone()
+    moved = segments.rows.next_obs.clone()
     moved[:, :, 3, 2] += 0.5 * scale.obs[2]  # one of three channels by half a std
-    shifted = Windows(replace(windows.rows, next_obs=moved), windows.keep)
-    found = window_quality.measure(shifted, truth, centre, scale)
+    shifted = Segments(replace(segments.rows, next_obs=moved), segments.keep)
+    found = segment_quality.measure(shifted, truth, centre, scale)
     by_position = found["error_by_position"]
     assert torch.allclose(by_position[:, 3], torch.full((2,), 0.5 / math.sqrt(3)), atol=1e-3)
     assert by_position[:, [0, 1, 2, 4, 5]].max() < 1e-3
@@ -94,13 +94,13 @@ def test_recorded_windows_have_no_error_and_a_known_one_is_found(fitted, data, t
 
 def test_rows_that_do_not_exist_count_nowhere(fitted, data, truth):
     torch.manual_seed(0)
-    windows = window_quality.recorded(fitted["windows"], data, seeds=2, windows=20)
-    keep = windows.keep.clone()
+    segments = segment_quality.draw_recorded(fitted["segments"], data, seeds=2, segments=20)
+    keep = segments.keep.clone()
     keep[:, 5:, 2:] = False
-    broken = windows.rows.map(lambda column: column.clone())
+    broken = segments.rows.map(lambda column: column.clone())
     broken.next_obs[:, 5:, 2:] = 100.0
     broken.obs[:, 6, 2:] = math.nan
-    found = window_quality.measure(Windows(broken, keep), truth, centre, Scale.of(data))
+    found = segment_quality.measure(Segments(broken, keep), truth, centre, Scale.of(data))
     assert found["transitions"].tolist() == [keep[0].sum()] * 2
     assert found["error"].max() < 1e-3 and found["error_by_position"].max() < 1e-3
     assert found["drift_by_position"].max() < 1e-2 and found["log_likelihood"].isfinite().all()
@@ -119,7 +119,7 @@ def test_likelihood_is_that_of_a_gaussian():
     def policy(obs):
         return torch.zeros(1, 1, 2), torch.tensor([0.5, 0.1]).expand(1, 1, 2)
 
-    density, off = window_quality.likelihood(rows, policy)
+    density, off = segment_quality.likelihood(rows, policy)
     by_hand = [-0.5 - math.log(0.5), -0.5 - math.log(0.1)]
     by_hand = sum(by_hand) / 2 - math.log(2 * math.pi) / 2
     assert density.item() == pytest.approx(by_hand, rel=1e-5)
@@ -128,28 +128,28 @@ def test_likelihood_is_that_of_a_gaussian():
 
 def test_rollouts_in_the_truth_have_no_error(data, learned, truth):
     model = TrueDynamics(spec=data.spec, seeds=2, seed=0, threads=1, rows=10, tolerance=1.0)
-    windows = experience.rolled_out(model, data, learned, length=5, windows=7)
-    assert windows.keep.shape == (2, 7, 5)
-    found = window_quality.measure(windows, truth, learned.moments, Scale.of(data))
+    segments = experience.roll_out(model, data, learned, length=5, segments=7)
+    assert segments.keep.shape == (2, 7, 5)
+    found = segment_quality.measure(segments, truth, learned.moments, Scale.of(data))
     assert found["error"].max() < 1e-4 and found["drift_by_position"].max() < 1e-4
     assert found["policy_distance"].max() < 1e-5  # the rollouts' actions are the policy's
     # Positions follow each other in time.
-    assert torch.equal(windows.rows.obs[:, :, 1:], windows.rows.next_obs[:, :, :-1])
+    assert torch.equal(segments.rows.obs[:, :, 1:], segments.rows.next_obs[:, :, :-1])
 
 
-def test_strength_draws_windows_towards_the_target(task, data, fitted, learned):
+def test_strength_draws_segments_towards_the_target(task, data, fitted, learned):
     distance = []
     for arm, strength in ((UNGUIDED, 1.0), (GUIDED, 1e6)):
         torch.manual_seed(0)
-        windows = experience.drawn(task, fitted["windows"], learned, arm, strength)
-        assert windows.keep.shape == (2, task.measured, fitted["windows"].records.transitions)
-        distance.append(window_quality.likelihood(windows.rows, learned.moments)[1].mean())
+        segments = experience.draw_segments(task, fitted["segments"], learned, arm, strength)
+        assert segments.keep.shape == (2, task.measured, fitted["segments"].records.transitions)
+        distance.append(segment_quality.likelihood(segments.rows, learned.moments)[1].mean())
     assert distance[1] < 0.5 * distance[0]
 
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_every_arm_learns_from_its_rows(task, data, fitted, arm):
-    generator = {SYNTHER: fitted["transitions"], REAL: None}.get(arm, fitted["windows"])
+    generator = {SYNTHER: fitted["transitions"], REAL: None}.get(arm, fitted["segments"])
     run = experience.train("pendulum", task, data, "iql", arm, generator, 1)
     assert run.series["return"][1].shape == (2, 1)
     assert ("synthetic/reward" in run.series) is (arm != REAL)
@@ -157,15 +157,15 @@ def test_every_arm_learns_from_its_rows(task, data, fitted, arm):
 
 
 def measured(error, likely, share):
-    lanes = torch.tensor([-0.01, 0.0, 0.0, 0.01])
-    by_position = error + lanes.unsqueeze(1) * torch.ones(7)
+    seeds = torch.tensor([-0.01, 0.0, 0.0, 0.01])
+    by_position = error + seeds.unsqueeze(1) * torch.ones(7)
     return {
-        "error": error + lanes,
+        "error": error + seeds,
         "error_by_position": by_position,
         "median_by_position": by_position,
         "drift_by_position": by_position,
-        "log_likelihood": likely + lanes,
-        "terminations": share + 0 * lanes,
+        "log_likelihood": likely + seeds,
+        "terminations": share + 0 * seeds,
     }
 
 
@@ -173,7 +173,7 @@ def all_kinds(**changed):
     found = {
         REAL: measured(0.0, -1.2, 0.01),
         UNGUIDED: measured(0.1, -1.2, 0.01),
-        **{guided(s): measured(0.2, -1.0 + 0.1 * i, 0.01) for i, s in enumerate(STRENGTHS)},
+        **{guided_name(s): measured(0.2, -1.0 + 0.1 * i, 0.01) for i, s in enumerate(STRENGTHS)},
         ENSEMBLE: measured(0.5, -0.9, 0.02),
         SYNTHER: measured(0.1, -1.2, 0.01),
     }
@@ -181,16 +181,16 @@ def all_kinds(**changed):
 
 
 def verdicts(found):
-    return [claim.holds for claim in claims.window_claims("task", found, judged=True)]
+    return [claim.holds for claim in claims.segment_claims("task", found, judged=True)]
 
 
-def test_windows_are_judged_by_likelihood_and_error():
+def test_segments_are_judged_by_likelihood_and_error():
     assert verdicts(all_kinds())[:6] == [None, True, True, True, True, True]
-    last = guided(STRENGTHS[-1])
+    last = guided_name(STRENGTHS[-1])
     assert verdicts(all_kinds(**{last: measured(0.6, -0.8, 0.0)}))[1:6] == [True] * 4 + [False]
-    # Likelier than unguided windows, but no more so than a weaker guidance.
+    # Likelier than unguided segments, but no more so than a weaker guidance.
     assert verdicts(all_kinds(**{last: measured(0.2, -1.1, 0.0)}))[1] is False
-    unjudged = claims.window_claims("task", all_kinds(), judged=False)
+    unjudged = claims.segment_claims("task", all_kinds(), judged=False)
     assert all(claim.holds is None for claim in unjudged)
 
 

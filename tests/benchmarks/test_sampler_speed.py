@@ -19,41 +19,41 @@ from reverie.benchmarks.speed.sampler_report import (
     verdicts,
 )
 from reverie.benchmarks.speed.samplers import VARIANTS, build, draw
-from reverie.benchmarks.speed.window_law import WindowMixture
+from reverie.benchmarks.speed.segment_distribution import SegmentMixture
 
-LAW = WindowMixture(components=3, length=4, features=2, distance=2.0, seed=0)
+DISTRIBUTION = SegmentMixture(components=3, length=4, features=2, distance=2.0, seed=0)
 
 
 def drawn(count, seed):
-    return LAW.sample(count, torch.Generator().manual_seed(seed))
+    return DISTRIBUTION.sample(count, torch.Generator().manual_seed(seed))
 
 
 def test_the_denoiser_is_the_mean_of_what_was_noised():
-    """Weighing exact windows by their likelihood gives the same mean, up to their number."""
+    """Weighing exact segments by their likelihood gives the same mean, up to their number."""
     clean = drawn(200_000, 0).double()
     x, sigma = clean[:1] + 0.5, 0.8
     weight = torch.softmax(-(x - clean).square().sum((1, 2)) / (2 * sigma**2), 0)
     expected = (weight.view(-1, 1, 1) * clean).sum(0)
-    found = LAW.denoise(x, torch.tensor(sigma).double())[0]
+    found = DISTRIBUTION.denoise(x, torch.tensor(sigma).double())[0]
     torch.testing.assert_close(found, expected, atol=0.05, rtol=0)
 
 
-def test_quantiles_are_those_of_projected_windows():
-    directions = scaled_directions(LAW.axes, LAW.spread(), mixed=5, seed=0)
-    exact = LAW.quantiles(directions, 200)
+def test_quantiles_are_those_of_projected_segments():
+    directions = scaled_directions(DISTRIBUTION.axes, DISTRIBUTION.spread(), mixed=5, seed=0)
+    exact = DISTRIBUTION.quantiles(directions, 200)
     assert exact.shape == (200, 13)
     assert (quantiles_of(drawn(20_000, 1), directions, 200) - exact).abs().mean() < 0.03
     along = drawn(20_000, 2).flatten(1).double() @ directions.T
     torch.testing.assert_close(along.std(0)[:8], torch.ones(8).double(), atol=0.03, rtol=0)
 
 
-def test_the_distance_sees_a_law_that_is_too_wide_or_moved():
-    directions = scaled_directions(LAW.axes, LAW.spread(), mixed=5, seed=0)
-    distance = SlicedDistance(directions, LAW.quantiles(directions, 2000))
-    windows = drawn(2000, 3)
-    exact = distance(windows)
+def test_the_distance_sees_a_distribution_that_is_too_wide_or_moved():
+    directions = scaled_directions(DISTRIBUTION.axes, DISTRIBUTION.spread(), mixed=5, seed=0)
+    distance = SlicedDistance(directions, DISTRIBUTION.quantiles(directions, 2000))
+    segments = drawn(2000, 3)
+    exact = distance(segments)
     assert exact < 0.04
-    assert distance(windows * 1.1) > 1.5 * exact and distance(windows + 0.2) > 2 * exact
+    assert distance(segments * 1.1) > 1.5 * exact and distance(segments + 0.2) > 2 * exact
     samples = torch.randn(5000, 3).double() * torch.tensor([1.0, 3.0, 0.001])
     axes = principal_axes(samples)
     along = samples @ axes.T
@@ -64,8 +64,8 @@ def test_the_distance_sees_a_law_that_is_too_wide_or_moved():
 @pytest.mark.parametrize(("name", "calls"), [("heun", 19), ("dpm_solver_2m", 10), ("flow_sde", 19)])
 def test_calls_are_counted_and_the_noise_on_the_way_is_the_same(name, calls):
     sampler, noise = build(name, 10), torch.randn(2, 5, 4, 2)
-    first, counted = draw(sampler, LAW.denoise, noise)
-    assert counted == calls and torch.equal(first, draw(sampler, LAW.denoise, noise)[0])
+    first, counted = draw(sampler, DISTRIBUTION.denoise, noise)
+    assert counted == calls and torch.equal(first, draw(sampler, DISTRIBUTION.denoise, noise)[0])
 
 
 def test_worse_is_what_lies_above_the_reference_by_more_than_noise():

@@ -25,8 +25,13 @@ TINY = replace(
 
 
 def small_equations(monkeypatch):
-    numbers = {"members": 2, "fit_rows": 200, "thresholds": [1e-3], "library_ensemble": False}
-    for name, value in numbers.items():
+    hyperparameters = {
+        "members": 2,
+        "fit_rows": 200,
+        "thresholds": [1e-3],
+        "library_ensemble": False,
+    }
+    for name, value in hyperparameters.items():
         monkeypatch.setitem(dyna.MODELS[SINDY][1], name, value)
 
 
@@ -113,7 +118,7 @@ def test_a_quick_run_judges_no_agent():
     tests = sindy_rl.test_claims(recovered, run, judged=False)
     gated = sindy_rl.gate_claims(gates, run, run, judged=False)
     assert [claim.holds for claim in tests + gated] == [True, None, True, None, True]
-    assert sparse_controllers.shortened(sparse_controllers.BUDGETS["pendulum"]).updates == 500
+    assert sparse_controllers.shorten(sparse_controllers.BUDGETS["pendulum"]).updates == 500
 
 
 def test_agents_in_equations_become_equations_and_are_judged(tmp_path, monkeypatch):
@@ -125,7 +130,7 @@ def test_agents_in_equations_become_equations_and_are_judged(tmp_path, monkeypat
         monkeypatch.setitem(sparse_controllers.DISTIL, name, value)
     run = sparse_controllers.offline("pendulum", replace(SMALL, seeds=2), linear=True)
     assert len(run["returns"]) == len(run["gap"]["model_return"]) == 2
-    students = sparse_controllers.distilled(run["agent"], run["spec"], quick=True)
+    students = sparse_controllers.distil(run["agent"], run["spec"], quick=True)
     assert len(students["student"]) == 2 and students["parameters"] > 4_000
     assert all(0 < terms <= 4 for terms in students["terms"])
     judged = sindy_rl.policy_claims("pendulum", students, judged=False)

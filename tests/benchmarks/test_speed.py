@@ -53,7 +53,7 @@ def test_the_plain_ensemble_learns_what_ours_learns():
     model = make_model(CPU)
     plain = make_plain_model(model, CPU)
     gaussians = model.gaussians.requires_grad_(True)
-    optimiser = Adam(gaussians.trained(), model.learning_rate)
+    optimiser = Adam(gaussians.trained_parameters(), model.learning_rate)
     for _ in range(3):
         drawn = [table_of(random_rows(32, CPU)) for _ in range(model.members)]
         batch = torch.stack([torch.cat(pair, -1) for pair in drawn]).unsqueeze(0)

@@ -178,7 +178,7 @@ def test_no_hyperparameter_hides_in_python():
         "world_model",
         "dynamics_reward",
         "generator",
-        "noise_law",
+        "noise_distribution",
         "simulator",
         "sampler",
         "guidance",
@@ -253,7 +253,7 @@ def test_a_simulator_source_brings_a_perturbed_simulator_and_yields_to_what_is_t
 
 
 @pytest.mark.parametrize(("preset", "agent"), [("pgd", "td3_bc"), ("pgd_iql", "iql")])
-def test_policy_guided_diffusion_draws_240_of_256_rows_from_guided_windows(preset, agent):
+def test_policy_guided_diffusion_draws_240_of_256_rows_from_guided_segments(preset, agent):
     config = composed(f"algorithm={preset}")
     assert real_rows(config) == 16 and config.batch_size == 256
     assert config.agent._target_ == composed(f"agent={agent}").agent._target_
@@ -263,16 +263,22 @@ def test_policy_guided_diffusion_draws_240_of_256_rows_from_guided_windows(prese
     assert other.generator.network.width == 1024 and other.guidance is None
 
 
-@pytest.mark.parametrize("law", [name for name in options("noise_law") if name != "none"])
+@pytest.mark.parametrize(
+    "distribution", [name for name in options("noise_distribution") if name != "none"]
+)
 @pytest.mark.parametrize("preset", ["pgd", "synther"])
-def test_a_noise_law_joins_every_generator(preset, law):
+def test_a_noise_distribution_joins_every_generator(preset, distribution):
     kind = {"pgd": "trajectory_small", "synther": "transition_small"}[preset]
-    config = composed(f"algorithm={preset}", f"generator={kind}", f"noise_law={law}")
+    config = composed(
+        f"algorithm={preset}", f"generator={kind}", f"noise_distribution={distribution}"
+    )
     require_parts_fit(config)
     settings = {k: v for k, v in config.generator.items() if k != "path"}
     generator = instantiate(settings)(spec=SPEC, seeds=2, seed=0)
-    assert type(generator.noise_law) is get_object(config.generator.noise_law._target_)
-    assert generator.objective.noise_law is generator.noise_law
+    assert type(generator.noise_distribution) is get_object(
+        config.generator.noise_distribution._target_
+    )
+    assert generator.objective.noise_distribution is generator.noise_distribution
 
 
 def test_synther_learns_from_five_million_generated_transitions_alone():

@@ -112,13 +112,13 @@ def test_tuned_numbers_belong_to_a_dataset_and_to_options_of_the_preset(algorith
 
 @pytest.mark.parametrize(("algorithm", "dataset"), TUNED[::7])
 def test_typed_beats_tuned_beats_preset(algorithm, dataset):
-    numbers = flat(tuned(algorithm)[dataset])
-    first = next(iter(numbers))
+    hyperparameters = flat(tuned(algorithm)[dataset])
+    first = next(iter(hyperparameters))
     chosen = [f"algorithm={algorithm}", f"dataset={dataset}"]
     settings = flat(plain(compose_run([*chosen, f"{first}=77"])))
     assert settings[first] == 77
-    for key in list(numbers)[1:]:
-        assert settings[key] == numbers[key]
+    for key in list(hyperparameters)[1:]:
+        assert settings[key] == hyperparameters[key]
     without = flat(plain(compose_run([*chosen, "~tuned"])))
     preset = flat(read_option(f"algorithm/{algorithm}"))
     assert all(without[key] == value for key, value in preset.items())
@@ -184,14 +184,14 @@ def test_a_typed_setting_is_refused_and_never_dropped(typed, expected):
 
 
 def test_a_preset_of_ones_own_trains(command, train, tmp_path):
-    """Numbers of a preset are known wherever its file lies, and so are those it builds on."""
+    """Its hyperparameters are known wherever its file lies, and so are those it builds on."""
     folder = tmp_path / "mine" / "algorithm"
     folder.mkdir(parents=True)
     (folder / "base.yaml").write_text(
         "# @package _global_\n"
         "defaults: [override /agent: td3_bc, override /world_model: none,"
         " override /source: none, override /filter: none]\n"
-        "name: base\nagent: {value_weight: 1.0}\n"
+        "name: base\nagent: {alpha: 1.0}\n"
     )
     (folder / "mine.yaml").write_text(
         "# @package _global_\ndefaults: [base, _self_]\nname: mine\nagent: {critic_steps: 2}\n"
@@ -212,8 +212,8 @@ def test_a_preset_of_ones_own_trains(command, train, tmp_path):
     for path in configs:
         agent = OmegaConf.load(path).agent
         by_class[agent._target_.rpartition(".")[2]] = agent
-    assert by_class["TD3BC"].value_weight == 1.0 and by_class["TD3BC"].critic_steps == 2
-    assert "critic_steps" not in by_class["BC"] and "value_weight" not in by_class["BC"]
+    assert by_class["TD3BC"].alpha == 1.0 and by_class["TD3BC"].critic_steps == 2
+    assert "critic_steps" not in by_class["BC"] and "alpha" not in by_class["BC"]
 
 
 @pytest.mark.parametrize("option", ["agent/darc", "agent/ravl", "generator/trajectory_small"])

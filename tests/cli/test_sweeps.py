@@ -126,15 +126,15 @@ def test_what_kills_a_sweep_leaves_a_table_of_what_it_had_begun(command, tmp_pat
 
 
 def test_defects_are_told_apart_from_mistakes(tmp_path):
-    with pytest.raises(KeyError), failures.kept(tmp_path):
+    with pytest.raises(KeyError), failures.record_failure(tmp_path):
         {}["x"]
     assert reason(tmp_path) == f"KeyError: 'x'; {tmp_path / 'failed.json'} keeps its traceback"
-    with pytest.raises(Mistake), failures.kept(tmp_path):
+    with pytest.raises(Mistake), failures.record_failure(tmp_path):
         raise Mistake("seeds=0 must be at least 1")
     assert reason(tmp_path) == "seeds=0 must be at least 1"
-    with failures.kept(tmp_path):
+    with failures.record_failure(tmp_path):
         assert reason(tmp_path) is None
-    with pytest.raises(KeyboardInterrupt), failures.kept(tmp_path):
+    with pytest.raises(KeyboardInterrupt), failures.record_failure(tmp_path):
         raise KeyboardInterrupt
     assert reason(tmp_path) is None
     (tmp_path / "failed.json").write_text("{")

@@ -58,8 +58,8 @@ def test_one_command_trains_scores_and_reports(train, command, tmp_path):
         [float(r["value"]) for r in rows if r["metric"] == "score" and r["seed"] == s]
         for s in ("0", "1")
     ]
-    assert [len(lane) for lane in scores] == [3, 3]
-    means = [sum(lane) / 3 for lane in scores]
+    assert [len(seed) for seed in scores] == [3, 3]
+    means = [sum(seed) / 3 for seed in scores]
     assert summary["result"]["score_last10_per_seed"] == pytest.approx(means, rel=1e-6)
     assert summary["result"]["score_last10"] == pytest.approx(sum(means) / 2, rel=1e-6)
     assert summary["result"]["score_best_per_seed"] == pytest.approx(
@@ -80,11 +80,11 @@ def test_one_command_trains_scores_and_reports(train, command, tmp_path):
     )
     assert scored.returncode == 0, scored.stderr
     result = json.loads((run_dir / "evaluation.json").read_text())
-    assert [len(lane) for lane in result["returns"]] == [3, 3]
-    assert all(length == 200 for lane in result["lengths"] for length in lane)
-    for lane in (0, 1):
+    assert [len(seed) for seed in result["returns"]] == [3, 3]
+    assert all(length == 200 for seed in result["lengths"] for length in seed)
+    for seed in (0, 1):
         for kind in ("video", "imagined"):
-            assert (run_dir / f"{kind}-seed{lane}.mp4").read_bytes()[4:8] == b"ftyp"
+            assert (run_dir / f"{kind}-seed{seed}.mp4").read_bytes()[4:8] == b"ftyp"
     assert "all" in scored.stdout and result["environment"] == "Pendulum-v1"
 
 
@@ -304,7 +304,7 @@ def test_statistics_of_the_dataset_reach_the_agent_and_its_checkpoint(train, com
     assert scored.returncode == 0, scored.stderr
 
 
-def test_lanes_with_penalties_of_their_own_are_named_where_they_are_shown(train, tmp_path):
+def test_seeds_with_penalties_of_their_own_are_named_where_they_are_shown(train, tmp_path):
     done = train("seeds=2", "filter.penalty=[0.5,2.0]", "updates=20")
     assert done.returncode == 0, done.stderr
     assert "last evaluation, filter.penalty=2" in done.stdout and "std" not in done.stdout

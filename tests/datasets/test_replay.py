@@ -17,17 +17,17 @@ class Penalised(Transition):
     penalty: Tensor
 
 
-def numbered(start: int, lanes: int, rows: int) -> Transition:
-    """Rows whose every column tells the lane and the running number."""
-    number = torch.arange(start, start + rows).float().repeat(lanes, 1)
-    number = number + 1000 * torch.arange(lanes).unsqueeze(1)
+def numbered(start: int, seeds: int, rows: int) -> Transition:
+    """Rows whose every column tells the seed and the running number."""
+    number = torch.arange(start, start + rows).float().repeat(seeds, 1)
+    number = number + 1000 * torch.arange(seeds).unsqueeze(1)
     return Transition(
         obs=number.unsqueeze(-1).expand(-1, -1, 3),
-        action=torch.zeros(lanes, rows, 2),
+        action=torch.zeros(seeds, rows, 2),
         reward=number,
         next_obs=number.unsqueeze(-1).expand(-1, -1, 3) + 0.5,
         terminated=number % 2 == 1,
-        is_real=torch.zeros(lanes, rows, dtype=torch.bool),
+        is_real=torch.zeros(seeds, rows, dtype=torch.bool),
     )
 
 
@@ -44,35 +44,35 @@ def test_packing_and_unpacking_is_the_identity(make_batch):
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     capacity=st.integers(1, 12),
-    lanes=st.integers(1, 3),
+    seeds=st.integers(1, 3),
     adds=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 2**32 - 1)), max_size=8),
 )
-def test_a_lane_holds_what_a_ring_of_python_objects_holds(capacity, lanes, adds):
-    replay = Replay(numbered(0, 1, 1)[0], lanes=lanes, capacity=capacity)
-    rings = [deque(maxlen=capacity) for _ in range(lanes)]
+def test_a_seed_holds_what_a_ring_of_python_objects_holds(capacity, seeds, adds):
+    replay = Replay(numbered(0, 1, 1)[0], seeds=seeds, capacity=capacity)
+    rings = [deque(maxlen=capacity) for _ in range(seeds)]
     start = 0
     for rows, seed in adds:
         rows = min(rows, capacity)
-        keep = torch.rand(lanes, rows, generator=torch.Generator().manual_seed(seed)) < 0.6
-        batch = numbered(start, lanes, rows)
+        keep = torch.rand(seeds, rows, generator=torch.Generator().manual_seed(seed)) < 0.6
+        batch = numbered(start, seeds, rows)
         replay.add(batch, keep)
-        for lane in range(lanes):
-            rings[lane].extend(batch.reward[lane][keep[lane]].tolist())
+        for replica in range(seeds):
+            rings[replica].extend(batch.reward[replica][keep[replica]].tolist())
         start += rows
-    for lane in range(lanes):
-        size = int(replay.size[lane])
-        assert size == len(rings[lane])
-        stored = replay.layout.unpack(replay.rows[lane, :capacity])
-        assert sorted(stored.reward[:size].tolist()) == sorted(rings[lane])
+    for replica in range(seeds):
+        size = int(replay.size[replica])
+        assert size == len(rings[replica])
+        stored = replay.layout.unpack(replay.rows[replica, :capacity])
+        assert sorted(stored.reward[:size].tolist()) == sorted(rings[replica])
         if size:
             assert torch.equal(stored.next_obs[:size, 0], stored.reward[:size] + 0.5)
             # The next write replaces the oldest row.
-            oldest = stored.reward[int(replay.head[lane]) % size] if size == capacity else None
-            assert oldest is None or float(oldest) == rings[lane][0]
+            oldest = stored.reward[int(replay.head[replica]) % size] if size == capacity else None
+            assert oldest is None or float(oldest) == rings[replica][0]
 
 
 def test_rejected_rows_never_come_back_even_if_they_are_not_finite():
-    replay = Replay(numbered(0, 1, 1)[0], lanes=2, capacity=8)
+    replay = Replay(numbered(0, 1, 1)[0], seeds=2, capacity=8)
     batch = numbered(0, 2, 8)
     keep = batch.reward % 2 == 0
     poisoned = Transition(
@@ -85,8 +85,8 @@ def test_rejected_rows_never_come_back_even_if_they_are_not_finite():
     assert replay.size.tolist() == [4, 4]
 
 
-def test_sampling_is_uniform_over_the_filled_part_and_keeps_to_its_lane():
-    replay = Replay(numbered(0, 1, 1)[0], lanes=2, capacity=10)
+def test_sampling_is_uniform_over_the_filled_part_and_keeps_to_its_seed():
+    replay = Replay(numbered(0, 1, 1)[0], seeds=2, capacity=10)
     replay.add(numbered(0, 2, 5), torch.ones(2, 5, dtype=torch.bool))
     drawn = replay.sample(2, 20000).reward
     assert drawn[0].max() == 4 and drawn[1].min() == 1000 and drawn[1].max() == 1004
@@ -96,7 +96,7 @@ def test_sampling_is_uniform_over_the_filled_part_and_keeps_to_its_lane():
 
 
 def test_indices_stay_uniform_at_sizes_beyond_float32():
-    replay = Replay(numbered(0, 1, 1)[0], lanes=1, capacity=1)
+    replay = Replay(numbered(0, 1, 1)[0], seeds=1, capacity=1)
     replay.size.fill_(2**26)
     torch.manual_seed(0)
     number = torch.randint(2**62, (1, 100000)) % replay.size.unsqueeze(1)
@@ -113,23 +113,23 @@ def test_a_shared_store_serves_every_seed_with_its_own_rows(make_batch):
 
 
 def test_more_rows_than_the_capacity_are_refused():
-    replay = Replay(numbered(0, 1, 1)[0], lanes=1, capacity=3)
+    replay = Replay(numbered(0, 1, 1)[0], seeds=1, capacity=3)
     with pytest.raises(ValueError, match="4 rows do not fit a replay of capacity 3"):
         replay.add(numbered(0, 1, 4), torch.zeros(1, 4, dtype=torch.bool))
 
 
 def test_contents_restore_a_replay_bit_for_bit():
-    replay = Replay(numbered(0, 1, 1)[0], lanes=2, capacity=7)
+    replay = Replay(numbered(0, 1, 1)[0], seeds=2, capacity=7)
     for start in (0, 5):
         replay.add(numbered(start, 2, 5), torch.rand(2, 5) < 0.8)
-    copy = Replay(numbered(0, 1, 1)[0], lanes=2, capacity=7)
+    copy = Replay(numbered(0, 1, 1)[0], seeds=2, capacity=7)
     copy.restore(replay.contents())
     assert torch.equal(copy.rows, replay.rows)
     torch.manual_seed(1)
     first = replay.sample(2, 20).reward
     torch.manual_seed(1)
     assert torch.equal(first, copy.sample(2, 20).reward)
-    other = Replay(numbered(0, 1, 1)[0], lanes=1, capacity=7)
+    other = Replay(numbered(0, 1, 1)[0], seeds=1, capacity=7)
     with pytest.raises(ValueError, match="belongs to other settings"):
         other.restore(replay.contents())
 
@@ -137,18 +137,18 @@ def test_contents_restore_a_replay_bit_for_bit():
 def test_a_mixture_draws_fixed_numbers_real_first(make_batch):
     real = make_batch(30)
     real = Transition(**{**vars(real), "is_real": torch.ones(30, dtype=torch.bool)})
-    dreams = Replay(real[0], lanes=4, capacity=20)
-    dreamed = make_batch(4, 20)
-    dreamed = Transition(**{**vars(dreamed), "is_real": torch.zeros(4, 20, dtype=torch.bool)})
-    dreams.add(dreamed, torch.ones(4, 20, dtype=torch.bool))
+    synthetic = Replay(real[0], seeds=4, capacity=20)
+    generated = make_batch(4, 20)
+    generated = Transition(**{**vars(generated), "is_real": torch.zeros(4, 20, dtype=torch.bool)})
+    synthetic.add(generated, torch.ones(4, 20, dtype=torch.bool))
     mixture = Mixture(
-        {"real": Replay.of(real), "synthetic": dreams}, {"real": 12, "synthetic": 244}, seeds=4
+        {"real": Replay.of(real), "synthetic": synthetic}, {"real": 12, "synthetic": 244}, seeds=4
     )
     batch = mixture.sample()
     assert batch.shape == (4, 256)
     assert batch.is_real[:, :12].all() and not batch.is_real[:, 12:].any()
-    for lane in range(4):
-        assert set(batch.reward[lane, 12:].tolist()) <= set(dreamed.reward[lane].tolist())
+    for seed in range(4):
+        assert set(batch.reward[seed, 12:].tolist()) <= set(generated.reward[seed].tolist())
 
 
 def test_a_mixture_cuts_streams_to_their_common_columns(make_batch):
@@ -172,19 +172,19 @@ def test_a_mixture_of_other_spaces_or_unknown_streams_is_refused(make_batch):
         Mixture({"real": streams["real"]}, {"simulator": 1}, seeds=1)
 
 
-def test_every_lane_of_a_resampled_replay_has_its_own_episodes(make_batch):
+def test_every_seed_of_a_resampled_replay_has_its_own_episodes(make_batch):
     starts, lengths = torch.tensor([0, 2, 5, 9]), torch.tensor([2, 3, 4, 1])
     rows = replace(make_batch(10), reward=torch.arange(10.0))
     torch.manual_seed(3)
     drawn = torch.randint(4, (3, 4))  # what the replay draws first
     torch.manual_seed(3)
-    replay = ResampledReplay(rows, episode_starts=starts, episode_lengths=lengths, lanes=3)
+    replay = ResampledReplay(rows, episode_starts=starts, episode_lengths=lengths, seeds=3)
     sample = replay.sample(3, 20_000).reward
-    assert len({tuple(lane) for lane in drawn.sort(1).values.tolist()}) == 3
-    for lane, episodes in zip(sample, drawn, strict=True):
+    assert len({tuple(each) for each in drawn.sort(1).values.tolist()}) == 3
+    for each, episodes in zip(sample, drawn, strict=True):
         expected = torch.zeros(10)
         for episode in episodes:
             begin, length = starts[episode], lengths[episode]
             expected[begin : begin + length] += 1
-        seen = lane.long().bincount(minlength=10) / len(lane)
+        seen = each.long().bincount(minlength=10) / len(each)
         torch.testing.assert_close(seen, expected / expected.sum(), atol=0.02, rtol=0)

@@ -91,15 +91,15 @@ def test_environments_serve_again_and_again():
     assert torch.equal(first[1], again[1])
 
 
-def test_lanes_meet_the_same_starts_and_act_alone():
+def test_seeds_meet_the_same_starts_and_act_alone():
     seen = []
 
-    def by_lane(obs):
+    def by_seed(obs):
         seen.append(obs.clone())
-        lane = torch.tensor([0.25, -0.5]).reshape(2, 1, 1)
-        return lane.expand(2, obs.shape[1], 1)
+        seed = torch.tensor([0.25, -0.5]).reshape(2, 1, 1)
+        return seed.expand(2, obs.shape[1], 1)
 
-    returns, lengths = episode_returns(spec_for("ReverieCountdown-v0"), by_lane, 2, 3, seed=2)
+    returns, lengths = episode_returns(spec_for("ReverieCountdown-v0"), by_seed, 2, 3, seed=2)
     assert torch.equal(seen[0][0], seen[0][1])
     assert lengths.tolist() == [[2, 3, 4]] * 2
     assert returns.tolist() == [[0.5, 0.75, 1.0], [-1.0, -1.5, -2.0]]
@@ -109,7 +109,7 @@ def test_lanes_meet_the_same_starts_and_act_alone():
 def test_the_result_is_that_of_a_single_environment(env_id):
     spec = spec_for(env_id)
     torch.manual_seed(0)
-    weights = torch.randn(2, spec.obs_dim, spec.action_dim)  # one policy a lane
+    weights = torch.randn(2, spec.obs_dim, spec.action_dim)  # one policy a seed
 
     def policy(obs):
         # Row by row, since a product's last bit may depend on the number of rows.
@@ -121,24 +121,24 @@ def test_the_result_is_that_of_a_single_environment(env_id):
         )
 
     returns, lengths = episode_returns(spec, policy, 2, 3, seed=11)
-    for lane in range(2):
+    for seed in range(2):
         for episode in range(3):
             env = make_env(spec)
             obs, _ = env.reset(seed=11 + episode)
             total, steps, ended = 0.0, 0, False
             while not ended:
-                action = torch.tanh(torch.tensor(obs) @ weights[lane]).numpy()
+                action = torch.tanh(torch.tensor(obs) @ weights[seed]).numpy()
                 obs, reward, terminated, truncated, _ = env.step(action)
                 total, steps, ended = total + reward, steps + 1, terminated or truncated
             env.close()
-            assert returns[lane, episode].item() == total
-            assert lengths[lane, episode].item() == steps
+            assert returns[seed, episode].item() == total
+            assert lengths[seed, episode].item() == steps
 
 
-def test_a_lane_that_diverged_is_nan_and_leaves_the_others_alone(caplog):
+def test_a_seed_that_diverged_is_nan_and_leaves_the_others_alone(caplog):
     def policy(obs):
         action = torch.ones(*obs.shape[:-1], 1)
-        action[1, obs[1, :, 1] >= 2] = torch.nan  # lane 1 breaks at its third step
+        action[1, obs[1, :, 1] >= 2] = torch.nan  # seed 1 breaks at its third step
         return action
 
     with caplog.at_level(logging.WARNING, logger="reverie.envs.evaluation"):
@@ -148,7 +148,7 @@ def test_a_lane_that_diverged_is_nan_and_leaves_the_others_alone(caplog):
     assert returns[1, 1:].isnan().all()
     assert np.isfinite(Countdown.actions).all()
     assert len(caplog.records) == 1
-    assert "seed lanes [1]" in caplog.records[0].getMessage()
+    assert "seeds [1]" in caplog.records[0].getMessage()
 
 
 def test_the_policy_may_write_on_what_it_is_given():

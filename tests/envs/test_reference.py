@@ -81,7 +81,7 @@ def random_policy(action_dim):
 
 
 def swing_up(obs):
-    torques = [[[swing_up_pendulum(one, 1.0)] for one in lane] for lane in obs.tolist()]
+    torques = [[[swing_up_pendulum(one, 1.0)] for one in each] for each in obs.tolist()]
     return torch.tensor(torques) / 2.0
 
 

@@ -1,4 +1,4 @@
-"""Films of one episode, or one line saying why there is none."""
+"""Videos of one episode, or one line saying why there is none."""
 
 import importlib.util
 import os
@@ -69,7 +69,7 @@ def half(obs):
 
 @pytest.mark.parametrize("side", [64, 51])  # neither even nor a multiple of 16
 @pytest.mark.parametrize("suffix", [".mp4", ".gif"])
-def test_a_film_shows_the_start_and_every_step(tmp_path, suffix, side):
+def test_a_video_shows_the_start_and_every_step(tmp_path, suffix, side):
     path = tmp_path / f"episode{suffix}"
     total = record(spec_for("ReverieScreen-v0", side=side), half, path, seed=0)
     assert total == 2.5
@@ -83,7 +83,7 @@ def test_a_film_shows_the_start_and_every_step(tmp_path, suffix, side):
 
 
 @pytest.mark.parametrize("fails_at", [0, 3])
-def test_a_machine_that_cannot_render_gives_one_line_and_keeps_the_old_film(tmp_path, fails_at):
+def test_a_machine_that_cannot_render_gives_one_line_and_keeps_the_old_video(tmp_path, fails_at):
     path = tmp_path / "episode.gif"
     path.write_bytes(b"old")
     with pytest.raises(Mistake, match=r"MUJOCO_GL=egl.*glGetError.*pip install") as caught:
@@ -116,7 +116,7 @@ def test_a_screenless_machine_renders_off_screen(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pygame") is None, reason="pygame not installed")
-def test_the_pendulum_is_filmed(tmp_path):
+def test_the_pendulum_is_recorded(tmp_path):
     path = tmp_path / "pendulum.mp4"
     spec = spec_of("Pendulum-v1", env_kwargs={}, physics="as-is", max_episode_steps=5)
     record(spec, half, path, seed=0)
@@ -136,22 +136,22 @@ def true_path(spec, steps):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pygame") is None, reason="pygame not installed")
-def test_truth_and_imagination_are_filmed_side_by_side(tmp_path):
+def test_truth_and_imagination_are_recorded_side_by_side(tmp_path):
     path, spec = tmp_path / "beside.mp4", spec_of("Pendulum-v1", **PENDULUM)
     starts, truth = [], true_path(spec, 5)
 
-    def films(imagined):
+    def videos(imagined):
         record_beside(spec, half, lambda obs: starts.append(obs) or imagined, path, 0, steps=5)
         assert list(tmp_path.iterdir()) == [path]
         frames = np.stack(frames_of(path)).astype(float)
         assert frames.shape == (6, 500, 1000, 3)
         return np.abs(frames[..., :500, :] - frames[..., 500:, :]).mean((1, 2, 3)), frames
 
-    exact, _ = films(truth)
-    wrong, _ = films(np.tile([-1.0, 0.0, 0.0], (5, 1)))
+    exact, _ = videos(truth)
+    wrong, _ = videos(np.tile([-1.0, 0.0, 0.0], (5, 1)))
     # Both begin alike; in the end the true half is dark.
     assert exact[:5].max() < 2.0 < wrong[1:].min() and wrong[0] < 2.0
-    _, frames = films(truth[:2])  # the imagined episode ended after two steps
+    _, frames = videos(truth[:2])  # the imagined episode ended after two steps
     assert frames[5, :, 500:].mean() < 0.6 * frames[1, :, 500:].mean()
     environment = make_env(spec)
     assert all(np.array_equal(start, environment.reset(seed=0)[0]) for start in starts)
@@ -174,7 +174,7 @@ def test_an_observation_of_a_body_is_put_into_its_joints(monkeypatch):
         assert data.qpos[0] == pytest.approx(turn * 2.0 * env.unwrapped.dt)
 
 
-def test_imagination_of_a_fast_task_is_filmed_in_slow_motion(tmp_path, monkeypatch):
+def test_imagination_of_a_fast_task_is_recorded_in_slow_motion(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "reverie.envs.video._frame", lambda spec, env: np.zeros((32, 32, 3), np.uint8)
     )

@@ -10,9 +10,9 @@ from reverie.agents.base import Agent
 from reverie.datasets.replay import Mixture, Replay
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
-from reverie.training.compilation import compiled
+from reverie.training.compilation import compile_whole
 from reverie.training.launch.options import read_option
-from reverie.training.loop import refresh
+from reverie.training.loop import rollout_round
 from reverie.world_models.ensemble import ProbabilisticEnsemble
 from reverie.world_models.filters import UncertaintyPenalty
 from reverie.world_models.sources import BranchedRollouts
@@ -21,7 +21,7 @@ SPEC = Spec(env_id=None, obs_dim=3, action_dim=2, action_low=(-1, -1), action_hi
 SEEDS = 2
 
 
-def numbers(option: str, **changes) -> dict:
+def hyperparameters(option: str, **changes) -> dict:
     settings = read_option(option)
     return {**{k: v for k, v in settings.items() if not k.startswith("_")}, **changes}
 
@@ -30,8 +30,8 @@ def train(wrap, updates: int) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     option = f"agent/{sys.argv[1]}"
     cls: type[Agent] = get_class(read_option(option)["_target_"])
-    agent = cls(spec=SPEC, seeds=SEEDS, updates=100, **numbers(option, hidden=[32, 32]))
-    settings = numbers(
+    agent = cls(spec=SPEC, seeds=SEEDS, updates=100, **hyperparameters(option, hidden=[32, 32]))
+    settings = hyperparameters(
         "world_model/ensemble",
         hidden=[32, 32],
         weight_decay=[0.0] * 3,
@@ -58,10 +58,10 @@ def train(wrap, updates: int) -> dict[str, torch.Tensor]:
         torch.rand(100) < 0.1,
         torch.ones(100, dtype=torch.bool),
     )
-    dreams = Replay(data[:1], lanes=SEEDS, capacity=source.capacity)
-    streams = {"real": Replay.of(data), "synthetic": dreams}
+    synthetic = Replay(data[:1], seeds=SEEDS, capacity=source.capacity)
+    streams = {"real": Replay.of(data), "synthetic": synthetic}
     mixture = Mixture(streams, {"real": 8, "synthetic": 24}, seeds=SEEDS)
-    refill = wrap(refresh(agent, mixture, "synthetic", source))
+    refill = wrap(rollout_round(agent, mixture, "synthetic", source))
     update = wrap(lambda: agent.update(mixture.sample()))
     for step in range(updates):
         if step % source.every == 0:
@@ -79,7 +79,7 @@ if __name__ == "__main__":
             raise SystemExit(record.getMessage())
 
     logging.getLogger("reverie.training.compilation").addHandler(Refuse())
-    fast = train(lambda function: compiled(function, torch.device("cpu")), 12)
+    fast = train(lambda function: compile_whole(function, torch.device("cpu")), 12)
     for name, value in plain.items():
         error = (fast[name].float() - value.float()).abs().max()
         # One update agrees to 1e-5 of a tensor's largest entry; later ones amplify the rounding.

@@ -6,14 +6,18 @@ import sys
 import pytest
 import torch
 
-from reverie.training.compilation import compiled, wanted
+from reverie.training.compilation import compile_whole, should_compile
 
 
 def test_auto_compiles_on_a_gpu_only():
-    assert wanted("auto", torch.device("cuda")) and not wanted("auto", torch.device("cpu"))
-    assert wanted(True, torch.device("cpu")) and not wanted(False, torch.device("cuda"))
+    assert should_compile("auto", torch.device("cuda")) and not should_compile(
+        "auto", torch.device("cpu")
+    )
+    assert should_compile(True, torch.device("cpu")) and not should_compile(
+        False, torch.device("cuda")
+    )
     with pytest.raises(ValueError, match="use auto, true or false"):
-        wanted("sometimes", torch.device("cpu"))
+        should_compile("sometimes", torch.device("cpu"))
 
 
 def test_what_cannot_be_compiled_runs_as_it_is_with_one_warning(caplog, monkeypatch):
@@ -24,7 +28,7 @@ def test_what_cannot_be_compiled_runs_as_it_is_with_one_warning(caplog, monkeypa
         return call
 
     monkeypatch.setattr(torch, "compile", refuse)
-    function = compiled(lambda x: x + 1, torch.device("cpu"))
+    function = compile_whole(lambda x: x + 1, torch.device("cpu"))
     assert function(1) == 2 and function(2) == 3
     warnings = [record.message for record in caplog.records]
     assert len(warnings) == 1

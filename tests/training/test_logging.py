@@ -56,7 +56,7 @@ def test_measurements_may_be_overwritten_after_they_were_added(tmp_path):
 def test_a_diverged_seed_is_named_with_its_metric_and_a_remedy(tmp_path):
     log = started(tmp_path / "m.csv")
     log.add({"critic_loss": torch.tensor([1.0, float("inf")])})
-    with pytest.raises(Mistake, match=r"critic_loss \(seed lanes \[1\]\).*lower the"):
+    with pytest.raises(Mistake, match=r"critic_loss \(seeds \[1\]\).*lower the"):
         log.flush(7)
 
 
@@ -68,7 +68,7 @@ def test_a_resumed_log_equals_one_that_was_never_interrupted(tmp_path):
             if update % 2 == 0:
                 log.flush(update)
             if update % 4 == 0:
-                log.evaluated(update, [update * 1.0], [update * 10.0])
+                log.record_evaluation(update, [update * 1.0], [update * 10.0])
             if update == checkpoint_at:
                 state = log.state()
         return state
@@ -100,7 +100,7 @@ def test_a_log_that_lost_rows_is_refused(tmp_path):
 def test_trackers_see_the_mean_and_every_seed(tmp_path):
     recorder = Recorder()
     log = started(tmp_path / "m.csv", tracker=recorder)
-    log.evaluated(5, [10.0, 20.0], None)
+    log.record_evaluation(5, [10.0, 20.0], None)
     assert recorder.written == [(5, {"return": 15.0, "return/seed0": 10.0, "return/seed1": 20.0})]
 
 

@@ -27,7 +27,7 @@ class Watcher(Agent):
 
 
 class Numbered(RolloutSource):
-    """Rows whose reward is the number of the refresh; `keep` says whether any are kept."""
+    """Rows whose reward is the number of the rollout round; `keep` says whether any are kept."""
 
     def __init__(self, example, events, keep=True):
         nn.Module.__init__(self)
@@ -37,7 +37,7 @@ class Numbered(RolloutSource):
     def generate(self, policy, starts):
         assert starts.shape == (2, 5, 3) and policy(starts).shape == (2, 5, 2)
         self.calls += 1
-        self.events.append("refresh")
+        self.events.append("round")
         rows = self.example(2, 5)
         rows.reward[:] = self.calls
         rows.is_real[:] = False
@@ -63,8 +63,8 @@ def run(spec, make_batch, tmp_path):
         agent, source = Watcher(spec, events), Numbered(make_batch, events, keep)
         real = make_batch(20)
         real.is_real[:] = True
-        dreams = Replay(real[:1], lanes=2, capacity=source.capacity)
-        streams = {"real": Replay.of(real), "synthetic": dreams}
+        synthetic = Replay(real[:1], seeds=2, capacity=source.capacity)
+        streams = {"real": Replay.of(real), "synthetic": synthetic}
         mixture = Mixture(streams, {"real": 2, "synthetic": 6}, seeds=2)
         log = Log(tmp_path / "m.csv", NoTracker(), 2)
         log.begin()
@@ -87,19 +87,19 @@ def run(spec, make_batch, tmp_path):
     return go
 
 
-def test_a_refresh_comes_before_the_first_update_and_on_its_period(run):
+def test_a_rollout_round_comes_before_the_first_update_and_on_its_period(run):
     _, events, _ = run(7)
-    order = [event for event in events if event in ("refresh", "update")]
-    assert order == ["refresh", *["update"] * 3, "refresh", *["update"] * 3, "refresh", "update"]
+    order = [event for event in events if event in ("round", "update")]
+    assert order == ["round", *["update"] * 3, "round", *["update"] * 3, "round", "update"]
 
 
-def test_a_refit_comes_before_the_refresh_of_its_step_but_not_before_the_first(run):
+def test_a_refit_comes_before_the_rollout_round_of_its_step_but_not_before_the_first(run):
     _, events, metrics = run(5, refit=3)
-    order = [event for event in events if event in ("refit", "refresh", "update")]
-    assert order == ["refresh", *["update"] * 3, "refit", "refresh", *["update"] * 2]
+    order = [event for event in events if event in ("refit", "round", "update")]
+    assert order == ["round", *["update"] * 3, "refit", "round", *["update"] * 2]
     assert "4,1,world_model/epochs,3\n" in metrics
     _, events, _ = run(5, first=3, refit=3)  # a resumed run repeats the refit of its first step
-    assert events[:2] == ["refit", "refresh"]
+    assert events[:2] == ["refit", "round"]
 
 
 def test_events_come_on_their_periods_and_after_the_last_update(run):
@@ -119,14 +119,14 @@ def test_a_resumed_loop_goes_on_where_it_was(run):
     ]
 
 
-def test_the_replay_of_dreams_keeps_the_latest_refreshes(run):
+def test_the_synthetic_replay_keeps_the_latest_rounds(run):
     agent, _, _ = run(30)
     assert agent.fakes[0] == [1.0]
-    assert set(agent.fakes[-1]) <= {9.0, 10.0}  # ten rows hold two refreshes of five
+    assert set(agent.fakes[-1]) <= {9.0, 10.0}  # ten rows hold two rollout rounds of five
 
 
-def test_a_refresh_that_leaves_nothing_is_an_error(run):
-    with pytest.raises(Mistake, match=r"gave seed lanes \[0, 1\] no rows"):
+def test_a_rollout_round_that_leaves_nothing_is_an_error(run):
+    with pytest.raises(Mistake, match=r"gave seeds \[0, 1\] no rows"):
         run(3, keep=False)
 
 

@@ -1,4 +1,4 @@
-"""Collecting and refitting while learning: order, lanes apart, the same bits after a resume."""
+"""Collecting and refitting while learning: order, seeds apart, the same bits after a resume."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ from reverie.world_models.sources import BranchedRollouts
 from reverie.world_models.true_dynamics import TrueDynamics
 
 LIMIT = 7
-NUMBERS = {"environments": 2, "steps": 1, "every": 2, "capacity": 200, "refit_every": 8}
+HYPERPARAMETERS = {"environments": 2, "steps": 1, "every": 2, "capacity": 200, "refit_every": 8}
 
 
 @pytest.fixture
@@ -38,30 +38,30 @@ def make_model(data):
     from tests.world_models.conftest import ensemble
 
     def make(**changes):
-        numbers = {"spec": data.spec, "seeds": 2, "termination": "known"}
-        return ensemble(**(numbers | changes))
+        hyperparameters = {"spec": data.spec, "seeds": 2, "termination": "known"}
+        return ensemble(**(hyperparameters | changes))
 
     return make
 
 
 def online(spec, **changes):
-    return Online(spec=spec, seeds=2, **(NUMBERS | {"warm": True} | changes))
+    return Online(spec=spec, seeds=2, **(HYPERPARAMETERS | {"warm": True} | changes))
 
 
 class Run:
-    """Two seeds of SAC that collect, refit and dream, in folder `folder`."""
+    """Two seeds of SAC that collect, refit and roll out, in folder `folder`."""
 
     def __init__(self, data, model, agent, folder):
         self.agent, self.model = agent, model
         self.online = online(data.spec)
-        dreams = BranchedRollouts(
+        synthetic = BranchedRollouts(
             model=model, transition_filter=KeepAll(), horizon=2, starts=6, every=4, retain=2
         )
-        self.real = GrowingReplay(data.transitions, lanes=2, capacity=200)
-        self.dreams = Replay(data.transitions[:1], lanes=2, capacity=dreams.capacity)
-        streams = {"real": self.real, "synthetic": self.dreams}
+        self.real = GrowingReplay(data.transitions, seeds=2, capacity=200)
+        self.synthetic = Replay(data.transitions[:1], seeds=2, capacity=synthetic.capacity)
+        streams = {"real": self.real, "synthetic": self.synthetic}
         self.mixture = Mixture(streams, {"real": 4, "synthetic": 4}, seeds=2)
-        self.sources = {"real": self.online.source, "synthetic": dreams}
+        self.sources = {"real": self.online.source, "synthetic": synthetic}
         cpu = torch.device("cpu")
         self.refit = self.online.refit(model, data, self.real, cpu)
         folder.mkdir(exist_ok=True)
@@ -94,7 +94,7 @@ class Run:
             "agent": self.agent.state_dict(),
             "model": self.model.state_dict(),
             "real": self.real.contents(),
-            "dreams": self.dreams.contents(),
+            "synthetic": self.synthetic.contents(),
         }, self.log.path.read_text()
 
 
@@ -135,10 +135,10 @@ def test_what_is_collected_is_real_and_joins_batches_starts_and_refits(make_run,
     # Two environments step before updates 1, 3, 5, ...; refits come before updates 9 and 17.
     assert [added.reward.shape for added in seen] == [(2, 8), (2, 16)]
     assert run.online.source.taken == 18 == int(run.real.size[0])
-    added = run.real.added()
+    added = run.real.added_rows()
     assert added.is_real.all() and not added.terminated.any()  # a time limit is no terminal
     assert torch.equal(seen[1].obs, added.obs[:, :16])
-    assert not (added.obs[0].unsqueeze(1) == added.obs[1]).all(-1).any()  # each lane its own
+    assert not (added.obs[0].unsqueeze(1) == added.obs[1]).all(-1).any()  # each seed its own
     both = {tuple(row) for row in torch.cat([data.transitions.obs, added.obs[1]]).tolist()}
     drawn = {tuple(row) for row in run.real.sample(2, 2000).obs[1].tolist()}
     assert drawn == both
@@ -156,46 +156,46 @@ def test_a_refit_follows_the_rows_of_its_own_seed_only(data, make_model):
         model.load_state_dict(start)
         torch.manual_seed(1)  # not that of the first fit
         described = model.refit(data, replace(rows, reward=reward), warm=warm)
-        assert {lanes.shape for lanes in described.values()} == {(2,)}
+        assert {seeds.shape for seeds in described.values()} == {(2,)}
         obs, action = rows.obs[:, :40], rows.action[:, :40]
         return {n: v.clone() for n, v in model.state_dict().items()}, model.predict(obs, action)[0]
 
     plain, before = refitted(rows.reward)
     told, after = refitted(moved)
-    lanes = [name for name in told if told[name].ndim]
-    assert all(torch.equal(plain[name][0], told[name][0]) for name in lanes)
+    seeds = [name for name in told if told[name].ndim]
+    assert all(torch.equal(plain[name][0], told[name][0]) for name in seeds)
     # Towards the 3 by which the rows that only seed 1 has collected differ.
     assert (after - before)[1, ..., -1].mean() > 0.5
 
     model.max_epochs = 1
     near, fresh = (refitted(moved, warm)[0] for warm in (True, False))
-    weights = [name for name in lanes if "weight" in name]
+    weights = [name for name in seeds if "weight" in name]
     distance = [sum((end[n] - start[n]).norm() for n in weights) for end in (near, fresh)]
     assert distance[0] < distance[1] / 2
 
 
-def test_a_lane_that_lost_rows_leaves_the_others_as_they_were(data):
-    replay = GrowingReplay(data.transitions, lanes=2, capacity=6)
+def test_a_seed_that_lost_rows_leaves_the_others_as_they_were(data):
+    replay = GrowingReplay(data.transitions, seeds=2, capacity=6)
     rows = data.transitions[:4].map(lambda c: torch.stack([c, c]))
     replay.add(rows, torch.tensor([[True] * 4, [True, False, True, False]]))
-    added = replay.added()
+    added = replay.added_rows()
     assert torch.equal(added.obs[0], rows.obs[0])
     assert torch.equal(added.obs[1], rows.obs[1, [0, 2, 0, 2]])
 
 
 def test_a_full_ring_drops_its_oldest_rows_and_keeps_the_dataset(data):
-    replay = GrowingReplay(data.transitions[:3], lanes=2, capacity=2)
+    replay = GrowingReplay(data.transitions[:3], seeds=2, capacity=2)
     for first in (10, 20):
         rows = data.transitions[first : first + 2].map(lambda c: torch.stack([c, c]))
         replay.add(rows, torch.ones(2, 2, dtype=torch.bool))
     drawn = replay.sample(2, 5000).reward
     kept = data.transitions.reward[torch.tensor([0, 1, 2, 20, 21])]
-    for lane in drawn:
-        shares = (lane.unsqueeze(1) == kept).float().mean(0)
+    for each in drawn:
+        shares = (each.unsqueeze(1) == kept).float().mean(0)
         torch.testing.assert_close(shares, torch.full((5,), 0.2), rtol=0, atol=0.03)
-    other = GrowingReplay(data.transitions[:3], lanes=2, capacity=2)
+    other = GrowingReplay(data.transitions[:3], seeds=2, capacity=2)
     other.restore(replay.contents())
-    assert torch.equal(other.added().obs, replay.added().obs)
+    assert torch.equal(other.added_rows().obs, replay.added_rows().obs)
     assert replay.contents()["rows"].shape[1] == 2  # the dataset is in no checkpoint
 
 
@@ -216,7 +216,7 @@ def test_numbers_that_make_no_sense_are_refused(data, changes, expected):
 def test_what_cannot_be_collected_or_refitted_is_refused(data, make_model):
     with pytest.raises(ValueError, match=r"dataset\.env_id="):
         online(replace(data.spec, env_id=None))
-    replay = GrowingReplay(data.transitions, lanes=2, capacity=200)
+    replay = GrowingReplay(data.transitions, seeds=2, capacity=200)
     cpu = torch.device("cpu")
     refused = {
         "per_seed=true": make_model(per_seed=False),

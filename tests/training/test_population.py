@@ -2,7 +2,7 @@
 
 import pytest
 
-from reverie.training.population import in_lane, label, population
+from reverie.training.population import label, population, settings_of_seed
 
 PENALTY = {"_target_": "reverie.world_models.filters.UncertaintyPenalty", "penalty": 1.0}
 AGENT = {
@@ -25,7 +25,10 @@ def test_lists_of_supported_numbers_are_the_population():
     assert found == {"agent.diversity": [0.5, 1], "agent.target_entropy": [-1.0, -2.0]}
     assert label(found, 1) == "agent.diversity=1, agent.target_entropy=-2"
     flat = {"agent.diversity": [0.5, 1], "seeds": 2}
-    assert in_lane(flat, {"agent.diversity": [0.5, 1]}, 0) == {"agent.diversity": 0.5, "seeds": 2}
+    assert settings_of_seed(flat, {"agent.diversity": [0.5, 1]}, 0) == {
+        "agent.diversity": 0.5,
+        "seeds": 2,
+    }
 
 
 @pytest.mark.parametrize(

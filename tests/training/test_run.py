@@ -25,9 +25,9 @@ def make_run(data, make_sac):
         torch.manual_seed(3)
         agent = make_sac(data.spec, seeds=2)
         mixture, sources = mix(data, seeds=2, batch_size=8)
-        numbers = {"updates": 12, "periods": Periods(log=2, evaluate=4, checkpoint=6)}
-        numbers["settings"] = {"name": "by hand", "seeds": 2}
-        return Run(data, agent, mixture, sources, **(numbers | changes))
+        hyperparameters = {"updates": 12, "periods": Periods(log=2, evaluate=4, checkpoint=6)}
+        hyperparameters["settings"] = {"name": "by hand", "seeds": 2}
+        return Run(data, agent, mixture, sources, **(hyperparameters | changes))
 
     return make
 

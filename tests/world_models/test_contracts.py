@@ -157,10 +157,10 @@ class Distance(DynamicsReward):
 
 @pytest.mark.parametrize("option", options("filter"))
 def test_a_filter_leaves_one_candidate_and_judges_every_row(option):
-    numbers = settings("filter", option)
-    asked = inspect.signature(get_object(numbers["_target_"]).__init__).parameters
+    hyperparameters = settings("filter", option)
+    asked = inspect.signature(get_object(hyperparameters["_target_"]).__init__).parameters
     parts = {"dynamics_reward": Distance()} if "dynamics_reward" in asked else {}
-    judge = instantiate(numbers)(**parts)
+    judge = instantiate(hyperparameters)(**parts)
     k = judge.candidates
     step = Step(
         next_obs=torch.randn(k, SEEDS, ROWS, D),
@@ -169,20 +169,20 @@ def test_a_filter_leaves_one_candidate_and_judges_every_row(option):
         uncertainty=torch.rand(SEEDS, ROWS),
     )
     obs, action = torch.randn(SEEDS, ROWS, D), torch.rand(SEEDS, ROWS, A)
-    verdict = judge(obs, action, step)
-    assert verdict.step.next_obs.shape == (1, SEEDS, ROWS, D) and verdict.step.state is None
+    filtered = judge(obs, action, step)
+    assert filtered.step.next_obs.shape == (1, SEEDS, ROWS, D) and filtered.step.state is None
     # A copy of the next observations stands for the state: both must be of the same outcome.
-    verdict = judge(obs, action, replace(step, state=step.next_obs.double()))
-    assert torch.equal(verdict.step.state, verdict.step.next_obs.double())
-    for judged in (verdict.keep, verdict.goes_on):
+    filtered = judge(obs, action, replace(step, state=step.next_obs.double()))
+    assert torch.equal(filtered.step.state, filtered.step.next_obs.double())
+    for judged in (filtered.keep, filtered.goes_on):
         assert judged.shape == (SEEDS, ROWS) and judged.dtype == torch.bool
 
 
 def test_selection_then_penalty_compose_with_every_model(make_model, data):
     model = make_model(uncertainty="dropout", dropout=0.2)  # where the model knows these
     model.fit(data)
-    numbers = settings("filter", "morec", select="argmax", penalty=0.5)
-    judge = instantiate(numbers)(dynamics_reward=Distance())
+    hyperparameters = settings("filter", "morec", select="argmax", penalty=0.5)
+    judge = instantiate(hyperparameters)(dynamics_reward=Distance())
     obs, action = torch.randn(SEEDS, ROWS, D), torch.rand(SEEDS, ROWS, A)
     step = model.step(obs, action, judge.candidates, model.initial_state(obs))
     best = step.next_obs.square().sum(-1).argmin(0, keepdim=True)
@@ -196,10 +196,10 @@ def test_selection_then_penalty_compose_with_every_model(make_model, data):
 def test_a_source_gives_as_many_rows_as_it_promises(make_model, data, option):
     model = make_model()
     model.fit(data)
-    numbers = settings("source", option, starts=ROWS, retain=2, records=5, chunk=2)
+    hyperparameters = settings("source", option, starts=ROWS, retain=2, records=5, chunk=2)
     parts = {"spec": SPEC, "seeds": SEEDS, "model": model, "transition_filter": KeepAll()}
-    law = {"noise_law": settings("noise_law", "log_normal")}
-    generator = instantiate(settings("generator", "transition_small") | law)
+    distribution = {"noise_distribution": settings("noise_distribution", "log_normal")}
+    generator = instantiate(settings("generator", "transition_small") | distribution)
     parts["generator"] = generator(spec=SPEC, seeds=SEEDS, seed=0)
     parts["sampler"] = instantiate(settings("sampler", "dpm_solver_2m", steps=2))()
     parts |= dict.fromkeys(("guidance", "behaviour"))
@@ -210,13 +210,17 @@ def test_a_source_gives_as_many_rows_as_it_promises(make_model, data, option):
 
     # That of a world model; the true task's needs an environment.
     parts["simulator"] = build(settings("simulator", "world_model"))
-    source = build(numbers)
+    source = build(hyperparameters)
     starts = source.starts
     rows, keep = source.generate(
         lambda obs: torch.zeros(*obs.shape[:-1], A), torch.randn(SEEDS, starts, D)
     )
     assert rows.shape == keep.shape and keep.dtype == torch.bool
     assert keep.shape[0] == SEEDS and keep.shape[1] <= source.capacity
-    assert not rows.is_real.any() and source.every >= 1 and starts == numbers.get("starts", starts)
+    assert (
+        not rows.is_real.any()
+        and source.every >= 1
+        and starts == hyperparameters.get("starts", starts)
+    )
     assert source.stream != "real"
     source.restore(source.contents())

@@ -111,11 +111,11 @@ def unmeasured(data):
 
 
 def test_the_constant_predictor_is_off_by_how_far_the_state_moved(data):
-    found = diagnostics.measure(Linear(), data, episodes=torch.tensor([4]), windows=1)
-    first = found["open_loop"]["windows"]
+    found = diagnostics.measure(Linear(), data, episodes=torch.tensor([4]), segments=1)
+    first = found["open_loop"]["segments"]
     assert set(first) == {1}
     unit = data.transitions.obs.std(0, correction=0)
-    # Whichever window was drawn, its errors follow from the recorded states alone.
+    # Whichever segment was drawn, its errors follow from the recorded states alone.
     episode = data.transitions[480:600]
     moves = [
         [
@@ -128,16 +128,16 @@ def test_the_constant_predictor_is_off_by_how_far_the_state_moved(data):
     assert any(measured == pytest.approx(row, rel=1e-4) for row in moves)
 
 
-def test_windows_never_cross_an_episode_or_an_unknown_successor(make_dataset):
+def test_segments_never_cross_an_episode_or_an_unknown_successor(make_dataset):
     data = make_dataset(episodes=20, length=12)
     # The successor of each last row is unknown: what stands there must not be compared with.
     valid = data.valid_next & ~data.truncated
     after = torch.where(valid[:, None], data.transitions.next_obs, 1e6)
     data = replace(data, valid_next=valid, transitions=replace(data.transitions, next_obs=after))
-    found = diagnostics.measure(Linear(), data, episodes=torch.arange(20), windows=10_000)
+    found = diagnostics.measure(Linear(), data, episodes=torch.arange(20), segments=10_000)
     assert found["open_loop"]["horizons"] == [1, 2, 5, 10]
     # Eleven usable rows each: 11, 10, 7 and 2 starts an episode.
-    assert found["open_loop"]["windows"] == [220, 200, 140, 40]
+    assert found["open_loop"]["segments"] == [220, 200, 140, 40]
     assert found["measured_on"]["rows"] == 220
     assert max(found["open_loop"]["sampled"]["p90"][0]) < 1e-4
 
@@ -180,7 +180,7 @@ class Remembering(Linear):
 def test_open_loop_replay_carries_the_state_of_the_model(make_dataset):
     model = Remembering()
     model.seen = []
-    diagnostics.measure(model, make_dataset(episodes=3, length=30), windows=20)
+    diagnostics.measure(model, make_dataset(episodes=3, length=30), segments=20)
     # One step at a time from observations, then 25 steps with means, then 25 with samples.
     assert model.seen == [[0.0]] + 2 * [[float(step)] for step in range(25)]
 
@@ -344,7 +344,7 @@ def test_the_result_of_an_ensemble_is_plain_and_can_be_drawn(make_ensemble, make
     model = make_ensemble(seeds=2, termination="learned", heldout_episodes=2)
     described = model.fit(data)
     state = torch.get_rng_state()
-    found = {**described, **diagnostics.measure(model, data, windows=20)}
+    found = {**described, **diagnostics.measure(model, data, segments=20)}
     assert found["measured_on"]["held_out"] and found["measured_on"]["episodes"] == 2
     assert not torch.equal(torch.get_rng_state(), state)  # the global stream, as documented
     assert json.loads(json.dumps(found, allow_nan=False)) == found

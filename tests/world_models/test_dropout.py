@@ -1,4 +1,4 @@
-"""Dropout in the world model: off by default to the bit, known spreads, lanes that stay apart."""
+"""Dropout in the world model: off by default to the bit, known spreads, seeds that stay apart."""
 
 import math
 
@@ -42,8 +42,14 @@ def test_without_dropout_nothing_is_drawn_and_nothing_changes(gradients):
 
 
 def fitted(make_ensemble, make_dataset, **changes):
-    numbers = {"members": 1, "elites": 1, "seeds": 2, "uncertainty": "dropout", "dropout": 0.2}
-    model = make_ensemble(**(numbers | changes))
+    hyperparameters = {
+        "members": 1,
+        "elites": 1,
+        "seeds": 2,
+        "uncertainty": "dropout",
+        "dropout": 0.2,
+    }
+    model = make_ensemble(**(hyperparameters | changes))
     model.fit(make_dataset(noise=0.05))
     return model
 
@@ -76,7 +82,7 @@ def test_the_passes_are_one_call_whose_spread_is_the_uncertainty(make_ensemble, 
     torch.testing.assert_close(found, wanted, rtol=0.1, atol=0)
 
 
-def test_a_poisoned_seed_doubts_alone(make_ensemble, make_dataset):
+def test_a_poisoned_seed_is_uncertain_alone(make_ensemble, make_dataset):
     model = fitted(make_ensemble, make_dataset)
     obs, action = torch.randn(2, 5, 2), torch.rand(2, 5, 1)
     torch.manual_seed(1)

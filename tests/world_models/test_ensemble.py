@@ -84,7 +84,7 @@ def test_the_restored_weights_are_those_of_the_best_epoch(make_ensemble, monkeyp
     described = fit_table(model, inputs, targets, torch.arange(300).expand(1, -1))
     assert described["epochs"] == [4] and len(seen) == 4
     assert described["best_loss"] == [[3.0, 1.0]] and described["elites"] == [[1]]
-    *network, low, high = model.gaussians.trained()
+    *network, low, high = model.gaussians.trained_parameters()
     for i, parameter in enumerate(network):
         assert torch.equal(parameter[:, 0], seen[1][i][:, 0])
         assert torch.equal(parameter[:, 1], seen[0][i][:, 1])
@@ -107,7 +107,7 @@ def test_a_seed_that_stopped_is_frozen_while_others_go_on(make_ensemble, monkeyp
     described = fit_table(model, inputs, targets, torch.arange(300).expand(2, -1))
     assert described["epochs"] == [3, 6]
     assert described["holdout_loss"] == [[8.0, 9.0, 9.0], [8.0, 4.0, 2.0, 1.0, *[9.0] * 2]]
-    *network, low, high = model.gaussians.trained()
+    *network, low, high = model.gaussians.trained_parameters()
     for i, parameter in enumerate(network):
         assert torch.equal(parameter[0], seen[0][i][0])  # its best epoch
         assert torch.equal(parameter[1], seen[3][i][1])
@@ -247,10 +247,10 @@ def test_one_shared_ensemble_equals_a_solo_one(make_ensemble, make_dataset):
 # ----------------------------------------------------------------- seeds stay apart
 
 
-def lane(model, seed):
+def replica(model, seed):
     """What belongs to one seed of a model."""
     return [
-        *(parameter.detach()[seed] for parameter in model.gaussians.trained()),
+        *(parameter.detach()[seed] for parameter in model.gaussians.trained_parameters()),
         model.gaussians.input_mean[seed],
         model.gaussians.input_std[seed],
         model.elite_members[seed],
@@ -258,8 +258,8 @@ def lane(model, seed):
 
 
 def assert_same_but(poisoned, clean, victim):
-    for seed in range(clean.lanes):
-        pairs = zip(lane(poisoned, seed), lane(clean, seed), strict=True)
+    for seed in range(clean.replicas):
+        pairs = zip(replica(poisoned, seed), replica(clean, seed), strict=True)
         if seed != victim:
             assert all(torch.equal(a, b) for a, b in pairs)
         else:
@@ -270,12 +270,12 @@ def assert_same_but(poisoned, clean, victim):
 def test_poisoned_weights_of_one_seed_leave_the_fit_of_others_bitwise_alone(make_ensemble, victim):
     inputs, targets = table()
     rows = torch.arange(300).expand(3, -1)
-    numbers = {"seeds": 3, "max_epochs": None, "patience": 2, "improvement": 0.05}
+    hyperparameters = {"seeds": 3, "max_epochs": None, "patience": 2, "improvement": 0.05}
     torch.manual_seed(0)
-    clean = make_ensemble(**numbers)
+    clean = make_ensemble(**hyperparameters)
     described = fit_table(clean, inputs, targets, rows)
     torch.manual_seed(0)
-    poisoned = make_ensemble(**numbers)
+    poisoned = make_ensemble(**hyperparameters)
     with torch.no_grad():
         poisoned.gaussians.network.layers[1].weight[victim] = torch.nan
     with pytest.raises(Mistake, match=f"seed {victim} at epoch 1"):
@@ -291,12 +291,12 @@ def test_poisoned_data_of_one_seed_leave_the_fit_of_others_bitwise_alone(make_en
     rows = torch.arange(600).view(2, 300)  # each seed has data of its own
     broken = targets.clone()
     broken[310] = torch.nan
-    numbers = {"seeds": 2, "max_epochs": 6, "patience": 2}
+    hyperparameters = {"seeds": 2, "max_epochs": 6, "patience": 2}
     torch.manual_seed(0)
-    clean = make_ensemble(**numbers)
+    clean = make_ensemble(**hyperparameters)
     fit_table(clean, inputs, targets, rows)
     torch.manual_seed(0)
-    poisoned = make_ensemble(**numbers)
+    poisoned = make_ensemble(**hyperparameters)
     with pytest.raises(Mistake, match="seed 1"):
         fit_table(poisoned, inputs, broken, rows)
     assert_same_but(poisoned, clean, victim=1)
@@ -311,7 +311,10 @@ def test_poisoned_weights_of_one_seed_leave_the_steps_of_others_bitwise_alone(
     torch.manual_seed(1)
     clean = model.step(obs, action, 4)
     with torch.no_grad():
-        for parameter in (*model.gaussians.trained(), *model.termination.network.parameters()):
+        for parameter in (
+            *model.gaussians.trained_parameters(),
+            *model.termination.network.parameters(),
+        ):
             parameter[1] = torch.nan
         model.gaussians.input_mean[1] = torch.nan
     obs[1] = torch.nan
@@ -324,13 +327,15 @@ def test_poisoned_weights_of_one_seed_leave_the_steps_of_others_bitwise_alone(
         assert torch.equal(poisoned.uncertainty[seed], clean.uncertainty[seed])
 
 
-def test_a_lane_learns_as_well_as_a_solo_run(make_ensemble, make_dataset):
-    """Eight lanes against eight solo runs: the holdout errors come from one distribution."""
+def test_a_seed_learns_as_well_as_a_solo_run(make_ensemble, make_dataset):
+    """Eight seeds against eight solo runs: the holdout errors come from one distribution."""
     data = make_dataset(noise=0.1, episodes=10)
-    numbers = {"members": 2, "elites": 1, "max_epochs": 6, "patience": 9}
-    lanes = make_ensemble(seeds=8, **numbers).fit(data)["best_loss"]
-    solos = [make_ensemble(seed=s, **numbers).fit(data)["best_loss"][0] for s in range(1, 9)]
-    together, alone = (torch.tensor(x).log().mean(1) for x in (lanes, solos))
+    hyperparameters = {"members": 2, "elites": 1, "max_epochs": 6, "patience": 9}
+    together = make_ensemble(seeds=8, **hyperparameters).fit(data)["best_loss"]
+    solos = [
+        make_ensemble(seed=s, **hyperparameters).fit(data)["best_loss"][0] for s in range(1, 9)
+    ]
+    together, alone = (torch.tensor(x).log().mean(1) for x in (together, solos))
     spread = ((together.var() + alone.var()) / 8).sqrt()
     assert (together.mean() - alone.mean()).abs() < 3 * spread
     assert 0.2 < together.std() / alone.std() < 5
@@ -446,10 +451,10 @@ def test_gradients_flow_through_a_step_but_not_into_the_model(make_ensemble):
 
 
 def test_a_loaded_model_steps_as_the_saved_one(make_ensemble, make_dataset):
-    numbers = {"seeds": 2, "termination": "learned"}
-    model = make_ensemble(**numbers)
+    hyperparameters = {"seeds": 2, "termination": "learned"}
+    model = make_ensemble(**hyperparameters)
     model.fit(make_dataset(noise=0.05, terminal_above=1.5))
-    copy = make_ensemble(**numbers)
+    copy = make_ensemble(**hyperparameters)
     copy.load_state_dict(model.state_dict())
     obs, action = torch.randn(2, 9, 2), torch.rand(2, 9, 1)
     steps = []

@@ -4,10 +4,10 @@ import torch
 from reverie.world_models.base import Step
 from reverie.world_models.filters import (
     Chain,
+    FilterResult,
     KeepAll,
     TransitionFilter,
     UncertaintyPenalty,
-    Verdict,
 )
 
 
@@ -25,36 +25,36 @@ class Best(TransitionFilter):
 
     candidates = 2
 
-    def forward(self, obs, action, step, age=0):
+    def forward(self, obs, action, step, elapsed_steps=0):
         chosen = Step(
             step.next_obs[1:], step.reward[1:] + 10, step.terminated[1:], step.uncertainty
         )
         keep = step.uncertainty > 2
-        return Verdict(chosen, keep=keep, goes_on=keep)
+        return FilterResult(chosen, keep=keep, goes_on=keep)
 
 
 def test_the_penalty_is_paid_once_per_unit_of_uncertainty():
-    verdict = UncertaintyPenalty(penalty=0.5)(
+    filtered = UncertaintyPenalty(penalty=0.5)(
         torch.zeros(2, 4, 3), torch.zeros(2, 4, 2), proposal()
     )
-    assert torch.equal(verdict.step.reward[0], 1 - 0.5 * torch.arange(8.0).view(2, 4))
-    assert verdict.keep.all() and verdict.goes_on.all()
+    assert torch.equal(filtered.step.reward[0], 1 - 0.5 * torch.arange(8.0).view(2, 4))
+    assert filtered.keep.all() and filtered.goes_on.all()
 
 
 def test_keep_all_changes_nothing():
     step = proposal()
-    verdict = KeepAll()(torch.zeros(2, 4, 3), torch.zeros(2, 4, 2), step)
-    assert torch.equal(verdict.step.reward, step.reward) and verdict.keep.all()
+    filtered = KeepAll()(torch.zeros(2, 4, 3), torch.zeros(2, 4, 2), step)
+    assert torch.equal(filtered.step.reward, step.reward) and filtered.keep.all()
 
 
 def test_a_chain_selects_first_and_then_penalises_what_was_selected():
     chain = Chain(filters=[Best(), UncertaintyPenalty(penalty=1.0)])
     assert chain.candidates == 2
     step = proposal(2)
-    verdict = chain(torch.zeros(2, 4, 3), torch.zeros(2, 4, 2), step)
-    assert torch.equal(verdict.step.next_obs[0], step.next_obs[1])
-    assert torch.equal(verdict.step.reward[0], 11 - step.uncertainty)
-    assert torch.equal(verdict.keep, step.uncertainty > 2)
+    filtered = chain(torch.zeros(2, 4, 3), torch.zeros(2, 4, 2), step)
+    assert torch.equal(filtered.step.next_obs[0], step.next_obs[1])
+    assert torch.equal(filtered.step.reward[0], 11 - step.uncertainty)
+    assert torch.equal(filtered.keep, step.uncertainty > 2)
 
 
 def test_a_chain_refuses_a_selecting_filter_behind_another():

@@ -91,10 +91,10 @@ def test_the_gradient_of_an_update_is_that_of_the_whole_objective():
         def apply_gradients(self, gradients):
             self.gradients = gradients
 
-    recorder = Recorder(model.trained(), 1e-3)
+    recorder = Recorder(model.trained_parameters(), 1e-3)
     model.update(recorder, rows, torch.ones(5, dtype=torch.float64))
     step = 1e-6
-    for parameter, gradient in zip(model.trained(), recorder.gradients, strict=True):
+    for parameter, gradient in zip(model.trained_parameters(), recorder.gradients, strict=True):
         flat = parameter.data.view(-1)
         for i in range(0, flat.numel(), max(flat.numel() // 7, 1)):
             value = flat[i].item()
@@ -110,10 +110,12 @@ def test_the_gradient_of_an_update_is_that_of_the_whole_objective():
 def test_filling_up_a_batch_changes_nothing():
     rows = torch.randn(2, 3, 5, 4)
     short, filled = members(), members()
-    short.update(Adam(short.trained(), 1e-2), rows, torch.ones(5))
+    short.update(Adam(short.trained_parameters(), 1e-2), rows, torch.ones(5))
     padded = torch.cat([rows, rows[:, :, :3]], 2)
-    filled.update(Adam(filled.trained(), 1e-2), padded, torch.tensor([1.0] * 5 + [0.0] * 3))
-    for a, b in zip(short.trained(), filled.trained(), strict=True):
+    filled.update(
+        Adam(filled.trained_parameters(), 1e-2), padded, torch.tensor([1.0] * 5 + [0.0] * 3)
+    )
+    for a, b in zip(short.trained_parameters(), filled.trained_parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
@@ -132,7 +134,7 @@ def test_members_recover_the_variance_of_the_noise():
     noise = torch.randn(4096, 2)
     noise = (noise - noise.mean(0)) / noise.std(0) * true_std  # exactly this variance
     rows = torch.cat([x, torch.cat([x, -0.3 * x], -1) + noise], -1)
-    optimiser = Adam(model.trained(), 1e-2)
+    optimiser = Adam(model.trained_parameters(), 1e-2)
     for _ in range(1500):
         drawn = torch.randint(4096, (1, 3, 256))
         model.update(optimiser, rows[drawn], torch.ones(256))
@@ -159,7 +161,7 @@ def test_merge_takes_improved_members_and_the_bounds_of_running_seeds():
     model = members()
     kept = model.snapshot()
     with torch.no_grad():
-        for parameter in model.trained():
+        for parameter in model.trained_parameters():
             parameter.add_(1.0)
     improved = torch.tensor([[True, False, False], [False, False, True]])
     merged = model.merge(kept, improved, torch.tensor([True, False]))
@@ -169,5 +171,5 @@ def test_merge_takes_improved_members_and_the_bounds_of_running_seeds():
     for old, new in zip(kept[-2:], merged[-2:], strict=True):
         assert torch.equal((new - old).flatten(1).amax(-1) == 1, torch.tensor([True, False]))
     model.restore(merged)
-    for parameter, value in zip(model.trained(), merged, strict=True):
+    for parameter, value in zip(model.trained_parameters(), merged, strict=True):
         assert torch.equal(parameter, value)

@@ -1,4 +1,4 @@
-"""The stream of a simulator: true successors, lanes apart, the same bits after a resume."""
+"""The stream of a simulator: true successors, seeds apart, the same bits after a resume."""
 
 from dataclasses import replace
 from functools import partial
@@ -14,7 +14,7 @@ from reverie.training.checkpoint import State
 from reverie.training.logging import Log, NoTracker
 from reverie.training.loop import Periods, train
 from reverie.world_models.base import Step, WorldModel
-from reverie.world_models.filters import KeepAll, TransitionFilter, Verdict
+from reverie.world_models.filters import FilterResult, KeepAll, TransitionFilter
 from reverie.world_models.simulator import ModelSimulator, PerturbedSimulator, SimulatorRollouts
 
 LIMIT = 7
@@ -43,7 +43,7 @@ def stream(spec, seeds=1, environments=1, perturbation=None, **changes):
 
 
 def fixed(actions, obs):
-    """A policy that answers every observation by the same rule, in every lane."""
+    """A policy that answers every observation by the same rule, in every seed."""
     return torch.tanh(obs.sum(-1, keepdim=True) + torch.linspace(-1, 1, actions))
 
 
@@ -51,9 +51,9 @@ def starts_for(source, seeds, obs_dim=3):
     return torch.zeros(seeds, source.starts, obs_dim)
 
 
-def collect(source, policy, seeds, refreshes=1, obs_dim=3):
+def collect(source, policy, seeds, rounds=1, obs_dim=3):
     rows, keep = [], []
-    for _ in range(refreshes):
+    for _ in range(rounds):
         row, kept = source.generate(policy, starts_for(source, seeds, obs_dim))
         rows.append(row)
         keep.append(kept)
@@ -81,9 +81,9 @@ def test_the_stream_is_what_stepping_each_environment_alone_gives(hopper, change
     for copy, number in enumerate(numbers):
         env = make_perturbed(hopper, Perturbation(**changes))
         obs, _ = env.reset(seed=number)
-        lane, column = divmod(copy, environments)
+        seed, column = divmod(copy, environments)
         mine = {
-            name: value[lane].unflatten(0, (steps, environments))[:, column]
+            name: value[seed].unflatten(0, (steps, environments))[:, column]
             for name, value in rows.items()
         }
         for step in range(steps):
@@ -126,7 +126,7 @@ def test_environments_start_apart_from_each_other(pendulum):
     assert len(rows["obs"].flatten(0, 1).unique(dim=0)) == 12
 
 
-def test_a_poisoned_lane_leaves_the_others_and_recovers(pendulum):
+def test_a_poisoned_seed_leaves_the_others_and_recovers(pendulum):
     def poisoned(obs):
         action = fixed(1, obs)
         action[1] = float("nan")
@@ -144,7 +144,7 @@ def test_a_poisoned_lane_leaves_the_others_and_recovers(pendulum):
     assert kept.all() and after["next_obs"].isfinite().all()
 
 
-def test_the_first_refresh_warms_up_and_the_others_do_not(pendulum):
+def test_the_first_rollout_round_warms_up_and_the_others_do_not(pendulum):
     source = stream(pendulum, environments=3, steps=2, warmup=10)
     first, _ = collect(source, partial(fixed, 1), 1)
     assert first["reward"].shape == (1, (4 + 2) * 3)  # ten, rounded up to whole rounds of three
@@ -165,10 +165,10 @@ def test_a_random_warm_up_is_uniform_and_then_the_policy_takes_over(pendulum):
 def test_the_return_is_that_of_whole_episodes(pendulum):
     source = stream(pendulum, seeds=2, environments=2, steps=LIMIT - 1)
     rewards = collect(source, partial(fixed, 1), 2)[0]["reward"]
-    assert source.measured() == {}  # no episode is over yet
+    assert source.metrics() == {}  # no episode is over yet
     rewards = torch.cat([rewards, collect(source, partial(fixed, 1), 2)[0]["reward"]], 1)
     by_copy = rewards.unflatten(1, (-1, 2))[:, :LIMIT].sum(1)
-    torch.testing.assert_close(source.measured()["return"], by_copy.mean(1))
+    torch.testing.assert_close(source.metrics()["return"], by_copy.mean(1))
 
 
 def saved_and_loaded(source, path):
@@ -197,7 +197,7 @@ def test_a_resumed_stream_goes_on_bitwise(hopper, tmp_path, before):
         torch.manual_seed(7)
         results.append(collect(source, policy, 2, 90, 11))
     assert same(results[0][0], results[1][0]) and results[0][0]["terminated"].any()
-    assert torch.equal(first.measured()["return"], second.measured()["return"])
+    assert torch.equal(first.metrics()["return"], second.metrics()["return"])
 
 
 def test_a_run_resumed_from_its_checkpoint_ends_with_the_same_bits(
@@ -213,7 +213,7 @@ def test_a_run_resumed_from_its_checkpoint_ends_with_the_same_bits(
         agent = make_sac(pendulum, seeds=2)
         source = stream(pendulum, 2, 1, {"gravity": 2.0}, warmup=20)
         real = make_batch(20, action_dim=1)
-        replay = Replay(real[:1], lanes=2, capacity=source.capacity)
+        replay = Replay(real[:1], seeds=2, capacity=source.capacity)
         streams = {"real": Replay.of(real), "simulator": replay}
         mixture = Mixture(streams, {"real": 4, "simulator": 4}, seeds=2)
         folder.mkdir(exist_ok=True)
@@ -272,9 +272,9 @@ class Counter(WorldModel):
 class StopAt(TransitionFilter):
     """Ends a rollout at a state without keeping that row."""
 
-    def forward(self, obs, action, step, age=0):
+    def forward(self, obs, action, step, elapsed_steps=0):
         inside = step.next_obs[0, ..., 0] < 3
-        return Verdict(step, keep=inside, goes_on=inside)
+        return FilterResult(step, keep=inside, goes_on=inside)
 
 
 def imagined(model, spec, horizon, transition_filter=None, **changes):
@@ -289,10 +289,10 @@ def imagined(model, spec, horizon, transition_filter=None, **changes):
     return source_of(simulator, **changes)
 
 
-def visited(source, refreshes):
-    """First entries of states, of lane 0 started at 0, 10, 20, ... and of lane 1 at -100, ..."""
+def visited(source, rounds):
+    """First entries of states, of seed 0 started at 0, 10, 20, ... and of seed 1 at -100, ..."""
     seen = []
-    for number in range(refreshes):
+    for number in range(rounds):
         starts = torch.tensor([10.0, -100.0])[:, None, None] * (number + torch.tensor([0.0, 1.0]))[
             :, None, None
         ].expand(2, source.starts, 3)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from reverie.world_models.base import Step, WorldModel
-from reverie.world_models.filters import KeepAll, TransitionFilter, UncertaintyPenalty, Verdict
+from reverie.world_models.filters import FilterResult, KeepAll, TransitionFilter, UncertaintyPenalty
 from reverie.world_models.sources import BranchedRollouts
 
 
@@ -37,10 +37,10 @@ class StopAt(TransitionFilter):
         super().__init__()
         self.limit, self.keep_last = limit, keep_last
 
-    def forward(self, obs, action, step, age=0):
+    def forward(self, obs, action, step, elapsed_steps=0):
         inside = step.next_obs[0, ..., 0] < self.limit
         keep = torch.ones_like(inside) if self.keep_last else inside
-        return Verdict(step, keep=keep, goes_on=inside)
+        return FilterResult(step, keep=keep, goes_on=inside)
 
 
 def policy(obs):
@@ -98,13 +98,13 @@ def test_a_filter_can_end_a_rollout_without_a_terminal(keep_last):
 
 def test_the_share_of_steps_at_which_the_filter_cuts_is_measured():
     source = rollouts(Counter(), StopAt(3.0, True))
-    assert source.measured() == {}
+    assert source.metrics() == {}
     source.generate(policy, STARTS)
     # Three cuts in 3 + 2 + 1 steps; the second seed starts behind the limit.
-    assert source.measured()["cut"].tolist() == [0.5, 1.0]
+    assert source.metrics()["cut"].tolist() == [0.5, 1.0]
     source = rollouts(Counter(end=3.0))
     source.generate(policy, STARTS)
-    assert source.measured()["cut"].tolist() == [0.0, 0.0]
+    assert source.metrics()["cut"].tolist() == [0.0, 0.0]
 
 
 def test_a_penalty_reaches_the_stored_reward():

@@ -12,7 +12,7 @@ from reverie.envs.make import make_env, make_raw_env, spec_of
 from reverie.training import fitting
 from reverie.world_models import diagnostics
 from reverie.world_models.base import Step
-from reverie.world_models.filters import KeepAll, TransitionFilter, UncertaintyPenalty, Verdict
+from reverie.world_models.filters import FilterResult, KeepAll, TransitionFilter, UncertaintyPenalty
 from reverie.world_models.sources import BranchedRollouts
 from reverie.world_models.true_dynamics import TrueDynamics
 
@@ -21,8 +21,8 @@ PENDULUM = spec_of("Pendulum-v1", env_kwargs={}, physics="as-is")
 
 
 def model_of(spec, **changes):
-    numbers = {"seeds": 2, "seed": 0, "threads": 1, "rows": 500, "tolerance": 1e-3}
-    return TrueDynamics(spec=spec, **(numbers | changes))
+    hyperparameters = {"seeds": 2, "seed": 0, "threads": 1, "rows": 500, "tolerance": 1e-3}
+    return TrueDynamics(spec=spec, **(hyperparameters | changes))
 
 
 def recorded(spec, steps):
@@ -117,11 +117,11 @@ class Watching(TransitionFilter):
         super().__init__()
         self.states = []
 
-    def forward(self, obs, action, step, age=0):
+    def forward(self, obs, action, step, elapsed_steps=0):
         self.states.append(step.state[0])
         goes_on = torch.ones_like(step.terminated[0])
         goes_on[:, 0] = False
-        return Verdict(step, keep=torch.ones_like(goes_on), goes_on=goes_on)
+        return FilterResult(step, keep=torch.ones_like(goes_on), goes_on=goes_on)
 
 
 def test_a_rollout_that_stands_still_keeps_its_state_too():
@@ -140,10 +140,10 @@ def test_a_rollout_that_stands_still_keeps_its_state_too():
 class Forgetful(TransitionFilter):
     """Rebuilds a step without its state."""
 
-    def forward(self, obs, action, step, age=0):
+    def forward(self, obs, action, step, elapsed_steps=0):
         everything = torch.ones_like(step.terminated[0])
         step = Step(step.next_obs, step.reward, step.terminated, step.uncertainty)
-        return Verdict(step, keep=everything, goes_on=everything)
+        return FilterResult(step, keep=everything, goes_on=everything)
 
 
 def test_a_filter_that_loses_the_state_is_named():
@@ -151,7 +151,7 @@ def test_a_filter_that_loses_the_state_is_named():
         rollouts(model_of(WALKER), Forgetful()).generate(hard_policy, torch.ones(1, 2, 17))
 
 
-def test_penalties_keep_the_state_and_find_no_doubt():
+def test_penalties_keep_the_state_and_find_no_uncertainty():
     obs, action = torch.ones(2, 3, 17), torch.zeros(2, 3, 6)
     step = model_of(WALKER).step(obs, action)
     judged = UncertaintyPenalty(penalty=5.0)(obs, action, step).step
@@ -218,7 +218,7 @@ def test_it_is_cached_and_loaded_like_a_fitted_model(walks, tmp_path):
 def test_diagnostics_find_no_error_but_rounding():
     cheetah = spec_of("HalfCheetah-v5", env_kwargs={}, physics="as-is")
     data = recorded(cheetah, 60)
-    measured = diagnostics.measure(model_of(cheetah), data, windows=20)
+    measured = diagnostics.measure(model_of(cheetah), data, segments=20)
     assert measured["one_step"]["rmse_max"][0] < 1e-3
     ten = measured["open_loop"]["horizons"].index(10)
     assert measured["open_loop"]["mean"]["p90"][0][ten] < 1e-2

@@ -224,23 +224,23 @@ def _score(work: Work, trained: Trained, device: torch.device) -> dict[str, Any]
     evaluator = Evaluator(spec=spec, seeds=1, episodes=config.score_episodes)
     with stage("scoring", 3, work.console) as shown, closing(evaluator):
         policies: dict[str, dict[str, Any]] = {
-            "random": collection.measured(collection.uniform_policy(spec), evaluator, seed)
+            "random": collection.measure_policy(collection.uniform_policy(spec), evaluator, seed)
         }
         shown.advance_to(1)
         trained.snapshots.restore(agent, expert.update)
-        policies["expert"] = collection.measured(policy, evaluator, seed) | vars(expert)
+        policies["expert"] = collection.measure_policy(policy, evaluator, seed) | vars(expert)
         shown.advance_to(2)
         low, high = (policies[name]["return_mean"] for name in ("random", "expert"))
         if not low < high:
             raise Mistake(
                 f"after {config.updates} updates the best policy returns {high:.4g}, no more than "
-                f"the {low:.4g} of random actions; raise steps, or correct the agent's numbers, "
-                "and start over with overwrite=true"
+                f"the {low:.4g} of random actions; raise steps, or correct the agent's "
+                "hyperparameters, and start over with overwrite=true"
             )
         reference = Reference(low, high, f"measured in {spec.env_id}: random actions, SAC")
         medium, inside = collection.medium_of(kept, reference, config.medium)
         trained.snapshots.restore(agent, medium.update)
-        policies["medium"] = collection.measured(policy, evaluator, seed) | vars(medium)
+        policies["medium"] = collection.measure_policy(policy, evaluator, seed) | vars(medium)
         policies["medium"]["within_range"] = inside
         shown.advance_to(3)
     if not inside:
@@ -274,21 +274,21 @@ def _write(kind: str, work: Work, trained: Trained, summary: Mapping[str, Any]) 
     with stage(f"recording {kind}", rows, work.console) as shown:
         given: dict[str, Any] = {"rows": rows, "seed": seed, "on_step": shown.advance_to}
         if kind == "medium-replay":
-            arrays = collection.collected(start, trained.replay, rows)
+            arrays = collection.collect_rows(start, trained.replay, rows)
         elif by_chance:
             arrays = collection.uniform(start.spec, **given)
         else:
             update = 0 if kind == "random" else policies[kind]["update"]
             trained.snapshots.restore(trained.agent, update)
             mean_action = config.deterministic and kind != "random"
-            arrays = collection.recorded(
+            arrays = collection.record_episodes_of(
                 trained.agent, start.spec, **given, deterministic=mean_action
             )
     ends = minari_writer.episode_ends(arrays, start.spec.max_episode_steps)
     provenance = {
         "run": work.run,
         "kind": kind,
-        "dataset": collection.described(arrays, ends, reference),
+        "dataset": collection.describe(arrays, ends, reference),
         "seed": seed,
         "settings": work.settings,
         **{name: summary[name] for name in ("reference", "policies", "versions")},

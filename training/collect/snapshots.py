@@ -111,12 +111,12 @@ def medium_of(
     return nearest, distance(nearest) == 0.0
 
 
-def collected(start: Dataset, replay: GrowingReplay, rows: int) -> Arrays:
+def collect_rows(start: Dataset, replay: GrowingReplay, rows: int) -> Arrays:
     """The random start and the first `rows` that the only seed collected, in order.
 
     Actions are those of the environment.
     """
-    added = replay.added()[0, :rows]
+    added = replay.added_rows()[0, :rows]
     spec, first = start.spec, start.transitions
     columns: Arrays = {
         name: torch.cat([getattr(first, name), getattr(added, name).cpu()]).numpy()
@@ -128,7 +128,7 @@ def collected(start: Dataset, replay: GrowingReplay, rows: int) -> Arrays:
     return columns
 
 
-def recorded(
+def record_episodes_of(
     agent: Agent,
     spec: Spec,
     *,
@@ -175,7 +175,9 @@ def uniform_policy(spec: Spec) -> Callable[[Tensor], Tensor]:
     return lambda obs: torch.rand(*obs.shape[:-1], spec.action_dim) * 2 - 1
 
 
-def measured(policy: Callable[[Tensor], Tensor], evaluator: Evaluator, seed: int) -> dict[str, Any]:
+def measure_policy(
+    policy: Callable[[Tensor], Tensor], evaluator: Evaluator, seed: int
+) -> dict[str, Any]:
     """How well a policy does over whole episodes."""
     with side_stream(seed, CPU):
         returns = evaluator.episode_returns(policy, seed)[0][0]
@@ -187,7 +189,7 @@ def measured(policy: Callable[[Tensor], Tensor], evaluator: Evaluator, seed: int
     }
 
 
-def described(arrays: Arrays, ends: np.ndarray, reference: Reference) -> Mapping[str, Any]:
+def describe(arrays: Arrays, ends: np.ndarray, reference: Reference) -> Mapping[str, Any]:
     """Counts of a recording, and the returns of its episodes that were not cut by its end."""
     total = np.cumsum(arrays["reward"], dtype=np.float64)[np.flatnonzero(ends)]
     returns = np.diff(total, prepend=0.0)

@@ -22,7 +22,7 @@ from torch import Tensor
 from reverie.agents.base import Agent
 from reverie.envs import extras
 from reverie.envs.evaluation import Evaluator
-from reverie.training.distil.sparse_policy import SparsePolicy, distilled
+from reverie.training.distil.sparse_policy import SparsePolicy, fit_sparse_policy
 from reverie.training.files import write_json, write_text
 from reverie.training.launch import mistakes
 from reverie.training.launch.options import CONF
@@ -42,7 +42,7 @@ def distil(settings: DictConfig) -> float:
     agent, teacher = run.agent, run.policy
     sizes: dict[str, Any] = {"spec": run.spec, "seeds": agent.seeds}
     with closing(Evaluator(**sizes, episodes=settings.episodes)) as evaluator:
-        student, chosen = taught(teacher, evaluator, settings)
+        student, chosen = teach(teacher, evaluator, settings)
     with closing(Evaluator(**sizes, episodes=settings.evaluation_episodes)) as evaluator:
         seed = settings.seed + (settings.rounds + 2) * settings.episodes
         returns = {
@@ -60,21 +60,22 @@ def distil(settings: DictConfig) -> float:
         "environment": run.spec.env_id,
     }
     write_json(run_dir / "sparse_policy.json", result)
-    for lane in range(agent.seeds):
-        write_text(run_dir / f"sparse_policy_{lane}.py", student.python(lane))
-        write_text(run_dir / f"sparse_policy_{lane}.c", student.c(lane))
+    for replica in range(agent.seeds):
+        write_text(run_dir / f"sparse_policy_{replica}.py", student.python(replica))
+        write_text(run_dir / f"sparse_policy_{replica}.c", student.c(replica))
         console.print(
-            f"seed {lane}: return {returns['student'][lane]:.1f} of {chosen[lane]['terms']} terms, "
-            f"{returns['teacher'][lane]:.1f} of its teacher's {weights:,} parameters",
+            f"seed {replica}: return {returns['student'][replica]:.1f} of "
+            f"{chosen[replica]['terms']} terms, {returns['teacher'][replica]:.1f} of its teacher's "
+            f"{weights:,} parameters",
             highlight=False,
         )
-        for line in student.equations()[lane]:
+        for line in student.equations()[replica]:
             console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"written: {run_dir}/sparse_policy*", highlight=False, soft_wrap=True)
     return float(np.mean(returns["student"]))
 
 
-def taught(
+def teach(
     teacher: Policy, evaluator: Evaluator, settings: DictConfig
 ) -> tuple[SparsePolicy, list[dict[str, Any]]]:
     """Each seed's best student of all rounds, and what was chosen for it.
@@ -82,11 +83,11 @@ def taught(
     The best one has the highest return on `episodes` starts that no round has seen.
     """
     # One generator per seed: how far a teacher gets is no matter of another seed's noise.
-    draws = [np.random.default_rng([settings.seed, lane]) for lane in range(evaluator.seeds)]
+    draws = [np.random.default_rng([settings.seed, seed]) for seed in range(evaluator.seeds)]
     met: list[np.ndarray] = [np.empty((0, evaluator.spec.obs_dim))] * evaluator.seeds
     acting, students = teacher, []
     for turn in range(settings.rounds + 1):
-        new = visited(acting, evaluator, settings.seed + turn * settings.episodes)
+        new = visit_states(acting, evaluator, settings.seed + turn * settings.episodes)
         met = [
             _at_most(np.concatenate(pair), settings.rows, rng)
             for *pair, rng in zip(met, new, draws, strict=True)
@@ -97,10 +98,10 @@ def taught(
             for rows, rng in zip(met, draws, strict=True)
         ]
         students.append(
-            distilled(
+            fit_sparse_policy(
                 evaluator.spec,
                 around,
-                _asked(teacher, around),
+                _ask(teacher, around),
                 angles=angles,
                 degrees=settings.degrees,
                 thresholds=settings.thresholds,
@@ -123,19 +124,19 @@ def best_of(
     returns: Float[np.ndarray, "rounds S"],
 ) -> tuple[SparsePolicy, list[dict[str, Any]]]:
     """The student of the round with the highest return, for each seed; of equals the last."""
-    lanes = range(returns.shape[1])
+    seeds = range(returns.shape[1])
     best = len(students) - 1 - np.nan_to_num(returns, nan=-np.inf)[::-1].argmax(0)
     policies = [students[turn][0] for turn in best]
     return (
         replace(
             students[-1][0],
-            coefficients=np.stack([policies[lane].coefficients[lane] for lane in lanes]),
+            coefficients=np.stack([policies[seed].coefficients[seed] for seed in seeds]),
         ),
-        [students[best[lane]][1][lane] | {"round": int(best[lane])} for lane in lanes],
+        [students[best[seed]][1][seed] | {"round": int(best[seed])} for seed in seeds],
     )
 
 
-def visited(policy: Policy, evaluator: Evaluator, seed: int) -> list[np.ndarray]:
+def visit_states(policy: Policy, evaluator: Evaluator, seed: int) -> list[np.ndarray]:
     """States `[N, D]` that a policy meets in the true environment, for every seed."""
     seen: list[Tensor] = []
 
@@ -148,7 +149,7 @@ def visited(policy: Policy, evaluator: Evaluator, seed: int) -> list[np.ndarray]
     # Episodes that ended stand still until the last one did.
     moving = torch.ones(path.shape[:3], dtype=torch.bool)
     moving[:, :, 1:] = (path[:, :, 1:] != path[:, :, :-1]).any(-1)
-    return [lane[kept].double().numpy() for lane, kept in zip(path, moving, strict=True)]
+    return [each[kept].double().numpy() for each, kept in zip(path, moving, strict=True)]
 
 
 def _around(
@@ -167,12 +168,12 @@ def _around(
     return moved
 
 
-def _asked(teacher: Policy, rows: list[np.ndarray]) -> list[np.ndarray]:
+def _ask(teacher: Policy, rows: list[np.ndarray]) -> list[np.ndarray]:
     """The teacher's actions for every seed's rows, all seeds at once."""
-    longest = max(len(lane) for lane in rows)
-    padded = np.stack([np.pad(lane, ((0, longest - len(lane)), (0, 0))) for lane in rows])
+    longest = max(len(each) for each in rows)
+    padded = np.stack([np.pad(each, ((0, longest - len(each)), (0, 0))) for each in rows])
     found = teacher(torch.from_numpy(padded).float()).double().numpy()
-    return [lane[: len(own)] for lane, own in zip(found, rows, strict=True)]
+    return [each[: len(own)] for each, own in zip(found, rows, strict=True)]
 
 
 def _at_most(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -22,9 +22,9 @@ from reverie.world_models.sindy.dictionary import (
     Monomials,
     ensemble_fit,
     input_names,
+    irreducible,
     library_of,
     powers_of,
-    reduced,
     sparse_fit,
     term_names,
 )
@@ -57,8 +57,8 @@ class SparsePolicy:
         """Nonzero coefficients by name, per seed and action."""
         names = term_names(self.powers, input_names(self.spec.obs_dim, 0))
         return [
-            [{names[i]: float(row[i]) for i in np.flatnonzero(row)} for row in lane]
-            for lane in self.coefficients
+            [{names[i]: float(row[i]) for i in np.flatnonzero(row)} for row in each]
+            for each in self.coefficients
         ]
 
     def equations(self) -> list[list[str]]:
@@ -66,12 +66,12 @@ class SparsePolicy:
         return [
             [
                 f"u{i} = {middle:g} + {half:g} tanh({_sum(terms)})"
-                for i, (terms, middle, half) in enumerate(zip(lane, *self._box(), strict=True))
+                for i, (terms, middle, half) in enumerate(zip(each, *self._box(), strict=True))
             ]
-            for lane in self.terms()
+            for each in self.terms()
         ]
 
-    def python(self, lane: int) -> str:
+    def python(self, seed: int) -> str:
         """A module with a function `act(x)`: a list of D numbers in, one of A numbers out."""
         lines = [
             '"""A sparse policy: raw observation in, action in the environment\'s units out."""',
@@ -81,12 +81,12 @@ class SparsePolicy:
             "",
             "def act(x):",
             "    return [",
-            *(f"        {line}," for line in self._expressions(lane, "**")),
+            *(f"        {line}," for line in self._expressions(seed, "**")),
             "    ]",
         ]
         return "\n".join(lines) + "\n"
 
-    def c(self, lane: int) -> str:
+    def c(self, seed: int) -> str:
         """A C99 file with a function `act`: D numbers in, A numbers out."""
         lines = [
             "/* A sparse policy: raw observation in, action in the environment's units out. */",
@@ -94,12 +94,12 @@ class SparsePolicy:
             "",
             "void act(const double *x, double *u)",
             "{",
-            *(f"    u[{i}] = {line};" for i, line in enumerate(self._expressions(lane, "*"))),
+            *(f"    u[{i}] = {line};" for i, line in enumerate(self._expressions(seed, "*"))),
             "}",
         ]
         return "\n".join(lines) + "\n"
 
-    def _expressions(self, lane: int, power: str) -> list[str]:
+    def _expressions(self, seed: int, power: str) -> list[str]:
         def product(value: float, exponents: np.ndarray) -> str:
             factors = [repr(float(value))]
             for index, exponent in enumerate(exponents):
@@ -110,7 +110,7 @@ class SparsePolicy:
             return " * ".join(factors)
 
         found = []
-        for row, middle, half in zip(self.coefficients[lane], *self._box(), strict=True):
+        for row, middle, half in zip(self.coefficients[seed], *self._box(), strict=True):
             parts = [product(row[i], self.powers[i]) for i in np.flatnonzero(row)]
             found.append(f"{middle!r} + {half!r} * tanh({' + '.join(parts) or '0.0'})")
         return found
@@ -162,7 +162,7 @@ def squashed_fit(
     return found
 
 
-def distilled(
+def fit_sparse_policy(
     spec: Spec,
     states: Sequence[Float[np.ndarray, "N D"]],
     actions: Sequence[Float[np.ndarray, "N A"]],
@@ -194,13 +194,13 @@ def distilled(
         "polynomial", obs_dim=spec.obs_dim, action_dim=0, degree=max(degrees), interactions=True
     )
     powers = powers_of(library, spec.obs_dim, 0)
-    powers = powers[reduced(powers, [sine for _, sine in angles])]
+    powers = powers[irreducible(powers, [sine for _, sine in angles])]
     degree_of = powers.sum(1)
     program = Monomials(powers)
     coefficients = np.zeros((len(states), spec.action_dim, len(powers)))
     chosen = []
-    for lane, (rows, wanted) in enumerate(zip(states, actions, strict=True)):
-        order = np.random.default_rng([seed, lane]).permutation(len(rows))
+    for replica, (rows, wanted) in enumerate(zip(states, actions, strict=True)):
+        order = np.random.default_rng([seed, replica]).permutation(len(rows))
         theta = program(torch.from_numpy(rows[order]).double().mT).mT.numpy()
         wanted = wanted[order]
         aims = labels(torch.from_numpy(wanted), label_bound).numpy()
@@ -221,12 +221,12 @@ def distilled(
             members=members,
             bagging=True,
             library_ensemble=library_ensemble,
-            seed=[seed, lane],
+            seed=[seed, replica],
         )
-        start = np.zeros_like(coefficients[lane])
+        start = np.zeros_like(coefficients[replica])
         start[:, columns] = np.median(fits, 0)
-        coefficients[lane] = _squash(theta, wanted, start, best["threshold"])
-        chosen.append(best | {"terms": int(np.count_nonzero(coefficients[lane]))})
+        coefficients[replica] = _squash(theta, wanted, start, best["threshold"])
+        chosen.append(best | {"terms": int(np.count_nonzero(coefficients[replica]))})
     return SparsePolicy(spec, powers, coefficients), chosen
 
 

@@ -52,7 +52,7 @@ def build_run(
     Sets torch's threads and seeds its random numbers.
 
     Args:
-        config: composed settings without tuned numbers of options that were not chosen.
+        config: composed settings without tuned hyperparameters of options that were not chosen.
         data: a dataset in the place of the one that the settings name.
         agent: a class in the place of theirs, see `build_agent`.
 
@@ -297,11 +297,11 @@ def arguments(node: DictConfig) -> set[str]:
 def real_rows(config: DictConfig) -> int:
     """Rows of a batch that come from the dataset, rounded down as published code does."""
     # 100 * 0.29 is 28.999... in floating point.
-    return int(config.batch_size * config.real_fraction + 1e-9)
+    return int(config.batch_size * config.real_ratio + 1e-9)
 
 
 def is_chosen(node: DictConfig | None) -> bool:
-    """Whether a group holds an option; numbers tuned for a dataset may be there without one."""
+    """Whether a group holds an option; values tuned for a dataset may be there without one."""
     return node is not None and "_target_" in node
 
 

@@ -36,7 +36,7 @@ def reason(run_dir: Path) -> str | None:
 
 
 @contextmanager
-def kept(run_dir: Path) -> Iterator[None]:
+def record_failure(run_dir: Path) -> Iterator[None]:
     """Keep in the run directory why the block crashed; an interruption or a kill is no crash."""
     path = run_dir / FAILED
     path.unlink(missing_ok=True)

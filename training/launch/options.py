@@ -30,7 +30,7 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 PACKAGES = {
     "discriminators": "agent.discriminators",
     "regulariser": "agent.regulariser",
-    "noise_law": "generator.noise_law",
+    "noise_distribution": "generator.noise_distribution",
     "condition": "generator.condition",
     "warm_start": "source.warm_start",
 }
@@ -85,7 +85,7 @@ def load_option(group: str, name: str) -> dict[str, Any]:
 def build_option(
     group: str, name: str, *, changes: Mapping[str, Any] | None = None, **given: Any
 ) -> Any:
-    """What one option builds, with changed numbers and what it is given at run time.
+    """What one option builds, with changed hyperparameters and what it is given at run time.
 
     Args:
         changes: settings to replace; those below a mapping replace what has the same key there.

@@ -7,9 +7,19 @@ from typing import Any
 
 from reverie.mistake import Mistake
 
-NAMES: dict[str, str] = {}
+NAMES: dict[str, str] = {
+    "target_rate": "tau",
+    "value_weight": "alpha",
+    "smoothing_std": "policy_noise",
+    "smoothing_limit": "noise_clip",
+    "real_fraction": "real_ratio",
+    "noise_law": "noise_distribution",
+}
 """Of groups and of keys at any depth: {before: now}."""
-MODULES: dict[str, str] = {}
+MODULES: dict[str, str] = {
+    "diffusion.windows.Windows": "diffusion.segments.Segments",
+    "diffusion.noise_laws": "diffusion.noise_distributions",
+}
 """Of what a `_target_` names, a module or a module and its class: {before: now}."""
 _ARGUMENT = re.compile(r"(\+\+|\+|~)?([\w./]+)(@[\w.:]+)?(=.*)?", re.DOTALL)
 

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from reverie.agents.base import Agent
 from reverie.mistake import Mistake
-from reverie.training.compilation import pick_device, wanted
+from reverie.training.compilation import pick_device, should_compile
 from reverie.training.launch import mistakes
 from reverie.training.launch.compose import arguments, is_chosen, real_rows
 from reverie.training.population import population
@@ -24,18 +24,18 @@ def require_sense(config: DictConfig, settings: dict[str, Any]) -> None:
     mistakes.require_integers(settings)
     if config.threads != "auto":
         mistakes.require_integers(settings, {"threads": 1})
-    if not 0 <= config.real_fraction <= 1:
-        raise Mistake(f"real_fraction must lie in [0, 1], got {config.real_fraction}")
+    if not 0 <= config.real_ratio <= 1:
+        raise Mistake(f"real_ratio must lie in [0, 1], got {config.real_ratio}")
     require_parts_fit(config)
     if is_chosen(config.source) and real_rows(config) == config.batch_size:
         raise Mistake(
-            f"real_fraction={config.real_fraction} leaves no room in a batch of "
+            f"real_ratio={config.real_ratio} leaves no room in a batch of "
             f"{config.batch_size} for what source={config.source._target_} makes; lower it, or "
             "set source=none"
         )
     pick_device(config.device)
     instantiate(config.logger)  # which may lack its package
-    wanted(config.compile, torch.device("cpu"))
+    should_compile(config.compile, torch.device("cpu"))
 
 
 def require_parts_fit(config: DictConfig) -> None:
@@ -78,8 +78,8 @@ def require_parts_fit(config: DictConfig) -> None:
     generated = is_chosen(config.source) and "generator" in arguments(config.source)
     if config.generator is not None and not is_chosen(config.generator) and not generated:
         raise Mistake(
-            "a noise_law or a condition is chosen, but there is no generator to fit; set "
-            "source=trajectories, or noise_law=none and condition=none"
+            "a noise_distribution or a condition is chosen, but there is no generator to fit; set "
+            "source=trajectories, or noise_distribution=none and condition=none"
         )
     begins = config.source is not None and is_chosen(config.source.get("warm_start"))
     if begins and not (is_chosen(config.source) and "warm_start" in arguments(config.source)):
@@ -116,19 +116,21 @@ def require_generation_works(config: DictConfig) -> None:
     settings = config.generator
     if "records" not in settings:  # no diffusion
         return
-    if not is_chosen(settings.get("noise_law")):
-        raise Mistake("the generator needs a noise law; set noise_law=log_normal")
+    if not is_chosen(settings.get("noise_distribution")):
+        raise Mistake("the generator needs a noise distribution; set noise_distribution=log_normal")
     guidance = None
     if is_chosen(config.guidance):
         guidance = mistakes.build("guidance", instantiate(config.guidance))
     sampler = mistakes.build("sampler", instantiate(config.sampler))
-    law = mistakes.build("generator.noise_law", instantiate(settings.noise_law))
+    distribution = mistakes.build(
+        "generator.noise_distribution", instantiate(settings.noise_distribution)
+    )
     warm_start = config.source.get("warm_start")
     if is_chosen(settings.get("condition")):
         mistakes.build("generator.condition", instantiate(settings.condition))
     require_parts_suit(
         get_object(settings.records._target_),
-        law,
+        distribution,
         sampler,
         guidance,
         conditioned=is_chosen(settings.get("condition")),
@@ -140,7 +142,7 @@ def require_generation_works(config: DictConfig) -> None:
         if guidance is not None and guidance.needs_agent:
             raise Mistake(f"{once}nothing would be guided; set source.every=10000, for example")
         if is_chosen(warm_start):
-            raise Mistake(f"{once}no refresh has another before it; set warm_start=none")
+            raise Mistake(f"{once}no rollout round has another before it; set warm_start=none")
     critics = get_object(config.agent._target_).values is not Agent.values
     if guidance is not None and guidance.needs_critics and not critics:
         raise Mistake(

@@ -44,7 +44,7 @@ def question(settings: Sequence[str]) -> tuple[list[str], Space]:
     composed: Any = OmegaConf.to_container(compose_run([*fixed, *typed(sample)]))
     if population(composed):
         raise Mistake(
-            f"{', '.join(population(composed))} differs between the lanes of each run, whose mean "
+            f"{', '.join(population(composed))} differs between the seeds of each run, whose mean "
             "would be maximised; give one number"
         )
     if not composed["evaluate"]["every"]:

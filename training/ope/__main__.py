@@ -74,12 +74,12 @@ def evaluate(settings: DictConfig) -> None:
     if settings.fqe.updates:
         found["fqe/value"] = fitted_values(run, data, starts, plain["fqe"], discount, console)
     if model is not None:
-        dreamed = dream(model, run, data, starts, settings, discount)
+        simulated = roll_out_in_model(model, run, data, starts, settings, discount)
         for name in ("value", "return"):
-            table = getattr(dreamed, f"{name}s").mean(1, keepdim=True)  # [S, 1, P]
-            found[f"model/{name}"] = [value_estimates.interval(lane) for lane in table]
+            table = getattr(simulated, f"{name}s").mean(1, keepdim=True)  # [S, 1, P]
+            found[f"model/{name}"] = [value_estimates.interval(own) for own in table]
         diagnosed = {
-            name: getattr(dreamed, name).tolist() for name in ("steps", "broken", "outside")
+            name: getattr(simulated, name).tolist() for name in ("steps", "broken", "outside")
         }
     truth = true_values(run, settings, discount) if settings.true_return else None
     for table in tables(run_dir, found, truth, discount):
@@ -95,8 +95,10 @@ def evaluate(settings: DictConfig) -> None:
             "starts": len(starts),
             "settings": plain,
             "estimates": {
-                name: [[float(each.estimate), float(each.low), float(each.high)] for each in lanes]
-                for name, lanes in found.items()
+                name: [
+                    [float(each.estimate), float(each.low), float(each.high)] for each in per_seed
+                ]
+                for name, per_seed in found.items()
             },
             "model": diagnosed,
             "truth": truth
@@ -144,12 +146,16 @@ def fitted_values(
     run: SavedRun,
     data: Dataset,
     starts: Tensor,
-    numbers: Mapping[str, Any],
+    hyperparameters: Mapping[str, Any],
     discount: float,
     console: Console,
 ) -> list[Interval]:
     """Values by fitted Q evaluation, one a seed."""
-    learning = {name: numbers[name] for name in numbers if name not in ("updates", "batch_size")}
+    learning = {
+        name: hyperparameters[name]
+        for name in hyperparameters
+        if name not in ("updates", "batch_size")
+    }
     learner: FittedQEvaluation = mistakes.build(
         "fqe",
         FittedQEvaluation,
@@ -159,7 +165,7 @@ def fitted_values(
         discount=discount,
         **learning,
     ).to(run.device)
-    updates = numbers["updates"]
+    updates = hyperparameters["updates"]
     with (
         TemporaryDirectory() as folder,
         stage("fitted Q evaluation", updates, console) as shown,
@@ -175,15 +181,15 @@ def fitted_values(
             learner,
             data,
             updates=updates,
-            batch_size=numbers["batch_size"],
+            batch_size=hyperparameters["batch_size"],
             log=log,
             log_every=max(updates // 100, 1),
             on_log=on_log,
         )
-    return [value_estimates.interval(lane) for lane in learner.state_values(starts.to(run.device))]
+    return [value_estimates.interval(each) for each in learner.state_values(starts.to(run.device))]
 
 
-def dream(
+def roll_out_in_model(
     model: WorldModel,
     run: SavedRun,
     data: Dataset,
@@ -236,7 +242,7 @@ def true_values(run: SavedRun, settings: DictConfig, discount: float) -> Estimat
         discount=discount,
     )
     return {
-        name: [value_estimates.interval(lane[None]) for lane in outcomes[f"{name}s"]]
+        name: [value_estimates.interval(each[None]) for each in outcomes[f"{name}s"]]
         for name in ("value", "return")
     }
 
@@ -252,27 +258,29 @@ def tables(
     made = []
     for quantity, title in titles.items():
         columns = {
-            name.split("/")[0]: lanes for name, lanes in found.items() if name.endswith(quantity)
+            name.split("/")[0]: per_seed
+            for name, per_seed in found.items()
+            if name.endswith(quantity)
         }
         if not columns:
             continue
         shown = Table(title=title, title_justify="left")
-        shown.add_column("seed lane", justify="right")
+        shown.add_column("seed", justify="right")
         for method in columns:
             shown.add_column(METHODS[method], justify="right")
             if truth is not None:
                 shown.add_column("error", justify="right")
         if truth is not None:
             shown.add_column("in truth", justify="right")
-        for lane in range(len(next(iter(columns.values())))):
-            cells = [str(lane)]
-            for lanes in columns.values():
-                cells.append(_cell(lanes[lane]))
+        for seed in range(len(next(iter(columns.values())))):
+            cells = [str(seed)]
+            for per_seed in columns.values():
+                cells.append(_cell(per_seed[seed]))
                 if truth is not None:
-                    error = float(lanes[lane].estimate - truth[quantity][lane].estimate)
+                    error = float(per_seed[seed].estimate - truth[quantity][seed].estimate)
                     cells.append(f"{error:+.4g}")
             if truth is not None:
-                cells.append(_cell(truth[quantity][lane]))
+                cells.append(_cell(truth[quantity][seed]))
             shown.add_row(*cells)
         made.append(shown)
     return made

@@ -82,8 +82,8 @@ def model_rollouts(
     """Let policies act in a world model from given starts until it terminates or all is counted.
 
     Args:
-        model: of S lanes, or of one that all share.
-        policy: of S lanes.
+        model: of S seeds, or of one that all share.
+        policy: of S seeds.
         seeds, rollouts: S and K.
         limit: time limit in control steps, which ends a return and not a value.
         discount: per control step, below 1.
@@ -99,7 +99,7 @@ def model_rollouts(
     steps, broken, outside = torch.zeros(3, *lead, device=obs.device)
     taken = torch.zeros(lead, device=obs.device)
     horizon = value_steps(discount)
-    for age in range(max(limit, horizon)):
+    for elapsed in range(max(limit, horizon)):
         step = model.step(obs, policy(obs), 1, state)
         next_obs, reward = step.next_obs[0], step.reward[0]
         finite = next_obs.isfinite().all(-1) & reward.isfinite()
@@ -107,9 +107,9 @@ def model_rollouts(
         alive = alive & finite
         earned = torch.where(alive, reward, 0.0).double()
         taken += alive
-        if age < horizon:
-            values += discount**age * earned
-        if age < limit:
+        if elapsed < horizon:
+            values += discount**elapsed * earned
+        if elapsed < limit:
             returns += earned
             steps += alive
         if box is not None:
@@ -139,14 +139,14 @@ def fit_critics(
     log_every: int,
     on_log: Callable[[int], None],
 ) -> None:
-    """Fitted Q evaluation by the loop of all training, every lane on episodes drawn for it."""
+    """Fitted Q evaluation by the loop of all training, every seed on episodes drawn for it."""
     learner.prepare(data)
     device = next(learner.parameters()).device
     replay = ResampledReplay(
         data.transitions,
         episode_starts=data.episode_starts,
         episode_lengths=data.episode_lengths,
-        lanes=learner.seeds,
+        seeds=learner.seeds,
     )
     train(
         learner,

@@ -1,7 +1,7 @@
 """Whether a policy earns far more in its world model than anybody earned in the data.
 
 A policy finds the places where a model pays too much, and members that share a dictionary or a
-blind spot doubt nothing there. SINDy-RL (arXiv:2403.09110) mends such a model with fresh data;
+blind spot are certain there. SINDy-RL (arXiv:2403.09110) mends such a model with fresh data;
 offline nothing mends it, so that the gap itself is the alarm. It says nothing of the truth: a good
 policy of poor data raises it too, and then deserves a look before it is let loose.
 """
@@ -70,13 +70,13 @@ class ValueGap:
     def judge(self) -> dict[str, Any]:
         """Measured now, as plain values, with its `alarm`."""
         found = self.measure(None)
-        dreamed = found["model/return"].tolist()
+        in_model = found["model/return"].tolist()
         return {
-            "model_return": [value if value == value else None for value in dreamed],
+            "model_return": [value if value == value else None for value in in_model],
             "left": found["model/left"].tolist(),
             "best_recorded": self.best,
             "limit": self.limit,
-            "alarm": any(value > self.limit for value in dreamed),
+            "alarm": any(value > self.limit for value in in_model),
         }
 
 
@@ -97,9 +97,9 @@ def alarms(summary_of_model: Mapping[str, Any], gap: dict[str, Any] | None) -> l
             f"(world_model.gate_error={gate['limit']:g}): what was learned in it deserves no trust"
         )
     if gap is not None and gap["alarm"]:
-        dreamed = max(value for value in gap["model_return"] if value is not None)
+        in_model = max(value for value in gap["model_return"] if value is not None)
         said.append(
-            f"the policy earns {dreamed:.4g} in the world model and the best recorded episode "
+            f"the policy earns {in_model:.4g} in the world model and the best recorded episode "
             f"earned {gap['best_recorded']:.4g} (value_gap.factor): it may live off the model's "
             "errors; evaluate it before you use it"
         )

@@ -17,7 +17,14 @@ import numpy as np
 from reverie.training.files import write_text
 from reverie.training.launch import mistakes
 from reverie.training.report.figures import Painter, unit_of
-from reverie.training.report.groups import Group, differing, find, grouped, lanes_apart, read
+from reverie.training.report.groups import (
+    Group,
+    differing,
+    find,
+    group_runs,
+    read,
+    split_population,
+)
 from reverie.training.report.page import Picture, Section, Table, Text, as_html, as_markdown
 from reverie.training.report.selection import PULLS, SUBSET, selected_scores
 from reverie.training.report.videos import videos
@@ -45,7 +52,7 @@ def report(paths: Sequence[Path], output: Path) -> list[Path]:
     """
     finished, left_out = find(paths)
     read_runs = [read(directory) for directory in finished]
-    groups, remarks = grouped([lane for run in read_runs for lane in lanes_apart(run)])
+    groups, remarks = group_runs([each for run in read_runs for each in split_population(run)])
     remarks += [f"{path} {why} and is left out" for path, why in left_out.items()]
     tasks: dict[str, list[Group]] = defaultdict(list)
     for group in groups:
@@ -97,8 +104,8 @@ def overview(groups: Sequence[Group], remarks: Sequence[str]) -> Section:
     text = (
         f"Numbers are means over seeds with {statistics.LEVEL:.0%} bootstrap intervals, resampled "
         "within each task; episodes are averaged first. 'One seed' stands where there is no "
-        "interval because there is nothing to resample. Every lane of a run with several seeds "
-        "counts as one seed; lanes with settings of their own count as experiments of their own."
+        "interval because there is nothing to resample. Every seed of a run with several "
+        "counts; seeds with settings of their own count as experiments of their own."
     )
     return Section(
         "What this is",
@@ -130,7 +137,7 @@ def results(tasks: Tasks) -> Section:
     return section
 
 
-def scored(tasks: Tasks) -> tuple[list[str], dict[str, np.ndarray], list[str]]:
+def collect_scores(tasks: Tasks) -> tuple[list[str], dict[str, np.ndarray], list[str]]:
     """Tasks on which all methods have finite scores, `[runs, tasks]` a method, and remarks."""
     found: dict[str, dict[str, list[float]]] = defaultdict(dict)
     remarks = []
@@ -157,7 +164,7 @@ def scored(tasks: Tasks) -> tuple[list[str], dict[str, np.ndarray], list[str]]:
 
 def aggregates(tasks: Tasks, painter: Painter) -> list[Section]:
     """Over tasks: interquartile mean and its kin, profiles, probabilities of improvement."""
-    shared, table, remarks = scored(tasks)
+    shared, table, remarks = collect_scores(tasks)
     if not table:
         return [Section("Over all tasks", [*map(Text, remarks)])] if remarks else []
     kinds = {
@@ -234,7 +241,7 @@ def value_estimates(tasks: Tasks, painter: Painter) -> list[Section]:
 
 
 def world_models(tasks: Tasks, painter: Painter) -> list[Section]:
-    """Errors one step and many steps ahead, and whether doubt means anything."""
+    """Errors one step and many steps ahead, and whether uncertainty means anything."""
     shown = having(tasks, lambda group: any("open_loop" in run.world_model for run in group.runs))
     if not shown:
         return []
@@ -266,9 +273,9 @@ def diagnostic(group: Group, kind: str, name: str) -> list[float]:
     """A measurement of all world models; empty where they have none."""
     found: list[Any] = []
     for run in group.runs:
-        lanes = (run.world_model.get(kind) or {}).get(name) or []
+        per_seed = (run.world_model.get(kind) or {}).get(name) or []
         shared = run.settings.get("world_model.per_seed") is False
-        found += lanes[:1] if shared else lanes  # the lanes of a shared model are no repetitions
+        found += per_seed[:1] if shared else per_seed  # one of a shared model
     return [float("nan") if value is None else value for value in found]
 
 
@@ -324,14 +331,14 @@ def wall_clock(groups: Sequence[Group]) -> Section:
     for group in groups:
         taken = [[run.summary["seconds"].get(stage, 0.0) for stage in stages] for run in group.runs]
         means = np.mean(taken, 0)
-        lanes = sorted({run.settings["seeds"] for run in group.runs})
+        seeds = sorted({run.settings["seeds"] for run in group.runs})
         devices = sorted({run.summary.get("device", "unknown") for run in group.runs})
         rows.append(
             [
                 f"{group.method} on {group.task}",
                 *(f"{seconds:.0f}" for seconds in (*means, means.sum())),
                 str(len({run.directory for run in group.runs})),
-                ", ".join(map(str, lanes)),
+                ", ".join(map(str, seeds)),
                 "; ".join(devices),
             ]
         )

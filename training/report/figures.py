@@ -135,18 +135,18 @@ class Painter:
     def _curve(
         self, axes: Axes, group: Group, metric: str, label: str | None, lw: float = 1.6
     ) -> None:
-        updates, lanes = group.curves(metric)
+        updates, per_seed = group.curves(metric)
         if not len(updates):
             return
-        finite = np.isfinite(lanes).all()
+        finite = np.isfinite(per_seed).all()
         style = self.style[group.method]
         single = len(updates) == 1  # of which a line and a band would show nothing
         marker = "o" if single else None
-        label = label and _with_seeds(label, len(lanes))
-        axes.plot(updates, lanes.mean(0), label=label, lw=lw, marker=marker, ms=4, **style)
-        if finite and len(lanes) > 1:
+        label = label and _with_seeds(label, len(per_seed))
+        axes.plot(updates, per_seed.mean(0), label=label, lw=lw, marker=marker, ms=4, **style)
+        if finite and len(per_seed) > 1:
             band = statistics.bootstrap(
-                statistics.task_means, lanes, replicates=statistics.CURVE_REPLICATES
+                statistics.task_means, per_seed, replicates=statistics.CURVE_REPLICATES
             )
             if single:
                 axes.vlines(updates, band.low, band.high, color=style["color"], alpha=0.4)
@@ -166,9 +166,9 @@ def _with_seeds(label: str, seeds: int) -> str:
     return f"{label} ({of_seeds(seeds)})"
 
 
-def _mean(lanes: Sequence[Sequence[Sequence[float | None]]]) -> Float[np.ndarray, " H"]:
-    """Over runs and their lanes; what is undefined in one of them stays so."""
-    return np.concatenate([np.array(run, float) for run in lanes]).mean(0)
+def _mean(per_seed: Sequence[Sequence[Sequence[float | None]]]) -> Float[np.ndarray, " H"]:
+    """Over runs and their seeds; what is undefined in one of them stays so."""
+    return np.concatenate([np.array(run, float) for run in per_seed]).mean(0)
 
 
 def _panels(titles: Sequence[str]) -> tuple[Figure, list[Axes]]:

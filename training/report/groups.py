@@ -12,12 +12,12 @@ import yaml
 
 from reverie.mistake import Mistake
 from reverie.training.files import FORMAT
-from reverie.training.population import in_lane
+from reverie.training.population import settings_of_seed
 from reverie.training.results.summary import read_metrics, read_summary
 from reverie.training.run_directory import CARRIED_OUT, CONFIG, METRICS, SUMMARY, flat
 
 Series = Mapping[str, Mapping[int, tuple[list[int], list[float]]]]
-"""{metric: {lane: (updates, values)}}."""
+"""{metric: {seed: (updates, values)}}."""
 
 # Settings in which repetitions of one experiment differ, or that only watch it.
 _REPEATED = ("name", "seed", "seeds", "dataset", "log_every", *CARRIED_OUT)
@@ -39,8 +39,8 @@ class Run:
         world_model: its `world_model.json`, empty where there is none.
         evaluation: its `evaluation.json`, empty where there is none.
         videos: recorded episodes.
-        lane: of a population, whose lanes are experiments of their own; None for all lanes of a run
-            that repeats one experiment.
+        replica: of a population, whose seeds are experiments of their own; None for all seeds of a
+            run that repeats one experiment.
     """
 
     directory: Path
@@ -50,7 +50,7 @@ class Run:
     world_model: Mapping[str, Any]
     evaluation: Mapping[str, Any]
     videos: Sequence[Path]
-    lane: int | None = None
+    replica: int | None = None
 
     @property
     def experiment(self) -> dict[str, Any]:
@@ -58,7 +58,7 @@ class Run:
         return {k: v for k, v in self.settings.items() if k.split(".")[0] not in _REPEATED}
 
     def per_seed(self, name: str) -> list[float]:
-        """A result of every lane; NaN where it was not finite, empty where nobody measured it."""
+        """A result of every seed; NaN where it was not finite, empty where nobody measured it."""
         return [float("nan") if v is None else v for v in self.summary["result"].get(name, [])]
 
 
@@ -77,20 +77,20 @@ class Group:
     runs: Sequence[Run]
 
     def per_seed(self, name: str) -> list[float]:
-        """A result of all lanes of all runs."""
+        """A result of all seeds of all runs."""
         return [value for run in self.runs for value in run.per_seed(name)]
 
     def curves(self, metric: str) -> tuple[np.ndarray, np.ndarray]:
-        """Updates `[T]` and values `[seeds, T]` where every lane of every run measured it."""
-        lanes = [
-            dict(zip(*lane, strict=True))
+        """Updates `[T]` and values `[seeds, T]` where every seed of every run measured it."""
+        seeds = [
+            dict(zip(*replica, strict=True))
             for run in self.runs
-            for lane in run.metrics.get(metric, {}).values()
+            for replica in run.metrics.get(metric, {}).values()
         ]
-        if not lanes:
+        if not seeds:
             return np.empty(0), np.empty((0, 0))
-        updates = sorted(set(lanes[0]).intersection(*lanes))
-        return np.array(updates), np.array([[lane[u] for u in updates] for lane in lanes])
+        updates = sorted(set(seeds[0]).intersection(*seeds))
+        return np.array(updates), np.array([[replica[u] for u in updates] for replica in seeds])
 
 
 def find(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
@@ -160,8 +160,8 @@ def read(directory: Path) -> Run:
     )
 
 
-def lanes_apart(run: Run) -> list[Run]:
-    """The lanes of a population as runs of one seed each, with their own settings; else the run."""
+def split_population(run: Run) -> list[Run]:
+    """The seeds of a population as runs of one seed each, with their own settings; else the run."""
     population = run.summary.get("population") or {}
     if not population:
         return [run]
@@ -172,26 +172,26 @@ def lanes_apart(run: Run) -> list[Run]:
                 **run.summary,
                 "seeds": 1,
                 "result": {
-                    # A mean over lanes is nobody's.
-                    name: values[lane : lane + 1] if name.endswith("_per_seed") else None
+                    # A mean over seeds is nobody's.
+                    name: values[replica : replica + 1] if name.endswith("_per_seed") else None
                     for name, values in run.summary["result"].items()
                 },
             },
-            settings=in_lane(run.settings, population, lane),
-            metrics={name: {0: lanes[lane]} for name, lanes in run.metrics.items()},
-            world_model=_of_lane(run.world_model, lane),
+            settings=settings_of_seed(run.settings, population, replica),
+            metrics={name: {0: per_seed[replica]} for name, per_seed in run.metrics.items()},
+            world_model=_of_replica(run.world_model, replica),
             evaluation={
                 **run.evaluation,
-                "scores": (run.evaluation.get("scores") or [])[lane:][:1],
+                "scores": (run.evaluation.get("scores") or [])[replica:][:1],
             },
-            videos=[path for path in run.videos if path.stem.endswith(f"-seed{lane}")],
-            lane=lane,
+            videos=[path for path in run.videos if path.stem.endswith(f"-seed{replica}")],
+            replica=replica,
         )
-        for lane in range(run.summary["seeds"])
+        for replica in range(run.summary["seeds"])
     ]
 
 
-def grouped(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
+def group_runs(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
     """Runs sorted into groups, and remarks about those that were left out.
 
     Runs repeat one another if name, task and settings agree but for the seed. The same seed twice
@@ -211,7 +211,7 @@ def grouped(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
     for (name, task), members in by_kind.items():
         for run in members:
             method = ", ".join([name, *(f"{k}={run.experiment.get(k)}" for k in varying[name])])
-            identity = (method, task, run.summary["seed"], run.summary["seeds"], run.lane)
+            identity = (method, task, run.summary["seed"], run.summary["seeds"], run.replica)
             if identity in seen:
                 remarks.append(
                     f"{run.directory} repeats {seen[identity].directory} with the same seed and "
@@ -266,15 +266,15 @@ def _short_names(methods: Sequence[str]) -> dict[str, str]:
     return short
 
 
-def _of_lane(measured: Mapping[str, Any], lane: int) -> dict[str, Any]:
-    """What was measured of one lane's world model; of one that all share there is one entry."""
+def _of_replica(measured: Mapping[str, Any], replica: int) -> dict[str, Any]:
+    """What was measured of one seed's world model; of one that all share there is one entry."""
     found: dict[str, Any] = {}
     for name, value in measured.items():
         if isinstance(value, Mapping):
-            found[name] = _of_lane(value, lane)
+            found[name] = _of_replica(value, replica)
         else:
-            several = isinstance(value, list) and name not in _SHARED and len(value) > lane
-            found[name] = value[lane : lane + 1] if several else value
+            several = isinstance(value, list) and name not in _SHARED and len(value) > replica
+            found[name] = value[replica : replica + 1] if several else value
     return found
 
 

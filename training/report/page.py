@@ -65,7 +65,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Film:
+class Video:
     """An MP4, what it shows in words, and its address relative to the page."""
 
     mp4: bytes
@@ -85,11 +85,11 @@ class Section:
     """A heading and what stands below it."""
 
     title: str
-    blocks: list[Text | Table | Picture | Film | Links] = field(default_factory=list)
+    blocks: list[Text | Table | Picture | Video | Links] = field(default_factory=list)
 
 
 def as_html(title: str, sections: Sequence[Section]) -> str:
-    """One file that needs no other: pictures and films are part of it, `Links` point outside."""
+    """One file that needs no other: pictures and videos are part of it, `Links` point outside."""
     body = []
     for section in sections:
         body.append(f"<h2>{html.escape(section.title)}</h2>")
@@ -98,7 +98,7 @@ def as_html(title: str, sections: Sequence[Section]) -> str:
 
 
 def as_markdown(title: str, sections: Sequence[Section]) -> str:
-    """The same without pictures, and with films as links."""
+    """The same without pictures, and with videos as links."""
     parts = [f"# {title}"]
     for section in sections:
         blocks = [block for block in section.blocks if not isinstance(block, Picture)]
@@ -107,7 +107,7 @@ def as_markdown(title: str, sections: Sequence[Section]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _html(block: Text | Table | Picture | Film | Links) -> str:
+def _html(block: Text | Table | Picture | Video | Links) -> str:
     if isinstance(block, Text):
         return f"<p>{html.escape(block.text)}</p>"
     if isinstance(block, Links):
@@ -122,7 +122,7 @@ def _html(block: Text | Table | Picture | Film | Links) -> str:
         words = html.escape(block.caption)
         picture = f'<img alt="{words}" src="data:image/svg+xml;base64,{data}">'
         return f'<div class="picture">{picture}<p>{words}</p></div>'
-    if isinstance(block, Film):
+    if isinstance(block, Video):
         data = base64.b64encode(block.mp4).decode()
         return (
             '<figure><video controls loop muted playsinline preload="auto" '
@@ -140,10 +140,10 @@ def _html(block: Text | Table | Picture | Film | Links) -> str:
     )
 
 
-def _markdown(block: Text | Table | Film | Links) -> str:
+def _markdown(block: Text | Table | Video | Links) -> str:
     if isinstance(block, Text):
         return block.text
-    if isinstance(block, Film):
+    if isinstance(block, Video):
         return f"- [{block.caption}](<{block.address}>)"
     if isinstance(block, Links):
         return "\n".join(f"- [{words}](<{address}>)" for words, address in block.links)

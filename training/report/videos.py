@@ -1,40 +1,40 @@
-"""Films of runs on a page: the policy, and what its world model imagines beside the truth."""
+"""Videos of runs on a page: the policy, and what its world model imagines beside the truth."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from reverie.training.report.groups import Group
-from reverie.training.report.page import Film, Links, Picture, Section, Table, Text
+from reverie.training.report.page import Links, Picture, Section, Table, Text, Video
 
 KINDS = {
     "video": "the policy in the true environment",
     "imagined": "true (left) beside imagined (right)",
 }
-"""What `evaluate.py` films, by the beginning of the file's name."""
+"""What `evaluate.py` records, by the beginning of the file's name."""
 LARGEST = 4_000_000
-"""Bytes of a film that becomes part of the page."""
+"""Bytes of a video that becomes part of the page."""
 _ABOUT = (
-    "Both halves of an imagined film begin in the same state: left the true environment, right "
+    "Both halves of an imagined video begin in the same state: left the true environment, right "
     "what the world model expects, each under the same policy, which sees its own half. A half "
     "that has ended is dark. It is in slow motion where a task has more than 30 steps a second."
 )
 
 
 def videos(groups: Sequence[Group], output: Path) -> list[Section]:
-    """Of every method on every task one film of each kind to look at, and links to the others."""
-    blocks: list[Text | Table | Picture | Film | Links] = []
+    """Of every method on every task one video of each kind to look at, and links to the others."""
+    blocks: list[Text | Table | Picture | Video | Links] = []
     links = []
     for group in groups:
         shown = set()
         for run in group.runs:
             for path in run.videos:
-                kind, _, lane = path.stem.partition("-seed")
+                kind, _, replica = path.stem.partition("-seed")
                 caption = f"{group.method} on {group.task}, {KINDS.get(kind, kind)}, "
-                caption += f"seed {run.summary['seed']}, lane {lane or 0}"
+                caption += f"seed {run.summary['seed']}, replica {replica or 0}"
                 address = Path(os.path.relpath(path, output.resolve())).as_posix()
                 if kind not in shown and 0 < path.stat().st_size <= LARGEST:
-                    blocks.append(Film(path.read_bytes(), caption, address))
+                    blocks.append(Video(path.read_bytes(), caption, address))
                     shown.add(kind)
                 else:
                     links.append((caption, address))

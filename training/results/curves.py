@@ -45,7 +45,7 @@ def plot_curves(metrics: Path, picture: Path, summary: Mapping[str, Any]) -> Non
     figure = Figure(figsize=(4.6 * len(panels), 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(f"{summary['name']} on {summary['dataset']['name']}")
-    lanes = summary.get("population", {})
+    population = summary.get("population", {})
     for index, (name, text) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), index + 1)
         curves = series[name]
@@ -55,9 +55,9 @@ def plot_curves(metrics: Path, picture: Path, summary: Mapping[str, Any]) -> Non
         if name == unit and "env_steps" in series:  # both were written at the same updates
             updates, unit_of_time = series["env_steps"][0][1], "steps in the environment"
         marker = "o" if table.shape[1] == 1 else None  # a line of one point is invisible
-        if lanes:  # a mean over different settings would say nothing
-            for lane, values in enumerate(table):
-                axes.plot(updates, values, lw=1.5, marker=marker, label=label(lanes, lane))
+        if population:  # a mean over different settings would say nothing
+            for seed, values in enumerate(table):
+                axes.plot(updates, values, lw=1.5, marker=marker, label=label(population, seed))
         else:
             for values in table:
                 faint = 0.25 if len(table) > 1 else 0
@@ -78,7 +78,7 @@ def plot_curves(metrics: Path, picture: Path, summary: Mapping[str, Any]) -> Non
 
 
 def plot_values(metrics: Path, picture: Path, summary: Mapping[str, Any]) -> None:
-    """Draw what `ValueProbe` measured: values over training, and doubt where rollouts end."""
+    """Draw what `ValueProbe` measured: values over training, and uncertainty where rollouts end."""
     panels: list[Panel] = [
         (
             "value",
@@ -150,10 +150,10 @@ def _plot_means(
         for name, text in curves.items():
             if name not in series:
                 continue
-            lanes = series[name]
-            table = np.array([values for _, values in lanes.values()])
+            per_seed = series[name]
+            table = np.array([values for _, values in per_seed.values()])
             marker = "o" if table.shape[1] == 1 else None
-            axes.plot(next(iter(lanes.values()))[0], table.mean(0), label=text, marker=marker)
+            axes.plot(next(iter(per_seed.values()))[0], table.mean(0), label=text, marker=marker)
         axes.set_yscale(scale)
         axes.set_xlabel("gradient steps")
         axes.set_ylabel(unit, fontsize=8)

@@ -94,15 +94,15 @@ def results_table(summary: Mapping[str, Any]) -> Table:
         "final": f"{summary['name']}, last evaluation",
         "best": f"{summary['name']}, best evaluation (selected on the test task)",
     }
-    lanes = summary.get("population", {})
+    population = summary.get("population", {})
     for kind, text in names.items():
         if f"{unit}_{kind}" not in summary["result"]:
             continue
         # A return that was not a number is written as null.
         per_seed = np.array(summary["result"][f"{unit}_{kind}_per_seed"], dtype=float)
-        if lanes:  # of which each is another experiment
-            for lane, value in enumerate(per_seed):
-                table.add_row(f"{text}, {label(lanes, lane)}", f"{value:.1f}", "one seed")
+        if population:  # of which each is another experiment
+            for seed, value in enumerate(per_seed):
+                table.add_row(f"{text}, {label(population, seed)}", f"{value:.1f}", "one seed")
             continue
         spread = f"std {per_seed.std():.1f} of {len(per_seed)}" if len(per_seed) > 1 else ""
         style = "bold" if kind == "last10" else None

@@ -245,13 +245,13 @@ def scores(run_dir: Path) -> Iterator[tuple[int, float]]:
         series = read_metrics(run_dir / METRICS)
     except (OSError, KeyError, TypeError, ValueError):  # not there, or half a line of it
         return
-    lanes = [
-        dict(zip(*lane, strict=True))
-        for lane in (series.get("score") or series.get("return") or {}).values()
+    seeds = [
+        dict(zip(*seed, strict=True))
+        for seed in (series.get("score") or series.get("return") or {}).values()
     ]
-    if lanes:
-        for update in sorted(set(lanes[0]).intersection(*lanes)):
-            yield update, float(np.mean([lane[update] for lane in lanes]))
+    if seeds:
+        for update in sorted(set(seeds[0]).intersection(*seeds)):
+            yield update, float(np.mean([seed[update] for seed in seeds]))
 
 
 def final(run_dir: Path) -> float:

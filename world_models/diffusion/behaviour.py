@@ -11,7 +11,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
 from reverie.world_models.base import FitProgress, Fitted
-from reverie.world_models.diffusion.windows import Windows
+from reverie.world_models.diffusion.segments import Segments
 from reverie.world_models.fitting import held_out_episodes, rows_of
 from reverie.world_models.networks import BatchedMLP
 from reverie.world_models.optimiser import Adam
@@ -20,7 +20,7 @@ from reverie.world_models.optimiser import Adam
 class BehaviourClone(Fitted):
     """N(m(s), std(s)^2) over arctanh of the action, by maximum likelihood; one for all seeds.
 
-    In these units, which are those of windows, a generator's guidance reads it without error.
+    In these units, which are those of segments, a generator's guidance reads it without error.
 
     Args:
         spec, seeds, seed: see `world_models.diffusion.generator.DiffusionGenerator`.
@@ -112,7 +112,7 @@ class BehaviourClone(Fitted):
         device = self.obs_mean.device
         held = rows_of(data, held_out_episodes(data, self.heldout_episodes, self.seed))
         rows = data.transitions
-        limit = Windows.ACTION_LIMIT
+        limit = Segments.ACTION_LIMIT
         before = torch.atanh(rows.action.clamp(-limit, limit))
         self.obs_mean.copy_(rows.obs[~held].mean(0))
         self.obs_std.copy_(rows.obs[~held].std(0).clamp_min(1e-6))

@@ -80,7 +80,7 @@ def measure(
         spread = values - mean
         products = (spread.unsqueeze(0) * spread.unsqueeze(1)).mean(over + 2, keepdim=True)
         moments.append((mean, products))
-    l = averaged(torch.stack(slopes).double(), smoothing)  # noqa: E741
+    l = moving_average(torch.stack(slopes).double(), smoothing)  # noqa: E741
     mean, cov = (torch.stack(parts) for parts in zip(*moments, strict=True))
     mean, cov = mean.movedim(1, 0), cov.movedim((1, 2), (0, 1))
     sigma = torch.tensor(times, dtype=torch.float64, device=l.device).neg().exp()
@@ -101,10 +101,10 @@ def measure(
     known = (variance > TINY * scale) & (covariance.abs() <= LARGEST_RATE * variance)
     s = torch.where(known, covariance / variance, zero)
     b = (weights_of_change * mean).sum(0) - s * (weights * mean).sum(0)
-    return Statistics(times, l, averaged(s, smoothing), averaged(b, smoothing))
+    return Statistics(times, l, moving_average(s, smoothing), moving_average(b, smoothing))
 
 
-def averaged(values: Tensor, width: int) -> Tensor:
+def moving_average(values: Tensor, width: int) -> Tensor:
     """A centred moving average over the first dimension, the ends repeated."""
     if width == 1:
         return values

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from reverie.world_models.diffusion.noise_laws import NoiseLaw
+from reverie.world_models.diffusion.noise_distributions import NoiseDistribution
 
 Network = Callable[[Tensor, Tensor], Tensor]
 """F(what it is shown `[B, ..., views C]`, noise label `[B]`) `[B, *event]`."""
@@ -28,7 +28,7 @@ class EDM(nn.Module):
     """How a network becomes a denoiser, and the loss that fits it.
 
     Args:
-        noise_law: which levels of noise the fit draws, and how it weighs them.
+        noise_distribution: which levels of noise the fit draws, and how it weighs them.
         sigma_data: std of the data in the units of the generator.
 
     Attributes:
@@ -39,9 +39,9 @@ class EDM(nn.Module):
 
     views = 1
 
-    def __init__(self, *, noise_law: NoiseLaw, sigma_data: float) -> None:
+    def __init__(self, *, noise_distribution: NoiseDistribution, sigma_data: float) -> None:
         super().__init__()
-        self.noise_law, self.sigma_data = noise_law, sigma_data
+        self.noise_distribution, self.sigma_data = noise_distribution, sigma_data
 
     def make_room(self, event: tuple[int, ...]) -> None:
         """Buffers for what `measure` finds in records of this shape; EDM needs nothing."""
@@ -64,7 +64,7 @@ class EDM(nn.Module):
     ) -> tuple[Float[Tensor, "B ..."], Float[Tensor, "B ..."]]:
         """What D is without the network, and what the network is shown."""
         c = self.coefficients(sigma)
-        return scaled(c.skip, x), scaled(c.into, x)
+        return scale_rows(c.skip, x), scale_rows(c.into, x)
 
     def denoise(
         self, network: Network, x: Float[Tensor, "B ..."], sigma: Float[Tensor, " B"]
@@ -72,7 +72,7 @@ class EDM(nn.Module):
         """D(x, sigma)."""
         c = self.coefficients(sigma)
         base, shown = self.start(x, sigma)
-        return base + scaled(c.out, network(shown, c.label))
+        return base + scale_rows(c.out, network(shown, c.label))
 
     def loss(
         self,
@@ -81,25 +81,25 @@ class EDM(nn.Module):
         normal: Float[Tensor, " B"],
         noise: Float[Tensor, "B ..."],
     ) -> Float[Tensor, " B"]:
-        """w(sigma) times the mean squared error of D, with the weight of the noise law.
+        """w(sigma) times the mean squared error of D, with the weight of the noise distribution.
 
         Args:
             clean: records y.
-            normal: standard normal; the law makes levels sigma of it.
-            noise: n of x = y + sigma n, drawn by the law.
+            normal: standard normal; the distribution makes levels sigma of it.
+            noise: n of x = y + sigma n, drawn by the distribution.
 
         Written for the network's own output, F - (y - base) / out, whose weight is w out^2 and
         which has no cancellation at small sigma.
         """
-        sigma = self.noise_law.sigma(normal)
-        x = clean + scaled(sigma, noise)
+        sigma = self.noise_distribution.sigma(normal)
+        x = clean + scale_rows(sigma, noise)
         c = self.coefficients(sigma)
         base, shown = self.start(x, sigma)
-        error = network(shown, c.label) - scaled(1 / c.out, clean - base)
-        weight = self.noise_law.weight(sigma, self.sigma_data) * c.out.square()
+        error = network(shown, c.label) - scale_rows(1 / c.out, clean - base)
+        weight = self.noise_distribution.weight(sigma, self.sigma_data) * c.out.square()
         return weight * error.square().flatten(1).mean(1)
 
 
-def scaled(factor: Tensor, values: Tensor) -> Tensor:
+def scale_rows(factor: Tensor, values: Tensor) -> Tensor:
     """One factor for each row of any trailing shape."""
     return factor.view(-1, *[1] * (values.ndim - 1)) * values

@@ -33,7 +33,7 @@ def trigonometric(t: Tensor) -> tuple[Tensor, ...]:
 
 
 def bridge(t: Tensor) -> tuple[Tensor, ...]:
-    """Between any two laws: straight lines and a latent noise of variance t (1 - t), 0 < t < 1."""
+    """Between two distributions: lines and latent noise of variance t (1 - t), 0 < t < 1."""
     a, b, _, da, db, _ = linear(t)
     c = (t * (1 - t)).sqrt()
     return a, b, c, da, db, (1 - 2 * t) / (2 * c)
@@ -75,7 +75,8 @@ def denoiser_of(velocity: Callable[[Tensor, Tensor], Tensor]) -> Denoiser:
 def advance(fields: Fields, x: Tensor, t: float, following: float, diffusion: float) -> Tensor:
     """One step of dx = (u + e s) dt + sqrt(2 e) dW with e = diffusion (1 - t), by Heun's rule.
 
-    The law of x_t is the same whatever the diffusion; 0 is the ordinary differential equation.
+    The distribution of x_t is the same whatever the diffusion; 0 is the ordinary differential
+    equation.
 
     Source: arXiv:2303.08797, corollary 18. Order 2 without noise, two calls.
     """

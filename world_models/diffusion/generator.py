@@ -1,6 +1,6 @@
 """A diffusion model of a dataset's records, fitted once and shared by all seeds.
 
-Policy-guided diffusion, arXiv:2404.06356: windows and a temporal U-Net. SynthER, arXiv:2303.06614:
+Policy-guided diffusion, arXiv:2404.06356: segments and a temporal U-Net. SynthER, arXiv:2303.06614:
 single transitions and a residual MLP. Both are this class with other parts.
 """
 
@@ -19,11 +19,11 @@ from reverie.mistake import Mistake
 from reverie.world_models.base import FitProgress, Fitted, ReadState, WriteState
 from reverie.world_models.diffusion.conditioning import bound
 from reverie.world_models.diffusion.edm import EDM
-from reverie.world_models.diffusion.noise_laws import NoiseLaw
+from reverie.world_models.diffusion.noise_distributions import NoiseDistribution
 from reverie.world_models.diffusion.records import Records, first_rows
 from reverie.world_models.diffusion.returns import ReturnCondition
 from reverie.world_models.fitting import held_out_episodes, rows_of
-from reverie.world_models.optimiser import WarmupCosine, clipped
+from reverie.world_models.optimiser import WarmupCosine, clip_gradients
 
 PRECISIONS = ("auto", "bfloat16", "float32")
 
@@ -37,9 +37,9 @@ class DiffusionGenerator(Fitted):
         seed: of everything the fit draws; the fit depends on nothing else but data and settings.
         records: builds what is modelled, given `spec`.
         network: builds the network, given `event`, the shape of a record.
-        noise_law: builds the law of the noise, of the fit and of the start of samples.
+        noise_distribution: builds the noise distribution, of the fit and of the start of samples.
         objective: builds what makes a denoiser of the network and gives its loss, given
-            `noise_law`.
+            `noise_distribution`.
         condition: builds what records may be asked for; None for nothing.
         steps, batch: updates of the fit, records in each.
         learning_rate: peak of Adam's step size, annealed to zero along half a cosine.
@@ -72,7 +72,7 @@ class DiffusionGenerator(Fitted):
         seed: int,
         records: partial[Records],
         network: partial[nn.Module],
-        noise_law: partial[NoiseLaw],
+        noise_distribution: partial[NoiseDistribution],
         objective: partial[EDM],
         condition: partial[ReturnCondition] | None,
         steps: int,
@@ -111,8 +111,8 @@ class DiffusionGenerator(Fitted):
         self.records = records(spec=spec)
         self.condition = None if condition is None else condition()
         numbers = {} if self.condition is None else {"numbers": self.condition.numbers}
-        self.noise_law = noise_law()
-        self.objective = objective(noise_law=self.noise_law)
+        self.noise_distribution = noise_distribution()
+        self.objective = objective(noise_distribution=self.noise_distribution)
         event = self.records.event
         self.objective.make_room(event)
         self.build_network = partial(network, event=event, views=self.objective.views, **numbers)
@@ -132,7 +132,7 @@ class DiffusionGenerator(Fitted):
             for name, part in (
                 ("records", records),
                 ("network", network),
-                ("noise_law", noise_law),
+                ("noise_distribution", noise_distribution),
                 ("objective", objective),
                 ("condition", condition),
             )
@@ -181,7 +181,7 @@ class DiffusionGenerator(Fitted):
         """Noise of unit scale for records `[*lead, *event]`, as the fit had it."""
         event = self.records.event
         normal = torch.randn(*lead, *event, device=self.records.mean.device)
-        return self.noise_law.noise(normal, len(event))
+        return self.noise_distribution.noise(normal, len(event))
 
     @torch.no_grad()
     def denoise(
@@ -288,12 +288,12 @@ class DiffusionGenerator(Fitted):
             normal, noise = torch.randn(self.batch, device=device), self.noise(self.batch)
             asked = None
             if self.condition is not None and labels is not None:
-                asked = self.condition.dropped(labels[drawn])
+                asked = self.condition.drop_some(labels[drawn])
             call = self._cast(network, asked)
             with torch.enable_grad():
                 loss = self.objective.loss(call, clean, normal, noise).mean()
                 gradients = torch.autograd.grad(loss, optimiser.targets)
-            optimiser.apply_gradients(clipped(gradients, self.gradient_norm))
+            optimiser.apply_gradients(clip_gradients(gradients, self.gradient_norm))
             return loss.detach()
 
         update = self._wrap(step)
@@ -337,7 +337,7 @@ class DiffusionGenerator(Fitted):
             labels = self.condition.labels(data, first_rows(index[chosen])).to(clean.device)
         normal = torch.randn(len(clean), generator=own).to(table.device)
         noise = torch.randn(clean.shape, generator=own).to(table.device)
-        noise = self.noise_law.noise(noise, len(self.records.event))
+        noise = self.noise_distribution.noise(noise, len(self.records.event))
 
         @torch.no_grad()
         def measure() -> float:

@@ -1,4 +1,4 @@
-"""Guidance: windows that fit a policy, with a denoiser that knows of none.
+"""Guidance: segments that fit a policy, with a denoiser that knows of none.
 
 Policy-guided diffusion: arXiv:2404.06356. A guidance gets a denoiser and gives back what a sampler
 takes: another denoiser, and sometimes a nudge of the noisy sample.
@@ -61,10 +61,10 @@ class Guided(NamedTuple):
 
 
 class Guidance(ABC):
-    """Bends samples of windows `[S, B, L, F]` or rows `[S, B, F]` towards what is wanted.
+    """Bends samples of segments `[S, B, L, F]` or rows `[S, B, F]` towards what is wanted.
 
     Attributes:
-        follows_policy: whether it draws actions towards the policy, which works on windows only.
+        follows_policy: whether it draws actions towards the policy, which works on segments only.
         needs_agent: whether it means nothing before the agent has learnt something.
         needs_critics: whether it asks what the agent's critics think.
         needs_behaviour: whether `guide` wants a clone of the policy behind the data.
@@ -125,8 +125,8 @@ class PolicyGuidance(Guidance):
         deterministic_std: of policies without noise, in units of the action.
         sigma_data: d, standard deviation of the data in the model's units.
 
-    Source: ours. The target law is policy-guided diffusion's, arXiv:2404.06356; `PaperGuidance` is
-    its rule. The behaviour term is after STITCH-OPE, arXiv:2505.20781.
+    Source: ours. The target distribution is policy-guided diffusion's, arXiv:2404.06356;
+    `PaperGuidance` is its rule. The behaviour term is after STITCH-OPE, arXiv:2505.20781.
     """
 
     follows_policy = True
@@ -175,7 +175,7 @@ class PolicyGuidance(Guidance):
     def _move(
         self, clean: Tensor, variance: Tensor, policy: GaussianPolicy, channels: Channels
     ) -> Tensor:
-        action_mean, action_std = at_windows(policy, channels.raw(clean, channels.obs))
+        action_mean, action_std = at_segments(policy, channels.raw(clean, channels.obs))
         if action_std is None:
             action_std = torch.full_like(action_mean, self.deterministic_std)
         mean, std = in_model_units(action_mean, action_std, channels)
@@ -187,14 +187,14 @@ class PaperGuidance(Guidance):
 
     lambda_i = coefficient [1 - i / N + cosine sin(pi (i + 1) / N)], 0 at the last step. The push
     depends on steps, solver and churn, so the coefficient does not carry over between them. For
-    windows: gradients are normalised over the actions of a whole window.
+    segments: gradients are normalised over the actions of a whole segment.
 
     Args:
         coefficient, cosine: see above.
         delay: steps at the start without guidance.
         denoised: policy and gradient are taken at the denoised sample, at one more call a step;
             false: at the noisy one.
-        normalise: divide the gradient of a window by its norm.
+        normalise: divide the gradient of a segment by its norm.
         deterministic_std: of policies without noise, in units of the action.
 
     Source: policy-guided diffusion, arXiv:2404.06356, as its public code has it. Differs: the 1e-8
@@ -249,7 +249,7 @@ class PaperGuidance(Guidance):
 
     def _slope(self, x: Tensor, policy: GaussianPolicy, channels: Channels) -> Tensor:
         """Gradient of log N(tanh(x std + mean); m, s^2) with respect to the actions of x."""
-        mean, std = at_windows(policy, channels.raw(x, channels.obs))
+        mean, std = at_segments(policy, channels.raw(x, channels.obs))
         if std is None:
             std = torch.full_like(mean, self.deterministic_std)
         action = torch.tanh(channels.raw(x, channels.action))
@@ -291,7 +291,7 @@ def in_model_units(
     return mean, std.clamp_min(SMALLEST_STD)
 
 
-def at_windows(policy: GaussianPolicy, obs: Tensor) -> tuple[Tensor, Tensor | None]:
+def at_segments(policy: GaussianPolicy, obs: Tensor) -> tuple[Tensor, Tensor | None]:
     """A policy, which knows `[S, B, D]`, at observations `[S, ..., D]`."""
     mean, std = policy(obs.reshape(obs.shape[0], -1, obs.shape[-1]))
     shape = (*obs.shape[:-1], mean.shape[-1])

@@ -5,7 +5,7 @@ from reverie.world_models.base import Critics, Moments
 from reverie.world_models.diffusion.behaviour import BehaviourClone
 from reverie.world_models.diffusion.generator import DiffusionGenerator
 from reverie.world_models.diffusion.guidance import Channels, Guidance, Guided
-from reverie.world_models.diffusion.noise_laws import NoiseLaw
+from reverie.world_models.diffusion.noise_distributions import NoiseDistribution
 from reverie.world_models.diffusion.records import Records
 from reverie.world_models.diffusion.samplers import Sampler
 from reverie.world_models.diffusion.warm_start import WarmStart
@@ -28,7 +28,7 @@ def guide(
 
 def require_parts_suit(
     records: type[Records],
-    noise_law: NoiseLaw,
+    noise_distribution: NoiseDistribution,
     sampler: Sampler,
     guidance: Guidance | None,
     *,
@@ -45,7 +45,7 @@ def require_parts_suit(
     Raises:
         Mistake: names the parts and the remedy.
     """
-    require_noise_suits(noise_law, sampler, warm_start)
+    require_noise_suits(noise_distribution, sampler, warm_start)
     if cloned and (guidance is None or not guidance.needs_behaviour):
         raise Mistake(
             "a behaviour policy is cloned, but the guidance does not ask for one; set "
@@ -70,7 +70,7 @@ def require_parts_suit(
         )
     if guidance.follows_policy and not records.squashed:
         raise Mistake(
-            "guidance works on windows, whose actions are unsquashed; set guidance=none or "
+            "guidance works on segments, whose actions are unsquashed; set guidance=none or "
             "generator=trajectory"
         )
     if guidance.needs_behaviour and not cloned:
@@ -86,19 +86,21 @@ def require_parts_suit(
 
 
 def require_noise_suits(
-    noise_law: NoiseLaw, sampler: Sampler, warm_start: WarmStart | None
+    noise_distribution: NoiseDistribution, sampler: Sampler, warm_start: WarmStart | None
 ) -> None:
-    """Refuse Gaussian noise on the way of a generator of another law, and warm starts without."""
-    law = type(noise_law).__name__
-    if not noise_law.gaussian and sampler.stochastic:
+    """Refuse Gaussian noise on the way of a generator of other noise, and warm starts without."""
+    distribution = type(noise_distribution).__name__
+    if not noise_distribution.gaussian and sampler.stochastic:
         raise Mistake(
-            f"the sampler adds Gaussian noise on its way, but the generator's noise law is {law}; "
-            "choose one that adds none, for example sampler=dpm_solver_2m, or noise_law=log_normal"
+            f"the sampler adds Gaussian noise on its way, but the generator's noise distribution "
+            f"is {distribution}; choose one that adds none, for example sampler=dpm_solver_2m, or "
+            "noise_distribution=log_normal"
         )
-    if not noise_law.gaussian and sampler.measures:
+    if not noise_distribution.gaussian and sampler.measures:
         raise Mistake(
-            "the sampler measures the denoiser on Gaussian noise, but the generator's noise law "
-            f"is {law}; set sampler.measured=false, or noise_law=log_normal"
+            "the sampler measures the denoiser on Gaussian noise, but the generator's noise "
+            f"distribution is {distribution}; set sampler.measured=false, or "
+            "noise_distribution=log_normal"
         )
     if warm_start is None:
         return
@@ -107,8 +109,8 @@ def require_noise_suits(
             "a warm start without fresh noise makes poor data, for its samples lose their spread; "
             "set source.warm_start.noisy=true"
         )
-    if not noise_law.gaussian:
+    if not noise_distribution.gaussian:
         raise Mistake(
-            "a warm start adds Gaussian noise, but the generator's noise law is "
-            f"{law}; set warm_start=none, or noise_law=log_normal"
+            "a warm start adds Gaussian noise, but the generator's noise distribution is "
+            f"{distribution}; set warm_start=none, or noise_distribution=log_normal"
         )

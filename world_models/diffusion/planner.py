@@ -1,4 +1,4 @@
-"""Acting by plans: windows that begin where the agent is, sampled again as the episode goes on.
+"""Acting by plans: segments that begin where the agent is, sampled again as the episode goes on.
 
 Diffuser, arXiv:2205.09991, and Decision Diffuser, arXiv:2211.15657: plan, act, plan again.
 """
@@ -20,10 +20,10 @@ from reverie.world_models.diffusion.warm_start import WarmStart, moved_on
 
 
 class Planner:
-    """A policy that plays the first actions of a sampled window, in all episodes side by side.
+    """A policy that plays the first actions of a sampled segment, in all episodes side by side.
 
     Args:
-        generator: of windows, fitted.
+        generator: of segments, fitted.
         sampler: draws the first plan of an episode, and every other one without `warm_start`.
         guidance: what plans are drawn towards; None plans as the data behave.
         moments, critics: of the agent that `guidance` asks.
@@ -31,7 +31,7 @@ class Planner:
         execute: actions of a plan that are played before the next is made.
 
     Source: the two papers above; warm starts: RTI-DP, arXiv:2508.05396. Differs from the second:
-    actions are those of the window, not those of an inverse model of the dynamics.
+    actions are those of the segment, not those of an inverse model of the dynamics.
     """
 
     def __init__(
@@ -49,20 +49,20 @@ class Planner:
         if not 1 <= execute <= records.transitions:
             raise Mistake(
                 f"planner.execute={execute} must lie between 1 and the {records.transitions} "
-                "transitions of a window"
+                "transitions of a segment"
             )
         if not records.squashed:
             raise Mistake(
-                "a plan is a window, and the generator of this run makes single transitions; train "
-                "with generator=trajectory"
+                "a plan is a segment, and the generator of this run makes single transitions; "
+                "train with generator=trajectory"
             )
         require_parts_suit(
             type(records),
-            generator.noise_law,
+            generator.noise_distribution,
             sampler,
             guidance,
             conditioned=generator.condition is not None,
-            # Without noise of its own it suits any law, and a plan may lose its spread.
+            # Without noise of its own it suits any distribution, and a plan may lose its spread.
             warm_start=warm_start if warm_start is not None and warm_start.noisy else None,
         )
         self.generator, self.sampler, self.warm_start = generator, sampler, warm_start

@@ -66,7 +66,7 @@ class ReturnCondition(nn.Module):
         Raises:
             Mistake: all are the same.
         """
-        earned = self.earned(data)[rows]
+        earned = self.discounted_means(data)[rows]
         if earned.min() == earned.max():
             raise Mistake(
                 f"all records of dataset {data.name} earn the same, so there is no return to ask "
@@ -77,9 +77,13 @@ class ReturnCondition(nn.Module):
 
     def labels(self, data: Dataset, rows: Int[Tensor, " W"]) -> Float[Tensor, "W 1"]:
         """Scaled labels of records that begin with these rows."""
-        return ((self.earned(data)[rows] - self.low.cpu()) / self.span.cpu()).float().unsqueeze(-1)
+        return (
+            ((self.discounted_means(data)[rows] - self.low.cpu()) / self.span.cpu())
+            .float()
+            .unsqueeze(-1)
+        )
 
-    def earned(self, data: Dataset) -> Float[Tensor, " N"]:
+    def discounted_means(self, data: Dataset) -> Float[Tensor, " N"]:
         """Discounted mean reward per step from every row on, in double precision."""
         _, last = uninterrupted(data)
         left = last - torch.arange(len(last))
@@ -92,7 +96,7 @@ class ReturnCondition(nn.Module):
         goes_on = ~data.transitions.terminated[last] & (self.at_time_limit == "extrapolate")
         return total / torch.where(goes_on, seen, whole)
 
-    def dropped(self, labels: Float[Tensor, "B 1"]) -> Float[Tensor, "B 1"]:
+    def drop_some(self, labels: Float[Tensor, "B 1"]) -> Float[Tensor, "B 1"]:
         """Labels, some of them replaced by NaN, which asks for nothing."""
         lost = torch.rand(labels.shape, device=labels.device) < self.dropout
         return torch.where(lost, torch.nan, labels)
@@ -103,7 +107,7 @@ class ReturnGuidance(Guidance):
 
     Args:
         target: the label asked for; 1 is the best of the recorded records.
-        strength: w of D = w D(x, target) + (1 - w) D(x): 1 is the conditional law, more
+        strength: w of D = w D(x, target) + (1 - w) D(x): 1 is the conditional distribution, more
             exaggerates it.
         levels: outside of these two levels of noise w is 1.
 

@@ -24,7 +24,7 @@ Nudge = Callable[[Tensor, Tensor, int, int], Tensor]
 
 
 Value = Callable[[Tensor], Tensor]
-"""`clean samples [*lead, *event] -> [*lead]`: a return, a Q, minus a doubt, ..."""
+"""`clean samples [*lead, *event] -> [*lead]`: a return, a Q, minus an uncertainty, ..."""
 
 
 def noise_levels(steps: int, sigma_min: float, sigma_max: float, rho: float | None) -> list[float]:
@@ -112,7 +112,7 @@ class Sampler(ABC):
 
         Args:
             denoiser: of the model, perhaps wrapped by guidance.
-            noise: `[*]` of unit scale, as the model's noise law draws it.
+            noise: `[*]` of unit scale, as the model's noise distribution draws it.
             nudge: guidance that moves the noisy sample itself.
         """
         levels = self.levels(self.steps, self.sigma_max)
@@ -280,11 +280,11 @@ class DDIM(Stepwise):
         steps: int,
         memory: Any,
     ) -> tuple[Tensor, Any]:
-        mean, std = renoised(x, denoiser(x, level(sigma, x)), sigma, following, self.eta)
+        mean, std = renoise(x, denoiser(x, level(sigma, x)), sigma, following, self.eta)
         return (mean + std * torch.randn_like(x) if std > 0 else mean), None
 
 
-def renoised(
+def renoise(
     x: Tensor, clean: Tensor, sigma: float, following: float, eta: float
 ) -> tuple[Tensor, float]:
     """Mean and standard deviation of the next noisy sample, given the estimate of the clean one."""

@@ -12,7 +12,7 @@ from reverie.mistake import Mistake
 from reverie.world_models.base import Critics
 from reverie.world_models.diffusion.guidance import Channels, GaussianPolicy, Guidance, Guided
 from reverie.world_models.diffusion.records import Records
-from reverie.world_models.diffusion.samplers import DDIM, Denoiser, Value, level, renoised
+from reverie.world_models.diffusion.samplers import DDIM, Denoiser, Value, level, renoise
 
 VALUES = ("reward", "critic")
 
@@ -68,7 +68,7 @@ class SoftValueSampler(DDIM):
         clean = denoiser(x, level(sigma, x)) if memory is None else memory
         if following == 0:
             return clean, None
-        mean, std = renoised(x, clean, sigma, following, self.eta)
+        mean, std = renoise(x, clean, sigma, following, self.eta)
         rows = x.ndim - self.event_dims - 1  # the dimension that counts samples
         tried = mean.repeat_interleave(self.candidates, rows)
         tried = tried + std * torch.randn_like(tried)
@@ -92,7 +92,7 @@ class SoftValueSampler(DDIM):
 
 
 class SoftValueGuidance(Guidance):
-    """Judges windows or transitions for a sampler that chooses, in the data's own units.
+    """Judges segments or transitions for a sampler that chooses, in the data's own units.
 
     Args:
         value: `reward` is the discounted sum of a record's rewards, up to its end; `critic` the

@@ -1,4 +1,4 @@
-"""A generator as a source of transitions: whole windows, drawn towards the current policy."""
+"""A generator as a source of transitions: whole segments, drawn towards the current policy."""
 
 import sys
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from reverie.world_models.sources import RolloutSource
 class GeneratedTransitions(RolloutSource):
     """Samples a fitted generator; the policy's part is to guide it.
 
-    The first refresh is not guided where the guidance asks the agent, which has learnt nothing
+    The first round is not guided where the guidance asks the agent, which has learnt nothing
     yet; every later one is, by the agent as it then is. Seeds draw their own samples from the one
     generator.
 
@@ -34,19 +34,19 @@ class GeneratedTransitions(RolloutSource):
         sampler: turns noise into records.
         guidance: draws them towards what is wanted; None draws the data's own behaviour.
         behaviour: a clone of the policy behind the data, for guidance that asks for one.
-        warm_start: makes new records of those of the refresh before, in fewer steps; None draws
-            all of them anew.
-        records: samples per refresh and seed.
+        warm_start: makes new records of those of the rollout round before, in fewer steps; None
+            draws all of them anew.
+        records: samples per rollout round and seed.
         chunk: samples per seed that are in the works at a time, for the memory they take.
-        every: gradient steps between two refreshes; None for one at the start.
-        retain: refreshes that the replay holds.
+        every: gradient steps between two rounds; None for one at the start.
+        retain: rollout rounds that the replay holds.
 
-    Source: policy-guided diffusion, arXiv:2404.06356, with windows; SynthER, arXiv:2303.06614,
+    Source: policy-guided diffusion, arXiv:2404.06356, with segments; SynthER, arXiv:2303.06614,
     with single transitions and without guidance.
     """
 
     starts = 0
-    # A refresh is many calls of the denoiser, which the generator compiles by itself.
+    # A rollout round is many calls of the denoiser, which the generator compiles by itself.
     compiles = False
 
     def __init__(
@@ -77,7 +77,7 @@ class GeneratedTransitions(RolloutSource):
         self.behaviour, self.warm_start = behaviour, warm_start
         require_parts_suit(
             type(generator.records),
-            generator.noise_law,
+            generator.noise_distribution,
             sampler,
             guidance,
             conditioned=generator.condition is not None,
@@ -87,7 +87,7 @@ class GeneratedTransitions(RolloutSource):
         self.records, self.chunk = records, chunk
         self.every = sys.maxsize if every is None else every
         self.capacity = records * generator.records.transitions * retain
-        self.refreshes = 0
+        self.rounds = 0
         self.moments: Moments | None = None
         self.critics: Critics | None = None
         self.latest: Tensor | None = None
@@ -123,12 +123,12 @@ class GeneratedTransitions(RolloutSource):
             )
         )
         keep = torch.cat(kept, 1).flatten(1, 2)
-        self.refreshes += 1
+        self.rounds += 1
         self._distance = self._distance_to_policy(rows, keep)
         return rows, keep
 
     def _draw(self, guided: Guided, begun: int, count: int) -> Float[Tensor, "S B ..."]:
-        """Some of the records of a refresh: anew, or from those that were there before."""
+        """Some of the records of a rollout round: anew, or from those that were there before."""
         if self.warm_start is None or self.latest is None:
             noise = self.generator.noise(self.seeds, count)
             return self.sampler.sample(guided.denoiser, noise, guided.nudge)
@@ -151,10 +151,10 @@ class GeneratedTransitions(RolloutSource):
         self._prepared = True
 
     def _guided(self) -> Guided:
-        if self.guidance is None or (self.guidance.needs_agent and not self.refreshes):
+        if self.guidance is None or (self.guidance.needs_agent and not self.rounds):
             return Guided(self.generator.denoise)
         if self.moments is None:
-            raise RuntimeError("guidance needs a policy; attach its moments before a refresh")
+            raise RuntimeError("guidance needs a policy; attach its moments before a rollout round")
         return guide(self.generator, self.guidance, self.moments, self.critics, self.behaviour)
 
     def _distance_to_policy(self, rows: Transition, keep: Tensor) -> Tensor | None:
@@ -167,12 +167,12 @@ class GeneratedTransitions(RolloutSource):
         square = (rows.action - mean).square().mean(-1)
         return (torch.where(keep, square, 0.0).sum(1) / keep.sum(1).clamp(min=1)).sqrt()
 
-    def measured(self) -> dict[str, Float[Tensor, " S"]]:
+    def metrics(self) -> dict[str, Float[Tensor, " S"]]:
         """How far the latest actions are from those of the policy; guidance brings them closer."""
         return {} if self._distance is None else {"policy_distance": self._distance}
 
     def contents(self) -> dict[str, Any]:
-        return {"refreshes": self.refreshes, "latest": self.latest}
+        return {"rounds": self.rounds, "latest": self.latest}
 
     def restore(self, contents: Mapping[str, Any]) -> None:
-        self.refreshes, self.latest = contents["refreshes"], contents.get("latest")
+        self.rounds, self.latest = contents["rounds"], contents.get("latest")

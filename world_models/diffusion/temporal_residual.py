@@ -1,4 +1,4 @@
-"""A temporal network for windows on a processor: residual blocks that all rows share."""
+"""A temporal network for segments on a processor: residual blocks that all rows share."""
 
 import math
 
@@ -12,7 +12,7 @@ from reverie.world_models.diffusion.unet import Condition
 
 
 class TemporalResidual(nn.Module):
-    """h <- h + Linear(SiLU(convolution(h) + time)) over the rows of a window, `blocks` times.
+    """h <- h + Linear(SiLU(convolution(h) + time)) over the rows of a segment, `blocks` times.
 
     Block i looks `2^(i mod octaves)` rows ahead and back. Rows also show their differences from the
     row before and the row after, in units of the noise and of a step that the fit finds: at small
@@ -51,7 +51,7 @@ class TemporalResidual(nn.Module):
         super().__init__()
         if len(event) != 2:
             raise Mistake(
-                f"a temporal network works on windows, not on records of shape {event}; choose "
+                f"a temporal network works on segments, not on records of shape {event}; choose "
                 "generator=transition with its own network"
             )
         channels = self.channels = event[1]

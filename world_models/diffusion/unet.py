@@ -1,4 +1,4 @@
-"""Networks of the generators: a temporal U-Net for windows, a residual MLP for rows."""
+"""Networks of the generators: a temporal U-Net for segments, a residual MLP for rows."""
 
 import math
 
@@ -14,7 +14,7 @@ class GroupNorm(nn.Module):
     """Normalises groups of channels, at each time step by itself or over all of them.
 
     Source: the authors' code of arXiv:2404.06356 has `over_time` false, for its normalisation sees
-    a single window whose rows it takes for a batch; the usual layer has it true.
+    a single segment whose rows it takes for a batch; the usual layer has it true.
     """
 
     EPSILON = 1e-6
@@ -75,7 +75,7 @@ class Condition(nn.Module):
 
 
 class TemporalUNet(nn.Module):
-    """A convolutional network over the rows of a window, of any length that survives its pooling.
+    """A convolutional network over the rows of a segment, of any length that survives its pooling.
 
     Args:
         event: (length, channels) of a record.
@@ -103,7 +103,7 @@ class TemporalUNet(nn.Module):
         super().__init__()
         if len(event) != 2:
             raise Mistake(
-                f"a temporal U-Net works on windows, and the records are of shape {event}; choose "
+                f"a temporal U-Net works on segments, and the records are of shape {event}; choose "
                 "generator=transition with its own network"
             )
         if width < 16 or width % groups or width % 8 or event[0] < 2 ** (blocks - 1):
@@ -183,7 +183,7 @@ class ResidualMLP(nn.Module):
     """h <- h + Linear(ReLU(h)), `blocks` times, on a record as one row of numbers.
 
     Args:
-        event: shape of a record; a window is one long row, whose network is then bound to its
+        event: shape of a record; a segment is one long row, whose network is then bound to its
             length and knows nothing of time.
         width: of the blocks.
         blocks: their number.

@@ -15,8 +15,8 @@ class WarmStart:
     Args:
         sigma: level at which the guess is put.
         steps: of the sampler from there.
-        noisy: add noise of that level to the guess, which keeps the law of samples as far as
-            sigma covers the error of the guess; false: as published.
+        noisy: add noise of that level to the guess, which keeps the distribution of samples as far
+            as sigma covers the error of the guess; false: as published.
 
     Source: RTI-DP, arXiv:2508.05396, in the levels of EDM. Differs: steps jump from level to
     level of the sampler, where public code moves one of 100 timesteps and skips the rest.

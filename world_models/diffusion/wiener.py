@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from reverie.mistake import Mistake
-from reverie.world_models.diffusion.edm import EDM, scaled
+from reverie.world_models.diffusion.edm import EDM, scale_rows
 
 
 class WienerEDM(EDM):
@@ -18,8 +18,8 @@ class WienerEDM(EDM):
     mean and V diag(l) V^T their covariance, over all rows and channels at once. As noise grows the
     best denoiser of any data tends to it.
 
-    The rows of a window tell the same story, so what a window is about (does it end?) is decided at
-    noise far above one, where the fit draws few levels and a network that has not seen enough of
+    The rows of a segment tell the same story, so what a segment is about (does it end?) is decided
+    at noise far above one, where the fit draws few levels and a network that has not seen enough of
     them says "nothing": samples then lack variety and terminations. W says it from the start. At
     low noise, where the manifold of the dynamics is anything but linear, g leaves EDM as it is.
 
@@ -72,7 +72,7 @@ class WienerEDM(EDM):
         self.directions.copy_(directions)
         self.variance.copy_(variance.clamp(min=0))
 
-    def filtered(
+    def wiener(
         self, x: Float[Tensor, "B ..."], sigma: Float[Tensor, " B"]
     ) -> Float[Tensor, "B ..."]:
         """W(x)."""
@@ -80,7 +80,7 @@ class WienerEDM(EDM):
         if flat.shape[1] != len(self.mean):
             raise Mistake(
                 f"records of {flat.shape[1]} numbers, but the generator was fitted to "
-                f"{len(self.mean)}; for windows of other lengths use the EDM objective"
+                f"{len(self.mean)}; for segments of other lengths use the EDM objective"
             )
         total = self.variance + sigma.square().unsqueeze(-1)
         # Directions in which records never vary meet a noise of zero.
@@ -93,6 +93,6 @@ class WienerEDM(EDM):
     ) -> tuple[Float[Tensor, "B ..."], Float[Tensor, "B ..."]]:
         c = self.coefficients(sigma)
         share = sigma.square() / (sigma.square() + self.crossover**2)
-        filtered = scaled(share, self.filtered(x, sigma))
-        base = scaled((1 - share) * c.skip, x) + filtered
-        return base, torch.cat([scaled(c.into, x), filtered], -1)
+        filtered = scale_rows(share, self.wiener(x, sigma))
+        base = scale_rows((1 - share) * c.skip, x) + filtered
+        return base, torch.cat([scale_rows(c.into, x), filtered], -1)

@@ -132,24 +132,24 @@ def rollouts(
     seed: int,
     policy: Policy | None = None,
 ) -> dict[str, Any]:
-    """Replay the actions of W true windows of T steps in the model, with and without the filter.
+    """Replay the actions of W true segments of T steps in the model, with and without the filter.
 
     Both get the same proposals' noise at every step, whatever a filter draws in between: without
     the filter the first of its K candidates goes on.
-    A cut rollout is followed to the end all the same, so that errors are over the same windows.
+    A cut rollout is followed to the end all the same, so that errors are over the same segments.
 
     Args:
-        obs: `T + 1` true observations of each window.
+        obs: `T + 1` true observations of each segment.
         seed: of the model's draws.
         policy: acts on what the model shows, in the place of the recorded actions; then the truth
             is the same policy's.
 
     Returns:
-        Per arm and seed, by step: `mean` and `median` error over windows; for the filter `alive`,
+        Per arm and seed, by step: `mean` and `median` error over segments; for the filter `alive`,
         the share of rollouts that it has not cut before or at that step, and `cut`, the share of
         those alive before the step that it cuts there; and `length`, mean steps until the cut.
     """
-    found: dict[str, Any] = {"steps": action.shape[1], "windows": action.shape[0]}
+    found: dict[str, Any] = {"steps": action.shape[1], "segments": action.shape[0]}
     for name, judge in (("unfiltered", KeepAll()), ("filtered", transition_filter)):
         states, goes_on = replay(
             model, judge, transition_filter.candidates, obs[:, 0], action, seed=seed, policy=policy
@@ -186,14 +186,14 @@ def replay(
     state = model.initial_state(obs)
     visited, goes_on = [], []
     with torch.random.fork_rng(devices=[obs.device] if obs.is_cuda else []):
-        for age, act in enumerate(action.unbind(1)):
+        for elapsed_steps, act in enumerate(action.unbind(1)):
             act = act.expand(seeds, -1, -1) if policy is None else policy(obs)
-            torch.manual_seed(seed_of[age])
-            verdict = judge(obs, act, model.step(obs, act, candidates, state), age)
-            obs = verdict.step.next_obs[0]
-            state = None if verdict.step.state is None else verdict.step.state[0]
+            torch.manual_seed(seed_of[elapsed_steps])
+            filtered = judge(obs, act, model.step(obs, act, candidates, state), elapsed_steps)
+            obs = filtered.step.next_obs[0]
+            state = None if filtered.step.state is None else filtered.step.state[0]
             visited.append(obs)
-            goes_on.append(verdict.goes_on)
+            goes_on.append(filtered.goes_on)
     return torch.stack(visited, 1), torch.stack(goes_on, 1)
 
 
@@ -210,10 +210,10 @@ def _summary(error: Float[Tensor, "S T W"], goes_on: Bool[Tensor, "S T W"]) -> d
     }
 
 
-def windows(
+def segments(
     data: Dataset, episodes: Int[Tensor, " P"], *, steps: int, limit: int, seed: int
 ) -> tuple[Float[Tensor, "W T1 D"], Float[Tensor, "W T A"]]:
-    """At most `limit` windows of recorded episodes, as long as `steps` or as the longest episode.
+    """At most `limit` segments of recorded episodes, as long as `steps` or as the longest episode.
 
     Raises:
         Mistake: no episode has a single known step.
@@ -251,7 +251,7 @@ def measure(
 
     Args:
         rows: at most so many transitions for `one_step`.
-        limit, steps: windows of `rollouts`, and their length.
+        limit, steps: segments of `rollouts`, and their length.
         seed: of the choice of both, and of the model's draws.
     """
     episodes = unseen(model, reward, data)
@@ -265,7 +265,7 @@ def measure(
     device = next(reward.buffers()).device
     ruler = Ruler.of(data)
     ruler = Ruler(ruler.columns.to(device), ruler.unit.to(device))
-    obs, action = windows(data, episodes, steps=steps, limit=limit, seed=seed)
+    obs, action = segments(data, episodes, steps=steps, limit=limit, seed=seed)
     candidates = transition_filter.candidates
     return {
         "one_step": one_step(

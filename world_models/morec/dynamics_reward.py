@@ -153,7 +153,7 @@ class DynamicsReward(Fitted):
             "reward": type(self).__name__,
             "obs_dim": self.spec.obs_dim,
             "action_dim": self.spec.action_dim,
-            "game": self.game.numbers,
+            "game": self.game.hyperparameters,
             **{name: getattr(self, name) for name in _SIGNED},
         }
 
@@ -185,7 +185,7 @@ class DynamicsReward(Fitted):
         if not len(rows.reward):
             raise Mistake(f"dataset {data.name} has no row with a known next observation")
         self._normalise_by(rows)
-        table = self.normalised(rows.obs, rows.action, rows.next_obs)
+        table = self.normalise_rows(rows.obs, rows.action, rows.next_obs)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(self.seed)
             with torch.enable_grad():
@@ -289,7 +289,7 @@ class DynamicsReward(Fitted):
         if not self.ready:
             raise RuntimeError("the dynamics reward is not fitted; call fit or load a fitted one")
         candidates, seeds, rows = next_obs.shape[:3]
-        inputs = self.normalised(obs.expand_as(next_obs), action, next_obs)
+        inputs = self.normalise_rows(obs.expand_as(next_obs), action, next_obs)
         inputs = inputs.transpose(0, 1).flatten(1, 2)  # [S, K * B, X]
         snapshots = self.learner.shape[1]
         block = max(1, _ACTIVATIONS // (seeds * snapshots * max(self.hidden)))
@@ -300,10 +300,10 @@ class DynamicsReward(Fitted):
 
     def _score_rows(self, inputs: Float[Tensor, "S N X"]) -> Float[Tensor, "S N"]:
         everywhere = inputs.unsqueeze(1).expand(-1, self.learner.shape[1], -1, -1)
-        logit = self.snapshots(self.game.seen(everywhere)).squeeze(-1)
+        logit = self.snapshots(self.game.discriminator_input(everywhere)).squeeze(-1)
         return reward_of_logits(logit, self.learner, self.expert, self.minimal_gap)
 
-    def normalised(
+    def normalise_rows(
         self,
         obs: Float[Tensor, "*lead D"],
         action: Float[Tensor, "*tail A"],

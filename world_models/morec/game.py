@@ -35,7 +35,7 @@ class DynamicsGame:
         spec, seeds: see `DynamicsReward`.
         hidden, activation, delta_input: of the discriminator.
         learning_rate: of the discriminator.
-        entropy_bonus: weight of the entropy of its verdicts.
+        entropy_bonus: weight of the entropy of its judgements.
         starts, horizon: B recorded states from which the generator makes H steps an iteration; as
             many recorded rows, B H, stand against them.
         discount: of the generator's return.
@@ -47,7 +47,7 @@ class DynamicsGame:
         noise_scale: least and largest c.
 
     Source: the saddle problem is that of MOREC, its learning code was never published. Generator
-    by reparametrised gradients, noise and numbers are a reconstruction.
+    by reparametrised gradients, noise and hyperparameters are a reconstruction.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class DynamicsGame:
                 f"dynamics_reward.game.noise_scale={list(noise_scale)} must be [low, high] with "
                 "0 < low <= high"
             )
-        self.numbers: dict[str, Any] = {
+        self.hyperparameters: dict[str, Any] = {
             "learning_rate": learning_rate,
             "entropy_bonus": entropy_bonus,
             "starts": starts,
@@ -126,10 +126,10 @@ class DynamicsGame:
         self.behaviour = self._player(obs_dim, action_dim).to(device)
         self.generator = self._player(obs_dim + action_dim, obs_dim).to(device)
         self.discriminator_optimiser = Adam(
-            self.discriminator.parameters(), self.numbers["learning_rate"]
+            self.discriminator.parameters(), self.hyperparameters["learning_rate"]
         ).to(device)
         self.generator_optimiser = Adam(
-            self.generator.trained(), self.numbers["generator_learning_rate"]
+            self.generator.trained_parameters(), self.hyperparameters["generator_learning_rate"]
         ).to(device)
         self._unmoved = {
             name: value.clone() for name, value in self.generator_optimiser.state_dict().items()
@@ -142,7 +142,7 @@ class DynamicsGame:
         self.generator.reset()
         self.generator_optimiser.load_state_dict(self._unmoved)
 
-    def seen(self, rows: Float[Tensor, "*lead X"]) -> Float[Tensor, "*lead X"]:
+    def discriminator_input(self, rows: Float[Tensor, "*lead X"]) -> Float[Tensor, "*lead X"]:
         """What the discriminator is shown of rows: the change of s, or s' itself."""
         if self.delta_input:
             return rows
@@ -154,7 +154,7 @@ class DynamicsGame:
         index = torch.randint(len(self.table), (self.seeds, count), device=self.table.device)
         return self.table[index]
 
-    def perturbed(self, rows: Float[Tensor, "S B X"]) -> Float[Tensor, "S B X"]:
+    def perturb(self, rows: Float[Tensor, "S B X"]) -> Float[Tensor, "S B X"]:
         """Rows whose change carries noise of many scales."""
         low, high = self.noise_scale
         exponent = torch.rand_like(rows[..., :1])
@@ -184,7 +184,7 @@ class DynamicsGame:
         parts, share = [self.draw(count), made.detach().flatten(1, 2)], self.noise_share
         weights = [1.0, 1.0 - share]
         if share:
-            parts.append(self.perturbed(self.draw(count)))
+            parts.append(self.perturb(self.draw(count)))
             weights.append(share)
         logits = self._logit(torch.cat(parts, 1)).split(count, 1)
         loss = discriminator_loss(logits, weights, self.entropy_bonus)
@@ -197,36 +197,38 @@ class DynamicsGame:
         return loss.detach(), logits[0].detach().mean(1), logits[1].detach().mean(1)
 
     def _logit(self, rows: Float[Tensor, "S B X"]) -> Float[Tensor, "S B"]:
-        return self.discriminator(self.seen(rows)).squeeze(-1)
+        return self.discriminator(self.discriminator_input(rows)).squeeze(-1)
 
     def _player(self, inputs: int, outputs: int) -> GaussianMembers:
-        numbers = self.numbers
+        hyperparameters = self.hyperparameters
         return GaussianMembers(
             seeds=self.seeds,
             members=1,
             inputs=inputs,
             outputs=outputs,
-            hidden=numbers["player_hidden"],
-            activation=numbers["player_activation"],
-            log_variance_bounds=numbers["log_variance_bounds"],
-            bound_coefficient=numbers["bound_coefficient"],
+            hidden=hyperparameters["player_hidden"],
+            activation=hyperparameters["player_activation"],
+            log_variance_bounds=hyperparameters["log_variance_bounds"],
+            bound_coefficient=hyperparameters["bound_coefficient"],
             weight_decay=(),
             dropout=0.0,
         )
 
     def _clone_behaviour(self, wrap: Wrapper) -> None:
         """Fit a Gaussian of a given s by maximum likelihood."""
-        numbers, width = self.numbers, self.obs_dim + self.action_dim
-        optimiser = Adam(self.behaviour.trained(), numbers["behaviour_learning_rate"])
+        hyperparameters, width = self.hyperparameters, self.obs_dim + self.action_dim
+        optimiser = Adam(
+            self.behaviour.trained_parameters(), hyperparameters["behaviour_learning_rate"]
+        )
         optimiser.to(self.table.device)
-        weight = torch.ones(numbers["behaviour_batch"], device=self.table.device)
+        weight = torch.ones(hyperparameters["behaviour_batch"], device=self.table.device)
 
         def step() -> Tensor:
             rows = self.draw(len(weight))[..., :width].unsqueeze(1)
             return self.behaviour.update(optimiser, rows, weight)
 
         update = wrap(step)
-        for _ in range(numbers["behaviour_updates"]):
+        for _ in range(hyperparameters["behaviour_updates"]):
             update()
         self.behaviour.requires_grad_(False)
 

@@ -10,9 +10,15 @@ from torch import Tensor
 
 from reverie.mistake import Mistake
 from reverie.world_models.base import Step
-from reverie.world_models.filters import Age, Chain, TransitionFilter, UncertaintyPenalty, Verdict
-from reverie.world_models.lanes import PerLane
+from reverie.world_models.filters import (
+    Chain,
+    ElapsedSteps,
+    FilterResult,
+    TransitionFilter,
+    UncertaintyPenalty,
+)
 from reverie.world_models.morec.dynamics_reward import DynamicsReward
+from reverie.world_models.per_seed import PerSeed
 
 SELECTIONS = ("argmax", "softmax", "random")
 CUTS = ("terminal", "drop", "timeout")
@@ -41,8 +47,8 @@ class RewardSelection(TransitionFilter):
     terminations before the clip.
     """
 
-    # A refresh is one graph of all its steps. With the scoring of each of a hundred steps in it,
-    # to compile it takes far longer than a run's refreshes do.
+    # A rollout round is one graph of all its steps. With the scoring of each of a hundred steps in
+    # it, to compile it takes far longer than a run's rollout rounds do.
     compiles = False
 
     def __init__(
@@ -77,7 +83,9 @@ class RewardSelection(TransitionFilter):
         self.min_reward, self.min_length, self.on_cut = min_reward, min_length, on_cut
         self.bound = bound
 
-    def forward(self, obs: Tensor, action: Tensor, step: Step, age: Age = 0) -> Verdict:
+    def forward(
+        self, obs: Tensor, action: Tensor, step: Step, elapsed_steps: ElapsedSteps = 0
+    ) -> FilterResult:
         # Before the clip, which would make an infinite observation a plausible one.
         finite = step.next_obs.isfinite().all(-1) & step.reward.isfinite()
         if self.bound is not None:
@@ -87,15 +95,15 @@ class RewardSelection(TransitionFilter):
         score = self.dynamics_reward.score(obs, action, step.next_obs)
         score = torch.where(finite & ~score.isnan(), score, -torch.inf)
         index = self.choose(score)
-        step = chosen(step, index)
+        step = take_candidate(step, index)
         best = score.gather(0, index.unsqueeze(0))[0]
-        cut = (best < self.min_reward) & (age >= self.min_length)
+        cut = (best < self.min_reward) & (elapsed_steps >= self.min_length)
         everything = torch.ones_like(cut)
         if self.on_cut == "terminal":
             ended = step.terminated | cut
             step = Step(step.next_obs, step.reward, ended, step.uncertainty, step.state)
         keep = ~cut if self.on_cut == "drop" else everything
-        return Verdict(step, keep=keep, goes_on=~cut)
+        return FilterResult(step, keep=keep, goes_on=~cut)
 
     def choose(self, score: Float[Tensor, " K *lead"]) -> Int[Tensor, "*lead"]:
         """Which candidate stays, by `select`; each row draws on its own."""
@@ -131,7 +139,7 @@ class PenalisedSelection(Chain):
         min_length: int,
         on_cut: str,
         bound: float | None,
-        penalty: PerLane,
+        penalty: PerSeed,
     ) -> None:
         selection = RewardSelection(
             dynamics_reward=dynamics_reward,
@@ -146,7 +154,7 @@ class PenalisedSelection(Chain):
         super().__init__(filters=[selection, UncertaintyPenalty(penalty=penalty)])
 
 
-def chosen(step: Step, index: Int[Tensor, "*lead"]) -> Step:
+def take_candidate(step: Step, index: Int[Tensor, "*lead"]) -> Step:
     """The step with the candidate `index` of every row, K = 1."""
     index = index.unsqueeze(0)
 

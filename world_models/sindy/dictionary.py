@@ -65,8 +65,9 @@ def library_of(kind: str, *, obs_dim: int, action_dim: int, degree: int, interac
 
     - `affine`: monomials of the state of degree 1 to `degree`, the controls, and their products;
       no constant. The paper's (arXiv:2403.09110).
-    - `quotient`: the same with a constant. Where an angle is given by cosine and sine, `reduced`
-      then drops every second power of a sine, without which c^2 + s^2 = 1 makes it singular.
+    - `quotient`: the same with a constant. Where an angle is given by cosine and sine,
+      `irreducible` then drops every second power of a sine, without which c^2 + s^2 = 1 makes it
+      singular.
     - `polynomial`: all monomials of states and controls together, with a constant.
 
     Args:
@@ -140,7 +141,7 @@ def spread_of(values: Float[Tensor, "N D"]) -> Float[Tensor, " D"]:
     return torch.where(std > CONSTANT, std, torch.ones_like(std))
 
 
-def reduced(powers: np.ndarray, sines: Sequence[int]) -> np.ndarray:
+def irreducible(powers: np.ndarray, sines: Sequence[int]) -> np.ndarray:
     """`[F]` bool, monomials that are not repeated and hold every sine at most once."""
     first = np.zeros(len(powers), bool)
     first[np.unique(powers, axis=0, return_index=True)[1]] = True

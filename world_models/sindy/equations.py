@@ -24,7 +24,7 @@ class SparseEquations(WorldModel):
     """Median and members of an ensemble of sparse combinations of monomials, for every seed.
 
     Args:
-        spec, seeds, lanes: of the task, S, and L: S, or 1 for equations that all seeds share.
+        spec, seeds, seeds: of the task, S, and L: S, or 1 for equations that all seeds share.
         members: E.
         powers: `[F, D + A]` exponents: the features of the dynamics, then those of the reward.
         of_state: `[F]`, which those of the dynamics are.
@@ -37,7 +37,7 @@ class SparseEquations(WorldModel):
             such feature.
         partner: `[D]`, the other column of a cosine and a sine, else the column itself.
         limits, box: `[L, 2, D]`, where the step clips, and what it must not leave.
-        residual_std, unit: `[L, D + 1]` held-out errors, and `[D]` the unit of the doubt.
+        residual_std, unit: `[L, D + 1]` held-out errors, and `[D]` the unit of the uncertainty.
     """
 
     coefficients: Tensor
@@ -57,7 +57,7 @@ class SparseEquations(WorldModel):
         *,
         spec: Spec,
         seeds: int,
-        lanes: int,
+        replicas: int,
         members: int,
         powers: np.ndarray,
         of_state: np.ndarray,
@@ -66,19 +66,19 @@ class SparseEquations(WorldModel):
         termination: Termination,
     ) -> None:
         super().__init__()
-        self.spec, self.seeds, self.lanes = spec, seeds, lanes
+        self.spec, self.seeds, self.replicas = spec, seeds, replicas
         self.powers, self.of_state = powers, of_state
         self.target, self.prediction = target, prediction
         self.termination = termination
         self.inputs = input_names(spec.obs_dim, spec.action_dim)
         features, d = len(powers), spec.obs_dim
-        self.register_buffer("coefficients", torch.zeros(lanes, d + 1, features))
-        self.register_buffer("members", torch.zeros(lanes, members, d + 1, features))
+        self.register_buffer("coefficients", torch.zeros(replicas, d + 1, features))
+        self.register_buffer("members", torch.zeros(replicas, members, d + 1, features))
         self.register_buffer("partner", torch.arange(d))
-        everywhere = torch.tensor([[-torch.inf], [torch.inf]]).repeat(lanes, 1, d)
+        everywhere = torch.tensor([[-torch.inf], [torch.inf]]).repeat(replicas, 1, d)
         self.register_buffer("limits", everywhere)  # [L, 2, D], as the box
         self.register_buffer("box", everywhere.clone())
-        self.register_buffer("residual_std", torch.zeros(lanes, d + 1))
+        self.register_buffer("residual_std", torch.zeros(replicas, d + 1))
         self.register_buffer("unit", torch.ones(d))
         self.register_buffer("fitted", torch.tensor(False))
         low, high = (
@@ -97,7 +97,7 @@ class SparseEquations(WorldModel):
 
         A row that leaves the box of the data, or is not finite, has a next observation of NaN.
         """
-        values, doubt = self._predict(obs, action)  # [S, 1 + E, B, D + 1]
+        values, uncertainty = self._predict(obs, action)  # [S, 1 + E, B, D + 1]
         if self.prediction == "median":
             chosen = values[:, :1].expand(-1, candidates, -1, -1)
         else:
@@ -114,23 +114,23 @@ class SparseEquations(WorldModel):
             next_obs=torch.where(inside, next_obs, torch.nan),
             reward=reward,
             terminated=terminated,
-            uncertainty=(doubt[..., :-1] / self.unit).mean(-1),
+            uncertainty=(uncertainty[..., :-1] / self.unit).mean(-1),
         )
 
     def predict(
         self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"]
     ) -> tuple[Float[Tensor, "S 1 B D1"], Float[Tensor, "S 1 B D1"]]:
         """Median of (next_obs, reward) and its std: members' spread and held-out residuals."""
-        values, doubt = self._predict(obs, action)
-        return values[:, :1], doubt.unsqueeze(1)
+        values, uncertainty = self._predict(obs, action)
+        return values[:, :1], uncertainty.unsqueeze(1)
 
     def equations(self) -> list[list[str]]:
         """What each seed's median says, in the environment's units."""
         mark = " - " if self.target == "increment" else None
         lefts = [f"{x}'{mark + x if mark else ''}" for x in self.inputs[: self.spec.obs_dim]]
         return [
-            [equation(left, terms) for left, terms in zip([*lefts, "r"], lane, strict=True)]
-            for lane in self._terms(self.coefficients)
+            [equation(left, terms) for left, terms in zip([*lefts, "r"], replica, strict=True)]
+            for replica in self._terms(self.coefficients)
         ]
 
     def terms(self) -> list[list[dict[str, float]]]:
@@ -150,17 +150,17 @@ class SparseEquations(WorldModel):
             "target": self.target,
             "equations": self.equations(),
             "median": [
-                dict(zip(names, lane, strict=True)) for lane in self._terms(self.coefficients)
+                dict(zip(names, replica, strict=True)) for replica in self._terms(self.coefficients)
             ],
             "members": [
-                [dict(zip(names, member, strict=True)) for member in self._terms(lane)]
-                for lane in self.members
+                [dict(zip(names, member, strict=True)) for member in self._terms(replica)]
+                for replica in self.members
             ],
             "angles": self.angles(),
             **{
                 name: [
-                    [[x if abs(x) < torch.inf else None for x in side] for side in lane]
-                    for lane in bounds.tolist()
+                    [[x if abs(x) < torch.inf else None for x in side] for side in replica]
+                    for replica in bounds.tolist()
                 ]
                 for name, bounds in (("limits", self.limits), ("box", self.box))
             },
@@ -193,12 +193,14 @@ class SparseEquations(WorldModel):
                 f"{self.members.shape[0]} seeds and {self.members.shape[1]} members"
             )
         self.coefficients.copy_(self._matrix(record["median"], path))
-        self.members.copy_(torch.stack([self._matrix(lane, path) for lane in record["members"]]))
+        self.members.copy_(
+            torch.stack([self._matrix(replica, path) for replica in record["members"]])
+        )
         self.partner.copy_(partners(self.spec.obs_dim, record["angles"]))
         for name, buffer in (("limits", self.limits), ("box", self.box)):
-            for bounds, lane in zip(buffer, record[name], strict=True):
+            for bounds, replica in zip(buffer, record[name], strict=True):
                 for row, end in enumerate((-torch.inf, torch.inf)):
-                    bounds[row] = torch.tensor([end if x is None else x for x in lane[row]])
+                    bounds[row] = torch.tensor([end if x is None else x for x in replica[row]])
         self.residual_std.copy_(torch.tensor(record["residual_std"]))
         self.unit.copy_(torch.tensor(record["unit"]))
         self.fitted.fill_(True)
@@ -236,20 +238,20 @@ class SparseEquations(WorldModel):
         return [
             [
                 {names[i]: float(row[i]) for i in row.nonzero().flatten().tolist()}
-                for row in lane.cpu()
+                for row in replica.cpu()
             ]
-            for lane in coefficients
+            for replica in coefficients
         ]
 
-    def _matrix(self, lanes: Sequence[dict[str, dict[str, float]]], path: Any) -> Tensor:
+    def _matrix(self, replicas: Sequence[dict[str, dict[str, float]]], path: Any) -> Tensor:
         """Coefficients `[L, D + 1, F]` of terms by name."""
         names = term_names(self.powers, self.inputs)
         of_part = {
             part: {names[i]: i for i in np.flatnonzero(self.of_state == part)[::-1]}
             for part in (True, False)
         }
-        found = torch.zeros(len(lanes), *self.coefficients.shape[1:])
-        for lane, targets in enumerate(lanes):
+        found = torch.zeros(len(replicas), *self.coefficients.shape[1:])
+        for replica, targets in enumerate(replicas):
             for row, (target, terms) in enumerate(targets.items()):
                 columns = of_part[target != "reward"]
                 for name, value in terms.items():
@@ -258,7 +260,7 @@ class SparseEquations(WorldModel):
                             f"{path}: the library of {target} has no term {name!r}; build the "
                             "model with the library, degree and interactions of the file"
                         )
-                    found[lane, row, columns[name]] = value
+                    found[replica, row, columns[name]] = value
         return found
 
 

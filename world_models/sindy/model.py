@@ -1,7 +1,8 @@
 """E-SINDy: sparse equations for the next state and the reward, fitted by pysindy, run by torch.
 
 SINDy-RL, arXiv:2403.09110. Next state and reward are sparse combinations of monomials of state and
-control; an ensemble of bootstrap fits gives the median that predicts and the spread that doubts.
+control; an ensemble of bootstrap fits gives the median that predicts and the spread that is the
+uncertainty.
 """
 
 import logging
@@ -63,7 +64,7 @@ class SINDy(SparseEquations):
             may cost where there is none, see `dictionary.knee`.
         alpha: ridge penalty while terms are chosen; the final values have none.
         members: E fits, whose median predicts.
-        bagging, library_ensemble: how they differ, see `dictionary.ensemble_fit`. Doubt is
+        bagging, library_ensemble: how they differ, see `dictionary.ensemble_fit`. Uncertainty is
             measured on fits without library ensembling.
         prediction: `median`, or a random `member` for each row and step.
         reward_library, reward_degree, reward_threshold: of the reward, which is a function of
@@ -138,7 +139,7 @@ class SINDy(SparseEquations):
         _require_pairs(angles, spec.obs_dim)
         if not thresholds or list(thresholds) != sorted(thresholds):
             raise Mistake(f"world_model.thresholds={list(thresholds)} must ascend and not be empty")
-        lanes = seeds if per_seed else 1
+        replicas = seeds if per_seed else 1
         sizes = {"obs_dim": spec.obs_dim, "action_dim": spec.action_dim}
         # The features of the dynamics, then those of the reward; a target has zeros in the other's.
         state_library = library_of(library, **sizes, degree=degree, interactions=interactions)
@@ -154,13 +155,15 @@ class SINDy(SparseEquations):
         super().__init__(
             spec=spec,
             seeds=seeds,
-            lanes=lanes,
+            replicas=replicas,
             members=members,
             powers=powers,
             of_state=np.arange(len(powers)) < len(parts[0]),
             target=target,
             prediction=prediction,
-            termination=resolve(termination, spec, lambda: terminal_head(spec=spec, seeds=lanes)),
+            termination=resolve(
+                termination, spec, lambda: terminal_head(spec=spec, seeds=replicas)
+            ),
         )
         self.seed, self.heldout_episodes = seed, heldout_episodes
         self.settings: dict[str, Any] = {
@@ -194,7 +197,7 @@ class SINDy(SparseEquations):
             "action_dim": self.spec.action_dim,
             "action_box": [list(self.spec.action_low), list(self.spec.action_high)],
             "seed": self.seed,
-            "lanes": self.lanes,
+            "replicas": self.replicas,
             "termination": self.termination.signature(),
             "heldout_episodes": self.heldout_episodes,
             **self.settings,
@@ -226,12 +229,12 @@ class SINDy(SparseEquations):
         self._learn_bounds(rows[usable], slice(None))
         clipped = self._clipped(rows, 0)
         generator = torch.Generator().manual_seed(self.seed)
-        fitting = self._drawn(seen & usable & ~clipped, generator)
+        fitting = self._draw(seen & usable & ~clipped, generator)
         if not judging.any():  # too few episodes to keep one back: rows judge
             judging_rows, path_rows = _tenth(fitting)
         else:
-            judging_rows = self._drawn(judging & ~clipped, generator)
-            path_rows = self._drawn(seen & usable & ~clipped & ~judging, generator)
+            judging_rows = self._draw(judging & ~clipped, generator)
+            path_rows = self._draw(seen & usable & ~clipped & ~judging, generator)
         if min(len(path_rows), len(judging_rows)) < 2:
             raise Mistake(
                 f"dataset {data.name} has too few rows to fit equations to ({len(path_rows)} to "
@@ -242,10 +245,10 @@ class SINDy(SparseEquations):
         table, judge = self._table(rows[fitting]), self._table(rows[judging_rows])
         thresholds, paths = self._regression().choose(self._table(rows[path_rows]), judge)
         # pysindy fits one ensemble at a time; only rollouts need all seeds at once.
-        for lane in range(self.lanes):
-            self._solve(lane, table, judge, thresholds, (self.seed, lane))
+        for replica in range(self.replicas):
+            self._solve(replica, table, judge, thresholds, (self.seed, replica))
             if progress is not None:
-                progress(lane + 1, min(paths["state"]))
+                progress(replica + 1, min(paths["state"]))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             ending = self.termination.fit(data, seen)
@@ -276,7 +279,7 @@ class SINDy(SparseEquations):
         return described
 
     def require_refit(self) -> None:
-        if self.lanes != self.seeds:
+        if self.replicas != self.seeds:
             raise Mistake(
                 f"online training with seeds={self.seeds} needs equations for every seed, for each "
                 "collects rows of its own; set world_model.per_seed=true, or online.refit_every=0"
@@ -293,8 +296,8 @@ class SINDy(SparseEquations):
         """Equations anew for each seed, from the dataset's rows and its own `added[s]`.
 
         Thresholds, clips, the box and the residuals are new, judged by a random tenth of the rows
-        of the fit; angles and the unit of the doubt stay those of the dataset. A regression goes
-        on from nothing, so `warm` or not is the same.
+        of the fit; angles and the unit of the uncertainty stay those of the dataset. A regression
+        goes on from nothing, so `warm` or not is the same.
 
         Returns:
             `rows` that were fitted, nonzero `terms`, the `threshold` of the state, and
@@ -303,23 +306,23 @@ class SINDy(SparseEquations):
         recorded = data.transitions[data.valid_next]
         seen = ~rows_of(data, self.held_out(data))[data.valid_next]
         own = added.map(lambda column: column.cpu())
-        keys = torch.randint(2**31, (self.lanes,)).tolist()
+        keys = torch.randint(2**31, (self.replicas,)).tolist()
         told: dict[str, list[float]] = {}
-        for lane, key in enumerate(keys):  # pysindy fits one ensemble at a time
-            rows = concatenate([recorded, own[lane]], 0)
-            self._learn_bounds(rows, lane)
-            new = torch.ones(len(own.reward[lane]), dtype=torch.bool)
-            usable = torch.cat([seen, new]) & ~self._clipped(rows, lane)
-            fitting = self._drawn(usable, torch.Generator().manual_seed(key))
+        for replica, key in enumerate(keys):  # pysindy fits one ensemble at a time
+            rows = concatenate([recorded, own[replica]], 0)
+            self._learn_bounds(rows, replica)
+            new = torch.ones(len(own.reward[replica]), dtype=torch.bool)
+            usable = torch.cat([seen, new]) & ~self._clipped(rows, replica)
+            fitting = self._draw(usable, torch.Generator().manual_seed(key))
             judging, rest = _tenth(fitting)
             judge = self._table(rows[judging])
             thresholds, paths = self._regression().choose(self._table(rows[rest]), judge)
-            self._solve(lane, self._table(rows[fitting]), judge, thresholds, (key,))
+            self._solve(replica, self._table(rows[fitting]), judge, thresholds, (key,))
             tried = self.settings["thresholds"]
             found = tried.index(thresholds["state"]) if len(paths["state"]) > 1 else 0
             for name, value in (
                 ("rows", len(fitting)),
-                ("terms", int((self.coefficients[lane] != 0).sum())),
+                ("terms", int((self.coefficients[replica] != 0).sum())),
                 ("threshold", thresholds["state"]),
                 ("holdout_error", paths["state"][found]),
             ):
@@ -335,8 +338,8 @@ class SINDy(SparseEquations):
             pairs = circles(torch.cat([rows.obs, rows.next_obs[data.valid_next]]))
         self.partner.copy_(partners(self.spec.obs_dim, pairs))
 
-    def _learn_bounds(self, rows: Transition, lane: int | slice) -> None:
-        """Clips and the box of a lane, from all its rows."""
+    def _learn_bounds(self, rows: Transition, replica: int | slice) -> None:
+        """Clips and the box of a seed, from all its rows."""
         seen = torch.cat([rows.obs, rows.next_obs])
         low, high = seen.amin(0), seen.amax(0)
         straight = self.partner.cpu() == torch.arange(self.spec.obs_dim)
@@ -344,15 +347,15 @@ class SINDy(SparseEquations):
         for side, (edge, end) in enumerate(((low, -torch.inf), (high, torch.inf))):
             often = (rows.next_obs == edge).sum(0) >= _CLIPPED_ROWS
             limit = torch.where(often & straight & changes, edge, torch.full_like(edge, end))
-            self.limits[lane, side] = limit.to(self.limits.device)
+            self.limits[replica, side] = limit.to(self.limits.device)
         margin = self.settings["box_margin"] * (high - low)
-        self.box[lane] = torch.stack([low - margin, high + margin]).to(self.box.device)
+        self.box[replica] = torch.stack([low - margin, high + margin]).to(self.box.device)
 
-    def _clipped(self, rows: Transition, lane: int) -> Bool[Tensor, " N"]:
-        low, high = self.limits[lane].cpu()
+    def _clipped(self, rows: Transition, replica: int) -> Bool[Tensor, " N"]:
+        low, high = self.limits[replica].cpu()
         return ((rows.next_obs <= low) | (rows.next_obs >= high)).any(1)
 
-    def _drawn(self, rows: Bool[Tensor, " N"], generator: torch.Generator) -> Int[Tensor, " R"]:
+    def _draw(self, rows: Bool[Tensor, " N"], generator: torch.Generator) -> Int[Tensor, " R"]:
         index = rows.nonzero().flatten()
         order = torch.randperm(len(index), generator=generator)
         return index[order[: self.settings["fit_rows"]]]
@@ -373,17 +376,17 @@ class SINDy(SparseEquations):
 
     def _solve(
         self,
-        lane: int,
+        replica: int,
         table: Table,
         judge: Table,
         thresholds: dict[str, float],
         seed: Sequence[int],
     ) -> None:
-        """Coefficients, members and residuals of one lane."""
+        """Coefficients, members and residuals of one seed."""
         median, members, residual = self._regression().solve(table, judge, thresholds, seed)
-        self.coefficients[lane] = torch.from_numpy(median)
-        self.members[lane] = torch.from_numpy(members)
-        self.residual_std[lane] = torch.from_numpy(residual)
+        self.coefficients[replica] = torch.from_numpy(median)
+        self.members[replica] = torch.from_numpy(members)
+        self.residual_std[replica] = torch.from_numpy(residual)
 
 
 def _require_pairs(angles: str | Sequence[Sequence[int]], size: int) -> None:

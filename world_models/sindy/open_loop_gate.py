@@ -30,12 +30,12 @@ def open_loop(
     if not len(episodes):  # too few to keep one back
         episodes = torch.arange(len(data.episode_starts))
     lengths, starts = data.episode_lengths[episodes], data.episode_starts[episodes]
-    windows = [
+    segments = [
         torch.arange(int(start), int(start + length) - steps + 1, steps)
         for start, length in zip(starts, lengths, strict=True)
         if length >= steps
     ]
-    first = torch.cat(windows) if windows else torch.zeros(0, dtype=torch.int64)
+    first = torch.cat(segments) if segments else torch.zeros(0, dtype=torch.int64)
     first = first[data.valid_next[first + steps - 1]]
     if not len(first):
         log.warning(
@@ -65,7 +65,7 @@ def open_loop(
         )
     return {
         "steps": steps,
-        "windows": len(first),
+        "segments": len(first),
         "median": worst if worst < 1e9 else None,
         "limit": limit,
         "alarm": worst > limit,

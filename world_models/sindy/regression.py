@@ -1,4 +1,4 @@
-"""The regressions of E-SINDy: thresholds by a knee, and one lane's ensemble, with pysindy."""
+"""The regressions of E-SINDy: thresholds by a knee, and one seed's ensemble, with pysindy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from reverie.world_models.sindy.dictionary import CONSTANT, ensemble_fit, knee, reduced, sparse_fit
+from reverie.world_models.sindy.dictionary import (
+    CONSTANT,
+    ensemble_fit,
+    irreducible,
+    knee,
+    sparse_fit,
+)
 
 Table = tuple[np.ndarray, np.ndarray]
 """Features `[R, F]` and targets `[R, D + 1]`, float64: next state, then reward."""
@@ -51,7 +57,7 @@ class Regression:
         self, table: Table, judge: Table, thresholds: dict[str, float], seed: Sequence[int]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Median `[D + 1, F]`, members `[E, D + 1, F]` and held-out residuals `[D + 1]`."""
-        # Kind 0 has the median that predicts, kind 1 the members that doubt.
+        # Kind 0 has the median that predicts, kind 1 the members that spread.
         shape = (2, self.settings["members"], table[1].shape[1], len(self.powers))
         members = np.zeros(shape)
         for part, targets, _ in self._parts():
@@ -80,7 +86,7 @@ class Regression:
         own = np.flatnonzero(self.of_state == (part == "state"))
         if self.settings["library" if part == "state" else "reward_library"] == "affine":
             return own  # the paper's, singular as it is where angles are pairs
-        return own[reduced(self.powers[own], self.sines)]
+        return own[irreducible(self.powers[own], self.sines)]
 
     def _parts(self) -> tuple[tuple[str, slice, float | None], ...]:
         """What is fitted apart: its name, its targets, its given threshold."""

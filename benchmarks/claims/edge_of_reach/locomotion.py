@@ -23,7 +23,7 @@ BUDGET = Budget(
     seeds=4,
     updates=5_000,
     batch=256,
-    real_fraction=0.05,
+    real_ratio=0.05,
     starts=2_000,
     horizon=1,
     every=500,
@@ -37,9 +37,9 @@ NETWORK = {
     "hidden": [128, 128],
     "actor_learning_rate": 1e-3,
     "critic_learning_rate": 1e-3,
-    "target_rate": 0.02,
+    "tau": 0.02,
 }
-PENALTY = 1.0  # of MOPO; the true dynamics know no doubt, so any value gives the same
+PENALTY = 1.0  # of MOPO; the true dynamics know no uncertainty, so any value gives the same
 ARMS: dict[str, dict[str, Any]] = {
     # As in the paper, only the diversity is tuned anew for the true dynamics.
     "ravl": {"critics": 10, "diversity": 10.0},

@@ -1,7 +1,7 @@
 """The edge-of-reach problem on a plane, where reach and true values are known exactly.
 
-Protocol and numbers: after the two-dimensional example of RAVL, arXiv:2402.12527, in the rebuilt
-environment `envs/edge_of_reach.py`. All arms roll out the true dynamics.
+Protocol and hyperparameters: after the two-dimensional example of RAVL, arXiv:2402.12527, in the
+rebuilt environment `envs/edge_of_reach.py`. All arms roll out the true dynamics.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ BUDGET = Budget(
     seeds=8,
     updates=8_000,
     batch=128,
-    real_fraction=0.0,
+    real_ratio=0.0,
     starts=500,
     horizon=plane.HORIZON,
     every=100,
@@ -46,16 +46,16 @@ NETWORK = {
     "critic_learning_rate": 1e-3,
     "temperature_learning_rate": 1e-3,
     # As in nn.Linear. The public code's nearly equal starts (agent=ravl) leave the critics of these
-    # small networks too alike to doubt: with them RAVL fails here too.
+    # small networks too alike to disagree: with them RAVL fails here too.
     "hidden_bias": None,
     "actor_output_bound": None,
     "critic_output_bound": None,
-    "target_rate": 0.03,  # shortens the experiment; 0.005 shows the same growth six times later
+    "tau": 0.03,  # shortens the experiment; 0.005 shows the same growth six times later
 }
 SCALE = 5.0
 START_STATES = 2_000
 BAND_STATES = 2_000
-PENALTY = 1.0  # of MOPO; the true dynamics know no doubt, so any value gives the same
+PENALTY = 1.0  # of MOPO; the true dynamics know no uncertainty, so any value gives the same
 
 
 @dataclass(frozen=True)

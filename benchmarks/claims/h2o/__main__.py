@@ -31,7 +31,7 @@ from reverie.datasets.dataset import Dataset
 NAME = "h2o"
 TITLE = "H2O, arXiv:2206.13464: mean over seeds ± 95 % interval"
 SPEED_TASKS = ("Pendulum-v1", "HalfCheetah-v5")
-SPEED_SHAPES = ((1, 1), (4, 1), (16, 1), (16, 16))  # copies of the task, steps of each in a refresh
+SPEED_SHAPES = ((1, 1), (4, 1), (16, 1), (16, 16))  # copies of the task, steps of each in a round
 QUICK_PENDULUM = {"seeds": 4, "updates": 600, "evaluate": 150}
 QUICK_CHEETAH = {"seeds": 2, "updates": 150, "evaluate": 50, "episodes": 1}
 COLOURS = {
@@ -164,8 +164,8 @@ def speed_claims(speed: Sequence[Mapping[str, Any]]) -> list[Claim]:
     """Steps of the stream, with policy and replay, against a bare environment."""
     return [
         Claim(
-            f"{row['task']}, {row['copies']} environments, {row['steps']} steps a refresh: steps/s "
-            "of the stream against bare env.step of one",
+            f"{row['task']}, {row['copies']} environments, {row['steps']} steps a rollout round: "
+            "steps/s of the stream against bare env.step of one",
             "-",
             f"{row['stream_per_second']:,.0f} against {row['bare_per_second']:,.0f}: "
             f"{row['ratio'][0]:.2f}x ({row['ratio'][1]:.2f}-{row['ratio'][2]:.2f})",

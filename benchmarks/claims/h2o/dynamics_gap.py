@@ -54,7 +54,7 @@ def run(data: Dataset, gravity: float, updates: int) -> Seen:
     torch.set_num_threads(1)
     seed_everything(0)
     real = data.transitions[torch.randperm(len(data))[:ROWS]]
-    simulated = replayed(data, real, gravity)
+    simulated = replay_rows(data, real, gravity)
     agent: H2O = build_option(
         *("agent", "h2o"),
         changes={"discriminators": DISCRIMINATORS},
@@ -65,17 +65,17 @@ def run(data: Dataset, gravity: float, updates: int) -> Seen:
     agent.prepare(data)
     for _ in range(updates):
         agent.discriminators.learn(concatenate([draw(real), draw(simulated)], 1))
-    lanes = simulated.map(lambda column: column.expand(SEEDS, *column.shape))
-    seen = agent.weigh(lanes)
+    expanded = simulated.map(lambda column: column.expand(SEEDS, *column.shape))
+    seen = agent.weigh(expanded)
     changed = (simulated.next_obs - real.next_obs).norm(dim=-1)
     order = changed.argsort()
     least, most = order[: ROWS // 4], order[-ROWS // 4 :]
-    gap, doubt = seen.dynamics_gap, -seen.log_ratio
+    gap, uncertainty = seen.dynamics_gap, -seen.log_ratio
     return Seen(
         seen.td_weight.mean(1).tolist(),
         gap[:, least].mean(1).tolist(),
         gap[:, most].mean(1).tolist(),
-        auc(doubt[:, least], doubt[:, most]).tolist(),
+        auc(uncertainty[:, least], uncertainty[:, most]).tolist(),
     )
 
 
@@ -84,7 +84,7 @@ def draw(rows: Transition) -> Transition:
     return rows[torch.randint(len(rows.reward), (SEEDS, BATCH))]
 
 
-def replayed(data: Dataset, rows: Transition, gravity: float) -> Transition:
+def replay_rows(data: Dataset, rows: Transition, gravity: float) -> Transition:
     """The same states and actions under another gravity."""
     env = make_perturbed(data.spec, Perturbation(gravity=gravity))
     env.reset(seed=0)

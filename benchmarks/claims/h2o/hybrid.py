@@ -23,7 +23,7 @@ NETWORK = {
     "temperature_learning_rate": 1e-3,
     "value_learning_rate": 1e-3,  # of H2O+
     "learning_rate": 1e-3,  # of behaviour cloning
-    "target_rate": 0.01,
+    "tau": 0.01,
     "samples": 4,  # of CQL, from each source; its 10 would cost more than all other arms together
 }
 DISCRIMINATORS = {"pair_logit_bound": 10.0, "fresh_rows": 0}
@@ -56,7 +56,7 @@ class Arm:
     """An agent, its share of real rows (1: no simulator), and what else is different."""
 
     agent: str
-    real_fraction: float
+    real_ratio: float
     changes: dict[str, Any]
 
 
@@ -96,7 +96,7 @@ PENDULUM = Task(
         seeds=8,
         updates=5_000,
         batch=128,
-        real_fraction=0.5,
+        real_ratio=0.5,
         evaluate=500,
         episodes=5,
         probe=0,
@@ -118,7 +118,7 @@ CHEETAH = Task(
         seeds=4,
         updates=8_000,
         batch=256,
-        real_fraction=0.5,
+        real_ratio=0.5,
         evaluate=1_000,
         episodes=2,
         probe=0,
@@ -128,7 +128,7 @@ CHEETAH = Task(
 
 
 def task_for(task: Task, quick: bool, **changes: int) -> Task:
-    """The task, or its quick variant: the judged arms with these numbers of the schedule."""
+    """The task, or its quick variant: the judged arms with these settings of the schedule."""
     return replace(task, schedule=replace(task.schedule, **changes), arms=JUDGED) if quick else task
 
 
@@ -143,16 +143,16 @@ def run(label: str, task: Task, data: Dataset, name: str) -> History:
         seeds = min(task.schedule.seeds, OTHER_SEEDS)
         task = replace(task, schedule=replace(task.schedule, seeds=seeds))
     arm, schedule = ARMS[name], task.schedule
-    if arm.real_fraction == 1:  # as many recorded rows an update as H2O sees
-        schedule = replace(schedule, batch=int(schedule.batch * schedule.real_fraction))
-    schedule = replace(schedule, real_fraction=arm.real_fraction)
+    if arm.real_ratio == 1:  # as many recorded rows an update as H2O sees
+        schedule = replace(schedule, batch=int(schedule.batch * schedule.real_ratio))
+    schedule = replace(schedule, real_ratio=arm.real_ratio)
     return experiment.run(
         f"{label}, {name}",
         data,
         schedule,
         agent=arm.agent,
         changes=agent_changes(task, arm),
-        make_source=partial(make_source, task, data) if arm.real_fraction < 1 else None,
+        make_source=partial(make_source, task, data) if arm.real_ratio < 1 else None,
     )
 
 
@@ -171,7 +171,7 @@ def agent_changes(task: Task, arm: Arm) -> dict[str, Any]:
 def make_source(task: Task, data: Dataset) -> SimulatorRollouts:
     """One copy a seed, one step an update."""
     settings = load_option("source", "simulator")
-    numbers = {key: settings[key] for key in ("steps", "every", "warmup", "random_warmup")}
+    hyperparameters = {key: settings[key] for key in ("steps", "every", "warmup", "random_warmup")}
     return SimulatorRollouts(
         simulator=build_option(
             *("simulator", "perturbed"),
@@ -180,7 +180,7 @@ def make_source(task: Task, data: Dataset) -> SimulatorRollouts:
             seeds=task.schedule.seeds,
         ),
         capacity=task.schedule.updates + settings["warmup"] + settings["steps"],
-        **numbers,
+        **hyperparameters,
     )
 
 

@@ -14,7 +14,7 @@ from reverie.datasets.transition import Transition
 from reverie.envs.make import make_env, spec_of
 from reverie.envs.specs import Spec
 from reverie.training.launch.options import build_option
-from reverie.training.loop import refresh
+from reverie.training.loop import rollout_round
 from reverie.world_models.simulator import SimulatorRollouts
 
 ROUNDS = 5
@@ -24,14 +24,14 @@ BARE = "env.step"
 def measure(
     tasks: Sequence[str], shapes: Sequence[tuple[int, int]], seconds: float
 ) -> list[dict[str, Any]]:
-    """Race whole refreshes of the stream against `env.step` with actions drawn beforehand.
+    """Race whole rollout rounds of the stream against `env.step` with actions drawn beforehand.
 
-    A refresh is what training does: the policy acts (SAC's networks of the default size), the
+    A rollout round is what training does: the policy acts (SAC's networks of the default size), the
     environments step, the rows enter the replay. The single environment does nothing but step.
 
     Args:
         tasks: environment ids.
-        shapes: environments of the one seed, and steps of each in a refresh.
+        shapes: environments of the one seed, and steps of each in a rollout round.
         seconds: of one turn; each has `ROUNDS` turns.
 
     Returns:
@@ -100,6 +100,6 @@ def _stream(spec: Spec, copies: int, steps: int) -> Contender:
         terminated=torch.zeros(1, dtype=torch.bool),
         is_real=torch.zeros(1, dtype=torch.bool),
     )
-    streams = {"real": Replay.of(row), source.stream: Replay(row, lanes=1, capacity=100_000)}
+    streams = {"real": Replay.of(row), source.stream: Replay(row, seeds=1, capacity=100_000)}
     mixture = Mixture(streams, {source.stream: 1}, seeds=1)
-    return Contender(refresh(agent, mixture, source.stream, source), copies * steps)
+    return Contender(rollout_round(agent, mixture, source.stream, source), copies * steps)

@@ -68,7 +68,7 @@ def measure(quick: bool) -> Findings:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     tasks = single_model.TASKS
     if quick:
-        tasks = {name: single_model.shortened(task) for name, task in tasks.items()}
+        tasks = {name: single_model.shorten(task) for name, task in tasks.items()}
     data = {name: single_model.load(task) for name, task in tasks.items()}
     runs = split_by_task(run_all(single_model.jobs(tasks, data)))
     claims = [
@@ -158,7 +158,7 @@ def return_claims(
             "a single model without regularisation falls short of the ensemble",
             f"return lower by more than {margin:.3g}",
             measured[SINGLE],
-            negated(reached[SINGLE]),
+            negate(reached[SINGLE]),
         ),
         *(
             claim(
@@ -206,7 +206,7 @@ def say_reached(reached: bool | None, margin: float) -> str:
     return {True: "reaches it", False: "falls short", None: "undecided"}[reached]
 
 
-def negated(holds: bool | None) -> bool | None:
+def negate(holds: bool | None) -> bool | None:
     """Not, where there is something to negate."""
     return None if holds is None else not holds
 

@@ -36,7 +36,7 @@ ARMS: dict[str, tuple[str, str | None]] = {  # world model and regulariser, the 
 }
 QUICK_MODEL = {"max_epochs": 1}
 Strength = dict[str, dict[str, float]]
-"""Of each regularised arm: the changed numbers of its option in `conf/regulariser/`."""
+"""Of each regularised arm: the changed hyperparameters of its option in `conf/regulariser/`."""
 PENDULUM_STRENGTH: Strength = {SPECTRAL: {"cap": 10.0}, ADVERSARIAL: {"coefficient": 1e-4}}
 HOPPER_STRENGTH: Strength = {SPECTRAL: {"cap": 10.0}, ADVERSARIAL: {"coefficient": 1e-2}}
 
@@ -46,15 +46,15 @@ class Task:
     """What all arms of one experiment share.
 
     Attributes:
-        dataset, changes: option of `conf/dataset/` and its changed numbers.
-        model: changed numbers of the world model.
-        network: changed numbers of the agent.
+        dataset, changes: option of `conf/dataset/` and its changed hyperparameters.
+        model: changed hyperparameters of the world model.
+        network: changed hyperparameters of the agent.
         budget: of every arm.
         quick: what of it is different in a quick run.
         random_return: mean return of uniformly random actions.
         learnt: return of the ensemble from which on something was learnt at all.
         strength: of the regularisers.
-        online: changed numbers of `conf/online/collect.yaml`, None for training offline.
+        online: changed hyperparameters of `conf/online/collect.yaml`, None for training offline.
     """
 
     dataset: str
@@ -72,7 +72,7 @@ class Task:
 def network(width: int, discount: float) -> dict[str, Any]:
     """Agents of two hidden layers that learn within thousands of updates.
 
-    Values settle after about 1 / (1 - discount) times 1 / target_rate updates.
+    Values settle after about 1 / (1 - discount) times 1 / tau updates.
     """
     return {
         "discount": discount,
@@ -81,7 +81,7 @@ def network(width: int, discount: float) -> dict[str, Any]:
         "critic_learning_rate": 1e-3,
         "temperature_learning_rate": 1e-3,
         "actor_cosine": False,
-        "target_rate": 0.05,
+        "tau": 0.05,
         "normalise_critic_obs": True,
     }
 
@@ -107,7 +107,7 @@ PENDULUM = Budget(
     seeds=4,
     updates=5_000,
     batch=128,
-    real_fraction=0.05,
+    real_ratio=0.05,
     starts=500,
     horizon=3,
     every=250,
@@ -201,7 +201,7 @@ def run(name: str, task: Task, arm: str, data: Dataset) -> History:
     )
 
 
-def shortened(task: Task) -> Task:
+def shorten(task: Task) -> Task:
     """The quick variant, which only shows that it runs."""
     return replace(
         task, model={**task.model, **QUICK_MODEL}, budget=replace(task.budget, **task.quick)

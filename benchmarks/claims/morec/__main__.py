@@ -150,7 +150,7 @@ def task_claims(task: str, run: Mapping[str, Any], judged: bool) -> list[Claim]:
             None,
         ),
         Claim(
-            f"{task}: MOREC-MOPO beside MOPO, equal updates and dreamed rows",
+            f"{task}: MOREC-MOPO beside MOPO, equal updates and synthetic rows",
             "higher return, interval of the difference above 0",
             f"MOREC-MOPO {returns['morec_mopo']}, MOPO {returns['mopo']}, difference {more}",
             more.low > 0 if judged else None,
@@ -167,7 +167,7 @@ def task_claims(task: str, run: Mapping[str, Any], judged: bool) -> list[Claim]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Errors with and without the filter, in pairs: the lanes of a seed share model and reward.
+    """Errors with and without the filter, in pairs: the seeds of a seed share model and reward.
 
     Attributes:
         off, on: without and with the filter.
@@ -237,11 +237,14 @@ def plot(found: Mapping[str, Any]) -> Figure:
     for ax, (name, rolled) in zip(axes, panels.items(), strict=False):
         steps = range(1, rolled["steps"] + 1)
         for arm, colour in COLOURS.items():
-            lanes = torch.tensor(
+            per_seed = torch.tensor(
                 [[math.nan if v is None else v for v in seed] for seed in rolled[arm]["median"]]
             )
-            ax.plot(steps, lanes.nanmean(0), color=colour, label=arm)
-            low, high = lanes.nan_to_num(math.inf).amin(0), lanes.nan_to_num(-math.inf).amax(0)
+            ax.plot(steps, per_seed.nanmean(0), color=colour, label=arm)
+            low, high = (
+                per_seed.nan_to_num(math.inf).amin(0),
+                per_seed.nan_to_num(-math.inf).amax(0),
+            )
             ax.fill_between(steps, low, high, color=colour, alpha=0.2)
         ax.set_yscale("log")
         ax.set_title(name, fontsize=9)

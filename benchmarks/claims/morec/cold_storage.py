@@ -1,6 +1,6 @@
 """The refrigerator of MOREC: a model of one thermostat's recordings meets other set points.
 
-Each policy's true windows are followed in the model with and without the filter, in two ways: its
+Each policy's true segments are followed in the model with and without the filter, in two ways: its
 true actions are replayed, or it acts on what the model shows. Nothing is cut:
 off the data the filter's threshold would end most rollouts before there is an error to compare.
 """
@@ -42,7 +42,7 @@ class Budget:
         keep, thin: of its snapshots, one every 10 iterations, the last `keep` are left, the later
             half, and of these every `thin`-th is used.
         epochs: of the world model, at most.
-        windows: episodes of each policy.
+        segments: episodes of each policy.
     """
 
     seeds: int = 10
@@ -53,7 +53,7 @@ class Budget:
     keep: int = 100
     thin: int = 10
     epochs: int = 200
-    windows: int = 20
+    segments: int = 20
 
 
 QUICK: dict[str, Any] = {"seeds": 4, "iterations": 1_200, "keep": 60, "thin": 6, "epochs": 60}
@@ -110,14 +110,14 @@ def run(budget: Budget) -> dict[str, dict[str, Any]]:
         )
         found[recipe] = {
             "reward": described,
-            "policies": follow(model, reward, data, budget.windows),
+            "policies": follow(model, reward, data, budget.segments),
             "landscape": landscape(reward, data),
         }
     return found
 
 
 def follow(
-    model: WorldModel, reward: DynamicsReward, data: Dataset, windows: int
+    model: WorldModel, reward: DynamicsReward, data: Dataset, segments: int
 ) -> dict[str, dict[str, Any]]:
     """Errors of each policy's transitions and episodes, with and without the filter."""
     judge = RewardSelection(dynamics_reward=reward, **SELECTION)
@@ -126,7 +126,7 @@ def follow(
     policies = {}
     for point, gain in GAINS.items():
         torch.manual_seed(1)
-        obs, action = episodes(simulator, float(point), gain, windows)
+        obs, action = episodes(simulator, float(point), gain, segments)
         rows = selection_diagnostics.true_rows(
             simulator, obs[:, :-1].flatten(0, 1), action.flatten(0, 1)
         )
@@ -229,8 +229,8 @@ def figure(runs: Mapping[str, Mapping[str, Any]]) -> Figure:
                 *policy["one_step"]["points"], s=1, alpha=0.2, label=f"set point {point}"
             )
             for arm, colour in (("unfiltered", "tab:red"), ("filtered", "tab:blue")):
-                for lane, temperature in enumerate(policy["paths"][arm]):
-                    ax.plot(temperature, color=colour, lw=0.9, label=None if lane else arm)
+                for seed, temperature in enumerate(policy["paths"][arm]):
+                    ax.plot(temperature, color=colour, lw=0.9, label=None if seed else arm)
             ax.plot(policy["paths"]["truth"], color="black", lw=2, label="truth")
             ax.set(
                 title=f"{recipe}, set point {point}, every seed",

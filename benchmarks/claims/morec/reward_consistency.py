@@ -1,7 +1,7 @@
 """MOREC in MuJoCo tasks: rollouts of 100 steps with and without the filter, and two policies.
 
 At a budget of two CPU cores: smaller networks and fewer iterations than the published ones, and
-both learners get the same penalty, updates and numbers of dreamed rows.
+both learners get the same penalty, updates and numbers of synthetic rows.
 """
 
 from dataclasses import dataclass, replace
@@ -36,10 +36,10 @@ class Budget:
         iterations, starts, horizon: of the dynamics reward's game.
         keep, thin: of its snapshots, one every 10 iterations, the last `keep` are left, the later
             half, and of these every `thin`-th is used.
-        rows, windows: of the diagnostics.
+        rows, segments: of the diagnostics.
         updates: of each learner.
         evaluate, episodes: updates between evaluations, and their episodes a seed.
-        dreamed: rows per refresh and seed, at most: horizon times starts.
+        synthetic: rows per rollout round and seed, at most: horizon times starts.
     """
 
     seeds: int = 4
@@ -50,11 +50,11 @@ class Budget:
     keep: int = 80
     thin: int = 8
     rows: int = 500
-    windows: int = 50
+    segments: int = 50
     updates: int = 3_000
     evaluate: int = 1_000
     episodes: int = 3
-    dreamed: int = 5_000
+    synthetic: int = 5_000
 
 
 QUICK: dict[str, Any] = {
@@ -62,11 +62,11 @@ QUICK: dict[str, Any] = {
     "iterations": 400,
     "keep": 20,
     "rows": 200,
-    "windows": 20,
+    "segments": 20,
     "updates": 100,
     "evaluate": 100,
     "episodes": 1,
-    "dreamed": 1_000,
+    "synthetic": 1_000,
 }
 MODEL = {
     "hidden": [128, 128],
@@ -83,7 +83,7 @@ NETWORK = {
     "critic_learning_rate": 1e-3,
     "temperature_learning_rate": 1e-3,
     "actor_cosine": False,
-    "target_rate": 0.01,
+    "tau": 0.01,
 }
 SELECTION: dict[str, Any] = {
     "candidates": 10,
@@ -135,7 +135,7 @@ def run(task: str, data: Dataset, budget: Budget) -> dict[str, Any]:
         RewardSelection(dynamics_reward=reward, **argmax),
         data,
         rows=budget.rows,
-        limit=budget.windows,
+        limit=budget.segments,
         steps=STEPS,
     )
     penalty = PENALTY[task]
@@ -154,7 +154,7 @@ def run(task: str, data: Dataset, budget: Budget) -> dict[str, Any]:
         "returns": {arm: history.mean_of_last("return", 2) for arm, history in histories.items()},
         "seconds": {arm: history.seconds for arm, history in histories.items()},
         "transitions_per_second": speed(
-            model, histories["mopo"].agent, filters, data, budget.dreamed
+            model, histories["mopo"].agent, filters, data, budget.synthetic
         ),
     }
 
@@ -172,8 +172,8 @@ def train(
         seeds=budget.seeds,
         updates=budget.updates,
         batch=256,
-        real_fraction=0.05,
-        starts=max(1, budget.dreamed // HORIZONS[arm]),
+        real_ratio=0.05,
+        starts=max(1, budget.synthetic // HORIZONS[arm]),
         horizon=HORIZONS[arm],
         every=1_000,
         retain=5,

@@ -38,7 +38,7 @@ def measure(quick: bool) -> Findings:
     torch.set_num_threads(1)  # as the tasks, which run side by side
     tasks = {"hopper": HOPPER, "pendulum": PENDULUM}
     if quick:
-        tasks = {label: shortened(task) for label, task in tasks.items()}
+        tasks = {label: shorten(task) for label, task in tasks.items()}
     found: dict[str, Found] = run_all(
         {label: partial(graded_policies.measure, task) for label, task in tasks.items()}
     )
@@ -47,14 +47,14 @@ def measure(quick: bool) -> Findings:
             claim
             for label in tasks
             for method in METHODS
-            for claim in judged(label, found[label], method, judge=not quick)
+            for claim in claim_estimates(label, found[label], method, judge=not quick)
         ],
         {label: details(tasks[label], found[label]) for label in tasks},
         {NAME: plot(found)},
     )
 
 
-def shortened(task: Task) -> Task:
+def shorten(task: Task) -> Task:
     """A tenth of everything: a look, not evidence."""
     budget = replace(
         task.budget, updates=task.budget.updates // 10, evaluate=task.budget.evaluate // 10
@@ -70,7 +70,7 @@ def shortened(task: Task) -> Task:
     )
 
 
-def judged(label: str, found: Found, method: str, judge: bool) -> list[Claim]:
+def claim_estimates(label: str, found: Found, method: str, judge: bool) -> list[Claim]:
     """Order, choice and error of one method on one task; a run that is too short is not judged."""
     tables = found.estimates[method]
     quantity = method.split("/")[1]
@@ -127,9 +127,9 @@ def plot(found: Mapping[str, Found]) -> Figure:
             truth = task.truth[method.split("/")[1]]
             for arm, colour in COLOURS.items():
                 mine = [i for i, name in enumerate(task.names) if name.split()[0] == arm]
-                lanes = task.estimates[method][:, mine]
-                ax.vlines(truth[mine], lanes.amin(0), lanes.amax(0), color=colour, alpha=0.4)
-                ax.plot(truth[mine], lanes.mean(0), "o", color=colour, ms=5, label=arm)
+                per_seed = task.estimates[method][:, mine]
+                ax.vlines(truth[mine], per_seed.amin(0), per_seed.amax(0), color=colour, alpha=0.4)
+                ax.plot(truth[mine], per_seed.mean(0), "o", color=colour, ms=5, label=arm)
             ends = [float(truth.min()), float(truth.max())]
             ax.plot(ends, ends, color="0.6", ls="--", lw=1)
             order = graded_policies.rank_correlation(task.estimates[method], task.truth["return"])

@@ -34,7 +34,7 @@ FQE = {
     "hidden": [64, 64],
     "activation": "relu",
     "learning_rate": 1e-3,
-    "target_rate": 0.2,
+    "tau": 0.2,
     "clip_targets": True,
 }
 AGENT = {
@@ -44,15 +44,15 @@ AGENT = {
     "temperature_learning_rate": 1e-3,
     "learning_rate": 1e-3,  # of behaviour cloning
     "actor_cosine": False,
-    "target_rate": 0.02,
+    "tau": 0.02,
 }
-"""Changed numbers of all agents, each as far as it has them."""
+"""Changed hyperparameters of all agents, each as far as it has them."""
 BOX = 1.5
 """States of model rollouts stay within so many times the range of the data."""
 
 
 def model(width: int, epochs: int, batch: int) -> dict[str, Any]:
-    """Changed numbers of world models: two hidden layers, fitted for so many epochs at most."""
+    """Changes of world models: two hidden layers, fitted for so many epochs at most."""
     return {
         "batch": batch,
         "hidden": [width, width],
@@ -67,8 +67,8 @@ class Task:
     """A dataset and the budget of everything on it.
 
     Attributes:
-        dataset, options: its option and changed numbers.
-        model: changed numbers of the world models.
+        dataset, options: its option and changed hyperparameters.
+        model: changed hyperparameters of the world models.
         budget: of every arm; its evaluations are when policies are kept.
         fits: critics of each policy and world models, the repetitions behind every interval.
         fqe_updates: of fitted Q evaluation, of `batch` rows.
@@ -116,7 +116,7 @@ PENDULUM = Task(
         seeds=1,
         updates=1_200,
         batch=128,
-        real_fraction=0.05,
+        real_ratio=0.05,
         evaluate=300,
         episodes=1,
         probe=0,
@@ -139,7 +139,7 @@ HOPPER = Task(
         seeds=1,
         updates=2_000,
         batch=128,
-        real_fraction=0.05,
+        real_ratio=0.05,
         evaluate=500,
         episodes=1,
         probe=0,
@@ -159,16 +159,16 @@ HOPPER = Task(
 def measure(task: Task, seed: int = 0) -> Found:
     """Train, estimate, act."""
     data: Dataset = datasets.load(task.dataset, **task.options)
-    names, policies = graded(task, data, seed)
+    names, policies = grade_policies(task, data, seed)
     seed_everything(seed + 1)
 
     def act(obs: Float[Tensor, "P B D"]) -> Float[Tensor, "P B A"]:
-        lanes = zip(policies, obs.split(1), strict=True)
-        return torch.cat([agent.act(lane, deterministic=True) for agent, lane in lanes])
+        pairs = zip(policies, obs.split(1), strict=True)
+        return torch.cat([agent.act(own, deterministic=True) for agent, own in pairs])
 
     starts = value_estimates.start_states(data, task.starts, seed)
     fqe = fitted_values(task, data, act, len(policies), starts)
-    values, returns, outside = dreamed(task, data, act, len(policies), starts, seed)
+    values, returns, outside = roll_out_in_models(task, data, act, len(policies), starts, seed)
     outcomes = value_estimates.true_outcomes(
         data.spec,
         act,
@@ -189,14 +189,14 @@ def measure(task: Task, seed: int = 0) -> Found:
     )
 
 
-def graded(task: Task, data: Dataset, seed: int) -> tuple[list[str], list[Agent]]:
+def grade_policies(task: Task, data: Dataset, seed: int) -> tuple[list[str], list[Agent]]:
     """Every arm at each of its evaluations."""
     names: list[str] = []
     policies: list[Agent] = []
     for arm in ARMS:
         agent, make_source = arm, None
         if arm == "mopo":
-            model = fitted_model(task, data, lanes=1, seed=seed + 100)
+            model = fitted_model(task, data, seeds=1, seed=seed + 100)
             penalty = UncertaintyPenalty(penalty=1.0)
             agent, make_source = "sac", partial(task.budget.branch, model, penalty)
         known = load_option("agent", agent)
@@ -215,11 +215,11 @@ def graded(task: Task, data: Dataset, seed: int) -> tuple[list[str], list[Agent]
     return names, policies
 
 
-def fitted_model(task: Task, data: Dataset, *, lanes: int, seed: int) -> Any:
-    """World models fitted to the dataset, one a lane."""
+def fitted_model(task: Task, data: Dataset, *, seeds: int, seed: int) -> Any:
+    """World models fitted to the dataset, one a seed."""
     seed_everything(seed)
     return experiment.fit(
-        "world_model", "ensemble", data, changes=task.model, seeds=lanes, seed=seed
+        "world_model", "ensemble", data, changes=task.model, seeds=seeds, seed=seed
     ).model
 
 
@@ -250,11 +250,11 @@ def fitted_values(
     return learner.state_values(starts).mean(2).T.double()
 
 
-def dreamed(
+def roll_out_in_models(
     task: Task, data: Dataset, act: Any, policies: int, starts: Float[Tensor, "B D"], seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mean values and returns `[fits, policies]` of rollouts in world models, and what left."""
-    models = fitted_model(task, data, lanes=task.fits, seed=seed + 200)
+    models = fitted_model(task, data, seeds=task.fits, seed=seed + 200)
     count = len(starts)
 
     def together(obs: Float[Tensor, "fits PB D"]) -> Float[Tensor, "fits PB A"]:

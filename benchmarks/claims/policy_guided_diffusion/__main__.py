@@ -1,9 +1,9 @@
-"""Policy-guided diffusion: windows likelier under a policy, truer than an autoregressive model's.
+"""Policy-guided diffusion: segments likelier under a policy, truer than an autoregressive model's.
 
 Policy-guided diffusion, arXiv:2404.06356, and SynthER, arXiv:2303.06614, on Pendulum and Hopper.
-Windows of a generator, guided by a policy that TD3+BC learnt from the recorded data, are held
+Segments of a generator, guided by a policy that TD3+BC learnt from the recorded data, are held
 against the true simulator beside rollouts of that policy in an ensemble; then TD3+BC and IQL learn
-from recorded data, from SynthER's, and from windows unguided and guided by the learner itself. The
+from recorded data, from SynthER's, and from segments unguided and guided by the learner itself. The
 budgets, far below the papers', are those of `tasks.py` beside this file; a quick run only shows
 that everything works.
 
@@ -42,7 +42,7 @@ from reverie.benchmarks.claims.policy_guided_diffusion.experience import (
     STRENGTHS,
     SYNTHER,
     UNGUIDED,
-    guided,
+    guided_name,
 )
 from reverie.benchmarks.claims.report import Claim, Findings, run_command
 from reverie.datasets.dataset import Dataset
@@ -55,19 +55,19 @@ MARGIN = 0.1
 """Share of what the recorded data gained over random actions that SynthER may lose."""
 
 Measured = Mapping[str, Mapping[str, torch.Tensor]]
-"""Kinds of windows, and what `window_quality.measure` says of them."""
+"""Kinds of segments, and what `segment_quality.measure` says of them."""
 
 
 def measure(quick: bool) -> Findings:
-    """Fit, then measure windows and train learners."""
+    """Fit, then measure segments and train learners."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     tasks = dict(synthetic_tasks.TASKS)
     if quick:
-        tasks = {name: synthetic_tasks.shortened(task) for name, task in tasks.items()}
+        tasks = {name: synthetic_tasks.shorten(task) for name, task in tasks.items()}
     data = {name: synthetic_tasks.load(task) for name, task in tasks.items()}
     fitted = run_all(synthetic_experience.fit_jobs(tasks, data))
     found = run_all(synthetic_experience.arm_jobs(tasks, data, fitted))
-    windows = {name: found.pop(f"{name}/windows") for name in tasks}
+    segments = {name: found.pop(f"{name}/segments") for name in tasks}
     runs = split_by_task(
         {name: run for name, run in (fitted | found).items() if isinstance(run, History)}
     )
@@ -76,9 +76,9 @@ def measure(quick: bool) -> Findings:
         claim
         for name, task in tasks.items()
         for claim in (
-            *window_claims(name, windows[name], judged),
+            *segment_claims(name, segments[name], judged),
             *return_claims(name, task.random_return, runs[name], judged),
-            *termination_claims(name, terminations(data[name]), windows[name], judged),
+            *termination_claims(name, terminations(data[name]), segments[name], judged),
         )
     ]
     details = {
@@ -86,7 +86,7 @@ def measure(quick: bool) -> Findings:
             "task": vars(task) | {"schedule": vars(task.schedule)},
             "dataset": data[name].fingerprint,
             "fits": {part: fitted[f"{name}/{part}"][1] for part in synthetic_experience.FITTED},
-            "windows": windows[name],
+            "segments": segments[name],
             "runs": describe_runs(runs[name]),
         }
         for name, task in tasks.items()
@@ -95,23 +95,25 @@ def measure(quick: bool) -> Findings:
         claims,
         details,
         {
-            f"{NAME}-windows": synthetic_plots.windows(windows),
+            f"{NAME}-segments": synthetic_plots.segments(segments),
             f"{NAME}-returns": synthetic_plots.returns(runs, data),
         },
     )
 
 
-def window_claims(name: str, windows: Measured, judged: bool) -> list[Claim]:
+def segment_claims(name: str, segments: Measured, judged: bool) -> list[Claim]:
     """Guidance against its absence, and against the ensemble; differences are paired by seed."""
-    steps = windows[ENSEMBLE]["error_by_position"].shape[1]
-    kinds = [guided(strength) for strength in STRENGTHS]
-    errors = {kind: estimate(each["error"].tolist()) for kind, each in windows.items()}
-    likely = {kind: estimate(each["log_likelihood"].tolist()) for kind, each in windows.items()}
-    gains = [paired(windows[kind], windows[UNGUIDED], "log_likelihood") for kind in kinds]
+    steps = segments[ENSEMBLE]["error_by_position"].shape[1]
+    kinds = [guided_name(strength) for strength in STRENGTHS]
+    errors = {kind: estimate(each["error"].tolist()) for kind, each in segments.items()}
+    likely = {kind: estimate(each["log_likelihood"].tolist()) for kind, each in segments.items()}
+    gains = [
+        paired_difference(segments[kind], segments[UNGUIDED], "log_likelihood") for kind in kinds
+    ]
     order = [likely[kind].mean for kind in (UNGUIDED, *kinds)]
     claims = [
         Claim(
-            f"{name}: dynamics error of recorded windows, the floor of what follows",
+            f"{name}: dynamics error of recorded segments, the floor of what follows",
             "root mean square one-step error over all positions, in std of the data",
             f"{errors[REAL]}",
             None,
@@ -119,17 +121,17 @@ def window_claims(name: str, windows: Measured, judged: bool) -> list[Claim]:
         ),
         Claim(
             f"{name}: guidance raises the likelihood of the target policy",
-            f"mean log pi(a | s) above that of unguided windows at strength "
+            f"mean log pi(a | s) above that of unguided segments at strength "
             f"{', '.join(f'{s:g}' for s in STRENGTHS)} (95 % intervals), and rising",
             f"unguided {likely[UNGUIDED]}; gains " + ", ".join(map(str, gains)),
             all(gain.low > 0 for gain in gains) and order == sorted(order) if judged else None,
         ),
     ]
     for kind in (UNGUIDED, *kinds):
-        less = paired(windows[kind], windows[ENSEMBLE], "error")
+        less = paired_difference(segments[kind], segments[ENSEMBLE], "error")
         claims.append(
             Claim(
-                f"{name}: {kind} windows are truer than rollouts of {steps} steps in the ensemble",
+                f"{name}: {kind} segments are truer than rollouts of {steps} steps in the ensemble",
                 "lower dynamics error, interval of the difference below 0",
                 f"{errors[kind]} against {errors[ENSEMBLE]}: {less}",
                 less.high < 0 if judged else None,
@@ -146,7 +148,7 @@ def window_claims(name: str, windows: Measured, judged: bool) -> list[Claim]:
                 "-",
                 "; ".join(
                     f"{kind} {first.mean:.3g} to {last.mean:.3g}"
-                    for kind, each in windows.items()
+                    for kind, each in segments.items()
                     if kind != SYNTHER
                     for first, last in [ends(each[metric])]
                 ),
@@ -176,11 +178,11 @@ def return_claims(
                 matches if judged else None,
             )
         )
-        for arm, text in ((REAL, "recorded data alone"), (UNGUIDED, "unguided windows")):
+        for arm, text in ((REAL, "recorded data alone"), (UNGUIDED, "unguided segments")):
             holds = judge_order(returns[arm], returns[GUIDED])
             claims.append(
                 Claim(
-                    f"{name}, {agent}: guided windows are better than {text}",
+                    f"{name}, {agent}: guided segments are better than {text}",
                     "higher return (mean of the last three evaluations), intervals apart",
                     f"{returns[GUIDED]} against {returns[arm]}"
                     + (", undecided" if holds is None else ""),
@@ -195,11 +197,11 @@ def terminations(data: Dataset) -> float:
     return data.transitions.terminated.float().mean().item()
 
 
-def termination_claims(name: str, real: float, windows: Measured, judged: bool) -> list[Claim]:
+def termination_claims(name: str, real: float, segments: Measured, judged: bool) -> list[Claim]:
     """Shares of transitions that end the task, against that in the data."""
     claims = []
-    for kind in (UNGUIDED, guided(STRENGTHS[0]), SYNTHER):
-        share = estimate(windows[kind]["terminations"].tolist())
+    for kind in (UNGUIDED, guided_name(STRENGTHS[0]), SYNTHER):
+        share = estimate(segments[kind]["terminations"].tolist())
         claims.append(
             Claim(
                 f"{name}: share of terminations in {kind} data",
@@ -218,7 +220,7 @@ def alike(share: float, real: float) -> bool:
     return real / FACTOR <= share <= real * FACTOR
 
 
-def paired(
+def paired_difference(
     one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor], metric: str
 ) -> Estimate:
     """Difference of a number, seed by seed: both have the same target policy."""
@@ -226,7 +228,7 @@ def paired(
 
 
 def ends(by_position: torch.Tensor) -> tuple[Estimate, Estimate]:
-    """The first and the last position of a window."""
+    """The first and the last position of a segment."""
     return estimate(by_position[:, 0].tolist()), estimate(by_position[:, -1].tolist())
 
 

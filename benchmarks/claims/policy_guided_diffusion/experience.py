@@ -16,9 +16,9 @@ from torch import Tensor
 from reverie.agents.base import Agent
 from reverie.benchmarks.claims import experiment
 from reverie.benchmarks.claims.experiment import History
-from reverie.benchmarks.claims.policy_guided_diffusion import window_quality
+from reverie.benchmarks.claims.policy_guided_diffusion import segment_quality
+from reverie.benchmarks.claims.policy_guided_diffusion.segment_quality import Scale, Segments
 from reverie.benchmarks.claims.policy_guided_diffusion.tasks import SINGLE_STEPS, Task
-from reverie.benchmarks.claims.policy_guided_diffusion.window_quality import Scale, Windows
 from reverie.datasets.dataset import Dataset
 from reverie.envs.true_dynamics import simulator_for
 from reverie.training.launch.make import load_preset
@@ -41,20 +41,20 @@ SEED = 0
 AGENTS = {"td3_bc": "pgd", "iql": "pgd_iql"}
 """Learners, and the preset that has their numbers for policy-guided diffusion."""
 STRENGTHS = (1.0, 4.0, 16.0)
-"""Powers of the policy in the guided law; of the arm `guided`, the first."""
+"""Powers of the policy in the guided distribution; of the arm `guided_name`, the first."""
 TARGET = "td3_bc"
-"""Whose policy, trained on the recorded data alone, is the target of the windows measured."""
-FITTED = ("windows", "transitions", "ensemble")
+"""Whose policy, trained on the recorded data alone, is the target of the segments measured."""
+FITTED = ("segments", "transitions", "ensemble")
 
 
 def fit_generator(
     option: str, changes: Mapping[str, Any], task: Task, data: Dataset, seed: int
 ) -> tuple[DiffusionGenerator, dict[str, Any]]:
-    """`generator=<option>` with changed numbers, fitted."""
-    law = load_option("noise_law", "log_normal")
+    """`generator=<option>` with changed hyperparameters, fitted."""
+    distribution = load_option("noise_distribution", "log_normal")
     generator, described, seconds = experiment.fit(
         *("generator", option, data),
-        changes={**changes, "noise_law": law, "checkpoint_every": 0},
+        changes={**changes, "noise_distribution": distribution, "checkpoint_every": 0},
         seeds=task.schedule.seeds,
         seed=seed,
     )
@@ -87,14 +87,14 @@ def train(
     own, preset = load_option("agent", agent), load_preset(AGENTS[agent])
     share = 1.0
     if arm != REAL:
-        share = (load_preset(SYNTHER) if arm == SYNTHER else preset)["real_fraction"]
+        share = (load_preset(SYNTHER) if arm == SYNTHER else preset)["real_ratio"]
     changes = {key: value for key, value in task.agents.items() if key in own}
     return experiment.run(
         f"{label}, {agent} {arm}",
         data,
-        replace(task.schedule, real_fraction=share),
+        replace(task.schedule, real_ratio=share),
         agent=agent,
-        changes={**preset["agent"], **changes},  # the preset's numbers, then the task's
+        changes={**preset["agent"], **changes},  # the preset's hyperparameters, then the task's
         make_source=None if generator is None else partial(make_source, task, generator, arm),
         seed=seed,
     )
@@ -131,72 +131,72 @@ def make_source(
     )
 
 
-def measure_windows(
+def measure_segments(
     task: Task,
     data: Dataset,
     *,
-    windows: DiffusionGenerator,
+    segments: DiffusionGenerator,
     transitions: DiffusionGenerator,
     ensemble: WorldModel,
     target: Agent,
     seed: int,
 ) -> dict[str, dict[str, Tensor]]:
-    """Windows of every kind against the simulator and the target policy."""
+    """Segments of every kind against the simulator and the target policy."""
     seed_everything(seed)
-    found = {REAL: window_quality.recorded(windows, data, target.seeds, task.measured)}
-    found[UNGUIDED] = drawn(task, windows, target, UNGUIDED)
+    found = {REAL: segment_quality.draw_recorded(segments, data, target.seeds, task.measured)}
+    found[UNGUIDED] = draw_segments(task, segments, target, UNGUIDED)
     for strength in STRENGTHS:
-        found[guided(strength)] = drawn(task, windows, target, GUIDED, strength)
-    length = windows.records.transitions
-    found[ENSEMBLE] = rolled_out(ensemble, data, target, length, task.measured)
-    found[SYNTHER] = drawn(task, transitions, target, SYNTHER)
+        found[guided_name(strength)] = draw_segments(task, segments, target, GUIDED, strength)
+    length = segments.records.transitions
+    found[ENSEMBLE] = roll_out(ensemble, data, target, length, task.measured)
+    found[SYNTHER] = draw_segments(task, transitions, target, SYNTHER)
     simulator, scale = simulator_for(data.spec, 1), Scale.of(data)
     return {
-        kind: window_quality.measure(windows, simulator, target.moments, scale)
-        for kind, windows in found.items()
+        kind: segment_quality.measure(segments, simulator, target.moments, scale)
+        for kind, segments in found.items()
     }
 
 
-def drawn(
+def draw_segments(
     task: Task,
     generator: DiffusionGenerator,
     target: Agent,
     arm: str,
     strength: float = STRENGTHS[0],
-) -> Windows:
-    """Windows as an arm gets them, with the target policy in the place of its own."""
+) -> Segments:
+    """Segments as an arm gets them, with the target policy in the place of its own."""
     records = 20 * task.measured if arm == SYNTHER else task.measured
     source = make_source(task, generator, arm, records, strength)
     source.attach(target.moments)
-    source.restore({"refreshes": 1})  # the first refresh of a run is not guided
+    source.restore({"rounds": 1})  # the first rollout round of a run is not guided
     rows, keep = source.generate(target.act, torch.empty(target.seeds, 0, target.spec.obs_dim))
     shape = (source.records, generator.records.transitions)
-    return Windows(rows.map(lambda column: column.unflatten(1, shape)), keep.unflatten(1, shape))
+    return Segments(rows.map(lambda column: column.unflatten(1, shape)), keep.unflatten(1, shape))
 
 
-def rolled_out(
-    ensemble: WorldModel, data: Dataset, target: Agent, length: int, windows: int
-) -> Windows:
+def roll_out(
+    ensemble: WorldModel, data: Dataset, target: Agent, length: int, segments: int
+) -> Segments:
     """Rollouts of the target policy in the ensemble, from recorded states."""
     source = BranchedRollouts(
         model=ensemble,
         transition_filter=KeepAll(),
         horizon=length,
-        starts=windows,
+        starts=segments,
         every=1,
         retain=1,
     )
-    starts = data.transitions.obs[torch.randint(len(data), (target.seeds, windows))]
+    starts = data.transitions.obs[torch.randint(len(data), (target.seeds, segments))]
     rows, keep = source.generate(partial(target.act, deterministic=True), starts)
-    shape = (length, windows)
-    return Windows(
+    shape = (length, segments)
+    return Segments(
         rows.map(lambda column: column.unflatten(1, shape).transpose(1, 2)),
         keep.unflatten(1, shape).transpose(1, 2),
     )
 
 
-def guided(strength: float) -> str:
-    """The name of windows that are guided with a strength."""
+def guided_name(strength: float) -> str:
+    """The name of segments that are guided with a strength."""
     return f"guided {strength:g}"
 
 
@@ -207,7 +207,7 @@ def fit_jobs(
     jobs: dict[str, Callable[[], Any]] = {}
     for name, task in tasks.items():
         given = (task, data[name], SEED)
-        jobs[f"{name}/windows"] = partial(fit_generator, "trajectory_fast", task.windows, *given)
+        jobs[f"{name}/segments"] = partial(fit_generator, "trajectory_fast", task.segments, *given)
     for name, task in tasks.items():
         given = (task, data[name], SEED)
         jobs[f"{name}/transitions"] = partial(
@@ -224,11 +224,11 @@ def fit_jobs(
 def arm_jobs(
     tasks: Mapping[str, Task], data: Mapping[str, Dataset], fitted: Mapping[str, Any]
 ) -> dict[str, Callable[[], Any]]:
-    """Measurements of windows, and learners of what the generators make, the longest first."""
+    """Measurements of segments, and learners of what the generators make, the longest first."""
     jobs: dict[str, Callable[[], Any]] = {}
     for arm in (GUIDED, UNGUIDED, SYNTHER):
         for name, task in tasks.items():
-            part = "transitions" if arm == SYNTHER else "windows"
+            part = "transitions" if arm == SYNTHER else "segments"
             generator = fitted[f"{name}/{part}"][0]
             for agent in AGENTS:
                 jobs[f"{name}/{agent}/{arm}"] = partial(
@@ -237,7 +237,7 @@ def arm_jobs(
     for name, task in tasks.items():
         parts = {part: fitted[f"{name}/{part}"][0] for part in FITTED}
         target = fitted[f"{name}/{TARGET}/{REAL}"].agent
-        jobs[f"{name}/windows"] = partial(
-            measure_windows, task, data[name], target=target, seed=SEED, **parts
+        jobs[f"{name}/segments"] = partial(
+            measure_segments, task, data[name], target=target, seed=SEED, **parts
         )
     return jobs

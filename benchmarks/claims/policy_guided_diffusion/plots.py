@@ -1,4 +1,4 @@
-"""Pictures of policy-guided diffusion: how true windows are, and what learners make of them."""
+"""Pictures of policy-guided diffusion: how true segments are, and what learners make of them."""
 
 from collections.abc import Mapping
 
@@ -16,7 +16,7 @@ from reverie.benchmarks.claims.policy_guided_diffusion.experience import (
     STRENGTHS,
     SYNTHER,
     UNGUIDED,
-    guided,
+    guided_name,
 )
 from reverie.benchmarks.claims.report import draw_range
 from reverie.datasets.dataset import Dataset
@@ -24,7 +24,9 @@ from reverie.datasets.dataset import Dataset
 KINDS = {
     REAL: "0.3",
     UNGUIDED: "tab:green",
-    **{guided(s): c for s, c in zip(STRENGTHS, ("#9ecae1", "#4292c6", "#08306b"), strict=True)},
+    **{
+        guided_name(s): c for s, c in zip(STRENGTHS, ("#9ecae1", "#4292c6", "#08306b"), strict=True)
+    },
     ENSEMBLE: "tab:red",
 }
 COLOURS = {REAL: "0.3", SYNTHER: "tab:orange", UNGUIDED: "tab:green", GUIDED: "tab:blue"}
@@ -34,10 +36,10 @@ PANELS = {
     "drift_by_position": "distance from a replay, median",
 }
 FLOOR = 1e-4
-"""Smaller errors, such as those of recorded windows, are drawn here."""
+"""Smaller errors, such as those of recorded segments, are drawn here."""
 
 
-def windows(tasks: Mapping[str, Mapping[str, Mapping[str, Tensor]]]) -> Figure:
+def segments(tasks: Mapping[str, Mapping[str, Mapping[str, Tensor]]]) -> Figure:
     """Errors by position, and the exchange of likelihood for error; a row for each task."""
     figure = Figure(figsize=(18, 4 * len(tasks)), layout="constrained")
     grid = figure.subplots(len(tasks), len(PANELS) + 1, squeeze=False)
@@ -46,7 +48,7 @@ def windows(tasks: Mapping[str, Mapping[str, Mapping[str, Tensor]]]) -> Figure:
             for kind, colour in KINDS.items():
                 values = kinds[kind][metric].clamp(min=FLOOR)
                 draw_range(ax, range(values.shape[1]), values, label=kind, color=colour)
-            ax.set(yscale="log", xlabel="position in the window", ylabel=f"{label} / std")
+            ax.set(yscale="log", xlabel="position in the segment", ylabel=f"{label} / std")
         ax = row[-1]
         for kind, colour in KINDS.items():
             error, likely = (

@@ -18,19 +18,19 @@ class Task:
 
     Attributes:
         dataset: its option, with the changes of `options`.
-        windows, transitions, ensemble: changes of the small generators and of the ensemble.
+        segments, transitions, ensemble: changes of the small generators and of the ensemble.
         agents: changes of every learner.
         schedule: of every arm.
-        records, every: windows a refresh and seed, and updates between two.
+        records, every: segments a rollout round and seed, and updates between two.
         single: SynthER's transitions a seed.
-        measured: windows of each kind that are measured, a seed.
-        steps: calls of the sampler of windows; that of transitions has `SINGLE_STEPS`.
+        measured: segments of each kind that are measured, a seed.
+        steps: calls of the sampler of segments; that of transitions has `SINGLE_STEPS`.
         random_return: mean return of uniformly random actions.
     """
 
     dataset: str
     options: Mapping[str, Any]
-    windows: Mapping[str, Any]
+    segments: Mapping[str, Any]
     transitions: Mapping[str, Any]
     ensemble: Mapping[str, Any]
     agents: Mapping[str, Any]
@@ -48,7 +48,7 @@ LEARNER = {
     "actor_learning_rate": 1e-3,
     "critic_learning_rate": 1e-3,
     "value_learning_rate": 1e-3,
-    "target_rate": 0.01,
+    "tau": 0.01,
 }
 SINGLE_STEPS = 20
 """Calls of the sampler of transitions, which adds no noise: there are many more of them."""
@@ -56,7 +56,7 @@ SCHEDULE = Schedule(
     seeds=4,
     updates=4_000,
     batch=128,
-    real_fraction=1.0,
+    real_ratio=1.0,
     evaluate=500,
     episodes=5,
     probe=0,
@@ -65,7 +65,7 @@ TASKS = {
     "hopper": Task(
         dataset="minari",
         options={"id": "bench/hopper/mixed-v0", "name": "hopper"},
-        windows={"steps": 8_000},
+        segments={"steps": 8_000},
         transitions={"steps": 8_000, "learning_rate": 2e-3, "average_every": 1},
         ensemble={"max_epochs": 10},
         agents=LEARNER,
@@ -80,7 +80,7 @@ TASKS = {
     "pendulum": Task(
         dataset="builtin/pendulum-mixed",
         options={},
-        windows={"steps": 5_000},
+        segments={"steps": 5_000},
         transitions={"steps": 4_000, "learning_rate": 1e-3, "average_every": 1},
         ensemble={"max_epochs": 40},
         agents=LEARNER,
@@ -100,11 +100,11 @@ def load(task: Task) -> Dataset:
     return datasets.load(task.dataset, **task.options)
 
 
-def shortened(task: Task) -> Task:
+def shorten(task: Task) -> Task:
     """The task at a budget that only shows that everything works."""
     return replace(
         task,
-        windows={**task.windows, "steps": 400},
+        segments={**task.segments, "steps": 400},
         transitions={**task.transitions, "steps": 300},
         ensemble={**task.ensemble, "max_epochs": 1},
         schedule=replace(task.schedule, updates=300, evaluate=100, episodes=1),

@@ -36,7 +36,7 @@ OFFLINE_RETURN, RECOVERY, DISTILLED, SMALLER = -250.0, 0.01, 20.0, 100.0
 def measure(quick: bool) -> Findings:
     """Run everything side by side, then race the compiled equations alone."""
     torch.set_num_threads(1)
-    tasks = {name: dyna.shortened(task) if quick else task for name, task in dyna.TASKS.items()}
+    tasks = {name: dyna.shorten(task) if quick else task for name, task in dyna.TASKS.items()}
     data = {name: dyna.load(task) for name, task in tasks.items()}
     counts = (LOW,) if quick else COUNTS
     found = run_all(jobs(tasks, data, counts, quick))
@@ -80,7 +80,7 @@ def jobs(
             f"errors/{task}": partial(sparse_dynamics.errors, task, counts)
             for task in sparse_dynamics.TASKS
         },
-        "recovered": partial(sparse_dynamics.recovered, sparse_controllers.ROWS),
+        "recovered": partial(sparse_dynamics.recover, sparse_controllers.ROWS),
         "gates": sparse_dynamics.gates,
     }
 
@@ -117,20 +117,20 @@ def judge(
 def swing_up(task: Task, data: Any, quick: bool) -> tuple[History, dict[str, Any]]:
     """The longest arm, and students of its agents."""
     run = dyna.run("swing-up", task, SINDY, data)
-    return run, sparse_controllers.distilled(run.agent, data.spec, quick)
+    return run, sparse_controllers.distil(run.agent, data.spec, quick)
 
 
 def offline(quick: bool) -> dict[str, Any]:
     """The purely offline pendulum and its students."""
     run = in_equations("pendulum", quick)
-    return run | {"students": sparse_controllers.distilled(run["agent"], run["spec"], quick)}
+    return run | {"students": sparse_controllers.distil(run["agent"], run["spec"], quick)}
 
 
 def in_equations(task: str, quick: bool, linear: bool = False) -> dict[str, Any]:
     """Agents that see nothing but equations, of the right kind or linear."""
     budget = sparse_controllers.BUDGETS[task]
     if quick:
-        budget = sparse_controllers.shortened(budget)
+        budget = sparse_controllers.shorten(budget)
     return sparse_controllers.offline(task, budget, linear)
 
 
@@ -238,7 +238,7 @@ def speed_claim(rates: Mapping[str, float]) -> Claim:
     loop, batch = rates["pysindy, row by row"], rates["pysindy, all rows"]
     return Claim(
         "transitions per second in the torch program against pysindy called in a loop",
-        "more (the program adds members, doubt, box and reward)",
+        "more (the program adds members, uncertainty, box and reward)",
         f"{rates['program']:,.0f} against {loop:,.0f}: {rates['program'] / loop:.0f} times; "
         f"pysindy on all rows at once, median alone: {batch:,.0f}",
         rates["program"] > loop,
@@ -275,16 +275,16 @@ def gate_claims(
 ) -> list[Claim]:
     """Both gates on models that deserve them, and on models that do not."""
     returns = estimate(linear["returns"])
-    dreamed = [value for value in linear["gap"]["model_return"] if value is not None]
-    deserved = bool(linear["gap"]["alarm"] and returns.mean < 0.5 * max(dreamed))
+    in_model = [value for value in linear["gap"]["model_return"] if value is not None]
+    deserved = bool(linear["gap"]["alarm"] and returns.mean < 0.5 * max(in_model))
 
     def size(gate: Mapping[str, Any]) -> str:
         return "no bound" if gate["median"] is None else f"{gate['median']:.2g}"
 
     def gap(run: Mapping[str, Any]) -> str:
-        dreamed = [value for value in run["gap"]["model_return"] if value is not None]
+        in_model = [value for value in run["gap"]["model_return"] if value is not None]
         return (
-            f"{max(dreamed):.4g} in the model" if dreamed else "no episode stays in the model"
+            f"{max(in_model):.4g} in the model" if in_model else "no episode stays in the model"
         ) + f", limit {run['gap']['limit']:.4g}, best recorded {run['gap']['best_recorded']:.4g}"
 
     return [

@@ -2,7 +2,7 @@
 
 Pendulum: 2,000 random rows, equations, SAC in rollouts of them and nothing else. Swing-up: the same
 in linear equations, which pay for what is not so. Students are distilled from the agents with the
-numbers of `conf/distil.yaml`, smaller ensembles and one copy.
+hyperparameters of `conf/distil.yaml`, smaller ensembles and one copy.
 """
 
 import time
@@ -22,7 +22,7 @@ from reverie.benchmarks.claims.sindy_rl import dynamics as sparse_dynamics
 from reverie.benchmarks.claims.sindy_rl.dyna import AGENT, PENDULUM, SWING_UP
 from reverie.envs.evaluation import Evaluator
 from reverie.envs.specs import Spec
-from reverie.training.distil.__main__ import actor_parameters, taught
+from reverie.training.distil.__main__ import actor_parameters, teach
 from reverie.training.distil.sparse_policy import SparsePolicy
 from reverie.training.launch.make import compose_command
 from reverie.training.probes.value_gap import ValueGap
@@ -39,7 +39,7 @@ BUDGETS = {
     "pendulum": replace(
         PENDULUM.budget,
         updates=5_000,
-        real_fraction=0.0,
+        real_ratio=0.0,
         starts=100,
         horizon=50,
         retain=20,
@@ -48,7 +48,7 @@ BUDGETS = {
     "swing-up": replace(
         SWING_UP.budget,
         updates=6_000,
-        real_fraction=0.0,
+        real_ratio=0.0,
         starts=40,
         horizon=200,
         evaluate=6_000,
@@ -57,7 +57,7 @@ BUDGETS = {
 """Of agents in equations alone."""
 
 
-def shortened(budget: Budget) -> Budget:
+def shorten(budget: Budget) -> Budget:
     """The quick variant: a tenth of the training, which only shows that it runs."""
     updates = budget.updates // 10
     return replace(budget, updates=updates, evaluate=updates)
@@ -83,7 +83,7 @@ def offline(task: str, budget: Budget, linear: bool = False) -> dict[str, Any]:
         "agent": run.agent,
         "spec": data.spec,
         "equations": described["equations"],
-        "returns": scored(run.agent, data.spec),
+        "returns": score(run.agent, data.spec),
         "gap": gap,
         "random_return": data.returns.mean().item(),
     }
@@ -94,23 +94,23 @@ def policy_of(agent: Agent) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda obs: agent.act(obs, deterministic=True)
 
 
-def scored(agent: Agent, spec: Spec) -> list[float]:
+def score(agent: Agent, spec: Spec) -> list[float]:
     """True mean return of each seed over many starts."""
     with closing(Evaluator(spec=spec, seeds=agent.seeds, episodes=EPISODES)) as evaluator:
         returns, _ = evaluator.episode_returns(policy_of(agent), EPISODES_SEED)
     return returns.mean(1).tolist()
 
 
-def distilled(agent: Agent, spec: Spec, quick: bool) -> dict[str, Any]:
+def distil(agent: Agent, spec: Spec, quick: bool) -> dict[str, Any]:
     """Students of an agent: their returns beside its own on the same starts, sizes and times."""
     settings = compose_command("distil", **DISTIL, **({"rounds": 1} if quick else {}))
     seed_everything(0)
     with closing(Evaluator(spec=spec, seeds=agent.seeds, episodes=settings.episodes)) as evaluator:
-        student, chosen = taught(policy_of(agent), evaluator, settings)
+        student, chosen = teach(policy_of(agent), evaluator, settings)
     with closing(Evaluator(spec=spec, seeds=agent.seeds, episodes=EPISODES)) as evaluator:
         returns, _ = evaluator.episode_returns(student.act, EPISODES_SEED)
     return {
-        "teacher": scored(agent, spec),
+        "teacher": score(agent, spec),
         "student": returns.mean(1).tolist(),
         "terms": [each["terms"] for each in chosen],
         "parameters": actor_parameters(agent) // agent.seeds,

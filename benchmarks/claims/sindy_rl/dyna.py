@@ -3,8 +3,8 @@
 After SINDy-RL, arXiv:2403.09110, at a budget of two CPU cores. All arms of a task start from the
 same random steps, which count, and train the same SAC through the same online loop; the Dyna arms
 take the same number of updates per step and fit their model anew as often. SAC takes one update per
-step, as its preset. The paper's agent is PPO, its tasks are others. Numbers were chosen on seed
-1000, see docs/methods/sindy_rl.md.
+step, as its preset. The paper's agent is PPO, its tasks are others. Hyperparameters were chosen on
+seed 1000, see docs/methods/sindy_rl.md.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ AGENT = {
     "temperature_learning_rate": 1e-3,
     "initial_temperature": 0.1,  # at 1, thousands of updates pass before it is low enough
     "actor_cosine": False,
-    "target_rate": 0.01,
+    "tau": 0.01,
     "discount": 0.98,
 }
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -54,11 +54,12 @@ class Task:
     """What the arms of one task share.
 
     Attributes:
-        start: changed numbers of `conf/dataset/random.yaml`: the first steps, of random actions.
+        start: changed hyperparameters of `conf/dataset/random.yaml`: the first steps, of random
+            actions.
         goal: the return that counts as learned.
         updates_per_step: of the Dyna arms.
         refit_every: environment steps between two fits of a model.
-        budget: of a Dyna arm, `starts` being its rows per refresh; SAC has no rollouts.
+        budget: of a Dyna arm, `starts` being its rows per rollout round; SAC has no rollouts.
         horizons: steps of a rollout by arm.
         sac_updates, sac_evaluate: of SAC.
     """
@@ -82,7 +83,7 @@ PENDULUM = Task(
         seeds=4,
         updates=5_000,
         batch=128,
-        real_fraction=0.05,
+        real_ratio=0.05,
         starts=1_000,
         horizon=1,
         every=250,
@@ -157,7 +158,7 @@ def run(label: str, task: Task, arm: str, data: Dataset) -> History:
     )
 
 
-def shortened(task: Task) -> Task:
+def shorten(task: Task) -> Task:
     """The quick variant: a tenth of the training, which only shows that it runs."""
     tenth = replace(task.budget, updates=task.budget.updates // 10)
     return replace(task, budget=tenth, sac_updates=task.sac_updates // 10)

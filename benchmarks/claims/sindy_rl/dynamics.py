@@ -35,7 +35,7 @@ def random_data(task: str, steps: int, seed: int) -> Dataset:
 
 
 def sindy(data: Dataset, seeds: int = 1, **changes: Any) -> SINDy:
-    """An unfitted model with the numbers of the comparison, or others."""
+    """An unfitted model with the hyperparameters of the comparison, or others."""
     return build_option(
         *("world_model", "sindy"),
         changes={**MODELS[SINDY][1], **changes},
@@ -67,7 +67,7 @@ def errors(task: str, counts: Sequence[int]) -> dict[str, Any]:
                 for test, rows in tests.items():
                     everything = torch.arange(len(rows.episode_starts))
                     measured[test].append(
-                        diagnostics.measure(model, rows, episodes=everything, windows=200)
+                        diagnostics.measure(model, rows, episodes=everything, segments=200)
                     )
             for test, each in measured.items():
                 at = each[0]["open_loop"]["horizons"].index(STEPS)
@@ -77,7 +77,7 @@ def errors(task: str, counts: Sequence[int]) -> dict[str, Any]:
     return found
 
 
-def recovered(rows: int) -> dict[str, Any]:
+def recover(rows: int) -> dict[str, Any]:
     """The pendulum's equations of four recordings, and their largest relative error."""
     equations, errors = [], []
     for seed in SEEDS:
@@ -116,14 +116,14 @@ def rates(rows: int, loop: int, rounds: int, seconds: float) -> dict[str, float]
     import pysindy
 
     data = random_data("swing-up", 1_000, 0)
-    numbers: dict[str, Any] = {
+    hyperparameters: dict[str, Any] = {
         "library": "affine",
         "degree": 2,
         "target": "next",
         "threshold": 7e-3,
         "angles": [],
     }
-    model = sindy(data, **numbers)
+    model = sindy(data, **hyperparameters)
     model.fit(data)
     library = pysindy.GeneralizedLibrary(
         [

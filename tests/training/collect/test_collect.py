@@ -17,7 +17,7 @@ from reverie.envs.specs import Reference
 from reverie.mistake import Mistake
 from reverie.training.collect import snapshots as collection
 from reverie.training.collect.__main__ import collect
-from reverie.training.collect.snapshots import Snapshot, collected, medium_of
+from reverie.training.collect.snapshots import Snapshot, collect_rows, medium_of
 from reverie.training.files import load_tensors
 from reverie.training.launch.mistakes import explain
 
@@ -190,7 +190,7 @@ def test_what_cannot_work_is_refused_before_it_costs_anything(run, tmp_path, cha
 
 
 def test_an_expert_no_better_than_chance_is_refused(run, monkeypatch):
-    monkeypatch.setattr(collection, "measured", lambda *_: {"return_mean": 1.0})
+    monkeypatch.setattr(collection, "measure_policy", lambda *_: {"return_mean": 1.0})
     with pytest.raises(ValueError, match="no more than the 1 of random actions; raise steps"):
         run("steps=1", "evaluate.every=1")
 
@@ -230,10 +230,10 @@ def test_the_replay_becomes_columns_in_order_and_units():
         seed=0,
         reference=None,
     )
-    replay = GrowingReplay(start.transitions, lanes=1, capacity=9)
+    replay = GrowingReplay(start.transitions, seeds=1, capacity=9)
     rows = start.transitions.map(lambda column: column[None, [2, 1, 0]])
     replay.add(rows, torch.tensor([[True, False, True]]))
-    columns = collected(start, replay, rows=1)
+    columns = collect_rows(start, replay, rows=1)
     assert columns["obs"][:, 0].tolist() == start.transitions.obs[[0, 1, 2, 2], 0].tolist()
     np.testing.assert_allclose(columns["action"][:3], 2 * start.transitions.action, rtol=1e-6)
 

@@ -13,11 +13,16 @@ from omegaconf import OmegaConf
 from reverie.envs.evaluation import Evaluator
 from reverie.envs.make import spec_of
 from reverie.envs.specs import Spec
-from reverie.training.distil.__main__ import best_of, taught, visited
-from reverie.training.distil.sparse_policy import SparsePolicy, distilled, labels, squashed_fit
+from reverie.training.distil.__main__ import best_of, teach, visit_states
+from reverie.training.distil.sparse_policy import (
+    SparsePolicy,
+    fit_sparse_policy,
+    labels,
+    squashed_fit,
+)
 
 SPEC = Spec(env_id=None, obs_dim=2, action_dim=2, action_low=(-2.0, 0.0), action_high=(2.0, 3.0))
-NUMBERS = {
+HYPERPARAMETERS = {
     "degrees": [1, 2, 3],
     "thresholds": [1e-3, 3e-2],
     "tolerance": 0.05,
@@ -36,19 +41,19 @@ def policy():
     rng = np.random.default_rng(0)
     rows = [rng.standard_normal((400, 2)) for _ in range(2)]
 
-    def aims(lane, x):
+    def aims(seed, x):
         one, two = x.T
         first = [one - 0.5 * two**2, 0.8 * one * two]
         second = [0.3 + one**3, 0 * one]
-        return np.stack(first if lane == 0 else second, 1)
+        return np.stack(first if seed == 0 else second, 1)
 
-    actions = [np.tanh(aims(lane, x)) for lane, x in enumerate(rows)]
-    return distilled(SPEC, rows, actions, **NUMBERS)
+    actions = [np.tanh(aims(seed, x)) for seed, x in enumerate(rows)]
+    return fit_sparse_policy(SPEC, rows, actions, **HYPERPARAMETERS)
 
 
 def test_the_terms_are_found_and_no_others(policy):
     found, chosen = policy
-    assert [[set(terms) for terms in lane] for lane in found.terms()] == [
+    assert [[set(terms) for terms in own] for own in found.terms()] == [
         [{"x0", "x1^2"}, {"x0 x1"}],
         [{"1", "x0^3"}, set()],
     ]
@@ -59,24 +64,24 @@ def test_the_terms_are_found_and_no_others(policy):
     assert found.equations()[1][1] == "u1 = 1.5 + 1.5 tanh(0)"
 
 
-@pytest.mark.parametrize("lane", [0, 1])
-def test_exported_python_and_c_agree_with_the_policy(policy, lane, tmp_path):
+@pytest.mark.parametrize("seed", [0, 1])
+def test_exported_python_and_c_agree_with_the_policy(policy, seed, tmp_path):
     found, _ = policy
     obs = torch.randn(2, 30, 2, dtype=torch.float64)
-    unit = found.act(obs)[lane]
+    unit = found.act(obs)[seed]
     low, high = torch.tensor(SPEC.action_low), torch.tensor(SPEC.action_high)
     expected = ((high + low) / 2 + (high - low) / 2 * unit).numpy()
 
     module: dict = {}
-    exec(found.python(lane), module)
-    rows = obs[lane].tolist()
+    exec(found.python(seed), module)
+    rows = obs[seed].tolist()
     np.testing.assert_allclose([module["act"](row) for row in rows], expected, atol=1e-12)
 
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler")
     source, library = tmp_path / "policy.c", tmp_path / "policy.so"
-    source.write_text(found.c(lane))
+    source.write_text(found.c(seed))
     strict = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
     subprocess.run([compiler, *strict, str(source), "-o", str(library), "-lm"], check=True)
     act = ctypes.CDLL(str(library)).act
@@ -102,7 +107,7 @@ def test_a_sine_enters_a_policy_at_most_once():
     angle = np.random.default_rng(0).uniform(-np.pi, np.pi, 500)
     rows = np.stack([np.cos(angle), np.sin(angle)], 1)
     action = np.tanh(np.stack([0.5 * rows[:, 1] ** 2, rows[:, 0] * rows[:, 1]], 1))
-    found, _ = distilled(SPEC, [rows], [action], **{**NUMBERS, "angles": [[0, 1]]})
+    found, _ = fit_sparse_policy(SPEC, [rows], [action], **{**HYPERPARAMETERS, "angles": [[0, 1]]})
     # s^2 is 1 - c^2.
     assert found.terms()[0][0] == pytest.approx({"1": 0.5, "x0^2": -0.5}, abs=1e-6)
     assert found.terms()[0][1] == pytest.approx({"x0 x1": 1.0}, abs=1e-6)
@@ -141,9 +146,9 @@ def test_the_student_learns_from_states_that_it_meets_itself():
         return torch.tanh(gain * obs)
 
     with closing(Evaluator(spec=spec, seeds=2, episodes=2)) as evaluator:
-        paths = visited(teacher, evaluator, seed=5)
+        paths = visit_states(teacher, evaluator, seed=5)
         assert [path.shape for path in paths] == [(12, 2), (12, 2)]
-        student, chosen = taught(teacher, evaluator, settings(rounds=1, seed=0))
+        student, chosen = teach(teacher, evaluator, settings(rounds=1, seed=0))
         obs = torch.randn(2, 50, 2)
         torch.testing.assert_close(student.act(obs), teacher(obs), atol=1e-4, rtol=0)
         assert [each["terms"] for each in chosen] == [2, 2]

@@ -16,8 +16,8 @@ SMALL = {"updates": 6, "log_every": 2, "batch_size": 8, "evaluate": {"every": 0}
 
 
 class Weighted(TD3BC):
-    def __init__(self, *, extra, **numbers):
-        super().__init__(**numbers)
+    def __init__(self, *, extra, **hyperparameters):
+        super().__init__(**hyperparameters)
         self.extra = extra
 
 

@@ -35,7 +35,7 @@ def test_changes_below_a_mapping_leave_its_other_numbers():
 
 def test_a_preset_changes_its_agent():
     preset, plain = load_preset("pgd"), load_option("agent", "td3_bc")
-    assert preset["real_fraction"] == 0.0625
+    assert preset["real_ratio"] == 0.0625
     assert preset["agent"]["_target_"] == plain["_target_"]
     assert (preset["agent"]["policy_delay"], plain["policy_delay"]) == (1, 2)
 

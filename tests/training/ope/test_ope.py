@@ -78,8 +78,8 @@ def spoil(run_dir, **changes):
 def test_estimates_stand_beside_the_truth(run_dir, capsys):
     found = ope(run_dir, "true_return=true")
     assert set(found["estimates"]) == {"fqe/value", "model/value", "model/return"}
-    for lanes in found["estimates"].values():
-        assert len(lanes) == 2 and all(low <= high for _, low, high in lanes)
+    for seeds in found["estimates"].values():
+        assert len(seeds) == 2 and all(low <= high for _, low, high in seeds)
     horizon = math.ceil(math.log(1e-3) / math.log(0.9))
     truth = found["truth"]
     # Pendulum's reward is from -16.3 to 0.

@@ -51,8 +51,8 @@ def recording(starts, returns=(1.0, 5.0), steps=4):
 
 
 def gap_of(data, **changes):
-    numbers = {"starts": 2, "factor": 3.0} | changes
-    return ValueGap(agent=Idle(), model=Counting(), data=data, **numbers)  # type: ignore[arg-type]
+    hyperparameters = {"starts": 2, "factor": 3.0} | changes
+    return ValueGap(agent=Idle(), model=Counting(), data=data, **hyperparameters)  # type: ignore[arg-type]
 
 
 def test_returns_end_at_terminations_and_leave_out_what_left_the_model():

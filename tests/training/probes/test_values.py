@@ -135,9 +135,9 @@ def test_every_age_of_a_short_horizon_is_measured(horizon):
 
 
 def test_ages_of_a_long_horizon_are_evenly_spread():
-    ages = measured_ages(100)
-    assert len(ages) == MEASURED_AGES and ages[0] == 0 and ages[-1] == 99
-    assert set(ages.diff().tolist()) == {5, 6}
+    elapsed = measured_ages(100)
+    assert len(elapsed) == MEASURED_AGES and elapsed[0] == 0 and elapsed[-1] == 99
+    assert set(elapsed.diff().tolist()) == {5, 6}
 
 
 def test_a_rollout_that_terminates_has_no_end_and_no_rows_after_it():

@@ -21,7 +21,7 @@ from reverie.training.files import FORMAT
 from reverie.training.report import __main__ as command
 from reverie.training.report.__main__ import cell, report
 from reverie.training.report.figures import Painter
-from reverie.training.report.groups import find, grouped, read
+from reverie.training.report.groups import find, group_runs, read
 from reverie.training.report.page import Section, Table, as_markdown
 
 MODEL = {
@@ -49,11 +49,11 @@ def write(tmp_path):
         place = tmp_path / "runs" / name / task / str(len(settings)) / f"{seed}-{level}"
         place.mkdir(parents=True)
         updates = [10, 20, 30]
-        table = level + np.arange(3)[:, None] + 10 * np.arange(seeds)  # [evaluations, lanes]
+        table = level + np.arange(3)[:, None] + 10 * np.arange(seeds)  # [evaluations, seeds]
         rows = [
-            f"{update},{lane},{metric},{factor * table[t, lane]}"
+            f"{update},{replica},{metric},{factor * table[t, replica]}"
             for t, update in enumerate(updates)
-            for lane in range(seeds)
+            for replica in range(seeds)
             for metric, factor in (("score", 1), ("return", 2), ("start/value", 3))
         ]
         (place / "metrics.csv").write_text("update,seed,metric,value\n" + "\n".join(rows) + "\n")
@@ -146,7 +146,7 @@ def test_one_seed_never_looks_like_a_mean(tmp_path, write):
     assert cell([1.0, float("nan")]) == "not finite in 1 of 2 seeds"
 
 
-def test_lanes_count_as_seeds_and_variants_are_told_apart(tmp_path, write):
+def test_seeds_of_a_run_count_and_variants_are_told_apart(tmp_path, write):
     write(seeds=4, level=40.0, penalty=0.5)
     write(seed=1, seeds=4, level=60.0, penalty=0.5)
     write(seeds=2, level=90.0, penalty=2.0)
@@ -162,7 +162,7 @@ def test_lanes_count_as_seeds_and_variants_are_told_apart(tmp_path, write):
     assert "| mopo, penalty=0.5 on toy | 4 | 20 | 24 | 2 | 4 | some CPU |" in text  # by stage
 
 
-def test_lanes_of_a_population_are_experiments_of_their_own(tmp_path, write):
+def test_seeds_of_a_population_are_experiments_of_their_own(tmp_path, write):
     for seed in (0, 1):
         place = write(seed=seed, seeds=4, level=20.0 * seed, penalty=[0.5, 0.5, 2.0, 5.0])
         summary = json.loads((place / "summary.json").read_text())
@@ -171,19 +171,19 @@ def test_lanes_of_a_population_are_experiments_of_their_own(tmp_path, write):
         model = {**MODEL, "one_step": {"rmse_median": [0.1, 0.2, 0.3, 0.4]}}
         (place / "world_model.json").write_text(json.dumps(model))
         (place / "evaluation.json").write_text(
-            json.dumps({"scores": [[lane] for lane in range(4)]})
+            json.dumps({"scores": [[replica] for replica in range(4)]})
         )
     _, markdown = report([tmp_path / "runs"], tmp_path / "out")
     text = markdown.read_text()
     assert "# 2 runs on 1 task" in text
-    # Means of lanes 0, 1 (levels 0 and 10) and of lane 3 (level 30), each of both runs.
+    # Means of seeds 0, 1 (levels 0 and 10) and of seed 3 (level 30), each of both runs.
     assert "| mopo, penalty=0.5 | 4 | 16.0 [" in text and "| mopo, penalty=5.0 | 2 | 41.0 [" in text
     assert "| mopo, penalty=5.0 on toy | 0.400 [0.400, 0.400] |" in text
     assert "| mopo, penalty=2.0 on toy | 4 | 20 | 24 | 2 | 4 | some CPU |" in text
     assert tables(text)["penalty"] == ["0.5", "2.0", "5.0"]
 
 
-def test_lanes_of_a_shared_model_are_no_repetitions(tmp_path, write):
+def test_seeds_of_a_shared_model_are_no_repetitions(tmp_path, write):
     place = write(seeds=3, world_model={"per_seed": False})
     model = {**MODEL, "one_step": {"rmse_median": [0.2] * 3}}
     (place / "world_model.json").write_text(json.dumps(model))
@@ -247,13 +247,13 @@ def test_everything_a_run_may_hold_is_shown_and_the_page_needs_no_other_file(tmp
         (place / ".video-seed1-123.mp4").touch()
         with open(place / "metrics.csv", "a") as file:
             file.writelines(f"{u},0,start/return,{20.0 + seed}\n" for u in (10, 20, 30))
-    (place / "imagined-seed0.mp4").write_bytes(b"a film")
+    (place / "imagined-seed0.mp4").write_bytes(b"a video")
     html, markdown = report([tmp_path / "runs"], tmp_path / "out")
     page = Checked(html.read_text())
     assert page.open == []
-    *pictures, film = page.sources
+    *pictures, video = page.sources
     assert len(pictures) == 6 and all(s.startswith("data:image/svg") for s in pictures)
-    assert film == "data:video/mp4;base64," + base64.b64encode(b"a film").decode()
+    assert video == "data:video/mp4;base64," + base64.b64encode(b"a video").decode()
     assert "imagined-seed0.mp4>)" in markdown.read_text()
     assert [(html.parent / link).resolve().is_file() for link in page.links] == [True, True]
     rows = [line for line in markdown.read_text().splitlines() if line.startswith("| a<b>& on toy")]
@@ -272,7 +272,7 @@ def test_a_single_evaluation_is_drawn_as_a_point_with_its_interval(tmp_path, wri
         lines = (place / "metrics.csv").read_text().splitlines()
         once = [line for line in lines if line.startswith(("update", "30,"))]
         (place / "metrics.csv").write_text("\n".join(once) + "\n")
-    (group,), _ = grouped([read(place) for place in places])
+    (group,), _ = group_runs([read(place) for place in places])
     axes = Figure().add_subplot()
     Painter([group.method])._curve(axes, group, "score", "curve")
     (point,), (whisker,) = axes.lines, axes.collections
@@ -290,13 +290,13 @@ def test_runs_that_nobody_scored_have_a_report_too(tmp_path, write):
     assert "toy, where nothing has a normalised score" in markdown.read_text()
 
 
-def test_curves_keep_the_updates_that_all_lanes_have(tmp_path, write):
+def test_curves_keep_the_updates_that_all_seeds_have(tmp_path, write):
     places = [write(seed=0), write(seed=1, level=70.0)]
     with open(places[1] / "metrics.csv", "a") as file:
         file.write("40,0,score,1.0\n")
-    (group,), _ = grouped([read(place) for place in places])
-    updates, lanes = group.curves("score")
-    assert updates.tolist() == [10, 20, 30] and lanes.tolist() == [[50, 51, 52], [70, 71, 72]]
+    (group,), _ = group_runs([read(place) for place in places])
+    updates, seeds = group.curves("score")
+    assert updates.tolist() == [10, 20, 30] and seeds.tolist() == [[50, 51, 52], [70, 71, 72]]
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ addEventListener("load", () => setTimeout(() => {
   const all = (what) => [...document.querySelectorAll(what)];
   document.getElementById("probe").textContent = JSON.stringify({
     pictures: all("img").map((each) => each.naturalWidth),
-    films: all("video").map((each) => [each.videoWidth, each.error && each.error.message]),
+    videos: all("video").map((each) => [each.videoWidth, each.error && each.error.message]),
     headings: all("h2").map((each) => each.textContent),
     rows: all("tbody tr").length,
     overflow: document.documentElement.scrollWidth - innerWidth,
@@ -372,7 +372,7 @@ def browse(page, *options):
 
 
 @pytest.mark.skipif(not BROWSER, reason="no Chromium is installed")
-def test_a_browser_shows_every_picture_table_and_film(tmp_path, write):
+def test_a_browser_shows_every_picture_table_and_video(tmp_path, write):
     for name in ("mopo", "a<b>&"):
         for seed in (0, 1):
             place = write(name=name, seed=seed, seeds=2, level=20.0 + seed)
@@ -388,7 +388,7 @@ def test_a_browser_shows_every_picture_table_and_film(tmp_path, write):
         entities.unescape(re.search(r'id="probe">(.*?)</pre>', browse(probed, "--dump-dom"))[1])
     )
     assert len(seen["pictures"]) == 6 and min(seen["pictures"]) > 100
-    assert seen["films"] == [[128, None]]
+    assert seen["videos"] == [[128, None]]
     assert seen["overflow"] <= 0, "the page is wider than the window"
     assert seen["rows"] > 10 and "Videos" in seen["headings"]
 

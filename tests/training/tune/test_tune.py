@@ -30,7 +30,7 @@ if value < 0.2:
 with open(run_dir / "metrics.csv", "w") as file:
     print("update,seed,metric,value", file=file)
     for update in (1, 2, 3):
-        rows = [f"{update},{lane},score,{100 * value + update + lane}" for lane in (0, 1)]
+        rows = [f"{update},{seed},score,{100 * value + update + seed}" for seed in (0, 1)]
         print(*rows, sep="\\n", file=file, flush=True)  # at once, as a run writes them
         if value in LONG:
             signal.alarm(600)  # of a search that forgets it
@@ -61,7 +61,7 @@ def test_the_syntax_of_sweeps_becomes_distributions():
             "seeds=2",
             "agent.hidden=[64,64],[256,256]",
             "agent.policy_delay=range(1,8,2)",
-            "agent.value_weight=interval(0.5,10)",
+            "agent.alpha=interval(0.5,10)",
             "agent.actor_learning_rate=tag(log,interval(1e-4,1e-2))",
             "agent.critic_steps=int(interval(1,3))",
         ]
@@ -71,7 +71,7 @@ def test_the_syntax_of_sweeps_becomes_distributions():
     assert space == {
         "agent.hidden": kinds.CategoricalDistribution(["[64,64]", "[256,256]"]),
         "agent.policy_delay": kinds.IntDistribution(1, 7, step=2),
-        "agent.value_weight": kinds.FloatDistribution(0.5, 10.0),
+        "agent.alpha": kinds.FloatDistribution(0.5, 10.0),
         "agent.actor_learning_rate": kinds.FloatDistribution(1e-4, 1e-2, log=True),
         "agent.critic_steps": kinds.IntDistribution(1, 3),
     }
@@ -82,7 +82,10 @@ def test_the_syntax_of_sweeps_becomes_distributions():
     [
         (["seed=1"], "there is nothing to search"),
         (["agent.discount=range(1,1)"], "is empty"),
-        (["seeds=2", "filter.penalty=[1,2]", "agent.discount=0.9,0.99"], "differs between the lan"),
+        (
+            ["seeds=2", "filter.penalty=[1,2]", "agent.discount=0.9,0.99"],
+            "differs between the seeds",
+        ),
         (["evaluate.every=0", "agent.discount=0.9,0.99"], "scores nothing"),
     ],
 )
@@ -98,7 +101,7 @@ def test_a_study_finds_the_best_reports_failures_and_goes_on(tuner, tmp_path, ca
     assert len(states) == 6 and set(states) <= {TrialState.COMPLETE, TrialState.FAIL}
     for trial in study.trials:
         assert (trial.state == TrialState.FAIL) == (trial.params["agent.discount"] == "0.1")
-        if trial.state == TrialState.COMPLETE:  # mean of both lanes at each evaluation
+        if trial.state == TrialState.COMPLETE:  # mean of both seeds at each evaluation
             value = 100 * float(trial.params["agent.discount"])
             assert trial.intermediate_values == {u: value + u + 0.5 for u in (1, 2, 3)}
         else:

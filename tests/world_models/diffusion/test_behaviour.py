@@ -9,7 +9,7 @@ from reverie.envs.specs import Spec
 from reverie.world_models.diffusion.behaviour import BehaviourClone
 
 SPEC = Spec(env_id=None, obs_dim=1, action_dim=1, action_low=(-1.0,), action_high=(1.0,))
-NUMBERS = dict(
+HYPERPARAMETERS = dict(
     spec=SPEC, seeds=2, seed=0, hidden=[32], activation="tanh", log_std_bounds=[-5.0, 2.0],
     learning_rate=1e-2, steps=300, batch=256, heldout_episodes=4, measure_every=50,
 )  # fmt: skip
@@ -30,7 +30,7 @@ def data():
 
 
 def test_a_clone_is_the_policy_behind_the_data_and_the_same_every_time(data):
-    first, again = BehaviourClone(**NUMBERS), BehaviourClone(**NUMBERS)
+    first, again = BehaviourClone(**HYPERPARAMETERS), BehaviourClone(**HYPERPARAMETERS)
     state = torch.get_rng_state()
     described = first.fit(data)
     assert torch.equal(state, torch.get_rng_state())
@@ -49,6 +49,6 @@ def test_a_clone_is_the_policy_behind_the_data_and_the_same_every_time(data):
 def test_a_clone_of_another_task_or_without_a_step_is_refused(data):
     other = Spec(env_id=None, obs_dim=2, action_dim=1, action_low=(-1.0,), action_high=(1.0,))
     with pytest.raises(ValueError, match="different tasks"):
-        BehaviourClone(**(NUMBERS | {"spec": other})).fit(data)
+        BehaviourClone(**(HYPERPARAMETERS | {"spec": other})).fit(data)
     with pytest.raises(ValueError, match=r"behaviour\.steps must be at least 1"):
-        BehaviourClone(**(NUMBERS | {"steps": 0}))
+        BehaviourClone(**(HYPERPARAMETERS | {"steps": 0}))

@@ -9,11 +9,13 @@ from reverie.world_models.diffusion.dpm_v3 import DPMSolverV3, measure
 from reverie.world_models.diffusion.samplers import DDIM, DPMSolver2M, noise_levels
 
 LEVELS = dict(sigma_min=0.02, sigma_max=80.0, rho=None)
-NUMBERS = dict(order=3, corrector=False, measured=True, table=121, smoothing=1, steps=2, **LEVELS)
+HYPERPARAMETERS = dict(
+    order=3, corrector=False, measured=True, table=121, smoothing=1, steps=2, **LEVELS
+)
 
 
 def solver(**changes):
-    return DPMSolverV3(**(NUMBERS | changes))
+    return DPMSolverV3(**(HYPERPARAMETERS | changes))
 
 
 def noise(*shape):

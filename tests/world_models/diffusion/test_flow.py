@@ -98,7 +98,7 @@ def test_the_order_of_the_flow(mixture):
     ("path", "diffusion"),
     [("linear", 0.0), ("linear", 1.0), ("trigonometric", 0.0), ("bridge", 0.0), ("bridge", 0.5)],
 )
-def test_the_flow_sampler_reaches_the_law(gaussian, path, diffusion):
+def test_the_flow_sampler_reaches_the_distribution(gaussian, path, diffusion):
     target = gaussian(1.5, 0.4)
     sampler = FlowSampler(path=path, steps=100, sigma_max=80.0, diffusion=diffusion)
     x = sampler.sample(target, noise(20_000))

@@ -16,23 +16,23 @@ from reverie.world_models.diffusion.dpm_v3 import DPMSolverV3
 from reverie.world_models.diffusion.edm import EDM
 from reverie.world_models.diffusion.generator import DiffusionGenerator
 from reverie.world_models.diffusion.guidance import Channels
-from reverie.world_models.diffusion.noise_laws import FlowMatching, LogNormal, PFGMpp
+from reverie.world_models.diffusion.noise_distributions import FlowMatching, LogNormal, PFGMpp
 from reverie.world_models.diffusion.returns import ReturnCondition, ReturnGuidance
 from reverie.world_models.diffusion.samplers import DPMSolver2M
+from reverie.world_models.diffusion.segments import Segments
 from reverie.world_models.diffusion.transitions import SingleTransitions
 from reverie.world_models.diffusion.unet import ResidualMLP, TemporalUNet
-from reverie.world_models.diffusion.windows import Windows
-from reverie.world_models.optimiser import WarmupCosine, clipped
+from reverie.world_models.optimiser import WarmupCosine, clip_gradients
 
 SPEC = Spec(env_id=None, obs_dim=1, action_dim=1, action_low=(-1.0,), action_high=(1.0,))
 SAMPLER = DPMSolver2M(steps=16, sigma_min=0.01, sigma_max=20.0, rho=None, noisy=False)
-NUMBERS = dict(
+HYPERPARAMETERS = dict(
     spec=SPEC,
     seeds=2,
     seed=0,
     records=partial(SingleTransitions),
     network=partial(ResidualMLP, width=32, blocks=2, embedding=16, frequencies=4),
-    noise_law=partial(LogNormal, mean=-1.2, std=1.2),
+    noise_distribution=partial(LogNormal, mean=-1.2, std=1.2),
     objective=partial(EDM, sigma_data=1.0),
     condition=None,
     steps=40,
@@ -50,14 +50,14 @@ NUMBERS = dict(
     checkpoint_every=10,
     precision="float32",
 )
-WINDOWS = dict(
-    records=partial(Windows, length=4, stride=3, absorbing=True),
+SEGMENTS = dict(
+    records=partial(Segments, length=4, stride=3, absorbing=True),
     network=partial(TemporalUNet, width=16, blocks=2, groups=4, norm_over_time=False),
 )
 
 
 def generator(**changes):
-    return DiffusionGenerator(**(NUMBERS | changes))
+    return DiffusionGenerator(**(HYPERPARAMETERS | changes))
 
 
 @pytest.fixture(scope="module")
@@ -94,11 +94,11 @@ def columns(rows):
     return torch.stack([rows.obs[..., 0], rows.action[..., 0], rows.reward, rows.next_obs[..., 0]])
 
 
-@pytest.mark.parametrize("windows", [False, True])
-def test_a_fitted_generator_gives_back_mean_and_covariance(data, windows):
+@pytest.mark.parametrize("segments", [False, True])
+def test_a_fitted_generator_gives_back_mean_and_covariance(data, segments):
     wider = partial(ResidualMLP, width=96, blocks=2, embedding=48, frequencies=4)
-    parts = {"records": WINDOWS["records"], "network": wider}
-    model = generator(steps=400, batch=128, learning_rate=5e-3, **(parts if windows else {}))
+    parts = {"records": SEGMENTS["records"], "network": wider}
+    model = generator(steps=400, batch=128, learning_rate=5e-3, **(parts if segments else {}))
     described = model.fit(data)
     assert described["holdout_loss"][-1] < 0.8 * described["holdout_loss"][0]
     rows, keep = drawn(model)
@@ -110,10 +110,10 @@ def test_a_fitted_generator_gives_back_mean_and_covariance(data, windows):
     assert error.abs().max() < 0.2, error
 
 
-PFGM = dict(noise_law=partial(PFGMpp, dimensions=8.0, mean=-1.2, std=1.2))
+PFGM = dict(noise_distribution=partial(PFGMpp, dimensions=8.0, mean=-1.2, std=1.2))
 
 
-@pytest.mark.parametrize("changes", [{}, WINDOWS | PFGM], ids=["rows", "windows"])
+@pytest.mark.parametrize("changes", [{}, SEGMENTS | PFGM], ids=["rows", "segments"])
 def test_a_killed_fit_goes_on_to_the_same_bits(data, changes):
     whole = generator(**changes)
     described = whole.fit(data)
@@ -149,7 +149,7 @@ def test_a_fit_is_a_function_of_its_seed_and_leaves_the_stream_alone(data):
     x = torch.randn(5, *first.records.event)
     assert torch.equal(other.denoise(x, torch.tensor(1.0)), first.denoise(x, torch.tensor(1.0)))
     assert first.signature() == second.signature() != generator(steps=3, seed=1).signature()
-    assert first.signature() != generator(steps=3, **WINDOWS).signature()
+    assert first.signature() != generator(steps=3, **SEGMENTS).signature()
 
 
 def test_the_average_moves_by_its_share_towards_the_weights(data):
@@ -208,20 +208,20 @@ def test_a_generator_samples_what_it_is_asked_for():
 
 
 def test_noise_levels_of_groups_of_records_are_those_of_each(data):
-    model = generator(**WINDOWS)
+    model = generator(**SEGMENTS)
     x, sigma = torch.randn(2, 3, *model.records.event), torch.tensor([0.5, 2.0])
     together = model.denoise(x, sigma)
     assert together.shape == x.shape
-    for lane in range(2):
-        torch.testing.assert_close(together[lane], model.denoise(x[lane], sigma[lane]))
-    # Longer windows than those that were fitted, and no noise at all.
+    for seed in range(2):
+        torch.testing.assert_close(together[seed], model.denoise(x[seed], sigma[seed]))
+    # Longer segments than those that were fitted, and no noise at all.
     longer = torch.randn(2, 9, x.shape[-1])
     assert model.denoise(longer, torch.tensor(1.0)).shape == longer.shape
     torch.testing.assert_close(model.denoise(x, torch.tensor(0.0)), x)
 
 
 def test_a_sampler_may_differentiate_a_network_in_half_precision():
-    model = generator(precision="bfloat16", **WINDOWS)
+    model = generator(precision="bfloat16", **SEGMENTS)
     solver = DPMSolverV3(
         steps=4, sigma_min=0.01, sigma_max=20.0, rho=None, order=3, corrector=True, measured=True,
         table=7, smoothing=1,
@@ -230,13 +230,15 @@ def test_a_sampler_may_differentiate_a_network_in_half_precision():
     assert solver.sample(model.denoise, torch.randn(2, 3, *model.records.event)).isfinite().all()
 
 
-def test_the_law_of_the_noise_is_that_of_the_fit(data):
-    """At rate 1 the average is the fitted network, so one update shows what the law changes."""
-    laws = [NUMBERS["noise_law"], PFGM["noise_law"]]
-    laws.append(partial(FlowMatching, path="linear", logit_mean=0.0, logit_std=1.0))
+def test_the_noise_distribution_is_that_of_the_fit(data):
+    """At rate 1 the average is the fitted network, so one update shows what the noise changes."""
+    distributions = [HYPERPARAMETERS["noise_distribution"], PFGM["noise_distribution"]]
+    distributions.append(partial(FlowMatching, path="linear", logit_mean=0.0, logit_std=1.0))
     fitted = []
-    for law in laws:
-        model = generator(steps=2, noise_law=law, average_every=1, average_rate=1.0)
+    for distribution in distributions:
+        model = generator(
+            steps=2, noise_distribution=distribution, average_every=1, average_rate=1.0
+        )
         fitted.append((model.fit(data)["holdout_loss"][0], model.signature()))
     losses, signatures = zip(*fitted, strict=True)
     assert len(set(losses)) == 3 and all(map(math.isfinite, losses))
@@ -267,16 +269,16 @@ def test_the_step_size_rises_and_falls():
 
 def test_gradients_are_clipped_by_their_common_norm():
     gradients = [torch.tensor([3.0]), torch.tensor([[4.0]])]
-    short = clipped(gradients, 2.5)
+    short = clip_gradients(gradients, 2.5)
     assert [x.item() for x in short] == pytest.approx([1.5, 2.0])
-    assert [x.item() for x in clipped(gradients, 6.0)] == [3.0, 4.0]
-    assert [x.item() for x in clipped([torch.zeros(2)], 1.0)[0]] == [0.0, 0.0]
+    assert [x.item() for x in clip_gradients(gradients, 6.0)] == [3.0, 4.0]
+    assert [x.item() for x in clip_gradients([torch.zeros(2)], 1.0)[0]] == [0.0, 0.0]
 
 
 def test_fits_that_cannot_work_say_why(data):
     with pytest.raises(ValueError, match=r"lower generator\.records\.length"):
         generator(
-            **WINDOWS | {"records": partial(Windows, length=101, stride=1, absorbing=True)}
+            **SEGMENTS | {"records": partial(Segments, length=101, stride=1, absorbing=True)}
         ).fit(data)
     with pytest.raises(Mistake, match="not finite by update 10"):
         generator(learning_rate=float("inf")).fit(data)

@@ -1,4 +1,4 @@
-"""Guidance against products of Gaussians and conditional laws in closed form."""
+"""Guidance against products of Gaussians and conditional distributions in closed form."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ S, B, L, D, A = 2, 3, 4, 2, 1
 F = D + A + 2
 RANGE = dict(sigma_min=0.002, sigma_max=80.0, rho=7.0)
 NO_CHURN = dict(churn=0.0, churn_levels=[0.05, 50.0], churn_scale=1.003, step_from_churned=True)
-NUMBERS = dict(strength=1.0, behaviour_ratio=0.0, deterministic_std=1.0, sigma_data=1.0)
+HYPERPARAMETERS = dict(strength=1.0, behaviour_ratio=0.0, deterministic_std=1.0, sigma_data=1.0)
 PAPER = dict(
     coefficient=0.3, cosine=0.3, delay=0, denoised=True, normalise=True, deterministic_std=1.0
 )
@@ -55,7 +55,7 @@ def linear(obs):
 def test_prior_times_policy_is_their_product_whatever_the_steps(
     gaussian, mean, std, strength, steps
 ):
-    guidance = PolicyGuidance(**(NUMBERS | {"strength": strength}))
+    guidance = PolicyGuidance(**(HYPERPARAMETERS | {"strength": strength}))
     guided = guidance.guide(gaussian(0.0, 1.0), pre_tanh(mean, std), channels())
     sampler = DPMSolver2M(noisy=False, steps=steps, **RANGE)
     # One start at zero and one at unit distance: the map is linear, so they give mean and std.
@@ -72,7 +72,7 @@ def test_nothing_but_actions_moves_and_no_strength_moves_nothing(gaussian):
     target, start = gaussian(0.2, 1.0), noise(S, B, L, F)
     plain = SOLVER.sample(target, start)
     for strength in (0.0, 3.0):
-        guidance = PolicyGuidance(**(NUMBERS | {"strength": strength}))
+        guidance = PolicyGuidance(**(HYPERPARAMETERS | {"strength": strength}))
         guided = guidance.guide(target, linear, channels())
         x = SOLVER.sample(guided.denoiser, start)
         rest = torch.ones(F, dtype=torch.bool)
@@ -89,7 +89,7 @@ def test_a_policy_sees_raw_observations_of_its_own_seed(gaussian):
         return torch.zeros(*obs.shape[:-1], A, dtype=obs.dtype), None
 
     x = noise(S, B, L, F)
-    guidance = PolicyGuidance(**NUMBERS)
+    guidance = PolicyGuidance(**HYPERPARAMETERS)
     guided = guidance.guide(lambda x, sigma: x, policy, channels(std=2.0, mean=5.0))
     guided.denoiser(x, torch.tensor(1.0))
     assert torch.equal(seen[0], (2 * x[..., :D] + 5).reshape(S, B * L, D))
@@ -111,31 +111,31 @@ def test_the_behaviour_term_takes_back_its_share(gaussian):
     target, x, sigma = gaussian(0.0, 1.0), noise(S, B, L, F), torch.tensor(0.7)
     moves = {}
     for ratio in (0.0, 0.5, 1.0):
-        guidance = PolicyGuidance(**(NUMBERS | {"behaviour_ratio": ratio}))
+        guidance = PolicyGuidance(**(HYPERPARAMETERS | {"behaviour_ratio": ratio}))
         guided = guidance.guide(target, pre_tanh(1.0, 0.5), channels(), pre_tanh(-0.2, 0.4))
         moves[ratio] = guided.denoiser(x, sigma) - target(x, sigma)
     torch.testing.assert_close(moves[0.5], (moves[0.0] + moves[1.0]) / 2)
     assert not torch.allclose(moves[0.0], moves[1.0])
-    same = PolicyGuidance(**(NUMBERS | {"behaviour_ratio": 1.0})).guide(
+    same = PolicyGuidance(**(HYPERPARAMETERS | {"behaviour_ratio": 1.0})).guide(
         target, pre_tanh(1.0, 0.5), channels(), pre_tanh(1.0, 0.5)
     )
     assert torch.equal(same.denoiser(x, sigma), target(x, sigma))
 
 
-def test_numbers_of_guidance_that_make_no_sense_are_refused():
-    for cls, numbers, changes in (
-        (PolicyGuidance, NUMBERS, {"strength": -1.0}),
-        (PolicyGuidance, NUMBERS, {"behaviour_ratio": 1.5}),
-        (PolicyGuidance, NUMBERS, {"deterministic_std": 0.0}),
+def test_hyperparameters_of_guidance_that_make_no_sense_are_refused():
+    for cls, hyperparameters, changes in (
+        (PolicyGuidance, HYPERPARAMETERS, {"strength": -1.0}),
+        (PolicyGuidance, HYPERPARAMETERS, {"behaviour_ratio": 1.5}),
+        (PolicyGuidance, HYPERPARAMETERS, {"deterministic_std": 0.0}),
         (PaperGuidance, PAPER, {"coefficient": -1.0}),
         (PaperGuidance, PAPER, {"deterministic_std": 0.0}),
     ):
         with pytest.raises(ValueError, match=next(iter(changes))):
-            cls(**(numbers | changes))
+            cls(**(hyperparameters | changes))
 
 
 def test_a_behaviour_term_without_a_clone_is_refused(gaussian):
-    guidance = PolicyGuidance(**(NUMBERS | {"behaviour_ratio": 0.5}))
+    guidance = PolicyGuidance(**(HYPERPARAMETERS | {"behaviour_ratio": 0.5}))
     with pytest.raises(ValueError, match="behaviour_ratio"):
         guidance.guide(gaussian(0.0, 1.0), linear, channels())
 
@@ -159,7 +159,7 @@ def test_the_published_slope_is_the_gradient_of_the_log_density():
 def test_the_published_rule_pushes_by_its_weights(gaussian, steps, cosine):
     """A unit gradient before step i ends as lambda_i shrunk along the flow from sigma_i."""
     guidance = PaperGuidance(**(PAPER | {"cosine": cosine}))
-    # Tiny units keep actions near zero; one action a window has a normalised gradient of one.
+    # Tiny units keep actions near zero; one action a segment has a normalised gradient of one.
     guided = guidance.guide(
         gaussian(0.0, 1.0),
         lambda obs: (torch.full((*obs.shape[:-1], A), 0.9, dtype=obs.dtype), None),
@@ -230,7 +230,9 @@ def test_more_weight_gives_purer_and_narrower_classes(mixture):
 
 
 def test_guidance_works_in_stochastic_samplers(gaussian):
-    guided = PolicyGuidance(**NUMBERS).guide(gaussian(0.0, 1.0), pre_tanh(2.0, 1.0), channels())
+    guided = PolicyGuidance(**HYPERPARAMETERS).guide(
+        gaussian(0.0, 1.0), pre_tanh(2.0, 1.0), channels()
+    )
     sampler = DDIM(eta=1.0, steps=100, **RANGE)
     x = sampler.sample(guided.denoiser, noise(1, 4000, 1, F))
     assert x[..., D].mean().item() == pytest.approx(1.0, abs=0.06)

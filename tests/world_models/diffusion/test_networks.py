@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from reverie.world_models.diffusion.edm import EDM
-from reverie.world_models.diffusion.noise_laws import FlowMatching, LogNormal
+from reverie.world_models.diffusion.noise_distributions import FlowMatching, LogNormal
 from reverie.world_models.diffusion.temporal_residual import TemporalResidual, neighbours
 from reverie.world_models.diffusion.unet import GroupNorm, ResidualMLP, TemporalUNet
 
@@ -12,7 +12,7 @@ SIGMAS = torch.logspace(-3, 2, 6)
 
 
 def edm(sigma_data=0.7):
-    return EDM(noise_law=LogNormal(mean=-1.2, std=1.2), sigma_data=sigma_data)
+    return EDM(noise_distribution=LogNormal(mean=-1.2, std=1.2), sigma_data=sigma_data)
 
 
 def unet(length=8, channels=5, width=16, blocks=3, over_time=False):
@@ -55,26 +55,29 @@ def test_without_noise_the_denoiser_is_the_identity_and_without_a_network_it_shr
     torch.testing.assert_close(edm().denoise(nothing, x, sigma), x / 2)
 
 
-LAWS = [LogNormal(mean=-1.2, std=1.2), FlowMatching(path="linear", logit_mean=0.2, logit_std=1.0)]
+DISTRIBUTIONS = [
+    LogNormal(mean=-1.2, std=1.2),
+    FlowMatching(path="linear", logit_mean=0.2, logit_std=1.0),
+]
 
 
-@pytest.mark.parametrize("law", LAWS)
-def test_the_loss_is_the_weighted_error_of_the_denoiser(law):
-    model = EDM(noise_law=law, sigma_data=0.7)
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_the_loss_is_the_weighted_error_of_the_denoiser(distribution):
+    model = EDM(noise_distribution=distribution, sigma_data=0.7)
     clean, normal, noise = torch.randn(6, 4, 3), torch.randn(6), torch.randn(6, 4, 3)
 
     def network(x, label):
         return torch.tanh(x) + label.view(-1, 1, 1)
 
-    sigma = law.sigma(normal)
+    sigma = distribution.sigma(normal)
     denoised = model.denoise(network, clean + sigma.view(-1, 1, 1) * noise, sigma)
-    expected = law.weight(sigma, 0.7) * (denoised - clean).square().mean((1, 2))
+    expected = distribution.weight(sigma, 0.7) * (denoised - clean).square().mean((1, 2))
     torch.testing.assert_close(model.loss(network, clean, normal, noise), expected)
 
 
 @pytest.mark.parametrize("length", [4, 8, 9, 17])
 @pytest.mark.parametrize("make", [unet, residual])
-def test_the_temporal_networks_take_windows_of_any_length(make, length):
+def test_the_temporal_networks_take_segments_of_any_length(make, length):
     x, label = torch.randn(2, length, 5), torch.randn(2)
     network = make()
     assert network(x, label).shape == x.shape
@@ -148,12 +151,15 @@ def test_the_temporal_residual_network_hears_what_it_is_asked_for():
     assert not torch.allclose(answered[0], free[0]) and torch.allclose(answered[1], free[1])
 
 
-def test_the_residual_network_sees_a_window_as_one_row():
-    numbers = {"width": 16, "blocks": 2, "embedding": 8, "frequencies": 4}
-    row, window = ResidualMLP(event=(56,), **numbers), ResidualMLP(event=(8, 7), **numbers)
-    window.load_state_dict(row.state_dict())
+def test_the_residual_network_sees_a_segment_as_one_row():
+    hyperparameters = {"width": 16, "blocks": 2, "embedding": 8, "frequencies": 4}
+    row, segment = (
+        ResidualMLP(event=(56,), **hyperparameters),
+        ResidualMLP(event=(8, 7), **hyperparameters),
+    )
+    segment.load_state_dict(row.state_dict())
     x, label = torch.randn(3, 8, 7), torch.randn(3)
-    assert torch.equal(window(x, label).flatten(1), row(x.flatten(1), label))
+    assert torch.equal(segment(x, label).flatten(1), row(x.flatten(1), label))
 
 
 def test_networks_refuse_records_of_another_kind():

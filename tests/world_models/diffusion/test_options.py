@@ -10,7 +10,7 @@ from hydra.utils import get_object, instantiate
 
 from reverie.envs.specs import Spec
 from reverie.world_models.diffusion.guidance import Channels
-from reverie.world_models.diffusion.windows import Windows
+from reverie.world_models.diffusion.segments import Segments
 
 GROUPS = ("sampler", "guidance")
 F = 4
@@ -53,11 +53,11 @@ def test_every_sampler_ends_at_the_estimate_of_the_denoiser(option):
 
 
 @pytest.mark.parametrize("option", options("guidance"))
-def test_every_guidance_guides_windows(option):
+def test_every_guidance_guides_segments(option):
     layout = Channels(slice(0, 1), slice(1, 2), torch.zeros(F), torch.ones(F))
     guidance = built("guidance", option)[1]
     guidance.attach(
-        Windows(spec=SPEC, length=4, stride=1, absorbing=True), torch.randn(3, 4, F), None
+        Segments(spec=SPEC, length=4, stride=1, absorbing=True), torch.randn(3, 4, F), None
     )
     guided = guidance.guide(lambda x, sigma, asked=None: x / (1 + sigma), policy, layout)
     sampler = built("sampler", "soft_value" if guidance.chooses else "dpm_solver_2m")[1]

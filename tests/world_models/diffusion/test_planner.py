@@ -7,13 +7,13 @@ from torch import nn
 from reverie.envs.specs import Spec
 from reverie.world_models.diffusion.generator import DiffusionGenerator
 from reverie.world_models.diffusion.guidance import PolicyGuidance
-from reverie.world_models.diffusion.noise_laws import LogNormal
+from reverie.world_models.diffusion.noise_distributions import LogNormal
 from reverie.world_models.diffusion.planner import Planner
 from reverie.world_models.diffusion.returns import ReturnGuidance
 from reverie.world_models.diffusion.samplers import DPMSolver2M
+from reverie.world_models.diffusion.segments import Segments
 from reverie.world_models.diffusion.transitions import SingleTransitions
 from reverie.world_models.diffusion.warm_start import WarmStart
-from reverie.world_models.diffusion.windows import Windows
 
 S, P, L = 2, 3, 4
 SPEC = Spec(env_id=None, obs_dim=1, action_dim=1, action_low=(-1.0,), action_high=(1.0,))
@@ -26,8 +26,8 @@ class Mirrored(DiffusionGenerator):
     def __init__(self, records=None):
         nn.Module.__init__(self)
         self.condition = None
-        self.records = records or Windows(spec=SPEC, length=L, stride=1, absorbing=True)
-        self.noise_law = LogNormal(mean=-1.2, std=1.2)
+        self.records = records or Segments(spec=SPEC, length=L, stride=1, absorbing=True)
+        self.noise_distribution = LogNormal(mean=-1.2, std=1.2)
         self.examples = torch.randn(3, *self.records.event)
         self.calls = 0
 

@@ -6,8 +6,8 @@ import torch
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
+from reverie.world_models.diffusion.segments import Segments
 from reverie.world_models.diffusion.transitions import SingleTransitions
-from reverie.world_models.diffusion.windows import Windows
 
 SPEC = Spec(env_id=None, obs_dim=2, action_dim=1, action_low=(-1.0,), action_high=(1.0,))
 
@@ -43,8 +43,8 @@ def everything(data):
     return torch.ones(len(data), dtype=torch.bool)
 
 
-def windows(data, length=4, stride=2, absorbing=True):
-    records = Windows(spec=SPEC, length=length, stride=stride, absorbing=absorbing)
+def segments(data, length=4, stride=2, absorbing=True):
+    records = Segments(spec=SPEC, length=length, stride=stride, absorbing=absorbing)
     table, index = records.table(data), records.index(data, everything(data))
     records.normalise_by(table, index)
     return records, table, index
@@ -54,8 +54,8 @@ EPISODES = ((7, True), (6, False), (3, False), (2, True), (9, True))
 """Rows 0-6, 7-12, 13-15 (too short, cut by a limit), 16-17 (too short, fatal), 18-26."""
 
 
-def test_windows_with_absorbing_rows_start_at_every_stride_and_go_on_behind_the_end():
-    _, table, index = windows(recorded(*EPISODES))
+def test_segments_with_absorbing_rows_start_at_every_stride_and_go_on_behind_the_end():
+    _, table, index = segments(recorded(*EPISODES))
     assert table.shape == (27 + 3, 2 + 1 + 2)
     assert index.tolist() == [
         [0, 1, 2, 3],
@@ -73,10 +73,10 @@ def test_windows_with_absorbing_rows_start_at_every_stride_and_go_on_behind_the_
     ]
 
 
-def test_published_windows_are_whole_and_meet_terminations_in_their_last_row():
+def test_published_segments_are_whole_and_meet_terminations_in_their_last_row():
     data = recorded(*EPISODES)
-    _, _, index = windows(data, absorbing=False)
-    # Whole windows start at 0-3, 7-9, 18-23. Every second in this list, the first of each episode
+    _, _, index = segments(data, absorbing=False)
+    # Whole segments start at 0-3, 7-9, 18-23. Every second in this list, the first of each episode
     # (18) and the last of each fatal one (3), but not the last of one that a limit cut (9).
     assert index[:, 0].tolist() == [0, 2, 3, 7, 18, 19, 21, 23]
     assert (index[:, 1:] == index[:, :-1] + 1).all()
@@ -84,9 +84,9 @@ def test_published_windows_are_whole_and_meet_terminations_in_their_last_row():
     assert not data.truncated[index[:, -1]].any()
 
 
-def test_only_windows_that_start_in_chosen_rows_are_taken():
+def test_only_segments_that_start_in_chosen_rows_are_taken():
     data = recorded(*EPISODES)
-    records = Windows(spec=SPEC, length=4, stride=2, absorbing=True)
+    records = Segments(spec=SPEC, length=4, stride=2, absorbing=True)
     rows = torch.zeros(len(data), dtype=torch.bool)
     assert not len(records.index(data, rows))
     rows[7:13] = True
@@ -94,9 +94,9 @@ def test_only_windows_that_start_in_chosen_rows_are_taken():
 
 
 @pytest.mark.parametrize("absorbing", [True, False])
-def test_decoded_windows_are_the_recorded_transitions(absorbing):
+def test_decoded_segments_are_the_recorded_transitions(absorbing):
     data = recorded(*EPISODES)
-    records, table, index = windows(data, absorbing=absorbing)
+    records, table, index = segments(data, absorbing=absorbing)
     coded = records.encode(table)[index]
     flat = coded.flatten(0, 1)
     torch.testing.assert_close(flat.mean(0), torch.zeros(5), atol=1e-5, rtol=0.0)
@@ -119,7 +119,7 @@ def test_decoded_windows_are_the_recorded_transitions(absorbing):
 def test_terminations_keep_their_share_whatever_the_length_of_episodes():
     for length in (1, 5, 8, 9, 16, 17, 20, 24, 32, 33, 60, 200):
         data = recorded(*[(length, True)] * 3)
-        records, table, index = windows(data, length=32, stride=8)
+        records, table, index = segments(data, length=32, stride=8)
         rows, keep = records.decode(records.encode(table)[index])
         share = rows.terminated[keep].float().mean() * length
         assert 0.5 <= share <= 2.0, (length, share)
@@ -128,7 +128,7 @@ def test_terminations_keep_their_share_whatever_the_length_of_episodes():
 def test_actions_at_the_edge_are_clipped_before_they_are_unsquashed():
     data = recorded((6, False))
     data.transitions.action[:] = torch.tensor([[1.0], [-1.0]]).repeat(3, 1)
-    records, table, index = windows(data)
+    records, table, index = segments(data)
     rows, _ = records.decode(records.encode(table)[index])
     torch.testing.assert_close(rows.action.abs(), torch.full_like(rows.action, 0.999))
 
@@ -136,16 +136,16 @@ def test_actions_at_the_edge_are_clipped_before_they_are_unsquashed():
 def test_constant_channels_are_left_in_their_units():
     data = recorded((6, False))
     data.transitions.reward[:] = 1e6
-    records, table, index = windows(data)
+    records, table, index = segments(data)
     assert records.std[3] == 1 and (records.encode(table)[index][..., 3] == 0).all()
     # A generator is never quite at the constant, but what it makes is; no termination comes of it.
     rows, keep = records.decode(torch.randn(50, 4, 5))
     assert (rows.reward == 1e6).all() and keep.all() and not rows.terminated.any()
 
 
-def test_windows_too_small_to_hold_a_transition_are_refused():
+def test_segments_too_small_to_hold_a_transition_are_refused():
     with pytest.raises(ValueError, match="length >= 2"):
-        Windows(spec=SPEC, length=1, stride=1, absorbing=True)
+        Segments(spec=SPEC, length=1, stride=1, absorbing=True)
 
 
 def test_single_transitions_come_back_with_done_as_it_is_and_actions_in_the_box():

@@ -37,9 +37,9 @@ def test_labels_are_discounted_rewards_per_step_and_ends_are_told_apart():
     ended = [0.5 * (1 + 1 + 1), 0.5 * (2 + 2), 0.5 * 4]
     # Cut by a limit: the same, divided by the weight of what was seen.
     expected = [*ended, (1 + 1.5) / 1.5, 3.0]
-    torch.testing.assert_close(condition().earned(data), torch.tensor(expected).double())
+    torch.testing.assert_close(condition().discounted_means(data), torch.tensor(expected).double())
     stopped = [*ended, 0.5 * 2.5, 0.5 * 3]
-    found = condition(at_time_limit="stop").earned(data)
+    found = condition(at_time_limit="stop").discounted_means(data)
     torch.testing.assert_close(found, torch.tensor(stopped).double())
 
 
@@ -54,7 +54,7 @@ def test_labels_of_the_fitted_records_run_from_zero_to_one():
 
 
 def test_a_share_of_the_labels_is_dropped():
-    dropped = condition(dropout=0.25).dropped(torch.ones(20_000, 1))
+    dropped = condition(dropout=0.25).drop_some(torch.ones(20_000, 1))
     assert dropped.isnan().float().mean().item() == pytest.approx(0.25, abs=0.015)
     assert (dropped[~dropped.isnan()] == 1).all()
 

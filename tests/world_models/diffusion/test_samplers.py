@@ -1,4 +1,4 @@
-"""Samplers against distributions with exact denoisers: their order, their law, their calls."""
+"""Samplers against distributions with exact denoisers: their order, what they draw, their calls."""
 
 import math
 

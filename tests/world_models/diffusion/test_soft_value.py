@@ -6,16 +6,16 @@ import torch
 from reverie.envs.specs import Spec
 from reverie.world_models.diffusion.guidance import Channels
 from reverie.world_models.diffusion.samplers import DDIM, DPMSolver2M
+from reverie.world_models.diffusion.segments import Segments
 from reverie.world_models.diffusion.soft_value import SoftValueGuidance, SoftValueSampler
 from reverie.world_models.diffusion.warm_start import WarmStart, moved_on
-from reverie.world_models.diffusion.windows import Windows
 
 RANGE = dict(sigma_min=0.002, sigma_max=80.0, rho=7.0)
 
 
 def sampler(**changes):
-    numbers = dict(steps=50, candidates=5, temperature=1.0, **RANGE)
-    made = SoftValueSampler(**(numbers | changes))
+    hyperparameters = dict(steps=50, candidates=5, temperature=1.0, **RANGE)
+    made = SoftValueSampler(**(hyperparameters | changes))
     made.prepare(lambda x, sigma: x, noise(2, 2), event_dims=1)
     return made
 
@@ -99,21 +99,21 @@ def nobody(obs):
 
 
 def judged(value, critics=None, discount=0.5):
-    """The value of four windows of one seed, (obs, action, reward, done), in recorded spreads."""
-    records = Windows(spec=SPEC, length=4, stride=1, absorbing=True)
-    windows = torch.zeros(1, 4, 4, 4)
-    windows[..., 2] = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(4, 1)  # rewards of each window
-    windows[0, 3, 1:, 3] = 1.0  # the last one ends with its second row
-    windows[0, :, :, 0] = torch.tensor([0.0, 1.0, 2.0, 3.0])  # obs by row
+    """The value of four segments of one seed, (obs, action, reward, done), in recorded spreads."""
+    records = Segments(spec=SPEC, length=4, stride=1, absorbing=True)
+    segments = torch.zeros(1, 4, 4, 4)
+    segments[..., 2] = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(4, 1)  # rewards of each segment
+    segments[0, 3, 1:, 3] = 1.0  # the last one ends with its second row
+    segments[0, :, :, 0] = torch.tensor([0.0, 1.0, 2.0, 3.0])  # obs by row
     examples = torch.zeros(2, 4, 4)
     examples[0, :, 2], examples[0, :, 0] = 1.0, 1.0
     guidance = SoftValueGuidance(value=value, discount=discount)
     guidance.attach(records, examples, critics)
     guided = guidance.guide(lambda x, sigma: x, nobody, LAYOUT)
-    return guidance, guided.value(windows)[0]
+    return guidance, guided.value(segments)[0]
 
 
-def test_the_value_of_a_window_is_its_discounted_reward_up_to_its_end():
+def test_the_value_of_a_segment_is_its_discounted_reward_up_to_its_end():
     guidance, value = judged("reward")
     whole = 1 + 0.5 + 0.25
     spread = whole / 2**0.5  # of the recorded, whole and 0
@@ -127,7 +127,7 @@ def test_or_the_mean_of_the_smallest_critic_over_its_transitions():
         return torch.stack([obs[..., 0], 3 - obs[..., 0]], 1)  # [S, N, B]
 
     guidance, value = judged("critic", critics)
-    # Rows 0, 1, 2 give min 0, 1, 1; of the ended window rows 0, 1 exist. Recorded: 1 and 0.
+    # Rows 0, 1, 2 give min 0, 1, 1; of the ended segment rows 0, 1 exist. Recorded: 1 and 0.
     expected = torch.tensor([2 / 3, 2 / 3, 2 / 3, 1 / 2]) * 2**0.5
     torch.testing.assert_close(value, expected)
     assert guidance.needs_agent and guidance.needs_critics
@@ -162,7 +162,7 @@ def test_a_warm_start_forgets_its_guess_with_the_level(gaussian, sigma, std):
     assert x.item() == pytest.approx(expected, rel=0.02)
 
 
-def test_noise_keeps_the_law_and_the_top_level_is_sampling_anew(gaussian):
+def test_noise_keeps_the_distribution_and_the_top_level_is_sampling_anew(gaussian):
     target, stale = gaussian(0.0, 1.0), 0.2 + noise(20_000)
     for sigma, mean in [(1.0, 0.2 / 2**0.5), (80.0, 0.2 / 80)]:
         x = WarmStart(sigma=sigma, steps=40, noisy=True).sample(SOLVER, target, stale)

@@ -8,7 +8,7 @@ import torch
 from reverie.envs.specs import Spec
 from reverie.envs.true_dynamics import simulator_for
 from reverie.world_models.base import Step, WorldModel
-from reverie.world_models.filters import KeepAll, TransitionFilter, Verdict
+from reverie.world_models.filters import FilterResult, KeepAll, TransitionFilter
 from reverie.world_models.morec import diagnostics as selection
 from reverie.world_models.morec.dynamics_reward import DynamicsReward
 
@@ -46,10 +46,10 @@ class Best(TransitionFilter):
         super().__init__()
         self.limit = limit
 
-    def forward(self, obs, action, step, age=0):
+    def forward(self, obs, action, step, elapsed_steps=0):
         kept = Step(step.next_obs[4:], step.reward[4:], step.terminated[4:], step.uncertainty)
-        goes_on = torch.full(obs.shape[:-1], age < self.limit)
-        return Verdict(kept, keep=goes_on, goes_on=goes_on)
+        goes_on = torch.full(obs.shape[:-1], elapsed_steps < self.limit)
+        return FilterResult(kept, keep=goes_on, goes_on=goes_on)
 
 
 @pytest.fixture
@@ -102,17 +102,17 @@ def test_rollouts_with_and_without_a_filter_in_closed_form():
     action = torch.rand(7, 6, 1)
     obs = torch.cat([torch.zeros(7, 1, 1), action.cumsum(1)], 1)
     found = selection.rollouts(Offsets(), Best(limit=4), obs, action, RULER, seed=0)
-    assert (found["steps"], found["windows"]) == (6, 7)
-    for lane in range(2):
+    assert (found["steps"], found["segments"]) == (6, 7)
+    for seed in range(2):
         for statistic in ("mean", "median"):
-            assert found["unfiltered"][statistic][lane] == pytest.approx(
+            assert found["unfiltered"][statistic][seed] == pytest.approx(
                 [0.2 * k for k in range(1, 7)], abs=1e-5
             )
-            assert found["filtered"][statistic][lane] == pytest.approx([0.0] * 6, abs=1e-5)
-        assert found["filtered"]["alive"][lane] == [1, 1, 1, 1, 0, 0]
+            assert found["filtered"][statistic][seed] == pytest.approx([0.0] * 6, abs=1e-5)
+        assert found["filtered"]["alive"][seed] == [1, 1, 1, 1, 0, 0]
         # After the cut nobody is left, so there is no share.
-        assert found["filtered"]["cut"][lane] == [0, 0, 0, 0, 1, None]
-        assert found["unfiltered"]["alive"][lane] == [1] * 6
+        assert found["filtered"]["cut"][seed] == [0, 0, 0, 0, 1, None]
+        assert found["unfiltered"]["alive"][seed] == [1] * 6
     assert found["filtered"]["length"] == [4.0] * 2
 
 
@@ -122,11 +122,11 @@ def test_a_policy_acts_on_what_the_model_shows():
     found = selection.rollouts(
         Offsets(), Best(9), obs, -obs[:, :-1] / 2, RULER, seed=0, policy=lambda obs: -obs / 2
     )
-    for lane in range(2):
-        assert found["unfiltered"]["mean"][lane] == pytest.approx(
+    for seed in range(2):
+        assert found["unfiltered"]["mean"][seed] == pytest.approx(
             [0.4 * (1 - 0.5**k) for k in range(1, 7)], abs=1e-6
         )
-        assert found["filtered"]["mean"][lane] == pytest.approx([0.0] * 6, abs=1e-6)
+        assert found["filtered"]["mean"][seed] == pytest.approx([0.0] * 6, abs=1e-6)
 
 
 def test_both_arms_get_the_same_noise():
@@ -139,9 +139,9 @@ def test_both_arms_get_the_same_noise():
     class First(KeepAll):
         candidates = 5
 
-        def forward(self, obs, action, step, age=0):
+        def forward(self, obs, action, step, elapsed_steps=0):
             torch.rand(3)  # as a filter does that draws its choice
-            return super().forward(obs, action, step, age)
+            return super().forward(obs, action, step, elapsed_steps)
 
     action = torch.rand(3, 4, 1)
     obs = torch.cat([torch.zeros(3, 1, 1), action.cumsum(1)], 1)
@@ -166,9 +166,9 @@ def test_episodes_are_those_that_neither_fit_saw(make_dataset):
         assert selection.unseen(model, Reward(), data).tolist() == found
 
 
-def test_windows_lie_inside_episodes_and_follow_on(make_dataset):
+def test_segments_lie_inside_episodes_and_follow_on(make_dataset):
     data = make_dataset(episodes=4, length=20)
-    obs, action = selection.windows(data, torch.tensor([1, 3]), steps=8, limit=9, seed=0)
+    obs, action = selection.segments(data, torch.tensor([1, 3]), steps=8, limit=9, seed=0)
     assert obs.shape == (9, 9, 2) and action.shape == (9, 8, 1)
     rows = data.transitions
     for w in range(9):
@@ -177,7 +177,7 @@ def test_windows_lie_inside_episodes_and_follow_on(make_dataset):
         assert torch.equal(obs[w, :8], rows.obs[first : first + 8])
         assert torch.equal(obs[w, 8], rows.next_obs[first + 7])
         assert torch.equal(action[w], rows.action[first : first + 8])
-    longest, _ = selection.windows(data, torch.tensor([0]), steps=99, limit=9, seed=0)
+    longest, _ = selection.segments(data, torch.tensor([0]), steps=99, limit=9, seed=0)
     assert longest.shape == (1, 21, 2)
 
 

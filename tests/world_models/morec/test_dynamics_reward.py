@@ -186,7 +186,7 @@ def test_rollouts_follow_the_generator_and_noise_spares_state_and_action(data):
     assert torch.equal(rows[:, 1, :, 0], rows[:, 0, :, 0] + rows[:, 0, :, 2])
     assert (rows[..., 1].abs() <= 1).all()
     real = game.draw(4000)
-    noise = game.perturbed(real) - real
+    noise = game.perturb(real) - real
     assert (noise[..., :2] == 0).all()
     scale = (noise[..., 2] / game.change_std).abs()
     # Half of the scales lie below sqrt(0.01 * 5), and the median of |N(0, 1)| is 0.674.
@@ -288,7 +288,7 @@ def test_a_constant_column_keeps_its_unit(data):
     reward.fit(doubled)
     assert reward.obs_scale[1] == 1 and reward.obs_low[1] == 3
     row = torch.tensor([[0.0, 3.0]])
-    change = reward.normalised(row, torch.zeros(1, 1), row + 0.01)[0, 4]
+    change = reward.normalise_rows(row, torch.zeros(1, 1), row + 0.01)[0, 4]
     assert change.item() == pytest.approx(1.6 * 0.01, rel=1e-4)
 
 

@@ -24,7 +24,7 @@ class FirstColumn(DynamicsReward):
         return torch.where(finite, next_obs[..., 0], torch.nan)
 
 
-NUMBERS = {
+HYPERPARAMETERS = {
     "dynamics_reward": FirstColumn(),
     "candidates": 3,
     "select": "argmax",
@@ -37,7 +37,7 @@ NUMBERS = {
 
 
 def selection(**changes):
-    return RewardSelection(**{**NUMBERS, **changes})
+    return RewardSelection(**{**HYPERPARAMETERS, **changes})
 
 
 def proposal(scores):
@@ -53,9 +53,9 @@ def proposal(scores):
     )
 
 
-def judge(judge, step, age=0):
+def judge(judge, step, elapsed_steps=0):
     lead = step.reward.shape[1:]
-    return judge(torch.zeros(*lead, 2), torch.zeros(*lead, 1), step, age)
+    return judge(torch.zeros(*lead, 2), torch.zeros(*lead, 1), step, elapsed_steps)
 
 
 NAN = float("nan")
@@ -64,12 +64,12 @@ NAN = float("nan")
 def test_argmax_takes_the_best_the_first_of_equals_and_never_what_is_broken():
     #                       best is 1  equal 0, 2  nan at 0   all broken
     step = proposal([[[0.7, 1.0, NAN, NAN]], [[1.1, 0.9, 0.8, NAN]], [[0.9, 1.0, 0.7, NAN]]])
-    verdict = judge(selection(), step)
-    assert verdict.step.reward[0, 0].tolist() == [1, 0, 1, 0]
-    assert torch.equal(verdict.step.next_obs[0, ..., 1], verdict.step.reward[0])
-    assert torch.equal(verdict.step.state[0, ..., 0], verdict.step.reward[0])
-    assert verdict.goes_on[0].tolist() == [True, True, True, False]
-    assert verdict.step.terminated[0, 0].tolist() == [False, False, False, True]
+    filtered = judge(selection(), step)
+    assert filtered.step.reward[0, 0].tolist() == [1, 0, 1, 0]
+    assert torch.equal(filtered.step.next_obs[0, ..., 1], filtered.step.reward[0])
+    assert torch.equal(filtered.step.state[0, ..., 0], filtered.step.reward[0])
+    assert filtered.goes_on[0].tolist() == [True, True, True, False]
+    assert filtered.step.terminated[0, 0].tolist() == [False, False, False, True]
 
 
 def test_softmax_and_random_draw_with_their_probabilities():
@@ -99,29 +99,29 @@ def test_rollouts_under_selection_are_not_compiled_whole():
             model=Decline(), transition_filter=judge, horizon=2, starts=1, every=1, retain=1
         )
 
-    assert not source(PenalisedSelection(**NUMBERS, penalty=1.0)).compiles
+    assert not source(PenalisedSelection(**HYPERPARAMETERS, penalty=1.0)).compiles
     assert source(UncertaintyPenalty(penalty=1.0)).compiles
 
 
 def test_a_candidate_brings_its_own_termination_along():
-    verdict = judge(selection(), proposal([[[0.7]], [[0.8]], [[0.9]]]))
-    assert verdict.step.terminated.all() and verdict.keep.all()
+    filtered = judge(selection(), proposal([[[0.7]], [[0.8]], [[0.9]]]))
+    assert filtered.step.terminated.all() and filtered.keep.all()
 
 
 def test_nothing_is_cut_before_the_least_length_or_at_the_least_reward():
     step = proposal([[[0.5, 0.5, 0.625]], [[0.1] * 3], [[0.1] * 3]])
     at_least = selection(min_length=2, min_reward=0.625)
-    assert judge(at_least, step, age=1).goes_on.all()
-    assert judge(at_least, step, age=2).goes_on[0].tolist() == [False, False, True]
-    ages = torch.tensor([[1, 2, 2]])
-    assert judge(at_least, step, age=ages).goes_on[0].tolist() == [True, False, True]
+    assert judge(at_least, step, elapsed_steps=1).goes_on.all()
+    assert judge(at_least, step, elapsed_steps=2).goes_on[0].tolist() == [False, False, True]
+    elapsed = torch.tensor([[1, 2, 2]])
+    assert judge(at_least, step, elapsed_steps=elapsed).goes_on[0].tolist() == [True, False, True]
     assert judge(selection(min_reward=0.0), step).goes_on.all()
 
 
 def test_observations_are_clipped_before_they_are_judged_and_stored():
     step = proposal([[[30.0]], [[0.7]], [[-40.0]]])
-    verdict = judge(selection(bound=0.5), step)
-    assert verdict.step.next_obs[0, 0, 0].tolist() == [0.5, 0.0] and not verdict.goes_on.any()
+    filtered = judge(selection(bound=0.5), step)
+    assert filtered.step.next_obs[0, 0, 0].tolist() == [0.5, 0.0] and not filtered.goes_on.any()
 
 
 class Decline(WorldModel):
@@ -152,14 +152,14 @@ class Decline(WorldModel):
 def test_what_a_cut_leaves_in_the_replay(on_cut, stored, terminal):
     source = BranchedRollouts(
         model=Decline(),
-        transition_filter=PenalisedSelection(**{**NUMBERS, "on_cut": on_cut}, penalty=0.25),
+        transition_filter=PenalisedSelection(**{**HYPERPARAMETERS, "on_cut": on_cut}, penalty=0.25),
         horizon=4,
         starts=2,
         every=1,
         retain=1,
     )
     rows, keep = source.generate(lambda obs: obs[..., :1], torch.ones(1, 2, 2))
-    replay = Replay(rows[0, :1], lanes=1, capacity=source.capacity)
+    replay = Replay(rows[0, :1], seeds=1, capacity=source.capacity)
     replay.add(rows, keep)
     assert replay.size.tolist() == [2 * len(stored)]
     held = replay.sample(1, 200)
@@ -174,7 +174,10 @@ def test_selection_composes_with_other_filters_first_in_the_chain():
     assert chain.candidates == 3
     assert judge(chain, step).step.reward.item() == 1 - 2
     late = Chain(filters=[selection(min_length=1, min_reward=9.0), UncertaintyPenalty(penalty=2.0)])
-    assert judge(late, step, age=0).goes_on.all() and not judge(late, step, age=1).goes_on.any()
+    assert (
+        judge(late, step, elapsed_steps=0).goes_on.all()
+        and not judge(late, step, elapsed_steps=1).goes_on.any()
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from reverie.world_models.sindy.dictionary import (
     Monomials,
     ensemble_fit,
     equation,
+    irreducible,
     knee,
     library_of,
     powers_of,
-    reduced,
     sparse_fit,
     term_names,
 )
@@ -79,7 +79,7 @@ def test_the_dictionaries_hold_what_they_say():
         "s^2 u",
     ]
     powers, quotient = names("quotient", True)
-    kept = [name for name, keep in zip(quotient, reduced(powers, [1]), strict=True) if keep]
+    kept = [name for name, keep in zip(quotient, irreducible(powers, [1]), strict=True) if keep]
     assert sorted(kept) == sorted(
         ["1", "c", "s", "c^2", "c s", "u", "c u", "s u", "c^2 u", "c s u"]
     )
@@ -103,21 +103,21 @@ def test_sparse_regression_finds_the_terms_and_no_others():
 
 def test_the_median_survives_what_breaks_the_mean_and_seeds_draw_their_own_bags():
     features, targets, truth = linear(noise=0.05)
-    numbers = {"threshold": 0.1, "alpha": 1e-3, "members": 20, "bagging": True}
+    hyperparameters = {"threshold": 0.1, "alpha": 1e-3, "members": 20, "bagging": True}
     np.random.seed(7)
     before = np.random.get_state()[1].copy()
-    both = ensemble_fit(features, targets, **numbers, library_ensemble=True, seed=[0, 0])
+    both = ensemble_fit(features, targets, **hyperparameters, library_ensemble=True, seed=[0, 0])
     assert np.array_equal(np.random.get_state()[1], before)  # pysindy draws from numpy's own
     np.testing.assert_allclose(np.median(both, 0), truth, atol=0.02)
     assert np.abs(both.mean(0) - truth).max() > 0.05
-    bags = ensemble_fit(features, targets, **numbers, library_ensemble=False, seed=[0, 0])
-    again = ensemble_fit(features, targets, **numbers, library_ensemble=False, seed=[0, 0])
-    other = ensemble_fit(features, targets, **numbers, library_ensemble=False, seed=[0, 1])
+    bags = ensemble_fit(features, targets, **hyperparameters, library_ensemble=False, seed=[0, 0])
+    again = ensemble_fit(features, targets, **hyperparameters, library_ensemble=False, seed=[0, 0])
+    other = ensemble_fit(features, targets, **hyperparameters, library_ensemble=False, seed=[0, 1])
     assert np.array_equal(bags, again) and not np.array_equal(bags, other)
     # The bootstrap's spread is that of least squares, noise / sqrt(rows).
     assert bags.std(0)[truth != 0] == pytest.approx(0.05 / 20, rel=0.6)
     plain = ensemble_fit(
-        features, targets, **{**numbers, "bagging": False}, library_ensemble=False, seed=[0]
+        features, targets, **{**hyperparameters, "bagging": False}, library_ensemble=False, seed=[0]
     )
     assert plain.shape == (20, 2, 6) and np.ptp(plain, axis=0).max() == 0
 

@@ -1,4 +1,4 @@
-"""E-SINDy: equations recovered, pysindy's own predictions, geometry, doubt, files, failures."""
+"""E-SINDy: equations recovered, pysindy's predictions, geometry, uncertainty, files, failures."""
 
 import logging
 import re
@@ -20,13 +20,15 @@ from reverie.world_models.sindy.termination import SparseTermination
 from reverie.world_models.sources import BranchedRollouts
 
 FAST = {"members": 4, "fit_rows": 400, "reward_degree": 2, "library_ensemble": False}
-NUMBERS = OmegaConf.to_container(OmegaConf.load("conf/world_model/sindy.yaml"))
-NUMBERS.pop("path")
+HYPERPARAMETERS = OmegaConf.to_container(OmegaConf.load("conf/world_model/sindy.yaml"))
+HYPERPARAMETERS.pop("path")
 THRESHOLDS = {"threshold": 1e-3, "reward_threshold": 1e-3}
 
 
 def model_of(data, seeds=1, **changes):
-    return instantiate(NUMBERS | FAST | THRESHOLDS | changes)(spec=data.spec, seeds=seeds, seed=0)
+    return instantiate(HYPERPARAMETERS | FAST | THRESHOLDS | changes)(
+        spec=data.spec, seeds=seeds, seed=0
+    )
 
 
 def recorded(env_id, episodes=30, length=40, speed=3.0, seed=0):
@@ -151,7 +153,7 @@ def test_every_seed_has_its_own_bags_and_one_can_serve_all(pendulum, fitted):
     torch.testing.assert_close(one.next_obs[0, 0], two.next_obs[0, 0], equal_nan=True)
 
 
-def test_doubt_is_the_members_spread_and_grows_away_from_the_data(fitted):
+def test_uncertainty_is_the_members_spread_and_grows_away_from_the_data(fitted):
     obs, action = torch.randn(2, 50, 3), torch.rand(2, 50, 1)
     mean, std = fitted.predict(obs, action)
     assert mean.shape == std.shape == (2, 1, 50, 4)
@@ -237,10 +239,10 @@ def test_a_refit_learns_from_what_its_own_seed_collected_and_nothing_else(pendul
     more = replace(more, reward=more.reward + 3.0)
     same = start.transitions[torch.arange(len(pendulum)) % len(start)]
 
-    def refitted(*lanes):
+    def refitted(*replicas):
         model.load_state_dict(first)
         torch.manual_seed(1)
-        added = concatenate([lane.map(lambda column: column[None]) for lane in lanes], 0)
+        added = concatenate([replica.map(lambda column: column[None]) for replica in replicas], 0)
         told = model.refit(start, added, warm=True)
         assert {value.shape for value in told.values()} == {(2,)}
         obs, action = torch.tensor([0.0, 1.0, 0.5]).expand(2, 1, 3), torch.zeros(2, 1, 1)
@@ -249,8 +251,8 @@ def test_a_refit_learns_from_what_its_own_seed_collected_and_nothing_else(pendul
 
     plain, _, before = refitted(same, same)
     moved, told, after = refitted(same, more)
-    lanes = [name for name in moved if name.startswith(("coefficients", "members", "residual"))]
-    for name in [*lanes, "box", "limits"]:
+    replicas = [name for name in moved if name.startswith(("coefficients", "members", "residual"))]
+    for name in [*replicas, "box", "limits"]:
         assert torch.equal(plain[name][0], moved[name][0]), name
     # 135 rows of the data that the fit may see and 1,200 of its own, better by 3.
     assert after[0] == before[0] and after[1] - before[1] > 1.5

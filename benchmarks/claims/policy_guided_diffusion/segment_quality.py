@@ -1,7 +1,7 @@
-"""How true windows of transitions are: to the dynamics, to a policy, to the share of terminations.
+"""How true segments of transitions are: to the dynamics, to a policy, to the share of terminations.
 
 Measures of policy-guided diffusion, arXiv:2404.06356, whose exact formulas are not known: errors
-are those of the simulator set to each state of a window, in standard deviations of the dataset.
+are those of the simulator set to each state of a segment, in standard deviations of the dataset.
 """
 
 import math
@@ -36,8 +36,8 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Windows:
-    """W windows a seed of T transitions in a row.
+class Segments:
+    """W segments a seed of T transitions in a row.
 
     Attributes:
         rows: `[S, W, T]`.
@@ -48,29 +48,31 @@ class Windows:
     keep: Bool[Tensor, "S W T"]
 
 
-def recorded(generator: DiffusionGenerator, data: Dataset, seeds: int, windows: int) -> Windows:
-    """Windows of the dataset, drawn for each seed, as the generator holds them."""
+def draw_recorded(
+    generator: DiffusionGenerator, data: Dataset, seeds: int, segments: int
+) -> Segments:
+    """Segments of the dataset, drawn for each seed, as the generator holds them."""
     records = generator.records
     index = records.index(data, torch.ones(len(data), dtype=torch.bool))
     table = records.encode(records.table(data))
-    drawn = torch.randint(len(index), (seeds, windows))
-    return Windows(*records.decode(table[index[drawn]]))
+    drawn = torch.randint(len(index), (seeds, segments))
+    return Segments(*records.decode(table[index[drawn]]))
 
 
 def measure(
-    windows: Windows, simulator: Simulator, moments: Moments, scale: Scale
+    segments: Segments, simulator: Simulator, moments: Moments, scale: Scale
 ) -> dict[str, Any]:
-    """Everything that is known of windows, a number or a list over positions for each seed.
+    """Everything that is known of segments, a number or a list over positions for each seed.
 
     Rows whose observation hides a part of the state (clipped velocities) have no error, for the
     simulator cannot be set to them; neither have rows that are not finite.
     """
-    rows, keep = windows.rows, windows.keep
+    rows, keep = segments.rows, segments.keep
     outcome = simulator.step(rows.obs, rows.action)
     known = keep & ~simulator.clipped(rows.obs) & outcome.next_obs.isfinite().all(-1)
     error = distance(rows.next_obs, outcome.next_obs, scale.obs)
     reward_error = (rows.reward - outcome.reward).abs() / scale.reward
-    drift, drift_known = open_loop(windows, simulator, scale)
+    drift, drift_known = open_loop(segments, simulator, scale)
     density, off = likelihood(rows, moments)
     return {
         "error": root_mean_square(error, known),
@@ -93,15 +95,15 @@ def distance(
 
 
 def open_loop(
-    windows: Windows, simulator: Simulator, scale: Scale
+    segments: Segments, simulator: Simulator, scale: Scale
 ) -> tuple[Float[Tensor, "S W T"], Bool[Tensor, "S W T"]]:
-    """Distance of each next observation from the simulator's, which replays the window's actions.
+    """Distance of each next observation from the simulator's, which replays the segment's actions.
 
-    Only the first state is the window's: these are the errors that add up.
+    Only the first state is the segment's: these are the errors that add up.
     """
-    rows = windows.rows
+    rows = segments.rows
     obs = rows.obs[:, :, 0]
-    begins = windows.keep[:, :, 0] & ~simulator.clipped(obs)
+    begins = segments.keep[:, :, 0] & ~simulator.clipped(obs)
     state = simulator.initial_state(obs)
     found = []
     for position in range(rows.reward.shape[-1]):
@@ -109,7 +111,7 @@ def open_loop(
         obs, state = outcome.next_obs, outcome.state
         found.append(distance(rows.next_obs[:, :, position], obs, scale.obs))
     drift = torch.stack(found, -1)
-    return drift, windows.keep & begins.unsqueeze(-1) & drift.isfinite()
+    return drift, segments.keep & begins.unsqueeze(-1) & drift.isfinite()
 
 
 def likelihood(
@@ -135,10 +137,10 @@ def root_mean_square(values: Tensor, keep: Bool[Tensor, "S W T"]) -> Float[Tenso
 
 
 def by_position(values: Tensor, keep: Bool[Tensor, "S W T"]) -> Float[Tensor, "S T"]:
-    """Root mean square over the windows that reach a position."""
+    """Root mean square over the segments that reach a position."""
     return (torch.where(keep, values.square(), 0.0).sum(1) / keep.sum(1)).sqrt()
 
 
 def medians(values: Tensor, keep: Bool[Tensor, "S W T"]) -> Float[Tensor, "S T"]:
-    """Median over the windows that reach a position."""
+    """Median over the segments that reach a position."""
     return torch.where(keep, values, math.nan).nanmedian(1).values

@@ -1,4 +1,4 @@
-"""A law of windows whose denoiser, samples and projections are known in closed form."""
+"""A distribution of segments whose denoiser, samples and projections are known in closed form."""
 
 import math
 
@@ -12,20 +12,20 @@ SPAN = 8.0
 """Standard deviations of the widest component that this grid covers on both sides."""
 
 
-class WindowMixture:
+class SegmentMixture:
     """Equal Gaussians around smooth curves, with the same smooth noise around each.
 
-    A window `[L, F]` is, channel by channel, a sum of cosines over its rows. Cosine j has the
+    A segment `[L, F]` is, channel by channel, a sum of cosines over its rows. Cosine j has the
     standard deviation 1 / (1 + j), as smooth motion has: rows are strongly correlated, and the
     scales span 1 to 1 / L. Means move the two slowest cosines of every channel, so the components
-    are told apart by the whole window.
+    are told apart by the whole segment.
 
     Args:
         components, length, features: K, L and F.
         distance: standard deviation of the means along each of those cosines.
 
     Attributes:
-        axes: `[E, E]`, E = L F; every cosine of every channel as a window of unit length.
+        axes: `[E, E]`, E = L F; every cosine of every channel as a segment of unit length.
         std: `[E]` of each component along them.
         means: `[K, E]` in these coordinates.
     """
@@ -54,18 +54,18 @@ class WindowMixture:
         return ((centre + std.square() / total * (z - centre)) @ axes).view_as(x)
 
     def sample(self, count: int, generator: torch.Generator) -> Float[Tensor, "count L F"]:
-        """Exact windows."""
+        """Exact segments."""
         chosen = torch.randint(len(self.means), (count,), generator=generator)
         z = torch.randn(count, len(self.std), generator=generator, dtype=torch.float64)
-        windows = (self.means[chosen] + self.std * z) @ self.axes
-        return windows.view(count, *self.event).float()
+        segments = (self.means[chosen] + self.std * z) @ self.axes
+        return segments.view(count, *self.event).float()
 
     def spread(self) -> Float[Tensor, " E"]:
         """Standard deviation along each of `axes`, components together."""
         return (self.std.square() + self.means.var(0, correction=0)).sqrt()
 
     def quantiles(self, directions: Float[Tensor, "P E"], count: int) -> Float[Tensor, "count P"]:
-        """Quantiles (i + 1/2) / count of the windows' projections, by their distribution function.
+        """Quantiles (i + 1/2) / count of the segments' projections, by their distribution function.
 
         Args:
             directions: one a row, of any length.

@@ -1,4 +1,4 @@
-"""Windows of consecutive steps: the records of trajectory diffusion, arXiv:2404.06356."""
+"""Segments of consecutive steps: the records of trajectory diffusion, arXiv:2404.06356."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,24 +11,24 @@ from reverie.mistake import Mistake
 from reverie.world_models.diffusion.records import Records, uninterrupted
 
 
-class Windows(Records):
+class Segments(Records):
     """L consecutive rows (obs, action, reward, done); the successor of a row is the next row.
 
     Actions are clipped to +-0.999 and unsquashed by arctanh before they are standardised, so what
-    is generated stays inside the box. A window decodes to L - 1 transitions; what follows the
+    is generated stays inside the box. A segment decodes to L - 1 transitions; what follows the
     first `done` does not exist.
 
     Args:
         spec: spaces of the task.
-        length: L, rows of a window.
-        stride: rows between the starts of two windows of an episode.
-        absorbing: let windows go on behind a termination, by rows that repeat its next
+        length: L, rows of a segment.
+        stride: rows between the starts of two segments of an episode.
+        absorbing: let segments go on behind a termination, by rows that repeat its next
             observation with action 0, reward 0 and done 1. Then the terminal transition is one
-            of those that a window decodes to.
+            of those that a segment decodes to.
 
-    Source: the authors' code. Differs: with `absorbing=false` windows are chosen as there, which
+    Source: the authors' code. Differs: with `absorbing=false` segments are chosen as there, which
     puts terminations into the last row only, where decoding drops them: the generator then never
-    ends an episode. With `absorbing=true` windows start every `stride` rows of each episode, up to
+    ends an episode. With `absorbing=true` segments start every `stride` rows of each episode, up to
     its end if that is a termination, so that in long episodes ends are seen as often as what lies
     before them. Episodes that end by a time limit before they are L rows long are left out in both.
     """
@@ -60,23 +60,23 @@ class Windows(Records):
         return torch.cat([torch.cat(recorded, -1), torch.cat(absorbed, -1)])
 
     def index(self, data: Dataset, rows: Bool[Tensor, " N"]) -> Int[Tensor, "W L"]:
-        """Rows of the table in every window that starts at one of these rows; perhaps none."""
+        """Rows of the table in every segment that starts at one of these rows; perhaps none."""
         terminated = data.transitions.terminated
         first, last = uninterrupted(data)
         position = torch.arange(len(last))
         choose = self._with_absorbing if self.absorbing else self._as_published
         starts = (choose(position - first, last - position + 1, terminated[last]) & rows).nonzero()
-        window = starts + torch.arange(self.length)  # [W, L]
+        segment = starts + torch.arange(self.length)  # [W, L]
         stop = last[starts]
         absorbing = len(last) + terminated.long().cumsum(0)[stop] - 1
-        return torch.where(window > stop, absorbing, window)
+        return torch.where(segment > stop, absorbing, segment)
 
     def _with_absorbing(self, before: Tensor, left: Tensor, terminal: Tensor) -> Tensor:
         """Starts, given rows before and left (itself included) in the piece, and how it ends."""
         return (before % self.stride == 0) & (terminal | (left >= self.length))
 
     def _as_published(self, before: Tensor, left: Tensor, terminal: Tensor) -> Tensor:
-        """Every `stride`-th whole window, the first and the terminal ones, none cut by a limit."""
+        """Every `stride`-th whole segment, the first and the terminal ones, none cut by a limit."""
         whole = left >= self.length
         strided = whole & ((whole.long().cumsum(0) - 1) % self.stride == 0)
         at_end = left == self.length
@@ -85,7 +85,7 @@ class Windows(Records):
     def decode(
         self, records: Float[Tensor, "*lead L C"]
     ) -> tuple[Transition, Bool[Tensor, "*lead M"]]:
-        """Raw transitions `[*lead, L - 1]`; also of windows longer than those that were fitted."""
+        """Raw transitions `[*lead, L - 1]`; also of segments longer than those that were fitted."""
         raw = self.raw(records)
         done = raw[..., -1] > self.DONE_THRESHOLD
         ended = done.long().cumsum(-1) - done.long() > 0

@@ -1,7 +1,8 @@
 """How records are noised in a fit: which levels, which noise, which weight.
 
-Whatever the law, the target is the clean record y and x = y + sigma n, so a denoiser, its network
-and every sampler stay the same. A law turns standard normal draws into what it needs.
+Whatever the distribution, the target is the clean record y and x = y + sigma n, so a denoiser, its
+network and every sampler stay the same. A distribution turns standard normal draws into what it
+needs.
 """
 
 from abc import ABC, abstractmethod
@@ -13,7 +14,7 @@ from reverie.mistake import Mistake
 from reverie.world_models.diffusion.paths import path_named
 
 
-class NoiseLaw(ABC):
+class NoiseDistribution(ABC):
     """Levels of noise, noise of unit scale, and the weight of the squared error of D.
 
     Attributes:
@@ -43,7 +44,7 @@ class NoiseLaw(ABC):
         return normal
 
 
-class LogNormal(NoiseLaw):
+class LogNormal(NoiseDistribution):
     """ln sigma ~ N(mean, std^2), w = (sigma^2 + d^2) / (sigma d)^2.
 
     Args:
@@ -63,11 +64,12 @@ class LogNormal(NoiseLaw):
 
 
 class PFGMpp(LogNormal):
-    """EDM's law with the noise of PFGM++: Student's t with D degrees of freedom, |n|^2 ~ N F(N, D).
+    """EDM's levels, PFGM++'s noise: Student's t with D degrees of freedom, |n|^2 ~ N F(N, D).
 
     Its perturbation kernel is p(x | y) proportional to (|x - y|^2 + r^2)^-(N + D)/2 with
-    r = sigma sqrt(D) and N values a record, which is this law exactly. Small D are more robust and
-    have rare, huge noise; D to infinity is Gaussian; D = 1 is PFGM. A denoiser belongs to its D.
+    r = sigma sqrt(D) and N values a record, which is this distribution exactly. Small D are more
+    robust and have rare, huge noise; D to infinity is Gaussian; D = 1 is PFGM. A denoiser belongs
+    to its D.
 
     Args:
         dimensions: D.
@@ -78,10 +80,12 @@ class PFGMpp(LogNormal):
 
     gaussian = False
 
-    def __init__(self, *, dimensions: float, **numbers: float) -> None:
-        super().__init__(**numbers)
+    def __init__(self, *, dimensions: float, **hyperparameters: float) -> None:
+        super().__init__(**hyperparameters)
         if dimensions <= 0:
-            raise Mistake(f"generator.noise_law.dimensions must be positive, got {dimensions}")
+            raise Mistake(
+                f"generator.noise_distribution.dimensions must be positive, got {dimensions}"
+            )
         self.dimensions = dimensions
 
     def noise(self, normal: Tensor, event_dims: int) -> Tensor:
@@ -93,7 +97,7 @@ class PFGMpp(LogNormal):
         return normal * (self.dimensions / chi_square).sqrt().to(normal.dtype)
 
 
-class FlowMatching(NoiseLaw):
+class FlowMatching(NoiseDistribution):
     """Flow matching and stochastic interpolants: the levels of a path at random times t.
 
     Args:
@@ -108,10 +112,10 @@ class FlowMatching(NoiseLaw):
     def __init__(self, *, path: str, logit_mean: float, logit_std: float | None) -> None:
         if logit_std is None and logit_mean != 0:
             raise Mistake(
-                f"generator.noise_law.logit_mean={logit_mean} means nothing for even times; set it "
-                "to 0, or give generator.noise_law.logit_std"
+                f"generator.noise_distribution.logit_mean={logit_mean} means nothing for even "
+                "times; set it to 0, or give generator.noise_distribution.logit_std"
             )
-        self.path = path_named(path, "generator.noise_law.path")
+        self.path = path_named(path, "generator.noise_distribution.path")
         self.logit_mean, self.logit_std = logit_mean, logit_std
 
     def sigma(self, normal: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A lane of an S-seed run is distributed like a solo run, though not equal to one."""
+"""A seed of an S-seed run is distributed like a solo run, though not equal to one."""
 
 import torch
 
@@ -9,7 +9,7 @@ def ks_statistic(a, b):
     return max(float(((a <= x).float().mean() - (b <= x).float().mean()).abs()) for x in points)
 
 
-def test_lanes_are_distributed_like_solo_runs(spec, make_sac, make_batch):
+def test_seeds_are_distributed_like_solo_runs(spec, make_sac, make_batch):
     runs, updates = 60, 10
     data = make_batch(200)
 
@@ -28,8 +28,8 @@ def test_lanes_are_distributed_like_solo_runs(spec, make_sac, make_batch):
     alone = [torch.cat(parts) for parts in zip(*solos, strict=True)]
     # Critical value of the two-sample Kolmogorov-Smirnov test at a level of 0.001.
     critical = 1.95 * (2 / runs) ** 0.5
-    for lanes, singles in zip(together, alone, strict=True):
-        assert lanes.std() > 0 and ks_statistic(lanes, singles) < critical
+    for replicas, singles in zip(together, alone, strict=True):
+        assert replicas.std() > 0 and ks_statistic(replicas, singles) < critical
     # The test has teeth: values that are half a standard deviation off would be noticed.
     shifted = together[0] + together[0].std()
     assert ks_statistic(shifted, alone[0]) > critical
