@@ -92,7 +92,6 @@ def test_the_networks_of_the_plane_see_scaled_positions(data):
     torch.testing.assert_close(agent.values(obs, action), agent.critics(obs / plane.SCALE, action))
 
 
-@pytest.mark.slow
 def test_mopo_with_the_true_dynamics_is_the_base_procedure(data):
     base, mopo, ravl = (plane.run(arm, data, TINY) for arm in ("base", "mopo", "ravl"))
     for metric in ("value", "return", "critic_loss"):
@@ -226,7 +225,6 @@ def test_errors_are_compared_in_pairs_and_by_the_interval_of_their_ratio():
         assert not broken.is_lower
 
 
-@pytest.mark.slow
 def test_a_refrigerator_run_has_what_its_pictures_and_verdicts_need(tmp_path, monkeypatch):
     monkeypatch.setenv("REVERIE_CACHE", str(tmp_path))
     monkeypatch.setattr(cold_storage, "GAME", {"player_hidden": [8], "behaviour_updates": 5})
