@@ -155,6 +155,11 @@ def test_an_agent_takes_what_is_left_of_another_presets_numbers(algorithm, agent
     assert {key for key in config.agent if not key.startswith("_")} <= set(known)
 
 
+def test_what_an_option_lists_may_be_typed_though_its_class_names_no_such_argument():
+    config = compose_run(["algorithm=h2o", "simulator.gravity=2", "dataset.episodes=12"])
+    assert config.simulator.gravity == 2 and config.dataset.episodes == 12
+
+
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [

@@ -59,21 +59,21 @@ def settle(config: DictConfig, hydra: HydraConf) -> str | None:
         ValueError: a typed setting that the chosen option does not have, or two names of datasets.
     """
     choices = hydra.runtime.choices
-    _require_one_dataset(config, choices["dataset"])
-    for key in _typed(hydra.overrides.task, choices):
-        part = lacking(config, key, choices)
-        if part is not None:
-            raise ValueError(refusal(key, part, choices))
     folders = [
         Path(each.path if each.schema == "file" else str(files(each.path)))
         for each in hydra.runtime.config_sources
         if each.schema in ("file", "pkg")
     ]
+    _require_one_dataset(config, choices["dataset"])
+    for key in _typed(hydra.overrides.task, choices):
+        part = lacking(config, key, choices, folders)
+        if part is not None:
+            raise ValueError(refusal(key, part, choices))
     preset = read_option(f"algorithm/{choices['algorithm']}", folders)
     algorithm, _, dataset = str(choices.get("tuned") or "").partition("/")
     numbers = tuned(algorithm).get(dataset, {})
     for key in {**flat(preset), **flat(numbers)}:
-        part = lacking(config, key, choices)
+        part = lacking(config, key, choices, folders)
         # An option that is none builds nothing; what lies there is ignored.
         node = None if part is None else OmegaConf.select(config, part.rpartition(".")[0])
         if part is not None and isinstance(node, DictConfig) and "_target_" in node:
@@ -82,22 +82,38 @@ def settle(config: DictConfig, hydra: HydraConf) -> str | None:
     return f"conf/tuned/{algorithm}.yaml for {dataset}" if numbers else None
 
 
-def lacking(config: DictConfig, key: str, choices: Mapping[str, Any]) -> str | None:
-    """The part of a dotted key that what its node builds does not take; None if all fits."""
-    places = {PACKAGES.get(group, group) for group in choices}
+def lacking(
+    config: DictConfig, key: str, choices: Mapping[str, Any], folders: Sequence[Path]
+) -> str | None:
+    """The beginning of a dotted key that the chosen option does not have; None if it has all.
+
+    An option has what its file lists and what its class takes.
+    """
+    groups = {PACKAGES.get(group, group): group for group in choices}
     node: Any = config
     path = ""
     for part in key.split("."):
         here = f"{path}.{part}".lstrip(".")
         builds = isinstance(node, DictConfig) and "_target_" in node
-        if not builds and path in places:
+        if not builds and path in groups:
             return here
         if builds and not part.startswith("_") and part not in {*_accepted(node), "path"}:
-            return here
+            own = f"{groups[path]}/{choices[groups[path]]}" if path in groups else None
+            if own is None or part not in _listed(own, folders):
+                return here
         if not isinstance(node, DictConfig) or OmegaConf.is_missing(node, part):
+            return None
+        if OmegaConf.is_interpolation(node, part):
             return None
         node, path = node.get(part), here
     return None
+
+
+def _listed(option: str, folders: Sequence[Path]) -> set[str]:
+    try:
+        return set(read_option(option, folders))
+    except FileNotFoundError:  # a row of a table, or of a plugin
+        return set()
 
 
 def _accepted(node: DictConfig) -> set[str]:
@@ -105,9 +121,7 @@ def _accepted(node: DictConfig) -> set[str]:
     built = get_object(node._target_)
     if isinstance(built, type):
         return set(parameters(built))
-    known = signature(built).parameters
-    is_open = any(each.kind is each.VAR_KEYWORD for each in known.values())
-    return {*known, *(map(str, node) if is_open else ())}
+    return set(signature(built).parameters)
 
 
 def _typed(overrides: Sequence[str], choices: Mapping[str, Any]) -> list[str]:
@@ -139,11 +153,10 @@ def refusal(key: str, part: str, choices: Mapping[str, Any]) -> str:
 
 
 def _settings(group: str, option: str) -> set[str]:
-    """Names of what an option sets and of what its class takes."""
-    if not (CONF / group / f"{option}.yaml").is_file():  # a row of a table
-        return set()
-    node = OmegaConf.create(read_option(f"{group}/{option}"))
-    return {*map(str, node), *(_accepted(node) if "_target_" in node else ())}
+    """Names of what an option of ours lists and of what its class takes."""
+    listed = _listed(f"{group}/{option}", [CONF])
+    node = OmegaConf.create(read_option(f"{group}/{option}") if listed else {})
+    return listed | (_accepted(node) if "_target_" in node else set())
 
 
 def _require_one_dataset(config: DictConfig, choice: str) -> None:
