@@ -16,6 +16,7 @@ ENTRY = {  # what reads configuration, besides training/launch/
     "training/ope/__main__.py",
     "training/tune/search_space.py",
 }
+CLAIMS = Path("benchmarks/claims")
 FILES = [path for layer in LAYERS for path in sorted(Path(layer).rglob("*.py"))]
 
 
@@ -44,6 +45,17 @@ def test_imports_go_down(path):
             assert name.split(".")[1] in ALLOWED_OF_WORLD_MODELS, f"{path} imports {name}"
         if str(path) not in ENTRY and path.parts[:2] != ("training", "launch"):
             assert top not in ("hydra", "omegaconf"), f"{path} knows about {top}"
+
+
+@pytest.mark.parametrize("path", sorted(Path("benchmarks").rglob("*.py")), ids=str)
+def test_benchmarks_know_no_configuration_and_claims_not_each_other(path):
+    claims = {folder.name for folder in CLAIMS.iterdir() if folder.is_dir()}
+    own = path.relative_to(CLAIMS).parts[0] if path.is_relative_to(CLAIMS) else None
+    for name in imports(path):
+        top, *below = name.removeprefix("reverie.").split(".")
+        assert top not in ("hydra", "omegaconf", "yaml"), f"{path} knows about {top}"
+        if [top, *below[:1]] == ["benchmarks", "claims"]:
+            assert below[1] not in claims - {own}, f"{path} imports from the claim {below[1]}"
 
 
 def test_no_file_is_a_drawer_for_everything():

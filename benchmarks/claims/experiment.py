@@ -5,31 +5,27 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from hydra.utils import instantiate
 from joblib import Parallel, delayed
-from omegaconf import OmegaConf
 
 from reverie.agents.base import Agent
 from reverie.datasets.dataset import Dataset
-from reverie.datasets.replay import GrowingReplay
+from reverie.datasets.replay import GrowingReplay, Mixture
 from reverie.envs.evaluation import Evaluator
 from reverie.envs.true_dynamics import simulator_for
+from reverie.training.launch.options import build_option
 from reverie.training.loop import Periods
 from reverie.training.online import Online
 from reverie.training.probes.lipschitz import LipschitzProbe
 from reverie.training.probes.values import EdgeTest, ValueProbe
-from reverie.training.run import Run, Series, mix
+from reverie.training.run import Probe, Run, Series, mix
 from reverie.training.seeding import seed_everything
 from reverie.world_models.base import WorldModel
 from reverie.world_models.filters import KeepAll, TransitionFilter
-from reverie.world_models.morec.dynamics_reward import DynamicsReward
 from reverie.world_models.sources import BranchedRollouts, RolloutSource
 
-CONF = Path(__file__).parent.parent.parent / "conf"
 CPU = torch.device("cpu")
 T = TypeVar("T")
 
@@ -65,6 +61,19 @@ class Budget(Schedule):
     every: int
     retain: int
 
+    def branch(
+        self, model: WorldModel, transition_filter: TransitionFilter | None = None
+    ) -> BranchedRollouts:
+        """Rollouts of a model of this size; all rows are kept where no filter says otherwise."""
+        return BranchedRollouts(
+            model=model,
+            transition_filter=transition_filter or KeepAll(),
+            horizon=self.horizon,
+            starts=self.starts,
+            every=self.every,
+            retain=self.retain,
+        )
+
 
 @dataclass(frozen=True)
 class History:
@@ -73,7 +82,7 @@ class History:
     Attributes:
         series: everything that was measured.
         agent: as trained.
-        seconds: of this process for training, evaluations included; see `report.timed`.
+        seconds: of this process for training, evaluations included; see `timed`.
         evaluating: of evaluations and probes alone.
         fitting: of what was fitted before training.
         kept: copies of the agent at every evaluation, where they were asked for.
@@ -93,34 +102,56 @@ class History:
 
     def last(self, metric: str) -> list[float]:
         """The last value of each seed."""
-        return self.series[metric][1][:, -1].tolist()
+        return self.mean_of_last(metric, 1)
+
+    def mean_of_last(self, metric: str, count: int = 3) -> list[float]:
+        """Mean of each seed's last evaluations."""
+        return self.series[metric][1][:, -count:].mean(1).tolist()
 
 
-def option(path: str) -> dict[str, Any]:
-    """An option of `conf/` as plain values, without `path`, which only train.py reads."""
-    settings: Any = OmegaConf.to_container(OmegaConf.load(CONF / path), resolve=True)
-    settings.pop("path", None)
-    return settings
+def describe_runs(runs: Mapping[str, History]) -> dict[str, Any]:
+    """All series of all arms, as plain values."""
+    return {
+        arm: {
+            "seconds": run.seconds,
+            "series": {
+                metric: {"updates": updates, "by_seed": values}
+                for metric, (updates, values) in run.series.items()
+            },
+        }
+        for arm, run in runs.items()
+    }
 
 
-def build(path: str, *, changes: Mapping[str, Any] | None = None, **given: Any) -> Any:
-    """What `conf/<path>` describes, with changed numbers and run-time objects."""
-    settings = {**option(path), **(changes or {}), "_convert_": "all"}
-    made = instantiate(settings)
-    return made(**given) if settings.get("_partial_") else made
+class Fit(NamedTuple):
+    """What was fitted to a dataset, what it says of its fit, and the seconds that took."""
+
+    model: Any
+    described: dict[str, Any]
+    seconds: float
 
 
-def build_reward(
-    recipe: str, *, changes: Mapping[str, Any], game: Mapping[str, Any], **given: Any
-) -> DynamicsReward:
-    """`dynamics_reward=<recipe>` with changed numbers, of it and of its game."""
-    settings = option("dynamics_reward/adversarial.yaml")
-    if recipe != "adversarial":
-        own = option(f"dynamics_reward/{recipe}.yaml")
-        own.pop("defaults")
-        settings = {**settings, **own, "game": {**settings["game"], **own["game"]}}
-    settings = {**settings, **changes, "game": {**settings["game"], **game}}
-    return instantiate(settings)(**given)
+def fit(
+    group: str,
+    option: str,
+    data: Dataset,
+    *,
+    changes: Mapping[str, Any],
+    seeds: int,
+    seed: int = 0,
+) -> Fit:
+    """Build an option such as `world_model=ensemble` with changed numbers and fit it."""
+    model = build_option(group, option, changes=changes, spec=data.spec, seeds=seeds, seed=seed)
+    return Fit(model, *timed(lambda: model.fit(data)))
+
+
+def timed(work: Callable[[], T]) -> tuple[T, float]:
+    """A result and the seconds of this process that it took, whatever else the machine did.
+
+    An arm has a process and a thread of its own, so these are the wall-clock of an idle machine.
+    """
+    begun = time.process_time()
+    return work(), time.process_time() - begun
 
 
 def run_all(jobs: Mapping[str, Callable[[], T]]) -> dict[str, T]:
@@ -139,17 +170,31 @@ def _on_one_core(job: Callable[[], T]) -> T:
     return job()
 
 
+def prefix_names(task: str, jobs: Mapping[str, T]) -> dict[str, T]:
+    """The arms of a task as `task/arm`."""
+    return {f"{task}/{arm}": job for arm, job in jobs.items()}
+
+
+def split_by_task(runs: Mapping[str, T]) -> dict[str, dict[str, T]]:
+    """What is named `task/arm`, by task and arm."""
+    found: dict[str, dict[str, T]] = {}
+    for name, run in runs.items():
+        task, _, arm = name.partition("/")
+        found.setdefault(task, {})[arm] = run
+    return found
+
+
 def run(
-    name: str,
-    make_agent: Callable[[], Agent],
+    label: str,
     data: Dataset,
-    model: WorldModel | None,
     budget: Schedule,
     *,
+    agent: str,
+    changes: Mapping[str, Any],
     make_source: Callable[[], RolloutSource] | None = None,
-    transition_filter: TransitionFilter | None = None,
-    edge_of_reach: EdgeTest | None = None,
+    fitted: Fit | None = None,
     online: Online | None = None,
+    edge_of_reach: EdgeTest | None = None,
     lipschitz: Mapping[str, Any] | None = None,
     seed: int = 0,
     keep: bool = False,
@@ -157,35 +202,73 @@ def run(
     """Train one arm from scratch and measure it on the way.
 
     Args:
-        model: what a `Budget` branches rollouts of; None without.
-        make_source: a source in the place of branched rollouts.
-        online: what it collects meanwhile, and how often the model is fitted again.
+        label: of its progress.
+        agent, changes: its option and changed numbers.
+        make_source: what adds rows to those of the dataset.
+        fitted: the world model behind them, for refits and the Lipschitz probe.
+        online: what is collected meanwhile, and how often the model is fitted again.
         lipschitz: numbers of a `LipschitzProbe` on the true dynamics, None for no such probe.
         keep: whether the history holds the agent of every evaluation.
     """
     seed_everything(seed)
-    agent = make_agent()
-    agent.prepare(data)
-    source = None if make_source is None else make_source()
-    if model is not None and isinstance(budget, Budget):
-        source = BranchedRollouts(
-            model=model,
-            transition_filter=transition_filter or KeepAll(),
-            horizon=budget.horizon,
-            starts=budget.starts,
-            every=budget.every,
-            retain=budget.retain,
-        )
+    sizes = {"spec": data.spec, "seeds": budget.seeds, "updates": budget.updates}
+    learner: Agent = build_option("agent", agent, changes=changes, **sizes)
+    learner.prepare(data)
     mixture, sources = mix(
         data,
         seeds=budget.seeds,
         batch_size=budget.batch,
         real_rows=int(budget.batch * budget.real_fraction + 1e-9),
-        source=source,
+        source=None if make_source is None else make_source(),
         online=online,
     )
     recorded = mixture["real"]
-    probes: list[ValueProbe | LipschitzProbe] = []
+    model, refit = None if fitted is None else fitted.model, None
+    if online is not None and isinstance(recorded, GrowingReplay):
+        refit = online.refit(model, data, recorded, CPU)
+    kept: list[Agent] = []
+    prepared = Run(
+        data=data,
+        agent=learner,
+        mixture=mixture,
+        sources=sources,
+        updates=budget.updates,
+        periods=Periods(log=budget.evaluate, evaluate=budget.evaluate, checkpoint=0),
+        seed=seed,
+        evaluator=Evaluator(spec=data.spec, seeds=budget.seeds, episodes=budget.episodes),
+        probes=_make_probes(
+            learner, data, mixture, sources, budget, edge_of_reach, model, lipschitz
+        ),
+        online=online,
+        refit=refit,
+        on_evaluation=lambda *_: kept.append(copy.deepcopy(learner)) if keep else None,
+        label=label,
+        # An arm has a process and a thread of its own, so these are the seconds of an idle machine.
+        clock=time.process_time,
+    )
+    series, seconds = prepared.train().series, prepared.seconds
+    return History(
+        series,
+        learner,
+        seconds=sum(seconds.values()),
+        evaluating=seconds["evaluation"],
+        fitting=0.0 if fitted is None else fitted.seconds,
+        kept=kept,
+    )
+
+
+def _make_probes(
+    agent: Agent,
+    data: Dataset,
+    mixture: Mixture,
+    sources: Mapping[str, RolloutSource],
+    budget: Schedule,
+    edge_of_reach: EdgeTest | None,
+    model: WorldModel | None,
+    lipschitz: Mapping[str, Any] | None,
+) -> list[Probe]:
+    """What looks at the agent beside every evaluation."""
+    probes: list[Probe] = []
     if budget.probe:
         probes.append(
             ValueProbe(
@@ -202,7 +285,7 @@ def run(
         probes.append(
             LipschitzProbe(
                 agent=agent,
-                real=recorded,
+                real=mixture["real"],
                 data=data,
                 seeds=budget.seeds,
                 model=model,
@@ -210,27 +293,4 @@ def run(
                 **lipschitz,
             )
         )
-    kept: list[Agent] = []
-    prepared = Run(
-        data=data,
-        agent=agent,
-        mixture=mixture,
-        sources=sources,
-        updates=budget.updates,
-        periods=Periods(log=budget.evaluate, evaluate=budget.evaluate, checkpoint=0),
-        seed=seed,
-        evaluator=Evaluator(spec=data.spec, seeds=budget.seeds, episodes=budget.episodes),
-        probes=probes,
-        online=online,
-        refit=None
-        if online is None or not isinstance(recorded, GrowingReplay)
-        else online.refit(model, data, recorded, CPU),
-        on_evaluation=lambda update, episodes: kept.append(copy.deepcopy(agent)) if keep else None,
-        label=name,
-        # An arm has a process and a thread of its own, so these are the seconds of an idle machine.
-        clock=time.process_time,
-    )
-    series = prepared.train().series
-    evaluating = prepared.seconds["evaluation"]
-    seconds = prepared.seconds["training"] + evaluating + prepared.seconds["fitting"]
-    return History(series, agent, seconds, evaluating, kept=kept)
+    return probes

@@ -2,47 +2,29 @@
 
 import argparse
 import json
-import math
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from reverie.benchmarks.claims.judging import Estimate
 from reverie.benchmarks.speed.hardware import describe
 from reverie.training.files import write_atomically, write_json
+from reverie.training.launch.mistakes import one_line_errors
 
 RESULTS = Path(__file__).parent.parent / "results"
-
-# Student's t, two-sided 95 %, by number of samples.
-_T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over seeds with its 95 % interval.
-
-    Attributes:
-        mean: over seeds.
-        half_width: of Student's interval for the mean; NaN for a single seed.
-        values: one a seed.
-    """
-
-    mean: float
-    half_width: float
-    values: list[float]
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3g} ± {self.half_width:.2g}"
 
 
 @dataclass(frozen=True)
@@ -64,14 +46,48 @@ class Claim:
     source: str = "paper"
 
 
-def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and interval of one number a seed."""
-    table = np.asarray(values, float)
-    count = len(table)
-    half = math.nan
-    if count > 1:
-        half = _T95.get(count, 1.96) * float(table.std(ddof=1)) / math.sqrt(count)
-    return Estimate(float(table.mean()), half, table.tolist())
+@dataclass(frozen=True)
+class Findings:
+    """What came of a measurement.
+
+    Attributes:
+        claims: judged.
+        details: everything behind them, for the JSON file.
+        figures: by the names of their files, without `-quick` and the ending.
+    """
+
+    claims: Sequence[Claim]
+    details: Mapping[str, Any]
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+
+
+def run_command(
+    name: str, title: str, description: str | None, measure: Callable[[bool], Findings]
+) -> None:
+    """Be `python -m benchmarks.claims.<name>`: measure, print, write, exit.
+
+    The status is 1 where a claim fails.
+
+    Args:
+        measure: told whether the run is a quick one.
+    """
+    with one_line_errors():
+        arguments = parse(name, description)
+        begun = time.monotonic()
+        found = measure(arguments.quick)
+        for stem, figure in found.figures.items():
+            suffix = "-quick" if arguments.quick else ""
+            save_figure(figure, arguments.output / f"{stem}{suffix}.png")
+        status = finish(
+            name,
+            title,
+            found.claims,
+            found.details,
+            quick=arguments.quick,
+            output=arguments.output,
+            seconds=time.monotonic() - begun,
+        )
+        sys.exit(status)
 
 
 def parse(name: str, description: str | None) -> argparse.Namespace:
@@ -131,13 +147,13 @@ def save_figure(figure: Figure, path: Path) -> None:
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
 
 
-def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """A result and the seconds of this process that it took, whatever else the machine did.
-
-    An arm has a process and a thread of its own, so these are the wall-clock of an idle machine.
-    """
-    begun = time.process_time()
-    return work(), time.process_time() - begun
+def draw_range(
+    ax: Axes, at: Any, by_seed: Any, *, label: str | None, color: str, line: str = "-"
+) -> None:
+    """Draw the mean and the range over seeds of values `[S, T]`."""
+    values = np.asarray(by_seed)
+    ax.plot(at, values.mean(0), line, color=color, label=label)
+    ax.fill_between(at, values.min(0), values.max(0), color=color, alpha=0.2)
 
 
 def _plain(value: Any) -> Any:

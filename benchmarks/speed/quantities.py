@@ -7,12 +7,9 @@ no time measured here depends on their values. Both sides start from the same we
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from reverie.agents.sac import SAC
@@ -25,12 +22,12 @@ from reverie.datasets.replay import Mixture, Replay
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.training.compilation import wrapper
+from reverie.training.launch.options import build_option, load_option
 from reverie.world_models.ensemble import ProbabilisticEnsemble
 from reverie.world_models.filters import UncertaintyPenalty
 from reverie.world_models.optimiser import Adam
 from reverie.world_models.sources import BranchedRollouts
 
-CONF = Path(__file__).parent.parent.parent / "conf"
 OBS_DIM, ACTION_DIM = 11, 3
 UPDATES = 1_000_000  # length of the run that the actor's schedule is told
 PENALTY = 1.0
@@ -77,15 +74,9 @@ class Quantity:
     allowance: float
 
 
-def settings_of(path: str) -> dict[str, Any]:
-    """An option of the configuration as plain values."""
-    settings = OmegaConf.to_container(OmegaConf.load(CONF / path), resolve=True)
-    assert isinstance(settings, dict)
-    return {str(key): value for key, value in settings.items()}
-
-
-def numbers_of(settings: dict[str, Any]) -> dict[str, Any]:
-    """Without what only the instantiation reads."""
+def numbers_of(group: str, option: str) -> dict[str, Any]:
+    """An option without what only its construction reads."""
+    settings = load_option(group, option)
     return {key: value for key, value in settings.items() if not key.startswith("_")}
 
 
@@ -104,14 +95,13 @@ def random_rows(count: int, device: torch.device) -> Transition:
 
 def make_agent(seeds: int, device: torch.device) -> SAC:
     """Ours, as `conf/agent/sac.yaml` builds it."""
-    build = instantiate(settings_of("agent/sac.yaml"))
-    agent: SAC = build(spec=SPEC, seeds=seeds, updates=UPDATES)
+    agent: SAC = build_option("agent", "sac", spec=SPEC, seeds=seeds, updates=UPDATES)
     return agent.to(device)
 
 
 def make_plain_agent(agent: SAC, seed: int, device: torch.device) -> PlainSAC:
     """The reference with the weights of one seed of ours."""
-    numbers = numbers_of(settings_of("agent/sac.yaml"))
+    numbers = numbers_of("agent", "sac")
     for absent in ("normalise_critic_obs", "regulariser"):  # ours uses neither
         del numbers[absent]
     plain = PlainSAC(
@@ -126,10 +116,13 @@ def make_model(device: torch.device) -> ProbabilisticEnsemble:
 
     Nothing terminates, so that every step of every rollout counts as one transition on both sides.
     """
-    settings = settings_of("world_model/ensemble.yaml")
-    settings.pop("path")
-    settings |= {"termination": "none", "uncertainty": "max_aleatoric", "max_epochs": 1}
-    model: ProbabilisticEnsemble = instantiate(settings)(spec=SPEC, seeds=1, seed=0)
+    model: ProbabilisticEnsemble = build_option(
+        *("world_model", "ensemble"),
+        changes={"termination": "none", "uncertainty": "max_aleatoric", "max_epochs": 1},
+        spec=SPEC,
+        seeds=1,
+        seed=0,
+    )
     model.to(device)
     rows = random_rows(1000, device)
     model.fit_rows(*table_of(rows), torch.arange(1000, device=device).unsqueeze(0))
@@ -188,7 +181,7 @@ def agent_updates(seeds: int, sizes: Sizes, device: torch.device, compiling: boo
         REFERENCE: Contender(lambda: plain.update(*replay.sample(sizes.batch)), 1),
         **_variants(ours, seeds, device, compiling),
     }
-    actor = numbers_of(settings_of("agent/sac.yaml"))
+    actor = numbers_of("agent", "sac")
     required = {"cpu": ("eager", 1.0), "cuda": ("compiled", 5.0 if seeds == 1 else 40.0)}
     whose = "seeds=1" if seeds == 1 else f"sum of {seeds} seeds"
     return Quantity(
@@ -298,7 +291,7 @@ def rollout_transitions(sizes: Sizes, device: torch.device, compiling: bool) -> 
         operations=flops.rollout_step(
             obs_dim=OBS_DIM,
             action_dim=ACTION_DIM,
-            policy_hidden=numbers_of(settings_of("agent/sac.yaml"))["hidden"],
+            policy_hidden=numbers_of("agent", "sac")["hidden"],
             model_hidden=model.hidden,
             members=model.members,
         ),

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
-from omegaconf import OmegaConf
 from rich.table import Table
 
-from reverie.benchmarks.claims.report import Claim, estimate
-from reverie.benchmarks.speed.quantities import CONF
+from reverie.benchmarks.claims.judging import estimate, estimate_difference
+from reverie.benchmarks.claims.report import Claim
+from reverie.training.launch.options import load_option
 
 DEFAULT, REFERENCE, REFERENCE_STEPS = "dpm_solver_2m", "heun", 256
 CHEAPER = 10.0
@@ -35,8 +35,7 @@ def not_worse(errors: Sequence[float], reference: Sequence[float], floor: Sequen
     The 95 % interval of the mean difference, batch by batch from the same noise, must end below
     the standard deviation that the error of exact samples has from batch to batch.
     """
-    difference = estimate([a - b for a, b in zip(errors, reference, strict=True)])
-    return difference.mean + difference.half_width <= noise_of(floor)
+    return estimate_difference(errors, reference).high <= noise_of(floor)
 
 
 def noise_of(floor: Sequence[float]) -> float:
@@ -58,7 +57,7 @@ def fewest_steps(
 
 def shipped_steps() -> int:
     """Steps of the default sampler as it is shipped."""
-    return int(OmegaConf.load(CONF / "sampler" / f"{DEFAULT}.yaml").steps)
+    return int(load_option("sampler", DEFAULT)["steps"])
 
 
 def verdicts(
@@ -110,26 +109,29 @@ def verdicts(
             "ours",
         ),
     ]
-    for name in exact:
-        calls = calls_at(exact[name], fewest[name])
-        measured = f"worse, or not told from it, with up to {exact[name][-1].calls} calls"
-        if calls is not None:
-            measured = f"{calls} calls"
-        if name in fitted:
-            run, beside = fitted[name], reference["errors"][0]
-            measured += f"; {run['errors'][0]:.3g} (reference {beside:.3g}), "
-            measured += f"{run['seconds_per_1000']:.3g} s"
-        claims.append(
-            Claim(
-                f"{name}: fewest calls at no worse error on the closed form; with these, one "
-                "batch's error and seconds per 1,000 windows on the fitted generator",
-                "-",
-                measured,
-                None,
-                "ours",
-            )
-        )
-    return claims
+    return claims + [
+        ladder_claim(name, points, fewest[name], fitted) for name, points in exact.items()
+    ]
+
+
+def ladder_claim(name: str, points: Sequence[Point], steps: int | None, fitted: Fitted) -> Claim:
+    """What was found about one sampler, of which nothing is required."""
+    calls = calls_at(points, steps)
+    measured = f"worse, or not told from it, with up to {points[-1].calls} calls"
+    if calls is not None:
+        measured = f"{calls} calls"
+    if name in fitted:
+        run, beside = fitted[name], fitted["reference"]["errors"][0]
+        measured += f"; {run['errors'][0]:.3g} (reference {beside:.3g}), "
+        measured += f"{run['seconds_per_1000']:.3g} s"
+    return Claim(
+        f"{name}: fewest calls at no worse error on the closed form; with these, one batch's error "
+        "and seconds per 1,000 windows on the fitted generator",
+        "-",
+        measured,
+        None,
+        "ours",
+    )
 
 
 def calls_at(points: Sequence[Point], steps: int | None) -> int | None:

@@ -17,12 +17,10 @@ from statistics import median
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from rich.console import Console
 from torch import Tensor
 
+from reverie import datasets
 from reverie.benchmarks.claims.report import RESULTS, finish, save_figure
 from reverie.benchmarks.speed.distance import (
     SlicedDistance,
@@ -31,7 +29,6 @@ from reverie.benchmarks.speed.distance import (
     scaled_directions,
 )
 from reverie.benchmarks.speed.hardware import cpu_name, slug
-from reverie.benchmarks.speed.quantities import CONF
 from reverie.benchmarks.speed.sampler_report import (
     DEFAULT,
     REFERENCE,
@@ -46,7 +43,7 @@ from reverie.benchmarks.speed.sampler_report import (
 )
 from reverie.benchmarks.speed.timing import finish as wait
 from reverie.benchmarks.speed.window_law import WindowMixture
-from reverie.datasets.dataset import Dataset
+from reverie.training.launch.options import build_option, load_option
 from reverie.training.loop import Wrapper
 from reverie.world_models.diffusion.generator import DiffusionGenerator
 from reverie.world_models.diffusion.samplers import Denoiser, Sampler
@@ -160,10 +157,8 @@ def climb(
 def build(name: str, steps: int) -> Sampler | None:
     """The option of the shipped configuration with other steps; None where it cannot take them."""
     option, changes = VARIANTS[name]
-    with initialize_config_dir(str(CONF / "sampler"), version_base="1.3"):
-        node = compose(option)
     try:
-        return instantiate(node, steps=steps, **changes)()
+        return build_option("sampler", option, changes={"steps": steps, **changes})
     except Exception as error:
         if "too coarse" in str(error):
             return None
@@ -185,14 +180,19 @@ def draw(sampler: Sampler, denoiser: Denoiser, noise: Tensor) -> tuple[Tensor, i
 
 def fitted_generator(updates: int, device: torch.device, wrap: Wrapper) -> DiffusionGenerator:
     """A small generator of the pendulum's windows."""
-    node = OmegaConf.load(CONF / "dataset" / "builtin" / "pendulum-mixed.yaml")
-    data: Dataset = instantiate(node, _convert_="all")
-    settings: Any = OmegaConf.load(CONF / "generator" / "trajectory_small.yaml")
-    settings.noise_law = OmegaConf.load(CONF / "noise_law" / "log_normal.yaml")
-    del settings.path
-    settings.network.width, settings.network.blocks = 16, 2
-    settings.steps, settings.learning_rate = updates, 3e-3
-    model: DiffusionGenerator = instantiate(settings)(spec=data.spec, seeds=1, seed=0)
+    data = datasets.load("builtin/pendulum-mixed")
+    model: DiffusionGenerator = build_option(
+        *("generator", "trajectory_small"),
+        changes={
+            "noise_law": load_option("noise_law", "log_normal"),
+            "network": {"width": 16, "blocks": 2},
+            "steps": updates,
+            "learning_rate": 3e-3,
+        },
+        spec=data.spec,
+        seeds=1,
+        seed=0,
+    )
     model.to(device).compile_update(wrap)
     model.fit(data)
     return model

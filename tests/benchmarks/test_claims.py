@@ -1,21 +1,20 @@
-"""The claims' machinery: intervals, verdicts, and the parts that only the benchmarks have."""
+"""The parts that only the claims on the edge of reach and on MOREC have, and their judgements."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from reverie.benchmarks.claims import experiment
 from reverie.benchmarks.claims.edge_of_reach import __main__ as edge_of_reach
 from reverie.benchmarks.claims.edge_of_reach import plane
 from reverie.benchmarks.claims.experiment import History
 from reverie.benchmarks.claims.morec import __main__ as morec
 from reverie.benchmarks.claims.morec import cold_storage
-from reverie.benchmarks.claims.report import Claim, estimate, finish
+from reverie.benchmarks.claims.report import save_figure
 from reverie.envs import edge_of_reach as task
 from reverie.envs import refrigerator
+from reverie.training.launch.options import build_option
 
 TINY = replace(
     plane.BUDGET,
@@ -40,25 +39,7 @@ def data(tmp_path_factory):
 
 def make_agent(target, data, **changes):
     settings = {**plane.NETWORK, "critics": 2, "diversity": 0.0, "_target_": target, **changes}
-    return experiment.build(
-        "agent/ravl.yaml", changes=settings, spec=data.spec, seeds=2, updates=10
-    )
-
-
-def test_intervals_are_students():
-    found = estimate([1.0, 2.0, 3.0, 4.0])
-    assert found.mean == 2.5
-    assert found.half_width == pytest.approx(3.182 * np.sqrt(5 / 3) / 2, rel=1e-6)
-    assert np.isnan(estimate([1.0]).half_width)
-
-
-@pytest.mark.parametrize(("holds", "status"), [(True, 0), (None, 0), (False, 1)])
-def test_a_claim_that_fails_fails_the_command_and_is_written_all_the_same(tmp_path, holds, status):
-    claim = Claim("a claim [of one]", "more than 1", "0.5 ± 0.1", holds)
-    found = finish("x", "title", [claim], {"a": 1}, quick=True, output=tmp_path, seconds=3.0)
-    assert found == status
-    report = json.loads((tmp_path / "x-quick.json").read_text())
-    assert report["claims"][0]["holds"] is holds and report["a"] == 1
+    return build_option("agent", "ravl", changes=settings, spec=data.spec, seeds=2, updates=10)
 
 
 def test_start_states_fill_the_box_and_nothing_else(data):
@@ -242,7 +223,7 @@ def test_a_refrigerator_run_has_what_its_pictures_and_verdicts_need(tmp_path, mo
     assert seen["true"][middle] == pytest.approx(0.025, abs=1e-4)
     assert 0.3132 < np.min(seen["score"]) <= np.max(seen["score"]) < 1.3134
     assert [claim.holds for claim in morec.fridge_claims(run, plain, False)][4:8] == [None] * 4
-    morec.save_figure(cold_storage.figure({"default": run}), tmp_path / "x.png")
+    save_figure(cold_storage.figure({"default": run}), tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 10_000
     kept = morec.without(morec.FRIDGE_PLOTTED, run)
     assert set(kept) == {"reward", "policies"}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from reverie.benchmarks.claims.experiment import History
+from reverie.benchmarks.claims.judging import Estimate, estimate, judge_margin
 from reverie.benchmarks.claims.lipschitz import __main__ as lipschitz
 from reverie.benchmarks.claims.lipschitz import single_model
 from reverie.benchmarks.claims.lipschitz.single_model import (
@@ -16,7 +17,6 @@ from reverie.benchmarks.claims.lipschitz.single_model import (
     SPECTRAL,
     TASKS,
 )
-from reverie.benchmarks.claims.report import Estimate, estimate
 
 MEASURED = ("return", "slope/local", "slope/relative", "gap/bellman", "gap/value", "gap/spread")
 
@@ -37,18 +37,8 @@ def around(mean, half_width):
     ],
 )
 def test_only_an_interval_on_one_side_of_the_margin_decides(gain, half_width, margin, expected):
-    assert lipschitz.verdict(around(gain, half_width), margin) == expected
-
-
-def test_half_widths_of_a_difference_add_in_quadrature():
-    found = lipschitz.difference(around(5.0, 3.0), around(7.0, 4.0))
-    assert (found.mean, found.half_width, found.values) == (-2.0, 5.0, [-2.0] * 4)
-
-
-def test_an_order_needs_intervals_apart():
-    assert lipschitz.ordered(around(1.0, 0.4), around(2.0, 0.4)) is True
-    assert lipschitz.ordered(around(2.0, 0.4), around(1.0, 0.4)) is False
-    assert lipschitz.ordered(around(1.0, 0.6), around(2.0, 0.6)) is None
+    reached = judge_margin(around(gain, half_width), margin)
+    assert (reached, lipschitz.say_reached(reached, margin)) == expected
 
 
 def history(seconds, **values):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from reverie.benchmarks.claims.report import estimate
+from reverie.benchmarks.claims.judging import estimate
 from reverie.benchmarks.speed.distance import (
     SlicedDistance,
     principal_axes,

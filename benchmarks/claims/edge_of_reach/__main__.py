@@ -5,10 +5,7 @@ to say: MOPO is the unpenalised base procedure. RAVL's critic ensemble is what h
 """
 
 import os
-import sys
-import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,17 +13,25 @@ import torch
 from matplotlib.figure import Figure
 
 from reverie.benchmarks.claims.edge_of_reach import locomotion, plane, true_dynamics_speed
-from reverie.benchmarks.claims.experiment import History, run_all
-from reverie.benchmarks.claims.report import Claim, Estimate, estimate, finish, parse, save_figure
+from reverie.benchmarks.claims.experiment import (
+    History,
+    describe_runs,
+    prefix_names,
+    run_all,
+    split_by_task,
+)
+from reverie.benchmarks.claims.judging import Estimate, estimate, estimate_difference, is_below
+from reverie.benchmarks.claims.report import Claim, Findings, draw_range, run_command
 from reverie.envs import edge_of_reach
-from reverie.training.launch.mistakes import one_line_errors
 
 NAME = "edge_of_reach"
+TITLE = "Edge-of-reach, arXiv:2402.12527: mean over seeds ± 95 % interval"
 TASKS = ("Hopper-v5", "HalfCheetah-v5", "Walker2d-v5", "InvertedPendulum-v5", "Pendulum-v1")
+PATCHED = "base + oracle patch"
 COLOURS = {
     "base": "tab:red",
     "mopo": "tab:orange",
-    "base + oracle patch": "tab:green",
+    PATCHED: "tab:green",
     "ravl": "tab:blue",
 }
 
@@ -42,92 +47,71 @@ GAP_RATIO = 2.0
 """The base procedure's overestimation in MuJoCo as a multiple of RAVL's."""
 
 
-def main() -> int:
-    """Run, judge, print, write; returns the exit status."""
-    arguments = parse(NAME, __doc__)
+def measure(quick: bool) -> Findings:
+    """Run all arms of both experiments, and race the simulator."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    begun = time.monotonic()
-    speed = true_dynamics_speed.measure(TASKS, rows=500 if arguments.quick else 2_000, seconds=0.5)
+    speed = true_dynamics_speed.measure(TASKS, rows=500 if quick else 2_000, seconds=0.5)
     cheetah_data = locomotion.load()  # early, so that a missing dataset costs no time
-    data = plane.start_states(0)
-    plane_budget = plane.budget_for(arguments.quick)
-    cheetah_budget = locomotion.budget_for(arguments.quick)
+    plane_data = plane.start_states(0)
+    plane_budget, cheetah_budget = plane.budget_for(quick), locomotion.budget_for(quick)
     jobs = {
-        **named("halfcheetah", locomotion.jobs(cheetah_data, cheetah_budget)),
-        **named("plane", plane.jobs(data, plane_budget)),
+        **prefix_names("halfcheetah", locomotion.jobs(cheetah_data, cheetah_budget)),
+        **prefix_names("plane", plane.jobs(plane_data, plane_budget)),
     }
     # RAVL's many critics take longest; begun last they would leave the other cores idle.
-    runs = run_all(dict(sorted(jobs.items(), key=lambda job: not job[0].endswith("/ravl"))))
-    plane_runs, cheetah_runs = (
-        {name.split("/")[1]: run for name, run in runs.items() if name.startswith(f"{experiment}/")}
-        for experiment in ("plane", "halfcheetah")
+    runs = split_by_task(
+        run_all(dict(sorted(jobs.items(), key=lambda job: not job[0].endswith("/ravl"))))
     )
-    claims = [
-        *plane_claims(plane_runs, arguments.quick),
-        *cheetah_claims(cheetah_runs, judged=not arguments.quick),
-        *speed_claims(speed),
-    ]
-    suffix = "-quick" if arguments.quick else ""
-    plot_plane(plane_runs, arguments.output / f"{NAME}-plane{suffix}.png")
-    plot_cheetah(cheetah_runs, arguments.output / f"{NAME}-halfcheetah{suffix}.png")
-    details = {
-        "plane": {"budget": vars(plane_budget), **described(plane_runs)},
-        "halfcheetah": {"budget": vars(cheetah_budget), **described(cheetah_runs)},
-        "true_dynamics_speed": speed,
-        "plane_dataset": data.fingerprint,
-        "halfcheetah_dataset": cheetah_data.fingerprint,
-    }
-    return finish(
-        NAME,
-        "Edge-of-reach, arXiv:2402.12527: mean over seeds ± 95 % interval",
-        claims,
-        details,
-        quick=arguments.quick,
-        output=arguments.output,
-        seconds=time.monotonic() - begun,
+    return Findings(
+        [
+            *plane_claims(runs["plane"], quick),
+            *cheetah_claims(runs["halfcheetah"], judged=not quick),
+            *speed_claims(speed),
+        ],
+        {
+            "plane": {"budget": vars(plane_budget), **describe_runs(runs["plane"])},
+            "halfcheetah": {"budget": vars(cheetah_budget), **describe_runs(runs["halfcheetah"])},
+            "true_dynamics_speed": speed,
+            "plane_dataset": plane_data.fingerprint,
+            "halfcheetah_dataset": cheetah_data.fingerprint,
+        },
+        {
+            f"{NAME}-plane": plot_plane(runs["plane"]),
+            f"{NAME}-halfcheetah": plot_cheetah(runs["halfcheetah"]),
+        },
     )
-
-
-def named(experiment: str, jobs: Mapping[str, Callable[[], History]]) -> dict[str, Any]:
-    """The arms of an experiment under names of their own."""
-    return {f"{experiment}/{arm}": job for arm, job in jobs.items()}
 
 
 def plane_claims(runs: Mapping[str, History], quick: bool) -> list[Claim]:
     """The two-dimensional example; a quick run has too few seeds for narrow intervals."""
     value = {arm: estimate(run.last("value")) for arm, run in runs.items()}
     returns = {arm: estimate(run.last("return")) for arm, run in runs.items()}
-    trend = {
-        arm: estimate((run.series["value"][1][:, -1] - run.series["value"][1][:, -4]).tolist())
-        for arm, run in runs.items()
-    }
-    spread = estimate(plane.region_auc(runs["ravl"].agent))
-    share = estimate(plane.patched_share(runs["base + oracle patch"].agent))
+    trend = runs["base"].series["value"][1]
+    growth = estimate_difference(trend[:, -1], trend[:, -4])
     same = identical(runs["base"], runs["mopo"])
-    margin = 0.0 if quick else 1.0
+    failed, good = BAD * CONTROLLER_RETURN, GOOD * CONTROLLER_RETURN
     beyond = "" if quick else ", interval apart"
 
     def low_end(found: Estimate) -> float:
-        return found.mean - margin * found.half_width
+        return found.mean if quick else found.low
 
     def high_end(found: Estimate) -> float:
-        return found.mean + margin * found.half_width
+        return found.mean if quick else found.high
 
     return [
         Claim(
             "plane, base: values explode with the true dynamics",
             f"mean Q above any true value ({PLANE_CEILING:g}) and growing{beyond}",
             f"Q {value['base']}, above in {above(value['base'], PLANE_CEILING)} seeds, "
-            f"last growth {trend['base']}",
-            low_end(value["base"]) > PLANE_CEILING and low_end(trend["base"]) > 0,
+            f"last growth {growth}",
+            low_end(value["base"]) > PLANE_CEILING and low_end(growth) > 0,
         ),
         Claim(
             "plane, base: the policy fails",
             f"return of 30 steps below {BAD:g} times the controller's {CONTROLLER_RETURN:g}"
             f"{beyond}",
-            f"return {returns['base']}, "
-            f"above in {above(returns['base'], BAD * CONTROLLER_RETURN)} seeds",
-            high_end(returns["base"]) < BAD * CONTROLLER_RETURN,
+            f"return {returns['base']}, above in {above(returns['base'], failed)} seeds",
+            high_end(returns["base"]) < failed,
         ),
         Claim(
             "plane, MOPO: with the true dynamics it is the base procedure",
@@ -144,15 +128,23 @@ def plane_claims(runs: Mapping[str, History], quick: bool) -> list[Claim]:
         Claim(
             "plane, RAVL: the policy succeeds",
             f"return above {GOOD:g} times the controller's",
-            f"return {returns['ravl']}, "
-            f"above in {above(returns['ravl'], GOOD * CONTROLLER_RETURN)} seeds",
-            returns["ravl"].mean > GOOD * CONTROLLER_RETURN,
+            f"return {returns['ravl']}, above in {above(returns['ravl'], good)} seeds",
+            returns["ravl"].mean > good,
         ),
+        *patch_claims(runs[PATCHED], value[PATCHED], returns[PATCHED]),
+        spread_claim(estimate(plane.region_auc(runs["ravl"].agent))),
+    ]
+
+
+def patch_claims(run: History, value: Estimate, returns: Estimate) -> list[Claim]:
+    """The base procedure with true targets at the edge of reach."""
+    share = estimate(plane.patched_share(run.agent))
+    return [
         Claim(
             "plane, oracle patch: true targets at the edge alone cure the values",
             f"mean Q below {PLANE_CEILING:g}",
-            f"Q {value['base + oracle patch']}",
-            value["base + oracle patch"].mean < PLANE_CEILING,
+            f"Q {value}",
+            value.mean < PLANE_CEILING,
         ),
         Claim(
             "plane, oracle patch: few targets are touched",
@@ -163,27 +155,31 @@ def plane_claims(runs: Mapping[str, History], quick: bool) -> list[Claim]:
         Claim(
             "plane, oracle patch: the policy succeeds",
             "high return (informative: the policy beyond the reach stays untrained)",
-            f"return {returns['base + oracle patch']}",
+            f"return {returns}",
             None,
         ),
-        Claim(
-            "plane, RAVL: the critics' spread is higher at the edge than within reach",
-            f"ROC-AUC above {LEAST_AUC:g} (0.5 = no difference)",
-            f"AUC {spread}",
-            min(spread.values) > 0.5 and spread.mean > LEAST_AUC,
-        ),
     ]
+
+
+def spread_claim(auc: Estimate) -> Claim:
+    """RAVL's critics tell the edge from what lies within reach."""
+    return Claim(
+        "plane, RAVL: the critics' spread is higher at the edge than within reach",
+        f"ROC-AUC above {LEAST_AUC:g} (0.5 = no difference)",
+        f"AUC {auc}",
+        min(auc.values) > 0.5 and auc.mean > LEAST_AUC,
+    )
 
 
 def cheetah_claims(runs: Mapping[str, History], judged: bool) -> list[Claim]:
     """HalfCheetah with its true dynamics; a quick run is too short to be judged."""
     gap = {
-        arm: estimate(np.array(run.last("start/value")) - np.array(run.last("start/return")))
+        arm: estimate_difference(run.last("start/value"), run.last("start/return"))
         for arm, run in runs.items()
     }
-    returns = {arm: estimate(mean_of_last(run, "return")) for arm, run in runs.items()}
-    spread = estimate(mean_of_last(runs["ravl"], "reach/auc"))
-    share = estimate(mean_of_last(runs["ravl"], "reach/edge_share"))
+    returns = {arm: estimate(run.mean_of_last("return")) for arm, run in runs.items()}
+    spread = estimate(runs["ravl"].mean_of_last("reach/auc"))
+    share = estimate(runs["ravl"].mean_of_last("reach/edge_share"))
     return [
         Claim(
             "HalfCheetah, base: values leave the returns behind",
@@ -201,13 +197,13 @@ def cheetah_claims(runs: Mapping[str, History], judged: bool) -> list[Claim]:
             "HalfCheetah: RAVL's policy is better than that of the base procedure",
             "higher return (mean of the last three evaluations), intervals apart",
             f"base {returns['base']}, RAVL {returns['ravl']}",
-            apart(returns["base"], returns["ravl"]) if judged else None,
+            is_below(returns["base"], returns["ravl"]) if judged else None,
         ),
         Claim(
             "HalfCheetah, RAVL: the spread is higher at rollout ends than inside",
             "ROC-AUC above 0.5, interval apart",
             f"AUC {spread}; {100 * share.mean:.0f} % of ends lie beyond what is trained",
-            spread.mean - spread.half_width > 0.5 if judged else None,
+            spread.low > 0.5 if judged else None,
             source="ours, the paper shows its toy only",
         ),
     ]
@@ -241,31 +237,7 @@ def above(found: Estimate, limit: float) -> str:
     return f"{sum(value > limit for value in found.values)} of {len(found.values)}"
 
 
-def apart(low: Estimate, high: Estimate) -> bool:
-    """Whether the intervals do not touch and lie in this order."""
-    return low.mean + low.half_width < high.mean - high.half_width
-
-
-def mean_of_last(run: History, metric: str, count: int = 3) -> list[float]:
-    """Mean of each seed's last evaluations."""
-    return run.series[metric][1][:, -count:].mean(1).tolist()
-
-
-def described(runs: Mapping[str, History]) -> dict[str, Any]:
-    """All series of all arms, as plain values."""
-    return {
-        arm: {
-            "seconds": run.seconds,
-            "series": {
-                metric: {"updates": updates, "by_seed": values}
-                for metric, (updates, values) in run.series.items()
-            },
-        }
-        for arm, run in runs.items()
-    }
-
-
-def plot_plane(runs: Mapping[str, History], path: Path) -> None:
+def plot_plane(runs: Mapping[str, History]) -> Figure:
     """Values, returns, policies and the spread of the critics."""
     figure = Figure(figsize=(15, 8), layout="constrained")
     axes = figure.subplots(2, 3)
@@ -281,9 +253,9 @@ def plot_plane(runs: Mapping[str, History], path: Path) -> None:
         showfliers=False,
     )
     axes[0, 2].set_ylabel("std over RAVL's critics")
-    for ax, arm in zip(axes[1], ("base", "base + oracle patch", "ravl"), strict=True):
+    for ax, arm in zip(axes[1], ("base", PATCHED, "ravl"), strict=True):
         draw_policy(ax, runs[arm], arm)
-    save_figure(figure, path)
+    return figure
 
 
 def draw_policy(ax: Any, run: History, arm: str) -> None:
@@ -304,7 +276,7 @@ def draw_policy(ax: Any, run: History, arm: str) -> None:
     ax.set_aspect("equal")
 
 
-def plot_cheetah(runs: Mapping[str, History], path: Path) -> None:
+def plot_cheetah(runs: Mapping[str, History]) -> Figure:
     """Values against returns, and the spread where rollouts end."""
     figure = Figure(figsize=(15, 4), layout="constrained")
     axes = figure.subplots(1, 3)
@@ -315,15 +287,13 @@ def plot_cheetah(runs: Mapping[str, History], path: Path) -> None:
     draw(axes[1], runs, "return", "return of an episode")
     draw(axes[2], {"ravl": runs["ravl"]}, "reach/auc", "ROC-AUC, ends against inside")
     axes[2].axhline(0.5, color="0.3", ls="--")
-    save_figure(figure, path)
+    return figure
 
 
 def draw(ax: Any, runs: Mapping[str, History], metric: str, label: str) -> None:
     """Mean and range over seeds of one measurement, an arm a colour."""
     for arm, run in runs.items():
-        updates, values = run.series[metric]
-        ax.plot(updates, values.mean(0), color=COLOURS[arm], label=arm)
-        ax.fill_between(updates, values.min(0), values.max(0), color=COLOURS[arm], alpha=0.2)
+        draw_range(ax, *run.series[metric], label=arm, color=COLOURS[arm])
     ax.set_xlabel("gradient steps")
     ax.set_ylabel(label)
     ax.grid(alpha=0.3)
@@ -331,5 +301,4 @@ def draw(ax: Any, runs: Mapping[str, History], metric: str, label: str) -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors():
-        sys.exit(main())
+    run_command(NAME, TITLE, __doc__, measure)

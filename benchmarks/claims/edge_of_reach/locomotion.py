@@ -10,9 +10,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from reverie import datasets
 from reverie.benchmarks.claims import experiment
 from reverie.benchmarks.claims.experiment import Budget, History
 from reverie.datasets.dataset import Dataset
+from reverie.training.launch.options import build_option
 from reverie.world_models.filters import UncertaintyPenalty
 from reverie.world_models.true_dynamics import TrueDynamics
 
@@ -48,30 +50,23 @@ ARMS: dict[str, dict[str, Any]] = {
 
 def load() -> Dataset:
     """The dataset, found through MINARI_DATASETS_PATH."""
-    return experiment.build(
-        "dataset/minari.yaml", changes={"id": DATASET, "name": "halfcheetah", "path": None}
-    )
+    return datasets.load("minari", id=DATASET, name="halfcheetah")
 
 
 def run(arm: str, data: Dataset, budget: Budget) -> History:
     """Train one arm."""
-    model: TrueDynamics = experiment.build(
-        "world_model/true_dynamics.yaml", spec=data.spec, seeds=budget.seeds, seed=0
+    model: TrueDynamics = build_option(
+        "world_model", "true_dynamics", spec=data.spec, seeds=budget.seeds, seed=0
     )
     model.fit(data)  # warns where the simulator is not the one that made the data
+    penalty = UncertaintyPenalty(penalty=PENALTY) if arm == "mopo" else None
     return experiment.run(
         f"halfcheetah, {arm}",
-        lambda: experiment.build(
-            "agent/ravl.yaml",
-            changes={**NETWORK, **ARMS[arm]},
-            spec=data.spec,
-            seeds=budget.seeds,
-            updates=budget.updates,
-        ),
         data,
-        model,
         budget,
-        transition_filter=UncertaintyPenalty(penalty=PENALTY) if arm == "mopo" else None,
+        agent="ravl",
+        changes={**NETWORK, **ARMS[arm]},
+        make_source=partial(budget.branch, model, penalty),
     )
 
 

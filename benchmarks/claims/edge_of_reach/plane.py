@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from reverie import datasets
 from reverie.agents.base import Agent
 from reverie.agents.edac import EDAC
 from reverie.benchmarks.claims import experiment
@@ -20,6 +21,7 @@ from reverie.benchmarks.claims.experiment import Budget, History
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs import edge_of_reach as plane
+from reverie.training.launch.options import build_option
 from reverie.training.probes.values import auc
 from reverie.world_models.filters import UncertaintyPenalty
 from reverie.world_models.true_dynamics import TrueDynamics
@@ -118,10 +120,7 @@ class OraclePatched(PlaneAgent):
 
 def start_states(seed: int) -> Dataset:
     """Steps from the start box only: where rollouts begin, and nothing to learn from."""
-    return experiment.build(
-        "dataset/builtin/edge-of-reach.yaml",
-        changes={"episodes": START_STATES, "episode_steps": 1, "seed": seed},
-    )
+    return datasets.load("builtin/edge-of-reach", episodes=START_STATES, episode_steps=1, seed=seed)
 
 
 def run(arm: str, data: Dataset, budget: Budget) -> History:
@@ -133,22 +132,17 @@ def run(arm: str, data: Dataset, budget: Budget) -> History:
         "diversity": settings.diversity,
         "_target_": f"{__name__}.{'OraclePatched' if settings.patched else 'PlaneAgent'}",
     }
-    model: TrueDynamics = experiment.build(
-        "world_model/true_dynamics.yaml", spec=data.spec, seeds=budget.seeds, seed=0
+    model: TrueDynamics = build_option(
+        "world_model", "true_dynamics", spec=data.spec, seeds=budget.seeds, seed=0
     )
+    penalty = UncertaintyPenalty(penalty=PENALTY) if settings.penalised else None
     return experiment.run(
         f"plane, {arm}",
-        lambda: experiment.build(
-            "agent/ravl.yaml",
-            changes=changes,
-            spec=data.spec,
-            seeds=budget.seeds,
-            updates=budget.updates,
-        ),
         data,
-        model,
         budget,
-        transition_filter=UncertaintyPenalty(penalty=PENALTY) if settings.penalised else None,
+        agent="ravl",
+        changes=changes,
+        make_source=partial(budget.branch, model, penalty),
         edge_of_reach=plane.edge_of_reach,
     )
 

@@ -5,28 +5,31 @@ gravity.
 """
 
 import os
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
 from joblib import Parallel, delayed
 from matplotlib.figure import Figure
 
-from reverie.benchmarks.claims.edge_of_reach.__main__ import apart, described, mean_of_last, named
-from reverie.benchmarks.claims.experiment import History, run_all
+from reverie.benchmarks.claims.experiment import (
+    History,
+    describe_runs,
+    prefix_names,
+    run_all,
+    split_by_task,
+)
 from reverie.benchmarks.claims.h2o import dynamics_gap, hybrid, simulator_speed
 from reverie.benchmarks.claims.h2o.dynamics_gap import GRAVITIES, Seen
 from reverie.benchmarks.claims.h2o.hybrid import CHEETAH, PENDULUM, Task, task_for
-from reverie.benchmarks.claims.report import Claim, estimate, finish, parse, save_figure
+from reverie.benchmarks.claims.judging import estimate, is_below
+from reverie.benchmarks.claims.report import Claim, Findings, draw_range, run_command
 from reverie.datasets.dataset import Dataset
-from reverie.training.launch.mistakes import one_line_errors
 
 NAME = "h2o"
+TITLE = "H2O, arXiv:2206.13464: mean over seeds ± 95 % interval"
 SPEED_TASKS = ("Pendulum-v1", "HalfCheetah-v5")
 SPEED_SHAPES = ((1, 1), (4, 1), (16, 1), (16, 16))  # copies of the task, steps of each in a refresh
 QUICK_PENDULUM = {"seeds": 4, "updates": 600, "evaluate": 150}
@@ -42,13 +45,9 @@ COLOURS = {
 }
 
 
-def main() -> int:
-    """Run, judge, print, write; returns the exit status."""
-    arguments = parse(NAME, __doc__)
-    quick = arguments.quick
-    cores = len(os.sched_getaffinity(0))
+def measure(quick: bool) -> Findings:
+    """Run all arms of both tasks, ask discriminators about known gaps, and race the simulator."""
     torch.set_num_threads(1)  # as every arm below
-    begun = time.monotonic()
     tasks = {
         "HalfCheetah": task_for(CHEETAH, quick, **QUICK_CHEETAH),
         "pendulum": task_for(PENDULUM, quick, **QUICK_PENDULUM),
@@ -57,46 +56,36 @@ def main() -> int:
     speed = simulator_speed.measure(SPEED_TASKS, SPEED_SHAPES, seconds=0.1 if quick else 0.5)
     jobs: dict[str, Any] = {}
     for label, task in tasks.items():
-        jobs |= named(label, hybrid.jobs(label, task, data[label]))
-    runs = run_all(jobs)
-    found = {
-        label: {arm: runs[f"{label}/{arm}"] for arm in task.arms} for label, task in tasks.items()
-    }
+        jobs |= prefix_names(label, hybrid.jobs(label, task, data[label]))
+    runs = split_by_task(run_all(jobs))
     updates = dynamics_gap.QUICK_UPDATES if quick else dynamics_gap.UPDATES
-    recorded = dynamics_gap.load()
-    look = partial(dynamics_gap.run, recorded, updates=updates)
+    look = partial(dynamics_gap.run, dynamics_gap.load(), updates=updates)
+    cores = len(os.sched_getaffinity(0))
     seen: list[Seen] = Parallel(n_jobs=cores)(delayed(look)(gravity) for gravity in GRAVITIES)
-    claims = [
-        *(
-            claim
-            for label in ("pendulum", "HalfCheetah")
-            for claim in comparison(label, tasks[label], data[label], found[label], not quick)
-        ),
-        *gap_claims(seen),
-        *speed_claims(speed),
-    ]
-    suffix = "-quick" if quick else ""
-    plot(found, data, arguments.output / f"{NAME}{suffix}.png")
-    details = {
+    details: dict[str, Any] = {
         label: {
             "gravity": task.gravity,
             "schedule": vars(task.schedule),
             "dataset": data[label].fingerprint,
-            **described(found[label]),
+            **describe_runs(runs[label]),
         }
         for label, task in tasks.items()
     }
     details["gap"] = {
         str(gravity): each._asdict() for gravity, each in zip(GRAVITIES, seen, strict=True)
     }
-    return finish(
-        NAME,
-        "H2O, arXiv:2206.13464: mean over seeds ± 95 % interval",
-        claims,
+    return Findings(
+        [
+            *(
+                claim
+                for label in ("pendulum", "HalfCheetah")
+                for claim in comparison(label, tasks[label], data[label], runs[label], not quick)
+            ),
+            *gap_claims(seen),
+            *speed_claims(speed),
+        ],
         {**details, "simulator_speed": speed},
-        quick=quick,
-        output=arguments.output,
-        seconds=time.monotonic() - begun,
+        {NAME: plot(runs, data)},
     )
 
 
@@ -104,18 +93,18 @@ def comparison(
     label: str, task: Task, data: Dataset, runs: Mapping[str, History], judged: bool
 ) -> list[Claim]:
     """H2O against the simulator alone and the data alone; a run that is too short is not judged."""
-    returns = {arm: estimate(mean_of_last(run, "return")) for arm, run in runs.items()}
+    returns = {arm: estimate(run.mean_of_last("return")) for arm, run in runs.items()}
     setting = (
         f"{label}, simulated gravity x{task.gravity:g}, {len(data.episode_starts)} episodes of "
         f"mean return {float(data.returns.mean()):.4g}"
     )
-    inside = estimate(mean_of_last(runs["sac_sim"], "simulator/return", count=1))
+    inside = estimate(runs["sac_sim"].last("simulator/return"))
     claims = [
         Claim(
             f"{setting}: SAC trained in the simulator alone",
             "lower return in the truth than in its simulator, intervals apart",
             f"{inside} in the simulator, {returns['sac_sim']} in truth",
-            apart(returns["sac_sim"], inside) if judged and label == "pendulum" else None,
+            is_below(returns["sac_sim"], inside) if judged and label == "pendulum" else None,
             source="ours",
         )
     ]
@@ -125,7 +114,7 @@ def comparison(
                 f"{label}: H2O is better than {text} in the true environment",
                 "higher return (mean of the last three evaluations), intervals apart",
                 f"H2O {returns['h2o']}, {text} {returns[arm]}",
-                apart(returns[arm], returns["h2o"]) if judged else None,
+                is_below(returns[arm], returns["h2o"]) if judged else None,
             )
         )
     for arm in (name for name in runs if name not in hybrid.JUDGED):
@@ -187,34 +176,24 @@ def speed_claims(speed: Sequence[Mapping[str, Any]]) -> list[Claim]:
     ]
 
 
-def plot(
-    runs: Mapping[str, Mapping[str, History]], data: Mapping[str, Dataset], path: Path
-) -> None:
+def plot(runs: Mapping[str, Mapping[str, History]], data: Mapping[str, Dataset]) -> Figure:
     """Learning curves in the true environment, and the weight that H2O gives simulated rows."""
     figure = Figure(figsize=(15, 4), layout="constrained")
     axes = figure.subplots(1, 3)
     for ax, (label, arms) in zip(axes, runs.items(), strict=False):
         for arm, run in arms.items():
-            draw(ax, run, "return", arm, COLOURS[arm])
+            draw_range(ax, *run.series["return"], label=arm, color=COLOURS[arm])
         ax.axhline(float(data[label].returns.mean()), color="0.4", ls="--", label="data, mean")
         ax.set_title(f"{label}: return in the true environment", fontsize=9)
     for (label, arms), colour in zip(runs.items(), ("tab:blue", "tab:cyan"), strict=True):
-        draw(axes[2], arms["h2o"], "td_weight", label, colour)
+        draw_range(axes[2], *arms["h2o"].series["td_weight"], label=label, color=colour)
     axes[2].set_title("H2O: mean TD weight of simulated rows", fontsize=9)
     for ax in axes:
         ax.set_xlabel("gradient steps")
         ax.grid(alpha=0.3)
         ax.legend(fontsize=8)
-    save_figure(figure, path)
-
-
-def draw(ax: Any, run: History, metric: str, label: str, colour: str) -> None:
-    """Mean and range over seeds."""
-    updates, values = run.series[metric]
-    ax.plot(updates, values.mean(0), color=colour, label=label)
-    ax.fill_between(updates, values.min(0), values.max(0), color=colour, alpha=0.2)
+    return figure
 
 
 if __name__ == "__main__":
-    with one_line_errors():
-        sys.exit(main())
+    run_command(NAME, TITLE, __doc__, measure)

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from gymnasium.envs.classic_control import PendulumEnv
 
+from reverie import datasets
 from reverie.agents.h2o import H2O
-from reverie.benchmarks.claims import experiment
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition, concatenate
 from reverie.envs.perturbed import Perturbation, make_perturbed
+from reverie.training.launch.options import build_option
 from reverie.training.probes.values import auc
 from reverie.training.seeding import seed_everything
 
@@ -45,7 +46,7 @@ class Seen(NamedTuple):
 
 def load() -> Dataset:
     """All of the recorded swing-ups."""
-    return experiment.build("dataset/builtin/pendulum-mixed.yaml")
+    return datasets.load("builtin/pendulum-mixed")
 
 
 def run(data: Dataset, gravity: float, updates: int) -> Seen:
@@ -54,14 +55,9 @@ def run(data: Dataset, gravity: float, updates: int) -> Seen:
     seed_everything(0)
     real = data.transitions[torch.randperm(len(data))[:ROWS]]
     simulated = replayed(data, real, gravity)
-    agent: H2O = experiment.build(
-        "agent/h2o.yaml",
-        changes={
-            "discriminators": {
-                **experiment.option("agent/h2o.yaml")["discriminators"],
-                **DISCRIMINATORS,
-            }
-        },
+    agent: H2O = build_option(
+        *("agent", "h2o"),
+        changes={"discriminators": DISCRIMINATORS},
         spec=data.spec,
         seeds=SEEDS,
         updates=updates,

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from reverie.agents.base import Agent
+from reverie import datasets
 from reverie.benchmarks.claims import experiment
 from reverie.benchmarks.claims.experiment import History, Schedule
 from reverie.datasets.dataset import Dataset
+from reverie.training.launch.options import build_option, load_option
 from reverie.world_models.simulator import SimulatorRollouts
 
 NETWORK = {
@@ -33,7 +34,7 @@ class Task:
     """A dataset, the gravity of its simulator, and a budget.
 
     Attributes:
-        dataset: its file in `conf/dataset`, with the changes of `options`.
+        dataset: its option, with the changes of `options`.
         gravity: factor in the simulator; the truth has 1.
         hidden: widths of every network.
         discount: of every agent.
@@ -83,7 +84,7 @@ OTHER_SEEDS = 4  # of the arms that inform only
 # they lack the simulator can teach: near the top, as at the bottom, gravity hardly matters. They
 # must reach above the horizontal, though: 0.18 of the rows of draw 3, 0.08 and none of 0 and 2.
 PENDULUM = Task(
-    dataset="builtin/pendulum-mixed.yaml",
+    dataset="builtin/pendulum-mixed",
     options={
         "mixture": [{"strength": 1.0, "random": 1.0}],
         "subset": {"episodes": 3, "fraction": None, "seed": 3},
@@ -104,11 +105,10 @@ PENDULUM = Task(
 )
 # A sample of everything from falling to nearly expert running, like a medium-replay dataset.
 CHEETAH = Task(
-    dataset="minari.yaml",
+    dataset="minari",
     options={
         "id": "bench/halfcheetah/mixed-v0",
         "name": "halfcheetah",
-        "path": None,
         "subset": {"episodes": 20, "fraction": None, "seed": 0},
     },
     gravity=2.0,
@@ -134,7 +134,7 @@ def task_for(task: Task, quick: bool, **changes: int) -> Task:
 
 def load(task: Task) -> Dataset:
     """The dataset; Minari's is found through MINARI_DATASETS_PATH."""
-    return experiment.build(f"dataset/{task.dataset}", changes=task.options)
+    return datasets.load(task.dataset, **task.options)
 
 
 def run(label: str, task: Task, data: Dataset, name: str) -> History:
@@ -148,44 +148,33 @@ def run(label: str, task: Task, data: Dataset, name: str) -> History:
     schedule = replace(schedule, real_fraction=arm.real_fraction)
     return experiment.run(
         f"{label}, {name}",
-        partial(make_agent, task, data, name),
         data,
-        None,
         schedule,
+        agent=arm.agent,
+        changes=agent_changes(task, arm),
         make_source=partial(make_source, task, data) if arm.real_fraction < 1 else None,
     )
 
 
-def make_agent(task: Task, data: Dataset, name: str) -> Agent:
-    """The agent of an arm with the numbers that all arms share."""
-    arm = ARMS[name]
-    file = f"agent/{arm.agent}.yaml"
-    own, base = experiment.option(file), experiment.option("agent/h2o.yaml")
+def agent_changes(task: Task, arm: Arm) -> dict[str, Any]:
+    """The numbers that all arms share, as far as the agent has them, and the arm's own."""
+    own, base = load_option("agent", arm.agent), load_option("agent", "h2o")
     shared = {**NETWORK, **{key: base[key] for key in SAC_OF_H2O}}
-    shared |= {"hidden": task.hidden, "discount": task.discount}
-    changes = {key: value for key, value in shared.items() if key in own} | arm.changes
-    if "discriminators" in own:
-        changes["discriminators"] = {
-            **own["discriminators"],
-            **DISCRIMINATORS,
-            "hidden": task.hidden,
-        }
-    return experiment.build(
-        file,
-        changes=changes,
-        spec=data.spec,
-        seeds=task.schedule.seeds,
-        updates=task.schedule.updates,
-    )
+    shared |= {
+        "hidden": task.hidden,
+        "discount": task.discount,
+        "discriminators": {**DISCRIMINATORS, "hidden": task.hidden},
+    }
+    return {key: value for key, value in shared.items() if key in own} | arm.changes
 
 
 def make_source(task: Task, data: Dataset) -> SimulatorRollouts:
     """One copy a seed, one step an update."""
-    settings = experiment.option("source/simulator.yaml")
+    settings = load_option("source", "simulator")
     numbers = {key: settings[key] for key in ("steps", "every", "warmup", "random_warmup")}
     return SimulatorRollouts(
-        simulator=experiment.build(
-            "simulator/perturbed.yaml",
+        simulator=build_option(
+            *("simulator", "perturbed"),
             changes={"gravity": task.gravity},
             spec=data.spec,
             seeds=task.schedule.seeds,

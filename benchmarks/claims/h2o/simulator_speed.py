@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from reverie.benchmarks.claims import experiment
 from reverie.benchmarks.speed.timing import Contender, race
 from reverie.datasets.replay import Mixture, Replay
 from reverie.datasets.transition import Transition
 from reverie.envs.make import make_env, spec_of
 from reverie.envs.specs import Spec
+from reverie.training.launch.options import build_option
 from reverie.training.loop import refresh
 from reverie.world_models.simulator import SimulatorRollouts
 
@@ -80,10 +80,10 @@ def _bare(env: Any, spec: Spec, steps: int) -> Contender:
 
 
 def _stream(spec: Spec, copies: int, steps: int) -> Contender:
-    simulator = experiment.build(
-        "simulator/perturbed.yaml", changes={"environments": copies}, spec=spec, seeds=1
+    simulator = build_option(
+        "simulator", "perturbed", changes={"environments": copies}, spec=spec, seeds=1
     )
-    agent = experiment.build("agent/sac.yaml", spec=spec, seeds=1, updates=1)
+    agent = build_option("agent", "sac", spec=spec, seeds=1, updates=1)
     source = SimulatorRollouts(
         simulator=simulator,
         steps=steps,

@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from reverie import datasets
 from reverie.benchmarks.claims import experiment
 from reverie.benchmarks.claims.experiment import Budget, History
-from reverie.benchmarks.claims.report import timed
 from reverie.datasets.dataset import Dataset
-from reverie.world_models.base import WorldModel
+from reverie.training.launch.options import build_option, load_option
 
 LIPSCHITZ = {"states": 256, "radius": 0.1, "steps": 10, "samples": 16}
 """Of the probe, the same for all arms; the adversarial arm trains with another radius."""
@@ -119,8 +119,8 @@ PENDULUM = Budget(
 HOPPER = replace(PENDULUM, updates=2_000, starts=1_000, evaluate=250)
 TASKS = {
     "offline, hopper": Task(
-        dataset="minari.yaml",
-        changes={"id": "bench/hopper/mixed-v0", "name": "hopper", "path": None},
+        dataset="minari",
+        changes={"id": "bench/hopper/mixed-v0", "name": "hopper"},
         model=model(width=128, epochs=3, batch=256),
         network=network(128, 0.99),
         budget=HOPPER,
@@ -130,7 +130,7 @@ TASKS = {
         strength=HOPPER_STRENGTH,
     ),
     "online, hopper": Task(
-        dataset="random.yaml",
+        dataset="random",
         changes={"env_id": "Hopper-v5", "steps": 2_000, "name": "hopper"},
         model=model(width=128, epochs=30, batch=64),
         network=network(128, 0.99),
@@ -142,7 +142,7 @@ TASKS = {
         online={"steps": 5, "every": 5, "capacity": 5_000, "refit_every": 500},
     ),
     "offline, pendulum": Task(
-        dataset="builtin/pendulum-mixed.yaml",
+        dataset="builtin/pendulum-mixed",
         changes={},
         model=model(width=64, epochs=20, batch=256),
         network=network(64, 0.95),
@@ -153,7 +153,7 @@ TASKS = {
         strength=PENDULUM_STRENGTH,
     ),
     "online, pendulum": Task(
-        dataset="random.yaml",
+        dataset="random",
         changes={"env_id": "Pendulum-v1", "steps": 1_000, "name": "pendulum"},
         model=model(width=64, epochs=60, batch=64),
         network=network(64, 0.95),
@@ -175,38 +175,30 @@ TASKS = {
 
 def load(task: Task) -> Dataset:
     """The dataset, or the random steps that an online run starts from."""
-    return experiment.build(f"dataset/{task.dataset}", changes=task.changes)
+    return datasets.load(task.dataset, **task.changes)
 
 
 def run(name: str, task: Task, arm: str, data: Dataset) -> History:
     """Fit the model of one arm, then train it."""
     world_model, regulariser = ARMS[arm]
-    shared: dict[str, Any] = {"spec": data.spec, "seeds": task.budget.seeds}
-    fitted: WorldModel = experiment.build(
-        f"world_model/{world_model}.yaml", changes=task.model, seed=0, **shared
-    )
-    _, fitting = timed(lambda: fitted.fit(data))
-    online = None
+    seeds = task.budget.seeds
+    fitted = experiment.fit("world_model", world_model, data, changes=task.model, seeds=seeds)
+    online = smooth = None
     if task.online is not None:
-        online = experiment.build("online/collect.yaml", changes=task.online, **shared)
-    smooth = None
+        online = build_option("online", "collect", changes=task.online, spec=data.spec, seeds=seeds)
     if regulariser is not None:
-        smooth = {**experiment.option(f"regulariser/{regulariser}.yaml"), **task.strength[arm]}
-    history = experiment.run(
+        smooth = {**load_option("regulariser", regulariser), **task.strength[arm]}
+    return experiment.run(
         f"{name}, {arm}",
-        lambda: experiment.build(
-            "agent/sac.yaml",
-            changes={**task.network, "regulariser": smooth},
-            updates=task.budget.updates,
-            **shared,
-        ),
         data,
-        fitted,
         task.budget,
+        agent="sac",
+        changes={**task.network, "regulariser": smooth},
+        make_source=partial(task.budget.branch, fitted.model),
+        fitted=fitted,
         online=online,
         lipschitz=LIPSCHITZ,
     )
-    return replace(history, fitting=fitting)
 
 
 def shortened(task: Task) -> Task:

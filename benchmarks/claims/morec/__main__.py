@@ -6,23 +6,21 @@ MOREC, arXiv:2310.05422: rollouts in a refrigerator under the recorded and under
 
 import math
 import os
-import sys
-import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 
-from reverie.benchmarks.claims.experiment import run_all
+from reverie.benchmarks.claims.experiment import prefix_names, run_all
+from reverie.benchmarks.claims.judging import Estimate, estimate, estimate_difference
 from reverie.benchmarks.claims.morec import cold_storage, reward_consistency
-from reverie.benchmarks.claims.report import Claim, Estimate, estimate, finish, parse, save_figure
-from reverie.training.launch.mistakes import one_line_errors
+from reverie.benchmarks.claims.report import Claim, Findings, run_command
 
 NAME = "morec"
+TITLE = "Reward-consistent dynamics, arXiv:2310.05422: mean over seeds ± 95 % interval"
 CHANCE = 0.1
 """Hit rate of a blind choice among ten candidates."""
 PLOTTED = ("points", "paths", "landscape")
@@ -33,59 +31,40 @@ WAYS = {"rollouts": "its actions replayed", "under_policy": "acting in the model
 COLOURS = {"unfiltered": "tab:red", "filtered": "tab:blue"}
 
 
-def main() -> int:
-    """Run, judge, print, write; returns the exit status."""
-    arguments = parse(NAME, __doc__)
+def measure(quick: bool) -> Findings:
+    """Run the refrigerator with both recipes, and MOREC on every task."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    begun = time.monotonic()
-    datasets = {task: reward_consistency.load(task) for task in reward_consistency.DATASETS}
-    fridge_budget = cold_storage.budget_for(arguments.quick)
-    budget = reward_consistency.budget_for(arguments.quick)
+    data = {task: reward_consistency.load(task) for task in reward_consistency.DATASETS}
+    fridge_budget, budget = cold_storage.budget_for(quick), reward_consistency.budget_for(quick)
     found: dict[str, Any] = run_all(
         {
             "refrigerator": partial(cold_storage.run, fridge_budget),
             **{
-                task: partial(reward_consistency.run, task, data, budget)
-                for task, data in datasets.items()
+                task: partial(reward_consistency.run, task, each, budget)
+                for task, each in data.items()
             },
         }
     )
-    found |= {f"refrigerator/{recipe}": run for recipe, run in found.pop("refrigerator").items()}
-    claims = [
-        *fridge_claims(
-            found["refrigerator/adversarial"],
-            found["refrigerator/plain"],
-            judged=not arguments.quick,
-        ),
-        *(
-            claim
-            for task in datasets
-            for claim in task_claims(task, found[task], judged=not arguments.quick)
-        ),
-    ]
-    suffix = "-quick" if arguments.quick else ""
-    plot(found, arguments.output / f"{NAME}{suffix}.png")
-    recipes = {
-        name: found[f"refrigerator/{recipe}"]
-        for name, recipe in zip(("default", "plain GAIL"), cold_storage.RECIPES, strict=True)
-    }
-    save_figure(cold_storage.figure(recipes), arguments.output / f"{NAME}-refrigerator{suffix}.png")
-    return finish(
-        NAME,
-        "Reward-consistent dynamics, arXiv:2310.05422: mean over seeds ± 95 % interval",
-        claims,
+    default, plain = (found["refrigerator"][recipe] for recipe in cold_storage.RECIPES)
+    found |= prefix_names("refrigerator", found.pop("refrigerator"))
+    return Findings(
+        [
+            *fridge_claims(default, plain, judged=not quick),
+            *(claim for task in data for claim in task_claims(task, found[task], judged=not quick)),
+        ],
         {
             "budget": vars(budget),
             "refrigerator_budget": vars(fridge_budget),
-            "datasets": {task: data.fingerprint for task, data in datasets.items()},
+            "datasets": {task: each.fingerprint for task, each in data.items()},
             "found": {
                 name: without(PLOTTED if "diagnostics" in run else FRIDGE_PLOTTED, run)
                 for name, run in found.items()
             },
         },
-        quick=arguments.quick,
-        output=arguments.output,
-        seconds=time.monotonic() - begun,
+        {
+            NAME: plot(found),
+            f"{NAME}-refrigerator": cold_storage.figure({"default": default, "plain GAIL": plain}),
+        },
     )
 
 
@@ -129,7 +108,7 @@ def fridge_claims(
                 "correlation of reward and log error below 0, interval apart",
                 f"pooled {of(measured['pearson'])}, within candidates {rank}, "
                 f"hit rate {of(measured['hit'])} (chance {CHANCE:g})",
-                rank.mean + rank.half_width < 0 if recipe == "default" else None,
+                rank.high < 0 if recipe == "default" else None,
             )
         )
     return claims
@@ -143,12 +122,7 @@ def task_claims(task: str, run: Mapping[str, Any], judged: bool) -> list[Claim]:
     rollouts = compare(rolled, "median")
     choice = Comparison(of(one["error_random"]), of(one["error_chosen"]))
     returns = {arm: estimate(values) for arm, values in run["returns"].items()}
-    more = estimate(
-        [
-            ours - base
-            for ours, base in zip(returns["morec_mopo"].values, returns["mopo"].values, strict=True)
-        ]
-    )
+    more = estimate_difference(returns["morec_mopo"].values, returns["mopo"].values)
     speed = run["transitions_per_second"]
     return [
         Claim(
@@ -161,7 +135,7 @@ def task_claims(task: str, run: Mapping[str, Any], judged: bool) -> list[Claim]:
             f"{task}: the chosen candidate is the best one more often than by chance",
             f"hit rate above {CHANCE:g}, interval apart",
             f"{hit}; rank correlation within candidates {rank}, pooled {of(one['pearson'])}",
-            hit.mean - hit.half_width > CHANCE if judged else None,
+            hit.low > CHANCE if judged else None,
         ),
         Claim(
             f"{task}: the chosen candidate's error",
@@ -179,7 +153,7 @@ def task_claims(task: str, run: Mapping[str, Any], judged: bool) -> list[Claim]:
             f"{task}: MOREC-MOPO beside MOPO, equal updates and dreamed rows",
             "higher return, interval of the difference above 0",
             f"MOREC-MOPO {returns['morec_mopo']}, MOPO {returns['mopo']}, difference {more}",
-            more.mean - more.half_width > 0 if judged else None,
+            more.low > 0 if judged else None,
         ),
         Claim(
             f"{task}: cost of filtering",
@@ -209,8 +183,7 @@ class Comparison:
         if not all(math.isfinite(on / off) and on > 0 for on, off in pairs):
             return math.nan, math.nan, math.nan
         ratio = estimate([math.log(on / off) for on, off in pairs])
-        low, high = ratio.mean - ratio.half_width, ratio.mean + ratio.half_width
-        return math.exp(ratio.mean), math.exp(low), math.exp(high)
+        return math.exp(ratio.mean), math.exp(ratio.low), math.exp(ratio.high)
 
     @property
     def is_lower(self) -> bool:
@@ -246,7 +219,7 @@ def without(left_out: Collection[str], value: Any) -> Any:
     return value
 
 
-def plot(found: Mapping[str, Any], path: Path) -> None:
+def plot(found: Mapping[str, Any]) -> Figure:
     """Error of rollouts by step, the filter against its absence, everywhere; and the cuts."""
     panels = {
         f"{name}, set point {point}, {how}": policy[kind]
@@ -281,9 +254,8 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
         ax.set_visible(False)
     axes[-1].set(title="not cut by the filter", xlabel="step", ylabel="share", ylim=(0, 1.05))
     axes[-1].legend(fontsize=8)
-    save_figure(figure, path)
+    return figure
 
 
 if __name__ == "__main__":
-    with one_line_errors():
-        sys.exit(main())
+    run_command(NAME, TITLE, __doc__, measure)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
+from reverie import datasets
 from reverie.benchmarks.claims import experiment
 from reverie.datasets.dataset import Dataset
 from reverie.envs import refrigerator
@@ -88,27 +89,25 @@ def budget_for(quick: bool) -> Budget:
 
 def run(budget: Budget) -> dict[str, dict[str, Any]]:
     """Fit a model and each recipe's reward to the recording, follow every policy in the model."""
-    data: Dataset = experiment.build("dataset/builtin/refrigerator.yaml")
-    given = {"spec": data.spec, "seeds": budget.seeds, "seed": budget.seed}
+    data: Dataset = datasets.load("builtin/refrigerator")
+    sizes: dict[str, Any] = {"data": data, "seeds": budget.seeds, "seed": budget.seed}
     seed_everything(budget.seed)
-    model = experiment.build(
-        "world_model/ensemble.yaml", changes={**MODEL, "max_epochs": budget.epochs}, **given
-    )
-    model.fit(data)
+    model = experiment.fit(
+        "world_model", "ensemble", changes={**MODEL, "max_epochs": budget.epochs}, **sizes
+    ).model
     found = {}
     for recipe in RECIPES:
-        reward = experiment.build_reward(
-            recipe,
+        reward, described, _ = experiment.fit(
+            *("dynamics_reward", recipe),
             changes={
                 **REWARD,
                 "iterations": budget.iterations,
                 "keep": budget.keep,
                 "thin": budget.thin,
+                "game": {**GAME, "starts": budget.starts, "horizon": budget.horizon},
             },
-            game={**GAME, "starts": budget.starts, "horizon": budget.horizon},
-            **given,
+            **sizes,
         )
-        described = reward.fit(data)
         found[recipe] = {
             "reward": described,
             "policies": follow(model, reward, data, budget.windows),

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
+from reverie import datasets
 from reverie.agents.base import Agent
 from reverie.benchmarks.claims import experiment
-from reverie.benchmarks.claims.report import timed
+from reverie.benchmarks.claims.experiment import timed
 from reverie.datasets.dataset import Dataset
 from reverie.training.seeding import seed_everything
 from reverie.world_models.base import WorldModel
@@ -104,31 +105,29 @@ def budget_for(quick: bool) -> Budget:
 
 def load(task: str) -> Dataset:
     """The dataset, found through MINARI_DATASETS_PATH."""
-    return experiment.build(
-        "dataset/minari.yaml", changes={"id": DATASETS[task], "name": task, "path": None}
-    )
+    return datasets.load("minari", id=DATASETS[task], name=task)
 
 
 def run(task: str, data: Dataset, budget: Budget) -> dict[str, Any]:
     """Fit model and reward, measure them, train both learners."""
-    given = {"spec": data.spec, "seeds": budget.seeds, "seed": 0}
     seed_everything(0)
-    model: WorldModel = experiment.build(
-        "world_model/ensemble.yaml", changes={**MODEL, "max_epochs": budget.epochs}, **given
+    fitted = experiment.fit(
+        *("world_model", "ensemble", data),
+        changes={**MODEL, "max_epochs": budget.epochs},
+        seeds=budget.seeds,
     )
-    fitted = timed(lambda: model.fit(data))
-    reward = experiment.build_reward(
-        "adversarial",
+    learned = experiment.fit(
+        *("dynamics_reward", "adversarial", data),
         changes={
             **REWARD,
             "iterations": budget.iterations,
             "keep": budget.keep,
             "thin": budget.thin,
+            "game": {**GAME, "starts": budget.starts, "horizon": budget.horizon},
         },
-        game={**GAME, "starts": budget.starts, "horizon": budget.horizon},
-        **given,
+        seeds=budget.seeds,
     )
-    learned = timed(lambda: reward.fit(data))
+    model, reward = fitted.model, learned.model
     argmax: dict[str, Any] = {**SELECTION, "select": "argmax", "bound": None}
     diagnostics = selection_diagnostics.measure(
         model,
@@ -149,13 +148,10 @@ def run(task: str, data: Dataset, budget: Budget) -> dict[str, Any]:
         for arm, judge in filters.items()
     }
     return {
-        "model": {"described": fitted[0], "seconds": fitted[1]},
-        "reward": {"described": learned[0], "seconds": learned[1]},
+        "model": {"described": fitted.described, "seconds": fitted.seconds},
+        "reward": {"described": learned.described, "seconds": learned.seconds},
         "diagnostics": diagnostics,
-        "returns": {
-            arm: history.series["return"][1][:, -2:].mean(1).tolist()
-            for arm, history in histories.items()
-        },
+        "returns": {arm: history.mean_of_last("return", 2) for arm, history in histories.items()},
         "seconds": {arm: history.seconds for arm, history in histories.items()},
         "transitions_per_second": speed(
             model, histories["mopo"].agent, filters, data, budget.dreamed
@@ -172,31 +168,26 @@ def train(
     budget: Budget,
 ) -> experiment.History:
     """One learner."""
+    size = experiment.Budget(
+        seeds=budget.seeds,
+        updates=budget.updates,
+        batch=256,
+        real_fraction=0.05,
+        starts=max(1, budget.dreamed // HORIZONS[arm]),
+        horizon=HORIZONS[arm],
+        every=1_000,
+        retain=5,
+        evaluate=budget.evaluate,
+        episodes=budget.episodes,
+        probe=16,
+    )
     return experiment.run(
         name,
-        lambda: experiment.build(
-            "agent/sac.yaml",
-            changes=NETWORK,
-            spec=data.spec,
-            seeds=budget.seeds,
-            updates=budget.updates,
-        ),
         data,
-        model,
-        experiment.Budget(
-            seeds=budget.seeds,
-            updates=budget.updates,
-            batch=256,
-            real_fraction=0.05,
-            starts=max(1, budget.dreamed // HORIZONS[arm]),
-            horizon=HORIZONS[arm],
-            every=1_000,
-            retain=5,
-            evaluate=budget.evaluate,
-            episodes=budget.episodes,
-            probe=16,
-        ),
-        transition_filter=judge,
+        size,
+        agent="sac",
+        changes=NETWORK,
+        make_source=partial(size.branch, model, judge),
     )
 
 

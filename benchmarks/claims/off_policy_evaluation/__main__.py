@@ -4,18 +4,16 @@ Fitted Q evaluation (arXiv:1903.08738) and rollouts of learned models, judged as
 arXiv:2103.16596 does: rank correlation, regret and absolute error against the true environment.
 """
 
-import sys
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 
 from reverie.benchmarks.claims.experiment import run_all
+from reverie.benchmarks.claims.judging import estimate
 from reverie.benchmarks.claims.off_policy_evaluation import graded_policies
 from reverie.benchmarks.claims.off_policy_evaluation.graded_policies import (
     HOPPER,
@@ -23,10 +21,10 @@ from reverie.benchmarks.claims.off_policy_evaluation.graded_policies import (
     Found,
     Task,
 )
-from reverie.benchmarks.claims.report import Claim, estimate, finish, parse, save_figure
-from reverie.training.launch.mistakes import one_line_errors
+from reverie.benchmarks.claims.report import Claim, Findings, run_command
 
 NAME = "off_policy_evaluation"
+TITLE = "Off-policy evaluation: mean over fits ± 95 % interval"
 METHODS = {
     "fqe/value": "fitted Q evaluation",
     "model/value": "model rollouts, value",
@@ -35,37 +33,28 @@ METHODS = {
 COLOURS = {"mopo": "tab:blue", "td3_bc": "tab:green", "sac": "tab:red", "bc": "tab:orange"}
 
 
-def main() -> int:
-    """Run, judge, print, write; returns the exit status."""
-    arguments = parse(NAME, __doc__)
+def measure(quick: bool) -> Findings:
+    """Estimate the worth of every task's policies."""
     torch.set_num_threads(1)  # as the tasks, which run side by side
-    begun = time.monotonic()
     tasks = {"hopper": HOPPER, "pendulum": PENDULUM}
-    if arguments.quick:
-        tasks = {label: quick(task) for label, task in tasks.items()}
+    if quick:
+        tasks = {label: shortened(task) for label, task in tasks.items()}
     found: dict[str, Found] = run_all(
         {label: partial(graded_policies.measure, task) for label, task in tasks.items()}
     )
-    claims = [
-        claim
-        for label in tasks
-        for method in METHODS
-        for claim in judged(label, found[label], method, judge=not arguments.quick)
-    ]
-    suffix = "-quick" if arguments.quick else ""
-    plot(found, arguments.output / f"{NAME}{suffix}.png")
-    return finish(
-        NAME,
-        "Off-policy evaluation: mean over fits ± 95 % interval",
-        claims,
+    return Findings(
+        [
+            claim
+            for label in tasks
+            for method in METHODS
+            for claim in judged(label, found[label], method, judge=not quick)
+        ],
         {label: details(tasks[label], found[label]) for label in tasks},
-        quick=arguments.quick,
-        output=arguments.output,
-        seconds=time.monotonic() - begun,
+        {NAME: plot(found)},
     )
 
 
-def quick(task: Task) -> Task:
+def shortened(task: Task) -> Task:
     """A tenth of everything: a look, not evidence."""
     budget = replace(
         task.budget, updates=task.budget.updates // 10, evaluate=task.budget.evaluate // 10
@@ -96,13 +85,13 @@ def judged(label: str, found: Found, method: str, judge: bool) -> list[Claim]:
             f"{setting}: rank correlation with the true return",
             "interval above 0",
             str(order),
-            order.mean - order.half_width > 0 if judge else None,
+            order.low > 0 if judge else None,
         ),
         Claim(
             f"{setting}: regret@1 of choosing by it",
             f"interval below {blind:.2f}, that of a blind choice",
             str(regrets),
-            regrets.mean + regrets.half_width < blind if judge else None,
+            regrets.high < blind if judge else None,
         ),
         Claim(
             f"{setting}: mean absolute error of the {quantity}, share of the true range",
@@ -129,7 +118,7 @@ def details(task: Task, found: Found) -> Mapping[str, Any]:
     }
 
 
-def plot(found: Mapping[str, Found], path: Path) -> None:
+def plot(found: Mapping[str, Found]) -> Figure:
     """Estimate against truth, one point a policy, its fits as a bar."""
     figure = Figure(figsize=(4.4 * len(METHODS), 3.8 * len(found)), layout="constrained")
     grid = figure.subplots(len(found), len(METHODS), squeeze=False)
@@ -151,9 +140,8 @@ def plot(found: Mapping[str, Found], path: Path) -> None:
             ax.set_ylabel("estimate")
             ax.grid(alpha=0.3)
     grid[0][0].legend(fontsize=8)
-    save_figure(figure, path)
+    return figure
 
 
 if __name__ == "__main__":
-    with one_line_errors():
-        sys.exit(main())
+    run_command(NAME, TITLE, __doc__, measure)

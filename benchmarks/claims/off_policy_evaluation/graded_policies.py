@@ -15,11 +15,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from reverie import datasets
 from reverie.agents.base import Agent
 from reverie.agents.fitted_q_evaluation import FittedQEvaluation
 from reverie.benchmarks.claims import experiment
-from reverie.benchmarks.claims.experiment import Budget, Schedule
+from reverie.benchmarks.claims.experiment import Budget
 from reverie.datasets.dataset import Dataset
+from reverie.training.launch.options import load_option
 from reverie.training.logging import Log, NoTracker
 from reverie.training.ope import estimates as value_estimates
 from reverie.training.seeding import seed_everything
@@ -65,7 +67,7 @@ class Task:
     """A dataset and the budget of everything on it.
 
     Attributes:
-        dataset, options: its file in `conf/dataset/` and changed numbers.
+        dataset, options: its option and changed numbers.
         model: changed numbers of the world models.
         budget: of every arm; its evaluations are when policies are kept.
         fits: critics of each policy and world models, the repetitions behind every interval.
@@ -107,7 +109,7 @@ class Found:
 
 
 PENDULUM = Task(
-    dataset="builtin/pendulum-mixed.yaml",
+    dataset="builtin/pendulum-mixed",
     options={},
     model=model(width=64, epochs=10, batch=64),
     budget=Budget(
@@ -130,8 +132,8 @@ PENDULUM = Task(
     episodes=20,
 )
 HOPPER = Task(
-    dataset="minari.yaml",
-    options={"id": "bench/hopper/mixed-v0", "name": "hopper", "path": None},
+    dataset="minari",
+    options={"id": "bench/hopper/mixed-v0", "name": "hopper"},
     model=model(width=128, epochs=2, batch=256),
     budget=Budget(
         seeds=1,
@@ -156,7 +158,7 @@ HOPPER = Task(
 
 def measure(task: Task, seed: int = 0) -> Found:
     """Train, estimate, act."""
-    data: Dataset = experiment.build(f"dataset/{task.dataset}", changes=task.options)
+    data: Dataset = datasets.load(task.dataset, **task.options)
     names, policies = graded(task, data, seed)
     seed_everything(seed + 1)
 
@@ -191,49 +193,34 @@ def graded(task: Task, data: Dataset, seed: int) -> tuple[list[str], list[Agent]
     """Every arm at each of its evaluations."""
     names: list[str] = []
     policies: list[Agent] = []
-    budget = task.budget
     for arm in ARMS:
-        dreamt = arm == "mopo"
-        source = fitted_model(task, data, lanes=1, seed=seed + 100) if dreamt else None
-        agent = "sac" if dreamt else arm
-        known = experiment.option(f"agent/{agent}.yaml")
-        make_agent = partial(
-            experiment.build,
-            f"agent/{agent}.yaml",
-            changes={name: AGENT[name] for name in AGENT if name in known},
-            spec=data.spec,
-            seeds=1,
-            updates=budget.updates,
-        )
+        agent, make_source = arm, None
+        if arm == "mopo":
+            model = fitted_model(task, data, lanes=1, seed=seed + 100)
+            penalty = UncertaintyPenalty(penalty=1.0)
+            agent, make_source = "sac", partial(task.budget.branch, model, penalty)
+        known = load_option("agent", agent)
         run = experiment.run(
             arm,
-            make_agent,
             data,
-            source,
-            budget if dreamt else offline(budget),
-            transition_filter=UncertaintyPenalty(penalty=1.0) if dreamt else None,
+            task.budget,
+            agent=agent,
+            changes={name: value for name, value in AGENT.items() if name in known},
+            make_source=make_source,
             seed=seed,
             keep=True,
         )
-        names += [f"{arm} {(1 + turn) * budget.evaluate}" for turn in range(len(run.kept))]
+        names += [f"{arm} {(1 + turn) * task.budget.evaluate}" for turn in range(len(run.kept))]
         policies += run.kept
     return names, policies
-
-
-def offline(budget: Budget) -> Schedule:
-    """The same budget without rollouts."""
-    fields = Schedule.__dataclass_fields__
-    return Schedule(**{name: value for name, value in vars(budget).items() if name in fields})
 
 
 def fitted_model(task: Task, data: Dataset, *, lanes: int, seed: int) -> Any:
     """World models fitted to the dataset, one a lane."""
     seed_everything(seed)
-    made = experiment.build(
-        "world_model/ensemble.yaml", changes=task.model, spec=data.spec, seeds=lanes, seed=seed
-    )
-    made.fit(data)
-    return made
+    return experiment.fit(
+        "world_model", "ensemble", data, changes=task.model, seeds=lanes, seed=seed
+    ).model
 
 
 def fitted_values(

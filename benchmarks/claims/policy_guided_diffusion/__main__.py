@@ -4,23 +4,32 @@ Policy-guided diffusion, arXiv:2404.06356, and SynthER, arXiv:2303.06614, on Pen
 Windows of a generator, guided by a policy that TD3+BC learnt from the recorded data, are held
 against the true simulator beside rollouts of that policy in an ensemble; then TD3+BC and IQL learn
 from recorded data, from SynthER's, and from windows unguided and guided by the learner itself. The
-budgets, far below the papers', are those of `benchmarks/claims/synthetic_tasks.py`; a quick
-run only shows that everything works.
+budgets, far below the papers', are those of `tasks.py` beside this file; a quick run only shows
+that everything works.
 
-Returns are compared as in `benchmarks/claims/lipschitz.py`: where the intervals do not decide, the
+Returns are compared by `benchmarks/claims/judging.py`: where the intervals do not decide, the
 line only informs.
 """
 
 import os
-import sys
-import time
 from collections.abc import Mapping
 
 import torch
 
-from reverie.benchmarks.claims.edge_of_reach.__main__ import described, mean_of_last
-from reverie.benchmarks.claims.experiment import History, run_all
-from reverie.benchmarks.claims.lipschitz.__main__ import difference, ordered, verdict
+from reverie.benchmarks.claims.experiment import (
+    History,
+    describe_runs,
+    run_all,
+    split_by_task,
+)
+from reverie.benchmarks.claims.judging import (
+    Estimate,
+    estimate,
+    estimate_difference,
+    judge_margin,
+    judge_order,
+    subtract,
+)
 from reverie.benchmarks.claims.policy_guided_diffusion import experience as synthetic_experience
 from reverie.benchmarks.claims.policy_guided_diffusion import plots as synthetic_plots
 from reverie.benchmarks.claims.policy_guided_diffusion import tasks as synthetic_tasks
@@ -35,11 +44,11 @@ from reverie.benchmarks.claims.policy_guided_diffusion.experience import (
     UNGUIDED,
     guided,
 )
-from reverie.benchmarks.claims.report import Claim, Estimate, estimate, finish, parse
+from reverie.benchmarks.claims.report import Claim, Findings, run_command
 from reverie.datasets.dataset import Dataset
-from reverie.training.launch.mistakes import one_line_errors
 
 NAME = "policy_guided_diffusion"
+TITLE = "Policy-guided diffusion, arXiv:2404.06356: mean over seeds ± 95 % interval"
 FACTOR = 2.0
 """Between the shares of terminations in synthetic and in recorded data, at most."""
 MARGIN = 0.1
@@ -49,27 +58,20 @@ Measured = Mapping[str, Mapping[str, torch.Tensor]]
 """Kinds of windows, and what `window_quality.measure` says of them."""
 
 
-def main() -> int:
-    """Run, judge, print, write; returns the exit status."""
-    arguments = parse(NAME, __doc__)
+def measure(quick: bool) -> Findings:
+    """Fit, then measure windows and train learners."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    begun = time.monotonic()
     tasks = dict(synthetic_tasks.TASKS)
-    if arguments.quick:
+    if quick:
         tasks = {name: synthetic_tasks.shortened(task) for name, task in tasks.items()}
     data = {name: synthetic_tasks.load(task) for name, task in tasks.items()}
     fitted = run_all(synthetic_experience.fit_jobs(tasks, data))
     found = run_all(synthetic_experience.arm_jobs(tasks, data, fitted))
-    windows = {name: found[f"{name}/windows"] for name in tasks}
-    runs = {
-        name: {
-            f"{agent}/{arm}": (fitted | found)[f"{name}/{agent}/{arm}"]
-            for agent in AGENTS
-            for arm in ARMS
-        }
-        for name in tasks
-    }
-    judged = not arguments.quick
+    windows = {name: found.pop(f"{name}/windows") for name in tasks}
+    runs = split_by_task(
+        {name: run for name, run in (fitted | found).items() if isinstance(run, History)}
+    )
+    judged = not quick
     claims = [
         claim
         for name, task in tasks.items()
@@ -79,27 +81,23 @@ def main() -> int:
             *termination_claims(name, terminations(data[name]), windows[name], judged),
         )
     ]
-    suffix = "-quick" if arguments.quick else ""
-    synthetic_plots.windows(windows, arguments.output / f"{NAME}-windows{suffix}.png")
-    synthetic_plots.returns(runs, data, arguments.output / f"{NAME}-returns{suffix}.png")
     details = {
         name: {
             "task": vars(task) | {"schedule": vars(task.schedule)},
             "dataset": data[name].fingerprint,
             "fits": {part: fitted[f"{name}/{part}"][1] for part in synthetic_experience.FITTED},
             "windows": windows[name],
-            "runs": described(runs[name]),
+            "runs": describe_runs(runs[name]),
         }
         for name, task in tasks.items()
     }
-    return finish(
-        NAME,
-        "Policy-guided diffusion, arXiv:2404.06356: mean over seeds ± 95 % interval",
+    return Findings(
         claims,
         details,
-        quick=arguments.quick,
-        output=arguments.output,
-        seconds=time.monotonic() - begun,
+        {
+            f"{NAME}-windows": synthetic_plots.windows(windows),
+            f"{NAME}-returns": synthetic_plots.returns(runs, data),
+        },
     )
 
 
@@ -124,9 +122,7 @@ def window_claims(name: str, windows: Measured, judged: bool) -> list[Claim]:
             f"mean log pi(a | s) above that of unguided windows at strength "
             f"{', '.join(f'{s:g}' for s in STRENGTHS)} (95 % intervals), and rising",
             f"unguided {likely[UNGUIDED]}; gains " + ", ".join(map(str, gains)),
-            all(gain.mean - gain.half_width > 0 for gain in gains) and order == sorted(order)
-            if judged
-            else None,
+            all(gain.low > 0 for gain in gains) and order == sorted(order) if judged else None,
         ),
     ]
     for kind in (UNGUIDED, *kinds):
@@ -136,7 +132,7 @@ def window_claims(name: str, windows: Measured, judged: bool) -> list[Claim]:
                 f"{name}: {kind} windows are truer than rollouts of {steps} steps in the ensemble",
                 "lower dynamics error, interval of the difference below 0",
                 f"{errors[kind]} against {errors[ENSEMBLE]}: {less}",
-                less.mean + less.half_width < 0 if judged else None,
+                less.high < 0 if judged else None,
             )
         )
     for metric, text in (
@@ -167,10 +163,10 @@ def return_claims(
     """Arms of the same learner; a quick run is too short for returns."""
     claims = []
     for agent in AGENTS:
-        returns = {arm: estimate(mean_of_last(runs[f"{agent}/{arm}"], "return")) for arm in ARMS}
+        returns = {arm: estimate(runs[f"{agent}/{arm}"].mean_of_last("return")) for arm in ARMS}
         margin = MARGIN * (returns[REAL].mean - random_return)
-        change = difference(returns[SYNTHER], returns[REAL])
-        matches = verdict(change, margin)[0]
+        change = subtract(returns[SYNTHER], returns[REAL])
+        matches = judge_margin(change, margin)
         claims.append(
             Claim(
                 f"{name}, {agent}: SynthER's data are as good as the recorded ones",
@@ -181,7 +177,7 @@ def return_claims(
             )
         )
         for arm, text in ((REAL, "recorded data alone"), (UNGUIDED, "unguided windows")):
-            holds = ordered(returns[arm], returns[GUIDED])
+            holds = judge_order(returns[arm], returns[GUIDED])
             claims.append(
                 Claim(
                     f"{name}, {agent}: guided windows are better than {text}",
@@ -226,7 +222,7 @@ def paired(
     one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor], metric: str
 ) -> Estimate:
     """Difference of a number, seed by seed: both have the same target policy."""
-    return estimate((one[metric] - other[metric]).tolist())
+    return estimate_difference(one[metric].tolist(), other[metric].tolist())
 
 
 def ends(by_position: torch.Tensor) -> tuple[Estimate, Estimate]:
@@ -235,5 +231,4 @@ def ends(by_position: torch.Tensor) -> tuple[Estimate, Estimate]:
 
 
 if __name__ == "__main__":
-    with one_line_errors():
-        sys.exit(main())
+    run_command(NAME, TITLE, __doc__, measure)

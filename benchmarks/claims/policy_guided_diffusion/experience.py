@@ -19,9 +19,10 @@ from reverie.benchmarks.claims.experiment import History
 from reverie.benchmarks.claims.policy_guided_diffusion import window_quality
 from reverie.benchmarks.claims.policy_guided_diffusion.tasks import SINGLE_STEPS, Task
 from reverie.benchmarks.claims.policy_guided_diffusion.window_quality import Scale, Windows
-from reverie.benchmarks.claims.report import timed
 from reverie.datasets.dataset import Dataset
 from reverie.envs.true_dynamics import simulator_for
+from reverie.training.launch.make import load_preset
+from reverie.training.launch.options import build_option, load_option
 from reverie.training.seeding import seed_everything
 from reverie.world_models.base import WorldModel
 from reverie.world_models.diffusion.generator import DiffusionGenerator
@@ -50,21 +51,13 @@ def fit_generator(
     option: str, changes: Mapping[str, Any], task: Task, data: Dataset, seed: int
 ) -> tuple[DiffusionGenerator, dict[str, Any]]:
     """`generator=<option>` with changed numbers, fitted."""
-    path = f"generator/{option}.yaml"
-    own = experiment.option(path)
-    changes = {
-        key: {**own[key], **value} if isinstance(value, Mapping) else value
-        for key, value in changes.items()
-    }
-    law = experiment.option("noise_law/log_normal.yaml")
-    generator = experiment.build(
-        path,
+    law = load_option("noise_law", "log_normal")
+    generator, described, seconds = experiment.fit(
+        *("generator", option, data),
         changes={**changes, "noise_law": law, "checkpoint_every": 0},
-        spec=data.spec,
         seeds=task.schedule.seeds,
         seed=seed,
     )
-    described, seconds = timed(lambda: generator.fit(data))
     return generator, {**described, "seconds": seconds}
 
 
@@ -72,14 +65,12 @@ def fit_ensemble(
     task: Task, data: Dataset, seed: int
 ) -> tuple[ProbabilisticEnsemble, dict[str, Any]]:
     """The autoregressive model; one serves all seeds, as the generators do."""
-    ensemble = experiment.build(
-        "world_model/ensemble.yaml",
+    ensemble, described, seconds = experiment.fit(
+        *("world_model", "ensemble", data),
         changes={**task.ensemble, "per_seed": False},
-        spec=data.spec,
         seeds=task.schedule.seeds,
         seed=seed,
     )
-    described, seconds = timed(lambda: ensemble.fit(data))
     return ensemble, {**described, "seconds": seconds}
 
 
@@ -93,32 +84,19 @@ def train(
     seed: int,
 ) -> History:
     """One learner on recorded rows or on those of a generator, scored in the true environment."""
-    preset = {UNGUIDED: AGENTS[agent], GUIDED: AGENTS[agent], SYNTHER: "synther"}.get(arm)
+    own, preset = load_option("agent", agent), load_preset(AGENTS[agent])
     share = 1.0
-    if preset is not None:
-        share = experiment.option(f"algorithm/{preset}.yaml")["real_fraction"]
+    if arm != REAL:
+        share = (load_preset(SYNTHER) if arm == SYNTHER else preset)["real_fraction"]
+    changes = {key: value for key, value in task.agents.items() if key in own}
     return experiment.run(
         f"{label}, {agent} {arm}",
-        partial(make_agent, task, data, agent),
         data,
-        None,
         replace(task.schedule, real_fraction=share),
+        agent=agent,
+        changes={**preset["agent"], **changes},  # the preset's numbers, then the task's
         make_source=None if generator is None else partial(make_source, task, generator, arm),
         seed=seed,
-    )
-
-
-def make_agent(task: Task, data: Dataset, agent: str) -> Agent:
-    """The learner with the preset's numbers, then the task's."""
-    file = f"agent/{agent}.yaml"
-    own, preset = experiment.option(file), experiment.option(f"algorithm/{AGENTS[agent]}.yaml")
-    changes = {key: value for key, value in task.agents.items() if key in own}
-    return experiment.build(
-        file,
-        changes={**preset["agent"], **changes},
-        spec=data.spec,
-        seeds=task.schedule.seeds,
-        updates=task.schedule.updates,
     )
 
 
@@ -132,7 +110,7 @@ def make_source(
     """Samples of a generator as an arm gets them."""
     guidance = None
     if arm == GUIDED:
-        guidance = experiment.build("guidance/policy.yaml", changes={"strength": strength})
+        guidance = build_option("guidance", "policy", changes={"strength": strength})
     changes: dict[str, float]
     if arm == SYNTHER:
         count, sampler, changes = task.single, "dpm_solver_2m", {"steps": SINGLE_STEPS}
@@ -142,7 +120,7 @@ def make_source(
     return GeneratedTransitions(
         generator=generator,
         seeds=task.schedule.seeds,
-        sampler=experiment.build(f"sampler/{sampler}.yaml", changes=changes),
+        sampler=build_option("sampler", sampler, changes=changes),
         guidance=guidance,
         behaviour=None,
         warm_start=None,

@@ -1,14 +1,12 @@
 """Pictures of policy-guided diffusion: how true windows are, and what learners make of them."""
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from reverie.benchmarks.claims.experiment import History
+from reverie.benchmarks.claims.judging import estimate
 from reverie.benchmarks.claims.policy_guided_diffusion.experience import (
     AGENTS,
     ARMS,
@@ -20,7 +18,7 @@ from reverie.benchmarks.claims.policy_guided_diffusion.experience import (
     UNGUIDED,
     guided,
 )
-from reverie.benchmarks.claims.report import estimate, save_figure
+from reverie.benchmarks.claims.report import draw_range
 from reverie.datasets.dataset import Dataset
 
 KINDS = {
@@ -39,7 +37,7 @@ FLOOR = 1e-4
 """Smaller errors, such as those of recorded windows, are drawn here."""
 
 
-def windows(tasks: Mapping[str, Mapping[str, Mapping[str, Tensor]]], path: Path) -> None:
+def windows(tasks: Mapping[str, Mapping[str, Mapping[str, Tensor]]]) -> Figure:
     """Errors by position, and the exchange of likelihood for error; a row for each task."""
     figure = Figure(figsize=(18, 4 * len(tasks)), layout="constrained")
     grid = figure.subplots(len(tasks), len(PANELS) + 1, squeeze=False)
@@ -47,7 +45,7 @@ def windows(tasks: Mapping[str, Mapping[str, Mapping[str, Tensor]]], path: Path)
         for ax, (metric, label) in zip(row, PANELS.items(), strict=False):
             for kind, colour in KINDS.items():
                 values = kinds[kind][metric].clamp(min=FLOOR)
-                spread(ax, range(values.shape[1]), values, kind, colour)
+                draw_range(ax, range(values.shape[1]), values, label=kind, color=colour)
             ax.set(yscale="log", xlabel="position in the window", ylabel=f"{label} / std")
         ax = row[-1]
         for kind, colour in KINDS.items():
@@ -71,29 +69,20 @@ def windows(tasks: Mapping[str, Mapping[str, Mapping[str, Tensor]]], path: Path)
             ax.set_title(name, fontsize=9)
             ax.grid(alpha=0.3)
     grid[0, 0].legend(fontsize=8)
-    save_figure(figure, path)
+    return figure
 
 
-def returns(
-    tasks: Mapping[str, Mapping[str, History]], data: Mapping[str, Dataset], path: Path
-) -> None:
+def returns(tasks: Mapping[str, Mapping[str, History]], data: Mapping[str, Dataset]) -> Figure:
     """Learning curves in the true environment, a panel for each task and learner."""
     figure = Figure(figsize=(6 * len(AGENTS), 4 * len(tasks)), layout="constrained")
     grid = figure.subplots(len(tasks), len(AGENTS), squeeze=False)
     for row, (name, runs) in zip(grid, tasks.items(), strict=True):
         for ax, agent in zip(row, AGENTS, strict=True):
             for arm in ARMS:
-                updates, values = runs[f"{agent}/{arm}"].series["return"]
-                spread(ax, updates, values, arm, COLOURS[arm])
+                series = runs[f"{agent}/{arm}"].series["return"]
+                draw_range(ax, *series, label=arm, color=COLOURS[arm])
             ax.axhline(float(data[name].returns.mean()), color="0.6", ls="--", label="data, mean")
             ax.set(title=f"{name}, {agent}", xlabel="gradient steps", ylabel="return")
             ax.grid(alpha=0.3)
     grid[0, 0].legend(fontsize=8)
-    save_figure(figure, path)
-
-
-def spread(ax: Any, at: Any, values: Any, label: str, colour: str) -> None:
-    """Mean and range over seeds `[S, T]`."""
-    table = np.asarray(values)
-    ax.plot(at, table.mean(0), color=colour, label=label)
-    ax.fill_between(at, table.min(0), table.max(0), color=colour, alpha=0.2)
+    return figure

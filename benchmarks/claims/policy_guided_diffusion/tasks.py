@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from reverie.benchmarks.claims import experiment
+from reverie import datasets
 from reverie.benchmarks.claims.experiment import Schedule
 from reverie.datasets.dataset import Dataset
 
@@ -17,7 +17,7 @@ class Task:
     """A dataset and a budget.
 
     Attributes:
-        dataset: its file in `conf/dataset`, with the changes of `options`.
+        dataset: its option, with the changes of `options`.
         windows, transitions, ensemble: changes of the small generators and of the ensemble.
         agents: changes of every learner.
         schedule: of every arm.
@@ -63,8 +63,8 @@ SCHEDULE = Schedule(
 )
 TASKS = {
     "hopper": Task(
-        dataset="minari.yaml",
-        options={"id": "bench/hopper/mixed-v0", "name": "hopper", "path": None},
+        dataset="minari",
+        options={"id": "bench/hopper/mixed-v0", "name": "hopper"},
         windows={"steps": 8_000},
         transitions={"steps": 8_000, "learning_rate": 2e-3, "average_every": 1},
         ensemble={"max_epochs": 10},
@@ -78,7 +78,7 @@ TASKS = {
         random_return=18.0,
     ),
     "pendulum": Task(
-        dataset="builtin/pendulum-mixed.yaml",
+        dataset="builtin/pendulum-mixed",
         options={},
         windows={"steps": 5_000},
         transitions={"steps": 4_000, "learning_rate": 1e-3, "average_every": 1},
@@ -97,7 +97,7 @@ TASKS = {
 
 def load(task: Task) -> Dataset:
     """The dataset; Minari's is found through MINARI_DATASETS_PATH."""
-    return experiment.build(f"dataset/{task.dataset}", changes=task.options)
+    return datasets.load(task.dataset, **task.options)
 
 
 def shortened(task: Task) -> Task:

@@ -7,27 +7,24 @@ an agent to learn anything: it judges equations, errors, sizes, speeds and the g
 errors, and only reports the rest.
 """
 
-import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from reverie.benchmarks.claims.edge_of_reach.__main__ import described
-from reverie.benchmarks.claims.experiment import History, run_all
-from reverie.benchmarks.claims.lipschitz.__main__ import ordered
-from reverie.benchmarks.claims.report import Claim, estimate, finish, parse
+from reverie.benchmarks.claims.experiment import History, describe_runs, run_all
+from reverie.benchmarks.claims.judging import estimate, estimate_difference, judge_order
+from reverie.benchmarks.claims.report import Claim, Findings, run_command
 from reverie.benchmarks.claims.sindy_rl import controllers as sparse_controllers
 from reverie.benchmarks.claims.sindy_rl import dyna
 from reverie.benchmarks.claims.sindy_rl import dynamics as sparse_dynamics
 from reverie.benchmarks.claims.sindy_rl import figures as sparse_figures
 from reverie.benchmarks.claims.sindy_rl.dyna import ARMS, ENSEMBLE, SAC, SINDY, Task
-from reverie.training.launch.mistakes import one_line_errors
 
 NAME = "sindy_rl"
+TITLE = "SINDy-RL, arXiv:2403.09110: mean over seeds ± 95 % interval"
 FEWER = 10.0
 """Times fewer steps than SAC: an order of magnitude."""
 COUNTS = (200, 500, 2_000)
@@ -36,64 +33,21 @@ LOW = 500
 OFFLINE_RETURN, RECOVERY, DISTILLED, SMALLER = -250.0, 0.01, 20.0, 100.0
 
 
-def main() -> int:
-    """Run, judge, print, write; returns the exit status."""
-    arguments = parse(NAME, __doc__)
-    quick = arguments.quick
+def measure(quick: bool) -> Findings:
+    """Run everything side by side, then race the compiled equations alone."""
     torch.set_num_threads(1)
-    begun = time.monotonic()
     tasks = {name: dyna.shortened(task) if quick else task for name, task in dyna.TASKS.items()}
     data = {name: dyna.load(task) for name, task in tasks.items()}
     counts = (LOW,) if quick else COUNTS
-    found: dict[str, Any] = run_all(
-        {
-            "swing-up/controllers": partial(swing_up, tasks["swing-up"], data["swing-up"], quick),
-            "pendulum/SAC": partial(dyna.run, "pendulum", tasks["pendulum"], SAC, data["pendulum"]),
-            **{
-                name: job
-                for name, job in dyna.jobs(tasks, data).items()
-                if name not in ("swing-up/E-SINDy", "pendulum/SAC")
-            },
-            "offline": partial(offline, quick),
-            "linear": partial(in_equations, "swing-up", quick, linear=True),
-            **{
-                f"errors/{task}": partial(sparse_dynamics.errors, task, counts)
-                for task in sparse_dynamics.TASKS
-            },
-            "recovered": partial(sparse_dynamics.recovered, sparse_controllers.ROWS),
-            "gates": sparse_dynamics.gates,
-        }
-    )
+    found = run_all(jobs(tasks, data, counts, quick))
     found["swing-up/E-SINDy"], found["swing-up students"] = found.pop("swing-up/controllers")
     rates = sparse_dynamics.rates(rows=2_000, loop=50, rounds=5, seconds=0.5)
-    claims = [
-        *(
-            claim
-            for name, task in tasks.items()
-            for claim in steps_claims(
-                name, task, {arm: found[f"{name}/{arm}"] for arm in ARMS}, judged=not quick
-            )
-        ),
-        *(
-            claim
-            for task in sparse_dynamics.TASKS
-            for claim in error_claims(task, counts, found[f"errors/{task}"])
-        ),
-        *policy_claims("pendulum", found["offline"]["students"], judged=not quick),
-        *policy_claims("swing-up", found["swing-up students"], judged=False),
-        speed_claim(rates),
-        *test_claims(found["recovered"], found["offline"], judged=not quick),
-        *gate_claims(found["gates"], found["linear"], found["offline"], judged=not quick),
-    ]
-    suffix = "-quick" if quick else ""
-    sparse_figures.plot(tasks, found, counts, arguments.output / f"{NAME}{suffix}.png")
+    claims = judge(tasks, counts, found, rates, judged=not quick)
     print_terms(found)
     for run in (found["offline"], found["linear"]):
         del run["agent"], run["spec"]
     histories = {name: run for name, run in found.items() if isinstance(run, History)}
-    return finish(
-        NAME,
-        "SINDy-RL, arXiv:2403.09110: mean over seeds ± 95 % interval",
+    return Findings(
         claims,
         {
             "tasks": {
@@ -102,14 +56,62 @@ def main() -> int:
             "datasets": {name: each.fingerprint for name, each in data.items()},
             "learning_seconds": {name: run.learning for name, run in histories.items()},
             "fitting_seconds": {name: run.fitting for name, run in histories.items()},
-            "runs": described(histories),
+            "runs": describe_runs(histories),
             "rates": rates,
             **{name: each for name, each in found.items() if name not in histories},
         },
-        quick=quick,
-        output=arguments.output,
-        seconds=time.monotonic() - begun,
+        {NAME: sparse_figures.plot(tasks, found, counts)},
     )
+
+
+def jobs(
+    tasks: dict[str, Task], data: dict[str, Any], counts: Sequence[int], quick: bool
+) -> dict[str, Callable[[], Any]]:
+    """All that is measured, the longest first."""
+    arms = dyna.jobs(tasks, data)
+    del arms["swing-up/E-SINDy"]  # whose agents are distilled at once
+    return {
+        "swing-up/controllers": partial(swing_up, tasks["swing-up"], data["swing-up"], quick),
+        "pendulum/SAC": arms.pop("pendulum/SAC"),
+        **arms,
+        "offline": partial(offline, quick),
+        "linear": partial(in_equations, "swing-up", quick, linear=True),
+        **{
+            f"errors/{task}": partial(sparse_dynamics.errors, task, counts)
+            for task in sparse_dynamics.TASKS
+        },
+        "recovered": partial(sparse_dynamics.recovered, sparse_controllers.ROWS),
+        "gates": sparse_dynamics.gates,
+    }
+
+
+def judge(
+    tasks: Mapping[str, Task],
+    counts: Sequence[int],
+    found: Mapping[str, Any],
+    rates: Mapping[str, float],
+    judged: bool,
+) -> list[Claim]:
+    """All claims; those on agents only where they had the time to learn."""
+    return [
+        *(
+            claim
+            for name, task in tasks.items()
+            for claim in steps_claims(
+                name, task, {arm: found[f"{name}/{arm}"] for arm in ARMS}, judged
+            )
+        ),
+        *(
+            claim
+            for task in sparse_dynamics.TASKS
+            for claim in error_claims(task, counts, found[f"errors/{task}"])
+        ),
+        *policy_claims("pendulum", found["offline"]["students"], judged),
+        *policy_claims("swing-up", found["swing-up students"], judged=False),
+        speed_claim(rates),
+        *test_claims(found["recovered"], found["offline"], judged),
+        *gate_claims(found["gates"], found["linear"], found["offline"], judged),
+    ]
 
 
 def swing_up(task: Task, data: Any, quick: bool) -> tuple[History, dict[str, Any]]:
@@ -196,7 +198,7 @@ def error_claims(task: str, counts: Sequence[int], found: Mapping[str, Any]) -> 
                     f"{task}, {LOW} random transitions, episodes of {test}: error after {text}",
                     "E-SINDy below the ensemble, intervals apart",
                     f"{own} against {other}",
-                    ordered(own, other),
+                    judge_order(own, other),
                 )
             )
     return claims
@@ -204,12 +206,7 @@ def error_claims(task: str, counts: Sequence[int], found: Mapping[str, Any]) -> 
 
 def policy_claims(task: str, found: Mapping[str, Any], judged: bool) -> list[Claim]:
     """Students beside their teachers; where the teachers are poor, only reported."""
-    loss = estimate(
-        [
-            teacher - student
-            for teacher, student in zip(found["teacher"], found["student"], strict=True)
-        ]
-    )
+    loss = estimate_difference(found["teacher"], found["student"])
     terms, times = estimate(found["terms"]), found["microseconds"]
     smaller = found["parameters"] / terms.mean
     faster = times["network"] / times["equation"]
@@ -330,5 +327,4 @@ def print_terms(found: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors():
-        sys.exit(main())
+    run_command(NAME, TITLE, __doc__, measure)

@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from statistics import median
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from reverie.agents.base import Agent
 from reverie.benchmarks.claims import experiment
@@ -24,6 +24,7 @@ from reverie.envs.evaluation import Evaluator
 from reverie.envs.specs import Spec
 from reverie.training.distil.__main__ import actor_parameters, taught
 from reverie.training.distil.sparse_policy import SparsePolicy
+from reverie.training.launch.make import compose_command
 from reverie.training.probes.value_gap import ValueGap
 from reverie.training.seeding import seed_everything
 
@@ -70,16 +71,11 @@ def offline(task: str, budget: Budget, linear: bool = False) -> dict[str, Any]:
     described = model.fit(data)
     run = experiment.run(
         f"{task}, offline",
-        lambda: experiment.build(
-            "agent/sac.yaml",
-            changes=AGENT,
-            spec=data.spec,
-            seeds=budget.seeds,
-            updates=budget.updates,
-        ),
         data,
-        model,
         budget,
+        agent="sac",
+        changes=AGENT,
+        make_source=partial(budget.branch, model),
     )
     seed_everything(0)
     gap = ValueGap(agent=run.agent, model=model, data=data, **GAP).judge()
@@ -107,8 +103,7 @@ def scored(agent: Agent, spec: Spec) -> list[float]:
 
 def distilled(agent: Agent, spec: Spec, quick: bool) -> dict[str, Any]:
     """Students of an agent: their returns beside its own on the same starts, sizes and times."""
-    numbers: Any = OmegaConf.to_container(OmegaConf.load(experiment.CONF / "distil.yaml"))
-    settings = OmegaConf.create({**numbers, **DISTIL, **({"rounds": 1} if quick else {})})
+    settings = compose_command("distil", **DISTIL, **({"rounds": 1} if quick else {}))
     seed_everything(0)
     with closing(Evaluator(spec=spec, seeds=agent.seeds, episodes=settings.episodes)) as evaluator:
         student, chosen = taught(policy_of(agent), evaluator, settings)

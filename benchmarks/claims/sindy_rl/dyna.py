@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from reverie import datasets
 from reverie.benchmarks.claims import experiment
-from reverie.benchmarks.claims.experiment import Budget, History
-from reverie.benchmarks.claims.report import timed
+from reverie.benchmarks.claims.experiment import Budget, Fit, History
 from reverie.datasets.dataset import Dataset
-from reverie.world_models.base import WorldModel
+from reverie.training.launch.options import build_option
 
 SINDY, ENSEMBLE, SAC = "E-SINDy", "ensemble", "SAC"
 ARMS = (SINDY, ENSEMBLE, SAC)
@@ -120,41 +120,41 @@ TASKS = {"swing-up": SWING_UP, "pendulum": PENDULUM}
 
 def load(task: Task) -> Dataset:
     """The random steps that all arms start from."""
-    return experiment.build("dataset/random.yaml", changes=task.start)
+    return datasets.load("random", **task.start)
 
 
 def run(label: str, task: Task, arm: str, data: Dataset) -> History:
     """Train one arm in the online loop."""
-    budget, rate = task.budget, 1 / task.updates_per_step
-    shared: dict[str, Any] = {"spec": data.spec, "seeds": budget.seeds}
-    model: WorldModel | None = None
-    fitting = 0.0
+    budget, per_step = task.budget, task.updates_per_step
+    fitted: Fit | None = None
     if arm == SAC:
         budget = replace(budget, updates=task.sac_updates, evaluate=task.sac_evaluate)
-        rate = 1.0
+        per_step = 1
     else:
         name, changes = MODELS[arm]
         horizon = task.horizons[arm]
         budget = replace(budget, horizon=horizon, starts=budget.starts // horizon)
-        model = experiment.build(f"world_model/{name}.yaml", changes=changes, seed=0, **shared)
-        _, fitting = timed(lambda: model.fit(data))
-    history = experiment.run(
-        f"{label}, {arm}",
-        lambda: experiment.build("agent/sac.yaml", changes=AGENT, updates=budget.updates, **shared),
-        data,
-        model,
-        budget,
-        online=experiment.build(
-            "online/collect.yaml",
-            changes={
-                "every": round(1 / rate),
-                "capacity": round(budget.updates * rate),
-                "refit_every": 0 if model is None else task.refit_every,
-            },
-            **shared,
-        ),
+        fitted = experiment.fit("world_model", name, data, changes=changes, seeds=budget.seeds)
+    online = build_option(
+        *("online", "collect"),
+        changes={
+            "every": per_step,
+            "capacity": budget.updates // per_step,
+            "refit_every": 0 if fitted is None else task.refit_every,
+        },
+        spec=data.spec,
+        seeds=budget.seeds,
     )
-    return replace(history, fitting=fitting)
+    return experiment.run(
+        f"{label}, {arm}",
+        data,
+        budget,
+        agent="sac",
+        changes=AGENT,
+        make_source=None if fitted is None else partial(budget.branch, fitted.model),
+        fitted=fitted,
+        online=online,
+    )
 
 
 def shortened(task: Task) -> Task:

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from reverie import datasets
 from reverie.benchmarks.claims import experiment
 from reverie.benchmarks.claims.sindy_rl.dyna import ENSEMBLE, MODELS, SINDY
 from reverie.benchmarks.speed.timing import Contender, race
 from reverie.datasets.dataset import Dataset
+from reverie.training.launch.options import build_option
 from reverie.training.seeding import seed_everything
 from reverie.world_models import diagnostics
 from reverie.world_models.sindy.model import SINDy
@@ -29,16 +31,13 @@ TRUTH = {"x1": 0.75, "u0": 0.15}
 
 def random_data(task: str, steps: int, seed: int) -> Dataset:
     """Random actions in a task."""
-    return experiment.build(
-        "dataset/random.yaml",
-        changes={"env_id": TASKS[task], "steps": steps, "seed": seed, "name": task},
-    )
+    return datasets.load("random", env_id=TASKS[task], steps=steps, seed=seed, name=task)
 
 
 def sindy(data: Dataset, seeds: int = 1, **changes: Any) -> SINDy:
     """An unfitted model with the numbers of the comparison, or others."""
-    return experiment.build(
-        "world_model/sindy.yaml",
+    return build_option(
+        *("world_model", "sindy"),
         changes={**MODELS[SINDY][1], **changes},
         spec=data.spec,
         seeds=seeds,
@@ -51,9 +50,7 @@ def errors(task: str, counts: Sequence[int]) -> dict[str, Any]:
     `world_models.diagnostics`; the many steps are `STEPS`."""
     tests = {"random": random_data(task, TEST_STEPS, TEST_SEED)}
     if task == "swing-up":
-        tests["controllers"] = experiment.build(
-            "dataset/builtin/cartpole-swingup.yaml", changes={"steps": TEST_STEPS}
-        )
+        tests["controllers"] = datasets.load("builtin/cartpole-swingup", steps=TEST_STEPS)
     found: dict[str, Any] = {
         test: {arm: {"one": [], "many": []} for arm in (SINDY, ENSEMBLE)} for test in tests
     }
@@ -64,10 +61,9 @@ def errors(task: str, counts: Sequence[int]) -> dict[str, Any]:
                 seed_everything(seed)
                 data = random_data(task, count, seed)
                 name, changes = MODELS[arm]
-                model = experiment.build(
-                    f"world_model/{name}.yaml", changes=changes, spec=data.spec, seeds=1, seed=seed
-                )
-                model.fit(data)
+                model = experiment.fit(
+                    "world_model", name, data, changes=changes, seeds=1, seed=seed
+                ).model
                 for test, rows in tests.items():
                     everything = torch.arange(len(rows.episode_starts))
                     measured[test].append(
@@ -97,7 +93,7 @@ def recovered(rows: int) -> dict[str, Any]:
 
 def gates() -> dict[str, Any]:
     """What the open-loop gate says of the default equations and of linear ones."""
-    data = experiment.build("dataset/builtin/cartpole-swingup.yaml")
+    data = datasets.load("builtin/cartpole-swingup")
     said = {}
     for name, changes in (("default", {}), ("linear", LINEAR)):
         described = sindy(data, **changes).fit(data)

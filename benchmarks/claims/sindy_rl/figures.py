@@ -1,7 +1,6 @@
 """Pictures of SINDy-RL's claims."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-from reverie.benchmarks.claims.report import save_figure
+from reverie.benchmarks.claims.report import draw_range
 from reverie.benchmarks.claims.sindy_rl import dyna
 from reverie.benchmarks.claims.sindy_rl import dynamics as sparse_dynamics
 from reverie.benchmarks.claims.sindy_rl.dyna import ARMS, ENSEMBLE, SAC, SINDY, Task
@@ -17,17 +16,14 @@ from reverie.benchmarks.claims.sindy_rl.dyna import ARMS, ENSEMBLE, SAC, SINDY, 
 COLOURS = {SINDY: "tab:green", ENSEMBLE: "tab:blue", SAC: "tab:red"}
 
 
-def plot(
-    tasks: Mapping[str, Task], found: Mapping[str, Any], counts: Sequence[int], path: Path
-) -> None:
+def plot(tasks: Mapping[str, Task], found: Mapping[str, Any], counts: Sequence[int]) -> Figure:
     """Left: returns over environment steps. Right: errors over transitions, if there are some."""
     figure = Figure(figsize=(14, 3.6 * len(tasks)), layout="constrained")
     for row, (name, task) in zip(figure.subplots(len(tasks), 3), tasks.items(), strict=True):
         for arm in ARMS:
             updates, values = found[f"{name}/{arm}"].series["return"]
             steps = dyna.steps_taken(task, arm, updates)
-            row[0].plot(steps, values.mean(0), color=COLOURS[arm], label=arm)
-            row[0].fill_between(steps, values.min(0), values.max(0), color=COLOURS[arm], alpha=0.2)
+            draw_range(row[0], steps, values, label=arm, color=COLOURS[arm])
         row[0].axhline(task.goal, color="0.4", ls="--", label="goal")
         row[0].set(title=name, xlabel="environment steps", ylabel="return", xscale="log")
         row[0].xaxis.set_major_formatter(ScalarFormatter())
@@ -40,17 +36,17 @@ def plot(
         for ax in row:
             ax.grid(alpha=0.3)
             ax.legend(fontsize=7)
-    save_figure(figure, path)
+    return figure
 
 
 def plot_errors(ax: Axes, counts: Sequence[int], found: Mapping[str, Any], kind: str) -> None:
     """Mean and range over seeds; dashed for the test on states that random data lack."""
     for test, arms in found.items():
         for arm, errors in arms.items():
-            table = np.array(errors[kind])  # [counts, seeds]
-            style = "-" if test == "random" else "--"
-            ax.plot(counts, table.mean(1), f"o{style}", color=COLOURS[arm], label=f"{arm}, {test}")
-            ax.fill_between(counts, table.min(1), table.max(1), color=COLOURS[arm], alpha=0.1)
+            by_seed = np.array(errors[kind]).T  # [seeds, counts]
+            line = "o-" if test == "random" else "o--"
+            name = f"{arm}, {test}"
+            draw_range(ax, counts, by_seed, label=name, color=COLOURS[arm], line=line)
     unit = "a step's change" if kind == "one" else "the state"
     ax.set(xscale="log", yscale="log", xlabel="transitions", ylabel=f"error / std of {unit}")
     ax.set_xticks(counts, [str(count) for count in counts])
