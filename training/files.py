@@ -104,15 +104,15 @@ def lock_directory(directory: Path) -> Iterator[None]:
         yield
         return
     lock = FileLock(directory / LOCK)
-    try:
-        with writing(directory):
-            directory.mkdir(parents=True, exist_ok=True)
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        try:
             lock.acquire(blocking=False)
-    except Timeout:
-        raise Mistake(
-            f"another process is working in {directory}; wait for it, or give this run its own "
-            "directory with run_dir=..."
-        ) from None
+        except Timeout as error:  # which is an OSError
+            raise Mistake(
+                f"another process is working in {directory}; wait for it, or give this run its own "
+                "directory with run_dir=..."
+            ) from error
     before = _held.set(held | {directory.resolve()})
     try:
         yield

@@ -156,6 +156,7 @@ def test_defects_are_told_apart_from_mistakes(tmp_path):
 def test_a_job_takes_the_cores_that_its_launcher_gives_it(monkeypatch, launcher, expected):
     config = OmegaConf.create({"mode": RunMode.MULTIRUN, "launcher": launcher})
     monkeypatch.setattr(HydraConfig, "get", lambda: config)
+    monkeypatch.setattr(HydraConfig, "initialized", lambda: True)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(4), raising=False)
     assert threads("auto") == expected and threads(5) == 5
 

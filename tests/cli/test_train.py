@@ -329,7 +329,7 @@ def test_help_explains_itself_to_a_newcomer_on_two_screens(command):
         "A first run",
         "dataset=d4rl/hopper-medium-v2",
         "== Groups",
-        "agent            sac",
+        "agent              sac",
         "seeds=1 ",
         "updates=10000 ",  # the demo's, as it would run
     ):

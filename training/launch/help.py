@@ -23,7 +23,7 @@ def show_groups(*, _root_: DictConfig) -> str:
         many = {name.partition("/")[0] for name in names if "/" in name}
         names = [name for name in names if "/" not in name] + [f"{name}/..." for name in many]
         others = textwrap.shorten(", ".join(sorted(names)), _WIDTH - 45, placeholder=" ...")
-        lines.append(f"{group:<16} {chosen:<24} or {others}")
+        lines.append(f"{group:<18} {chosen:<22} or {others}")
     return _plain("\n".join(lines))
 
 

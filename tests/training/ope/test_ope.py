@@ -13,6 +13,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from torch import nn
 
+from reverie.mistake import Mistake
 from reverie.training.checkpoint import load_refitted
 from reverie.training.files import save_tensors
 from reverie.training.launch.mistakes import explain
@@ -110,7 +111,7 @@ def test_the_task_is_not_stepped_unless_asked(run_dir, monkeypatch):
 
     monkeypatch.setattr(PendulumEnv, "step", stepped)
     ope(run_dir)
-    with pytest.raises(AssertionError, match="was stepped"):
+    with pytest.raises(Mistake, match="was stepped"):
         ope(run_dir, "true_return=true")
 
 
