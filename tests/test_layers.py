@@ -44,6 +44,8 @@ def test_imports_go_down(path):
             assert name.split(".")[1] in ALLOWED_OF_WORLD_MODELS, f"{path} imports {name}"
         if str(path) not in ENTRY and path.parts[:2] != ("training", "launch"):
             assert top not in ("hydra", "omegaconf"), f"{path} knows about {top}"
+            main = path.name == "__main__.py"  # of a command
+            assert main or not name.startswith("training.launch"), f"{path} imports {name}"
 
 
 @pytest.mark.parametrize("path", sorted(Path("benchmarks").rglob("*.py")), ids=str)

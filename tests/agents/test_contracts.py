@@ -1,4 +1,4 @@
-"""What must hold for every agent. A new agent joins by its line in `AGENTS`."""
+"""What must hold for every agent. A new agent joins by its YAML in `conf/agent/`."""
 
 import copy
 from pathlib import Path

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
@@ -16,6 +17,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.mistake import Mistake
 from reverie.training.launch.compose import Builder, build_run
 from reverie.training.launch.hyperparameters import compose_run
+from reverie.training.launch.mistakes import explain
 from reverie.training.launch.options import CONF, load_option, options
 from reverie.training.launch.requirements import require_sense
 from reverie.training.run import Run
@@ -53,7 +55,10 @@ def make(
         typed.append(f"agent={agent}")
     elif agent is not None:
         typed.append(f"agent={nearest_option('agent', agent)}")
-    config = compose_run(typed)
+    try:
+        config = compose_run(typed)
+    except HydraException as error:
+        raise Mistake(explain(error)) from error
     plain: Any = OmegaConf.to_container(config, resolve=True)
     require_sense(config, plain)
     given = None if isinstance(dataset, str) else dataset

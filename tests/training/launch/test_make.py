@@ -9,6 +9,7 @@ import reverie
 from reverie.agents.sac import SAC
 from reverie.agents.td3_bc import TD3BC
 from reverie.datasets.options import load
+from reverie.mistake import Mistake
 from reverie.training.launch.make import build, compose_run, make, nearest_option
 from reverie.training.run import Run
 
@@ -69,5 +70,5 @@ def test_numbers_come_from_the_yaml_and_yield_to_what_is_given(data):
 def test_mistakes_are_those_of_the_command_line():
     with pytest.raises(ValueError, match="whole number"):
         make(dataset="builtin/pendulum-mixed", updates=0.5)
-    with pytest.raises(Exception, match="updats"):
+    with pytest.raises(Mistake, match=r"there is no setting 'updats'.*did you mean updates"):
         make(dataset="builtin/pendulum-mixed", updats=5)
