@@ -98,7 +98,7 @@ def test_a_directory_belongs_to_one_process_at_a_time(tmp_path):
 
 
 def refusal(directory):
-    with pytest.raises(RuntimeError) as refused, files.lock_directory(directory):
+    with pytest.raises(Mistake) as refused, files.lock_directory(directory):
         pytest.fail("the directory was taken twice")
     return str(refused.value)
 
@@ -137,7 +137,7 @@ def test_who_waited_for_a_lock_file_that_is_gone_takes_the_new_one(tmp_path):
     try:
         assert taken.wait(60)
         with (
-            pytest.raises(RuntimeError, match="another process is working in"),
+            pytest.raises(Mistake, match="another process is working in"),
             files.lock_directory(tmp_path),
         ):
             pytest.fail("two hold the directory")
