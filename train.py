@@ -11,7 +11,6 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from reverie.training.files import lock_directory
 from reverie.training.launch import failures, mistakes
 from reverie.training.launch.compose import build_run
 from reverie.training.launch.hyperparameters import settle
@@ -19,7 +18,7 @@ from reverie.training.launch.options import CONF
 from reverie.training.launch.requirements import require_sense
 from reverie.training.launch.sweeps import require_first_failure, sweeping
 from reverie.training.results.summary import print_results, read_summary
-from reverie.training.run_directory import SUMMARY, clear, require_same_settings, run_directory
+from reverie.training.run_directory import SUMMARY, claimed, require_same_settings, run_directory
 
 
 def run(config: DictConfig, overrides: list[str]) -> float | None:
@@ -28,16 +27,14 @@ def run(config: DictConfig, overrides: list[str]) -> float | None:
     settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     require_sense(config, settings)
     run_dir = run_directory(settings, overrides)
-    with lock_directory(run_dir):
-        if config.overwrite:
-            clear(run_dir)
+    with claimed(run_dir, config.overwrite):
         require_same_settings(run_dir, settings)
         if (run_dir / SUMMARY).is_file():
             console.print(f"{run_dir} is finished; overwrite=true runs it again", soft_wrap=True)
             summary: Mapping[str, Any] = read_summary(run_dir / SUMMARY)
         else:
             require_first_failure(run_dir, config.retry_failed)
-            with failures.record_failure(run_dir):
+            with failures.record_failure(run_dir, always=sweeping()):
                 summary = build_run(config, console).train(run_dir, console).summary
         print_results(summary, run_dir, console)
     return summary["result"].get("score_last10", summary["result"].get("return_last10"))

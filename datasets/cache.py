@@ -12,6 +12,7 @@ import numpy as np
 from filelock import FileLock
 
 from reverie.mistake import writing
+from reverie.temporary import replacing
 
 log = logging.getLogger(__name__)
 
@@ -77,17 +78,6 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write an uncompressed `.npz` so that readers see the whole file or none."""
     with writing(path, _REMEDY), replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A name to write to, in the same folder, which becomes `path` when the block succeeds."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> Arrays | None:

@@ -23,8 +23,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from reverie.datasets.cache import replacing
 from reverie.mistake import Mistake, writing
+from reverie.temporary import replacing
 
 log = logging.getLogger(__name__)
 

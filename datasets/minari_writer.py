@@ -75,6 +75,20 @@ def provenance_of(root: Path, id: str) -> Mapping[str, Any] | None:
         return {}
 
 
+def require_made_here(root: Path, id: str) -> None:
+    """Refuse to replace a dataset that exists and was not written by `write` for a collection.
+
+    Raises:
+        Mistake: names it.
+    """
+    found = provenance_of(root, id)
+    if found is not None and "run" not in found:
+        raise Mistake(
+            f"dataset {id} in {root} was not made by this command, so it is left alone; give "
+            "another namespace=... or path=..."
+        )
+
+
 def remove(root: Path, id: str) -> None:
     """Delete a dataset, if there is one; at no moment is there a half of it."""
     if (root / id).exists():

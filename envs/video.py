@@ -20,6 +20,7 @@ from reverie.envs.make import make_env
 from reverie.envs.specs import Spec
 from reverie.envs.true_dynamics import MUJOCO_TASKS
 from reverie.mistake import Mistake, writing
+from reverie.temporary import replacing
 
 SUFFIXES = (".mp4", ".gif")
 SLOW = 30.0
@@ -112,14 +113,10 @@ def _open(spec: Spec, path: Path) -> Iterator[tuple[gymnasium.Env, Path]]:
         env.close()
         raise Mistake(f"{spec.env_id} cannot be rendered to images; leave out the video")
     # The suffix tells imageio the format, so the temporary name keeps it.
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
     try:
-        with writing(path):
+        with writing(path), replacing(path, path.suffix) as temporary:
             yield env, temporary
-            if temporary.exists():
-                os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)  # it is gone once renamed
         with suppress(AttributeError):  # closing a renderer that never came up fails
             env.close()
 

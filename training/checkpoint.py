@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from reverie.envs.specs import Reference, Spec
 from reverie.mistake import Mistake
 from reverie.training.files import load_tensors, save_tensors
 from reverie.training.logging import Log
+from reverie.training.run_directory import require_same
 from reverie.training.seeding import random_state, restore_random_state
 from reverie.world_models.base import WorldModel
 from reverie.world_models.sources import RolloutSource
@@ -38,6 +39,7 @@ class State:
         data: the dataset, for its fingerprint and task.
         device: where the run takes place, for its random state.
         refitted: the world model, where it changes during the run.
+        settings: plain values, by which a checkpoint is known to belong to a run.
         clock: tells seconds.
     """
 
@@ -49,6 +51,7 @@ class State:
     data: Dataset
     device: torch.device
     refitted: WorldModel | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
@@ -75,6 +78,7 @@ class State:
             {
                 "update": update,
                 "identity": identity(self.agent, self.data.fingerprint),
+                "settings": dict(self.settings),
                 "spec": _plain_spec(self.agent.spec),
                 "reference": None if reference is None else asdict(reference),
                 "agent": self.agent.state_dict(),
@@ -95,6 +99,7 @@ class State:
         """
         record = load_tensors(path, KIND, self.device)
         _require_identity(path, record, identity(self.agent, self.data.fingerprint))
+        require_same(path, record.get("settings", {}), self.settings)
         self.agent.load_state_dict(record["agent"])
         for name, source in self.sources.items():
             self.mixture[name].restore(record["streams"][name])

@@ -12,6 +12,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from reverie.mistake import Mistake, writing
+from reverie.temporary import replacing
 
 LOCK = ".lock"
 """File in a directory that a process works in."""
@@ -30,22 +31,18 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
     Raises:
         Mistake: the disk is full or not writable; whatever stood at `path` is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     with writing(path, _REMEDY):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(temporary, "wb") as file:
+            with replacing(path) as temporary, open(temporary, "wb") as file:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
         except RuntimeError as error:
             # torch reports a failed write as RuntimeError, raised while it handles the reason.
             if isinstance(error.__context__, OSError):
                 raise OSError(str(error.__context__)) from error
             raise
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -100,19 +97,12 @@ def lock_directory(directory: Path) -> Iterator[None]:
         Mistake: another process, or another thread of this one, holds it.
     """
     held = _held.get()
-    if directory.resolve() in held:  # by a block around this one
+    if holds(directory):  # by a block around this one
         yield
         return
     lock = FileLock(directory / LOCK)
     with writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout as error:  # which is an OSError
-            raise Mistake(
-                f"another process is working in {directory}; wait for it, or give this run its own "
-                "directory with run_dir=..."
-            ) from error
+        _lock(directory, lock)
     before = _held.set(held | {directory.resolve()})
     try:
         yield
@@ -123,6 +113,27 @@ def lock_directory(directory: Path) -> Iterator[None]:
         with suppress(PermissionError):
             (directory / LOCK).unlink(missing_ok=True)
         lock.release()
+
+
+def holds(directory: Path) -> bool:
+    """Whether this thread is in a block of `lock_directory` for this directory."""
+    return directory.resolve() in _held.get()
+
+
+def _lock(directory: Path, lock: FileLock) -> None:
+    for attempt in range(10):
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            lock.acquire(blocking=False)
+            return
+        except Timeout as error:  # which is an OSError
+            raise Mistake(
+                f"another process is working in {directory}; wait for it, or give this run its "
+                "own directory with run_dir=..."
+            ) from error
+        except FileNotFoundError:  # whoever made a folder above takes it away, being empty
+            if attempt == 9:
+                raise
 
 
 def _write_all(file: BinaryIO, data: bytes) -> None:

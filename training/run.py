@@ -24,7 +24,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.replay import GrowingReplay, Mixture, Replay
 from reverie.envs.evaluation import Episodes, Evaluator
 from reverie.training import checkpoint, fitting
-from reverie.training.files import lock_directory, write_json, write_text
+from reverie.training.files import write_json, write_text
 from reverie.training.fitting import Part
 from reverie.training.logging import Log, NoTracker, Tracker
 from reverie.training.loop import Periods, Wrapper, train
@@ -33,7 +33,13 @@ from reverie.training.probes.value_gap import ValueGap, alarms
 from reverie.training.progress import Stage, stage
 from reverie.training.results import curves
 from reverie.training.results.summary import read_metrics, read_summary, summarise
-from reverie.training.run_directory import CONFIG, METRICS, SUMMARY, require_same_settings
+from reverie.training.run_directory import (
+    CONFIG,
+    METRICS,
+    SUMMARY,
+    claimed,
+    require_same_settings,
+)
 from reverie.training.seeding import (
     evaluation_seed,
     random_state,
@@ -137,12 +143,12 @@ class Run:
         changes nothing once it is finished.
 
         Args:
-            directory: of everything that is written; None keeps nothing.
+            directory: of everything that is written, new, empty or of this run; None keeps nothing.
             console: where progress is shown.
 
         Raises:
             RuntimeError: the run has been trained already, and there is no directory to read.
-            ValueError: the directory holds a run with other settings.
+            Mistake: the directory holds a run with other settings, or files that are none of a run.
         """
         console = console or Console()
         if directory is None:
@@ -152,7 +158,7 @@ class Run:
                 summary = self._train(Path(folder), None, console)
                 return Results(summary, read_series(Path(folder) / METRICS))
         directory = Path(directory)
-        with lock_directory(directory):
+        with claimed(directory):
             require_same_settings(directory, self.settings)
             if (directory / SUMMARY).is_file():
                 summary = read_summary(directory / SUMMARY)
@@ -225,6 +231,7 @@ class Run:
             data=self.data,
             device=self.device,
             refitted=None if self.refit is None else self.refit.model,
+            settings=self.settings,
             clock=self.clock,
         )
 

@@ -7,7 +7,6 @@ calibration) asks for a method `predict(obs, action) -> (mean, std)`, each `[S, 
 
 import itertools
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from reverie.datasets.dataset import Dataset
 from reverie.mistake import Mistake, writing
+from reverie.temporary import replacing
 from reverie.world_models.base import WorldModel
 from reverie.world_models.fitting import held_out_episodes, rows_of
 from reverie.world_models.measures import (
@@ -334,13 +334,8 @@ def plot(diagnostics: Mapping[str, Any], path: Path | str) -> None:
     _plot_calibration(middle, diagnostics.get("calibration"))
     _plot_fit(right, diagnostics.get("holdout_loss"))
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with writing(path):
-        try:
-            figure.savefig(temporary, format="png", dpi=120)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with writing(path), replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
 
 
 def _plot_open_loop(axes: Axes, curves: Mapping[str, Any]) -> None:

@@ -263,14 +263,6 @@ def test_evaluating_what_is_no_run_says_so(fails, tmp_path):
     assert "holds no config.yaml" in fails(f"run={tmp_path}", script="evaluate.py")
 
 
-def test_overwriting_spares_what_is_no_run(fails, tmp_path):
-    precious = tmp_path / "mine" / "thesis.txt"
-    precious.parent.mkdir()
-    precious.write_text("years of work")
-    message = fails(f"run_dir={precious.parent}", "overwrite=true")
-    assert "leaves it alone" in message and precious.read_text() == "years of work"
-
-
 def test_overwriting_starts_over_only_when_the_settings_make_sense(train, fails, command, finished):
     here = [*train.small, "updates=20", f"run_dir={finished}", "overwrite=true"]
     before = contents(finished)

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reverie.datasets.cache import cache_root, cached_arrays, replacing
+from reverie.datasets.cache import cache_root, cached_arrays
 from reverie.datasets.names import local_id, short_name
 from reverie.mistake import Mistake
+from reverie.temporary import replacing
 
 
 def test_the_root_follows_the_environment_and_is_not_created(monkeypatch, tmp_path):

@@ -33,7 +33,7 @@ from reverie.training import checkpoint
 from reverie.training.collect import snapshots as collection
 from reverie.training.collect.snapshots import KINDS, Snapshot, Snapshots
 from reverie.training.compilation import pick_device
-from reverie.training.files import lock_directory, write_json
+from reverie.training.files import write_json
 from reverie.training.launch import mistakes
 from reverie.training.launch.compose import (
     build_agent,
@@ -50,7 +50,7 @@ from reverie.training.run import Run, mix
 from reverie.training.run_directory import (
     METRICS,
     SUMMARY,
-    clear,
+    claimed,
     require_same_settings,
     run_directory,
 )
@@ -114,7 +114,7 @@ def collect(config: DictConfig, overrides: list[str]) -> float:
     console = Console()
     settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     require_sense(settings)
-    named = [each for each in overrides if not each.startswith(("env_id=", "path="))]
+    named = [each for each in overrides if not each.startswith("path=")]
     run_dir = run_directory(settings, named)
     root = minari_writer.require_writable(settings["path"])
     work = Work(
@@ -126,9 +126,11 @@ def collect(config: DictConfig, overrides: list[str]) -> float:
         collection.digest(settings),
         console,
     )
-    with lock_directory(run_dir):
+    if config.overwrite:
+        for id in work.ids.values():
+            minari_writer.require_made_here(root, id)
+    with claimed(run_dir, config.overwrite):
         if config.overwrite:
-            clear(run_dir)
             for id in work.ids.values():
                 minari_writer.remove(root, id)
         require_same_settings(run_dir, settings)
@@ -343,6 +345,7 @@ def is_ours(work: Work, id: str) -> bool:
     Raises:
         Mistake: there is one of other origin.
     """
+    minari_writer.require_made_here(work.root, id)
     found = minari_writer.provenance_of(work.root, id)
     if found is not None and found.get("run") != work.run:
         raise Mistake(

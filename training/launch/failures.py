@@ -9,7 +9,7 @@ from pathlib import Path
 from reverie.mistake import Mistake
 from reverie.training.files import write_json
 from reverie.training.launch.mistakes import DEFECT, explain, mark_defect
-from reverie.training.run_directory import FAILED
+from reverie.training.run_directory import FAILED, is_empty
 
 
 def in_one_line(error: BaseException) -> str:
@@ -36,13 +36,21 @@ def reason(run_dir: Path) -> str | None:
 
 
 @contextmanager
-def record_failure(run_dir: Path) -> Iterator[None]:
-    """Keep in the run directory why the block crashed; an interruption or a kill is no crash."""
+def record_failure(run_dir: Path, always: bool = True) -> Iterator[None]:
+    """Keep in the run directory why the block crashed; an interruption or a kill is no crash.
+
+    Args:
+        run_dir: of the run.
+        always: also keep what the user was told in one line before anything was computed, as a
+            mistyped dataset; a sweep does not try that again.
+    """
     path = run_dir / FAILED
     path.unlink(missing_ok=True)
     try:
         yield
     except Exception as error:
+        if not always and explain(error) is not None and is_empty(run_dir):
+            raise
         told = {
             "reason": in_one_line(error),
             "defect": explain(error) is None,

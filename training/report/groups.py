@@ -104,7 +104,8 @@ def find(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
             raise Mistake(f"{path} is no folder; give run directories or folders of them")
     below = {found.resolve() for path in paths for found in path.rglob(CONFIG)}
     below |= {found.resolve() for path in paths for found in path.rglob(SUMMARY)}
-    directories = sorted({path.parent for path in below if ".hydra" not in path.parts})
+    # Hidden are folders of Hydra, and runs that somebody overwrites.
+    directories = sorted({path.parent for path in below if path.parent.name[:1] != "."})
     finished, left_out = [], {}
     for path in directories:
         if not (path / SUMMARY).is_file():

@@ -12,7 +12,6 @@ what it found, and train the choice again with other seeds.
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -29,6 +28,7 @@ from rich.table import Table
 
 from reverie.envs import extras
 from reverie.mistake import Mistake, writing
+from reverie.temporary import replacing
 from reverie.training.cores import count_cores
 from reverie.training.files import LOCK, lock_directory, write_json
 from reverie.training.launch import failures, mistakes
@@ -282,10 +282,8 @@ def draw(study: optuna.Study, folder: Path) -> None:
                 continue
             figure = np.ravel(axes)[0].figure
             figure.set_size_inches(max(8, 4 * len(np.ravel(axes))), 5)
-            temporary = folder / f".{name}.png"
-            with writing(folder):
-                figure.savefig(temporary, dpi=120, bbox_inches="tight")
-                os.replace(temporary, folder / f"{name}.png")
+            with writing(folder), replacing(folder / f"{name}.png") as temporary:
+                figure.savefig(temporary, format="png", dpi=120, bbox_inches="tight")
 
 
 @contextmanager
