@@ -1,5 +1,7 @@
 """Minari datasets that we write: what comes back, and that a half of one is never seen."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -132,3 +134,15 @@ def test_mistakes_are_named(tmp_path, arrays, spec):
         put(tmp_path, arrays, spec, id="no version")
     (tmp_path / "somebody" / "elses-v0").mkdir(parents=True)
     assert provenance_of(tmp_path, "somebody/elses-v0") == {}
+
+
+@pytest.mark.parametrize("text", ["{}", '{"dataset_id": "x"}', "damaged"])
+def test_a_dataset_that_no_collection_made_is_never_replaced(tmp_path, text):
+    metadata = tmp_path / "mine" / "random-v0" / "data" / "metadata.json"
+    minari_writer.require_made_here(tmp_path, "mine/random-v0")  # there is none
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text(text)
+    with pytest.raises(Mistake, match="was not made by this command, so it is left alone"):
+        minari_writer.require_made_here(tmp_path, "mine/random-v0")
+    metadata.write_text(json.dumps({minari_writer.PROVENANCE: {"run": "abc"}}))
+    minari_writer.require_made_here(tmp_path, "mine/random-v0")
