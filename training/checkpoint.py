@@ -16,7 +16,7 @@ from reverie.envs.specs import Reference, Spec
 from reverie.mistake import Mistake
 from reverie.training.files import load_tensors, save_tensors
 from reverie.training.logging import Log
-from reverie.training.run_directory import require_same
+from reverie.training.run_directory import CARRIED_OUT, require_same
 from reverie.training.seeding import random_state, restore_random_state
 from reverie.world_models.base import WorldModel
 from reverie.world_models.sources import RolloutSource
@@ -78,7 +78,9 @@ class State:
             {
                 "update": update,
                 "identity": identity(self.agent, self.data.fingerprint),
-                "settings": dict(self.settings),
+                "settings": {
+                    key: value for key, value in self.settings.items() if key not in CARRIED_OUT
+                },
                 "spec": _plain_spec(self.agent.spec),
                 "reference": None if reference is None else asdict(reference),
                 "agent": self.agent.state_dict(),

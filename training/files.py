@@ -83,7 +83,7 @@ def load_tensors(path: Path, kind: str, device: torch.device | str = "cpu") -> d
     if record.get("format") != FORMAT:
         raise Mistake(
             f"{path} was written by another version of Reverie (format {record.get('format')}, "
-            f"this one reads {FORMAT}); make it again (a run: its command with overwrite=true), or "
+            f"this one reads {FORMAT}); make it again (a run: its command with another root=), or "
             "use the version that wrote it"
         )
     return record

@@ -15,6 +15,7 @@ import yaml
 from reverie.mistake import Mistake, writing
 from reverie.training.files import lock_directory
 from reverie.training.launch.mistakes import DEFECT, build, explain
+from reverie.training.run_directory import MARKER
 
 
 @pytest.fixture
@@ -255,7 +256,10 @@ def test_a_run_of_an_earlier_version_is_refused_with_a_remedy(call, train, finis
     assert "another version of Reverie" in refused("train", *train.small, *other)
     (finished / "summary.json").unlink()
     assert "_target_=" in refused(*here)
-    status, _, error, _ = call("console", *here, "overwrite=true")  # the remedy
+    (finished / MARKER).unlink()  # which earlier versions did not write
+    assert "left alone; give another run_dir" in refused(*here, "overwrite=true")
+    again = here[:-1]
+    status, _, error, _ = call("console", *again, f"root={tmp_path / 'again'}")  # the remedy
     assert status == 0, error
 
 

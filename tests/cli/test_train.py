@@ -105,6 +105,7 @@ def test_the_same_seed_gives_the_same_result_and_another_seed_another(train, tmp
     assert gaps[0]["alarms"] == gaps[1]["alarms"] == []
     # Looking at the critics changes nothing but the log.
     assert not same(first.pop("log"), unprobed.pop("log"))
+    assert first.pop("settings") != unprobed.pop("settings")
     assert same(first, unprobed)
 
 

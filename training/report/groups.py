@@ -123,7 +123,7 @@ def find(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
         raise Mistake(
             f"no finished run in {', '.join(map(str, paths))} ({reasons or 'nothing there'}); give "
             "directories such as runs/mopo/pendulum-mixed/0, run their commands to the end, or "
-            "again with overwrite=true where another version wrote them"
+            "again in another folder where another version wrote them"
         )
     return finished, left_out
 
