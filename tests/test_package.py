@@ -78,8 +78,8 @@ def test_a_wheel_holds_the_whole_package_and_nothing_else(tmp_path):
         if path.suffix in (".py", ".yaml") and "__pycache__" not in path.parts
     ]
     expected = {f"reverie/{path.as_posix()}" for path in files}
-    expected |= {f"reverie/{name}" for name in ("__init__.py", "py.typed", "train.py")}
-    expected.add("reverie/evaluate.py")
+    expected |= {f"reverie/{path.name}" for path in (ROOT / "reverie").glob("*.py")}
+    expected |= {f"reverie/{name}" for name in ("py.typed", "train.py", "evaluate.py")}
     assert {name for name in names if not name.startswith(meta)} == expected
     assert f"{meta}/licenses/LICENSE" in names
     assert "reverie = reverie.training.launch.command:main" in commands
