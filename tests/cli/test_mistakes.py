@@ -96,6 +96,10 @@ def recorded(tmp_path):
             "agent.target_entropy, filter.penalty; or sweep",
         ),
         (["real_ratio=1.5"], "real_ratio must lie in [0, 1], got 1.5"),
+        (
+            ["dataset=minari", "dataset.id=a/b-v0", "dataset.max_episode_steps=60"],
+            "there is no setting 'dataset.max_episode_steps' with dataset=minari; choose dataset=",
+        ),
         (["agent.hidden=wide"], "hidden=wide does not fit SAC, which takes Sequence[int]"),
         (["agent.hidden=[-3]"], "give widths (hidden) of at least 1"),
         (

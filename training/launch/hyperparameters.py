@@ -116,7 +116,7 @@ def lacking(
 def _listed(option: str, folders: Sequence[Path]) -> set[str]:
     try:
         return set(read_option(option, folders))
-    except FileNotFoundError:  # a row of a table, or of a plugin
+    except Mistake:  # it is a row of a table, or of a plugin
         return set()
 
 
