@@ -234,7 +234,7 @@ def test_a_run_of_an_earlier_version_is_left_out_aloud(tmp_path, write):
     text = markdown.read_text()
     assert f"{old.parent} was written by another version of Reverie and is left out" in text
     assert "# 1 run on 1 task" in text
-    with pytest.raises(ValueError, match=r"by another version of Reverie.*overwrite=true"):
+    with pytest.raises(ValueError, match=r"by another version of Reverie.*in another folder"):
         report([old.parent], tmp_path / "out")
 
 
