@@ -162,7 +162,8 @@ class Run:
             require_same_settings(directory, self.settings)
             if (directory / SUMMARY).is_file():
                 summary = read_summary(directory / SUMMARY)
-                self._state(directory).resume(directory / checkpoint.FILE)
+                if (directory / checkpoint.FILE).is_file():  # checkpoint_every=0 writes none
+                    self._state(directory).resume(directory / checkpoint.FILE)
             else:
                 summary = self._train(directory, directory, console)
                 curves.plot_run(directory, summary)

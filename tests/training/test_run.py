@@ -99,6 +99,12 @@ def test_a_killed_run_ends_with_the_same_bits_and_a_finished_one_is_read(make_ru
     assert same(whole.agent.state_dict(), finished.agent.state_dict())
 
 
+def test_a_finished_run_that_kept_no_checkpoint_is_read(make_run, tmp_path):
+    periods = Periods(log=2, evaluate=4, checkpoint=0)
+    make_run(periods=periods).train(tmp_path)
+    assert make_run(periods=periods).train(tmp_path).summary["updates"] == 12
+
+
 def test_a_directory_of_another_run_is_refused(make_run, tmp_path):
     make_run().train(tmp_path)
     with pytest.raises(ValueError, match="seeds=2, this one has seeds=3"):

@@ -88,8 +88,13 @@ class SavedRun:
         """The dataset that the run was trained on.
 
         Raises:
-            Mistake: it has changed since.
+            Mistake: it has changed since, or came from Python.
         """
+        if not is_chosen(self.config.dataset):
+            raise Mistake(
+                f"{self.directory} was trained on a dataset that was made in Python, so nothing "
+                "says how to read it again; load it as you did then"
+            )
         data = load_dataset(self.config)
         if data.fingerprint != self.facts.fingerprint:
             raise Mistake(

@@ -49,6 +49,8 @@ def test_a_dataset_that_is_there_is_trained_on(data, tmp_path):
     obs = data.transitions.obs[None, :4]
     assert torch.equal(saved.policy(obs), run.policy(obs))
     assert list(saved.series) and saved.summary["name"] == "td3_bc"
+    with pytest.raises(Mistake, match="made in Python"):
+        saved.load_dataset()
 
 
 def test_a_class_needs_no_yaml(data):
