@@ -147,7 +147,7 @@ class Run:
             console: where progress is shown.
 
         Raises:
-            RuntimeError: the run has been trained already, and there is no directory to read.
+            RuntimeError: the run has been trained already, and there is no directory to go on in.
             Mistake: the directory holds a run with other settings, or files that are none of a run.
         """
         console = console or Console()
@@ -164,7 +164,10 @@ class Run:
                 summary = read_summary(directory / SUMMARY)
                 if (directory / checkpoint.FILE).is_file():  # checkpoint_every=0 writes none
                     self._state(directory).resume(directory / checkpoint.FILE)
+                self._trained = True
             else:
+                if self._trained and not (directory / checkpoint.FILE).is_file():
+                    raise RuntimeError("this run has been trained; make a new one to train again")
                 summary = self._train(directory, directory, console)
                 curves.plot_run(directory, summary)
                 write_json(directory / SUMMARY, summary)

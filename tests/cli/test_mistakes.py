@@ -100,6 +100,8 @@ def recorded(tmp_path):
             ["dataset=minari", "dataset.id=a/b-v0", "dataset.max_episode_steps=60"],
             "there is no setting 'dataset.max_episode_steps' with dataset=minari; choose dataset=",
         ),
+        (["video=true"], "there is no setting 'video'"),  # which another command has
+        (["fqe.updates=3"], "there is no setting 'fqe.updates'"),
         (["agent.hidden=wide"], "hidden=wide does not fit SAC, which takes Sequence[int]"),
         (["agent.hidden=[-3]"], "give widths (hidden) of at least 1"),
         (

@@ -105,6 +105,20 @@ def test_a_finished_run_that_kept_no_checkpoint_is_read(make_run, tmp_path):
     assert make_run(periods=periods).train(tmp_path).summary["updates"] == 12
 
 
+def test_a_trained_run_does_not_train_again_elsewhere(make_run, tmp_path):
+    def kill(update, episodes):
+        raise Killed
+
+    run = make_run()
+    run.train(tmp_path / "first")
+    with pytest.raises(RuntimeError, match="make a new one"):
+        run.train(tmp_path / "second")
+    killed = make_run(on_evaluation=kill)  # before its first checkpoint
+    for message in (Killed, RuntimeError):
+        with pytest.raises(message):
+            killed.train(tmp_path / "third")
+
+
 def test_a_directory_of_another_run_is_refused(make_run, tmp_path):
     make_run().train(tmp_path)
     with pytest.raises(ValueError, match="seeds=2, this one has seeds=3"):

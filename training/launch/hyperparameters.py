@@ -147,8 +147,10 @@ def refusal(key: str, part: str, choices: Mapping[str, Any]) -> str:
     """
     groups = {PACKAGES.get(group, group): group for group in choices}
     place = part.rpartition(".")[0]
-    while place not in groups:
+    while place and place not in groups:
         place = place.rpartition(".")[0]
+    if not place:
+        return f"there is no setting '{key}'; leave it out"
     group, name = groups[place], part.removeprefix(f"{place}.").partition(".")[0]
     having = [f"{group}={option}" for option in options(group) if name in _settings(group, option)]
     option = f"{group}={choices[group]}" if choices[group] else f"the chosen {group}"

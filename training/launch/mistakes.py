@@ -230,7 +230,9 @@ def _explain_key(wrong: str) -> str:
             continue
         names = flat(yaml.safe_load(path.read_text()) or {})
         keys |= {name if path.parent == CONF else f"{folder}.{name}" for name in names}
-    if wrong in keys:  # other options have it
+    places = {PACKAGES.get(group, group) for group in groups}
+    if wrong in keys and any(wrong.startswith(f"{place}.") for place in places):
+        # Other options have it.
         typed = dict(each.split("=", 1) for each in sys.argv if "=" in each)
         # A group of one option is part of another and leaves no choice.
         several = [group for group in groups if len(options(group)) > 1]
