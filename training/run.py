@@ -97,7 +97,8 @@ class Run:
         tracker: shows measurements outside the run directory.
         name: of the method, for tables and pictures.
         label: of its progress.
-        settings: plain values from which the run can be built again, for its directory.
+        settings: plain values by which its directory is known, and from which the command line
+            can build it again.
         population: values by seed of settings in which the seeds differ.
         cache: folder of fitted models.
         clock: tells seconds; of this process where several share a machine.
@@ -132,6 +133,15 @@ class Run:
 
     def __post_init__(self) -> None:
         self.random = random_state(self.device)
+        if not self.settings:  # put together by hand: what a directory is compared by
+            self.settings = {
+                "name": self.name,
+                "seed": self.seed,
+                "seeds": self.agent.seeds,
+                "updates": self.updates,
+                "rows": dict(self.mixture.rows),
+                "dataset": {"name": self.data.name, "fingerprint": self.data.fingerprint},
+            }
         self.seconds = {"fitting": 0.0, "training": 0.0, "evaluation": 0.0}
         self.described: dict[str, Mapping[str, Any]] = {}
         self._trained = False
@@ -195,7 +205,7 @@ class Run:
         if saved.is_file():
             first = state.resume(saved)
             console.print(f"resuming {folder} after update {first}", soft_wrap=True)
-        if kept is not None and self.settings:
+        if kept is not None:
             text = yaml.safe_dump(dict(self.settings), sort_keys=False, allow_unicode=True)
             write_text(kept / CONFIG, text)
         log.begin()

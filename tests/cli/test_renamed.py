@@ -72,7 +72,7 @@ def test_a_preset_that_holds_a_name_of_before_is_refused_not_trimmed(before, tmp
 
 
 def test_an_unknown_setting_that_a_file_asks_for_is_explained(before):
-    assert mistakes._explain_key("agent.old_rate") == "agent.old_rate is called agent.rate now"
+    assert mistakes._explain_key("agent.old_rate", []) == "agent.old_rate is called agent.rate now"
 
 
 def test_every_name_of_today_is_there_and_none_of_before():

@@ -5,9 +5,12 @@ import pytest
 import torch
 
 from reverie.datasets.options import load
+from reverie.mistake import Mistake
+from reverie.training.launch.restore import load_run
 from reverie.training.loop import Periods
+from reverie.training.results.summary import read_summary
 from reverie.training.run import Run, mix
-from reverie.training.run_directory import METRICS
+from reverie.training.run_directory import CONFIG, METRICS
 
 
 class Killed(BaseException):
@@ -147,3 +150,26 @@ def test_seconds_are_those_of_the_given_clock(make_run):
     run.train()
     # A block takes two ticks, its beginning and its end: three evaluations, three saves.
     assert run.seconds["evaluation"] == 3.0
+
+
+def test_a_run_made_by_hand_is_compared_by_what_it_is(make_run, tmp_path):
+    make_run(settings={}).train(tmp_path)
+    with pytest.raises(Mistake, match="updates=12, this one has updates=20"):
+        make_run(settings={}, updates=20).train(tmp_path)
+    with pytest.raises(Mistake, match="put together by hand"):
+        load_run(tmp_path)
+
+
+def test_what_cannot_be_loaded_is_named(make_run, tmp_path):
+    with pytest.raises(Mistake, match=r"holds no config.yaml and checkpoint.pt"):
+        load_run(tmp_path)
+    make_run(settings={}).train(tmp_path)
+    for text in ("[1]", "a: [", "\xff"):
+        (tmp_path / CONFIG).write_text(text, encoding="latin-1")
+        with pytest.raises(Mistake, match=r"config.yaml is damaged"):
+            load_run(tmp_path)
+    (tmp_path / CONFIG).unlink()
+    with pytest.raises(Mistake, match=r"holds no config.yaml; "):
+        load_run(tmp_path)
+    with pytest.raises(Mistake, match="is not finished"):
+        read_summary(tmp_path / "elsewhere" / "summary.json")

@@ -118,15 +118,11 @@ def build_agent(config: DictConfig, spec: Spec, kind: Builder | None = None) -> 
     """The agent with the networks it starts from.
 
     Args:
-        kind: a class, or `functools.partial` of one, in the place of the configured one; it gets
-            the same numbers.
+        kind: a class with its numbers, in the place of the configured one.
     """
-    constructor = instantiate(config.agent)
-    if kind is not None:
-        constructor = partial(kind, **(constructor.keywords | getattr(kind, "keywords", {})))
     return build(
         "agent",
-        constructor,
+        instantiate(config.agent) if kind is None else kind,
         spec=spec,
         seeds=config.seeds,
         updates=config.updates,

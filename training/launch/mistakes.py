@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -148,15 +148,19 @@ def mark_defect(error: BaseException, kept: Path | None = None) -> None:
         error.add_note(DEFECT if kept is None else f"{DEFECT}; {kept} keeps this traceback")
 
 
-def explain(error: BaseException) -> str | None:
-    """One line for an error a user can mend, None for a defect of the program."""
+def explain(error: BaseException, typed: Sequence[str] | None = None) -> str | None:
+    """One line for an error a user can mend, None for a defect of the program.
+
+    Args:
+        typed: the settings behind it; None for those of this command.
+    """
     if isinstance(error, InstantiationException):
         return _explain_instantiation(error)
     if isinstance(error, MissingMandatoryValue | InterpolationKeyError):
         key = getattr(error, "full_key", None) or str(error).splitlines()[0]
         return f"{key} has no value; give it on the command line, as {key}=..."
     if isinstance(error, HydraException):
-        return _explain_composition(error)
+        return _explain_composition(error, sys.argv if typed is None else typed)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAll" in str(error):
         return (
             f"out of memory ({_text(error)}); lower seeds=, batch_size= or the sizes of the "
@@ -186,7 +190,7 @@ def _explain_instantiation(error: InstantiationException) -> str | None:
     return explain(cause)
 
 
-def _explain_composition(error: BaseException) -> str:
+def _explain_composition(error: BaseException, typed: Sequence[str]) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines)
     option = re.search(r"Could not find '([^']+)'", text)
@@ -207,7 +211,7 @@ def _explain_composition(error: BaseException) -> str:
         return f"{group}={wrong} is not there; {_available(group, wrong)}"
     key = re.search(r"Could not override '([^']+)'", text)
     if key:
-        return _explain_key(key.group(1))
+        return _explain_key(key.group(1), typed)
     return text
 
 
@@ -219,7 +223,7 @@ def _available(group: str, wrong: str) -> str:
     return f"options: {', '.join(offered[:12])}{', ...' if len(offered) > 12 else ''}"
 
 
-def _explain_key(wrong: str) -> str:
+def _explain_key(wrong: str, arguments: Sequence[str]) -> str:
     if wrong != renamed.current(wrong):
         return f"{wrong} is called {renamed.current(wrong)} now"
     groups = [path.name for path in CONF.iterdir() if path.is_dir()]
@@ -233,11 +237,11 @@ def _explain_key(wrong: str) -> str:
     places = {PACKAGES.get(group, group) for group in groups}
     if wrong in keys and any(wrong.startswith(f"{place}.") for place in places):
         # Other options have it.
-        typed = dict(each.split("=", 1) for each in sys.argv if "=" in each)
+        typed = dict(each.split("=", 1) for each in arguments if "=" in each)
         # A group of one option is part of another and leaves no choice.
         several = [group for group in groups if len(options(group)) > 1]
         return refusal(wrong, wrong, {group: typed.get(group) for group in several})
-    close = difflib.get_close_matches(wrong, sorted(keys), 2, cutoff=0.7)
+    close = difflib.get_close_matches(wrong, sorted(keys - {wrong}), 2, cutoff=0.7)
     hint = f" (did you mean {' or '.join(close)}?)" if close else ""
     return (
         f"there is no setting '{wrong}'{hint}; "

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
@@ -18,7 +19,7 @@ from reverie.training import checkpoint
 from reverie.training.checkpoint import Facts
 from reverie.training.compilation import pick_device
 from reverie.training.files import load_tensors
-from reverie.training.fitting import kind_of
+from reverie.training.fitting import FITTED, kind_of
 from reverie.training.launch import renamed
 from reverie.training.launch.compose import build_agent, build_part, is_chosen, load_dataset
 from reverie.training.launch.mistakes import build
@@ -28,6 +29,9 @@ from reverie.training.run_directory import CONFIG, METRICS, SUMMARY
 from reverie.training.seeding import seed_everything
 from reverie.world_models.base import Fitted, WorldModel
 from reverie.world_models.diffusion.planner import Planner
+
+AGENT_CLASS = "agent_class"
+"""Setting of a run whose agent is a class of somebody's own."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,8 @@ class SavedRun:
         Raises:
             Mistake: its file is damaged.
         """
+        if group not in FITTED:
+            raise Mistake(f"{group} is nothing that a run fits; it may be {', '.join(FITTED)}")
         saved = self.directory / f"{group}.pt"
         if not is_chosen(self.config[group]) or not saved.is_file():
             return None
@@ -134,15 +140,13 @@ def load_run(directory: Path | str, device: str = "auto", seed: int | None = Non
     """
     directory = Path(directory)
     saved = directory / checkpoint.FILE
-    if not (directory / CONFIG).is_file() or not saved.is_file():
+    missing = [name for name in (CONFIG, checkpoint.FILE) if not (directory / name).is_file()]
+    if missing:
         raise Mistake(
-            f"{directory} holds no {CONFIG} and {checkpoint.FILE}; give the directory of a run, "
+            f"{directory} holds no {' and '.join(missing)}; give the directory of a run, "
             "such as runs/mopo/pendulum-mixed/0"
         )
-    config = OmegaConf.load(directory / CONFIG)
-    assert isinstance(config, DictConfig)
-    plain: Any = OmegaConf.to_container(config)
-    renamed.refuse_settings(plain, directory / CONFIG)
+    config = _read_config(directory / CONFIG)
     place = pick_device(device)
     if seed is not None:
         seed_everything(seed)
@@ -150,6 +154,29 @@ def load_run(directory: Path | str, device: str = "auto", seed: int | None = Non
     agent = build_agent(config, facts.spec).to(place)
     update = checkpoint.load_agent(saved, agent, place)
     return SavedRun(directory, config, agent, facts, update, place)
+
+
+def _read_config(path: Path) -> DictConfig:
+    """The settings of a run, if it can be built again from them."""
+    try:
+        config = OmegaConf.load(path)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise Mistake(f"{path} is damaged ({str(error).splitlines()[0]}); restore it") from error
+    if not isinstance(config, DictConfig):
+        raise Mistake(f"{path} is damaged (it holds no settings); restore it")
+    plain: Any = OmegaConf.to_container(config)
+    renamed.refuse_settings(plain, path)
+    if AGENT_CLASS in plain:
+        raise Mistake(
+            f"{path.parent} was trained with an agent of somebody's own, {plain[AGENT_CLASS]}, "
+            "which is not imported for a file; reverie.make(..., agent=...).train(folder) reads it"
+        )
+    if not isinstance(plain.get("agent"), dict):
+        raise Mistake(
+            f"{path.parent} holds a run that was put together by hand, so nothing says how to "
+            "build its agent; train the same Run there again to read it"
+        )
+    return config
 
 
 def build_planner(run: SavedRun, settings: DictConfig) -> Planner:

@@ -176,8 +176,10 @@ def read_summary(path: Path) -> dict[str, Any]:
     """The summary of a finished run.
 
     Raises:
-        Mistake: the file is damaged.
+        Mistake: there is none, or the file is damaged.
     """
+    if not path.is_file():
+        raise Mistake(f"{path.parent} is not finished, for it holds no {path.name}; train on")
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:

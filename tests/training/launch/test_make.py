@@ -4,13 +4,17 @@ from functools import partial
 
 import pytest
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
 
 import reverie
+from reverie.agents.base import Agent
 from reverie.agents.sac import SAC
 from reverie.agents.td3_bc import TD3BC
 from reverie.datasets.options import load
 from reverie.mistake import Mistake
-from reverie.training.launch.make import build, compose_run, make, nearest_option
+from reverie.training.launch.make import _typed, build, compose_run, make, nearest_option
 from reverie.training.run import Run
 
 SMALL = {"updates": 6, "log_every": 2, "batch_size": 8, "evaluate": {"every": 0}, "threads": 1}
@@ -29,8 +33,8 @@ def data():
 
 def test_values_mean_what_their_text_means():
     typed = compose_run(["algorithm=iql", "agent.hidden=[8,8]", "run_dir='a b'", "updates=7"])
-    run = make("algorithm=iql", dataset="builtin/pendulum-mixed", run_dir="a b", **SMALL)
-    assert isinstance(run, Run) and run.updates == 6 and run.settings["run_dir"] == "a b"
+    run = make("algorithm=iql", dataset="builtin/pendulum-mixed", name="a b", **SMALL)
+    assert isinstance(run, Run) and run.updates == 6 and run.settings["name"] == "a b"
     assert run.settings["evaluate"]["every"] == 0 and typed.agent.hidden == [8, 8]
     assert run.settings["agent"]["expectile"] == typed.agent.expectile
 
@@ -74,3 +78,93 @@ def test_mistakes_are_those_of_the_command_line():
         make(dataset="builtin/pendulum-mixed", updates=0.5)
     with pytest.raises(Mistake, match=r"there is no setting 'updats'.*did you mean updates"):
         make(dataset="builtin/pendulum-mixed", updats=5)
+
+
+@given(st.one_of(st.text(), st.floats(), st.lists(st.text(max_size=5), max_size=3)))
+def test_a_value_is_typed_so_that_it_comes_back(value):
+    texts = value if isinstance(value, list) else [value]
+    if any(isinstance(text, str) and "${" in text for text in texts):
+        with pytest.raises(Mistake, match="interpolation"):
+            _typed(value)
+        return
+    back = OverridesParser.create().parse_override(f"key={_typed(value)}").value()
+    assert back == value or (value != value and back != back), (value, back)
+
+
+@pytest.mark.parametrize("text", ["123", "1e3", "null", "a\\b c", "it's", "\\", "ü", "a=b,c", ""])
+def test_a_string_stays_a_string(text):
+    assert make("algorithm=iql", name=text, **SMALL).settings["name"] == text
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"run_dir": "x"}, "run_dir is for the command line.*run.train"),
+        ({"overwrite": True}, "overwrite is for the command line"),
+        ({"agent": 5}, "agent=5 is neither a name nor settings"),
+        ({"agent": dict}, "is no agent; derive it"),
+        ({"dataset": 5}, "dataset=5 is neither"),
+        ({"dataset": "file"}, "dataset.path has no value"),
+        ({"filter": {"widht": 3}}, "there is no setting 'filter.widht'"),
+    ],
+)
+def test_what_would_be_ignored_or_cannot_be_read_is_refused(given, message):
+    with pytest.raises(Mistake, match=message):
+        make(**given)
+
+
+def test_settings_of_a_dataset_that_is_there_are_refused(data):
+    for extra in ("dataset.env_id=Hopper-v5", "dataset=builtin/refrigerator"):
+        with pytest.raises(Mistake, match="would be ignored beside a dataset that is there"):
+            make(extra, dataset=data)
+    with pytest.raises(Mistake, match="are two datasets"):
+        make("dataset=builtin/refrigerator", dataset="builtin/pendulum-mixed")
+    with pytest.raises(Mistake, match="is no override"):
+        make(5)
+
+
+def test_settings_of_an_option_may_be_a_mapping():
+    run = make("algorithm=iql", agent={"tau": 0.5}, dataset={"episodes": 4}, **SMALL)
+    assert run.agent.tau == 0.5 and len(run.data.episode_starts) == 4
+
+
+def test_numbers_of_a_partial_belong_to_the_run(data, tmp_path):
+    given = {"dataset": data, **SMALL}
+    make("algorithm=td3_bc", agent=partial(TD3BC, alpha=9.0), **given).train(tmp_path / "a")
+    assert reverie.load(tmp_path / "a").agent.alpha == 9.0
+    with pytest.raises(Mistake, match=r"agent.alpha=9.0, this one has agent.alpha=50.0"):
+        make("algorithm=td3_bc", agent=partial(TD3BC, alpha=50.0), **given).train(tmp_path / "a")
+
+    make("algorithm=td3_bc", agent=partial(Weighted, extra=1), **given).train(tmp_path / "b")
+    with pytest.raises(Mistake, match=r"agent.extra=1, this one has agent.extra=2"):
+        make("algorithm=td3_bc", agent=partial(Weighted, extra=2), **given).train(tmp_path / "b")
+    with pytest.raises(Mistake, match=r"somebody's own.*Weighted"):
+        reverie.load(tmp_path / "b")
+
+
+class Still(Agent):
+    """Knows no YAML, nor does any base of it."""
+
+    def __init__(self, *, spec, seeds, updates, pull=1.0):
+        super().__init__(spec=spec, seeds=seeds)
+        self.pull, self.weight = pull, torch.nn.Parameter(torch.ones(seeds))
+
+    def act(self, obs, deterministic=False):
+        return obs[..., : self.spec.action_dim] * 0
+
+    def update(self, batch):
+        with torch.no_grad():
+            self.weight -= 0.1 * self.pull
+        return {"weight": self.weight.detach().clone()}
+
+
+def test_an_agent_without_any_yaml_trains(data, tmp_path):
+    run = make("algorithm=sac", dataset=data, agent=partial(Still, pull=0.5), **SMALL)
+    assert run.train(tmp_path).series["weight"][1][0, -1] == pytest.approx(0.725)
+    with pytest.raises(Mistake, match=r"agent.pull=2 would be ignored"):
+        make("algorithm=sac", "+agent.pull=2", dataset=data, agent=Still, **SMALL)
+
+
+def test_build_names_a_number_that_does_not_fit(data):
+    with pytest.raises(Mistake, match="cannot be built: TD3BC has no setting foo"):
+        build(TD3BC, spec=data.spec, seeds=1, updates=10, foo=1)
