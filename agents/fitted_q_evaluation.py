@@ -28,8 +28,8 @@ class FittedQEvaluation(Agent):
     """R critics for each of P fixed policies; a seed is a policy and a replica of it.
 
     Seeds are ordered policy first: seed p R + r is replica r of policy p. A critic predicts
-    (Q - offset) / scale, with statistics of the dataset that put its first guess in the right place;
-    they do not move the solution of Q(s, a) = r + discount (1 - terminated) Q(s', pi(s')).
+    (Q - offset) / scale, with statistics of the dataset that put its first guess in the right
+    place; they do not move the solution of Q(s, a) = r + discount (1 - terminated) Q(s', pi(s')).
 
     Args:
         spec: of the task.
