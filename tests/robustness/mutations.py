@@ -197,7 +197,10 @@ def change_columns(rng: Random, columns: Columns) -> tuple[Columns, str]:
     """Change what one column holds, or its name; returns how."""
     name = list(columns)[int(rng.integers(len(columns)))]
     way = COLUMN_WAYS[int(rng.integers(len(COLUMN_WAYS)))]
-    changed = way(rng, dict(columns), name)
+    try:
+        changed = way(rng, dict(columns), name)
+    except (IndexError, ValueError, TypeError):  # a second change that the first leaves no room for
+        return columns, f"{way.__name__} {name} (impossible)"
     return changed, f"{way.__name__} {name}"
 
 
