@@ -1,43 +1,157 @@
 """Columns of flat dataset files (one array for each quantity, all episodes one after another)."""
 
+import logging
+import re
+import struct
 import zipfile
-from collections.abc import Collection, Mapping
+import zlib
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import h5py
 import numpy as np
 
+from reverie.datasets.readers.hdf5 import missing_values
 from reverie.mistake import Mistake
 
+log = logging.getLogger(__name__)
+
 Columns = dict[str, np.ndarray]
+Choice = Callable[[Collection[str]], Collection[str]]
+"""From the names that a file holds to those to read."""
+
+ALIASES = {
+    "observations": ("obs", "observation", "states", "state"),
+    "actions": ("action", "acts", "act"),
+    "rewards": ("reward", "rews", "rew"),
+    "terminals": (
+        *("terminal", "terminated", "terminateds", "terminations", "termination"),
+        *("done", "dones"),
+    ),
+    "timeouts": (
+        *("timeout", "truncated", "truncateds", "truncations", "truncation"),
+        "episode_terminals",
+    ),
+    "next_observations": ("next_obs", "next_observation", "next_states", "next_state", "obs_next"),
+}
+"""D4RL's names and what others call the same: NeoRL, Gymnasium, Minari, d3rlpy and most loggers."""
+
+# Names that some files give to every end of an episode; a more exact one goes first.
+LOOSE = ("done", "dones", "episode_terminals")
+
+# What h5py and numpy raise for files that are damaged or something else.
+UNREADABLE = (
+    *(OSError, KeyError, RuntimeError, ValueError, TypeError, EOFError, MemoryError),
+    *(OverflowError, struct.error, zipfile.BadZipFile, zlib.error),
+)
 
 
-def read_hdf5(path: Path, names: Collection[str]) -> Columns:
-    """The named arrays that an HDF5 file holds at its top; others are not read.
+def find_columns(
+    held: Collection[str], named: Mapping[str, str | None], source: str
+) -> dict[str, str]:
+    """The array that holds each column, by D4RL's name of the column.
+
+    Args:
+        held: names of the arrays.
+        named: what the user says, `dataset.columns`: the array by the column; None for none.
+        source: for messages.
 
     Raises:
-        Mistake: there is no such file; the file is no HDF5, cut short, damaged, or not flat.
+        Mistake: the user names a column that there is not, or an array that is not held; two
+            arrays could be the same column.
+    """
+    known = [*ALIASES, "index"]
+    for column, array in named.items():
+        if column not in known:
+            raise Mistake(
+                f"dataset.columns has the key {column}; it gives the name that the file has for "
+                f"each of {', '.join(known)}, e.g. dataset.columns={{terminals: done}}"
+            )
+        if array is not None and array not in held:
+            raise Mistake(
+                f"{source} holds no {array!r}, which dataset.columns names for {column}; it holds "
+                f"{listed(held)}"
+            )
+    found = {column: array for column, array in named.items() if array is not None}
+    taken = set(found.values())
+    for column, aliases in ALIASES.items():
+        if column in named:
+            continue
+        others = [name for name in aliases if name in held and name not in taken]
+        exact = [name for name in others if name not in LOOSE]
+        likely = exact or others
+        if column in held:
+            found[column] = column
+            if exact:
+                log.warning("%s: %s is read, %s is not", source, column, " and ".join(exact))
+        elif len(likely) > 1:
+            raise Mistake(
+                f"{source} holds {' and '.join(likely)}, each of which could be {column}; choose "
+                f"with dataset.columns={{{column}: {likely[0]}}}"
+            )
+        elif likely:
+            found[column] = likely[0]
+    return found
+
+
+def listed(names: Collection[str]) -> str:
+    """Names for a message, not more than twenty."""
+    shown = sorted(names)
+    rest = f" and {len(shown) - 20} more" if len(shown) > 20 else ""
+    return (", ".join(shown[:20]) + rest) or "nothing"
+
+
+def read_hdf5(path: Path, choose: Choice) -> Columns:
+    """Arrays of an HDF5 file; others are not read.
+
+    Args:
+        path: the file.
+        choose: from the names at its top to those to read.
+
+    Raises:
+        Mistake: there is no such file; the file is no HDF5, cut short, damaged, or not flat; a
+            column lies in another file that is gone, or was not written to its end.
     """
     require_file(path)
     try:
         with h5py.File(path, "r") as file:
-            groups = [name for name in names if isinstance(file.get(name), h5py.Group)]
-            if groups or any(name.startswith("episode_") for name in file):
-                raise Mistake(
-                    f"{path} holds groups where flat arrays were expected "
-                    f"({', '.join(groups) or 'one for each episode'}); a Minari file is read with "
-                    "dataset=minari"
-                )
-            return {name: file[name][()] for name in names if name in file}
-    except (OSError, KeyError, RuntimeError) as error:  # what h5py raises for damage
+            return {array: _read(path, file, array) for array in choose(file)}
+    except Mistake:
+        raise
+    except UNREADABLE as error:
         raise Mistake(
-            f"{path} cannot be read as HDF5 ({in_one_line(error)}); it is cut short or damaged, "
-            "so delete it and fetch it again"
+            f"{path} cannot be read as HDF5 ({in_one_line(error)}); it is cut short, damaged or of "
+            "another kind: restore it from a copy, or write or fetch it again"
         ) from error
 
 
-def read_npz(path: Path, names: Collection[str]) -> Columns:
-    """The named arrays that an `.npz` file holds; others are not read.
+def _read(path: Path, file: h5py.File, array: str) -> np.ndarray:
+    found = file[array]
+    if not isinstance(found, h5py.Dataset):
+        raise Mistake(
+            f"{path}: {array} is a group, where a flat array was expected; with dataset=file name "
+            f"one in it, e.g. dataset.columns={{observations: {array}/NAME}}"
+        )
+    missing = missing_values(found)
+    if missing is not None:
+        raise Mistake(
+            f"{path}: {array} {missing}; bring back what is missing, or write the file again to "
+            "its end"
+        )
+    return found[()]
+
+
+def holds_episodes(held: Collection[str]) -> bool:
+    """Whether these are the names in a file of Minari's: a group for each episode."""
+    return any(re.fullmatch(r"episode_\d+", name) for name in held)
+
+
+def read_npz(path: Path, choose: Choice) -> Columns:
+    """Arrays of an `.npz` file; others are not read.
+
+    Args:
+        path: the file.
+        choose: from the names in it to those to read.
 
     Raises:
         Mistake: there is no such file; the file is no `.npz`, cut short, damaged, or needs pickle.
@@ -47,8 +161,10 @@ def read_npz(path: Path, names: Collection[str]) -> Columns:
         with np.load(path, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("a single array")
-            return {name: file[name] for name in names if name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.error) as error:
+            return {array: file[array] for array in choose(file.files)}
+    except Mistake:
+        raise
+    except UNREADABLE as error:
         raise Mistake(
             f"{path} cannot be read as .npz ({in_one_line(error)}); it must hold plain numeric "
             "arrays written by numpy.savez, so write or fetch it again"
@@ -80,9 +196,9 @@ def require_columns(
         )
     lengths = {name: len(column) if column.ndim else 0 for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
-        listed = ", ".join(f"{name} {length:,}" for name, length in lengths.items())
+        counts = ", ".join(f"{name} {length:,}" for name, length in lengths.items())
         raise Mistake(
-            f"{path} has columns that differ in length ({listed}); every row needs one entry in "
+            f"{path} has columns that differ in length ({counts}); every row needs one entry in "
             "each, so repair the file or fetch it again"
         )
     if not all(lengths.values()):
@@ -99,9 +215,15 @@ def require_columns(
                 f"{path}: {name} holds {column.dtype} values, expected numbers; convert them"
             )
     for name in required[:2]:
-        if columns[name].ndim != 2:
+        column = columns[name]
+        if column.ndim == 4 or (column.ndim > 2 and column.dtype == np.uint8):
             raise Mistake(
-                f"{path}: {name} has shape {list(columns[name].shape)}, expected [N, width]; "
+                f"{path}: {name} holds {column.dtype} images of shape {list(column.shape[1:])}; "
+                "images are not supported, so store vectors of features [N, width]"
+            )
+        if column.ndim != 2:
+            raise Mistake(
+                f"{path}: {name} has shape {list(column.shape)}, expected [N, width]; "
                 "reshape it to one flat row for each step"
             )
 

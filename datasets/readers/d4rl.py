@@ -150,6 +150,7 @@ def load(
     id: str,
     path: str | None,
     env_id: str | None,
+    env_kwargs: Mapping[str, object] | None = None,
     physics: str,
     compat: str | None,
     max_episode_steps: int | None,
@@ -169,6 +170,7 @@ def load(
         path: the file, None to look for it in D4RL_DATASET_DIR (default `~/.d4rl/datasets`) and
             to download it there.
         env_id: Gymnasium id for scores; `standard` for the one in `TASKS`, None for none.
+        env_kwargs: options for that environment.
         physics: `d4rl` undoes MuJoCo's contact change in locomotion tasks, `as-is` does not.
         compat: None, or `d4rl` for exactly the rows of D4RL's own Q-learning conversion: next
             observations are the following rows (at a terminal row a reset state, so `valid_next`
@@ -188,7 +190,7 @@ def load(
     if compat not in (None, "d4rl"):
         raise Mistake(f"compat={compat!r} is unknown; use null, or d4rl for the original rows")
     file = _locate(task, path, mirrors, sha256)
-    columns = read_hdf5(file, REQUIRED + OPTIONAL)
+    columns = read_hdf5(file, lambda held: [key for key in REQUIRED + OPTIONAL if key in held])
     require_columns(file, columns, REQUIRED)
     if task.needs_timeouts and "timeouts" not in columns:
         raise Mistake(
@@ -231,7 +233,7 @@ def load(
         rows["ends"] = ends[kept] | (np.diff(kept, append=len(terminated)) > 1)
     return build(
         name=short_name(name=name, id=id),
-        spec=_spec(task, obs.shape[1], env_id, physics),
+        spec=_spec(task, obs.shape[1], env_id, physics, env_kwargs),
         reference=reference_for(task.id),
         origin={
             "source": "D4RL" if compat is None else "D4RL, its own rows",
@@ -320,7 +322,13 @@ def _locate(task: Task, path: str | None, mirrors: Sequence[str], sha256: str | 
     return file
 
 
-def _spec(task: Task, obs_dim: int, env_id: str | None, physics: str) -> Spec:
+def _spec(
+    task: Task,
+    obs_dim: int,
+    env_id: str | None,
+    physics: str,
+    env_kwargs: Mapping[str, object] | None = None,
+) -> Spec:
     return Spec(
         env_id=task.env_id if env_id == "standard" else env_id,
         obs_dim=obs_dim,
@@ -329,6 +337,7 @@ def _spec(task: Task, obs_dim: int, env_id: str | None, physics: str) -> Spec:
         action_low=(-1.0,) * task.action_dim,
         action_high=(1.0,) * task.action_dim,
         max_episode_steps=task.steps,
+        env_kwargs=dict(env_kwargs or {}),
         physics=physics if task.physics else "as-is",
         obs_slice=task.obs_slice,
     )

@@ -1,7 +1,7 @@
-"""Datasets in a file of one's own: `.hdf5` with D4RL's keys, or `.npz` with those or NeoRL's."""
+"""Datasets in a file of one's own: flat arrays in `.hdf5` or `.npz`, under the usual names."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,13 @@ from reverie.datasets.build import build, given_reference
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.names import short_name
 from reverie.datasets.readers.columns import (
+    LOOSE,
     Columns,
+    find_columns,
     flag,
+    holds_episodes,
     limit_ends,
+    listed,
     read_hdf5,
     read_npz,
     require_columns,
@@ -25,17 +29,6 @@ from reverie.mistake import Mistake
 log = logging.getLogger(__name__)
 
 REQUIRED = ["observations", "actions", "rewards", "terminals"]
-
-# NeoRL's names (arXiv:2102.00714) for the same columns.
-ALIASES = {
-    "obs": "observations",
-    "action": "actions",
-    "reward": "rewards",
-    "done": "terminals",
-    "truncated": "timeouts",
-    "next_obs": "next_observations",
-}
-NAMES = [*ALIASES.values(), *ALIASES]
 
 # Where a file stores no time limits, a next observation this far (relative) from the following
 # row's observation shows that another episode begins there.
@@ -55,15 +48,16 @@ def load(
     action_high: int | float | Sequence[int | float] | None,
     reference: Sequence[int | float] | None,
     clip_actions: bool,
+    columns: Mapping[str, str | None] | None = None,
     subset: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Read transitions from one file.
 
-    Keys: observations `[N, D]`, actions `[N, A]`, rewards, terminals `[N]`, and where they exist
-    timeouts `[N]` and next_observations `[N, D]`; in `.npz` also NeoRL's obs, action, reward,
-    done, truncated, next_obs and index (first rows of the trajectories). Without timeouts and
-    index, an episode ends where the stored next observation is not the following row's, or,
-    without next observations, after `max_episode_steps` steps.
+    Arrays: observations `[N, D]`, actions `[N, A]`, rewards, terminals `[N]`, and where they exist
+    timeouts `[N]` and next_observations `[N, D]`, each under this name or one of
+    `columns.ALIASES`; in `.npz` also NeoRL's index (first rows of the trajectories). Without
+    timeouts and index, an episode ends where the stored next observation is not the following
+    row's, or, without next observations, after `max_episode_steps` steps.
 
     Args:
         name: short name, None to use the file's stem.
@@ -77,15 +71,17 @@ def load(
             None for the environment's, or -1 and 1 without an environment.
         reference: returns that score 0 and 100, None if unknown.
         clip_actions: clip actions outside the box instead of refusing them.
+        columns: names of the arrays in the file by the names above, where they are others; None
+            for a column that is to be ignored.
         subset: which whole episodes to keep, see `datasets.subset.choose_episodes`; None for all.
 
     Raises:
-        Mistake: no such file; damaged file, missing or unequal columns, discrete actions, bad
-            values, spaces other than the environment's.
+        Mistake: no such file; damaged file, missing, ambiguous or unequal columns, discrete
+            actions, bad values, spaces other than the environment's.
     """
     file = Path(path).expanduser()
     return from_columns(
-        _read(file),
+        _read(file, columns),
         source=str(file),
         name=short_name(name=name, path=path),
         env_id=env_id,
@@ -97,12 +93,13 @@ def load(
         action_high=action_high,
         reference=reference,
         clip_actions=clip_actions,
+        columns=columns,
         subset=subset,
     )
 
 
 def from_columns(
-    columns: Mapping[str, np.ndarray],
+    arrays: Mapping[str, np.ndarray],
     *,
     source: str,
     name: str,
@@ -115,20 +112,25 @@ def from_columns(
     action_high: int | float | Sequence[int | float] | None,
     reference: Sequence[int | float] | None,
     clip_actions: bool,
+    columns: Mapping[str, str | None] | None = None,
     subset: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Turn arrays with the names of `load` into a dataset.
 
     Args:
-        columns: arrays by name, NeoRL's names included.
+        arrays: by name.
         source: where they come from, for messages.
 
     Raises:
         Mistake: as `load`.
     """
-    columns = _with_standard_names(columns, source)
-    require_columns(source, {key: columns[key] for key in columns if key != "index"}, REQUIRED)
-    obs = columns["observations"]
+    chosen = _choose(arrays, columns, source, index=True)
+    data: Columns = {column: np.asarray(arrays[name]) for column, name in chosen.items()}
+    if data["actions"].ndim == 1 and data["actions"].dtype.kind == "f":
+        data["actions"] = data["actions"][:, None]
+    require_columns(source, {key: data[key] for key in data if key != "index"}, REQUIRED)
+    _require_terminations(source, data, chosen["terminals"])
+    obs = data["observations"]
     if obs_slice is not None and not 1 <= obs_slice <= obs.shape[1]:
         raise Mistake(
             f"obs_slice={obs_slice} does not fit the {obs.shape[1]} observations of {source}"
@@ -136,7 +138,7 @@ def from_columns(
     spec = _spec(
         name,
         obs[:, :obs_slice].shape[1],
-        columns["actions"].shape[1],
+        data["actions"].shape[1],
         env_id,
         env_kwargs,
         physics,
@@ -145,15 +147,15 @@ def from_columns(
         action_low,
         action_high,
     )
-    next_obs = columns.get("next_observations")
+    next_obs = data.get("next_observations")
     return build(
         name=name,
         spec=spec,
         obs=obs[:, :obs_slice],
-        action=columns["actions"],
-        reward=columns["rewards"],
-        terminated=columns["terminals"],
-        truncated=_truncated(source, columns, spec.max_episode_steps),
+        action=data["actions"],
+        reward=data["rewards"],
+        terminated=data["terminals"],
+        truncated=_truncated(source, data, spec.max_episode_steps),
         next_obs=None if next_obs is None else next_obs[:, :obs_slice],
         reference=None if reference is None else given_reference(reference),
         origin={"source": "file", "file": source},
@@ -162,24 +164,59 @@ def from_columns(
     )
 
 
-def _read(file: Path) -> Columns:
-    if file.suffix in (".hdf5", ".h5"):
-        return read_hdf5(file, NAMES[: len(ALIASES)])
-    if file.suffix != ".npz":
+def _read(file: Path, named: Mapping[str, str | None] | None) -> Columns:
+    suffix = file.suffix.lower()
+    if suffix not in (".hdf5", ".h5", ".npz"):
         raise Mistake(
             f"{file} has the suffix {file.suffix!r}, expected .hdf5, .h5 or .npz; convert the file"
         )
-    return read_npz(file, [*NAMES, "index"])
+
+    def choose(held: Collection[str]) -> Collection[str]:
+        if holds_episodes(held):
+            raise Mistake(
+                f"{file} holds a group for each episode, as Minari's files do, not flat arrays; "
+                "read its folder with dataset=minari"
+            )
+        return _choose(held, named, str(file), index=suffix == ".npz").values()
+
+    return (read_npz if suffix == ".npz" else read_hdf5)(file, choose)
 
 
-def _with_standard_names(columns: Mapping[str, np.ndarray], source: str) -> Columns:
-    renamed: Columns = {}
-    for key, column in columns.items():
-        standard = ALIASES.get(key, key)
-        if standard in renamed:
-            raise Mistake(f"{source} has the column {standard} twice; remove {key} or the other")
-        renamed[standard] = np.asarray(column)
-    return renamed
+def _choose(
+    held: Collection[str], named: Mapping[str, str | None] | None, source: str, *, index: bool
+) -> dict[str, str]:
+    """The array for each column, by D4RL's names; NeoRL's `index` too where it is looked for."""
+    found = find_columns(held, named or {}, source)
+    missing = [column for column in REQUIRED if column not in found]
+    if missing:
+        zeros = " (terminals: zeros if no episode terminates)" if "terminals" in missing else ""
+        raise Mistake(
+            f"{source} lacks {', '.join(missing)}; it holds {listed(held)}: name the arrays, e.g. "
+            f"dataset.columns={{{missing[0]}: NAME}}, or add them{zeros}"
+        )
+    if index and "index" in held and "index" not in (named or {}):
+        found["index"] = "index"
+    return found
+
+
+def _require_terminations(source: str, columns: Columns, name: str) -> None:
+    """Refuse or remark flags of ends under a name that does not tell terminations from limits."""
+    if name not in LOOSE or "index" in columns:
+        return
+    if "timeouts" not in columns:
+        log.warning(
+            "%s: %s is taken for terminations; if it marks time limits too, store them apart, as "
+            "timeouts",
+            source,
+            name,
+        )
+        return
+    limits = flag(columns["timeouts"])
+    if limits.any() and flag(columns["terminals"])[limits].all():
+        raise Mistake(
+            f"{source}: {name} marks every time limit too, so it holds ends of episodes, not "
+            f"terminations; store terminals = {name} without the time limits"
+        )
 
 
 def _truncated(file: str, columns: Columns, limit: int | None) -> np.ndarray:

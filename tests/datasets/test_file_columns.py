@@ -1,0 +1,235 @@
+"""Columns that are clear are read, under any usual name; what HDF5 would make up is refused."""
+
+import logging
+
+import h5py
+import numpy as np
+import pytest
+
+from reverie.datasets.options import load as load_option
+from reverie.datasets.readers.file import load
+from reverie.mistake import Mistake
+from tests.datasets.test_file import options, recording, write
+
+SUFFIXES = (".hdf5", ".npz")
+
+
+@pytest.fixture
+def plain(tmp_path):
+    return load(**options(write(tmp_path / "plain.npz", recording()))).fingerprint
+
+
+def renamed(**names):
+    columns = recording()
+    return {names.get(key, key): value for key, value in columns.items()}
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"terminals": "terminated", "timeouts": "truncated"},
+        {"terminals": "terminations", "timeouts": "truncations"},
+        {"terminals": "dones"},
+        {"observations": "obs", "actions": "acts", "rewards": "rews", "terminals": "done"},
+        {"observations": "states", "next_observations": "next_states", "actions": "action"},
+        {"next_observations": "next_obs", "timeouts": "timeout"},
+    ],
+    ids=lambda names: ",".join(names.values()),
+)
+def test_other_usual_names_are_read_in_both_formats(tmp_path, plain, suffix, names):
+    data = load(**options(write(tmp_path / f"log{suffix}", renamed(**names))))
+    assert data.fingerprint == plain
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_ends_of_episodes_as_d3rlpy_marks_them_end_episodes(tmp_path, plain, suffix):
+    columns = renamed(timeouts="episode_terminals")
+    columns["episode_terminals"] = columns["episode_terminals"] | columns["terminals"]
+    columns["episode_terminals"][-1] = True
+    data = load(**options(write(tmp_path / f"log{suffix}", columns)))
+    assert data.fingerprint == plain
+
+
+@pytest.mark.parametrize("key", ["episode_starts", "episode_ids", "episode_1_of_many"])
+def test_keys_that_begin_like_minaris_groups_are_ignored(tmp_path, plain, key):
+    columns = recording() | {key: np.arange(9)}
+    assert load(**options(write(tmp_path / "log.hdf5", columns))).fingerprint == plain
+
+
+def test_numbers_in_columns_of_width_one_and_float_flags_are_read(tmp_path, plain):
+    columns = recording()
+    for key in ("rewards", "terminals", "timeouts"):
+        columns[key] = columns[key][:, None].astype(np.float64)
+    for suffix in SUFFIXES:
+        assert load(**options(write(tmp_path / f"log{suffix}", columns))).fingerprint == plain
+
+
+@pytest.mark.parametrize("suffix", [".HDF5", ".H5", ".Hdf5", ".NPZ"])
+def test_suffixes_in_capitals_are_read(tmp_path, plain, suffix):
+    path = write(tmp_path / f"log{suffix.lower()}", recording())
+    path = path.rename(path.with_suffix(suffix))
+    assert load(**options(path)).fingerprint == plain
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_actions_without_a_width_are_one_action(tmp_path, suffix):
+    columns = recording()
+    columns["actions"] = columns["actions"][:, 0]
+    data = load(**options(write(tmp_path / f"log{suffix}", columns)))
+    assert data.spec.action_dim == 1
+    assert data.transitions.action[:, 0].tolist() == columns["actions"].tolist()
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_columns_can_be_named_and_left_out(tmp_path, plain, suffix):
+    columns = renamed(terminals="fell", observations="sensors") | {"terminated": np.ones(9)}
+    path = write(tmp_path / f"log{suffix}", columns)
+    named = {"terminals": "fell", "observations": "sensors"}
+    assert load(**options(path, columns=named)).fingerprint == plain
+    without = load(**options(path, columns={**named, "next_observations": None}))
+    assert len(without) == 7
+
+
+def test_a_column_inside_a_group_can_be_named(tmp_path, plain):
+    columns = renamed(observations="data/state")
+    path = write(tmp_path / "log.hdf5", columns)
+    assert load(**options(path, columns={"observations": "data/state"})).fingerprint == plain
+    path = write(tmp_path / "group.hdf5", renamed(observations="observations/state"))
+    with pytest.raises(Mistake, match=r"is a group.*columns=\{observations: observations/NAME\}"):
+        load(**options(path))
+
+
+def test_given_arrays_take_names_too(plain):
+    data = load_option(renamed(terminals="fell"), columns={"terminals": "fell"})
+    assert data.fingerprint == plain
+
+
+def test_wrong_names_of_columns_say_what_there_is(tmp_path):
+    path = write(tmp_path / "log.hdf5", renamed(terminals="fell"))
+    with pytest.raises(Mistake, match=r"lacks terminals; it holds actions, fell.*terminals: NAME"):
+        load(**options(path))
+    with pytest.raises(Mistake, match=r"holds no 'fel', .* for terminals; it holds actions, fell"):
+        load(**options(path, columns={"terminals": "fel"}))
+    with pytest.raises(Mistake, match=r"has the key ends; .*observations, actions, rewards"):
+        load(**options(path, columns={"ends": "fell"}))
+
+
+def test_two_names_for_one_column_are_refused_unless_one_is_exact(tmp_path, plain, caplog):
+    columns = renamed(rewards="reward") | {"rew": np.zeros(9)}
+    path = write(tmp_path / "log.npz", columns)
+    with pytest.raises(Mistake, match=r"reward and rew, .*columns=\{rewards: reward\}"):
+        load(**options(path))
+    assert load(**options(path, columns={"rewards": "reward"})).fingerprint == plain
+    ends = recording()["terminals"] | recording()["timeouts"]
+    both = renamed(terminals="terminated") | {"done": ends}  # the exact name is meant
+    assert load(**options(write(tmp_path / "both.npz", both))).fingerprint == plain
+    with caplog.at_level(logging.WARNING):
+        more = recording() | {"reward": np.zeros(9)}
+        assert load(**options(write(tmp_path / "more.npz", more))).fingerprint == plain
+    assert "rewards is read, reward is not" in caplog.text
+
+
+def test_done_flags_that_mark_time_limits_too_are_not_taken_for_terminations(tmp_path, caplog):
+    columns = renamed(terminals="dones")
+    columns["dones"] = columns["dones"] | columns["timeouts"]
+    with pytest.raises(Mistake, match="dones marks every time limit too"):
+        load(**options(write(tmp_path / "log.npz", columns)))
+    del columns["timeouts"]
+    with caplog.at_level(logging.WARNING):
+        load(**options(write(tmp_path / "log.npz", columns)))
+    assert "dones is taken for terminations" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((9, 8, 8, 3), np.uint8), ((9, 8, 8), np.uint8), ((9, 4, 8, 8), "f4")]
+)
+def test_images_are_refused_for_what_they_are(tmp_path, shape, dtype):
+    columns = recording() | {"observations": np.zeros(shape, dtype)}
+    with pytest.raises(Mistake, match="images are not supported"):
+        load(**options(write(tmp_path / "log.npz", columns)))
+
+
+def holed(path, make):
+    """A file whose rewards `make` writes."""
+    write(path, {key: value for key, value in recording().items() if key != "rewards"})
+    with h5py.File(path, "r+") as file:
+        make(file)
+    return path
+
+
+def virtual(file, *, mapped=9):
+    layout = h5py.VirtualLayout((9,), "f4")
+    layout[:mapped] = h5py.VirtualSource("part.hdf5", "x", shape=(9,))[:mapped]
+    file.create_virtual_dataset("rewards", layout)
+
+
+def part(path, rows=9, name="x"):
+    with h5py.File(path, "w") as file:
+        file[name] = np.arange(rows, dtype=np.float32)
+
+
+def test_virtual_columns_are_read_while_their_sources_are_there(tmp_path, monkeypatch):
+    monkeypatch.chdir("/")
+    path = holed(tmp_path / "log.hdf5", virtual)
+    part(tmp_path / "part.hdf5")
+    assert load(**options(path)).transitions.reward.tolist() == list(range(9))
+
+
+@pytest.mark.parametrize(
+    ("prepare", "how", "message"),
+    [
+        (lambda part_: None, {}, "rewards lies in .*part.hdf5, which is not there"),
+        (lambda part_: part(part_, name="y"), {}, "x of .*part.hdf5, which is not there"),
+        (lambda part_: part(part_, rows=5), {}, "x of .*part.hdf5, which holds fewer values"),
+        (part, {"mapped": 4}, "has 5 of 9 values that no source fills"),
+    ],
+    ids=["file", "dataset", "short", "unmapped"],
+)
+def test_virtual_columns_without_sources_are_refused(tmp_path, prepare, how, message):
+    path = holed(tmp_path / "log.hdf5", lambda file: virtual(file, **how))
+    prepare(tmp_path / "part.hdf5")
+    with pytest.raises(Mistake, match=message) as caught:
+        load(**options(path))
+    assert str(path) in str(caught.value)
+
+
+def test_raw_files_that_are_gone_or_short_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def outside(file):
+        file.create_dataset("rewards", (9,), "f4", external="raw.bin")[:] = np.arange(9)
+
+    path = holed(tmp_path / "log.hdf5", outside)
+    raw = tmp_path / "raw.bin"
+    assert load(**options(path)).transitions.reward.tolist() == list(range(9))
+    raw.write_bytes(raw.read_bytes()[:20])
+    with pytest.raises(Mistake, match=r"raw\.bin, which is shorter"):
+        load(**options(path))
+    raw.unlink()
+    with pytest.raises(Mistake, match=r"raw\.bin, which is not there"):
+        load(**options(path))
+
+
+def begun(file):
+    file.create_dataset("rewards", (9,), "f4", chunks=(2,))[:5] = 1
+
+
+def never(file):
+    file.create_dataset("rewards", (9,), "f4")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [(begun, "rewards has 2 of 5 chunks that were never written"), (never, "was never written")],
+)
+def test_columns_that_were_not_written_to_their_end_are_refused(tmp_path, make, message):
+    with pytest.raises(Mistake, match=message):
+        load(**options(holed(tmp_path / "log.hdf5", make)))
+
+
+def test_zeros_that_were_written_are_read(tmp_path):
+    def zeros(file):
+        file.create_dataset("rewards", (9,), "f4", chunks=(2,), compression="gzip")[:] = 0
+
+    assert not load(**options(holed(tmp_path / "log.hdf5", zeros))).transitions.reward.any()
