@@ -10,7 +10,6 @@ ALLOWED_OF_WORLD_MODELS = {"base", "per_seed", "networks", "optimiser"}  # what 
 ENTRY = {  # what reads configuration, besides training/launch/
     "train.py",
     "evaluate.py",
-    "datasets/check.py",
     "training/collect/__main__.py",
     "training/distil/__main__.py",
     "training/ope/__main__.py",

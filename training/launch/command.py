@@ -7,7 +7,7 @@ import sys
 COMMANDS = {
     "train": ("reverie.train", "train an agent on a dataset"),
     "evaluate": ("reverie.evaluate", "score a run in its true environment"),
-    "check": ("reverie.datasets.check", "look at a dataset before trusting it"),
+    "check": ("reverie.training.launch.check", "look at a dataset before trusting it"),
     "report": ("reverie.training.report.__main__", "write one page about many runs"),
     "collect": ("reverie.training.collect.__main__", "make benchmark data for a task"),
     "tune": ("reverie.training.tune.__main__", "search for settings"),

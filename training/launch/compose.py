@@ -15,6 +15,7 @@ from rich.console import Console
 
 from reverie.agents.base import Agent
 from reverie.datasets.cache import cache_at, cache_root
+from reverie.datasets.check.report import problems
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.names import short_name
 from reverie.datasets.replay import GrowingReplay, Mixture
@@ -66,6 +67,7 @@ def build_run(
     with cache_at(config.cache):
         data = load_dataset(config) if data is None else data
         cache = cache_root()
+    tell_problems(data, console)
     learner = build_agent(config, data.spec, agent).to(device)
     learner.prepare(data)
     online = build_online(config, data)
@@ -112,6 +114,18 @@ def load_dataset(config: DictConfig) -> Dataset:
     """The dataset that the settings name."""
     plain: Any = OmegaConf.to_container(config.dataset, resolve=True)
     return instantiate(config.dataset, name=short_name(**plain), _convert_="all")
+
+
+def tell_problems(data: Dataset, console: Console) -> None:
+    """Print what would poison training, a line each; what to do about it is the user's choice."""
+    found = problems(data)
+    for text in found:
+        console.print(f"problem: {data.name}: {text}", markup=False, soft_wrap=True)
+    if found:
+        console.print(
+            "python -m reverie.datasets.check shows more, with the same dataset... options",
+            soft_wrap=True,
+        )
 
 
 def build_agent(config: DictConfig, spec: Spec, kind: Builder | None = None) -> Agent:

@@ -5,6 +5,7 @@ reader knows, and the hyperparameters tuned for datasets, `conf/tuned/<algorithm
 Importing this module makes Hydra see them as if each row were a file.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -105,8 +106,10 @@ def tuned(algorithm: str) -> dict[str, dict[str, Any]]:
 def one_spelling(arguments: Sequence[str]) -> list[str]:
     """Arguments with `dataset=d4rl dataset.id=X` as `dataset=d4rl/X`, which means the same.
 
-    An id that the reader does not know is left to it, for it says why.
+    An id that the reader does not know is left to it, for it says why. Settings of which the file
+    cannot list the keys, such as `dataset.env_kwargs.x=1`, need no `+`.
     """
+    arguments = [f"++{each}" if _OPEN.match(each) else each for each in arguments]
     found = {key: [a for a in arguments if a.startswith(f"{key}=")] for key in _D4RL}
     if not all(found.values()):
         return list(arguments)
@@ -119,6 +122,8 @@ def one_spelling(arguments: Sequence[str]) -> list[str]:
 
 
 _D4RL = ("dataset", "dataset.id")
+_OPEN = re.compile(r"dataset\.(env_kwargs|columns)(\.|=\s*\{)")
+"""Keys of one's own below a setting: one of them, or all in braces."""
 
 
 def _values(override: Override) -> list[str]:

@@ -1,0 +1,120 @@
+"""A picture of a dataset: returns, lengths, one episode, and a histogram of each column."""
+
+import io
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from reverie.datasets.check.report import MADE_BY
+from reverie.datasets.check.rows import Rows
+from reverie.datasets.dataset import Dataset
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SHOWN = 32
+"""Observations of which there is a histogram, and half as many actions."""
+_WIDTH = 8  # histograms side by side
+_LINES = 6  # curves of one panel that can be told apart
+_STEPS = 1000  # of the example
+_BINS = 50
+
+
+def draw(dataset: Dataset) -> bytes:
+    """The picture as the contents of a PNG file."""
+    # Imported here: matplotlib takes a second to load.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = Rows(dataset)
+    panels = _columns(rows)
+    lines = -(-len(panels) // _WIDTH)
+    figure = Figure(figsize=(2.1 * _WIDTH, 3.2 + 2.4 + 1.5 * lines), layout="constrained")
+    FigureCanvasAgg(figure)
+    parts: Any = figure.subfigures(3, 1, height_ratios=(3.2, 2.4, 1.5 * lines))
+    top, middle, below = parts
+    figure.suptitle(f"{_plain(dataset.name)}: {len(rows):,} rows, {len(rows.ends):,} episodes")
+    _episodes(top, dataset, rows)
+    _example(middle, rows)
+    for index, (name, values) in enumerate(panels):
+        _histogram(below.add_subplot(lines, _WIDTH, index + 1), name, values)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110, metadata={"Software": MADE_BY})
+    return file.getvalue()
+
+
+def _episodes(figure: "Figure", dataset: Dataset, rows: Rows) -> None:
+    returns, lengths, reference = dataset.returns.numpy(), rows.lengths, dataset.reference
+    drawn, along, by_length = figure.subplots(1, 3)
+    _bars(drawn, returns)
+    if reference is not None:
+        for value, line in ((reference.low, ":"), (reference.high, "--")):
+            if returns.min() <= value <= returns.max():
+                score = reference.normalise(value)
+                drawn.axvline(value, color="0.3", ls=line, lw=1, label=f"score {score:.0f}")
+                drawn.legend(fontsize=7)
+    drawn.set(xlabel="return of an episode", ylabel="episodes")
+    along.plot(returns, ".", ms=3)
+    along.set(xlabel="episode, as recorded", ylabel="return")
+    for ended, name in ((~rows.truncated, "terminated"), (rows.truncated, "time limit or cut")):
+        if ended.any():
+            span = (lengths.min() - 0.5, lengths.max() + 0.5)
+            bins = min(_BINS, int(span[1] - span[0]))
+            by_length.hist(lengths[ended], bins=bins, range=span, alpha=0.6, label=name)
+    by_length.set(xlabel="steps of an episode", ylabel="episodes")
+    by_length.legend(fontsize=7)
+
+
+def _example(figure: "Figure", rows: Rows) -> None:
+    """The episode of median length, with observations in standard deviations."""
+    episode = int(np.argsort(rows.lengths, kind="stable")[len(rows.lengths) // 2])
+    start = int(rows.starts[episode])
+    part = slice(start, start + min(int(rows.lengths[episode]), _STEPS))
+    spread = np.where(rows.spread > 0, rows.spread, 1.0)
+    varying = np.flatnonzero(rows.spread > 0)[:_LINES]
+    scaled = (rows.obs[part] - rows.obs.mean(axis=0, dtype=np.float64)) / spread
+    panels: list[tuple[str, np.ndarray, str, Iterable[int]]] = [
+        ("observations, standard deviations", scaled[:, varying], "obs", varying),
+        ("actions", rows.action[part, :_LINES], "action", range(rows.action.shape[1])),
+        ("reward", rows.reward[part, None], "reward", [-1]),
+    ]
+    figure.suptitle(f"episode {episode}, the one of median length", fontsize=9)
+    for axes, (label, values, name, dims) in zip(figure.subplots(1, 3), panels, strict=True):
+        marker = "." if len(values) < 3 else None  # a line of one point is invisible
+        for dim, curve in zip(dims, values.T, strict=False):
+            axes.plot(curve, lw=1, marker=marker, label=f"{name} {dim}".removesuffix(" -1"))
+        axes.set(xlabel="step", ylabel=label)
+        axes.legend(fontsize=6, loc="upper right")
+
+
+def _columns(rows: Rows) -> list[tuple[str, np.ndarray]]:
+    """Observations, actions and the reward by name; of many the first ones."""
+    return [
+        *((f"obs {dim}", rows.obs[:, dim]) for dim in _first(rows.obs, SHOWN)),
+        *((f"action {dim}", rows.action[:, dim]) for dim in _first(rows.action, SHOWN // 2)),
+        ("reward", rows.reward),
+    ]
+
+
+def _first(column: np.ndarray, count: int) -> Sequence[int]:
+    return range(column.shape[1])[:count]
+
+
+def _histogram(axes: "Axes", name: str, values: np.ndarray) -> None:
+    _bars(axes, values)
+    axes.set_title(name, fontsize=8)
+    axes.set_yscale("log")  # rare values are those that matter
+    axes.tick_params(labelsize=6)
+
+
+def _bars(axes: "Axes", values: np.ndarray) -> None:
+    values = values[np.isfinite(values)].astype(np.float64)  # float32 may have no room for bins
+    if len(values):
+        axes.hist(values, bins=_BINS)
+
+
+def _plain(text: str) -> str:
+    """Text in which matplotlib sees no formula."""
+    return text.replace("$", r"\$")

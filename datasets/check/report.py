@@ -1,0 +1,183 @@
+"""What a dataset holds, and what is wrong with it."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from reverie.datasets.check.actions import find_in_actions
+from reverie.datasets.check.columns import Column, describe_columns
+from reverie.datasets.check.ends import find_in_ends
+from reverie.datasets.check.finding import Finding, warning
+from reverie.datasets.check.order import find_in_order
+from reverie.datasets.check.rows import Rows
+from reverie.datasets.check.values import constant, find_in_values
+from reverie.datasets.dataset import Dataset
+
+QUANTILES = {
+    "min": 0.0,
+    "10%": 0.1,
+    "25%": 0.25,
+    "median": 0.5,
+    "75%": 0.75,
+    "90%": 0.9,
+    "max": 1.0,
+}
+MADE_BY = "reverie check"
+"""In every file that holds a report, so that it may be written over."""
+BINS = 10
+MANY = 0.2  # share of rows that repeat an earlier one, beyond which it is worth a line
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a dataset holds.
+
+    Attributes:
+        rows, episodes, terminals, time_limits: counts; a time limit is any end that is no terminal.
+        without_next: rows without the true next observation.
+        not_finite: NaN and Inf entries by column, clean columns left out.
+        duplicates: rows that repeat an earlier row exactly.
+        constant_obs, constant_action: dimensions that never change.
+        equal_obs: pairs of other dimensions that are always equal.
+        columns: each dimension of the observations and actions, and the reward.
+        rewards, returns, lengths: `QUANTILES` of the rows' rewards and of the episodes'
+            undiscounted returns and lengths.
+        scores: those of the returns in percent of the reference gap, None without reference.
+        histogram, edges: episodes by length, in bins of equal width.
+        warnings: what a user should know but may be right.
+        problems: what would poison training.
+    """
+
+    rows: int
+    episodes: int
+    terminals: int
+    time_limits: int
+    without_next: int
+    not_finite: Mapping[str, int]
+    duplicates: int
+    constant_obs: tuple[int, ...]
+    constant_action: tuple[int, ...]
+    equal_obs: tuple[tuple[int, int], ...]
+    columns: tuple[Column, ...]
+    rewards: tuple[float, ...]
+    returns: tuple[float, ...]
+    lengths: tuple[float, ...]
+    scores: tuple[float, ...] | None
+    histogram: tuple[int, ...]
+    edges: tuple[float, ...]
+    warnings: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+def report(dataset: Dataset) -> Report:
+    """Measure a dataset of at least one row; nothing is changed or printed."""
+    rows = Rows(dataset)
+    with np.errstate(all="ignore"):  # of NaN and Inf, which are counted
+        returns = _quantiles(dataset.returns.numpy())
+        reference = dataset.reference
+        constant_obs = constant(rows.obs)
+        duplicates = _duplicates(list(rows.columns.values()))
+        found = [*_findings(rows), *_repeats(duplicates, len(rows))]
+        # More bins than lengths would leave gaps between them.
+        spread = int(rows.lengths.max() - rows.lengths.min()) + 1
+        histogram, edges = np.histogram(rows.lengths, bins=min(BINS, spread))
+        return Report(
+            rows=len(rows),
+            episodes=len(rows.lengths),
+            terminals=int(rows.terminated.sum()),
+            time_limits=int(dataset.truncated.sum()),
+            without_next=int((~rows.valid_next).sum()),
+            not_finite=rows.not_finite,
+            duplicates=duplicates,
+            constant_obs=constant_obs,
+            constant_action=constant(rows.action),
+            equal_obs=_equal(rows.obs, constant_obs),
+            columns=describe_columns(rows),
+            rewards=_quantiles(rows.reward),
+            returns=returns,
+            lengths=_quantiles(rows.lengths),
+            scores=None if reference is None else tuple(map(reference.normalise, returns)),
+            histogram=tuple(histogram.tolist()),
+            edges=tuple(edges.tolist()),
+            warnings=tuple(each.text for each in found if not each.poisons),
+            problems=tuple(each.text for each in found if each.poisons),
+        )
+
+
+def problems(dataset: Dataset) -> tuple[str, ...]:
+    """What would poison training: those of `report`, in a fraction of its time."""
+    with np.errstate(all="ignore"):
+        return tuple(each.text for each in _findings(Rows(dataset)) if each.poisons)
+
+
+def as_json(dataset: Dataset, found: Report) -> str:
+    """A report and what it is of, as indented JSON with null for what is not finite."""
+    reference = dataset.reference
+    plain: dict[str, Any] = {
+        "made_by": MADE_BY,
+        "dataset": dataset.name,
+        "origin": dict(dataset.origin),
+        "fingerprint": dataset.fingerprint,
+        "spec": asdict(dataset.spec),
+        "reference": None if reference is None else asdict(reference),
+        "quantiles": list(QUANTILES.values()),
+        **asdict(found),
+    }
+    finite = json.loads(json.dumps(plain, default=str), parse_constant=lambda name: None)
+    return json.dumps(finite, indent=2, allow_nan=False) + "\n"
+
+
+def _findings(rows: Rows) -> Iterator[Finding]:
+    """All but those that take long; where values are not finite, nothing else can be told."""
+    yield from find_in_values(rows)
+    yield from find_in_ends(rows)
+    if not rows.not_finite:
+        yield from find_in_order(rows)
+        yield from find_in_actions(rows)
+    if rows.spec.env_id is None:
+        yield warning("no environment is named, so policies cannot be scored")
+
+
+def _repeats(duplicates: int, rows: int) -> Iterator[Finding]:
+    if duplicates > MANY * rows:
+        yield warning(
+            f"{duplicates:,} of {rows:,} rows repeat an earlier row exactly: was something "
+            "recorded or joined twice? Parts that are held out would not be unseen"
+        )
+
+
+def _equal(column: np.ndarray, fixed: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Pairs of dimensions that are always equal, constant ones left out."""
+    varying = [dim for dim in range(column.shape[1]) if dim not in fixed]
+    pairs = []
+    for index, i in enumerate(varying):
+        for j in varying[index + 1 :]:
+            # The first row rules out nearly every pair.
+            if column[0, i] == column[0, j] and (column[:, i] == column[:, j]).all():
+                pairs.append((i, j))
+    return tuple(pairs)
+
+
+def _duplicates(columns: Sequence[np.ndarray]) -> int:
+    """Rows that are, bit for bit, equal to an earlier one."""
+    bits = np.concatenate(
+        [column.reshape(len(column), -1).view(np.uint32) for column in columns], axis=1
+    )
+    # A cheap key leaves few rows to compare in full: equal rows have equal keys.
+    key = np.zeros(len(bits), np.uint64)
+    for column in bits.T:
+        key = (key ^ column) * np.uint64(0x9E3779B97F4A7C15)
+        key ^= key >> np.uint64(29)
+    _, group, sizes = np.unique(key, return_inverse=True, return_counts=True)
+    suspects = np.ascontiguousarray(bits[sizes[group] > 1])
+    if not len(suspects):
+        return 0
+    rows = suspects.view(np.dtype((np.void, suspects.shape[1] * suspects.itemsize))).reshape(-1)
+    return len(rows) - len(np.unique(rows))
+
+
+def _quantiles(values: np.ndarray) -> tuple[float, ...]:
+    return tuple(np.quantile(values.astype(np.float64), list(QUANTILES.values())).tolist())

@@ -1,0 +1,109 @@
+"""A report as lines of text, whose numbers are whole however narrow the terminal is."""
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+
+from reverie.datasets.check.columns import EDGE, Column
+from reverie.datasets.check.report import QUANTILES, Report
+from reverie.datasets.check.values import list_dims
+from reverie.datasets.dataset import Dataset
+
+SHOWN = 40
+"""Observations, and actions, of which the table shows a line each."""
+
+
+def show(dataset: Dataset, found: Report, console: Console) -> None:
+    """Print a report: tables, then each warning and problem in a line of its own.
+
+    Lines are never cut or folded, so that numbers stay whole in a pipe too.
+    """
+    for line in _lines(dataset, found):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _lines(dataset: Dataset, found: Report) -> Iterator[str]:
+    yield dataset.name
+    facts = _facts(dataset, found)
+    width = max(map(len, facts))
+    yield from (f"  {label:<{width}}  {value}" for label, value in facts.items())
+    yield ""
+    quantiles = {"reward": found.rewards, "length": found.lengths, "return": found.returns}
+    quantiles |= {"score": found.scores} if found.scores is not None else {}
+    yield from _table(
+        ["", *QUANTILES],
+        [[label, *map(_number, values)] for label, values in quantiles.items()],
+    )
+    yield ""
+    yield from _columns(found.columns)
+    yield ""
+    yield "episodes by length"
+    tallest = max(found.histogram)
+    for low, high, count in zip(found.edges, found.edges[1:], found.histogram, strict=False):
+        bar = "#" * round(30 * count / tallest)
+        yield f"{low:10,.0f} to {high:8,.0f} {count:9,} {bar}".rstrip()
+    yield from (f"warning: {each}" for each in found.warnings)
+    yield from (f"problem: {each}" for each in found.problems)
+    if not found.problems:
+        yield "nothing found that would poison training"
+
+
+def _facts(dataset: Dataset, found: Report) -> dict[str, str]:
+    spec, reference = dataset.spec, dataset.reference
+    return {
+        **dataset.origin,
+        "environment": f"{spec.env_id or 'none'} (physics {spec.physics})",
+        "spaces": f"{spec.obs_dim} observations, {spec.action_dim} actions",
+        "rows": f"{found.rows:,}",
+        "episodes": f"{found.episodes:,}",
+        "terminals": f"{found.terminals:,} ({found.terminals / found.rows:.2%} of rows)",
+        "time limits and cuts": f"{found.time_limits:,}",
+        "rows without next obs": f"{found.without_next:,}",
+        "NaN or Inf": ", ".join(f"{key} {n:,}" for key, n in found.not_finite.items()) or "none",
+        "duplicate rows": f"{found.duplicates:,}",
+        "constant observations": list_dims(found.constant_obs),
+        "equal observations": list_dims([f"{i}={j}" for i, j in found.equal_obs]),
+        "constant actions": list_dims(found.constant_action),
+        "reference": "none (raw returns only)"
+        if reference is None
+        else f"0 = {reference.low:g}, 100 = {reference.high:g} ({reference.source})",
+        "fingerprint": dataset.fingerprint,
+    }
+
+
+def _columns(columns: Sequence[Column]) -> list[str]:
+    """A line for each column, of many only the first ones."""
+    kinds = [column.name.split(" ")[0] for column in columns]
+    shown = [
+        column for index, column in enumerate(columns) if index - kinds.index(kinds[index]) < SHOWN
+    ]
+    cells = [
+        [
+            each.name,
+            *map(_number, (each.min, each.max, each.mean, each.std)),
+            f"{each.repeats:.1%}",
+            "-" if each.step is None else f"{each.step:g}",
+            "-" if each.at_edge is None else f"{each.at_edge:.1%}",
+        ]
+        for each in shown
+    ]
+    header = ["", "min", "max", "mean", "std", "repeats", "unit step", f"|a| > {EDGE}"]
+    lines = _table(header, cells)
+    if len(shown) < len(columns):
+        left = len(columns) - len(shown)
+        lines.append(f"  ... and {left:,} more columns; --json FILE has them all")
+    return lines
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Aligned lines, the first cells to the left, numbers to the right."""
+    widths = [max(map(len, cells)) for cells in zip(header, *rows, strict=True)]
+    return [
+        f"  {row[0]:<{widths[0]}}  "
+        + "  ".join(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
+        for row in (header, *rows)
+    ]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.4g}"

@@ -1,0 +1,116 @@
+"""Look at a dataset before trusting it: `python -m datasets.check dataset=... [dataset.key=value]`.
+
+Prints what is in it, and ends with status 1 and a line for each thing that would poison training.
+Takes the dataset options of `train.py`. Installed, it is `reverie check dataset=...`.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from rich.console import Console
+
+from reverie.datasets.check.figures import draw
+from reverie.datasets.check.report import MADE_BY, as_json, report
+from reverie.datasets.check.text import show
+from reverie.mistake import Mistake, writing
+from reverie.temporary import replacing
+from reverie.training.launch.compose import load_dataset
+from reverie.training.launch.hyperparameters import compose_run
+
+STDOUT = "-"
+"""In the place of a file for JSON."""
+_EXAMPLE = "python -m reverie.datasets.check dataset=file dataset.path=my.hdf5"
+
+
+def main() -> None:
+    """End the process with the status of `check`, of what was typed."""
+    logging.basicConfig(level=logging.WARNING, format="warning: %(message)s")
+    sys.exit(check(sys.argv[1:]))
+
+
+def check(arguments: Sequence[str]) -> int:
+    """Check the dataset that the overrides choose; returns the exit status.
+
+    Raises:
+        Mistake: an option or a setting that is not there, a file that is no report, or the dataset
+            is refused.
+        hydra.errors.HydraException: the overrides cannot be composed.
+    """
+    parser = _parser()
+    if not arguments:
+        parser.print_help()
+        return 2
+    chosen = parser.parse_args(arguments)
+    picture = None if chosen.plot is None else _to_write(chosen.plot, ".png")
+    table = None if chosen.json in (None, STDOUT) else _to_write(chosen.json, ".json")
+    data = load_dataset(compose_run(_only_dataset(chosen.overrides)))
+    found = report(data)
+    if chosen.json == STDOUT:
+        print(as_json(data, found), end="")
+    else:
+        show(data, found, Console())
+    if picture is not None:
+        _write(picture, draw(data))
+    if table is not None:
+        _write(table, as_json(data, found).encode())
+    return 1 if found.problems else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m datasets.check",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="dataset=... dataset.key=value",
+        help="as for train.py; conf/dataset/*.yaml lists them",
+    )
+    parser.add_argument(
+        "--plot", metavar="FILE.png", help="draw columns, returns, lengths and an episode"
+    )
+    parser.add_argument("--json", metavar="FILE.json", help="write everything as JSON; - prints it")
+    return parser
+
+
+def _only_dataset(overrides: Sequence[str]) -> Sequence[str]:
+    """The overrides, if they choose one dataset and nothing else."""
+    keys = [each.partition("=")[0].lstrip("+~") for each in overrides]
+    foreign = [
+        each
+        for key, each in zip(keys, overrides, strict=True)
+        if key != "dataset" and not key.startswith("dataset.")
+    ]
+    if foreign or keys.count("dataset") != 1:
+        raise Mistake(
+            f"expected dataset=... and dataset.key=value only, found {' '.join(overrides)!r}; "
+            f"e.g. {_EXAMPLE}"
+        )
+    for each in OverridesParser.create().parse_overrides(list(overrides)):
+        if each.is_sweep_override():
+            raise Mistake(
+                f"{each.input_line} is a sweep, and check looks at one dataset at a time; give one "
+                f"value (a comma in a name needs quotes: '{each.get_key_element()}=\"a,b\"')"
+            )
+    return overrides
+
+
+def _to_write(name: str, suffix: str) -> Path:
+    """The path of a file that may be written: a new one, or one that this command made."""
+    path = Path(name)
+    if path.suffix.lower() != suffix:
+        raise Mistake(f"{path} has the suffix {path.suffix!r}, expected {suffix}; add it")
+    if path.exists() and not (path.is_file() and MADE_BY.encode() in path.read_bytes()[:4096]):
+        raise Mistake(f"{path} was not written by check and stays as it is; give another name")
+    return path
+
+
+def _write(path: Path, contents: bytes) -> None:
+    with writing(path), replacing(path) as temporary:
+        temporary.write_bytes(contents)
