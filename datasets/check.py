@@ -21,6 +21,7 @@ from rich.table import Table
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.readers.d4rl import TASKS
 from reverie.mistake import Mistake
+from reverie.output import outlive_readers
 
 SATURATED = 0.99  # |action| beyond which it counts as being at the edge of the box
 HUGE = 1e6  # float32 keeps a resolution of 0.06 here; beyond, squared errors lose all meaning
@@ -273,6 +274,7 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 
 def main() -> None:
     """End the process with the status of `check`, of what was typed."""
+    outlive_readers()
     sys.exit(check(sys.argv[1:]))
 
 
