@@ -11,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from reverie.output import outlive_readers
 from reverie.training.launch import failures, mistakes
 from reverie.training.launch.compose import build_run
 from reverie.training.launch.hyperparameters import settle
@@ -50,6 +51,7 @@ def main(config: DictConfig) -> float | None:
 
 def job(config: DictConfig) -> float | None:
     """One run with the hyperparameters that preset and dataset bring."""
+    outlive_readers()  # in a sweep each job may have a process of its own
     hydra_config = HydraConfig.get()
     tuned = settle(config, hydra_config)
     if tuned is not None:

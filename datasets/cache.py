@@ -2,7 +2,6 @@
 
 import logging
 import os
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from reverie.mistake import writing
+from reverie.mistake import Mistake, writing
+from reverie.sealed import require_whole, seal
 from reverie.temporary import replacing
 
 log = logging.getLogger(__name__)
@@ -52,10 +52,11 @@ def cached_arrays(path: Path, make: Callable[[], Mapping[str, np.ndarray]]) -> A
     """Named arrays stored in the `.npz` file at `path`; `make` provides them the first time.
 
     Of several processes that ask at once one makes the file and the others wait for it. A file
-    that cannot be read (cut short by a crash of the machine) is made again, with a warning.
+    that is not what was written (cut short by a crash of the machine, a flipped bit) is made
+    again, with a warning.
 
     Raises:
-        Mistake: the file cannot be written; the message names the folder and the remedy.
+        Mistake: the file cannot be written or read; the message names it and the remedy.
     """
     stored = _read(path)
     if stored is not None:
@@ -76,16 +77,25 @@ def cached_arrays(path: Path, make: Callable[[], Mapping[str, np.ndarray]]) -> A
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write an uncompressed `.npz` so that readers see the whole file or none."""
-    with writing(path, _REMEDY), replacing(path) as temporary, temporary.open("wb") as file:
+    with writing(path, _REMEDY), replacing(path) as temporary, temporary.open("w+b") as file:
         np.savez(file, allow_pickle=False, **arrays)
+        seal(file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _read(path: Path) -> Arrays | None:
     try:
+        require_whole(path)
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (zipfile.BadZipFile, ValueError, EOFError, KeyError) as error:
+    except OSError as error:
+        raise Mistake(
+            f"cached file {path} cannot be read: {error.strerror or error}; make it readable, or "
+            "point the environment variable REVERIE_CACHE to another folder"
+        ) from error
+    except ValueError as error:  # of one that was never ours too
         log.warning("cached file %s cannot be read (%s); making it again", path, error)
         return None

@@ -46,7 +46,7 @@ def require_writable(path: str | None) -> Path:
         Mistake: it cannot be written to, or Minari is not installed.
     """
     require_minari("collect")
-    root = dataset_root(path)
+    root = dataset_root(path).absolute()  # Minari joins a relative one to itself
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=root):
@@ -94,6 +94,11 @@ def remove(root: Path, id: str) -> None:
     if (root / id).exists():
         with _hidden(root, id) as folder:
             os.rename(root / id, folder / "old")
+
+
+def remove_abandoned(root: Path, id: str) -> None:
+    """Delete what a killed process left of making or removing a dataset."""
+    shutil.rmtree(_hidden_folder(root, id), ignore_errors=True)
 
 
 def write(
@@ -226,13 +231,17 @@ def _environment(spec: Spec) -> EnvSpec:
 @contextmanager
 def _hidden(root: Path, id: str) -> Iterator[Path]:
     """A folder that neither Minari nor our reader lists; what a killed process left there goes."""
-    folder = root / f".reverie-{id.replace('/', '-')}"
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_abandoned(root, id)
+    folder = _hidden_folder(root, id)
     folder.mkdir()
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _hidden_folder(root: Path, id: str) -> Path:
+    return root / f".reverie-{id.replace('/', '-')}"
 
 
 def _keep_namespaces(folder: Path, root: Path, id: str) -> None:

@@ -121,11 +121,18 @@ def command(tmp_path, environment, prepared):
     """`command("train.py", "seed=1")` runs it in the checkout and gives what it printed.
 
     `limit` is the largest file it may write, in bytes; `death=(120, signal.SIGKILL)` sends it that
-    signal when it has logged update 120.
+    signal when it has logged update 120; `unread` lets it print into pipes that nobody reads.
     """
 
-    def run(*arguments, timeout=600, limit=None, death=None):
+    def run(*arguments, timeout=600, limit=None, death=None, unread=False):
         printed = {name: tmp_path / f"{name}.txt" for name in ("stdout", "stderr")}
+        if unread:
+            printed = {name: tmp_path / f"{name}.pipe" for name in printed}
+            for path in printed.values():
+                path.unlink(missing_ok=True)
+                os.mkfifo(path)
+                # Both ends wait for each other; then this one goes at once.
+                threading.Thread(target=lambda path=path: path.open().close(), daemon=True).start()
         request = {
             "arguments": arguments,
             "environment": environment,
@@ -141,7 +148,7 @@ def command(tmp_path, environment, prepared):
         killer.start()
         status = int(prepared.stdout.readline())
         killer.cancel()
-        texts = {name: path.read_text() for name, path in printed.items()}
+        texts = {name: "" if unread else path.read_text() for name, path in printed.items()}
         if death is None:
             assert status != -signal.SIGKILL, f"{arguments} took over {timeout} s: {texts}"
         return subprocess.CompletedProcess(arguments, status, **texts)

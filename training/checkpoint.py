@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from reverie.agents.base import Agent
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.replay import Mixture
 from reverie.envs.specs import Reference, Spec
 from reverie.mistake import Mistake
-from reverie.training.files import load_tensors, save_tensors
+from reverie.training.files import load_tensors, require_finite, save_tensors
 from reverie.training.logging import Log
 from reverie.training.run_directory import CARRIED_OUT, require_same
 from reverie.training.seeding import random_state, restore_random_state
@@ -23,6 +24,11 @@ from reverie.world_models.sources import RolloutSource
 
 KIND = "checkpoint"
 FILE = "checkpoint.pt"
+_REPAIR = "restore it, start over with overwrite=true, or give another run_dir"
+_DIVERGED = (
+    "lower the learning rates or source.horizon, or raise filter.penalty, then start over with "
+    "overwrite=true"
+)
 
 
 @dataclass
@@ -68,9 +74,17 @@ class State:
         self._counted_until = now
 
     def save(self, path: Path, update: int) -> None:
-        """Write the state after `update` updates."""
+        """Write the state after `update` updates.
+
+        Raises:
+            Mistake: the agent has diverged, and an earlier checkpoint stays; it cannot be written.
+        """
         with self.count("training"):
             pass
+        refitted = None if self.refitted is None else self.refitted.state_dict()
+        require_finite(path, self.agent, self.agent.state_dict(), _DIVERGED)
+        if self.refitted is not None and refitted is not None:
+            require_finite(path, self.refitted, refitted, _DIVERGED)
         reference = self.data.reference
         save_tensors(
             path,
@@ -86,7 +100,7 @@ class State:
                 "agent": self.agent.state_dict(),
                 "streams": {name: self.mixture[name].contents() for name in self.sources},
                 "sources": {name: source.contents() for name, source in self.sources.items()},
-                "world_model": None if self.refitted is None else self.refitted.state_dict(),
+                "world_model": refitted,
                 "random": random_state(self.device),
                 "log": self.log.state(),
                 "seconds": dict(self.seconds),
@@ -97,17 +111,17 @@ class State:
         """Go back to a checkpoint; returns its finished updates.
 
         Raises:
-            Mistake: the checkpoint is damaged or belongs to another run.
+            Mistake: the checkpoint is damaged, has diverged, or belongs to another run.
         """
-        record = load_tensors(path, KIND, self.device)
+        record = load_tensors(path, KIND, self.device, _REPAIR)
         _require_identity(path, record, identity(self.agent, self.data.fingerprint))
         require_same(path, record.get("settings", {}), self.settings)
-        self.agent.load_state_dict(record["agent"])
+        _take(path, self.agent, record["agent"])
         for name, source in self.sources.items():
             self.mixture[name].restore(record["streams"][name])
             source.restore(record.get("sources", {}).get(name, {}))
         if self.refitted is not None:
-            self.refitted.load_state_dict(record["world_model"])
+            _take(path, self.refitted, record["world_model"])
         self.log.restore(record["log"])
         self.seconds.update(record["seconds"])
         self._counted_until = self.clock()
@@ -131,7 +145,7 @@ class Facts:
 
 def read_facts(path: Path) -> Facts:
     """The task a checkpoint was trained for."""
-    record = load_tensors(path, KIND)
+    record = load_tensors(path, KIND, remedy=_REPAIR)
     plain = dict(record["spec"])
     for name in ("action_low", "action_high"):
         plain[name] = tuple(plain[name])
@@ -145,17 +159,22 @@ def read_facts(path: Path) -> Facts:
 
 def load_agent(path: Path, agent: Agent, device: torch.device) -> int:
     """Load only the agent of a checkpoint; returns its finished updates."""
-    record = load_tensors(path, KIND, device)
+    record = load_tensors(path, KIND, device, _REPAIR)
     _require_identity(path, record, identity(agent, record["identity"]["dataset"]))
-    agent.load_state_dict(record["agent"])
+    _take(path, agent, record["agent"])
     return record["update"]
 
 
 def load_refitted(path: Path, model: WorldModel, device: torch.device) -> None:
     """Load the world model of a checkpoint, if the run has fitted it again; else leave it."""
-    state = load_tensors(path, KIND, device)["world_model"]
+    state = load_tensors(path, KIND, device, _REPAIR)["world_model"]
     if state is not None:
-        model.load_state_dict(state)
+        _take(path, model, state)
+
+
+def _take(path: Path, module: nn.Module, state: Mapping[str, Any]) -> None:
+    require_finite(path, module, state, _DIVERGED)
+    module.load_state_dict(state)
 
 
 def identity(agent: Agent, dataset: str) -> dict[str, Any]:

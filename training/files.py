@@ -10,8 +10,10 @@ from typing import Any, BinaryIO
 
 import torch
 from filelock import FileLock, Timeout
+from torch import nn
 
 from reverie.mistake import Mistake, writing
+from reverie.sealed import require_whole, seal
 from reverie.temporary import replacing
 
 LOCK = ".lock"
@@ -34,7 +36,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
     with writing(path, _REMEDY):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with replacing(path) as temporary, open(temporary, "wb") as file:
+            with replacing(path) as temporary, open(temporary, "w+b") as file:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
@@ -56,13 +58,26 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def save_tensors(path: Path, kind: str, contents: Mapping[str, Any]) -> None:
-    """Save tensors and plain values with a format mark, atomically."""
+    """Save tensors and plain values with a format mark and a digest, atomically."""
     record = {"reverie": kind, "format": FORMAT, **contents}
-    write_atomically(path, lambda file: torch.save(record, file))
+
+    def write(file: BinaryIO) -> None:
+        torch.save(record, file)
+        seal(file)
+
+    write_atomically(path, write)
 
 
-def load_tensors(path: Path, kind: str, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Load what `save_tensors` wrote.
+def load_tensors(
+    path: Path,
+    kind: str,
+    device: torch.device | str = "cpu",
+    remedy: str = "delete it and run again",
+) -> dict[str, Any]:
+    """Load what `save_tensors` wrote, if it is whole to the last bit.
+
+    Args:
+        remedy: what to do where it is not; end of the message.
 
     Raises:
         Mistake: no such file; not ours, damaged, of another kind, or of another format version.
@@ -70,13 +85,17 @@ def load_tensors(path: Path, kind: str, device: torch.device | str = "cpu") -> d
     if not path.is_file():
         raise Mistake(f"{path} does not exist; check the path, or train first")
     try:
+        require_whole(path)
         record = torch.load(path, map_location=device, weights_only=True)
+    except OSError as error:
+        raise Mistake(
+            f"{path} cannot be read: {error.strerror or error}; make it readable, or restore it"
+        ) from error
     except Exception as error:
         # torch raises many types for a damaged file; all of them mean the same to the user.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Mistake(
-            f"{path} cannot be read as a {kind} ({reason}); it is damaged or not ours: delete it "
-            "and run again"
+            f"{path} cannot be read as a {kind} ({reason}); it is damaged or not ours: {remedy}"
         ) from error
     if not isinstance(record, dict) or record.get("reverie") != kind:
         raise Mistake(f"{path} is not a {kind} of this project; give the path of one")
@@ -87,6 +106,30 @@ def load_tensors(path: Path, kind: str, device: torch.device | str = "cpu") -> d
             "use the version that wrote it"
         )
     return record
+
+
+def require_finite(
+    path: Path, module: nn.Module, state: Mapping[str, Any], remedy: str = "train again"
+) -> None:
+    """Refuse a module's state that nothing can be computed with.
+
+    Args:
+        path: where it lies, or is to be written.
+        state: of the module's `state_dict`. Its weights must be finite; statistics may be infinite,
+            as a bound that was never met.
+
+    Raises:
+        Mistake: names the first tensor that is not finite.
+    """
+    weights = {name for name, _ in module.named_parameters()}
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            continue
+        if not (value.isfinite() if name in weights else ~value.isnan()).all():
+            raise Mistake(
+                f"{path} holds weights that are not finite ({name}), for the training diverged; "
+                f"{remedy}"
+            )
 
 
 @contextmanager

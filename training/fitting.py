@@ -14,7 +14,13 @@ from rich.console import Console
 
 from reverie.datasets.dataset import Dataset
 from reverie.mistake import Mistake, writing
-from reverie.training.files import load_tensors, save_tensors, write_atomically, write_json
+from reverie.training.files import (
+    load_tensors,
+    require_finite,
+    save_tensors,
+    write_atomically,
+    write_json,
+)
 from reverie.training.loop import Wrapper
 from reverie.training.progress import stage
 from reverie.world_models import diagnostics
@@ -24,6 +30,10 @@ from reverie.world_models.sources import BranchedRollouts, RolloutSource
 
 FITTED = ("world_model", "dynamics_reward", "generator", "behaviour")
 """Groups whose option is fitted to the dataset before training, in this order."""
+_REPAIR = (
+    "restore it, or give another path; where it lies in a run directory, an unfinished run makes "
+    "it again once it is deleted, a finished one with overwrite=true"
+)
 PAUSE = 10.0
 """Least seconds between two lines about a fit, where there is no progress bar."""
 
@@ -149,7 +159,8 @@ def fit_or_load(
         given: a model the user chose.
 
     Raises:
-        Mistake: the given file is damaged, or of another model, task or dataset.
+        Mistake: the given file, or the run's own, is damaged or of another model, task or dataset;
+            the fit diverged.
     """
     if given is not None:
         described = load(model, given, data, device, group=group, free=("seed",))
@@ -163,9 +174,10 @@ def fit_or_load(
         cached.parent.mkdir(parents=True, exist_ok=True)
         held = FileLock(f"{cached}.lock").acquire()
     with held:
-        reused = cached.is_file() and _is_readable(cached, group)
-        if reused:
-            described = load(model, cached, data, device, group=group)
+        found = _read_cached(model, cached, data, device, group)
+        reused = found is not None
+        if found is not None:
+            described = found
         else:
             partial = cached.with_suffix(".partial.pt")
             kind = f"partial {kind_of(group)}"
@@ -175,8 +187,9 @@ def fit_or_load(
             )
             described = model.fit(data, progress)
             model.fitted_on = data.fingerprint
-            save(model, cached, described, group)
             partial.unlink(missing_ok=True)
+            require_finite(cached, model, model.state_dict(), _diverged(group))
+            save(model, cached, described, group)
     if own is not None:
         save(model, own, described, group)
     return described, reused
@@ -208,9 +221,9 @@ def load(
     """Load a fitted model into one built with the same settings, except for those in `free`.
 
     Raises:
-        Mistake: other settings, other spaces, or fitted to other data.
+        Mistake: damaged; other settings, other spaces, or fitted to other data; not finite.
     """
-    record = load_tensors(path, kind_of(group), device)
+    record = load_tensors(path, kind_of(group), device, _REPAIR)
     ours, theirs = model.signature(), record["signature"]
     for name in sorted(set(ours) | set(theirs)):
         if name not in free and ours.get(name) != theirs.get(name):
@@ -224,9 +237,27 @@ def load(
             f"{path} was fitted to data with fingerprint {record['fitted_on']}, dataset "
             f"{data.name} has {data.fingerprint}; leave {group}.path empty to fit a new one"
         )
-    model.load_state_dict(record["state"])
+    _take(model, path, record, group)
     model.fitted_on = record["fitted_on"]
     return record["described"]
+
+
+def load_weights(model: Fitted, path: Path, group: str, device: torch.device) -> None:
+    """Load a fitted model as it is, whatever it was fitted to.
+
+    Raises:
+        Mistake: damaged, or not finite.
+    """
+    _take(model, path, load_tensors(path, kind_of(group), device, _REPAIR), group)
+
+
+def _take(model: Fitted, path: Path, record: Mapping[str, Any], group: str) -> None:
+    require_finite(path, model, record["state"], _diverged(group))
+    model.load_state_dict(record["state"])
+
+
+def _diverged(group: str) -> str:
+    return f"lower the learning rates under {group} and fit again (a run: with overwrite=true)"
 
 
 def kind_of(group: str) -> str:
@@ -245,13 +276,17 @@ def _read_partial(path: Path, kind: str, device: torch.device) -> dict[str, Any]
         return None
 
 
-def _is_readable(path: Path, group: str) -> bool:
+def _read_cached(
+    model: Fitted, path: Path, data: Dataset, device: torch.device, group: str
+) -> dict[str, Any] | None:
+    """Load what the cache holds and what describes it; None where it holds nothing of use."""
+    if not path.is_file():
+        return None
     try:
-        load_tensors(path, kind_of(group))
+        return load(model, path, data, device, group=group)
     except Mistake as error:
         log.warning("fitting again, for the cached model is of no use: %s", error)
-        return False
-    return True
+        return None
 
 
 def _key(model: Fitted, data: Dataset) -> str:

@@ -1,9 +1,10 @@
 """Measurements of a run: averaged on the device, written to CSV and to the chosen tracker."""
 
 import csv
+import hashlib
 import io
+import logging
 import math
-import os
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -19,6 +20,8 @@ from reverie.training.files import write_text
 
 WATCHED = ("score", "return", "value", "critic_loss")
 HEADER = ("update", "seed", "metric", "value")
+
+log = logging.getLogger(__name__)
 
 
 class Tracker(ABC):
@@ -117,32 +120,32 @@ class TensorBoardTracker(Tracker):
 class Log:
     """Averages measurements `[S]` between flushes and writes one CSV row a seed and metric.
 
-    The CSV is tidy, `update,seed,metric,value`. A resumed run cuts it back to the length it had
-    at the checkpoint, so a killed and resumed run leaves the same file as an undisturbed one.
+    The CSV is tidy, `update,seed,metric,value`. A checkpoint holds all of it, so a killed and
+    resumed run leaves the same file as an undisturbed one, whatever became of the file meanwhile.
     """
 
     def __init__(self, path: Path, tracker: Tracker, seeds: int) -> None:
         self.path, self.tracker, self.seeds = path, tracker, seeds
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
-        self.length = 0
+        self.text: list[str] = []
         self.scores: list[dict[str, Any]] = []
         self.latest: dict[str, float] = {}
 
     def begin(self) -> None:
-        """Start the file, or cut it back to what the checkpoint knows."""
-        if self.length:
-            if not self.path.is_file() or self.path.stat().st_size < self.length:
-                raise Mistake(
-                    f"{self.path} is shorter than its checkpoint says; restore the file or start "
-                    "over with overwrite=true"
-                )
-            with writing(self.path):
-                os.truncate(self.path, self.length)
-        else:
-            with writing(self.path):
-                self.path.write_text(",".join(HEADER) + "\n")
-            self.length = self.path.stat().st_size
+        """Start the file, or make it what the checkpoint knows."""
+        known = "".join(self.text).encode()
+        found = self.path.read_bytes() if self.path.is_file() else b""
+        if not known:
+            self.text = [",".join(HEADER) + "\n"]
+        elif found[: len(known)] != known:
+            log.warning("%s was damaged; written again from the checkpoint", self.path)
+        if not known or found != known:
+            write_text(self.path, "".join(self.text))
+
+    def sha256(self) -> str:
+        """Digest of the file, in hex."""
+        return hashlib.sha256("".join(self.text).encode()).hexdigest()
 
     def add(self, measured: Mapping[str, Tensor]) -> None:
         """Add measurements to the running means; nothing leaves the device."""
@@ -186,9 +189,9 @@ class Log:
             for seed, value in enumerate(row):
                 writer.writerow((update, seed, name, f"{value:.9g}"))
         remedy = "free some disk space, then run the same command again to go on from the last"
-        with writing(self.path, f"{remedy} checkpoint"), open(self.path, "a") as file:
-            file.write(text.getvalue())
-        self.length += len(text.getvalue())
+        with writing(self.path, f"{remedy} checkpoint"), open(self.path, "ab") as file:
+            file.write(text.getvalue().encode())
+        self.text.append(text.getvalue())
         means = {name: sum(row) / len(row) for name, row in values.items()}
         self.latest |= means
         shown = dict(means)
@@ -218,7 +221,7 @@ class Log:
     def state(self) -> dict[str, Any]:
         """Everything a checkpoint must know."""
         return {
-            "length": self.length,
+            "text": "".join(self.text),
             "scores": list(self.scores),
             "latest": dict(self.latest),
             "counts": dict(self.counts),
@@ -226,7 +229,16 @@ class Log:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` gave."""
-        self.length, self.scores = state["length"], list(state["scores"])
+        """Take back what `state` gave.
+
+        Raises:
+            Mistake: an earlier version gave it.
+        """
+        if "text" not in state:
+            raise Mistake(
+                f"the checkpoint beside {self.path} was written by an earlier version of Reverie; "
+                "start over with overwrite=true, or use the version that wrote it"
+            )
+        self.text, self.scores = [state["text"]], list(state["scores"])
         self.latest = dict(state["latest"])
         self.counts, self.sums = dict(state["counts"]), dict(state["sums"])

@@ -173,7 +173,9 @@ class Run:
             if (directory / SUMMARY).is_file():
                 summary = read_summary(directory / SUMMARY)
                 if (directory / checkpoint.FILE).is_file():  # checkpoint_every=0 writes none
-                    self._state(directory).resume(directory / checkpoint.FILE)
+                    state = self._state(directory)
+                    state.resume(directory / checkpoint.FILE)
+                    state.log.begin()  # which writes only what was damaged
                 self._trained = True
             else:
                 if self._trained and not (directory / checkpoint.FILE).is_file():
@@ -304,6 +306,7 @@ class Run:
             updates=self.updates,
             population=self.population,
         )
+        summary["metrics_sha256"] = log.sha256()
         summary["value_gap"] = judged
         summary["alarms"] = alarms(described["world_model"], judged)
         return summary

@@ -1,4 +1,5 @@
 import csv
+import hashlib
 
 import pytest
 import torch
@@ -85,16 +86,41 @@ def test_a_resumed_log_equals_one_that_was_never_interrupted(tmp_path):
     assert resumed.scores == whole.scores and resumed.latest == whole.latest
 
 
-def test_a_log_that_lost_rows_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.write_text(""),
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(path.read_bytes()[:-3]),
+        lambda path: path.write_bytes(path.read_bytes().replace(b"loss,1", b"loss,7")),
+        lambda path: path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n")),
+        lambda path: path.write_bytes(b"\xff" + path.read_bytes()),
+    ],
+    ids=["empty", "gone", "cut", "another number", "line ends", "not UTF-8"],
+)
+def test_a_damaged_file_is_written_again_from_the_checkpoint(tmp_path, caplog, spoil):
     log = started(tmp_path / "m.csv", 1)
     log.add({"loss": torch.ones(1)})
     log.flush(1)
-    state = log.state()
-    (tmp_path / "m.csv").write_text("")
+    whole, state = (tmp_path / "m.csv").read_bytes(), log.state()
+    spoil(tmp_path / "m.csv")
     again = Log(tmp_path / "m.csv", NoTracker(), 1)
     again.restore(state)
-    with pytest.raises(ValueError, match="shorter than its checkpoint says"):
-        again.begin()
+    again.begin()
+    assert (tmp_path / "m.csv").read_bytes() == whole
+    assert f"{tmp_path / 'm.csv'} was damaged" in caplog.text
+    assert again.sha256() == hashlib.sha256(whole).hexdigest()
+
+
+def test_rows_after_the_checkpoint_go_without_a_word(tmp_path, caplog):
+    log = started(tmp_path / "m.csv", 1)
+    log.write(1, {"loss": [1.0]})
+    whole, state = (tmp_path / "m.csv").read_bytes(), log.state()
+    log.write(2, {"loss": [2.0]})
+    again = Log(tmp_path / "m.csv", NoTracker(), 1)
+    again.restore(state)
+    again.begin()
+    assert (tmp_path / "m.csv").read_bytes() == whole and not caplog.text
 
 
 def test_trackers_see_the_mean_and_every_seed(tmp_path):

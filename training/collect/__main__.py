@@ -130,8 +130,9 @@ def collect(config: DictConfig, overrides: list[str]) -> float:
         for id in work.ids.values():
             minari_writer.require_made_here(root, id)
     with claimed(run_dir, config.overwrite):
-        if config.overwrite:
-            for id in work.ids.values():
+        for id in work.ids.values():
+            minari_writer.remove_abandoned(root, id)
+            if config.overwrite:
                 minari_writer.remove(root, id)
         require_same_settings(run_dir, settings)
         there = {kind: id for kind, id in work.ids.items() if is_ours(work, id)}

@@ -23,13 +23,14 @@ from reverie.datasets.recording import Arrays, record_episodes
 from reverie.datasets.replay import GrowingReplay
 from reverie.envs.evaluation import Evaluator
 from reverie.envs.specs import Reference, Spec
-from reverie.training.files import load_tensors, save_tensors, write_atomically
+from reverie.training.files import load_tensors, require_finite, save_tensors, write_atomically
 from reverie.training.results.summary import read_metrics
 from reverie.training.run_directory import CARRIED_OUT
 from reverie.training.seeding import side_stream
 
 KINDS = ("random", "medium-replay", "medium", "expert")
 KIND = "policy snapshot"
+_REPAIR = "restore it, or start over with overwrite=true"
 CPU = torch.device("cpu")
 
 
@@ -63,13 +64,15 @@ class Snapshots:
         """What was kept, in the order of training."""
         found = []
         for path in self.folder.glob("*.pt"):
-            record = load_tensors(path, KIND)
+            record = load_tensors(path, KIND, remedy=_REPAIR)
             found.append(Snapshot(record["update"], record["rows"], record["evaluated"]))
         return sorted(found, key=lambda snapshot: snapshot.update)
 
     def restore(self, agent: SAC, update: int) -> None:
         """Put the policy after so many updates back; the agent's critics stay as they are."""
-        record = load_tensors(self.folder / f"{update}.pt", KIND, self.device)
+        path = self.folder / f"{update}.pt"
+        record = load_tensors(path, KIND, self.device, _REPAIR)
+        require_finite(path, agent.actor, record["actor"], "start over with overwrite=true")
         agent.actor.load_state_dict(record["actor"])
 
 

@@ -25,6 +25,7 @@ from omegaconf.errors import (
 
 from reverie.envs import extras
 from reverie.mistake import Mistake
+from reverie.output import outlive_readers
 from reverie.training.launch import help, renamed
 from reverie.training.launch.hyperparameters import refusal
 from reverie.training.launch.misfits import is_of_the_call, is_of_the_name, misfit
@@ -94,8 +95,10 @@ def expand_glob(argument: str) -> str:
 def one_line_errors() -> Iterator[None]:
     """End the process with one line and status 1 for an error that a user can mend.
 
-    Defects show their traceback, and REVERIE_TRACEBACK=1 shows that of mistakes as well.
+    Defects show their traceback, and REVERIE_TRACEBACK=1 shows that of mistakes as well. Output
+    that nobody reads any more ends nothing.
     """
+    outlive_readers()
     try:
         yield
     except KeyboardInterrupt:

@@ -18,8 +18,7 @@ from reverie.mistake import Mistake
 from reverie.training import checkpoint
 from reverie.training.checkpoint import Facts
 from reverie.training.compilation import pick_device
-from reverie.training.files import load_tensors
-from reverie.training.fitting import FITTED, kind_of
+from reverie.training.fitting import FITTED, load_weights
 from reverie.training.launch import renamed
 from reverie.training.launch.compose import build_agent, build_part, is_chosen, load_dataset
 from reverie.training.launch.mistakes import build
@@ -121,7 +120,7 @@ class SavedRun:
         if not is_chosen(self.config[group]) or not saved.is_file():
             return None
         model = build_part(self.config, group, self.spec, self.device).model
-        model.load_state_dict(load_tensors(saved, kind_of(group), self.device)["state"])
+        load_weights(model, saved, group, self.device)
         if isinstance(model, WorldModel):
             checkpoint.load_refitted(self.directory / checkpoint.FILE, model, self.device)
         return model
