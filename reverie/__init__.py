@@ -9,6 +9,7 @@ checkout these folders lie beside this one, in an installed package inside it.
     reverie.load("runs/mopo/pendulum-mixed/0").policy(obs)
 """
 
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from reverie.training.launch.make import build, make
     from reverie.training.launch.restore import load_run as load
+
+# Before torch loads OpenMP, which reads it then: by default a thread that waits for another spins,
+# and where other processes want its core, it takes the time that the other one needs.
+if not any(name in os.environ for name in ("GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")):
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _checkout = Path(__file__).resolve().parent.parent
 if (_checkout / "train.py").is_file() and (_checkout / "conf" / "train.yaml").is_file():

@@ -11,7 +11,7 @@ NOTEBOOK = Path(__file__).parent.parent / "docs" / "notebook.ipynb"
 def test_every_cell_of_the_notebook_runs(monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     # Its threads would wait for those of the other tests.
-    monkeypatch.setattr("reverie.training.launch.compose.count_cores", lambda: 1)
+    monkeypatch.setattr("reverie.training.launch.compose.count_free_cores", lambda: 1)
     threads = torch.get_num_threads()
     names: dict = {"__name__": "__main__"}
     cells = [c for c in json.loads(NOTEBOOK.read_text())["cells"] if c["cell_type"] == "code"]

@@ -1,7 +1,10 @@
 """The device of a run, and one switch that compiles functions of fixed shapes."""
 
 import logging
+import os
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -10,6 +13,14 @@ from reverie.mistake import Mistake
 
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
+
+REPAID = 20_000
+"""Updates of a run that repay compilation on a CPU.
+
+It takes 10 to 40 CPU seconds the first time, of which 4,000 to 10,000 updates of one agent with the
+usual networks win back as much, whichever agent it is. A number of updates and no timing: the same
+run must come to the same decision however busy the machine is.
+"""
 
 
 def pick_device(choice: str) -> torch.device:
@@ -30,13 +41,33 @@ def pick_device(choice: str) -> torch.device:
 
 
 def should_compile(choice: str | bool, device: torch.device) -> bool:
-    """Resolve `compile=auto|true|false`: automatic means on a GPU only.
-
-    Warm-up takes 20 to 90 seconds, which short runs on a CPU never win back.
-    """
+    """Resolve `compile=auto|true|false` where no length of a run is known: on a GPU only."""
     if choice not in ("auto", True, False):
         raise Mistake(f"compile={choice!r} is unknown; use auto, true or false")
     return device.type == "cuda" if choice == "auto" else bool(choice)
+
+
+def decided(choice: str | bool, device: torch.device) -> bool | None:
+    """What the settings say about compilation; None where the length of the run decides."""
+    known = should_compile(choice, device)
+    return None if choice == "auto" and device.type == "cpu" else known
+
+
+def repays(updates: int) -> bool:
+    """Whether a run of so many updates on a CPU is compiled, if there is a C++ compiler."""
+    if updates < REPAID:
+        return False
+    chosen = os.environ.get("CXX")
+    return any(shutil.which(name) for name in ([chosen] if chosen else ["g++", "clang++"]))
+
+
+def keep_compiled(cache: Path) -> None:
+    """Let later runs read what this process compiles: seconds in the place of half a minute.
+
+    Torch's own choice, a temporary folder, is gone after the next start of the machine. Where the
+    user has chosen a folder, that one is kept.
+    """
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.resolve() / "compiled"))
 
 
 def wrapper(choice: str | bool, device: torch.device) -> Callable[..., Any]:

@@ -24,6 +24,9 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.replay import GrowingReplay, Mixture, Replay
 from reverie.envs.evaluation import Episodes, Evaluator
 from reverie.training import checkpoint, fitting
+from reverie.training.compilation import keep_compiled, wrapper
+from reverie.training.cores import count_cores
+from reverie.training.execution import Execution, settle
 from reverie.training.files import write_json, write_text
 from reverie.training.fitting import Part
 from reverie.training.logging import Log, NoTracker, Tracker
@@ -86,7 +89,8 @@ class Run:
         periods: gradient steps between two rows of the log, two evaluations, two checkpoints.
         seed: of fits and evaluations; the agent was built with random numbers of its own.
         parts: what is fitted to the dataset before training, by group of the configuration.
-        compile: what updates and rollouts of fixed shapes are passed through.
+        compiled: whether updates, rollouts and fits are compiled; None for where it repays.
+        threads: of torch; None for those that torch has, or had when the run began.
         evaluator: copies of the true environment, None for no scores.
         probes: measured at every evaluation, each on a random stream of its own.
         value_gap: a probe that is judged at the end as well, for an alarm.
@@ -114,7 +118,8 @@ class Run:
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     parts: Mapping[str, Part] = field(default_factory=dict)
-    compile: Wrapper = lambda function: function
+    compiled: bool | None = False
+    threads: int | None = None
     evaluator: Evaluator | None = None
     probes: Sequence[Probe] = ()
     value_gap: ValueGap | None = None
@@ -197,8 +202,12 @@ class Run:
             kept: the run's directory, None where nothing is kept.
         """
         self._trained = True
+        decided = settle(kept, threads=self.threads, compiled=self.compiled, updates=self.updates)
+        console.print(_told(decided, self.device), highlight=False, soft_wrap=True)
+        compile = wrapper(decided.compiled, self.device)
+        keep_compiled(self.cache)
         restore_random_state(self.random, self.device)
-        self._fit(kept, console)
+        self._fit(kept, compile, console)
         state = self._state(folder)
         log = state.log
         if self.refit is not None:
@@ -226,7 +235,7 @@ class Run:
                     log=log,
                     evaluate=lambda update: self._evaluate(update, state, shown),
                     checkpoint=lambda update: state.save(saved, update),
-                    compile=self.compile,
+                    compile=compile,
                     on_update=shown.advance_to,
                     refit=self.refit,
                 )
@@ -251,7 +260,7 @@ class Run:
             clock=self.clock,
         )
 
-    def _fit(self, directory: Path | None, console: Console) -> None:
+    def _fit(self, directory: Path | None, compile: Wrapper, console: Console) -> None:
         """Fit the parts, or read what was fitted to the same data before."""
         for group, part in self.parts.items():
             begun = self.clock()
@@ -261,7 +270,7 @@ class Run:
                     cache=self.cache,
                     directory=directory,
                     device=self.device,
-                    compile=self.compile,
+                    compile=compile,
                     console=console,
                 )
             self.seconds["fitting"] += self.clock() - begun
@@ -310,6 +319,13 @@ class Run:
         summary["value_gap"] = judged
         summary["alarms"] = alarms(described["world_model"], judged)
         return summary
+
+
+def _told(decided: Execution, device: torch.device) -> str:
+    """What was decided, in words."""
+    threads = f"{decided.threads} thread{'s' * (decided.threads > 1)}"
+    how = "compiled" if decided.compiled else "not compiled"
+    return f"on {device} with {threads} of {count_cores()} cores, {how}"
 
 
 def mix(

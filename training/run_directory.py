@@ -20,6 +20,8 @@ from reverie.training.fitting import FITTED
 
 CONFIG, SUMMARY, METRICS = "config.yaml", "summary.json", "metrics.csv"
 FAILED = "failed.json"
+EXECUTION = "execution.json"
+"""How many threads a run began with, and whether it is compiled."""
 MARKER = ".reverie-run"
 """File by which a folder is known as a run directory of ours, from its first moment to its last."""
 _EXPLAINED = (
@@ -28,7 +30,7 @@ _EXPLAINED = (
 )
 
 FILES = (
-    *(CONFIG, SUMMARY, METRICS, FAILED, "checkpoint.pt"),
+    *(CONFIG, SUMMARY, METRICS, FAILED, EXECUTION, "checkpoint.pt"),
     *(f"{group}.{end}" for group in FITTED for end in ("pt", "json", "png")),
     *("selection.json", "selection.png", "curves.png", "values.png", "lipschitz.png"),
     *("evaluation.json", "planning.json", "off_policy_evaluation.json"),
@@ -159,7 +161,8 @@ def claimed(run_dir: Path, overwrite: bool = False) -> Iterator[None]:
                 yield
             finally:
                 if is_empty(run_dir):
-                    (run_dir / MARKER).unlink(missing_ok=True)
+                    for name in (EXECUTION, MARKER):
+                        (run_dir / name).unlink(missing_ok=True)
     finally:
         with suppress(OSError):  # one that is not empty
             for path in absent:
@@ -167,8 +170,8 @@ def claimed(run_dir: Path, overwrite: bool = False) -> Iterator[None]:
 
 
 def is_empty(run_dir: Path) -> bool:
-    """Whether a run directory holds nothing but what claims it."""
-    return not [path for path in run_dir.iterdir() if not _claims(path)]
+    """Whether a run directory holds nothing but what claims it and says how it would be filled."""
+    return not [path for path in run_dir.iterdir() if not _claims(path) and path.name != EXECUTION]
 
 
 def require_ours(run_dir: Path) -> None:

@@ -150,15 +150,27 @@ def test_defects_are_told_apart_from_mistakes(tmp_path):
         ({"ray": {"remote": {}}}, 1),
         ({"ray": {"remote": {"num_cpus": 0.5, "num_gpus": 0.25}}}, 1),
         ({"ray": {"remote": {"num_cpus": 5}}}, 5),
-        ({}, 4),
+        ({"n_jobs": 2}, 2),
     ],
 )
 def test_a_job_takes_the_cores_that_its_launcher_gives_it(monkeypatch, launcher, expected):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
     config = OmegaConf.create({"mode": RunMode.MULTIRUN, "launcher": launcher})
     monkeypatch.setattr(HydraConfig, "get", lambda: config)
     monkeypatch.setattr(HydraConfig, "initialized", lambda: True)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(4), raising=False)
     assert threads("auto") == expected and threads(5) == 5
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert threads("auto") == (1 if "n_jobs" in launcher else expected)
+
+
+def test_a_job_alone_takes_the_free_cores_or_what_the_user_asks_for(monkeypatch):
+    monkeypatch.setattr("reverie.training.launch.compose.count_free_cores", lambda: 3)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert threads("auto") == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert threads("auto") == 7
 
 
 @pytest.mark.slow
@@ -230,7 +242,9 @@ def test_a_sweep_makes_one_run_directory_a_job(command, tmp_path, launcher):
     assert len({path.parent.name for path in finished}) == 2  # one folder a learning rate ...
     assert {path.name for path in finished} == {"0", "1"}  # ... with one a seed inside
     # Jobs side by side share the cores.
-    each = {"basic": 1, "joblib": max(1, len(os.sched_getaffinity(0)) // 2)}[launcher]
+    share = max(1, len(os.sched_getaffinity(0)) // 2)
+    share = min(share, int(os.environ.get("OMP_NUM_THREADS", share)))
+    each = {"basic": 1, "joblib": share}[launcher]
     for run_dir in finished:
         device = json.loads((run_dir / "summary.json").read_text())["device"]
         assert f"CPU, {each} threads" in device

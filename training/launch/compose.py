@@ -23,8 +23,8 @@ from reverie.envs.evaluation import Evaluator
 from reverie.envs.specs import Spec
 from reverie.envs.true_dynamics import simulator_for
 from reverie.mistake import Mistake
-from reverie.training.compilation import pick_device, wrapper
-from reverie.training.cores import count_cores
+from reverie.training.compilation import decided, pick_device
+from reverie.training.cores import count_cores, count_free_cores, threads_of_user
 from reverie.training.fitting import FITTED, Part
 from reverie.training.launch.mistakes import build
 from reverie.training.loop import Periods
@@ -96,7 +96,8 @@ def build_run(
         seed=config.seed,
         device=device,
         parts=parts,
-        compile=wrapper(config.compile, device),
+        compiled=decided(config.compile, device),
+        threads=None if config.threads == "auto" else int(config.threads),
         evaluator=build_evaluator(config, data, console),
         probes=[probe for probe in probes if probe is not None],
         value_gap=gap,
@@ -276,7 +277,7 @@ def build_lipschitz_probe(
     truth = None
     if model is not None:
         try:
-            truth = simulator_for(data.spec, threads(config.threads))
+            truth = simulator_for(data.spec, torch.get_num_threads())
         except Mistake as error:
             console.print(f"no gaps of Bellman targets: {error}", soft_wrap=True, highlight=False)
     return LipschitzProbe(
@@ -316,14 +317,15 @@ def is_chosen(node: DictConfig | None) -> bool:
 
 
 def threads(choice: str | int) -> int:
-    """Resolve `threads=auto`: all cores this process may use, shared by the jobs of a sweep.
+    """Resolve `threads=auto`: the cores that nobody else uses now, or this job's share of a sweep.
 
-    A launcher that gives every job cores of its own (submitit, Slurm, Ray) decides by itself: one,
+    `OMP_NUM_THREADS` wins over the load, and a job of a sweep takes no more than its share. A
+    launcher that gives every job cores of its own (submitit, Slurm, Ray) decides by itself: one,
     unless it is told another number.
     """
     if choice != "auto":
         return int(choice)
-    cores = count_cores()
+    asked = threads_of_user()
     jobs = 1
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         launcher = HydraConfig.get().launcher
@@ -331,4 +333,9 @@ def threads(choice: str | int) -> int:
             if key.split(".")[0] in launcher:
                 return max(1, int(OmegaConf.select(launcher, key) or 1))
         jobs = launcher.get("n_jobs") or 1
-    return max(1, cores // (cores if jobs < 0 else jobs))
+    if jobs == 1:
+        return count_free_cores() if asked is None else asked
+    # The other jobs are most of the load, and have their shares.
+    cores = count_cores()
+    share = max(1, cores // (cores if jobs < 0 else jobs))
+    return share if asked is None else min(share, asked)
