@@ -6,8 +6,7 @@ from contextlib import closing
 
 import numpy as np
 
-from reverie.envs.make import make_raw_env, stepped
-from reverie.envs.observations import flatten
+from reverie.envs.make import make_raw_env, with_flat_observations
 from reverie.envs.specs import Spec
 
 log = logging.getLogger(__name__)
@@ -50,19 +49,17 @@ def record_episodes(
         "truncated": np.empty(steps, bool),
     }
     row = episode = 0
-    with closing(make_raw_env(spec)) as env:
-        space, box = env.observation_space, env.action_space
+    with closing(with_flat_observations(spec, make_raw_env(spec))) as env:
+        shape = env.action_space.shape
+        assert shape is not None  # a box
         while row < steps:
             rng = np.random.default_rng([seed, episode])
             act = behaviour(episode, rng)
-            with stepped(spec.env_id):
-                value, _ = env.reset(seed=int(rng.integers(2**31)))
-            obs, ended = flatten(space, value, spec.obs_keys), False
+            obs, _ = env.reset(seed=int(rng.integers(2**31)))
+            ended = False
             while not ended and row < steps:
                 action = act(obs)
-                with stepped(spec.env_id):
-                    value, reward, terminated, truncated, _ = env.step(action.reshape(box.shape))
-                next_obs = flatten(space, value, spec.obs_keys)
+                next_obs, reward, terminated, truncated, _ = env.step(action.reshape(shape))
                 columns["obs"][row], columns["action"][row] = obs, action
                 columns["reward"][row], columns["next_obs"][row] = reward, next_obs
                 columns["terminated"][row], columns["truncated"][row] = terminated, truncated

@@ -12,7 +12,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from reverie.envs.make import make_env, stepped
+from reverie.envs.faults import stepped
+from reverie.envs.make import make_env
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
 

@@ -1,20 +1,29 @@
 """Environments as the platform sees them: flat float32 observations, actions in [-1, 1]."""
 
 import difflib
-import importlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers import TransformAction, TransformObservation
 
 from reverie.envs import cartpole_swingup, edge_of_reach, extras, refrigerator
+from reverie.envs.faults import (
+    import_module,
+    require_finite,
+    require_finite_reward,
+    reset_result,
+    step_result,
+    stepped,
+)
 from reverie.envs.observations import flatten, flatten_space
 from reverie.envs.physics import quieten, restore_contact_margin
-from reverie.envs.specs import Spec
+from reverie.envs.specs import Spec, is_bounded
+from reverie.envs.wrappers import Wrappers, wrap
 from reverie.mistake import Mistake
 
 # Tasks of our own, beside those that Gymnasium and other packages register.
@@ -55,8 +64,14 @@ def make_env(spec: Spec, render_mode: str | None = None) -> gymnasium.Env:
     return with_flat_spaces(spec, make_raw_env(spec, render_mode))
 
 
-def with_flat_spaces(spec: Spec, env: gymnasium.Env) -> gymnasium.Env:
+def with_flat_spaces(spec: Spec, env: gymnasium.Env, faithful: bool = True) -> gymnasium.Env:
     """Let an environment in its own units (`make_raw_env`) look as `make_env` promises.
+
+    Args:
+        spec: of the task.
+        env: the environment.
+        faithful: whether it is the task itself, so that numbers that are not finite are its fault.
+            In one with other physics they are rows to leave out.
 
     Raises:
         Mistake: spaces other than the spec says; the environment is closed.
@@ -66,13 +81,54 @@ def with_flat_spaces(spec: Spec, env: gymnasium.Env) -> gymnasium.Env:
     except Mistake:
         env.close()
         raise
-    space, keys = env.observation_space, spec.obs_keys
+    return _take_unit_actions(with_flat_observations(spec, env, faithful))
 
-    def observe(value):
-        return flatten(space, value, keys)[: spec.obs_slice]
 
-    flat = spaces.Box(-np.inf, np.inf, (spec.obs_dim,), np.float32)
-    return _take_unit_actions(TransformObservation(env, observe, flat))
+def with_flat_observations(spec: Spec, env: gymnasium.Env, faithful: bool = True) -> gymnasium.Env:
+    """Let an environment of the spec's spaces give flat observations; actions stay its own."""
+    return _FlatObservation(spec, env, faithful)
+
+
+class _FlatObservation(TransformObservation):
+    """Gives float32 vectors and float rewards, and names the environment in its faults."""
+
+    def __init__(self, spec: Spec, env: gymnasium.Env, faithful: bool) -> None:
+        space, keys, env_id = env.observation_space, spec.obs_keys, spec.env_id
+
+        def observe(value):
+            try:
+                flat = flatten(space, value, keys)
+            except Mistake as error:
+                raise Mistake(f"environment {env_id}: {error}") from error
+            if flat.ndim != 1:
+                raise Mistake(
+                    f"environment {env_id}: an observation has the shape {np.shape(value)}, "
+                    f"expected {space.shape} as its space says; return one observation"
+                )
+            return flat[: spec.obs_slice]
+
+        flat = spaces.Box(-np.inf, np.inf, (spec.obs_dim,), np.float32)
+        super().__init__(env, observe, flat)
+        self._env_id, self._faithful = env_id, faithful
+
+    def reset(self, *, seed=None, options=None):
+        with stepped(self._env_id):
+            value, info = reset_result(self._env_id, self.env.reset(seed=seed, options=options))
+            obs = self.func(value)
+        if self._faithful:
+            require_finite(self._env_id, "reset", obs)
+        return obs, info
+
+    def step(self, action):
+        env_id = self._env_id
+        with stepped(env_id):
+            value, reward, terminated, truncated, info = step_result(env_id, self.env.step(action))
+            obs = self.func(value)
+        if self._faithful:
+            require_finite_reward(env_id, reward)
+            if not (terminated or truncated):
+                require_finite(env_id, "step", obs)
+        return obs, reward, terminated, truncated, info
 
 
 def make_raw_env(spec: Spec, render_mode: str | None = None) -> gymnasium.Env:
@@ -82,31 +138,10 @@ def make_raw_env(spec: Spec, render_mode: str | None = None) -> gymnasium.Env:
             "the dataset names no environment, so nothing can be run in it; give the Gymnasium id "
             "with dataset.env_id=..."
         )
-    env = _create(spec.env_id, spec.env_kwargs, spec.max_episode_steps, render_mode)
+    env = _create(spec.env_id, spec.env_kwargs, spec.max_episode_steps, render_mode, spec.wrappers)
     if spec.physics == "d4rl":
         restore_contact_margin(spec.env_id, env)
     return env
-
-
-@contextmanager
-def stepped(env_id: str | None) -> Iterator[None]:
-    """Name the environment in whatever it raises while the block resets or steps it.
-
-    Raises:
-        Mistake: with its error, and what Gymnasium asks of an environment.
-    """
-    try:
-        yield
-    except Mistake:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise Mistake(
-            f"environment {env_id} failed with {type(error).__name__}: {reason}; Gymnasium asks "
-            "that reset takes `seed` and `options` and returns (observation, info), and step "
-            "returns (observation, reward, terminated, truncated, info) with one number as the "
-            "reward; mend the environment (REVERIE_TRACEBACK=1 shows where), or choose another"
-        ) from error
 
 
 def spec_of(
@@ -117,6 +152,7 @@ def spec_of(
     max_episode_steps: int | None = None,
     obs_slice: int | None = None,
     obs_keys: Sequence[str] | None = None,
+    wrappers: Wrappers = (),
 ) -> Spec:
     """The spec of an environment, read from the environment itself.
 
@@ -127,13 +163,14 @@ def spec_of(
         max_episode_steps: time limit, None for the one that the environment was registered with.
         obs_slice: keep only the first so many flat observations.
         obs_keys: keys of a dict observation in order, None for the standard order.
+        wrappers: put around the environment, see `envs.wrappers`.
 
     Raises:
         Mistake: unknown id, or spaces that are not supported; the environment exists but cannot be
             created here.
     """
     keys = None if obs_keys is None else tuple(obs_keys)
-    env = _create(env_id, env_kwargs, max_episode_steps, None)
+    env = _create(env_id, env_kwargs, max_episode_steps, None, wrappers)
     try:
         box = _action_box(env_id, env.action_space)
         obs_dim = _obs_dim(env_id, env.observation_space, keys)
@@ -156,6 +193,7 @@ def spec_of(
         physics=physics,
         obs_slice=obs_slice,
         obs_keys=keys,
+        wrappers=wrappers,
     )
 
 
@@ -207,10 +245,11 @@ def _action_box(env_id: str, space: spaces.Space) -> spaces.Box:
             f"{env_id} has the action space {space}; only continuous actions (Box) are supported, "
             "so choose a task with continuous actions"
         )
-    if not space.is_bounded("both"):
+    if not is_bounded(space.low.ravel().tolist(), space.high.ravel().tolist()):
         raise Mistake(
             f"{env_id} has the unbounded action space {space}; actions are mapped from [-1, 1], "
-            "so wrap the environment to give it finite bounds (gymnasium.wrappers.RescaleAction)"
+            "so register the environment with finite bounds, e.g. as gymnasium.wrappers."
+            "TransformAction(env, lambda action: action, Box(-1, 1, shape))"
         )
     return space
 
@@ -227,57 +266,65 @@ def _create(
     env_kwargs: Mapping[str, object],
     max_episode_steps: int | None,
     render_mode: str | None,
+    wrappers: Wrappers,
 ) -> gymnasium.Env:
-    _require_known(env_id)
+    known = _find(env_id)
     quieten()
     # Not every environment has the argument.
-    options = (
-        dict(env_kwargs) if render_mode is None else {**env_kwargs, "render_mode": render_mode}
-    )
+    options: dict[str, Any] = dict(env_kwargs)
+    if render_mode is not None:
+        options["render_mode"] = render_mode
     with warnings.catch_warnings():
         # D4RL's data belongs to the v4 tasks, whatever Gymnasium thinks of their age.
         warnings.filterwarnings("ignore", ".*is out of date.*", DeprecationWarning)
         try:
-            return gymnasium.make(
-                env_id, max_episode_steps=max_episode_steps, disable_env_checker=True, **options
+            env = gymnasium.make(
+                known, max_episode_steps=max_episode_steps, disable_env_checker=True, **options
             )
-        except (
-            ImportError,
-            TypeError,
-            ValueError,
-            AssertionError,
-            OSError,
-            gymnasium.error.Error,
-        ) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
+        except Exception as error:  # whatever the constructor of a user's environment raises
+            reason = " ".join(str(error).split())
+            if not isinstance(error, gymnasium.error.Error):
+                reason = f"{type(error).__name__}: {reason}"
             raise Mistake(
                 f"environment {env_id} cannot be created with options {options}: {reason}; "
-                "correct the options (dataset.env_kwargs), install what is missing, or choose "
-                "another version of the task"
+                "correct the options (dataset.env_kwargs) or the environment, install what is "
+                "missing, or choose another version of the task"
             ) from error
+    for name in ("observation_space", "action_space"):
+        if not isinstance(getattr(env, name, None), spaces.Space):
+            raise Mistake(
+                f"environment {env_id} has no {name}; let its constructor set self.{name} to a "
+                "gymnasium.spaces.Box"
+            )
+    return wrap(env_id, env, wrappers)
 
 
-def _require_known(env_id: str) -> None:
-    """Make sure that an exact id is registered, importing the package that registers it."""
+def _find(env_id: str) -> str | EnvSpec:
+    """What Gymnasium can make of an exact id, after importing the module that registers it.
+
+    `module:Class` is the class itself where the module registers no such id.
+    """
     module, _, name = env_id.rpartition(":")
-    robotics = name.startswith(_ROBOTICS)
-    if not module and robotics and name not in gymnasium.registry:
+    if not module and name.startswith(_ROBOTICS) and name not in gymnasium.registry:
         found = extras.require("gymnasium_robotics", "robotics", f"environment {env_id}")
         gymnasium.register_envs(found)
-    elif module:
-        try:
-            imported = importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            raise Mistake(
-                f"environment {env_id} needs the package {module} ({error}); install it with: "
-                f"pip install {module}"
-            ) from error
-        gymnasium.register_envs(imported)
-    if name not in gymnasium.registry:
-        by_lower = {known.lower(): known for known in gymnasium.registry}
-        close = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)
-        hint = f"did you mean {' or '.join(by_lower[match] for match in close)}?" if close else ""
-        raise Mistake(
-            f"environment {env_id!r} is not registered with Gymnasium; "
-            + (hint or "give the exact id, with its version, e.g. Hopper-v5")
-        )
+    imported = import_module(env_id, module) if module else None
+    if name in gymnasium.registry:
+        return env_id
+    if callable(getattr(imported, name, None)):
+        return EnvSpec(name, entry_point=f"{module}:{name}")
+    theirs = [known for known, spec in gymnasium.registry.items() if _made_by(spec) == module]
+    by_lower = {known.lower(): known for known in theirs or gymnasium.registry}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)
+    hint = "give the exact id, with its version, e.g. Hopper-v5"
+    if close:
+        hint = f"did you mean {' or '.join(by_lower[match] for match in close)}?"
+    elif theirs:
+        hint = f"{module} registers {', '.join(sorted(theirs)[:10])}"
+    raise Mistake(f"environment {env_id!r} is not registered with Gymnasium; {hint}")
+
+
+def _made_by(spec: EnvSpec) -> str:
+    """The module of an entry point."""
+    maker = spec.entry_point
+    return maker.partition(":")[0] if isinstance(maker, str) else getattr(maker, "__module__", "")

@@ -38,9 +38,18 @@ def flatten_space(space: spaces.Space, keys: Sequence[str] | None = None) -> int
         keys: see `flatten`.
 
     Raises:
-        Mistake: another kind of space, or a key that the space does not have.
+        Mistake: another kind of space, images, or a key that the space does not have.
     """
-    return sum(int(np.prod(leaf.shape)) for leaf, _ in _leaves(space, None, keys))
+    leaves = [leaf for leaf, _ in _leaves(space, None, keys)]
+    for leaf in leaves:
+        ndim = len(leaf.shape)
+        if ndim > 2 or (ndim == 2 and leaf.dtype == np.uint8):
+            raise Mistake(
+                f"observation space {leaf} is one of images, which are not supported; use a task "
+                "or data with vectors of features, or flatten it on purpose "
+                "(gymnasium.wrappers.FlattenObservation)"
+            )
+    return sum(int(np.prod(leaf.shape)) for leaf in leaves)
 
 
 def flatten(space: spaces.Space, value: Any, keys: Sequence[str] | None = None) -> np.ndarray:
@@ -56,6 +65,8 @@ def flatten(space: spaces.Space, value: Any, keys: Sequence[str] | None = None) 
     """
     parts = []
     for leaf, array in _leaves(space, value, keys):
+        if array is None:
+            raise Mistake(f"an observation is None, expected an array of shape {leaf.shape}")
         array = np.asarray(array)
         lead = array.shape[: array.ndim - len(leaf.shape)]
         if lead + leaf.shape != array.shape:

@@ -116,7 +116,8 @@ def make_perturbed(spec: Spec, perturbation: Perturbation) -> gymnasium.Env:
     except Mistake:
         env.close()
         raise
-    return with_flat_spaces(spec, perturbed)
+    unchanged = not perturbation.factors() and perturbation.joint_noise == 0
+    return with_flat_spaces(spec, perturbed, faithful=unchanged)
 
 
 def perturb(env: gymnasium.Env, perturbation: Perturbation) -> gymnasium.Env:

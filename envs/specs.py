@@ -1,12 +1,24 @@
 """What an agent and a world model must know about a task: spaces, limits and which environment."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
 
 from reverie.mistake import Mistake
 
 Physics = str
 PHYSICS = ("as-is", "d4rl")
+
+# No motor has such a range: a bound beyond is the largest float or integer in the place of none.
+UNBOUNDED = 1e18
+
+
+def is_bounded(low: Sequence[float], high: Sequence[float]) -> bool:
+    """Whether a box of actions has bounds; the largest numbers of a type are none."""
+    bounds = np.abs(np.array([low, high], np.float64))
+    return bool((bounds < UNBOUNDED).all())  # not so for NaN and Inf
 
 
 @dataclass(frozen=True)
@@ -27,6 +39,7 @@ class Spec:
         obs_slice: keep only the first so many environment observations, None for all.
         obs_keys: keys of a dict observation in the order of the flat vector, None for the order
             that `envs.observations.observation_keys` gives.
+        wrappers: put around the environment, see `envs.wrappers`.
     """
 
     env_id: str | None
@@ -39,6 +52,7 @@ class Spec:
     physics: Physics = "as-is"
     obs_slice: int | None = None
     obs_keys: tuple[str, ...] | None = None
+    wrappers: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         if self.obs_dim < 1 or self.action_dim < 1:

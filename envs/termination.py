@@ -17,6 +17,7 @@ from torch import Tensor
 
 from reverie.envs.cartpole_swingup import RAIL
 from reverie.envs.specs import Spec
+from reverie.envs.wrappers import are_transparent
 
 TerminationRule = Callable[[Tensor, Tensor, Tensor], Tensor]
 """`(obs [*, D], action [*, A], next_obs [*, D]) -> terminated [*]`, raw units."""
@@ -85,7 +86,7 @@ def rule_for(env_id: str) -> TerminationRule | None:
 
 def rule_for_spec(spec: Spec) -> TerminationRule | None:
     """The rule of a task as configured; None also where options or sizes make the rule doubtful."""
-    if spec.env_id not in _RULES:
+    if spec.env_id not in _RULES or not are_transparent(spec.wrappers):
         return None
     rule, sizes = _RULES[spec.env_id]
     if sizes and spec.obs_dim not in sizes:

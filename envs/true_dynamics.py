@@ -117,6 +117,12 @@ def simulator_for(spec: Spec, threads: int) -> Simulator:
             f"obs_slice={spec.obs_slice} and obs_keys={spec.obs_keys} change the observation of "
             f"{spec.env_id}, from which its state is rebuilt; leave both at null"
         )
+    if spec.wrappers:
+        names = ", ".join(wrapper["name"] for wrapper in spec.wrappers)
+        raise Mistake(
+            f"the exact dynamics of {spec.env_id} know nothing of the wrappers of these data "
+            f"({names}); use a learned world_model"
+        )
     with closing(make_raw_env(spec)) as env:
         require_spaces_match(spec, env)
         if spec.env_id in TENSOR_DYNAMICS:

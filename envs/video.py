@@ -128,14 +128,14 @@ def _shower(spec: Spec, env: gymnasium.Env) -> Callable[[np.ndarray], np.ndarray
         Mistake: the task is none of those whose observation shows its state.
     """
     task: Any = env.unwrapped
-    if spec.env_id == "Pendulum-v1":
+    if spec.env_id == "Pendulum-v1" and not spec.wrappers:
 
         def show_pendulum(obs: np.ndarray) -> np.ndarray:
             task.state, task.last_u = np.array([np.arctan2(obs[1], obs[0]), obs[2]]), None
             return _frame(spec, env)
 
         return show_pendulum
-    if spec.env_id not in MUJOCO_TASKS:
+    if spec.env_id not in MUJOCO_TASKS or spec.wrappers:
         raise Mistake(
             f"observations of {spec.env_id} cannot be drawn, so there is no video of imagined ones"
         )

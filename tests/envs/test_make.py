@@ -44,6 +44,27 @@ class Unbounded(GoalTask):
     action_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
 
 
+class Largest(GoalTask):
+    """The largest float32 stands for no bound in one dimension."""
+
+    action_space = spaces.Box(np.float32([-1, -1]), np.float32([1, np.finfo(np.float32).max]))
+
+
+class Largest64(GoalTask):
+    largest = np.finfo(np.float64).max
+    action_space = spaces.Box(-largest, largest, (2,), np.float64)
+
+
+class Images(GoalTask):
+    observation_space = spaces.Dict(pixels=spaces.Box(0, 255, (8, 8, 3), np.uint8))
+
+
+class NoSpaces(gymnasium.Env):
+    """Forgets to say what it takes."""
+
+    observation_space = spaces.Box(-1, 1, (2,))
+
+
 class Words(GoalTask):
     observation_space = spaces.Text(5)
 
@@ -53,6 +74,10 @@ def registered():
     ids = {
         "ReverieGoal-v0": GoalTask,
         "ReverieUnbounded-v0": Unbounded,
+        "ReverieLargest-v0": Largest,
+        "ReverieLargest64-v0": Largest64,
+        "ReverieImages-v0": Images,
+        "ReverieNoSpaces-v0": NoSpaces,
         "ReverieWords-v0": Words,
     }
     for name, task in ids.items():
@@ -144,9 +169,14 @@ def test_the_time_limit_of_the_task_holds_and_is_no_termination(limit, expected)
         ("Hopper", "did you mean Hopper"),
         ("Hopper-v99", "did you mean Hopper"),
         ("qqq", "give the exact id"),
-        ("no_such_package:Task-v0", "pip install no_such_package"),
+        ("no_such_package:Task-v0", "there is no module no_such_package; run where"),
+        ("highway_env:Task-v0", "install it with: pip install highway-env"),
         ("CartPole-v1", "only continuous actions"),
         ("ReverieUnbounded-v0", "unbounded action space"),
+        ("ReverieLargest-v0", "unbounded action space"),
+        ("ReverieLargest64-v0", "unbounded action space"),
+        ("ReverieImages-v0", "is one of images, which are not supported"),
+        ("ReverieNoSpaces-v0", "has no action_space; let its constructor set self.action_space"),
         ("ReverieWords-v0", "ReverieWords-v0: observation space .* cannot be flattened"),
     ],
 )
