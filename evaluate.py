@@ -13,12 +13,14 @@ from reverie.envs.evaluation import Policy, episode_returns
 from reverie.envs.specs import Reference
 from reverie.envs.video import record, record_beside, require_encoder
 from reverie.mistake import Mistake
+from reverie.text import printable
 from reverie.training.files import write_json
 from reverie.training.launch import mistakes
 from reverie.training.launch.compose import is_chosen
 from reverie.training.launch.options import CONF
 from reverie.training.launch.restore import SavedRun, build_planner, load_run
 from reverie.training.results.summary import versions
+from reverie.training.run_directory import unless_read_only
 from reverie.world_models.base import WorldModel
 
 
@@ -26,9 +28,9 @@ def score(settings: DictConfig) -> float | None:
     """Evaluate the last checkpoint of a run; returns its mean score, or mean return."""
     if settings.video:
         require_encoder()  # before anybody acts
-    console = Console()
+    console = Console(markup=False)
     run_dir = Path(settings.run)
-    run = load_run(run_dir, settings.device, settings.seed)
+    run = load_run(run_dir, settings.device, settings.seed, settings.allow)
     run.require_environment()
     agent, facts, policy = run.agent, run.facts, run.policy
     name = "evaluation"
@@ -54,9 +56,10 @@ def score(settings: DictConfig) -> float | None:
         "scores": None if reference is None else reference.normalise(returns).tolist(),
         "versions": versions(),
     }
-    write_json(run_dir / f"{name}.json", result)
     console.print(table(result, returns, lengths, reference))
-    console.print(f"written: {run_dir / name}.json", highlight=False, soft_wrap=True)
+    with unless_read_only(lambda line: console.print(line, highlight=False, soft_wrap=True)):
+        write_json(run_dir / f"{name}.json", result)
+        console.print(f"written: {run_dir / name}.json", highlight=False, soft_wrap=True)
     if settings.video:
         for seed in range(agent.seeds):
             if planner is not None:
@@ -127,7 +130,8 @@ def policy_of_seed(policy, seed: int, seeds: int):
 
 def table(result, returns: torch.Tensor, lengths: torch.Tensor, reference: Reference | None):
     """One row a seed, and their mean."""
-    shown = Table(title=f"{result['run']} in {result['environment']}", title_justify="left")
+    title = printable(f"{result['run']} in {result['environment']}")
+    shown = Table(title=title, title_justify="left")
     for column in ("seed", "return", "std of episodes", "episode length", "score"):
         shown.add_column(column, justify="right")
     for seed, (row, length) in enumerate(zip(returns, lengths.double(), strict=True)):

@@ -19,12 +19,19 @@ from reverie.training.launch.options import CONF
 from reverie.training.launch.requirements import require_sense
 from reverie.training.launch.sweeps import require_first_failure, sweeping
 from reverie.training.results.summary import print_results, read_summary
-from reverie.training.run_directory import SUMMARY, claimed, require_same_settings, run_directory
+from reverie.training.run import restore_settings
+from reverie.training.run_directory import (
+    CONFIG,
+    SUMMARY,
+    claimed,
+    require_same_settings,
+    run_directory,
+)
 
 
 def run(config: DictConfig, overrides: list[str]) -> float | None:
     """Carry out one run, or what is left of it; returns the score to report."""
-    console = Console()
+    console = Console(markup=False)
     settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     require_sense(config, settings)
     run_dir = run_directory(settings, overrides)
@@ -33,6 +40,8 @@ def run(config: DictConfig, overrides: list[str]) -> float | None:
         if (run_dir / SUMMARY).is_file():
             console.print(f"{run_dir} is finished; overwrite=true runs it again", soft_wrap=True)
             summary: Mapping[str, Any] = read_summary(run_dir / SUMMARY)
+            if not (run_dir / CONFIG).is_file():
+                restore_settings(run_dir, settings)
         else:
             require_first_failure(run_dir, config.retry_failed)
             with failures.record_failure(run_dir, always=sweeping()):

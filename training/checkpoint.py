@@ -136,11 +136,13 @@ class Facts:
     Attributes:
         spec, reference: of the task.
         fingerprint: of the dataset.
+        settings: of the run.
     """
 
     spec: Spec
     reference: Reference | None
     fingerprint: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_facts(path: Path) -> Facts:
@@ -154,6 +156,7 @@ def read_facts(path: Path) -> Facts:
         Spec(**plain),
         None if reference is None else Reference(**reference),
         record["identity"]["dataset"],
+        record.get("settings", {}),
     )
 
 

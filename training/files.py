@@ -94,8 +94,11 @@ def load_tensors(
     except Exception as error:
         # torch raises many types for a damaged file; all of them mean the same to the user.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "weights" in reason.lower():  # torch goes on to say how to load it all the same
+            reason = "it holds more than tensors and plain values, so loading it could run code"
         raise Mistake(
-            f"{path} cannot be read as a {kind} ({reason}); it is damaged or not ours: {remedy}"
+            f"{path} cannot be read as a {kind} ({reason}); it is damaged or not ours, so load it "
+            f"in no other way: {remedy}"
         ) from error
     if not isinstance(record, dict) or record.get("reverie") != kind:
         raise Mistake(f"{path} is not a {kind} of this project; give the path of one")

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-import yaml
 from jaxtyping import Float
 from rich.console import Console
 from torch import Tensor
@@ -23,11 +22,12 @@ from reverie.datasets.cache import cache_root
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.replay import GrowingReplay, Mixture, Replay
 from reverie.envs.evaluation import Episodes, Evaluator
+from reverie.mistake import Mistake
 from reverie.training import checkpoint, fitting
 from reverie.training.compilation import keep_compiled, wrapper
 from reverie.training.cores import count_cores
 from reverie.training.execution import Execution, settle
-from reverie.training.files import write_json, write_text
+from reverie.training.files import load_tensors, write_json, write_text
 from reverie.training.fitting import Part
 from reverie.training.logging import Log, NoTracker, Tracker
 from reverie.training.loop import Periods, Wrapper, train
@@ -41,6 +41,7 @@ from reverie.training.run_directory import (
     METRICS,
     SUMMARY,
     claimed,
+    require_same,
     require_same_settings,
 )
 from reverie.training.seeding import (
@@ -49,6 +50,7 @@ from reverie.training.seeding import (
     restore_random_state,
     side_stream,
 )
+from reverie.training.stored import write_settings
 from reverie.world_models.sources import RolloutSource
 
 Series = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -165,7 +167,7 @@ class Run:
             RuntimeError: the run has been trained already, and there is no directory to go on in.
             Mistake: the directory holds a run with other settings, or files that are none of a run.
         """
-        console = console or Console()
+        console = console or Console(markup=False)
         if directory is None:
             if self._trained:
                 raise RuntimeError("this run has been trained; make a new one to train again")
@@ -177,6 +179,8 @@ class Run:
             require_same_settings(directory, self.settings)
             if (directory / SUMMARY).is_file():
                 summary = read_summary(directory / SUMMARY)
+                if not (directory / CONFIG).is_file():
+                    restore_settings(directory, self.settings)
                 if (directory / checkpoint.FILE).is_file():  # checkpoint_every=0 writes none
                     state = self._state(directory)
                     state.resume(directory / checkpoint.FILE)
@@ -217,8 +221,7 @@ class Run:
             first = state.resume(saved)
             console.print(f"resuming {folder} after update {first}", soft_wrap=True)
         if kept is not None:
-            text = yaml.safe_dump(dict(self.settings), sort_keys=False, allow_unicode=True)
-            write_text(kept / CONFIG, text)
+            write_text(kept / CONFIG, write_settings(self.settings))
         log.begin()
         with stage(self.label, self.updates, console, first) as shown:
             self.tracker.start(folder, self.settings, first)
@@ -363,11 +366,32 @@ def mix(
 
 
 def read_series(metrics: Path) -> Series:
-    """Everything in a `metrics.csv`."""
-    return {
-        metric: (
-            np.array(next(iter(seeds.values()))[0]),
-            np.array([values for _, values in seeds.values()]),
+    """Everything in a `metrics.csv`, where every seed measured it.
+
+    Raises:
+        Mistake: the file is missing or damaged.
+    """
+    series: Series = {}
+    for metric, per_seed in read_metrics(metrics).items():
+        tables = [dict(zip(*each, strict=True)) for each in per_seed.values()]
+        updates = [update for update in tables[0] if all(update in table for table in tables)]
+        values = [[table[update] for update in updates] for table in tables]
+        series[metric] = (np.array(updates), np.array(values))
+    return series
+
+
+def restore_settings(directory: Path, settings: Mapping[str, Any]) -> None:
+    """Write the `config.yaml` of a run anew, which its checkpoint says were its settings.
+
+    Raises:
+        Mistake: there is no checkpoint, or it says others.
+    """
+    saved = directory / checkpoint.FILE
+    if not saved.is_file():
+        raise Mistake(
+            f"{directory} has lost its {CONFIG} and keeps no {checkpoint.FILE}, so nothing says "
+            f"what it computed; restore {CONFIG}, or start over with overwrite=true"
         )
-        for metric, seeds in read_metrics(metrics).items()
-    }
+    record = load_tensors(saved, checkpoint.KIND)
+    require_same(saved, record.get("settings", {}), settings)
+    write_text(directory / CONFIG, write_settings(settings))

@@ -1,22 +1,22 @@
 """Where a run lives, which files there are ours, and what may not be mixed in one directory."""
 
+import errno
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from reverie.datasets.names import short_name
 from reverie.mistake import Mistake, writing
 from reverie.temporary import is_gone, remove_abandoned, temporary_of
 from reverie.training.files import LOCK, holds, lock_directory, write_text
 from reverie.training.fitting import FITTED
+from reverie.training.stored import read_settings
 
 CONFIG, SUMMARY, METRICS = "config.yaml", "summary.json", "metrics.csv"
 FAILED = "failed.json"
@@ -147,26 +147,75 @@ def claimed(run_dir: Path, overwrite: bool = False) -> Iterator[None]:
         yield
         return
     require_ours(run_dir)
+    if not overwrite:  # which writes to new files
+        _require_no_links(run_dir)
     _settle_overwriting(run_dir)
     absent = [path for path in (run_dir, *run_dir.parents) if not path.exists()]
+    with ExitStack() as undone:
+        undone.callback(_remove_empty, absent)
+        if not _lock(undone, run_dir, overwrite):
+            yield
+            return
+        for folder in (run_dir, run_dir / "snapshots"):
+            remove_abandoned(folder)
+        if overwrite and not is_empty(run_dir):
+            start_over(run_dir)
+        elif not (run_dir / MARKER).is_file():
+            write_text(run_dir / MARKER, _EXPLAINED)
+        try:
+            yield
+        finally:
+            if is_empty(run_dir):
+                for name in (EXECUTION, MARKER):
+                    (run_dir / name).unlink(missing_ok=True)
+
+
+def _lock(undone: ExitStack, run_dir: Path, overwrite: bool) -> bool:
+    """Lock a directory until `undone`; False for a finished run where nothing can be written."""
     try:
-        with lock_directory(run_dir):
-            for folder in (run_dir, run_dir / "snapshots"):
-                remove_abandoned(folder)
-            if overwrite and not is_empty(run_dir):
-                start_over(run_dir)
-            elif not (run_dir / MARKER).is_file():
-                write_text(run_dir / MARKER, _EXPLAINED)
-            try:
-                yield
-            finally:
-                if is_empty(run_dir):
-                    for name in (EXECUTION, MARKER):
-                        (run_dir / name).unlink(missing_ok=True)
-    finally:
-        with suppress(OSError):  # one that is not empty
-            for path in absent:
-                path.rmdir()
+        undone.enter_context(lock_directory(run_dir))
+    except Mistake as error:
+        if overwrite or not is_read_only(error) or not (run_dir / SUMMARY).is_file():
+            raise
+        return False
+    return True
+
+
+def is_read_only(error: Mistake) -> bool:
+    """Whether something was not written because its folder or disk may only be read."""
+    reason = error.__cause__
+    return isinstance(reason, OSError) and reason.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+@contextmanager
+def unless_read_only(tell: Callable[[str], None]) -> Iterator[None]:
+    """Let a run on a disk that may only be read be looked at: what is not written is told.
+
+    Args:
+        tell: is given the line.
+    """
+    try:
+        yield
+    except Mistake as error:
+        if not is_read_only(error):
+            raise
+        tell(f"not kept: {error}")
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    with suppress(OSError):  # one that is not empty
+        for path in folders:
+            path.rmdir()
+
+
+def _require_no_links(run_dir: Path) -> None:
+    """Refuse a run directory that would let what is added to its files land elsewhere."""
+    for name in (METRICS, "snapshots", "tensorboard", "wandb"):
+        if (run_dir / name).is_symlink():
+            raise Mistake(
+                f"{run_dir / name} is a link, so the run would write elsewhere; put the file "
+                "itself there, or give another run_dir"
+            )
 
 
 def is_empty(run_dir: Path) -> bool:
@@ -299,13 +348,11 @@ def require_same_settings(run_dir: Path, config: Mapping[str, Any]) -> None:
     path = run_dir / CONFIG
     if not path.is_file():
         return
-    try:
-        earlier = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise Mistake(
-            f"{path} is damaged ({reason}); restore it, or start over with overwrite=true"
-        ) from error
+    earlier = read_settings(
+        path,
+        "restore it, or delete it and run the same command again, which writes it where the "
+        "checkpoint knows these settings, or start over with overwrite=true",
+    )
     require_same(run_dir, earlier, config)
 
 

@@ -27,6 +27,7 @@ from reverie.training.files import write_json, write_text
 from reverie.training.launch import mistakes
 from reverie.training.launch.options import CONF
 from reverie.training.launch.restore import load_run
+from reverie.training.run_directory import unless_read_only
 from reverie.world_models.sindy.dictionary import circles
 
 Policy = Callable[[Tensor], Tensor]
@@ -35,9 +36,9 @@ Policy = Callable[[Tensor], Tensor]
 def distil(settings: DictConfig) -> float:
     """Distil the last checkpoint of a run; returns the mean return of the sparse policies."""
     extras.require("pysindy", "sindy", "distil")  # before anybody acts
-    console = Console()
+    console = Console(markup=False)
     run_dir = Path(settings.run)
-    run = load_run(run_dir, settings.device, settings.seed)
+    run = load_run(run_dir, settings.device, settings.seed, settings.allow)
     run.require_environment()
     agent, teacher = run.agent, run.policy
     sizes: dict[str, Any] = {"spec": run.spec, "seeds": agent.seeds}
@@ -59,10 +60,7 @@ def distil(settings: DictConfig) -> float:
         "actor_parameters": weights,
         "environment": run.spec.env_id,
     }
-    write_json(run_dir / "sparse_policy.json", result)
     for replica in range(agent.seeds):
-        write_text(run_dir / f"sparse_policy_{replica}.py", student.python(replica))
-        write_text(run_dir / f"sparse_policy_{replica}.c", student.c(replica))
         console.print(
             f"seed {replica}: return {returns['student'][replica]:.1f} of "
             f"{chosen[replica]['terms']} terms, {returns['teacher'][replica]:.1f} of its teacher's "
@@ -71,7 +69,12 @@ def distil(settings: DictConfig) -> float:
         )
         for line in student.equations()[replica]:
             console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"written: {run_dir}/sparse_policy*", highlight=False, soft_wrap=True)
+    with unless_read_only(lambda line: console.print(line, highlight=False, soft_wrap=True)):
+        write_json(run_dir / "sparse_policy.json", result)
+        for replica in range(agent.seeds):
+            write_text(run_dir / f"sparse_policy_{replica}.py", student.python(replica))
+            write_text(run_dir / f"sparse_policy_{replica}.c", student.c(replica))
+        console.print(f"written: {run_dir}/sparse_policy*", highlight=False, soft_wrap=True)
     return float(np.mean(returns["student"]))
 
 

@@ -1,15 +1,16 @@
 """What a crashed run leaves in its directory, so that a sweep can tell it from a killed one."""
 
-import json
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from reverie.mistake import Mistake
+from reverie.text import one_line
 from reverie.training.files import write_json
 from reverie.training.launch.mistakes import DEFECT, explain, mark_defect
 from reverie.training.run_directory import FAILED, is_empty
+from reverie.training.stored import read_record
 
 
 def in_one_line(error: BaseException) -> str:
@@ -28,11 +29,13 @@ def reason(run_dir: Path) -> str | None:
     if not path.is_file():
         return None
     try:
-        record = json.loads(path.read_text())
-        pointer = f"; {path} keeps its traceback" if record.get("defect") else ""
-        return f"{record['reason']}{pointer}"
-    except (ValueError, KeyError, TypeError, AttributeError):
+        record = read_record(path)
+    except Mistake:
+        record = {}
+    if not isinstance(record.get("reason"), str):
         return f"{path} is damaged, so nobody knows"
+    pointer = f"; {path} keeps its traceback" if record.get("defect") else ""
+    return f"{one_line(record['reason'])}{pointer}"
 
 
 @contextmanager

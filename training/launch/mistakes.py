@@ -26,6 +26,7 @@ from omegaconf.errors import (
 from reverie.envs import extras
 from reverie.mistake import Mistake
 from reverie.output import outlive_readers
+from reverie.text import printable
 from reverie.training.launch import help, renamed
 from reverie.training.launch.hyperparameters import refusal
 from reverie.training.launch.misfits import is_of_the_call, is_of_the_name, misfit
@@ -136,7 +137,7 @@ def build(name: str, constructor: Callable[..., Any], **run_time: Any) -> Any:
 
 def fail(message: str, status: int = 1) -> None:
     """End the process with one line."""
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {printable(message)}", file=sys.stderr)
     sys.exit(status)
 
 

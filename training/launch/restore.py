@@ -1,12 +1,13 @@
 """Runs read back from their directories: what they learnt, and what they fitted."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
@@ -15,17 +16,24 @@ from reverie.agents.base import Agent
 from reverie.datasets.dataset import Dataset
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
+from reverie.text import one_line
 from reverie.training import checkpoint
 from reverie.training.checkpoint import Facts
 from reverie.training.compilation import pick_device
 from reverie.training.fitting import FITTED, load_weights
 from reverie.training.launch import renamed
 from reverie.training.launch.compose import build_agent, build_part, is_chosen, load_dataset
-from reverie.training.launch.mistakes import build
+from reverie.training.launch.mistakes import build, explain
+from reverie.training.launch.strangers import (
+    named,
+    require_environment_allowed,
+    require_known,
+)
 from reverie.training.results.summary import read_summary
 from reverie.training.run import Series, read_series
-from reverie.training.run_directory import CONFIG, METRICS, SUMMARY
+from reverie.training.run_directory import CARRIED_OUT, CONFIG, METRICS, SUMMARY, flat
 from reverie.training.seeding import seed_everything
+from reverie.training.stored import damaged, read_settings
 from reverie.world_models.base import Fitted, WorldModel
 from reverie.world_models.diffusion.planner import Planner
 
@@ -98,7 +106,16 @@ class SavedRun:
                 f"{self.directory} was trained on a dataset that was made in Python, so nothing "
                 "says how to read it again; load it as you did then"
             )
-        data = load_dataset(self.config)
+        try:
+            data = load_dataset(_without_downloads(self.config))
+        except (Mistake, InstantiationException) as error:
+            reason = explain(error)
+            if reason is None:
+                raise
+            raise Mistake(
+                f"the dataset of {self.directory} cannot be read: {reason} (for a run's files "
+                "nothing is fetched; python -m datasets.check with the same dataset settings does)"
+            ) from error
         if data.fingerprint != self.facts.fingerprint:
             raise Mistake(
                 f"{self.directory} was trained on data with fingerprint {self.facts.fingerprint}, "
@@ -126,18 +143,39 @@ class SavedRun:
         return model
 
 
-def load_run(directory: Path | str, device: str = "auto", seed: int | None = None) -> SavedRun:
-    """Read a run, finished or not.
+def _without_downloads(config: DictConfig) -> DictConfig:
+    """Settings by which a dataset is read where it lies, and nothing comes from the network.
+
+    Where a file names what to fetch, from where and to which folder, somebody else would decide
+    what is written there.
+    """
+    own = config.copy()
+    for key, value in (("mirrors", []), ("download", False)):
+        if key in own.dataset:
+            own.dataset[key] = value
+    return own
+
+
+def load_run(
+    directory: Path | str,
+    device: str = "auto",
+    seed: int | None = None,
+    allow: str | Collection[str] | None = (),
+) -> SavedRun:
+    """Read a run, finished or not, as carefully as one of a stranger.
 
     Args:
         directory: of the run, such as `runs/mopo/pendulum-mixed/0`.
         device: auto, cpu, cuda, ...
         seed: of all random numbers from here on; None leaves them alone.
+        allow: what the run's files may name outside of Reverie, for it is imported: classes
+            (`my_agents.Mine`) and environments (`my_envs:My-v0`).
 
     Raises:
-        Mistake: the folder holds no run, or its checkpoint is damaged.
+        Mistake: the folder holds no run, one of its files is damaged, or it names something outside
+            of Reverie that is not allowed.
     """
-    directory = Path(directory)
+    directory, names = Path(directory), named(allow)
     saved = directory / checkpoint.FILE
     missing = [name for name in (CONFIG, checkpoint.FILE) if not (directory / name).is_file()]
     if missing:
@@ -145,37 +183,74 @@ def load_run(directory: Path | str, device: str = "auto", seed: int | None = Non
             f"{directory} holds no {' and '.join(missing)}; give the directory of a run, "
             "such as runs/mopo/pendulum-mixed/0"
         )
-    config = _read_config(directory / CONFIG)
+    plain = _read_config(directory / CONFIG)
     place = pick_device(device)
+    facts = checkpoint.read_facts(saved)
+    _require_settings_of(directory / CONFIG, plain, facts)
+    require_known(plain, directory / CONFIG, names)
+    require_environment_allowed(facts.spec.env_id, saved, names)
     if seed is not None:
         seed_everything(seed)
-    facts = checkpoint.read_facts(saved)
+    config = OmegaConf.create(plain)
     agent = build_agent(config, facts.spec).to(place)
     update = checkpoint.load_agent(saved, agent, place)
     return SavedRun(directory, config, agent, facts, update, place)
 
 
-def _read_config(path: Path) -> DictConfig:
+_WRITTEN_ANEW = (
+    "restore it, or delete it and run the command of the run again, which writes it where the "
+    "checkpoint knows the settings"
+)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
     """The settings of a run, if it can be built again from them."""
-    try:
-        config = OmegaConf.load(path)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise Mistake(f"{path} is damaged ({str(error).splitlines()[0]}); restore it") from error
-    if not isinstance(config, DictConfig):
-        raise Mistake(f"{path} is damaged (it holds no settings); restore it")
-    plain: Any = OmegaConf.to_container(config)
+    plain = read_settings(path, _WRITTEN_ANEW)
     renamed.refuse_settings(plain, path)
     if AGENT_CLASS in plain:
         raise Mistake(
-            f"{path.parent} was trained with an agent of somebody's own, {plain[AGENT_CLASS]}, "
-            "which is not imported for a file; reverie.make(..., agent=...).train(folder) reads it"
+            f"{path.parent} was trained with an agent of somebody's own, "
+            f"{one_line(str(plain[AGENT_CLASS]), 200)}, which is not imported for a file; "
+            "reverie.make(..., agent=...).train(folder) reads it"
         )
-    if not isinstance(plain.get("agent"), dict):
+    if "agent" not in plain:
         raise Mistake(
             f"{path.parent} holds a run that was put together by hand, so nothing says how to "
             "build its agent; train the same Run there again to read it"
         )
-    return config
+    for group in ("agent", "dataset"):
+        if not isinstance(plain.get(group), dict):
+            raise damaged(path, f"its {group} is {plain.get(group)!r}", _WRITTEN_ANEW)
+    for key, least in (("seed", 0), ("seeds", 1), ("updates", 1)):
+        value = plain.get(key)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise damaged(path, f"its {key} is {value!r}", _WRITTEN_ANEW)
+    for group in FITTED:
+        part = plain.setdefault(group, None)
+        if part is not None and not isinstance(part, dict):
+            raise damaged(path, f"its {group} is {part!r}", _WRITTEN_ANEW)
+        if part is not None and "_target_" in part:
+            given = part.setdefault("path", None)
+            if given is not None and not isinstance(given, str):
+                raise damaged(path, f"its {group}.path is {given!r}", _WRITTEN_ANEW)
+    if "_target_" not in plain["agent"]:
+        raise damaged(path, "its agent has no _target_", _WRITTEN_ANEW)
+    return plain
+
+
+def _require_settings_of(path: Path, plain: Mapping[str, Any], facts: Facts) -> None:
+    """Refuse settings that are not those of the checkpoint beside them.
+
+    A dataset may lie elsewhere now; whether it is the same its fingerprint tells.
+    """
+    known, found = flat(facts.settings), flat(plain)
+    for key in sorted({*known, *found}) if known else ():
+        carried = key.split(".")[0] in CARRIED_OUT or key == "dataset.path"
+        if not carried and found.get(key) != known.get(key):
+            was, now = (one_line(str(each.get(key)), 200) for each in (known, found))
+            raise damaged(
+                path, f"it says {key}={now}, and the checkpoint beside it {was}", _WRITTEN_ANEW
+            )
 
 
 def build_planner(run: SavedRun, settings: DictConfig) -> Planner:

@@ -31,6 +31,7 @@ from reverie.training.ope import estimates as value_estimates
 from reverie.training.progress import stage
 from reverie.training.results.statistics import Interval
 from reverie.training.results.summary import versions
+from reverie.training.run_directory import unless_read_only
 from reverie.training.seeding import side_stream
 from reverie.world_models.base import WorldModel
 
@@ -50,12 +51,12 @@ Estimates = dict[str, list[Interval]]
 
 def evaluate(settings: DictConfig) -> None:
     """Estimate, compare where asked, print and write."""
-    console = Console()
+    console = Console(markup=False)
     plain: Any = OmegaConf.to_container(settings, resolve=True)
     mistakes.require_integers(plain, COUNTS)
     torch.set_num_threads(threads(settings.threads))
     run_dir = Path(settings.run)
-    run = load_run(run_dir, settings.device, settings.seed)
+    run = load_run(run_dir, settings.device, settings.seed, settings.allow)
     data = run.load_dataset()
     model = world_model(run, data, settings, console) if settings.model.rollouts else None
     if model is None and not settings.fqe.updates:
@@ -84,29 +85,27 @@ def evaluate(settings: DictConfig) -> None:
     truth = true_values(run, settings, discount) if settings.true_return else None
     for table in tables(run_dir, found, truth, discount):
         console.print(table)
-    write_json(
-        run_dir / FILE,
-        {
-            "run": str(run_dir),
-            "update": run.update,
-            "environment": data.spec.env_id,
-            "dataset": {"name": data.name, "fingerprint": data.fingerprint},
-            "discount": discount,
-            "starts": len(starts),
-            "settings": plain,
-            "estimates": {
-                name: [
-                    [float(each.estimate), float(each.low), float(each.high)] for each in per_seed
-                ]
-                for name, per_seed in found.items()
-            },
-            "model": diagnosed,
-            "truth": truth
-            and {name: [float(each.estimate) for each in truth[name]] for name in truth},
-            "versions": versions(),
+    result = {
+        "run": str(run_dir),
+        "update": run.update,
+        "environment": data.spec.env_id,
+        "dataset": {"name": data.name, "fingerprint": data.fingerprint},
+        "discount": discount,
+        "starts": len(starts),
+        "settings": plain,
+        "estimates": {
+            name: [[float(each.estimate), float(each.low), float(each.high)] for each in per_seed]
+            for name, per_seed in found.items()
         },
-    )
-    console.print(f"written: {run_dir / FILE}", highlight=False, soft_wrap=True)
+        "model": diagnosed,
+        "truth": None
+        if truth is None
+        else {name: [float(each.estimate) for each in own] for name, own in truth.items()},
+        "versions": versions(),
+    }
+    with unless_read_only(lambda line: console.print(line, highlight=False, soft_wrap=True)):
+        write_json(run_dir / FILE, result)
+        console.print(f"written: {run_dir / FILE}", highlight=False, soft_wrap=True)
 
 
 def world_model(

@@ -6,6 +6,7 @@ Reverie is installed, `reverie report` is the same.
 """
 
 import argparse
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -14,14 +15,18 @@ from typing import Any
 
 import numpy as np
 
+from reverie.mistake import Mistake
+from reverie.text import one_line
 from reverie.training.files import write_text
 from reverie.training.launch import mistakes
 from reverie.training.report.figures import Painter, unit_of
 from reverie.training.report.groups import (
     Group,
+    cannot_be_read,
     differing,
     find,
     group_runs,
+    nothing_finished,
     read,
     split_population,
 )
@@ -31,6 +36,8 @@ from reverie.training.report.videos import videos
 from reverie.training.results import statistics
 from reverie.training.results.statistics import CURVE_REPLICATES, Interval, bootstrap
 from reverie.training.results.summary import LAST
+
+log = logging.getLogger(__name__)
 
 Tasks = Mapping[str, Sequence[Group]]
 
@@ -48,10 +55,19 @@ def report(paths: Sequence[Path], output: Path) -> list[Path]:
     """Write both pages about all finished runs at or below the paths; returns where.
 
     Raises:
-        Mistake: nothing finished there, or a damaged file.
+        Mistake: nothing finished there that can be read.
     """
     finished, left_out = find(paths)
-    read_runs = [read(directory) for directory in finished]
+    read_runs = []
+    for directory in finished:
+        try:
+            read_runs.append(read(directory))
+        except Mistake as error:
+            left_out[directory] = cannot_be_read(error)
+    if not read_runs:
+        raise nothing_finished(paths, left_out)
+    for path, why in left_out.items():
+        log.warning("%s", one_line(f"warning: {path} {why} and is left out"))
     groups, remarks = group_runs([each for run in read_runs for each in split_population(run)])
     remarks += [f"{path} {why} and is left out" for path, why in left_out.items()]
     tasks: dict[str, list[Group]] = defaultdict(list)
@@ -242,7 +258,7 @@ def value_estimates(tasks: Tasks, painter: Painter) -> list[Section]:
 
 def world_models(tasks: Tasks, painter: Painter) -> list[Section]:
     """Errors one step and many steps ahead, and whether uncertainty means anything."""
-    shown = having(tasks, lambda group: any("open_loop" in run.world_model for run in group.runs))
+    shown = having(tasks, lambda group: any(run.world_model.get("open_loop") for run in group.runs))
     if not shown:
         return []
     columns = {
@@ -286,7 +302,9 @@ def selection(tasks: Tasks, painter: Painter) -> list[Section]:
         pools: dict[str, list[list[float]]] = defaultdict(list)
         for group in groups:
             for run in group.runs:
-                pools[run.summary["name"]] += run.evaluation.get("scores") or []
+                # Of episodes without a finite score nobody can say what choosing them gives.
+                scores = run.evaluation.get("scores") or []
+                pools[run.summary["name"]] += [own for own in scores if own and None not in own]
         found, rows = {}, []
         for name, pool in pools.items():
             if len(pool) < 2:

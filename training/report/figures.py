@@ -90,8 +90,10 @@ class Painter:
         figure, panels = _panels(list(tasks))
         for axes, groups in zip(panels, tasks.values(), strict=True):
             for group in groups:
-                curves = [run.world_model["open_loop"] for run in group.runs if run.world_model]
+                found = [run.world_model.get("open_loop") for run in group.runs]
+                curves = [curve for curve in found if curve]
                 horizons = curves[0]["horizons"]
+                curves = [curve for curve in curves if curve["horizons"] == horizons]
                 axes.plot(
                     horizons,
                     _mean([c["mean"]["median"] for c in curves]),
@@ -116,9 +118,11 @@ class Painter:
                 models = [run.world_model for run in group.runs]
                 found = [model["calibration"] for model in models if model.get("calibration")]
                 if found:
-                    coverage = _mean([each["coverage"] for each in found])
+                    levels = found[0]["levels"]
+                    alike = [each["coverage"] for each in found if each["levels"] == levels]
+                    coverage = _mean(alike)
                     style = self.style[group.method]
-                    axes.plot(found[0]["levels"], coverage, label=group.method, **style)
+                    axes.plot(levels, coverage, label=group.method, **style)
             axes.set(xlabel="nominal coverage", ylabel="measured coverage")
         return _svg(figure, panels)
 

@@ -1,27 +1,30 @@
 """Finished runs read from their directories, and which of them repeat one another."""
 
-import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from reverie.mistake import Mistake
-from reverie.training.files import FORMAT
+from reverie.text import all_printable
 from reverie.training.population import settings_of_seed
-from reverie.training.results.summary import read_metrics, read_summary
-from reverie.training.run_directory import CARRIED_OUT, CONFIG, METRICS, SUMMARY, flat
+from reverie.training.results.shape import complaint_of_evaluation, complaint_of_measurements
+from reverie.training.results.summary import OfAnother, read_metrics, read_summary
+from reverie.training.run_directory import CARRIED_OUT, CONFIG, MARKER, METRICS, SUMMARY, flat
+from reverie.training.stored import damaged, read_record, read_settings
 
 Series = Mapping[str, Mapping[int, tuple[list[int], list[float]]]]
 """{metric: {seed: (updates, values)}}."""
 
 # Settings in which repetitions of one experiment differ, or that only watch it.
 _REPEATED = ("name", "seed", "seeds", "dataset", "log_every", *CARRIED_OUT)
-_REQUIRED = ("name", "seed", "seeds", "result", "dataset", "environment", "physics", "seconds")
+_RESTORE = (
+    "restore it, or delete it and run the command of the run again, which writes it where the "
+    "checkpoint knows the settings"
+)
 _LONGEST_LABEL = 60
 # Lists in the measurements of a world model that have no entry a seed.
 _SHARED = ("horizons", "levels")
@@ -111,54 +114,78 @@ def find(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
         if not (path / SUMMARY).is_file():
             left_out[path] = "is not finished"
             continue
-        summary: Any = read_summary(path / SUMMARY)
-        if "datasets" in summary:  # what `training.collect` leaves is no run of a method
+        try:
+            summary = read_summary(path / SUMMARY)
+        except OfAnother as error:
+            left_out[path] = f"was written by {error.author}"
             continue
-        if "name" in summary and summary.get("format") != FORMAT:
-            left_out[path] = "was written by another version of Reverie"
-        else:
+        except Mistake as error:
+            ours = any((path / name).is_file() for name in (MARKER, CONFIG, METRICS))
+            left_out[path] = cannot_be_read(error) if ours else "holds no run of Reverie"
+            continue
+        if "datasets" not in summary:  # what `training.collect` leaves is no run of a method
             finished.append(path)
     if not finished:
-        reasons = "; ".join(f"{path} {why}" for path, why in list(left_out.items())[:3])
-        raise Mistake(
-            f"no finished run in {', '.join(map(str, paths))} ({reasons or 'nothing there'}); give "
-            "directories such as runs/mopo/pendulum-mixed/0, run their commands to the end, or "
-            "again in another folder where another version wrote them"
-        )
+        raise nothing_finished(paths, left_out)
     return finished, left_out
 
 
+def cannot_be_read(error: Mistake) -> str:
+    """Why a run is left out of a report, one of whose files is damaged."""
+    return f"cannot be read ({error})"
+
+
+def nothing_finished(paths: Sequence[Path], left_out: Mapping[Path, str]) -> Mistake:
+    """The mistake that there is nothing to report on."""
+    reasons = "; ".join(f"{path} {why}" for path, why in list(left_out.items())[:3])
+    return Mistake(
+        f"no finished run in {', '.join(map(str, paths))} ({reasons or 'nothing there'}); give "
+        "directories such as runs/mopo/pendulum-mixed/0, run their commands to the end, or "
+        "again in another folder where another version wrote them"
+    )
+
+
 def read(directory: Path) -> Run:
-    """Everything a report needs of one finished run.
+    """Everything a report needs of one finished run, every text of it printable.
 
     Raises:
         Mistake: a file is damaged, missing or not ours.
     """
     summary = read_summary(directory / SUMMARY)
-    absent = [key for key in _REQUIRED if not isinstance(summary, dict) or key not in summary]
-    if absent:
-        raise Mistake(
-            f"{directory / SUMMARY} has no {absent[0]!r}, so it is no summary of a run; leave that "
-            "folder out, or delete the file and run the same command to write it again"
-        )
-    try:
-        settings = flat(yaml.safe_load((directory / CONFIG).read_text()))
-        metrics = read_metrics(directory / METRICS)
-    except (OSError, yaml.YAMLError, KeyError, ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise Mistake(
-            f"{directory} holds a {SUMMARY}, but its {CONFIG} or {METRICS} cannot be read "
-            f"({reason}); restore it, or run its command again with overwrite=true"
-        ) from error
+    settings = flat(all_printable(read_settings(directory / CONFIG, _RESTORE)))
+    metrics = read_metrics(directory / METRICS, finished=True)
+    if "seeds" not in settings:
+        raise damaged(directory / CONFIG, "it does not say how many seeds", _RESTORE)
+    for key in ("name", "seed", "seeds", "updates"):
+        if {key} <= settings.keys() & summary.keys() and settings[key] != summary[key]:
+            reason = f"it says {key}={settings[key]}, {SUMMARY} beside it {summary[key]}"
+            raise damaged(directory / CONFIG, reason, _RESTORE)
+    wrong = _complaint_of_metrics(metrics, summary)
+    if wrong is not None:
+        raise damaged(directory / METRICS, wrong, "restore it, or leave that folder out")
     return Run(
         directory=directory,
         summary=summary,
         settings=settings,
         metrics=metrics,
-        world_model=_json(directory / "world_model.json"),
-        evaluation=_json(directory / "evaluation.json"),
-        videos=sorted(directory.glob("[!.]*.mp4")),  # not one that is being written
+        world_model=_record(directory / "world_model.json", complaint_of_measurements),
+        evaluation=_record(directory / "evaluation.json", complaint_of_evaluation),
+        # Not one that is being written, nor one that lies elsewhere.
+        videos=sorted(
+            path for path in directory.glob("[!.]*.mp4") if path.is_file() and not path.is_symlink()
+        ),
     )
+
+
+def _complaint_of_metrics(metrics: Series, summary: Mapping[str, Any]) -> str | None:
+    """What is missing of the measurements of a finished run, None for nothing."""
+    for metric, per_seed in metrics.items():
+        if set(per_seed) != set(range(summary["seeds"])):
+            return f"not all of the {summary['seeds']} seeds have {metric}"
+    last = max((u for own in metrics.values() for us, _ in own.values() for u in us), default=0)
+    if last != summary.get("updates", last):
+        return f"it ends at update {last}, the run ended at {summary['updates']}"
+    return None
 
 
 def split_population(run: Run) -> list[Run]:
@@ -279,7 +306,7 @@ def _of_replica(measured: Mapping[str, Any], replica: int) -> dict[str, Any]:
     return found
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _record(path: Path, complain: Callable[[Mapping[str, Any]], str | None]) -> dict[str, Any]:
     """A file that a run may lack; damaged ones are named.
 
     Raises:
@@ -287,7 +314,9 @@ def _json(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         return {}
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise Mistake(f"{path} is damaged ({error}); delete it to do without") from error
+    remedy = "restore it, or delete it to do without"
+    record = read_record(path, remedy)
+    wrong = complain(record)
+    if wrong is not None:
+        raise damaged(path, wrong, remedy)
+    return record

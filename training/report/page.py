@@ -1,10 +1,16 @@
-"""A page of headings, text, tables and pictures, as self-contained HTML or as Markdown."""
+"""A page of headings, text, tables and pictures, as self-contained HTML or as Markdown.
+
+Every text may come from somebody else's run: in either page it is shown as it is, and is no markup.
+"""
 
 import base64
 import html
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from string import Template
+
+from reverie.text import printable
 
 _PAGE = Template(
     """<!DOCTYPE html>
@@ -92,34 +98,34 @@ def as_html(title: str, sections: Sequence[Section]) -> str:
     """One file that needs no other: pictures and videos are part of it, `Links` point outside."""
     body = []
     for section in sections:
-        body.append(f"<h2>{html.escape(section.title)}</h2>")
+        body.append(f"<h2>{_escape(section.title)}</h2>")
         body += [_html(block) for block in section.blocks]
-    return _PAGE.substitute(title=html.escape(title), body="\n".join(body))
+    return _PAGE.substitute(title=_escape(title), body="\n".join(body))
 
 
 def as_markdown(title: str, sections: Sequence[Section]) -> str:
     """The same without pictures, and with videos as links."""
-    parts = [f"# {title}"]
+    parts = [f"# {_inert(title)}"]
     for section in sections:
         blocks = [block for block in section.blocks if not isinstance(block, Picture)]
         if blocks:
-            parts += [f"## {section.title}", *map(_markdown, blocks)]
+            parts += [f"## {_inert(section.title)}", *map(_markdown, blocks)]
     return "\n\n".join(parts) + "\n"
 
 
 def _html(block: Text | Table | Picture | Video | Links) -> str:
     if isinstance(block, Text):
-        return f"<p>{html.escape(block.text)}</p>"
+        return f"<p>{_escape(block.text)}</p>"
     if isinstance(block, Links):
         items = (
-            f'<li><a href="{html.escape(address)}">{html.escape(words)}</a></li>'
+            f'<li><a href="{_escape(address)}">{_escape(words)}</a></li>'
             for words, address in block.links
         )
         return f"<ul>{''.join(items)}</ul>"
     if isinstance(block, Picture):
         # As an image of its own: the identifiers inside two SVGs would collide in one page.
         data = base64.b64encode(block.svg).decode()
-        words = html.escape(block.caption)
+        words = _escape(block.caption)
         picture = f'<img alt="{words}" src="data:image/svg+xml;base64,{data}">'
         return f'<div class="picture">{picture}<p>{words}</p></div>'
     if isinstance(block, Video):
@@ -127,13 +133,13 @@ def _html(block: Text | Table | Picture | Video | Links) -> str:
         return (
             '<figure><video controls loop muted playsinline preload="auto" '
             f'src="data:video/mp4;base64,{data}"></video>'
-            f"<figcaption>{html.escape(block.caption)}</figcaption></figure>"
+            f"<figcaption>{_escape(block.caption)}</figcaption></figure>"
         )
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in block.header)
+    head = "".join(f"<th>{_escape(cell)}</th>" for cell in block.header)
     rows = (
-        f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in block.rows
+        f"<tr>{''.join(f'<td>{_escape(cell)}</td>' for cell in row)}</tr>" for row in block.rows
     )
-    caption = f"<caption>{html.escape(block.caption)}</caption>" if block.caption else ""
+    caption = f"<caption>{_escape(block.caption)}</caption>" if block.caption else ""
     return (
         f'<div class="wide"><table>{caption}<thead><tr>{head}</tr></thead>\n'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
@@ -142,20 +148,44 @@ def _html(block: Text | Table | Picture | Video | Links) -> str:
 
 def _markdown(block: Text | Table | Video | Links) -> str:
     if isinstance(block, Text):
-        return block.text
+        return _inert(block.text)
     if isinstance(block, Video):
-        return f"- [{block.caption}](<{block.address}>)"
+        return _link(block.caption, block.address)
     if isinstance(block, Links):
-        return "\n".join(f"- [{words}](<{address}>)" for words, address in block.links)
+        return "\n".join(_link(words, address) for words, address in block.links)
     lines = [
         _row(block.header),
         _row(["---", *["---:"] * (len(block.header) - 1)]),
         *map(_row, block.rows),
     ]
-    caption = f"**{block.caption}**\n\n" if block.caption else ""
+    caption = f"**{_inert(block.caption)}**\n\n" if block.caption else ""
     return caption + "\n".join(lines)
 
 
 def _row(cells: Sequence[str]) -> str:
-    # A bar would end the cell, a line break the table.
-    return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"
+    return f"| {' | '.join(map(_inert, cells))} |"
+
+
+def _link(words: str, address: str) -> str:
+    """A line of a list; the words cannot end the brackets, nor a quoted address the angles."""
+    text = re.sub(r"(?<!\\)([\[\]])", r"\\\1", _inert(words))
+    return f"- [{text}](<{address}>)"
+
+
+def _escape(text: str) -> str:
+    """Text in HTML."""
+    return html.escape(printable(text))
+
+
+def _inert(text: str) -> str:
+    """Text on one line of Markdown: no HTML, code, emphasis, link, picture, nor end of a cell.
+
+    Brackets of intervals stay, for without a parenthesis, a bracket or a colon they mean nothing.
+    """
+    line = html.escape(printable(" ".join(text.split())), quote=False)
+    line = re.sub(r"([\\`*|~])", r"\\\1", line)
+    line = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", line)
+    line = re.sub(r"\](?=[(\[:])", r"\\]", line)
+    # Bare addresses become links as well.
+    line = line.replace("://", ":\\//").replace("www.", "www\\.")
+    return re.sub(r"^(#|[-+](?= )|\d+(?=[.)] ))", r"\\\1", line)

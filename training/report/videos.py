@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from reverie.training.report.groups import Group
 from reverie.training.report.page import Links, Picture, Section, Table, Text, Video
@@ -32,7 +33,8 @@ def videos(groups: Sequence[Group], output: Path) -> list[Section]:
                 kind, _, replica = path.stem.partition("-seed")
                 caption = f"{group.method} on {group.task}, {KINDS.get(kind, kind)}, "
                 caption += f"seed {run.summary['seed']}, replica {replica or 0}"
-                address = Path(os.path.relpath(path, output.resolve())).as_posix()
+                beside = Path(os.path.relpath(path, output.resolve())).as_posix()
+                address = quote(os.fsencode(beside))
                 if kind not in shown and 0 < path.stat().st_size <= LARGEST:
                     blocks.append(Video(path.read_bytes(), caption, address))
                     shown.add(kind)

@@ -1,7 +1,6 @@
 """What a finished run leaves for people: a table, a summary and a picture of its curves."""
 
 import csv
-import json
 import platform
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,11 +15,17 @@ from rich.table import Table
 
 from reverie.datasets.dataset import Dataset
 from reverie.mistake import Mistake
+from reverie.text import all_printable, printable
 from reverie.training.files import FORMAT
+from reverie.training.logging import HEADER
 from reverie.training.population import label
+from reverie.training.results.shape import complaint_of_summary
+from reverie.training.stored import damaged, read_record
 
 LAST = 10
 """Evaluations averaged into the reported score, as is usual on D4RL."""
+
+_LARGEST, _LONGEST = 2**63, 1000
 
 VERSIONED = ("torch", "numpy", "gymnasium", "mujoco", "minari", "hydra-core")
 
@@ -82,7 +87,8 @@ def device_name(device: torch.device) -> str:
 
 def results_table(summary: Mapping[str, Any]) -> Table:
     """The end of a run on one small table."""
-    table = Table(title=f"{summary['name']} on {summary['dataset']['name']}", title_justify="left")
+    title = printable(f"{summary['name']} on {summary['dataset']['name']}")
+    table = Table(title=title, title_justify="left")
     unit = "score" if "score_last10" in summary["result"] else "return"
     for column in ("", unit, "spread over seeds" if summary["seeds"] > 1 else "one seed"):
         table.add_column(column, justify="left" if column == "" else "right")
@@ -173,27 +179,79 @@ def of_seeds(count: int) -> str:
 
 
 def read_summary(path: Path) -> dict[str, Any]:
-    """The summary of a finished run.
+    """The summary of a finished run, or of a collection of data, every text of it printable.
 
     Raises:
         Mistake: there is none, or the file is damaged.
     """
     if not path.is_file():
         raise Mistake(f"{path.parent} is not finished, for it holds no {path.name}; train on")
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise Mistake(
-            f"{path} is damaged ({error}); delete it and run the same command to write it again"
-        ) from error
+    remedy = "restore it, or delete it and run the same command to write it again"
+    summary: dict[str, Any] = all_printable(read_record(path, remedy))
+    if "datasets" in summary:  # of a collection
+        return summary
+    if summary.get("format") != FORMAT:
+        ours = "name" in summary and "result" in summary
+        raise OfAnother(path, "another version of Reverie" if ours else "another program")
+    wrong = complaint_of_summary(summary)
+    if wrong is not None:
+        raise damaged(path, wrong, remedy)
+    return summary
 
 
-def read_metrics(path: Path) -> dict[str, dict[int, tuple[list[int], list[float]]]]:
-    """`metrics.csv` as {metric: {seed: (updates, values)}}."""
+class OfAnother(Mistake):
+    """A summary that is not of this version.
+
+    Args:
+        path: of the file.
+        author: who wrote it, as far as one can tell.
+    """
+
+    def __init__(self, path: Path, author: str) -> None:
+        super().__init__(
+            f"{path} was written by {author}; use what wrote it, or give a new run another folder"
+        )
+        self.author = author
+
+
+def read_metrics(
+    path: Path, finished: bool = False
+) -> dict[str, dict[int, tuple[list[int], list[float]]]]:
+    """`metrics.csv` as {metric: {seed: (updates, values)}}, in the order of the file.
+
+    Args:
+        finished: whether nothing is written any more; else a last line without end is left out.
+
+    Raises:
+        Mistake: the file is missing or damaged.
+    """
     series: dict[str, dict[int, tuple[list[int], list[float]]]] = defaultdict(dict)
-    with open(path, newline="") as file:
-        for row in csv.DictReader(file):
-            updates, values = series[row["metric"]].setdefault(int(row["seed"]), ([], []))
-            updates.append(int(row["update"]))
-            values.append(float(row["value"]))
+    remedy = "restore it, or start its run over with overwrite=true"
+    if not path.is_file():
+        raise Mistake(f"{path} does not exist; {remedy}")
+    read = 0  # lines
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            if file.readline(_LONGEST).strip() != ",".join(HEADER):
+                raise ValueError(f"it does not begin with {','.join(HEADER)}")
+            whole = (each for each in file if finished or each.endswith("\n"))
+            for read, row in enumerate(csv.reader(whole, strict=True), 1):  # noqa: B007
+                update, seed, metric, value = _measurement(row)
+                updates, values = series[metric].setdefault(seed, ([], []))
+                updates.append(update)
+                values.append(value)
+    except OSError as error:
+        raise Mistake(f"{path} cannot be read ({error.strerror or error}); {remedy}") from error
+    except (ValueError, csv.Error) as error:
+        raise damaged(path, f"{error}, near line {read + 1}", remedy) from error
     return series
+
+
+def _measurement(row: Sequence[str]) -> tuple[int, int, str, float]:
+    """A line of `metrics.csv`."""
+    if len(row) != len(HEADER):
+        raise ValueError(f"a line has {len(row)} entries")
+    update, seed = int(row[0]), int(row[1])
+    if not (0 <= update < _LARGEST and 0 <= seed < _LARGEST):
+        raise ValueError("an update or a seed is out of range")
+    return update, seed, printable(row[2]), float(row[3])

@@ -11,7 +11,6 @@ what it found, and train the choice again with other seeds.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import time
@@ -29,11 +28,13 @@ from rich.table import Table
 from reverie.envs import extras
 from reverie.mistake import Mistake, writing
 from reverie.temporary import replacing
+from reverie.text import one_line
 from reverie.training.cores import count_cores
 from reverie.training.files import LOCK, lock_directory, write_json
 from reverie.training.launch import failures, mistakes
 from reverie.training.results.summary import of_seeds, read_metrics, read_summary
 from reverie.training.run_directory import METRICS, SUMMARY
+from reverie.training.stored import damaged, read_record
 
 try:
     import optuna
@@ -80,23 +81,43 @@ class Tuner:
     ) -> None:
         self.folder, self.jobs, self.script = folder, jobs, tuple(script)
         self.fixed, self.space = question(settings)
-        self.console = Console()
+        self.console = Console(markup=False)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         asked = {"fixed": self.fixed, "space": {k: repr(v) for k, v in self.space.items()}}
         self._require_same_question(asked)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.study = optuna.create_study(
-            study_name="study",
-            storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
-            load_if_exists=True,
-            direction="maximize",
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP),
-        )
+        self.study = self._open()
         # Resumed, the search must not draw what it drew before.
         self.study.sampler = optuna.samplers.TPESampler(
             seed=seed + len(self.study.trials), n_startup_trials=STARTUP
         )
+
+    def _open(self) -> optuna.Study:
+        """The study in the folder, or a new one.
+
+        Raises:
+            Mistake: its journal is damaged, or holds trials of other settings than were typed.
+        """
+        journal = self.folder / JOURNAL
+        remedy = "restore it, or give a new folder; the runs of its trials stay"
+        try:
+            study = optuna.create_study(
+                study_name="study",
+                storage=JournalStorage(JournalFileBackend(str(journal))),
+                load_if_exists=True,
+                direction="maximize",
+                pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP),
+            )
+            trials = study.trials
+        except Exception as error:
+            # Optuna replays what the journal says, and raises many types where it makes no sense.
+            raise damaged(journal, f"{type(error).__name__}: {error}", remedy) from error
+        for trial in trials:  # of which those at work are carried out again, as settings
+            for key, distribution in trial.distributions.items():
+                if self.space.get(key) != distribution:
+                    raise damaged(journal, f"trial {trial.number} draws {key} otherwise", remedy)
+        return study
 
     def run(self, trials: int) -> None:
         """Carry out what is missing of so many trials.
@@ -135,7 +156,8 @@ class Tuner:
             table.add_row(str(trial.number), outcome, value, chosen)
         self.console.print(table)
         for trial in self._in(TrialState.FAIL):
-            line = f"failed: {self._run_dir(trial.number)}: {trial.user_attrs.get('why')}"
+            why = one_line(str(trial.user_attrs.get("why")))
+            line = f"failed: {self._run_dir(trial.number)}: {why}"
             self.console.print(line, soft_wrap=True, highlight=False, markup=False)
         if not self._in(TrialState.COMPLETE):
             raise Mistake(
@@ -227,10 +249,9 @@ class Tuner:
         if not path.is_file():
             write_json(path, asked)
             return
-        try:
-            earlier = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise Mistake(f"{path} is damaged ({error}); give a new folder") from error
+        earlier = read_record(
+            path, "restore it, or delete it and type the settings of this study again"
+        )
         for part in ("fixed", "space"):
             if earlier.get(part) != asked[part]:
                 raise Mistake(
@@ -243,7 +264,7 @@ def scores(run_dir: Path) -> Iterator[tuple[int, float]]:
     """Evaluations of a run at work: update, and mean over seeds of the score, or of the return."""
     try:
         series = read_metrics(run_dir / METRICS)
-    except (OSError, KeyError, TypeError, ValueError):  # not there, or half a line of it
+    except Mistake:  # not there yet
         return
     seeds = [
         dict(zip(*seed, strict=True))
@@ -296,7 +317,7 @@ def _closed_figures(pyplot: Any) -> Iterator[None]:
 
 def _last_line(path: Path) -> str:
     lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1].removeprefix("error: ") if lines else "it printed nothing"
+    return one_line(lines[-1].removeprefix("error: ")) if lines else "it printed nothing"
 
 
 def _end(process: subprocess.Popen) -> None:

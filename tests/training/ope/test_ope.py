@@ -69,11 +69,14 @@ def refused(run_dir, *changes):
 
 
 def spoil(run_dir, **changes):
+    """A run of other settings, which its checkpoint belongs to as well."""
     config = yaml.safe_load((run_dir / "config.yaml").read_text())
     for name, value in changes.items():
         group, key = name.split("__")
         config[group] = value if key == "all" else {**config[group], key: value}
     (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
+    record = torch.load(run_dir / "checkpoint.pt", weights_only=True)
+    torch.save({**record, "settings": config}, run_dir / "checkpoint.pt")
 
 
 def test_estimates_stand_beside_the_truth(run_dir, capsys):

@@ -9,11 +9,13 @@ import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
+from urllib.parse import unquote
 
 import imageio.v3 as imageio
 import numpy as np
 import pytest
 import yaml
+from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 
 from reverie.mistake import Mistake
@@ -255,14 +257,19 @@ def test_everything_a_run_may_hold_is_shown_and_the_page_needs_no_other_file(tmp
     assert len(pictures) == 6 and all(s.startswith("data:image/svg") for s in pictures)
     assert video == "data:video/mp4;base64," + base64.b64encode(b"a video").decode()
     assert "imagined-seed0.mp4>)" in markdown.read_text()
-    assert [(html.parent / link).resolve().is_file() for link in page.links] == [True, True]
-    rows = [line for line in markdown.read_text().splitlines() if line.startswith("| a<b>& on toy")]
+    found = [(html.parent / unquote(link)).resolve().is_file() for link in page.links]
+    assert found == [True, True]
+    rows = [
+        line
+        for line in markdown.read_text().splitlines()
+        if line.startswith("| a&lt;b&gt;&amp; on toy")
+    ]
     # Values are three times the scores 22 and 23; the return of the starts is 20 and 21.
     values, models = rows[0].strip("| ").split(" | "), rows[1].strip("| ").split(" | ")
     assert values[1:3] == ["30", "67.50 [66.00, 69.00]"] and values[4] == "47.00 [46.00, 48.00]"
     assert models[1] == "0.200 [0.200, 0.200]" and models[6] == "not finite in 2 of 2 seeds"
     # Two policies with four episodes each; one of them scores 0, the other 30.
-    assert "| a<b>& | 2 | 4 | " in markdown.read_text()
+    assert "| a&lt;b&gt;&amp; | 2 | 4 | " in markdown.read_text()
     assert "| 30.0 [30.0, 30.0] |" in markdown.read_text()
 
 
@@ -304,7 +311,8 @@ def test_curves_keep_the_updates_that_all_seeds_have(tmp_path, write):
     [
         (lambda place: (place / "summary.json").unlink(), "no finished run in"),
         (lambda place: (place / "summary.json").write_text("{"), "summary.json is damaged"),
-        (lambda place: (place / "summary.json").write_text("[]"), "has no 'name'"),
+        (lambda place: (place / "summary.json").write_text("[]"), "summary.json is damaged"),
+        (lambda place: (place / "summary.json").write_text('{"a": 1}'), "by another program"),
         (lambda place: (place / "metrics.csv").write_text("a,b\n1,2\n"), "cannot be read"),
         (lambda place: (place / "config.yaml").unlink(), "cannot be read"),
         (lambda place: (place / "world_model.json").write_text("{"), "world_model.json is damaged"),
@@ -398,3 +406,129 @@ def test_a_browser_shows_every_picture_table_and_video(tmp_path, write):
     assert pixels.shape[1] == 1300
     painted = (pixels[..., :3] < 200).any(-1)  # text and curves, from top to bottom
     assert all(band.any() for band in np.array_split(painted, 6))
+
+
+EVIL = (
+    "<script>alert(1)</script> & | `code` ![p](http://evil.example/p.png) [l](javascript:x) [a][b]"
+    " https://evil.example www.evil.example *b* __u__ \n# head\n\n<img src=x onerror=alert(1)>"
+    " \x1b[31mred\x1b[0m [link=http://evil.example]l[/link] \u202egnp.exe \ud800"
+)
+
+
+def test_what_a_stranger_named_his_run_is_inert_in_both_pages(tmp_path, write):
+    for seed in (0, 1):
+        place = write(seed=seed, **{"<b>key": EVIL if seed else "x", "other": EVIL})
+        summary = json.loads((place / "summary.json").read_text())
+        summary |= {"name": EVIL, "device": EVIL, "environment": EVIL, "versions": {EVIL: EVIL}}
+        summary["dataset"]["name"] = EVIL
+        summary["seconds"] = {EVIL: 1.0}
+        (place / "summary.json").write_text(json.dumps(summary))
+        config = yaml.safe_load((place / "config.yaml").read_text()) | {"name": EVIL}
+        (place / "config.yaml").write_text(yaml.safe_dump(config))
+        (place / "world_model.json").write_text(json.dumps(MODEL))
+    (place / "video-seed0](http:evil) <b>.mp4").write_bytes(b"a video")
+    html, markdown = report([tmp_path / "runs"], tmp_path / "out")
+    page, text = Checked(html.read_text()), markdown.read_text()
+    assert page.open == [] and not any(link.startswith(("http", "java")) for link in page.links)
+    assert all(source.startswith("data:") for source in page.sources)
+    for written in (html.read_text(), text):
+        assert not set(written) & set("\x1b\u202e") and "alert(1)" in written
+    rendered = MarkdownIt("commonmark").enable("table").render(text)
+    assert not re.search(r"<(img|script|em|code)|href=\"(?!\.\./runs)", rendered)
+    assert rendered.count("<a ") == 1 and "://evil" not in text and "www.evil" not in text
+    assert rendered.count("<h1>") == 1 and rendered.count("<table>") == text.count("| --- |")
+    assert "<script>alert" not in html.read_text() and "<img src=x" not in html.read_text()
+
+
+BROKEN = (
+    b"",
+    b"\xff\xfe",
+    b"\0" * 40,
+    b"[" * 100_000,
+    b'["a"]',
+    b"42",
+    b'{"a": {"b": [1, {"c": null}]}, "format": 2, "name": 3, "result": []}',
+    b'{"open_loop": {"horizons": [1]}, "one_step": 3}',
+    b"update,seed,metric,value\n10,0,score\n",
+    b"update,seed,metric,value\nx,0,score,1\n",
+    b"update,seed,metric,value\n10,7,score,1\n",
+    b"update,seed,metric,value\n" + b"9" * 5000 + b",0,score,1\n",
+    b"update,seed,metric,value\n10,0," + b"x" * 200_000 + b",1\n",
+    b'update,seed,metric,value\n10,0,"score\n',
+    b"update,seed,metric,value\n10,0,score,1",
+    b"a: &a [1]\nb: [*a, *a]\n",
+)
+
+
+def test_broken_runs_are_left_out_aloud_and_do_not_end_the_report(tmp_path, write, caplog):
+    write()
+    broken = {}
+    for name in ("summary.json", "config.yaml", "metrics.csv", "world_model.json"):
+        for text in BROKEN:
+            if name == "world_model.json" and b'"a": {"b"' in text:  # nothing that is drawn
+                continue
+            place = write(seed=len(broken) + 1)
+            summary = json.loads((place / "summary.json").read_text())
+            (place / "summary.json").write_text(json.dumps(summary | {"updates": 30}))
+            (place / name).write_bytes(text)
+            broken[place] = name
+    _, markdown = report([tmp_path / "runs"], tmp_path / "out")
+    assert "# 1 run on 1 task" in markdown.read_text()
+    told = dict(zip(sorted(map(str, broken)), sorted(caplog.messages), strict=True))
+    for place, name in broken.items():
+        line = told[str(place)]
+        assert f"warning: {place} " in line and line.endswith("is left out") and "\n" not in line
+        assert f"{place / name} is damaged (" in line or "by another" in line, line
+        with pytest.raises(Mistake, match=re.escape(str(place))):  # alone it is the error
+            find_and_read(place)
+
+
+def find_and_read(place):
+    return [read(directory) for directory in find([place])[0]]
+
+
+def test_numbers_that_no_json_has_are_refused(tmp_path, write):
+    place = write()
+    whole = (place / "summary.json").read_text()
+    for wrong in ("NaN", "Infinity", "1e999", "1" * 30, "1" * 5000, "[1]", '"1"', "{}", "true"):
+        changed = re.sub(r'"score_final": [0-9.]+', f'"score_final": {wrong}', whole)
+        assert changed != whole
+        (place / "summary.json").write_text(changed)
+        with pytest.raises(Mistake, match=r"summary.json is damaged"):
+            read(place)
+    (place / "summary.json").write_text(whole.replace('"seed": 0', '"seed": 0, "seed": 1'))
+    with pytest.raises(Mistake, match="says 'seed' twice"):
+        read(place)
+
+
+def test_files_of_one_run_agree(tmp_path, write):
+    place = write(seed=3)
+    config = (place / "config.yaml").read_text()
+    (place / "config.yaml").write_text(config.replace("seed: 3", "seed: 2"))
+    with pytest.raises(Mistake, match=r"config.yaml is damaged \(it says seed=2"):
+        read(place)
+    (place / "config.yaml").write_text(config)
+    (place / "config.yaml").write_text(config.replace("updates: 30", "updates: 40"))
+    summary = json.loads((place / "summary.json").read_text())
+    (place / "summary.json").write_text(json.dumps(summary | {"updates": 40}))
+    with pytest.raises(Mistake, match="it ends at update 30, the run ended at 40"):
+        read(place)
+
+
+def test_files_of_others_are_not_called_damaged(tmp_path, write, caplog):
+    write()
+    other = tmp_path / "runs" / "other"
+    other.mkdir()
+    (other / "summary.json").write_text("a summary of my own")
+    report([tmp_path / "runs"], tmp_path / "out")
+    assert "damaged" not in caplog.text and "other holds no run of Reverie" in caplog.text
+
+
+def test_a_video_that_lies_elsewhere_is_no_part_of_the_page(tmp_path, write):
+    place = write()
+    (tmp_path / "secret").write_bytes(b"a secret")
+    (place / "video-seed0.mp4").symlink_to(tmp_path / "secret")
+    (place / "video-seed1.mp4").symlink_to(tmp_path / "nowhere")
+    (place / "video-seed2.mp4").mkdir()
+    html, _ = report([place], tmp_path / "out")
+    assert base64.b64encode(b"a secret").decode() not in html.read_text()
