@@ -9,7 +9,7 @@ import torch
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.subset import choose_episodes
 from reverie.datasets.transition import Transition
-from reverie.envs.specs import Reference, Spec
+from reverie.envs.specs import Reference, Spec, is_bounded
 from reverie.mistake import Mistake
 
 Array = np.ndarray
@@ -222,11 +222,13 @@ def _following_rows(
 
 
 def _rescale_actions(name: str, spec: Spec, action: Any, clip_actions: bool) -> np.ndarray:
-    low, high = np.asarray(spec.action_low, np.float32), np.asarray(spec.action_high, np.float32)
-    if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
+    with np.errstate(over="ignore"):
+        low, high = (np.asarray(bound, np.float32) for bound in (spec.action_low, spec.action_high))
+    if not (is_bounded(spec.action_low, spec.action_high) and (low < high).all()):
         raise Mistake(
             f"dataset {name}: the action box {spec.action_low} to {spec.action_high} is empty or "
-            "unbounded; give finite bounds with low < high"
+            "unbounded; give finite bounds with low < high (dataset.action_low and action_high of "
+            "dataset=file), or as dataset.env_id an environment that has them"
         )
     if not clip_actions:
         margin = BOX_TOLERANCE * (high - low)

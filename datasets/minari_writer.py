@@ -21,7 +21,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
 from reverie.datasets.readers.columns import in_one_line
-from reverie.datasets.readers.minari import (
+from reverie.datasets.readers.minari_files import (
     dataset_root,
     require_id,
     require_minari,

@@ -144,6 +144,25 @@ def make_raw_env(spec: Spec, render_mode: str | None = None) -> gymnasium.Env:
     return env
 
 
+def is_registered(name: str) -> bool:
+    """Whether an id without a module is Gymnasium's, ours, of an imported module, or robotics'."""
+    return name in gymnasium.registry or name.startswith(_ROBOTICS)
+
+
+def spaces_of(
+    env_id: str, env_kwargs: Mapping[str, object], wrappers: Wrappers = ()
+) -> tuple[spaces.Space, spaces.Space]:
+    """The environment's own spaces of observations and actions.
+
+    Raises:
+        Mistake: unknown id; the environment exists but cannot be created here.
+    """
+    env = _create(env_id, env_kwargs, None, None, wrappers)
+    found = env.observation_space, env.action_space
+    env.close()
+    return found
+
+
 def spec_of(
     env_id: str,
     *,

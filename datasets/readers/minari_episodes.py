@@ -8,13 +8,14 @@ import h5py
 import numpy as np
 from gymnasium import spaces
 
-from reverie.datasets.readers.columns import in_one_line
+from reverie.datasets.readers.columns import UNREADABLE, in_one_line
+from reverie.datasets.readers.hdf5 import missing_values
 from reverie.envs.observations import flatten, observation_keys
 from reverie.mistake import Mistake
 
 Arrays = dict[str, np.ndarray]
 
-AGAIN = "the data are damaged or incomplete, so delete the dataset's folder and fetch it again"
+FLAGS = (b"terminations", b"truncations")
 
 
 def read_hdf5(
@@ -23,9 +24,56 @@ def read_hdf5(
     space: spaces.Space,
     box: spaces.Box,
     keys: tuple[str, ...] | None,
+    remedy: str,
 ) -> Arrays:
-    """All episodes of Minari's HDF5 layout, straight into preallocated float32 columns."""
-    steps, episodes = int(metadata["total_steps"]), int(metadata["total_episodes"])
+    """All episodes of Minari's HDF5 layout, straight into preallocated float32 columns.
+
+    Args:
+        file: the main file.
+        metadata: of the dataset.
+        space, box: of its observations and actions.
+        keys: of dict observations in order, None for the standard order.
+        remedy: what to do about a file that cannot be read.
+
+    Raises:
+        Mistake: a damaged file, or an episode that is not as the metadata and spaces say.
+    """
+    try:
+        with h5py.File(file, "r") as handle:
+            return _read_episodes(file, handle, metadata, space, box, keys)
+    except Mistake:
+        raise
+    except UNREADABLE as error:
+        raise Mistake(
+            f"{file} cannot be read as HDF5 ({in_one_line(error)}); it is cut short or damaged: "
+            f"{remedy}"
+        ) from error
+
+
+def _read_episodes(
+    file: Path,
+    handle: h5py.File,
+    metadata: Mapping[str, Any],
+    space: spaces.Space,
+    box: spaces.Box,
+    keys: tuple[str, ...] | None,
+) -> Arrays:
+    episodes = len(handle)
+    if episodes != metadata["total_episodes"]:
+        raise Mistake(
+            f"{file} holds {episodes:,} episodes, its metadata says "
+            f"{metadata['total_episodes']:,}; correct total_episodes, or record the rest"
+        )
+    groups = [_group(file, handle, number) for number in range(episodes)]
+    lengths = np.array(
+        [_opened(file, n, group, b"rewards").shape[0] for n, group in enumerate(groups)], np.int64
+    )
+    steps = int(lengths.sum())
+    if steps != metadata["total_steps"]:
+        raise Mistake(
+            f"{file} holds {steps:,} steps, its metadata says {metadata['total_steps']:,}; correct "
+            "total_steps, or record the rest"
+        )
     leaves = {
         path: np.empty((steps + episodes, *shape), np.float32)
         for path, shape in _leaves(space, (b"observations",), keys)
@@ -33,31 +81,18 @@ def read_hdf5(
     columns = {
         b"actions": np.empty((steps, *box.shape), np.float32),
         b"rewards": np.empty(steps, np.float32),
-        b"terminations": np.empty(steps, bool),
-        b"truncations": np.empty(steps, bool),
+        **{key: np.empty(steps, bool) for key in FLAGS},
     }
-    lengths = np.empty(episodes, np.int64)
     begin = 0
-    try:
-        with h5py.File(file, "r") as handle:
-            for number in range(episodes):
-                group = h5py.h5g.open(handle.id, b"episode_%d" % number)
-                length = h5py.h5d.open(group, b"rewards").shape[0]
-                if begin + length > steps:
-                    raise ValueError(f"more than the {steps:,} steps that the metadata announce")
-                rows = slice(begin, begin + length)
-                for key, column in columns.items():
-                    _read_into(group, key, column[rows], number)
-                # The last observation of an episode makes it one row longer.
-                rows = slice(begin + number, begin + number + length + 1)
-                for path, column in leaves.items():
-                    _read_into(group, b"/".join(path), column[rows], number)
-                lengths[number] = length
-                begin += length
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-        raise Mistake(f"{file} cannot be read: {in_one_line(error)}; {AGAIN}") from error
-    if begin != steps:
-        raise Mistake(f"{file} holds {begin:,} steps, its metadata says {steps:,}; {AGAIN}")
+    for number, (group, length) in enumerate(zip(groups, lengths.tolist(), strict=True)):
+        rows = slice(begin, begin + length)
+        for key, column in columns.items():
+            _read_into(file, number, group, key, column[rows])
+        # The last observation of an episode makes it one row longer.
+        rows = slice(begin + number, begin + number + length + 1)
+        for path, column in leaves.items():
+            _read_into(file, number, group, b"/".join(path), column[rows])
+        begin += length
     nested: Any = leaves.get((b"observations",))
     if nested is None:
         nested = {}
@@ -76,15 +111,74 @@ def read_hdf5(
     }
 
 
-def _read_into(group: Any, key: bytes, rows: np.ndarray, episode: int) -> None:
-    dataset = h5py.h5d.open(group, key)
-    if dataset.shape != rows.shape:
-        raise ValueError(
-            f"episode {episode} holds {key.decode()} of shape {list(dataset.shape)}, expected "
-            f"{list(rows.shape)}"
+def _group(file: Path, handle: h5py.File, episode: int) -> Any:
+    try:
+        return h5py.h5g.open(handle.id, b"episode_%d" % episode)
+    except (KeyError, ValueError) as error:
+        raise Mistake(
+            f"{file} has no group episode_{episode} though it holds {len(handle):,} episodes "
+            f"({in_one_line(error)}); Minari numbers them from 0"
+        ) from error
+
+
+def _opened(file: Path, episode: int, group: Any, key: bytes) -> Any:
+    try:
+        found = h5py.h5d.open(group, key)
+    except (KeyError, ValueError, TypeError) as error:
+        raise Mistake(
+            f"{file}: episode {episode} has no array {key.decode()} ({in_one_line(error)}); add it"
+        ) from error
+    if not found.shape:
+        raise Mistake(f"{file}: episode {episode} holds one number as {key.decode()}, not an array")
+    return found
+
+
+def _read_into(file: Path, episode: int, group: Any, key: bytes, rows: np.ndarray) -> None:
+    """Read one array of an episode; axes of length 1 may be there or not."""
+    dataset = _opened(file, episode, group, key)
+    shape = dataset.shape
+    if not same_but_for_ones(shape, rows.shape):
+        raise Mistake(
+            f"{file}: episode {episode} holds {key.decode()} of shape {list(shape)}, expected "
+            f"{list(rows.shape)}; correct that episode"
         )
-    if rows.size:
-        dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, rows)
+    missing = missing_values(h5py.Dataset(dataset))
+    if missing is not None:
+        raise Mistake(
+            f"{file}: {key.decode()} of episode {episode} {missing}; bring back what is missing, "
+            "or record that episode again"
+        )
+    if not rows.size:
+        return
+    if key in FLAGS and dataset.dtype != bool:
+        values = np.empty(shape, np.float64)
+        dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
+        rows[...] = as_flag(f"{file}: episode {episode}", key.decode(), values)
+    else:
+        dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, rows.reshape(shape))
+
+
+def same_but_for_ones(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    """Whether arrays of two shapes hold the same rows, each in the same order."""
+    widths = ([width for width in each[1:] if width != 1] for each in (shape, expected))
+    return shape[0] == expected[0] and next(widths) == next(widths)
+
+
+def as_flag(where: str, key: str, values: np.ndarray) -> np.ndarray:
+    """`[T]` bool of a flag that is stored as numbers.
+
+    Raises:
+        Mistake: another number than 0 and 1.
+    """
+    values = np.asarray(values).reshape(-1)
+    odd = (values != 0) & (values != 1)  # NaN is odd too
+    if odd.any():
+        step = int(np.argmax(odd))
+        raise Mistake(
+            f"{where} holds {values[step]} as {key} of step {step}; it must be 0 or 1, so correct "
+            "that episode"
+        )
+    return values != 0
 
 
 def _leaves(
@@ -105,6 +199,7 @@ def read_any(
     space: spaces.Space,
     box: spaces.Box,
     keys: tuple[str, ...] | None,
+    remedy: str,
 ) -> Arrays:
     """All episodes of any other format, through Minari's own reader, a `MinariDataset`."""
     parts: dict[str, list[np.ndarray]] = {
@@ -113,29 +208,43 @@ def read_any(
     }
     try:
         for episode in source.iterate_episodes():
+            where = f"{source.id}: episode {episode.id}"
             obs = flatten(space, episode.observations, keys)
             length = len(episode.rewards)
-            counts = (len(obs) - 1, len(episode.actions), length)
-            if len(set(counts)) > 1:
-                raise ValueError(
-                    f"episode {episode.id} holds {len(obs)} observations, {counts[1]} actions and "
-                    f"{length} rewards"
+            columns = {
+                "actions": np.asarray(episode.actions, np.float32),
+                "rewards": np.asarray(episode.rewards, np.float32),
+                "terminations": np.asarray(episode.terminations),
+                "truncations": np.asarray(episode.truncations),
+            }
+            expected = dict.fromkeys(columns, (length,)) | {"actions": (length, *box.shape)}
+            for key, column in columns.items():
+                if not same_but_for_ones(column.shape, expected[key]):
+                    raise Mistake(
+                        f"{where} holds {key} of shape {list(column.shape)}, expected "
+                        f"{list(expected[key])}; correct that episode"
+                    )
+            if len(obs) != length + 1:
+                raise Mistake(
+                    f"{where} holds {len(obs)} observations for {length} rewards, expected one "
+                    "more; correct that episode"
                 )
             parts["observations"].append(obs)
-            action = np.asarray(episode.actions, np.float32)
-            parts["actions"].append(action.reshape(length, int(np.prod(box.shape))))
-            parts["rewards"].append(np.asarray(episode.rewards, np.float32))
-            parts["terminations"].append(np.asarray(episode.terminations, bool))
-            parts["truncations"].append(np.asarray(episode.truncations, bool))
+            parts["actions"].append(columns["actions"].reshape(length, -1))
+            parts["rewards"].append(columns["rewards"].reshape(length))
+            for key in ("terminations", "truncations"):
+                parts[key].append(as_flag(where, key, columns[key]))
             parts["lengths"].append(np.array([length], np.int64))
         arrays = {key: np.concatenate(part) for key, part in parts.items()}
+    except Mistake:
+        raise
     except ImportError as error:
         raise Mistake(
             f"{source.id} is stored in a format that needs another package: {in_one_line(error)}"
         ) from error
     # pyarrow's own errors derive from ValueError, OSError or KeyError.
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-        raise Mistake(f"{source.id} cannot be read: {in_one_line(error)}; {AGAIN}") from error
+    except UNREADABLE as error:
+        raise Mistake(f"{source.id} cannot be read: {in_one_line(error)}; {remedy}") from error
     read = int(arrays["lengths"].sum())
     if read != source.total_steps:
         raise Mistake(

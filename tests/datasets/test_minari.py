@@ -20,6 +20,7 @@ from reverie.datasets.cache import cache_root
 from reverie.datasets.readers import minari as reader
 from reverie.datasets.readers.minari import load
 from reverie.datasets.readers.minari_episodes import read_any, read_hdf5
+from reverie.datasets.readers.minari_files import read_metadata
 from reverie.mistake import Mistake
 
 BOX = spaces.Box(-np.inf, np.inf, (2,), np.float64)
@@ -196,10 +197,11 @@ def test_keys_of_dict_observations_can_be_chosen(tmp_path):
 @pytest.mark.parametrize("dictionary", [False, True])
 def test_the_general_reader_gives_the_same_columns(tmp_path, dictionary):
     data = goal_dataset(tmp_path) if dictionary else write(tmp_path, buffers())
-    metadata, source = reader._open(data)
+    source = minari.MinariDataset(data)
     space = source.observation_space
-    fast = read_hdf5(data / "main_data.hdf5", metadata, space, ACTION, None)
-    general = read_any(source, space, ACTION, None)
+    metadata = read_metadata(data)
+    fast = read_hdf5(data / "main_data.hdf5", metadata, space, ACTION, None, "remedy")
+    general = read_any(source, space, ACTION, None, "remedy")
     assert fast.keys() == general.keys()
     for name in fast:
         assert np.array_equal(fast[name], general[name]), name
@@ -207,11 +209,11 @@ def test_the_general_reader_gives_the_same_columns(tmp_path, dictionary):
 
 
 def test_episodes_cut_by_minaris_reader_are_noticed(tmp_path, monkeypatch):
-    _, source = reader._open(write(tmp_path, buffers()))
+    source = minari.MinariDataset(write(tmp_path, buffers()))
     episodes = list(source.iterate_episodes())
     monkeypatch.setattr(source, "iterate_episodes", lambda: iter(episodes[:2]))
     with pytest.raises(ValueError, match=r"returned 7 steps of 9.*convert it to HDF5"):
-        read_any(source, BOX, ACTION, None)
+        read_any(source, BOX, ACTION, None, "remedy")
 
 
 def test_the_second_load_reads_the_cache_only(tmp_path, monkeypatch):
@@ -253,8 +255,10 @@ def test_the_recorded_environment_is_used_with_its_options_and_limit(tmp_path, c
     assert spec.env_kwargs == {"gain": 2.0}
     changed = load(**options(tmp_path, env_id="recorded", env_kwargs={"gain": 3.0})).spec
     assert changed.env_kwargs == {"gain": 3.0}
-    other = load(**options(tmp_path, env_id=counter_env)).spec
-    assert (other.max_episode_steps, other.env_kwargs) == (50, {})
+    named = load(**options(tmp_path, env_id=counter_env, env_kwargs={"gain": 4.0})).spec
+    assert (named.max_episode_steps, named.env_kwargs) == (30, {"gain": 4.0})
+    limited = load(**options(tmp_path, env_id="recorded", max_episode_steps=20)).spec
+    assert (limited.max_episode_steps, limited.env_kwargs) == (20, {"gain": 2.0})
 
 
 def test_an_environment_recorded_for_evaluation_goes_first(tmp_path, counter_env):
@@ -353,44 +357,6 @@ def test_a_missing_dataset_lists_those_that_are_there(tmp_path):
         load(**options(tmp_path, id="toy/other-v0"))
 
 
-def test_a_failed_download_ends_in_one_line_and_restores_the_root(tmp_path, monkeypatch):
-    seen = []
-
-    def refuse(id, force_download):
-        seen.append((id, os.environ["MINARI_DATASETS_PATH"]))
-        raise RuntimeError("name resolution\nfailed")
-
-    monkeypatch.setattr(minari, "download_dataset", refuse)
-    monkeypatch.setenv("MINARI_DATASETS_PATH", "/before")
-    id = "hf://farama-minari/toy/other-v0"
-    with pytest.raises(Mistake, match=r"name resolution failed.*dataset\.path"):
-        load(**options(tmp_path, id=id, download=True))
-    assert seen == [(id, str(tmp_path))]
-    assert os.environ["MINARI_DATASETS_PATH"] == "/before"
-
-
-def test_a_downloaded_dataset_is_loaded(tmp_path, monkeypatch):
-    def deliver(id, force_download):
-        write(tmp_path, buffers())
-
-    monkeypatch.setattr(minari, "download_dataset", deliver)
-    assert len(load(**options(tmp_path, download=True))) == 9
-
-
-def test_what_an_interrupted_download_left_is_fetched_again(tmp_path, monkeypatch):
-    (tmp_path / "toy" / "count-v0" / "data").mkdir(parents=True)
-    forced = []
-
-    def deliver(id, force_download):
-        forced.append(force_download)
-        os.rename(tmp_path / "toy", tmp_path / "half")
-        write(tmp_path, buffers())
-
-    monkeypatch.setattr(minari, "download_dataset", deliver)
-    assert len(load(**options(tmp_path, download=True))) == 9
-    assert forced == [True]
-
-
 def test_a_discrete_action_space_is_refused(tmp_path):
     write(tmp_path, buffers(), action=spaces.Discrete(3))
     with pytest.raises(ValueError, match=r"action space Discrete\(3\).*continuous"):
@@ -420,7 +386,7 @@ def no_actions(episodes):
     [
         (lost_observation, r"episode 1 holds observations of shape \[4, 2\], expected \[5, 2\]"),
         (wider, r"episode 2 holds observations of shape \[3, 5\], expected \[3, 2\]"),
-        (no_actions, "main_data.hdf5 cannot be read"),
+        (no_actions, r"main_data\.hdf5: episode 0 has no array actions"),
     ],
 )
 def test_inconsistent_episodes_are_named(tmp_path, damage, message):
@@ -434,7 +400,7 @@ def test_inconsistent_episodes_are_named(tmp_path, damage, message):
 
 @pytest.mark.parametrize(
     ("announced", "message"),
-    [(8, "more than the 8 steps"), (10, "holds 9 steps, its metadata says 10")],
+    [(8, "holds 9 steps, its metadata says 8"), (10, "holds 9 steps, its metadata says 10")],
 )
 def test_lost_or_surplus_steps_are_noticed(tmp_path, announced, message):
     write(tmp_path, buffers(), total_steps=announced)
@@ -447,15 +413,16 @@ def test_a_truncated_file_ends_in_one_clear_line(tmp_path, share):
     file = write(tmp_path, buffers()) / "main_data.hdf5"
     whole = file.read_bytes()
     file.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(ValueError, match="fetch it again") as caught:
+    with pytest.raises(ValueError, match="cut short or damaged: restore it from a copy") as caught:
         load(**options(tmp_path))
     assert "\n" not in str(caught.value)
+    assert "delete" not in str(caught.value)
 
 
 def test_damaged_metadata_end_in_one_clear_line(tmp_path):
     data = write(tmp_path, buffers())
     (data / "metadata.json").write_text("{")
-    with pytest.raises(ValueError, match="cannot be opened as a Minari dataset"):
+    with pytest.raises(ValueError, match="cannot be opened as metadata of a Minari dataset"):
         load(**options(tmp_path))
     (data / "metadata.json").write_text("{}")
     with pytest.raises(ValueError, match=r"metadata\.json lacks total_steps"):
@@ -464,7 +431,10 @@ def test_damaged_metadata_end_in_one_clear_line(tmp_path):
 
 def test_datasets_of_unsupported_versions_are_refused(tmp_path):
     write(tmp_path, buffers(), minari_version="9.9.9")
-    with pytest.raises(ValueError, match=r"does not support .*9\.9\.9"):
+    with pytest.raises(
+        ValueError,
+        match=r"by Minari 9\.9\.9, which the installed .* not support.*pip install -U minari",
+    ):
         load(**options(tmp_path))
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from reverie.datasets.readers.minari import load, root_set_to
+from reverie.datasets.readers.minari import load
+from reverie.datasets.readers.minari_files import root_set_to
 from reverie.envs import snapshot
 from reverie.envs.make import make_env, spec_of
 from reverie.envs.specs import Reference
