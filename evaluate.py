@@ -13,6 +13,8 @@ from reverie.envs.evaluation import Policy, episode_returns
 from reverie.envs.specs import Reference
 from reverie.envs.video import record, record_beside, require_encoder
 from reverie.mistake import Mistake
+from reverie.ranges import Count, Seed
+from reverie.settings import require_declared
 from reverie.training.files import write_json
 from reverie.training.launch import mistakes
 from reverie.training.launch.compose import is_chosen
@@ -21,9 +23,13 @@ from reverie.training.launch.restore import SavedRun, build_planner, load_run
 from reverie.training.results.summary import versions
 from reverie.world_models.base import WorldModel
 
+SETTINGS = {"episodes": Count, "seed": Seed, "video_steps": Count}
+"""What the numbers of conf/evaluate.yaml may be that no class takes."""
+
 
 def score(settings: DictConfig) -> float | None:
     """Evaluate the last checkpoint of a run; returns its mean score, or mean return."""
+    require_declared(OmegaConf.to_container(settings, resolve=True), SETTINGS)
     if settings.video:
         require_encoder()  # before anybody acts
     console = Console()

@@ -21,6 +21,7 @@ from rich.table import Table
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.readers.d4rl import TASKS
 from reverie.mistake import Mistake
+from reverie.settings import require_declared
 
 SATURATED = 0.99  # |action| beyond which it counts as being at the edge of the box
 HUGE = 1e6  # float32 keeps a resolution of 0.06 here; beyond, squared errors lose all meaning
@@ -331,6 +332,7 @@ def _load(arguments: Sequence[str]) -> Dataset:
                 f"there is no setting {wrong[1]}; the file conf/dataset/{chosen[0]}.yaml lists them"
             ) from error
         raise Mistake(f"the options do not fit dataset={chosen[0]}: {error}") from error
+    require_declared(options, prefix="dataset.")
     module, _, function = options.pop("_target_").rpartition(".")
     return getattr(importlib.import_module(module), function)(**options)
 

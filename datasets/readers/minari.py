@@ -21,12 +21,13 @@ import numpy as np
 from filelock import FileLock
 from gymnasium import spaces
 
-from reverie.datasets.build import build, given_reference
+from reverie.datasets.build import LowAndHigh, build, given_reference
 from reverie.datasets.cache import cache_root, cached_arrays
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.names import local_id, short_name
 from reverie.datasets.readers.columns import in_one_line
 from reverie.datasets.readers.minari_episodes import AGAIN, Arrays, read_any, read_hdf5
+from reverie.datasets.subset import Subset
 from reverie.envs import extras
 from reverie.envs.make import spec_of
 from reverie.envs.observations import flatten_space
@@ -57,9 +58,9 @@ def load(
     env_kwargs: Mapping[str, object],
     physics: str,
     obs_keys: Sequence[str] | None,
-    reference: str | Sequence[int | float] | None,
+    reference: str | LowAndHigh | None,
     clip_actions: bool,
-    subset: Mapping[str, Any] | None = None,
+    subset: Subset | None = None,
 ) -> Dataset:
     """Read a Minari dataset; all rows are kept, since every episode stores its last observation.
 
