@@ -13,6 +13,8 @@ from reverie.envs.evaluation import Policy, episode_returns
 from reverie.envs.specs import Reference
 from reverie.envs.video import record, record_beside, require_encoder
 from reverie.mistake import Mistake
+from reverie.ranges import Count, Seed
+from reverie.settings import require_declared
 from reverie.text import printable
 from reverie.training.files import write_json
 from reverie.training.launch import mistakes
@@ -23,9 +25,13 @@ from reverie.training.results.summary import versions
 from reverie.training.run_directory import unless_read_only
 from reverie.world_models.base import WorldModel
 
+SETTINGS = {"episodes": Count, "seed": Seed, "video_steps": Count}
+"""What the numbers of conf/evaluate.yaml may be that no class takes."""
+
 
 def score(settings: DictConfig) -> float | None:
     """Evaluate the last checkpoint of a run; returns its mean score, or mean return."""
+    require_declared(OmegaConf.to_container(settings, resolve=True), SETTINGS)
     if settings.video:
         require_encoder()  # before anybody acts
     console = Console(markup=False)

@@ -1,7 +1,5 @@
 """Behaviour cloning: the policy under which the batch's actions are most likely."""
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -10,6 +8,7 @@ from reverie.agents.base import Agent
 from reverie.agents.networks import GaussianActor
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
+from reverie.ranges import Bounds, Positive, Widths
 from reverie.world_models.optimiser import Adam
 
 
@@ -31,10 +30,10 @@ class BC(Agent):
         spec: Spec,
         seeds: int,
         updates: int,
-        hidden: Sequence[int],
+        hidden: Widths,
         activation: str,
-        log_std_bounds: Sequence[float],
-        learning_rate: float,
+        log_std_bounds: Bounds,
+        learning_rate: Positive,
     ) -> None:
         super().__init__(spec=spec, seeds=seeds)
         self.actor = GaussianActor(

@@ -1,7 +1,7 @@
 """Conservative Q-learning, arXiv:2006.04779: SAC with critics that stay low off the data."""
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,7 @@ from reverie.agents.networks import Critics
 from reverie.agents.sac import SAC
 from reverie.datasets.transition import Transition
 from reverie.mistake import Mistake
+from reverie.ranges import Count, Finite, Positive, Range
 from reverie.world_models.optimiser import Adam
 from reverie.world_models.per_seed import PerSeed, as_list, as_tensor
 
@@ -38,11 +39,11 @@ class CQL(SAC):
     def __init__(
         self,
         *,
-        conservative_weight: PerSeed,
-        softness: float,
-        samples: int,
-        gap_limit: float | None,
-        weight_learning_rate: float,
+        conservative_weight: Annotated[PerSeed, Range(above=0)],
+        softness: Positive,
+        samples: Count,
+        gap_limit: Finite | None,
+        weight_learning_rate: Positive,
         max_q_backup: bool,
         **sac: Any,
     ) -> None:

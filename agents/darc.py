@@ -1,19 +1,19 @@
 """DARC, arXiv:2006.13916: SAC in a simulator whose reward pays for dynamics that reality lacks."""
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from reverie.agents.discriminators import Discriminators, successor
+from reverie.agents.discriminators import Discriminators, DiscriminatorSettings, successor
 from reverie.agents.losses import masked_mean
 from reverie.agents.sac import SAC
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.mistake import Mistake
+from reverie.ranges import Range
 from reverie.world_models.per_seed import PerSeed, as_list, set_per_seed
 
 
@@ -34,8 +34,8 @@ class DARC(SAC):
     def __init__(
         self,
         *,
-        discriminators: Mapping[str, Any],
-        correction: PerSeed,
+        discriminators: DiscriminatorSettings,
+        correction: Annotated[PerSeed, Range(0)],
         learn_from_real: bool,
         **sac: Any,
     ) -> None:

@@ -3,7 +3,8 @@
 Source: DARC, arXiv:2006.13916; networks and hyperparameters of H2O, arXiv:2206.13464.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,6 +15,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
+from reverie.ranges import ArgumentsOf, NonNegative, Positive, Whole, Widths
 from reverie.world_models.networks import BatchedMLP
 from reverie.world_models.optimiser import Adam
 
@@ -51,14 +53,14 @@ class Discriminators(nn.Module):
         *,
         spec: Spec,
         seeds: int,
-        hidden: Sequence[int],
+        hidden: Widths,
         activation: str,
-        learning_rate: float,
-        logit_bound: float,
-        pair_logit_bound: float | None,
-        noise: float,
+        learning_rate: Positive,
+        logit_bound: Positive,
+        pair_logit_bound: Positive | None,
+        noise: NonNegative,
         relative_noise: bool,
-        fresh_rows: int,
+        fresh_rows: Whole,
     ) -> None:
         super().__init__()
         for name, bound in (("logit_bound", logit_bound), ("pair_logit_bound", pair_logit_bound)):
@@ -156,3 +158,7 @@ def simulated_weight(
 def successor(batch: Transition) -> Float[Tensor, "S B D"]:
     """s', or s where the episode terminated."""
     return torch.where(batch.terminated.unsqueeze(-1), batch.obs, batch.next_obs)
+
+
+DiscriminatorSettings = Annotated[Mapping[str, Any], ArgumentsOf(lambda _: Discriminators)]
+"""Settings of an agent that has discriminators: what lacks nothing but `spec` and `seeds`."""

@@ -4,7 +4,7 @@ EDAC: arXiv:2110.01548. Without the diversity term it is SAC-N of the same paper
 world model, without any penalty, it is RAVL (arXiv:2402.12527).
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from reverie.agents.networks import initialise_
 from reverie.agents.sac import SAC
 from reverie.datasets.transition import Transition
 from reverie.mistake import Mistake
+from reverie.ranges import Finite, NonNegative, Range
 from reverie.world_models.per_seed import PerSeed, as_list, set_per_seed
 
 
@@ -38,11 +39,11 @@ class EDAC(SAC):
     def __init__(
         self,
         *,
-        diversity: PerSeed,
-        diversity_critics: int | None,
-        hidden_bias: float | None,
-        actor_output_bound: float | None,
-        critic_output_bound: float | None,
+        diversity: Annotated[PerSeed, Range(0)],
+        diversity_critics: Annotated[int, Range(2)] | None,
+        hidden_bias: Finite | None,
+        actor_output_bound: NonNegative | None,
+        critic_output_bound: NonNegative | None,
         **sac: Any,
     ) -> None:
         super().__init__(**sac)

@@ -5,7 +5,7 @@ every replica drawn anew as in arXiv:2102.03607.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
+from reverie.ranges import Decay, Positive, Share, Widths
 from reverie.world_models.optimiser import Adam
 
 Policy = Callable[[Float[Tensor, "P B D"]], Float[Tensor, "P B A"]]
@@ -54,11 +55,11 @@ class FittedQEvaluation(Agent):
         policy: Policy,
         policies: int,
         replicas: int,
-        hidden: Sequence[int],
+        hidden: Widths,
         activation: str,
-        learning_rate: float,
-        discount: float,
-        tau: float,
+        learning_rate: Positive,
+        discount: Decay,
+        tau: Share,
         clip_targets: bool,
     ) -> None:
         super().__init__(spec=spec, seeds=policies * replicas)

@@ -1,19 +1,24 @@
 """H2O, arXiv:2206.13464: SAC on recorded data and a simulator trusted where its dynamics agree."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from reverie.agents.discriminators import Discriminators, simulated_weight, successor
+from reverie.agents.discriminators import (
+    Discriminators,
+    DiscriminatorSettings,
+    simulated_weight,
+    successor,
+)
 from reverie.agents.losses import masked_mean, per_stream, simulated_excess, weighted_squared_error
 from reverie.agents.sac import SAC
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition, register
 from reverie.mistake import Mistake
+from reverie.ranges import Count, NonNegative, Positive, PositiveBounds, Range
 from reverie.world_models.per_seed import PerSeed, as_list, set_per_seed
 
 
@@ -62,17 +67,17 @@ class H2O(SAC):
     def __init__(
         self,
         *,
-        discriminators: Mapping[str, Any],
+        discriminators: DiscriminatorSettings,
         td_ratio: bool,
-        weight_bounds: Sequence[float],
-        excess_weight: PerSeed,
-        excess_limit: float,
+        weight_bounds: PositiveBounds,
+        excess_weight: Annotated[PerSeed, Range(0)],
+        excess_limit: Positive,
         adaptive: bool,
         soft_maximum: bool,
-        gap_samples: int,
-        gap_std: float,
-        gap_bounds: Sequence[float],
-        std_padding: float,
+        gap_samples: Count,
+        gap_std: Positive,
+        gap_bounds: PositiveBounds,
+        std_padding: NonNegative,
         per_stream_mean: bool,
         **sac: Any,
     ) -> None:

@@ -4,7 +4,6 @@ Where H2O lowers simulated values, H2O+ leaves them, and draws every target towa
 recorded actions are worth.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from reverie.agents.discriminators import Discriminators, simulated_weight, successor
+from reverie.agents.discriminators import (
+    Discriminators,
+    DiscriminatorSettings,
+    simulated_weight,
+    successor,
+)
 from reverie.agents.losses import (
     expectile_error,
     masked_mean,
@@ -25,6 +29,7 @@ from reverie.agents.sac import SAC
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition, register
 from reverie.mistake import Mistake
+from reverie.ranges import Positive, PositiveBounds, UnitInterval
 from reverie.world_models.optimiser import Adam
 
 
@@ -55,13 +60,13 @@ class H2OPlus(SAC):
     def __init__(
         self,
         *,
-        discriminators: Mapping[str, Any],
+        discriminators: DiscriminatorSettings,
         td_ratio: bool,
-        weight_bounds: Sequence[float],
-        value_share: float,
-        expectile: float,
-        sparsity: float | None,
-        value_learning_rate: float,
+        weight_bounds: PositiveBounds,
+        value_share: UnitInterval,
+        expectile: UnitInterval,
+        sparsity: Positive | None,
+        value_learning_rate: Positive,
         per_stream_mean: bool,
         **sac: Any,
     ) -> None:

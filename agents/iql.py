@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
@@ -22,6 +23,17 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
+from reverie.ranges import (
+    Bounds,
+    Count,
+    Finite,
+    NonNegative,
+    Positive,
+    Range,
+    Share,
+    UnitInterval,
+    Widths,
+)
 from reverie.world_models.optimiser import Adam
 from reverie.world_models.per_seed import PerSeed, as_list, set_per_seed
 
@@ -66,23 +78,23 @@ class IQL(Agent):
         spec: Spec,
         seeds: int,
         updates: int,
-        critics: int,
-        hidden: Sequence[int],
+        critics: Count,
+        hidden: Widths,
         activation: str,
-        log_std_bounds: Sequence[float],
-        actor_learning_rate: float,
-        critic_learning_rate: float,
-        value_learning_rate: float,
-        adam_epsilon: float,
+        log_std_bounds: Bounds,
+        actor_learning_rate: Positive,
+        critic_learning_rate: Positive,
+        value_learning_rate: Positive,
+        adam_epsilon: NonNegative,
         actor_cosine: bool,
-        discount: float,
-        tau: float,
-        expectile: PerSeed,
-        inverse_temperature: PerSeed,
-        max_weight: float,
+        discount: UnitInterval,
+        tau: Share,
+        expectile: Annotated[PerSeed, Range(above=0, below=1)],
+        inverse_temperature: Annotated[PerSeed, Range(0)],
+        max_weight: Positive,
         order: Sequence[str],
         normalise_rewards: bool,
-        reward_offset: float,
+        reward_offset: Finite,
         normalise_critic_obs: bool,
         regulariser: BuildRegulariser | None,
     ) -> None:

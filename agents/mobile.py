@@ -5,7 +5,7 @@ out anew in every update with the present policy and critics, so the rollouts ca
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,7 @@ from torch import Tensor
 from reverie.agents.sac import SAC
 from reverie.datasets.transition import Transition
 from reverie.mistake import Mistake
+from reverie.ranges import Count, Finite, Range
 from reverie.world_models.base import WorldModel
 from reverie.world_models.per_seed import PerSeed, as_list, set_per_seed
 
@@ -38,7 +39,12 @@ class MOBILE(SAC):
     penalty: float | Tensor
 
     def __init__(
-        self, *, penalty: PerSeed, samples: int, target_floor: float | None, **sac: Any
+        self,
+        *,
+        penalty: Annotated[PerSeed, Range(0)],
+        samples: Count,
+        target_floor: Finite | None,
+        **sac: Any,
     ) -> None:
         super().__init__(**sac)
         if min(as_list(penalty)) < 0:

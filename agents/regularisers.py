@@ -9,6 +9,7 @@ it adds `penalty` to their loss, takes the step, and calls `project_`.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
@@ -19,6 +20,7 @@ from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.envs.termination import rule_for_spec
 from reverie.mistake import Mistake
+from reverie.ranges import Count, NonNegative, Positive, Range, Whole
 
 Ends = Callable[[Tensor, Tensor], Tensor]
 """`(obs [*, D], action [*, A]) -> ended [*]`, observations as critics are given them."""
@@ -101,13 +103,13 @@ class SpectralNorm(Regulariser):
         *,
         critics: Critics,
         ends: Ends | None,
-        coefficient: float,
-        power: int,
-        cap: float | None,
+        coefficient: NonNegative,
+        power: Annotated[int, Range(1, 2)],
+        cap: Positive | None,
         normalise: bool,
-        layers: Sequence[int] | None,
-        iterations: int,
-        warmup: int,
+        layers: Sequence[Annotated[int, Range()]] | None,
+        iterations: Count,
+        warmup: Count,
     ) -> None:
         super().__init__(critics=critics, ends=ends)
         weights = _weights(critics)
@@ -232,16 +234,16 @@ class AdversarialRobustness(Regulariser):
         *,
         critics: Critics,
         ends: Ends | None,
-        coefficient: float,
+        coefficient: NonNegative,
         attack: str,
         norm: str,
-        radius: float,
-        radius_start: float,
-        radius_updates: int,
+        radius: Positive,
+        radius_start: NonNegative,
+        radius_updates: Whole,
         slope: bool,
-        steps: int,
-        step_size: float,
-        draws: int,
+        steps: Count,
+        step_size: Positive,
+        draws: Count,
         spare_endings: bool,
     ) -> None:
         super().__init__(critics=critics, ends=ends)

@@ -7,6 +7,7 @@ overrides the one hook it changes: `next_value`, `target`, `critic_loss` or `act
 
 import copy
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
@@ -20,6 +21,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
+from reverie.ranges import Bounds, Count, NonNegative, Positive, Range, Share, UnitInterval, Widths
 from reverie.world_models.optimiser import Adam
 from reverie.world_models.per_seed import PerSeed, as_tensor, set_per_seed
 
@@ -58,19 +60,19 @@ class SAC(Agent):
         spec: Spec,
         seeds: int,
         updates: int,
-        critics: int,
-        hidden: Sequence[int],
+        critics: Count,
+        hidden: Widths,
         activation: str,
-        log_std_bounds: Sequence[float],
-        actor_learning_rate: float,
-        critic_learning_rate: float,
-        temperature_learning_rate: float,
+        log_std_bounds: Bounds,
+        actor_learning_rate: Positive,
+        critic_learning_rate: Positive,
+        temperature_learning_rate: NonNegative,
         actor_cosine: bool,
-        discount: float,
-        tau: float,
-        initial_temperature: PerSeed,
-        max_temperature: float | None,
-        target_entropy: PerSeed | None,
+        discount: UnitInterval,
+        tau: Share,
+        initial_temperature: Annotated[PerSeed, Range(above=0)],
+        max_temperature: Positive | None,
+        target_entropy: Annotated[PerSeed, Range()] | None,
         entropy_in_target: bool,
         order: Sequence[str],
         normalise_critic_obs: bool,

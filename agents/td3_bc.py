@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
@@ -22,6 +23,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
+from reverie.ranges import Count, NonNegative, Positive, Range, Share, UnitInterval, Widths
 from reverie.world_models.optimiser import Adam
 from reverie.world_models.per_seed import PerSeed, set_per_seed
 
@@ -59,19 +61,19 @@ class TD3BC(Agent):
         spec: Spec,
         seeds: int,
         updates: int,
-        critics: int,
-        hidden: Sequence[int],
+        critics: Count,
+        hidden: Widths,
         activation: str,
-        actor_learning_rate: float,
-        critic_learning_rate: float,
-        adam_epsilon: float,
-        discount: float,
-        tau: float,
-        alpha: PerSeed,
-        policy_noise: PerSeed,
-        noise_clip: float,
-        critic_steps: int,
-        policy_delay: int,
+        actor_learning_rate: Positive,
+        critic_learning_rate: Positive,
+        adam_epsilon: NonNegative,
+        discount: UnitInterval,
+        tau: Share,
+        alpha: Annotated[PerSeed, Range(0)],
+        policy_noise: Annotated[PerSeed, Range(0)],
+        noise_clip: NonNegative,
+        critic_steps: Count,
+        policy_delay: Annotated[int, Range(1, MAX_DELAY)],
         order: Sequence[str],
         normalise_obs: bool,
         regulariser: BuildRegulariser | None,

@@ -1,7 +1,7 @@
 """The one converter from recorded arrays to a `Dataset`: checks, rescales, finds the episodes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -11,12 +11,17 @@ from reverie.datasets.subset import choose_episodes
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Reference, Spec, is_bounded
 from reverie.mistake import Mistake
+from reverie.ranges import Number, Pair
 
 Array = np.ndarray
 
 # Float32 files and policies that end in tanh overshoot the box by rounding; more than this share
 # of the range is a different action space or a mistake.
 BOX_TOLERANCE = 1e-3
+
+
+LowAndHigh = Annotated[Sequence[Number], Pair()]
+"""The returns that score 0 and 100."""
 
 
 def build(

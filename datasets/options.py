@@ -14,6 +14,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.names import short_name
 from reverie.datasets.readers.file import from_columns
 from reverie.mistake import Mistake
+from reverie.settings import require_declared
 
 FOLDER = Path(__file__).resolve().parent.parent / "conf" / "dataset"
 ARRAYS = "file"
@@ -34,7 +35,7 @@ def load(source: str | Mapping[str, np.ndarray], **settings: Any) -> Dataset:
         Mistake: no such option or setting, or the data are refused.
     """
     if not isinstance(source, str):
-        options = read_option(ARRAYS, settings | {"path": None})
+        options = read_option(ARRAYS, settings | {"path": "arrays"})
         del options["path"], options["_target_"]
         options["name"] = options["name"] or "arrays"
         return from_columns(source, source="the given arrays", **options)
@@ -63,8 +64,9 @@ def read_option(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in options.items():
         same_as = re.fullmatch(r"\$\{\.(\w+)\}", value) if isinstance(value, str) else None
         options[key] = options[same_as[1]] if same_as else value
-        if options[key] == "???":
+        if isinstance(options[key], str) and options[key] == "???":
             raise Mistake(f"dataset {name} needs {key}=...")
+    require_declared(options, prefix="dataset.")
     return options
 
 

@@ -2,14 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
 from reverie.datasets.dataset import Dataset
 from reverie.mistake import Mistake
+from reverie.ranges import ArgumentsOf, Count, Range, Seed
 
-KEYS = ("episodes", "fraction", "seed")
+KEYS: dict[str, Any] = {
+    "episodes": Count | None,
+    "fraction": Annotated[int | float, Range(above=0, high=1)] | None,
+    "seed": Seed,
+}
+Subset = Annotated[Mapping[str, Any], ArgumentsOf(lambda _: KEYS)]
 
 
 def choose_episodes(data: Dataset, choice: Mapping[str, Any] | None) -> Dataset:

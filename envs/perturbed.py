@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, fields
+from typing import Annotated
 
 import gymnasium
 import mujoco
@@ -14,6 +15,9 @@ from reverie.envs.make import make_raw_env, with_flat_spaces
 from reverie.envs.refrigerator import Refrigerator
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
+from reverie.ranges import Range
+
+Factor = Annotated[int | float, Range(above=0)]
 
 # Tasks without a MuJoCo model: which of their constants a factor multiplies.
 _CONSTANTS: dict[type[gymnasium.Env], dict[str, tuple[str, ...]]] = {
@@ -57,14 +61,14 @@ class Perturbation:
     acts where a model pins its total mass (HalfCheetah), as the factor is applied after that.
     """
 
-    gravity: float = 1.0
-    friction: float = 1.0
-    joint_noise: float = 0.0
+    gravity: Factor = 1.0
+    friction: Factor = 1.0
+    joint_noise: Annotated[int | float, Range(0)] = 0.0
     noise_in_reward: bool = True
-    density: float = 1.0
-    stiffness: float = 1.0
-    joint_range: float = 1.0
-    length: float = 1.0
+    density: Factor = 1.0
+    stiffness: Factor = 1.0
+    joint_range: Factor = 1.0
+    length: Factor = 1.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.noise_in_reward, bool):

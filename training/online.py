@@ -14,6 +14,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.replay import GrowingReplay
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
+from reverie.ranges import Count, Whole
 from reverie.training.seeding import side_stream
 from reverie.world_models.base import WorldModel
 from reverie.world_models.simulator import Collection
@@ -39,11 +40,11 @@ class Online:
         *,
         spec: Spec,
         seeds: int,
-        environments: int,
-        steps: int,
-        every: int,
-        capacity: int,
-        refit_every: int,
+        environments: Count,
+        steps: Count,
+        every: Count,
+        capacity: Count,
+        refit_every: Whole,
         warm: bool,
     ) -> None:
         if spec.env_id is None:

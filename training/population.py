@@ -1,16 +1,14 @@
 """Populations: settings of which every seed of a run has its own, `agent.diversity=[0.5,1,2,5]`."""
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from pkgutil import resolve_name
-from types import UnionType
-from typing import Any, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from reverie.mistake import Mistake
+from reverie.settings import declared
 from reverie.world_models.per_seed import PerSeed
 
 _SINGLE = (float, int, bool, str)
-Parameters = dict[str, inspect.Parameter]
 
 
 def population(settings: Mapping[str, Any]) -> dict[str, list[float]]:
@@ -23,8 +21,8 @@ def population(settings: Mapping[str, Any]) -> dict[str, list[float]]:
     supporting: list[str] = []
     refused: list[str] = []
     for key, value, annotation in _settings(settings):
-        supporting += [key] if _differs_by_seed(annotation) else []
-        if isinstance(value, list) and _differs_by_seed(annotation):
+        supporting += [key] if differs_by_seed(annotation) else []
+        if isinstance(value, list) and differs_by_seed(annotation):
             found[key] = value
         elif isinstance(value, list) and _is_single(annotation):
             refused.append(f"{key}={_typed(value)}")
@@ -56,46 +54,33 @@ def label(varied: Mapping[str, Sequence[float]], seed: int) -> str:
     return ", ".join(f"{key}={values[seed]:g}" for key, values in varied.items())
 
 
-def parameters(kind: type) -> Parameters:
-    """Arguments of a constructor, with those of its bases as far as it passes `**others` on."""
-    known: Parameters = {}
-    for cls in inspect.getmro(kind):
-        if "__init__" in vars(cls):
-            own = inspect.signature(vars(cls)["__init__"]).parameters
-            known = dict(own) | known
-            if all(each.kind is not each.VAR_KEYWORD for each in own.values()):
-                break
-    return known
+def _settings(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Every setting that a class takes, or the run itself: dotted key, value, annotation."""
+    for key, value in settings.items():
+        if not isinstance(value, Mapping):
+            yield key, value, float  # of which all seeds have the same
+        elif key != "dataset":  # which all seeds have in common
+            yield from declared(value, f"{key}.")
 
 
-def _settings(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Every setting of what the configuration builds: dotted key, value, annotation."""
-    known: Parameters = {}
-    if "_target_" in node:
-        try:
-            built = resolve_name(node["_target_"])
-        except (ImportError, AttributeError, ValueError):  # which building it will say
-            built = None
-        known = parameters(built) if isinstance(built, type) else {}
-    for key, value in node.items():
-        path = f"{prefix}{key}"
-        if key in known:
-            yield path, value, known[key].annotation
-        elif not prefix and not isinstance(value, Mapping):
-            yield path, value, float  # of the run itself, of which all seeds have the same
-        if isinstance(value, Mapping):
-            yield from _settings(value, f"{path}.")
-
-
-def _differs_by_seed(annotation: Any) -> bool:
-    return set(get_args(PerSeed)) <= set(get_args(annotation))
+def differs_by_seed(annotation: Any) -> bool:
+    """Whether a number of every seed's own may be given, as `PerSeed` says."""
+    return _members(PerSeed) <= _members(annotation)
 
 
 def _is_single(annotation: Any) -> bool:
     """Whether only one number or word is meant, or none."""
-    union = isinstance(annotation, UnionType)
-    members = set(get_args(annotation) if union else (annotation,)) - {type(None)}
+    members = _members(annotation) - {NoneType}
     return bool(members) and members <= set(_SINGLE)
+
+
+def _members(annotation: Any) -> set[Any]:
+    """The types of a union, without their ranges."""
+    if get_origin(annotation) is Annotated:
+        return _members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return set().union(*map(_members, get_args(annotation)))
+    return {annotation}
 
 
 def _typed(values: Sequence[Any]) -> str:

@@ -7,7 +7,7 @@ and the members with the lowest holdout error, the elites, take turns in rollout
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,6 +17,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition, concatenate
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
+from reverie.ranges import Bounds, Count, Decay, Inside, NonNegative, Positive, Range, Whole, Widths
 from reverie.world_models.base import FitProgress, Step, WorldModel
 from reverie.world_models.fitting import (
     EarlyStopping,
@@ -77,27 +78,27 @@ class ProbabilisticEnsemble(WorldModel):
         spec: Spec,
         seeds: int,
         seed: int,
-        members: int,
-        elites: int,
-        hidden: Sequence[int],
+        members: Count,
+        elites: Count,
+        hidden: Widths,
         activation: str,
-        learning_rate: float,
-        batch: int,
-        weight_decay: Sequence[float],
-        log_variance_bounds: Sequence[float],
-        bound_coefficient: float,
-        holdout_fraction: float,
-        holdout_limit: int,
-        improvement: float,
-        patience: int,
-        max_epochs: int | None,
+        learning_rate: Positive,
+        batch: Count,
+        weight_decay: Sequence[NonNegative],
+        log_variance_bounds: Bounds,
+        bound_coefficient: NonNegative,
+        holdout_fraction: Inside,
+        holdout_limit: Count,
+        improvement: Decay,
+        patience: Count,
+        max_epochs: Count | None,
         per_seed: bool,
         uncertainty: str,
-        dropout: float,
-        dropout_passes: int,
+        dropout: Decay,
+        dropout_passes: Annotated[int, Range(2)],
         termination: str,
         terminal_head: Callable[..., LearnedTermination],
-        heldout_episodes: int,
+        heldout_episodes: Whole,
     ) -> None:
         super().__init__()
         _require(1 <= elites <= members, "1 <= elites <= members", [elites, members])

@@ -6,12 +6,14 @@ A filter is the place of penalties (MOPO), of selection among candidates and of 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from reverie.mistake import Mistake
+from reverie.ranges import Range
 from reverie.world_models.base import Step
 from reverie.world_models.per_seed import PerSeed, as_list, set_per_seed
 
@@ -77,7 +79,7 @@ class UncertaintyPenalty(TransitionFilter):
 
     penalty: float | Tensor
 
-    def __init__(self, *, penalty: PerSeed) -> None:
+    def __init__(self, *, penalty: Annotated[PerSeed, Range(0)]) -> None:
         super().__init__()
         if min(as_list(penalty)) < 0:
             raise Mistake(f"filter.penalty must not be negative, got {penalty}")

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,9 +15,12 @@ from reverie.envs import snapshot
 from reverie.envs.perturbed import Perturbation, make_perturbed
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
+from reverie.ranges import ArgumentsOf, Count, Whole
 from reverie.world_models.base import Policy, WorldModel
 from reverie.world_models.filters import FilterResult, TransitionFilter
 from reverie.world_models.sources import RolloutSource, carry_state
+
+Changes = Annotated[float | bool, ArgumentsOf(lambda _: Perturbation)]
 
 
 class Moved(NamedTuple):
@@ -75,7 +78,7 @@ class PerturbedSimulator(Simulator):
     starts = 0
 
     def __init__(
-        self, *, spec: Spec, seeds: int, environments: int, **perturbation: float | bool
+        self, *, spec: Spec, seeds: int, environments: Count, **perturbation: Changes
     ) -> None:
         super().__init__()
         _require_positive("simulator.environments", environments)
@@ -154,8 +157,8 @@ class ModelSimulator(Simulator):
         seeds: int,
         model: WorldModel,
         transition_filter: TransitionFilter,
-        environments: int,
-        horizon: int,
+        environments: Count,
+        horizon: Count,
     ) -> None:
         super().__init__()
         _require_positive("simulator.environments", environments)
@@ -232,11 +235,11 @@ class SimulatorRollouts(RolloutSource):
         self,
         *,
         simulator: Simulator,
-        steps: int,
-        every: int,
-        warmup: int,
+        steps: Count,
+        every: Count,
+        warmup: Whole,
         random_warmup: bool,
-        capacity: int,
+        capacity: Count,
     ) -> None:
         super().__init__()
         _require_positive("source.steps", steps)

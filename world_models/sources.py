@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from reverie.datasets.transition import Transition, column_names
 from reverie.mistake import Mistake
+from reverie.ranges import Count
 from reverie.world_models.base import Critics, Moments, Policy, WorldModel
 from reverie.world_models.filters import FilterResult, TransitionFilter
 
@@ -77,10 +78,10 @@ class BranchedRollouts(RolloutSource):
         *,
         model: WorldModel,
         transition_filter: TransitionFilter,
-        horizon: int,
-        starts: int,
-        every: int,
-        retain: int,
+        horizon: Count,
+        starts: Count,
+        every: Count,
+        retain: Count,
     ) -> None:
         super().__init__()
         for name, value in (

@@ -6,8 +6,8 @@ from parts of a name is how wrong rules travelled through earlier projects.
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,6 +18,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.envs.specs import Spec
 from reverie.envs.termination import rule_for_spec
 from reverie.mistake import Mistake
+from reverie.ranges import Count, Positive, Range, Widths
 from reverie.world_models.base import TerminationRule
 from reverie.world_models.fitting import moments
 from reverie.world_models.networks import BatchedLinear, BatchedMLP, truncated_normal_
@@ -135,11 +136,11 @@ class LearnedTermination(Termination):
         *,
         spec: Spec,
         seeds: int,
-        hidden: Sequence[int],
+        hidden: Widths,
         activation: str,
-        learning_rate: float,
-        batch: int,
-        updates: int,
+        learning_rate: Positive,
+        batch: Annotated[int, Range(2)],
+        updates: Count,
     ) -> None:
         super().__init__()
         if batch < 2 or batch % 2 or updates < 1:

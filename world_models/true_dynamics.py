@@ -6,7 +6,7 @@ the model is perfect. This is that model.
 
 import logging
 from importlib.metadata import version
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -16,7 +16,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.envs.true_dynamics import MUJOCO_TASKS, simulator_for
-from reverie.mistake import Mistake
+from reverie.ranges import Count, Range
 from reverie.world_models.base import FitProgress, Step, WorldModel
 
 log = logging.getLogger(__name__)
@@ -49,15 +49,11 @@ class TrueDynamics(WorldModel):
         spec: Spec,
         seeds: int,
         seed: int,
-        threads: int | str,
-        rows: int,
-        tolerance: float,
+        threads: Count | Literal["auto"],
+        rows: Count,
+        tolerance: Annotated[float, Range(0, infinite=True)],
     ) -> None:
         super().__init__()
-        if threads != "auto" and not (isinstance(threads, int) and threads >= 1):
-            raise Mistake(f"world_model.threads={threads} must be auto or at least 1")
-        if rows < 1:
-            raise Mistake(f"world_model.rows={rows} must be at least 1")
         self.spec, self.seed, self.rows, self.tolerance = spec, seed, rows, tolerance
         count = torch.get_num_threads() if threads == "auto" else int(threads)
         self.simulator = simulator_for(spec, count)

@@ -11,32 +11,46 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 
-from reverie.datasets.build import build, given_reference
+from reverie.datasets.build import LowAndHigh, build, given_reference
 from reverie.datasets.cache import cache_root, cached_arrays
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.names import short_name
 from reverie.datasets.recording import ActionOf, Arrays, record_episodes
+from reverie.datasets.subset import Subset
 from reverie.envs import cartpole_swingup, edge_of_reach, refrigerator
 from reverie.envs.controllers import swing_up_pendulum
 from reverie.envs.make import spec_of
 from reverie.envs.reference import reference_for
 from reverie.envs.specs import Reference, Spec
 from reverie.mistake import Mistake
+from reverie.ranges import (
+    ArgumentsOf,
+    Count,
+    Finite,
+    NonNegative,
+    Seed,
+    Share,
+    UnitInterval,
+)
 
 log = logging.getLogger(__name__)
 
 # Raise it whenever a recording function changes what it records.
 GENERATOR_VERSION = 1
 
+Kind = Annotated[
+    Mapping[str, float], ArgumentsOf(lambda _: {"strength": Share, "random": UnitInterval})
+]
+Recorded = Annotated[Any, ArgumentsOf(lambda options: TASKS[options["task"]].record)]
+"""What the recording function of `options["task"]` takes."""
 
-def load(
-    *, name: str, task: str, subset: Mapping[str, Any] | None = None, **parameters: Any
-) -> Dataset:
+
+def load(*, name: str, task: str, subset: Subset | None = None, **parameters: Recorded) -> Dataset:
     """A builtin dataset, recorded on first use and cached.
 
     Args:
@@ -78,11 +92,11 @@ def load_random(
     name: str | None,
     env_id: str,
     env_kwargs: Mapping[str, object],
-    max_episode_steps: int | None,
-    steps: int,
-    seed: int,
-    reference: Sequence[int | float] | None,
-    subset: Mapping[str, Any] | None = None,
+    max_episode_steps: Count | None,
+    steps: Count,
+    seed: Seed,
+    reference: LowAndHigh | None,
+    subset: Subset | None = None,
 ) -> Dataset:
     """Uniformly random actions in any Gymnasium task, recorded on first use and cached.
 
@@ -148,9 +162,7 @@ def _record(
     )
 
 
-def pendulum_mixed(
-    spec: Spec, *, episodes: int, seed: int, mixture: Sequence[Mapping[str, float]]
-) -> Arrays:
+def pendulum_mixed(spec: Spec, *, episodes: Count, seed: Seed, mixture: Sequence[Kind]) -> Arrays:
     """Swing-ups of graded skill, whole episodes of 200 steps.
 
     Args:
@@ -191,7 +203,7 @@ def pendulum_mixed(
     return record_episodes("pendulum-mixed", spec, steps, seed, behaviour)
 
 
-def hopper_random(spec: Spec, *, steps: int, seed: int) -> Arrays:
+def hopper_random(spec: Spec, *, steps: Count, seed: Seed) -> Arrays:
     """Uniformly random actions, cut after `steps` transitions.
 
     Args:
@@ -203,7 +215,7 @@ def hopper_random(spec: Spec, *, steps: int, seed: int) -> Arrays:
     return _uniform("hopper-random", spec, steps, seed)
 
 
-def random_policy(spec: Spec, *, steps: int, seed: int) -> Arrays:
+def random_policy(spec: Spec, *, steps: Count, seed: Seed) -> Arrays:
     """Uniformly random actions in any task, cut after `steps` transitions."""
     return _uniform(str(spec.env_id), spec, steps, seed)
 
@@ -218,7 +230,7 @@ def _uniform(label: str, spec: Spec, steps: int, seed: int) -> Arrays:
 
 
 def walks(
-    spec: Spec, *, episodes: int, episode_steps: int, seed: int, random: Sequence[float]
+    spec: Spec, *, episodes: Count, episode_steps: Count, seed: Seed, random: Sequence[UnitInterval]
 ) -> Arrays:
     """Walks to the hill of `envs.edge_of_reach`, more or less at random, all of one length.
 
@@ -249,7 +261,7 @@ def walks(
 
 
 def thermostats(
-    spec: Spec, *, episodes: int, seed: int, set_point: float, gain: float, noise: float
+    spec: Spec, *, episodes: Count, seed: Seed, set_point: Finite, gain: Finite, noise: NonNegative
 ) -> Arrays:
     """Whole episodes of 100 steps of one thermostat with jitter.
 
@@ -275,7 +287,9 @@ def thermostats(
     return record_episodes("refrigerator", spec, episodes * spec.max_episode_steps, seed, behaviour)
 
 
-def cartpole_swingups(spec: Spec, *, steps: int, seed: int, random: Sequence[float]) -> Arrays:
+def cartpole_swingups(
+    spec: Spec, *, steps: Count, seed: Seed, random: Sequence[UnitInterval]
+) -> Arrays:
     """Swing-ups of `envs.cartpole_swingup`, more or less at random, cut after `steps` transitions.
 
     Args:

@@ -26,9 +26,11 @@ from reverie.datasets.readers.columns import (
     require_columns,
     require_file,
 )
+from reverie.datasets.subset import Subset
 from reverie.envs.reference import reference_for
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
+from reverie.ranges import Count
 
 log = logging.getLogger(__name__)
 
@@ -153,11 +155,11 @@ def load(
     env_kwargs: Mapping[str, object] | None = None,
     physics: str,
     compat: str | None,
-    max_episode_steps: int | None,
+    max_episode_steps: Count | None,
     clip_actions: bool,
     mirrors: Sequence[str],
     sha256: str | None,
-    subset: Mapping[str, Any] | None = None,
+    subset: Subset | None = None,
 ) -> Dataset:
     """Read a D4RL dataset, downloading its file the first time.
 

@@ -3,11 +3,10 @@
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from reverie.datasets.build import build, given_reference
+from reverie.datasets.build import LowAndHigh, build, given_reference
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.names import short_name
 from reverie.datasets.readers.columns import (
@@ -22,9 +21,11 @@ from reverie.datasets.readers.columns import (
     read_npz,
     require_columns,
 )
+from reverie.datasets.subset import Subset
 from reverie.envs.make import spec_of
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
+from reverie.ranges import Count, Number
 
 log = logging.getLogger(__name__)
 
@@ -42,14 +43,14 @@ def load(
     env_id: str | None,
     env_kwargs: Mapping[str, object],
     physics: str,
-    max_episode_steps: int | None,
-    obs_slice: int | None,
-    action_low: int | float | Sequence[int | float] | None,
-    action_high: int | float | Sequence[int | float] | None,
-    reference: Sequence[int | float] | None,
+    max_episode_steps: Count | None,
+    obs_slice: Count | None,
+    action_low: Number | Sequence[Number] | None,
+    action_high: Number | Sequence[Number] | None,
+    reference: LowAndHigh | None,
     clip_actions: bool,
     columns: Mapping[str, str | None] | None = None,
-    subset: Mapping[str, Any] | None = None,
+    subset: Subset | None = None,
 ) -> Dataset:
     """Read transitions from one file.
 
@@ -113,7 +114,7 @@ def from_columns(
     reference: Sequence[int | float] | None,
     clip_actions: bool,
     columns: Mapping[str, str | None] | None = None,
-    subset: Mapping[str, Any] | None = None,
+    subset: Subset | None = None,
 ) -> Dataset:
     """Turn arrays with the names of `load` into a dataset.
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from reverie.datasets.build import build, given_reference
+from reverie.datasets.build import LowAndHigh, build, given_reference
 from reverie.datasets.cache import cache_root, cached_arrays
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.names import local_id, short_name
@@ -32,11 +32,13 @@ from reverie.datasets.readers.minari_files import (
     require_minari,
     space_of,
 )
+from reverie.datasets.subset import Subset
 from reverie.envs.make import spaces_of, spec_of
 from reverie.envs.observations import flatten_space
 from reverie.envs.reference import reference_for
 from reverie.envs.specs import Reference, Spec, is_bounded
 from reverie.mistake import Mistake
+from reverie.ranges import Count
 
 log = logging.getLogger(__name__)
 
@@ -61,10 +63,10 @@ def load(
     env_kwargs: Mapping[str, object],
     physics: str,
     obs_keys: Sequence[str] | None,
-    reference: str | Sequence[int | float] | None,
+    reference: str | LowAndHigh | None,
     clip_actions: bool,
-    max_episode_steps: int | None = None,
-    subset: Mapping[str, Any] | None = None,
+    max_episode_steps: Count | None = None,
+    subset: Subset | None = None,
 ) -> Dataset:
     """Read a Minari dataset; all rows are kept, since every episode stores its last observation.
 

@@ -1,15 +1,15 @@
 """A seed with a number of its own learns as in a run where all seeds have that number."""
 
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import torch
 from hydra.utils import get_class
 
+from reverie.settings import parameters
 from reverie.training.launch.options import read_option
-from reverie.training.population import parameters
-from reverie.world_models.per_seed import PerSeed, as_list, as_tensor, set_per_seed
+from reverie.training.population import differs_by_seed
+from reverie.world_models.per_seed import as_list, as_tensor, set_per_seed
 
 
 def supporting():
@@ -19,7 +19,7 @@ def supporting():
         cls = get_class(settings["_target_"])
         inherited = parameters(cls.__base__)
         for name, parameter in parameters(cls).items():
-            declared = set(get_args(PerSeed)) <= set(get_args(parameter.annotation))
+            declared = differs_by_seed(parameter.annotation)
             if declared and name not in inherited and path.stem != "ravl":  # EDAC's class
                 yield path.stem, name, settings[name]
 

@@ -13,10 +13,10 @@ from omegaconf import OmegaConf
 
 from reverie.agents.base import Agent
 from reverie.envs.specs import Spec
+from reverie.settings import parameters
 from reverie.training.launch.compose import arguments, build_streams, is_chosen, real_rows
 from reverie.training.launch.options import PACKAGES
 from reverie.training.launch.requirements import require_parts_fit
-from reverie.training.population import parameters
 from reverie.world_models.base import Fitted, WorldModel
 from reverie.world_models.ensemble import ProbabilisticEnsemble
 from reverie.world_models.filters import TransitionFilter

@@ -9,10 +9,10 @@ from omegaconf import OmegaConf
 
 from reverie.datasets.readers.d4rl import TASKS
 from reverie.envs.specs import Spec
+from reverie.settings import parameters
 from reverie.training.launch.hyperparameters import compose_run, settle
 from reverie.training.launch.mistakes import expand_glob
 from reverie.training.launch.options import CONF, one_spelling, options, read_option, tuned
-from reverie.training.population import parameters
 from reverie.training.run_directory import flat, run_directory
 
 SPEC = Spec(env_id="Pendulum-v1", obs_dim=3, action_dim=1, action_low=(-2.0,), action_high=(2.0,))

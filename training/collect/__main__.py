@@ -5,11 +5,11 @@ evaluation, and writes Minari datasets of graded skill as D4RL (arXiv:2004.07219
 medium-replay, medium and expert, with the returns that score 0 and 100.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import hydra
 import torch
@@ -29,6 +29,8 @@ from reverie.envs.evaluation import Episodes, Evaluator
 from reverie.envs.make import make_env
 from reverie.envs.specs import Reference
 from reverie.mistake import Mistake
+from reverie.ranges import Count, Inside, Pair, Seed, Whole
+from reverie.settings import require_declared
 from reverie.training import checkpoint
 from reverie.training.collect import snapshots as collection
 from reverie.training.collect.snapshots import KINDS, Snapshot, Snapshots
@@ -56,18 +58,22 @@ from reverie.training.run_directory import (
 )
 from reverie.training.seeding import seed_everything
 
-COUNTS = {
-    "seed": 0,
-    "steps": 1,
-    "rows": 1,
-    "score_episodes": 1,
-    "updates": 1,
-    "batch_size": 1,
-    "evaluate.every": 1,
-    "evaluate.episodes": 1,
-    "log_every": 1,
-    "checkpoint_every": 0,
+SETTINGS = {
+    "seed": Seed,
+    "seeds": Literal[1],  # a collection has one policy
+    "steps": Count,
+    "rows": Count,
+    "medium": Annotated[Sequence[Inside], Pair()],
+    "score_episodes": Count,
+    "updates": Count,
+    "batch_size": Count,
+    "evaluate.every": Count,
+    "evaluate.episodes": Count,
+    "log_every": Count,
+    "checkpoint_every": Whole,
+    "threads": Literal["auto"] | Count,
 }
+"""What the numbers of conf/collect.yaml may be that no class takes."""
 CHOICES = {"expert": ("best", "last"), "random": ("uniform", "untrained")}
 
 
@@ -317,9 +323,7 @@ def require_sense(settings: Mapping[str, Any]) -> None:
     Raises:
         Mistake: names the setting and what it must be.
     """
-    mistakes.require_integers(settings, COUNTS)
-    if settings["seeds"] != 1:
-        raise Mistake(f"seeds={settings['seeds']} must be 1: a collection has one policy")
+    require_declared(settings, SETTINGS)
     for name, offered in CHOICES.items():
         if settings[name] not in offered:
             raise Mistake(f"{name}={settings[name]} is unknown; use {' or '.join(offered)}")
@@ -327,8 +331,8 @@ def require_sense(settings: Mapping[str, Any]) -> None:
     if unknown or not settings["kinds"]:
         raise Mistake(f"kinds={settings['kinds']} must name some of {', '.join(KINDS)}")
     shares = settings["medium"]
-    if len(shares) != 2 or not 0 < shares[0] < shares[1] < 1:
-        raise Mistake(f"medium={shares} must be two shares, 0 < low < high < 1")
+    if shares[0] == shares[1]:
+        raise Mistake(f"medium={shares} must be two shares, the lower one first")
     online = settings["online"]
     met = -(-settings["updates"] // online["every"]) * online["steps"] * online["environments"]
     if online["environments"] != 1 or online["capacity"] < met:

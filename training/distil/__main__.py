@@ -15,13 +15,15 @@ import hydra
 import numpy as np
 import torch
 from jaxtyping import Float
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import Tensor
 
 from reverie.agents.base import Agent
 from reverie.envs import extras
 from reverie.envs.evaluation import Evaluator
+from reverie.ranges import Count, NonNegative, Positive, Seed, Whole
+from reverie.settings import require_declared
 from reverie.training.distil.sparse_policy import SparsePolicy, fit_sparse_policy
 from reverie.training.files import write_json, write_text
 from reverie.training.launch import mistakes
@@ -31,11 +33,28 @@ from reverie.training.run_directory import unless_read_only
 from reverie.world_models.sindy.dictionary import circles
 
 Policy = Callable[[Tensor], Tensor]
+SETTINGS = {
+    "seed": Seed,
+    "degrees": Sequence[Count],
+    "thresholds": Sequence[NonNegative],
+    "tolerance": NonNegative,
+    "alpha": NonNegative,
+    "members": Count,
+    "label_bound": Positive,
+    "rounds": Whole,
+    "episodes": Count,
+    "rows": Count,
+    "copies": Whole,
+    "noise": NonNegative,
+    "evaluation_episodes": Count,
+}
+"""What the numbers of conf/distil.yaml may be."""
 
 
 def distil(settings: DictConfig) -> float:
     """Distil the last checkpoint of a run; returns the mean return of the sparse policies."""
     extras.require("pysindy", "sindy", "distil")  # before anybody acts
+    require_declared(OmegaConf.to_container(settings), SETTINGS)
     console = Console(markup=False)
     run_dir = Path(settings.run)
     run = load_run(run_dir, settings.device, settings.seed, settings.allow)

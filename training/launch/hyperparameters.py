@@ -7,7 +7,6 @@ they are taken out again. What somebody typed is never taken out but refused.
 
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from reverie.datasets.readers.d4rl import TASKS
 from reverie.mistake import Mistake
+from reverie.settings import parameters
 from reverie.training.launch import renamed
 from reverie.training.launch.options import (
     CONF,
@@ -28,7 +28,6 @@ from reverie.training.launch.options import (
     read_option,
     tuned,
 )
-from reverie.training.population import parameters
 from reverie.training.run_directory import flat
 
 
@@ -123,9 +122,7 @@ def _listed(option: str, folders: Sequence[Path]) -> set[str]:
 def _accepted(node: DictConfig) -> set[str]:
     """Arguments of what a node builds, a class or a function."""
     built = get_object(node._target_)
-    if isinstance(built, type):
-        return set(parameters(built))
-    return set(signature(built).parameters)
+    return set(parameters(built))
 
 
 def _typed(overrides: Sequence[str], choices: Mapping[str, Any]) -> list[str]:

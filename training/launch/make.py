@@ -73,10 +73,10 @@ def make(
         typed += [] if base is None else [f"agent={base}"]
     try:
         config = compose_run(typed)
-        require_sense(config, OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
         if given is not None:
             with open_dict(config):
                 config.dataset = {"name": given.name, "fingerprint": given.fingerprint}
+        require_sense(config, OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
         if kind is not None:
             known = {} if base is None else instantiate(config.agent).keywords
             kind = partial(_class_of(kind), **(known | getattr(kind, "keywords", {})))
@@ -189,7 +189,7 @@ def build(kind: Builder, **given: Any) -> Any:
         if name is not None:
             known = instantiate(load_option(group, name)).keywords
             numbers = {**known, **getattr(kind, "keywords", {}), **given}
-            return mistakes.build(name, partial(_class_of(kind), **numbers))
+            return mistakes.build(group, partial(_class_of(kind), **numbers))
     raise Mistake(f"no option of conf/ builds {kind}, so give all of its arguments yourself")
 
 

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,28 +26,13 @@ from omegaconf.errors import (
 from reverie.envs import extras
 from reverie.mistake import Mistake
 from reverie.output import outlive_readers
+from reverie.settings import require_declared
 from reverie.text import printable
 from reverie.training.launch import help, renamed
 from reverie.training.launch.hyperparameters import refusal
 from reverie.training.launch.misfits import is_of_the_call, is_of_the_name, misfit
 from reverie.training.launch.options import CONF, PACKAGES, one_spelling, options
 from reverie.training.run_directory import flat
-
-COUNTS = {
-    "seed": 0,
-    "seeds": 1,
-    "updates": 1,
-    "batch_size": 1,
-    "evaluate.every": 0,
-    "evaluate.episodes": 1,
-    "value_gap.starts": 0,
-    "lipschitz.states": 0,
-    "lipschitz.steps": 1,
-    "lipschitz.samples": 1,
-    "log_every": 1,
-    "checkpoint_every": 0,
-}
-"""Settings that are whole numbers, and the least they may be."""
 
 TRACEBACK = "REVERIE_TRACEBACK"
 """Environment variable; 1 shows the traceback of mistakes as well."""
@@ -119,8 +104,10 @@ def build(name: str, constructor: Callable[..., Any], **run_time: Any) -> Any:
     """Call what the configuration made of a node, and name the node where its values do not fit.
 
     Raises:
-        Mistake: a key that the constructor lacks, one that it needs, or a value of another type.
+        Mistake: a key that the constructor lacks, one that it needs, or a value that is not what it
+            declares.
     """
+    require_declared(constructor, prefix=f"{name}.")
     try:
         return constructor(**run_time)
     except Mistake:
@@ -130,7 +117,7 @@ def build(name: str, constructor: Callable[..., Any], **run_time: Any) -> Any:
         if reason is None:
             raise
         raise Mistake(
-            f"{name} cannot be built: {reason}; check the values and types under {name} "
+            f"{name} cannot be built: {reason}; check the settings under {name} "
             "(`python -m reverie.train --cfg job` shows them)"
         ) from error
 
@@ -251,20 +238,3 @@ def _explain_key(wrong: str, arguments: Sequence[str]) -> str:
         f"there is no setting '{wrong}'{hint}; "
         "`python -m reverie.train --cfg job` lists all of them"
     )
-
-
-def require_integers(config: Mapping[str, Any], counts: Mapping[str, int] = COUNTS) -> None:
-    """Refuse words and fractions where the configuration counts something.
-
-    Args:
-        config: nested settings.
-        counts: dotted names of settings, and the least they may be.
-
-    Raises:
-        Mistake: names the setting, its value and what it must be.
-    """
-    settings = flat(config)
-    for name, least in counts.items():
-        value = settings[name]
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise Mistake(f"{name}={value} must be a whole number, at least {least}")

@@ -1,6 +1,6 @@
 """Refuses settings that cannot work together, before anything is read or fitted."""
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from hydra.utils import get_object, instantiate
@@ -8,12 +8,36 @@ from omegaconf import DictConfig
 
 from reverie.agents.base import Agent
 from reverie.mistake import Mistake
+from reverie.ranges import Count, Positive, Range, Seed, UnitInterval, Whole
+from reverie.settings import require_declared
 from reverie.training.compilation import pick_device, should_compile
 from reverie.training.launch import mistakes
 from reverie.training.launch.compose import arguments, is_chosen, real_rows
 from reverie.training.population import population
 from reverie.world_models.diffusion.parts import require_parts_suit
 
+Period = Whole
+"""Of updates between two of something; 0 for never."""
+SETTINGS = {
+    "seed": Seed,
+    "seeds": Count,
+    "updates": Count,
+    "batch_size": Count,
+    "real_ratio": UnitInterval,
+    "evaluate.every": Period,
+    "evaluate.episodes": Count,
+    "probe_starts": Literal[0] | Annotated[int, Range(2)],
+    "value_gap.starts": Whole,
+    "value_gap.factor": Annotated[float, Range(above=1)],
+    "lipschitz.states": Whole,
+    "lipschitz.radius": Positive,
+    "lipschitz.steps": Count,
+    "lipschitz.samples": Count,
+    "log_every": Count,
+    "checkpoint_every": Period,
+    "threads": Literal["auto"] | Count,
+}
+"""What the numbers of conf/train.yaml may be that no class takes."""
 KEEP_ALL = "reverie.world_models.filters.KeepAll"
 """The filter that does nothing."""
 
@@ -21,11 +45,7 @@ KEEP_ALL = "reverie.world_models.filters.KeepAll"
 def require_sense(config: DictConfig, settings: dict[str, Any]) -> None:
     """Refuse settings that cannot work before anything is read or fitted."""
     population(settings)
-    mistakes.require_integers(settings)
-    if config.threads != "auto":
-        mistakes.require_integers(settings, {"threads": 1})
-    if not 0 <= config.real_ratio <= 1:
-        raise Mistake(f"real_ratio must lie in [0, 1], got {config.real_ratio}")
+    require_declared(settings, SETTINGS)
     require_parts_fit(config)
     if is_chosen(config.source) and real_rows(config) == config.batch_size:
         raise Mistake(

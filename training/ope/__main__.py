@@ -7,7 +7,7 @@ states. With `true_return=true` the policy then acts, and the errors are printed
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import hydra
 import torch
@@ -20,6 +20,8 @@ from reverie.agents.fitted_q_evaluation import FittedQEvaluation
 from reverie.datasets.cache import cache_at, cache_root
 from reverie.datasets.dataset import Dataset
 from reverie.mistake import Mistake
+from reverie.ranges import Count, Inside, Positive, Seed, Share, Whole, Widths
+from reverie.settings import require_declared
 from reverie.training import fitting
 from reverie.training.files import write_json
 from reverie.training.launch import mistakes
@@ -35,15 +37,22 @@ from reverie.training.run_directory import unless_read_only
 from reverie.training.seeding import side_stream
 from reverie.world_models.base import WorldModel
 
-COUNTS = {
-    "seed": 0,
-    "starts": 1,
-    "episodes": 1,
-    "fqe.updates": 0,
-    "fqe.batch_size": 1,
-    "fqe.replicas": 1,
-    "model.rollouts": 0,
+SETTINGS = {
+    "seed": Seed,
+    "starts": Count,
+    "episodes": Count,
+    "discount": Inside | None,
+    "fqe.updates": Whole,
+    "fqe.batch_size": Count,
+    "fqe.replicas": Count,
+    "fqe.hidden": Widths,
+    "fqe.learning_rate": Positive,
+    "fqe.tau": Share,
+    "model.rollouts": Whole,
+    "model.box": Positive | None,
+    "threads": Literal["auto"] | Count,
 }
+"""What the numbers of conf/ope.yaml may be that no class takes."""
 FILE = "off_policy_evaluation.json"
 Estimates = dict[str, list[Interval]]
 """One interval a seed, by method and quantity."""
@@ -53,7 +62,7 @@ def evaluate(settings: DictConfig) -> None:
     """Estimate, compare where asked, print and write."""
     console = Console(markup=False)
     plain: Any = OmegaConf.to_container(settings, resolve=True)
-    mistakes.require_integers(plain, COUNTS)
+    require_declared(plain, SETTINGS)
     torch.set_num_threads(threads(settings.threads))
     run_dir = Path(settings.run)
     run = load_run(run_dir, settings.device, settings.seed, settings.allow)

@@ -1,6 +1,5 @@
 """A clone of the policy behind the data, for guidance that takes back a share of it."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 from reverie.datasets.dataset import Dataset
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
+from reverie.ranges import Bounds, Count, Positive, Widths
 from reverie.world_models.base import FitProgress, Fitted
 from reverie.world_models.diffusion.segments import Segments
 from reverie.world_models.fitting import held_out_episodes, rows_of
@@ -46,14 +46,14 @@ class BehaviourClone(Fitted):
         spec: Spec,
         seeds: int,
         seed: int,
-        hidden: Sequence[int],
+        hidden: Widths,
         activation: str,
-        log_std_bounds: Sequence[float],
-        learning_rate: float,
-        steps: int,
-        batch: int,
-        heldout_episodes: int,
-        measure_every: int,
+        log_std_bounds: Bounds,
+        learning_rate: Positive,
+        steps: Count,
+        batch: Count,
+        heldout_episodes: Count,
+        measure_every: Count,
     ) -> None:
         super().__init__()
         for name, value in (("steps", steps), ("batch", batch), ("measure_every", measure_every)):

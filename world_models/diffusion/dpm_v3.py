@@ -9,13 +9,14 @@ left of f is extrapolated as a polynomial.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from reverie.mistake import Mistake
+from reverie.ranges import Count, Range
 from reverie.world_models.diffusion.samplers import Denoiser, Nudge, Sampler, level
 
 TINY = 1e-6
@@ -203,11 +204,11 @@ class DPMSolverV3(Sampler):
     def __init__(
         self,
         *,
-        order: int,
+        order: Annotated[int, Range(1, 3)],
         corrector: bool,
         measured: bool,
-        table: int,
-        smoothing: int,
+        table: Annotated[int, Range(2)],
+        smoothing: Count,
         **levels: Any,
     ) -> None:
         super().__init__(**levels)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from reverie.ranges import Positive
 from reverie.world_models.diffusion.noise_distributions import NoiseDistribution
 
 Network = Callable[[Tensor, Tensor], Tensor]
@@ -39,7 +40,7 @@ class EDM(nn.Module):
 
     views = 1
 
-    def __init__(self, *, noise_distribution: NoiseDistribution, sigma_data: float) -> None:
+    def __init__(self, *, noise_distribution: NoiseDistribution, sigma_data: Positive) -> None:
         super().__init__()
         self.noise_distribution, self.sigma_data = noise_distribution, sigma_data
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from reverie.mistake import Mistake
+from reverie.ranges import Count, NonNegative, Positive
 from reverie.world_models.diffusion.paths import path_named
 from reverie.world_models.diffusion.samplers import Denoiser, Stepwise, level
 
@@ -110,7 +111,9 @@ class FlowSampler(Stepwise):
     arXiv:2303.08797. The last step returns the denoiser's estimate. Order 2 (ODE).
     """
 
-    def __init__(self, *, path: str, steps: int, sigma_max: float, diffusion: float) -> None:
+    def __init__(
+        self, *, path: str, steps: Count, sigma_max: Positive, diffusion: NonNegative
+    ) -> None:
         self.path = path_named(path, "sampler.path")
         lowest = self.levels(steps, sigma_max)[-2] if steps > 0 else sigma_max
         super().__init__(steps=steps, sigma_min=lowest, sigma_max=sigma_max, rho=None)

@@ -7,7 +7,7 @@ single transitions and a residual MLP. Both are this class with other parts.
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from reverie.datasets.dataset import Dataset
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
+from reverie.ranges import Count, Decay, NonNegative, Pair, Positive, Share, Whole
 from reverie.world_models.base import FitProgress, Fitted, ReadState, WriteState
 from reverie.world_models.diffusion.conditioning import bound
 from reverie.world_models.diffusion.edm import EDM
@@ -75,19 +76,19 @@ class DiffusionGenerator(Fitted):
         noise_distribution: partial[NoiseDistribution],
         objective: partial[EDM],
         condition: partial[ReturnCondition] | None,
-        steps: int,
-        batch: int,
-        learning_rate: float,
-        warmup_rate: float,
-        warmup_fraction: float,
-        betas: Sequence[float],
-        gradient_norm: float | None,
-        average_rate: float,
-        average_every: int,
-        heldout_fraction: float,
-        heldout_records: int,
-        measure_every: int,
-        checkpoint_every: int,
+        steps: Count,
+        batch: Count,
+        learning_rate: Positive,
+        warmup_rate: NonNegative,
+        warmup_fraction: Decay,
+        betas: Annotated[Sequence[Decay], Pair(ascending=False)],
+        gradient_norm: Positive | None,
+        average_rate: Share,
+        average_every: Count,
+        heldout_fraction: Decay,
+        heldout_records: Count,
+        measure_every: Count,
+        checkpoint_every: Whole,
         precision: str,
     ) -> None:
         super().__init__()

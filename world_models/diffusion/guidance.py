@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from reverie.mistake import Mistake
+from reverie.ranges import NonNegative, Positive, UnitInterval, Whole
 from reverie.world_models.base import Critics
 from reverie.world_models.diffusion.records import Records
 from reverie.world_models.diffusion.samplers import Denoiser, Nudge, Value, leading
@@ -134,10 +135,10 @@ class PolicyGuidance(Guidance):
     def __init__(
         self,
         *,
-        strength: float,
-        behaviour_ratio: float,
-        deterministic_std: float,
-        sigma_data: float,
+        strength: NonNegative,
+        behaviour_ratio: UnitInterval,
+        deterministic_std: Positive,
+        sigma_data: Positive,
     ) -> None:
         if strength < 0:
             raise Mistake(f"guidance.strength must not be negative, got {strength}")
@@ -208,12 +209,12 @@ class PaperGuidance(Guidance):
     def __init__(
         self,
         *,
-        coefficient: float,
-        cosine: float,
-        delay: int,
+        coefficient: NonNegative,
+        cosine: NonNegative,
+        delay: Whole,
         denoised: bool,
         normalise: bool,
-        deterministic_std: float,
+        deterministic_std: Positive,
     ) -> None:
         if coefficient < 0:
             raise Mistake(f"guidance.coefficient must not be negative, got {coefficient}")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from reverie.mistake import Mistake
+from reverie.ranges import Finite, Positive
 from reverie.world_models.diffusion.paths import path_named
 
 
@@ -53,7 +54,7 @@ class LogNormal(NoiseDistribution):
     Source: EDM, arXiv:2206.00364, table 1 and section 5.
     """
 
-    def __init__(self, *, mean: float, std: float) -> None:
+    def __init__(self, *, mean: Finite, std: Positive) -> None:
         self.mean, self.std = mean, std
 
     def sigma(self, normal: Tensor) -> Tensor:
@@ -80,7 +81,7 @@ class PFGMpp(LogNormal):
 
     gaussian = False
 
-    def __init__(self, *, dimensions: float, **hyperparameters: float) -> None:
+    def __init__(self, *, dimensions: Positive, **hyperparameters: float) -> None:
         super().__init__(**hyperparameters)
         if dimensions <= 0:
             raise Mistake(
@@ -109,7 +110,7 @@ class FlowMatching(NoiseDistribution):
     at each t and nothing else.
     """
 
-    def __init__(self, *, path: str, logit_mean: float, logit_std: float | None) -> None:
+    def __init__(self, *, path: str, logit_mean: Finite, logit_std: Positive | None) -> None:
         if logit_std is None and logit_mean != 0:
             raise Mistake(
                 f"generator.noise_distribution.logit_mean={logit_mean} means nothing for even "

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from reverie.mistake import Mistake
+from reverie.ranges import Count
 from reverie.world_models.base import Critics, Moments
 from reverie.world_models.diffusion.conditioning import holding
 from reverie.world_models.diffusion.generator import DiffusionGenerator
@@ -43,7 +44,7 @@ class Planner:
         moments: Moments,
         critics: Critics | None,
         warm_start: WarmStart | None,
-        execute: int,
+        execute: Count,
     ) -> None:
         records = generator.records
         if not 1 <= execute <= records.transitions:

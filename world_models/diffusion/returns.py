@@ -4,7 +4,6 @@ Return conditioning: Decision Diffuser, arXiv:2211.15657; classifier-free guidan
 arXiv:2207.12598.
 """
 
-from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from reverie.datasets.dataset import Dataset
 from reverie.mistake import Mistake
+from reverie.ranges import Finite, Inside, Levels, NonNegative
 from reverie.world_models.diffusion.conditioning import ClassifierFree, ConditionalDenoiser
 from reverie.world_models.diffusion.guidance import Channels, GaussianPolicy, Guidance, Guided
 from reverie.world_models.diffusion.records import uninterrupted
@@ -42,7 +42,7 @@ class ReturnCondition(nn.Module):
     low: Tensor
     span: Tensor
 
-    def __init__(self, *, discount: float, dropout: float, at_time_limit: str) -> None:
+    def __init__(self, *, discount: Inside, dropout: Inside, at_time_limit: str) -> None:
         super().__init__()
         if not 0 < discount < 1:
             raise Mistake(f"generator.condition.discount must lie in (0, 1), got {discount}")
@@ -117,7 +117,13 @@ class ReturnGuidance(Guidance):
     needs_agent = False
     needs_condition = True
 
-    def __init__(self, *, target: float, strength: float, levels: Sequence[float]) -> None:
+    def __init__(
+        self,
+        *,
+        target: Finite,
+        strength: NonNegative,
+        levels: Levels,
+    ) -> None:
         if strength < 0:
             raise Mistake(f"guidance.strength must not be negative, got {strength}")
         if len(levels) != 2 or levels[0] > levels[1]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from reverie.mistake import Mistake
+from reverie.ranges import Count, Levels, NonNegative, Positive, UnitInterval
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """`(x [*], sigma) -> E[y | x]  [*]`; sigma is a scalar, or has the first dimensions of x."""
@@ -75,7 +76,7 @@ class Sampler(ABC):
     chooses: bool = False
 
     def __init__(
-        self, *, steps: int, sigma_min: float, sigma_max: float, rho: float | None
+        self, *, steps: Count, sigma_min: Positive, sigma_max: Positive, rho: Positive | None
     ) -> None:
         if steps < 1:
             raise Mistake(f"sampler.steps must be at least 1, got {steps}")
@@ -180,9 +181,9 @@ class Euler(Stepwise):
     def __init__(
         self,
         *,
-        churn: float,
-        churn_levels: Sequence[float],
-        churn_scale: float,
+        churn: NonNegative,
+        churn_levels: Levels,
+        churn_scale: NonNegative,
         step_from_churned: bool,
         **levels: Any,
     ) -> None:
@@ -264,7 +265,7 @@ class DDIM(Stepwise):
     Source: DDIM, arXiv:2010.02502, equations 12 and 16. Order 1 (weak order 1 with noise), N calls.
     """
 
-    def __init__(self, *, eta: float, **levels: Any) -> None:
+    def __init__(self, *, eta: UnitInterval, **levels: Any) -> None:
         super().__init__(**levels)
         if not 0 <= eta <= 1:
             raise Mistake(f"sampler.eta must lie in [0, 1], got {eta}")

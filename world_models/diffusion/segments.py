@@ -1,5 +1,7 @@
 """Segments of consecutive steps: the records of trajectory diffusion, arXiv:2404.06356."""
 
+from typing import Annotated
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -8,6 +10,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
+from reverie.ranges import Count, Range
 from reverie.world_models.diffusion.records import Records, uninterrupted
 
 
@@ -36,7 +39,9 @@ class Segments(Records):
     ACTION_LIMIT = 0.999
     squashed = True
 
-    def __init__(self, *, spec: Spec, length: int, stride: int, absorbing: bool) -> None:
+    def __init__(
+        self, *, spec: Spec, length: Annotated[int, Range(2)], stride: Count, absorbing: bool
+    ) -> None:
         if length < 2 or stride < 1:
             raise Mistake(
                 "generator.records needs length >= 2 and stride >= 1, got "

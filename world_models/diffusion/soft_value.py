@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from reverie.mistake import Mistake
+from reverie.ranges import Count, Positive, UnitInterval
 from reverie.world_models.base import Critics
 from reverie.world_models.diffusion.guidance import Channels, GaussianPolicy, Guidance, Guided
 from reverie.world_models.diffusion.records import Records
@@ -36,7 +37,7 @@ class SoftValueSampler(DDIM):
 
     chooses = True
 
-    def __init__(self, *, candidates: int, temperature: float | None, **levels: Any) -> None:
+    def __init__(self, *, candidates: Count, temperature: Positive | None, **levels: Any) -> None:
         super().__init__(eta=1.0, **levels)
         if candidates < 1:
             raise Mistake(f"sampler.candidates must be at least 1, got {candidates}")
@@ -105,7 +106,7 @@ class SoftValueGuidance(Guidance):
 
     chooses = True
 
-    def __init__(self, *, value: str, discount: float) -> None:
+    def __init__(self, *, value: str, discount: UnitInterval) -> None:
         if value not in VALUES:
             raise Mistake(f"guidance.value={value!r} is unknown; use one of {list(VALUES)}")
         if not 0 <= discount <= 1:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from reverie.datasets.transition import Transition, column_names
 from reverie.mistake import Mistake
+from reverie.ranges import Count
 from reverie.world_models.base import Critics, Moments, Policy
 from reverie.world_models.diffusion.behaviour import BehaviourClone
 from reverie.world_models.diffusion.generator import DiffusionGenerator
@@ -58,10 +59,10 @@ class GeneratedTransitions(RolloutSource):
         guidance: Guidance | None,
         behaviour: BehaviourClone | None,
         warm_start: WarmStart | None,
-        records: int,
-        chunk: int,
-        every: int | None,
-        retain: int,
+        records: Count,
+        chunk: Count,
+        every: Count | None,
+        retain: Count,
     ) -> None:
         super().__init__()
         for name, value in (

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reverie.mistake import Mistake
+from reverie.ranges import Count, Positive
 from reverie.world_models.diffusion.unet import Condition
 
 
@@ -40,11 +41,11 @@ class TemporalResidual(nn.Module):
         self,
         *,
         event: tuple[int, ...],
-        width: int,
-        blocks: int,
-        octaves: int,
-        frequencies: int,
-        step: float,
+        width: Count,
+        blocks: Count,
+        octaves: Count,
+        frequencies: Count,
+        step: Positive,
         views: int = 1,
         numbers: int = 0,
     ) -> None:

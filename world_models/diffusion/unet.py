@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reverie.mistake import Mistake
+from reverie.ranges import Count
 
 
 class GroupNorm(nn.Module):
@@ -93,9 +94,9 @@ class TemporalUNet(nn.Module):
         self,
         *,
         event: tuple[int, ...],
-        width: int,
-        blocks: int,
-        groups: int,
+        width: Count,
+        blocks: Count,
+        groups: Count,
         norm_over_time: bool,
         views: int = 1,
         numbers: int = 0,
@@ -200,10 +201,10 @@ class ResidualMLP(nn.Module):
         self,
         *,
         event: tuple[int, ...],
-        width: int,
-        blocks: int,
-        embedding: int,
-        frequencies: int,
+        width: Count,
+        blocks: Count,
+        embedding: Count,
+        frequencies: Count,
         views: int = 1,
         numbers: int = 0,
     ) -> None:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from reverie.mistake import Mistake
+from reverie.ranges import Count, Positive
 from reverie.world_models.diffusion.samplers import Denoiser, Nudge, Sampler
 
 
@@ -22,7 +23,7 @@ class WarmStart:
     level of the sampler, where public code moves one of 100 timesteps and skips the rest.
     """
 
-    def __init__(self, *, sigma: float, steps: int, noisy: bool) -> None:
+    def __init__(self, *, sigma: Positive, steps: Count, noisy: bool) -> None:
         if sigma <= 0 or steps < 1:
             raise Mistake(
                 "warm_start.sigma must be positive and warm_start.steps at least 1, got "

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from reverie.mistake import Mistake
+from reverie.ranges import Positive
 from reverie.world_models.diffusion.edm import EDM, scale_rows
 
 
@@ -41,7 +42,7 @@ class WienerEDM(EDM):
     directions: Tensor
     variance: Tensor
 
-    def __init__(self, *, crossover: float, **others: Any) -> None:
+    def __init__(self, *, crossover: Positive, **others: Any) -> None:
         super().__init__(**others)
         if crossover <= 0:
             raise Mistake(f"generator.objective.crossover must be positive, got {crossover}")

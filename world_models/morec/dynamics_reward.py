@@ -16,6 +16,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
+from reverie.ranges import Count, Decay, NonNegative, Whole, Widths
 from reverie.world_models.base import FitProgress, Fitted
 from reverie.world_models.fitting import held_out_episodes, rows_of
 from reverie.world_models.morec.game import DynamicsGame, Wrapper
@@ -92,18 +93,18 @@ class DynamicsReward(Fitted):
         spec: Spec,
         seeds: int,
         seed: int,
-        hidden: Sequence[int],
+        hidden: Widths,
         activation: str,
         delta_input: bool,
         game: Callable[..., DynamicsGame],
-        iterations: int,
-        restart_every: int | None,
-        snapshot_every: int,
-        keep: int,
-        thin: int,
-        level_decay: float,
-        minimal_gap: float,
-        heldout_episodes: int,
+        iterations: Count,
+        restart_every: Count | None,
+        snapshot_every: Count,
+        keep: Count,
+        thin: Count,
+        level_decay: Decay,
+        minimal_gap: NonNegative,
+        heldout_episodes: Whole,
     ) -> None:
         super().__init__()
         if min(iterations, snapshot_every, keep, thin) < 1 or iterations < snapshot_every:

@@ -15,6 +15,15 @@ from torch.nn import functional as F
 
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
+from reverie.ranges import (
+    Bounds,
+    Count,
+    NonNegative,
+    Positive,
+    PositiveBounds,
+    UnitInterval,
+    Widths,
+)
 from reverie.world_models.gaussian import GaussianMembers
 from reverie.world_models.networks import BatchedMLP
 from reverie.world_models.optimiser import Adam
@@ -55,24 +64,24 @@ class DynamicsGame:
         *,
         spec: Spec,
         seeds: int,
-        hidden: Sequence[int],
+        hidden: Widths,
         activation: str,
         delta_input: bool,
-        learning_rate: float,
-        entropy_bonus: float,
-        starts: int,
-        horizon: int,
-        discount: float,
-        player_hidden: Sequence[int],
+        learning_rate: Positive,
+        entropy_bonus: NonNegative,
+        starts: Count,
+        horizon: Count,
+        discount: UnitInterval,
+        player_hidden: Widths,
         player_activation: str,
-        log_variance_bounds: Sequence[float],
-        bound_coefficient: float,
-        generator_learning_rate: float,
-        behaviour_updates: int,
-        behaviour_batch: int,
-        behaviour_learning_rate: float,
-        noise_share: float,
-        noise_scale: Sequence[float],
+        log_variance_bounds: Bounds,
+        bound_coefficient: NonNegative,
+        generator_learning_rate: Positive,
+        behaviour_updates: Count,
+        behaviour_batch: Count,
+        behaviour_learning_rate: Positive,
+        noise_share: UnitInterval,
+        noise_scale: PositiveBounds,
     ) -> None:
         if min(starts, horizon, behaviour_batch, behaviour_updates) < 1:
             raise Mistake(

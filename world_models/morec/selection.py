@@ -4,11 +4,14 @@ MOREC, arXiv:2310.05422: of several candidates the most plausible one goes on, a
 one is implausible the rollout ends. Works on any model that proposes several outcomes.
 """
 
+from typing import Annotated
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from reverie.mistake import Mistake
+from reverie.ranges import Count, Finite, Positive, Range, Whole
 from reverie.world_models.base import Step
 from reverie.world_models.filters import (
     Chain,
@@ -55,13 +58,13 @@ class RewardSelection(TransitionFilter):
         self,
         *,
         dynamics_reward: DynamicsReward,
-        candidates: int,
+        candidates: Count,
         select: str,
-        temperature: float,
-        min_reward: float,
-        min_length: int,
+        temperature: Positive,
+        min_reward: Finite,
+        min_length: Whole,
         on_cut: str,
-        bound: float | None,
+        bound: Positive | None,
     ) -> None:
         super().__init__()
         for name, value, known in (("select", select, SELECTIONS), ("on_cut", on_cut, CUTS)):
@@ -132,14 +135,14 @@ class PenalisedSelection(Chain):
         self,
         *,
         dynamics_reward: DynamicsReward,
-        candidates: int,
+        candidates: Count,
         select: str,
-        temperature: float,
-        min_reward: float,
-        min_length: int,
+        temperature: Positive,
+        min_reward: Finite,
+        min_length: Whole,
         on_cut: str,
-        bound: float | None,
-        penalty: PerSeed,
+        bound: Positive | None,
+        penalty: Annotated[PerSeed, Range(0)],
     ) -> None:
         selection = RewardSelection(
             dynamics_reward=dynamics_reward,

@@ -7,7 +7,7 @@ uncertainty.
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition, concatenate
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
+from reverie.ranges import Count, NonNegative, Range, Whole
 from reverie.world_models.base import FitProgress
 from reverie.world_models.fitting import held_out_episodes, rows_of
 from reverie.world_models.sindy.dictionary import (
@@ -93,30 +94,30 @@ class SINDy(SparseEquations):
         seeds: int,
         seed: int,
         library: str,
-        degree: int,
+        degree: Count,
         interactions: bool,
         target: str,
-        threshold: float | None,
-        thresholds: Sequence[float],
-        cliff: float,
-        tolerance: float,
-        alpha: float,
-        members: int,
+        threshold: NonNegative | None,
+        thresholds: Sequence[NonNegative],
+        cliff: Annotated[float, Range(above=1)],
+        tolerance: NonNegative,
+        alpha: NonNegative,
+        members: Count,
         bagging: bool,
         library_ensemble: bool,
         prediction: str,
         reward_library: str,
-        reward_degree: int,
-        reward_threshold: float | None,
-        angles: str | Sequence[Sequence[int]],
-        box_margin: float,
-        fit_rows: int,
-        gate_steps: int,
-        gate_error: float,
+        reward_degree: Count,
+        reward_threshold: NonNegative | None,
+        angles: str | Sequence[Sequence[Whole]],
+        box_margin: NonNegative,
+        fit_rows: Count,
+        gate_steps: Count,
+        gate_error: Annotated[float, Range(above=0, infinite=True)],
         per_seed: bool,
         termination: str,
         terminal_head: Callable[..., Termination],
-        heldout_episodes: int,
+        heldout_episodes: Whole,
     ) -> None:
         for name, value, known in (
             ("target", target, TARGETS),

@@ -12,6 +12,7 @@ from torch import Tensor
 from reverie.datasets.dataset import Dataset
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
+from reverie.ranges import Count, NonNegative
 from reverie.world_models.sindy.dictionary import (
     Monomials,
     equation,
@@ -47,7 +48,13 @@ class SparseTermination(Termination):
     cut: Tensor
 
     def __init__(
-        self, *, spec: Spec, seeds: int, degree: int, thresholds: Sequence[float], alpha: float
+        self,
+        *,
+        spec: Spec,
+        seeds: int,
+        degree: Count,
+        thresholds: Sequence[NonNegative],
+        alpha: NonNegative,
     ) -> None:
         super().__init__()
         if not thresholds or list(thresholds) != sorted(thresholds):
