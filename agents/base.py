@@ -41,6 +41,17 @@ class Agent(nn.Module, ABC):
         same values from its checkpoint, and so does an evaluation, which never sees the data.
         """
 
+    def recorded(self, data: Dataset) -> Transition:
+        """The dataset's rows `[N]` with whatever further columns this agent learns from.
+
+        Those of `Transition` come first; most agents, and so the default, need no others.
+        """
+        return data.transitions
+
+    def complete(self, rows: Transition) -> Transition:
+        """Rows `[S, M]` that a source made, with the same columns as `recorded`."""
+        return rows
+
     def attach(self, model: WorldModel | None) -> None:
         """Keep the fitted world model, for an agent that learns from more than its rollouts.
 

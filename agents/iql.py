@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
@@ -65,6 +65,7 @@ class IQL(Agent):
         reward_offset: added to every reward, after that scaling.
         normalise_critic_obs: the critics, not V, standardise observations with the dataset's
             statistics.
+        critic_layer_norm: layer normalisation in the hidden layers of the critics.
         regulariser: builds what holds the critics' slopes down, see `Regulariser`; null: none.
     """
 
@@ -96,6 +97,7 @@ class IQL(Agent):
         normalise_rewards: bool,
         reward_offset: Finite,
         normalise_critic_obs: bool,
+        critic_layer_norm: bool,
         regulariser: BuildRegulariser | None,
     ) -> None:
         super().__init__(spec=spec, seeds=seeds)
@@ -106,7 +108,7 @@ class IQL(Agent):
             )
         if not all(0 < each < 1 for each in as_list(expectile)):
             raise Mistake(f"agent.expectile={expectile} must lie between 0 and 1, for example 0.7")
-        sizes = {"seeds": seeds, "obs_dim": spec.obs_dim}
+        sizes: dict[str, Any] = {"seeds": seeds, "obs_dim": spec.obs_dim}
         self.actor = GaussianActor(
             action_dim=spec.action_dim,
             hidden=hidden,
@@ -120,6 +122,7 @@ class IQL(Agent):
             hidden=hidden,
             activation=activation,
             normalise_obs=normalise_critic_obs,
+            layer_norm=critic_layer_norm,
             **sizes,
         )
         self.regulariser = (regulariser or Regulariser)(critics=self.critics, ends=endings(spec))

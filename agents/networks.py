@@ -66,6 +66,16 @@ class TanhGaussianActor(nn.Module):
         pre_tanh = mean + log_std.exp() * noise
         return torch.tanh(pre_tanh), tanh_normal_log_prob(noise, log_std, pre_tanh)
 
+    def log_prob(
+        self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"]
+    ) -> Float[Tensor, "S B"]:
+        """Log density of given actions, those on the edge of the box moved inside by 1e-6."""
+        mean, log_std = self(obs)
+        # On the edge itself the density is that of an infinite sample before the squashing.
+        pre_tanh = torch.atanh(action.clamp(-1 + 1e-6, 1 - 1e-6))
+        noise = (pre_tanh - mean) * (-log_std).exp()
+        return tanh_normal_log_prob(noise, log_std, pre_tanh)
+
     def sample_several(
         self, obs: Float[Tensor, "S B D"], count: int
     ) -> tuple[Float[Tensor, "S B K A"], Float[Tensor, "S B K"]]:
@@ -77,7 +87,13 @@ class TanhGaussianActor(nn.Module):
 
 
 class DeterministicActor(nn.Module):
-    """One action per state for each seed: a = tanh(f(s))."""
+    """One action per state for each seed: a = tanh(f(s)).
+
+    Args:
+        seeds, obs_dim, action_dim: S, D, A.
+        hidden, activation: architecture of f.
+        layer_norm: of the hidden layers of f.
+    """
 
     def __init__(
         self,
@@ -87,9 +103,10 @@ class DeterministicActor(nn.Module):
         action_dim: int,
         hidden: Sequence[int],
         activation: str,
+        layer_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.body = BatchedMLP((seeds,), obs_dim, hidden, action_dim, activation)
+        self.body = BatchedMLP((seeds,), obs_dim, hidden, action_dim, activation, layer_norm)
 
     def forward(self, obs: Float[Tensor, "S B D"]) -> Float[Tensor, "S B A"]:
         return torch.tanh(self.body(obs))
@@ -134,6 +151,14 @@ class GaussianActor(nn.Module):
             return mean
         return (mean + log_std.exp() * torch.randn_like(mean)).clamp(-1, 1)
 
+    def sample(
+        self, obs: Float[Tensor, "S B D"]
+    ) -> tuple[Float[Tensor, "S B A"], Float[Tensor, "S B"]]:
+        """A reparameterised action, clipped to the box, and its density as `log_prob` has it."""
+        mean, log_std = self(obs)
+        action = (mean + log_std.exp() * torch.randn_like(mean)).clamp(-1, 1)
+        return action, normal_log_prob(action, mean, log_std)
+
     def moments(
         self, obs: Float[Tensor, "S B D"]
     ) -> tuple[Float[Tensor, "S B A"], Float[Tensor, "S B A"]]:
@@ -157,6 +182,7 @@ class Critics(nn.Module):
         obs_dim, action_dim: D, A.
         hidden, activation: architecture of every critic.
         normalise_obs: standardise observations with the statistics that `prepare` is given.
+        layer_norm: of every critic's hidden layers.
     """
 
     def __init__(
@@ -169,12 +195,15 @@ class Critics(nn.Module):
         hidden: Sequence[int],
         activation: str,
         normalise_obs: bool,
+        layer_norm: bool = False,
     ) -> None:
         super().__init__()
         if critics < 1:
             raise Mistake(f"critics must be at least 1, got {critics}")
         self.critics, self.obs_dim = critics, obs_dim
-        self.body = BatchedMLP((seeds, critics), obs_dim + action_dim, hidden, 1, activation)
+        self.body = BatchedMLP(
+            (seeds, critics), obs_dim + action_dim, hidden, 1, activation, layer_norm
+        )
         self.standardise = Standardiser(obs_dim) if normalise_obs else nn.Identity()
 
     def prepare(self, obs: Float[Tensor, "N D"]) -> None:
@@ -228,11 +257,24 @@ def initialise_(body: BatchedMLP, *, hidden_bias: float | None, output_bound: fl
 
 
 class StateValue(nn.Module):
-    """A state-value function V(s) for each seed."""
+    """A state-value function V(s) for each seed.
 
-    def __init__(self, *, seeds: int, obs_dim: int, hidden: Sequence[int], activation: str) -> None:
+    Args:
+        seeds, obs_dim: S, D.
+        hidden, activation, layer_norm: architecture.
+    """
+
+    def __init__(
+        self,
+        *,
+        seeds: int,
+        obs_dim: int,
+        hidden: Sequence[int],
+        activation: str,
+        layer_norm: bool = False,
+    ) -> None:
         super().__init__()
-        self.body = BatchedMLP((seeds,), obs_dim, hidden, 1, activation)
+        self.body = BatchedMLP((seeds,), obs_dim, hidden, 1, activation, layer_norm)
 
     def forward(self, obs: Float[Tensor, "S B D"]) -> Float[Tensor, "S B"]:
         return self.body(obs).squeeze(-1)

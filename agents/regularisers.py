@@ -112,6 +112,12 @@ class SpectralNorm(Regulariser):
         warmup: Count,
     ) -> None:
         super().__init__(critics=critics, ends=ends)
+        if critics.body.norms:
+            raise Mistake(
+                "regulariser=spectral would bound nothing: agent.critic_layer_norm=true makes the "
+                "size of the critics' weights irrelevant; set agent.critic_layer_norm=false, or "
+                "regulariser=none"
+            )
         weights = _weights(critics)
         count = len(weights)
         chosen = list(range(count)) if layers is None else list(layers)

@@ -49,6 +49,7 @@ class SAC(Agent):
         order: sequence of `critic` and `policy` within an update. The temperature moves with the
             policy, after it and on its sample, unless `temperature` is listed: then on a fresh one.
         normalise_critic_obs: the critics standardise observations with the dataset's statistics.
+        critic_layer_norm: layer normalisation in the hidden layers of the critics.
         regulariser: builds what holds the critics' slopes down, see `Regulariser`; null: none.
     """
 
@@ -76,6 +77,7 @@ class SAC(Agent):
         entropy_in_target: bool,
         order: Sequence[str],
         normalise_critic_obs: bool,
+        critic_layer_norm: bool,
         regulariser: BuildRegulariser | None,
     ) -> None:
         super().__init__(spec=spec, seeds=seeds)
@@ -98,6 +100,7 @@ class SAC(Agent):
             hidden=hidden,
             activation=activation,
             normalise_obs=normalise_critic_obs,
+            layer_norm=critic_layer_norm,
             **sizes,
         )
         self.regulariser = (regulariser or Regulariser)(critics=self.critics, ends=endings(spec))

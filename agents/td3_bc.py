@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -49,6 +50,7 @@ class TD3BC(Agent):
         policy_delay: updates per update of actor and target networks.
         order: sequence of `critic` and `policy` within an update.
         normalise_obs: standardise observations with the dataset's statistics.
+        actor_layer_norm, critic_layer_norm: layer normalisation in their hidden layers.
         regulariser: builds what holds the critics' slopes down, see `Regulariser`; null: none.
     """
 
@@ -76,6 +78,8 @@ class TD3BC(Agent):
         policy_delay: Annotated[int, Range(1, MAX_DELAY)],
         order: Sequence[str],
         normalise_obs: bool,
+        actor_layer_norm: bool,
+        critic_layer_norm: bool,
         regulariser: BuildRegulariser | None,
     ) -> None:
         super().__init__(spec=spec, seeds=seeds)
@@ -90,10 +94,17 @@ class TD3BC(Agent):
             raise Mistake(f"agent.critic_steps={critic_steps} must be at least 1")
         sizes = {"seeds": seeds, "obs_dim": spec.obs_dim, "action_dim": spec.action_dim}
         self.standardise = Standardiser(spec.obs_dim)
-        self.actor = DeterministicActor(hidden=hidden, activation=activation, **sizes)
+        self.actor = DeterministicActor(
+            hidden=hidden, activation=activation, layer_norm=actor_layer_norm, **sizes
+        )
         # The observations of actor and critics are standardised before they reach either.
         self.critics = Critics(
-            critics=critics, hidden=hidden, activation=activation, normalise_obs=False, **sizes
+            critics=critics,
+            hidden=hidden,
+            activation=activation,
+            normalise_obs=False,
+            layer_norm=critic_layer_norm,
+            **sizes,
         )
         self.regulariser = (regulariser or Regulariser)(
             critics=self.critics, ends=endings(spec, self.standardise.inverse)
@@ -145,13 +156,8 @@ class TD3BC(Agent):
     def update(self, batch: Transition) -> dict[str, Float[Tensor, " S"]]:
         self.phase = (self.phase + 1) % self.policy_delay
         policy_is_due = self.phase == 0
-        batch = Transition(
-            obs=self.standardise(batch.obs),
-            action=batch.action,
-            reward=batch.reward,
-            next_obs=self.standardise(batch.next_obs),
-            terminated=batch.terminated,
-            is_real=batch.is_real,
+        batch = replace(
+            batch, obs=self.standardise(batch.obs), next_obs=self.standardise(batch.next_obs)
         )
         measured: dict[str, Tensor] = {}
         for part in self.order:
@@ -171,8 +177,12 @@ class TD3BC(Agent):
         action = self.target_actor(batch.next_obs)
         noise = torch.randn_like(action)
         action = smooth_action(action, noise, self.policy_noise, self.noise_clip)
-        value = self.target_critics(batch.next_obs, action).amin(1)
+        value = self.next_value(batch, action)
         return bellman_target(batch.reward, batch.terminated, value, self.discount)
+
+    def next_value(self, batch: Transition, action: Float[Tensor, "S B A"]) -> Float[Tensor, "S B"]:
+        """What the target bootstraps from, given the smoothed action at `batch.next_obs`."""
+        return self.target_critics(batch.next_obs, action).amin(1)
 
     def actor_loss(self, batch: Transition, action: Float[Tensor, "S B A"]) -> Float[Tensor, " S"]:
         """-lambda mean Q_1(s, pi(s)) + mean (pi(s) - a)^2, the latter over rows and dimensions."""

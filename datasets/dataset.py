@@ -57,6 +57,13 @@ class Dataset:
         return total[ends] - before
 
     @cached_property
+    def returns_to_go(self) -> Tensor:
+        """Undiscounted return from each row to the end of its episode, `[N]` float64."""
+        before = torch.cumsum(self.transitions.reward.double(), 0) - self.transitions.reward
+        elapsed = before - before[self.episode_starts].repeat_interleave(self.episode_lengths)
+        return self.returns.repeat_interleave(self.episode_lengths) - elapsed
+
+    @cached_property
     def fingerprint(self) -> str:
         """Digest of the stored values; fitted models record it and refuse other data."""
         digest = hashlib.sha256()

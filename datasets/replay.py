@@ -245,6 +245,8 @@ class ResampledReplay(Replay[Record]):
 class Mixture(nn.Module):
     """Draws a fixed number of rows from each named stream and joins them, first stream first.
 
+    A batch has all columns where every stream has the same ones, and else the base columns.
+
     Args:
         streams: replays by name, the real one first by convention.
         rows: rows of each stream in a batch; a stream with none is not read.
@@ -264,22 +266,25 @@ class Mixture(nn.Module):
         self.streams = nn.ModuleDict(streams)
         self.rows, self.seeds = dict(rows), seeds
         layouts = {name: base_layout(stream.layout) for name, stream in streams.items()}
-        self.base = next(iter(layouts.values()))
+        base = next(iter(layouts.values()))
         for name, layout in layouts.items():
-            if layout.columns != self.base.columns:
+            if layout.columns != base.columns:
                 raise ValueError(
                     f"stream {name!r} has other spaces than {next(iter(streams))!r}: "
-                    f"{layout.columns} against {self.base.columns}"
+                    f"{layout.columns} against {base.columns}"
                 )
+        full = {(each.layout.record, each.layout.width) for each in streams.values()}
+        first: Layout = next(iter(streams.values())).layout
+        self.shared = first if len(full) == 1 else base
 
     def __getitem__(self, name: str) -> Replay:
         return self.streams[name]  # type: ignore[return-value]
 
     def sample(self) -> Transition:
-        """One batch `[S, B]` of base columns, B the sum of `rows`."""
+        """One batch `[S, B]` of the columns that the streams share, B the sum of `rows`."""
         parts = [
-            self[name].draw(self.seeds, rows)[..., : self.base.width]
+            self[name].draw(self.seeds, rows)[..., : self.shared.width]
             for name, rows in self.rows.items()
             if rows
         ]
-        return self.base.unpack(torch.cat(parts, 1))
+        return self.shared.unpack(torch.cat(parts, 1))

@@ -1,8 +1,9 @@
-"""Part of a dataset: whole episodes, chosen by seed (the limited data of H2O, arXiv:2206.13464)."""
+"""Part of a dataset: whole episodes, chosen by seed (the limited data of H2O, arXiv:2206.13464) or
+by return (the best tenth of it, "10 % BC" of Decision Transformer, arXiv:2106.01345)."""
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 
@@ -14,6 +15,7 @@ KEYS: dict[str, Any] = {
     "episodes": Count | None,
     "fraction": Annotated[int | float, Range(above=0, high=1)] | None,
     "seed": Seed,
+    "order": Literal["seed", "return"],
 }
 Subset = Annotated[Mapping[str, Any], ArgumentsOf(lambda _: KEYS)]
 
@@ -21,22 +23,27 @@ Subset = Annotated[Mapping[str, Any], ArgumentsOf(lambda _: KEYS)]
 def choose_episodes(data: Dataset, choice: Mapping[str, Any] | None) -> Dataset:
     """The dataset with some of its episodes only, in recorded order.
 
-    The seed alone decides the order in which episodes are chosen, without replacement: with the
-    same seed a smaller subset is part of a larger one.
+    In the order `seed` the seed alone decides which episodes are chosen first, without
+    replacement; in the order `return` those of the highest undiscounted return, and of equal ones
+    the first recorded. In either a smaller subset is part of a larger one.
 
     Args:
         data: all episodes.
         choice: `episodes`, how many, or `fraction`, in (0, 1]: as few of them as hold that share of
-            the rows; and `seed`. All episodes where both are None, or for None in place of all.
+            the rows; `seed`; and `order`, which may be missing and is `seed` then. All episodes
+            where the first two are None, or for None in place of all.
 
     Raises:
         Mistake: both are given, or a value that is out of range, or another key.
     """
     if choice is None:
         return data
+    choice = {"order": "seed", **choice}
     if set(choice) != set(KEYS):
         raise Mistake(f"dataset.subset has the keys {', '.join(KEYS)}, got {dict(choice)}")
-    episodes, fraction, seed = (choice[key] for key in KEYS)
+    episodes, fraction, seed, by = (choice[key] for key in KEYS)
+    if by not in ("seed", "return"):
+        raise Mistake(f"dataset.subset.order={by} must be one of seed, return")
     if episodes is None and fraction is None:
         return data
     if episodes is not None and fraction is not None:
@@ -47,7 +54,10 @@ def choose_episodes(data: Dataset, choice: Mapping[str, Any] | None) -> Dataset:
     if not _is_whole(seed) or seed < 0:
         raise Mistake(f"dataset.subset.seed={seed} must be a whole number, at least 0")
     lengths = data.episode_lengths
-    order = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(seed))
+    if by == "return":
+        order = data.returns.argsort(descending=True, stable=True)
+    else:
+        order = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(seed))
     if episodes is None:
         if isinstance(fraction, bool | str) or not 0 < fraction <= 1:
             raise Mistake(f"dataset.subset.fraction={fraction} must lie in (0, 1]; null is all")
@@ -57,6 +67,7 @@ def choose_episodes(data: Dataset, choice: Mapping[str, Any] | None) -> Dataset:
             f"dataset.subset.episodes={episodes} must be a whole number from 1 to the "
             f"{len(lengths)} episodes of {data.name}; null is all"
         )
+    chosen = f"seed {seed}" if by == "seed" else "those of the highest return"
     kept = torch.zeros(len(lengths), dtype=torch.bool)
     kept[order[:episodes]] = True
     row = kept.repeat_interleave(lengths)
@@ -66,7 +77,7 @@ def choose_episodes(data: Dataset, choice: Mapping[str, Any] | None) -> Dataset:
         truncated=data.truncated[row],
         valid_next=data.valid_next[row],
         episode_starts=lengths[kept].cumsum(0) - lengths[kept],
-        origin={**data.origin, "subset": f"{episodes} of {len(lengths)} episodes, seed {seed}"},
+        origin={**data.origin, "subset": f"{episodes} of {len(lengths)} episodes, {chosen}"},
     )
 
 

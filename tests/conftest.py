@@ -80,6 +80,7 @@ def make_sac():
             "entropy_in_target": True,
             "order": ["critic", "policy"],
             "normalise_critic_obs": False,
+            "critic_layer_norm": False,
             "regulariser": None,
         }
         return SAC(spec=spec, **{**hyperparameters, **changes})

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 import re
 from pathlib import Path
 
@@ -48,3 +49,14 @@ def test_code_that_is_shown_imports_what_there_is(page):
                 module = importlib.import_module(node.module)
                 for alias in node.names:
                     assert hasattr(module, alias.name), f"{page}: {node.module}.{alias.name}"
+
+
+@pytest.mark.parametrize("module", ["networks", "losses"])
+def test_the_page_of_building_blocks_lists_them_all(module):
+    page = Path("docs/building_blocks.md").read_text()
+    found = importlib.import_module(f"reverie.agents.{module}")
+    for name, thing in vars(found).items():
+        own = getattr(thing, "__module__", None) == found.__name__ and not name.startswith("_")
+        if not own or not (inspect.isclass(thing) or inspect.isfunction(thing)):
+            continue
+        assert re.search(rf"`{name}[`(]", page), f"docs/building_blocks.md lacks {name}"

@@ -94,7 +94,7 @@ def rollout_round(
     def run() -> dict[str, Tensor]:
         starts = mixture["real"].sample(mixture.seeds, source.starts).obs
         rows, keep = source.generate(agent.act, starts)
-        mixture[name].add(rows, keep)
+        mixture[name].add(agent.complete(rows), keep)
         count = keep.sum(1).clamp(min=1)
         measured = {
             "reward": torch.where(keep, rows.reward, 0.0).sum(1) / count,

@@ -339,27 +339,29 @@ def mix(
     real_rows: int | None = None,
     source: RolloutSource | None = None,
     online: Online | None = None,
+    agent: Agent | None = None,
 ) -> tuple[Mixture, dict[str, RolloutSource]]:
     """The dataset, growing online, and the replay of what a source makes, as one mixture.
 
     Args:
         batch_size: B, rows of an update for each seed.
         real_rows: how many of them come from the dataset where there is a source; all without.
+        agent: whose further columns the rows have; None: they have no others than those of
+            `Transition`.
 
     Returns:
         The mixture, and what refills its streams, by the name of the stream.
     """
-    streams: dict[str, Replay] = {"real": Replay.of(data.transitions)}
+    recorded = data.transitions if agent is None else agent.recorded(data)
+    streams: dict[str, Replay] = {"real": Replay.of(recorded)}
     rows = {"real": batch_size}
     sources: dict[str, RolloutSource] = {}
     if online is not None:
         sources["real"] = online.source
-        streams["real"] = GrowingReplay(
-            data.transitions, seeds=seeds, capacity=online.source.capacity
-        )
+        streams["real"] = GrowingReplay(recorded, seeds=seeds, capacity=online.source.capacity)
     if source is not None:
         sources[source.stream] = source
-        streams[source.stream] = Replay(data.transitions[:1], seeds=seeds, capacity=source.capacity)
+        streams[source.stream] = Replay(recorded[:1], seeds=seeds, capacity=source.capacity)
         rows["real"] = batch_size if real_rows is None else real_rows
         rows[source.stream] = batch_size - rows["real"]
     return Mixture(streams, rows, seeds=seeds), sources

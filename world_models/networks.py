@@ -70,6 +70,25 @@ class BatchedLinear(nn.Module):
         return self.weight.flatten(0, -3)[slots], self.bias.flatten(0, -3)[slots]
 
 
+class BatchedLayerNorm(nn.Module):
+    """`lead` independent layer normalisations over units: scale and shift `[*lead, 1, width]`.
+
+    Source: arXiv:1607.06450; epsilon as in Flax, which the code of ReBRAC uses.
+    """
+
+    EPSILON = 1e-6
+
+    def __init__(self, lead: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(*lead, 1, width))
+        self.shift = nn.Parameter(torch.zeros(*lead, 1, width))
+
+    def forward(self, x: Float[Tensor, "*lead B width"]) -> Float[Tensor, "*lead B width"]:
+        return torch.addcmul(
+            self.shift, self.scale, F.layer_norm(x, x.shape[-1:], eps=self.EPSILON)
+        )
+
+
 def affine_(
     x: Float[Tensor, "N B inputs"],
     weight: Float[Tensor, "N inputs outputs"],
@@ -86,7 +105,14 @@ def affine_(
 
 
 class BatchedMLP(nn.Module):
-    """`lead` independent perceptrons that share an architecture and nothing else."""
+    """`lead` independent perceptrons that share an architecture and nothing else.
+
+    Args:
+        lead: shape of the independent ones, such as `(seeds, critics)`.
+        inputs, hidden, outputs: widths.
+        activation: see `ACTIVATIONS`.
+        layer_norm: normalise the units of every hidden layer, after their activation.
+    """
 
     def __init__(
         self,
@@ -95,12 +121,14 @@ class BatchedMLP(nn.Module):
         hidden: Sequence[int],
         outputs: int,
         activation: str,
+        layer_norm: bool = False,
     ) -> None:
         super().__init__()
         widths = [inputs, *hidden, outputs]
         self.layers = nn.ModuleList(
             BatchedLinear(lead, widths[i], widths[i + 1]) for i in range(len(widths) - 1)
         )
+        self.norms = nn.ModuleList(BatchedLayerNorm(lead, width) for width in hidden if layer_norm)
         self.widths = widths[1:]
         self.activation = activation_named(activation)
         self.activation_in_place = IN_PLACE[activation]
@@ -110,12 +138,15 @@ class BatchedMLP(nn.Module):
     ) -> Float[Tensor, "*lead B outputs"]:
         """Each hidden unit is left out with probability `dropout`, and the others scaled up."""
         inference = x.device.type == "cpu" and not torch.is_grad_enabled() and not is_compiling()
-        if inference and math.prod(x.shape[:-1]) * max(self.widths) > _CPU_ACTIVATIONS:
+        large = math.prod(x.shape[:-1]) * max(self.widths) > _CPU_ACTIVATIONS
+        if inference and large and not self.norms:
             return self._infer_on_cpu(x, dropout)
         activation = self.activation if torch.is_grad_enabled() else self.activation_in_place
         *hidden, last = self.layers
-        for layer in hidden:
+        for number, layer in enumerate(hidden):
             x = activation(layer(x))
+            if self.norms:
+                x = self.norms[number](x)
             if dropout:
                 x = F.dropout(x, dropout)
         return last(x)

@@ -222,6 +222,7 @@ def run(
         real_rows=int(budget.batch * budget.real_ratio + 1e-9),
         source=None if make_source is None else make_source(),
         online=online,
+        agent=learner,
     )
     recorded = mixture["real"]
     model, refit = None if fitted is None else fitted.model, None

@@ -1,5 +1,7 @@
 """Builds agents from their YAML with small networks."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hydra.utils import get_class, instantiate
@@ -60,5 +62,31 @@ def make_data(spec, make_batch):
             valid_next=torch.ones(len(rows.reward), dtype=torch.bool),
             episode_starts=torch.arange(0, len(rows.reward), 2),
         )
+
+    return make
+
+
+@pytest.fixture
+def make_rows(make_batch, spec):
+    """`make_rows(agent, S, B)`: recorded rows with all columns that the agent asks for.
+
+    Every seed has an episode whose rows go on from each other, but for the changes.
+    """
+
+    from reverie.datasets.dataset import Dataset
+
+    def make(agent, seeds, rows, **changes):
+        batch = make_batch(seeds * rows)
+        batch.next_obs[:-1] = batch.obs[1:]
+        batch = replace(batch, **{key: value.flatten(0, 1) for key, value in changes.items()})
+        data = Dataset(
+            name="toy",
+            spec=spec,
+            transitions=batch,
+            truncated=torch.zeros(len(batch.reward), dtype=torch.bool),
+            valid_next=torch.ones(len(batch.reward), dtype=torch.bool),
+            episode_starts=torch.arange(0, seeds * rows, rows),
+        )
+        return agent.recorded(data).map(lambda column: column.unflatten(0, (seeds, rows)))
 
     return make

@@ -8,11 +8,10 @@ import torch
 from hydra.utils import get_class
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from reverie.datasets.transition import Transition
 from reverie.training.launch.options import read_option
 
 AGENTS = sorted(path.stem for path in Path("conf/agent").glob("*.yaml"))
-IMITATORS = {"bc"}  # learn from observations and actions alone
+IMITATORS = {"bc", "rvs"}  # look at no successor
 
 
 @pytest.fixture(params=AGENTS)
@@ -31,13 +30,13 @@ def build(request, spec, make_model):
     return make
 
 
-def test_shapes_of_actions_and_measurements(build, make_batch):
+def test_shapes_of_actions_and_measurements(build, make_rows):
     agent = build(3)
     for deterministic in (True, False):
         action = agent.act(torch.randn(3, 7, 3), deterministic=deterministic)
         assert action.shape == (3, 7, 2)
         assert action.abs().max() <= 1
-    measured = agent.update(make_batch(3, 16))
+    measured = agent.update(make_rows(agent, 3, 16))
     assert measured
     for name, value in measured.items():
         assert value.shape == (3,), name
@@ -74,11 +73,11 @@ def test_seeds_start_different(build):
 
 
 @pytest.mark.parametrize("poison", ["parameters", "data"])
-def test_a_poisoned_seed_leaves_the_others_bitwise_unchanged(build, make_batch, poison):
+def test_a_poisoned_seed_leaves_the_others_bitwise_unchanged(build, make_rows, poison):
     def train(poisoned):
         torch.manual_seed(0)
         agent = build(3)
-        batches = [make_batch(3, 16) for _ in range(5)]
+        batches = [make_rows(agent, 3, 16) for _ in range(5)]
         if poisoned and poison == "parameters":
             with torch.no_grad():
                 for parameter in agent.parameters():
@@ -100,10 +99,10 @@ def test_a_poisoned_seed_leaves_the_others_bitwise_unchanged(build, make_batch, 
     )
 
 
-def test_state_dict_is_the_whole_truth(build, make_batch):
-    batches = [make_batch(2, 16) for _ in range(6)]
+def test_state_dict_is_the_whole_truth(build, make_rows):
     torch.manual_seed(0)
     agent = build(2)
+    batches = [make_rows(agent, 2, 16) for _ in range(6)]
     for batch in batches[:3]:
         agent.update(batch)
     saved, state = copy.deepcopy(agent.state_dict()), torch.get_rng_state()
@@ -130,14 +129,13 @@ def test_an_attached_world_model_is_no_part_of_the_agent(build, spec):
     assert torch.equal(agent.act(obs, deterministic=True), alone.act(obs, deterministic=True))
 
 
-def test_the_value_behind_a_terminal_does_not_matter(build, make_batch):
+def test_the_value_behind_a_terminal_does_not_matter(build, make_rows):
     """Poisoned next observations of terminal rows must not reach any parameter."""
 
     def train(next_obs_of_terminals):
         torch.manual_seed(0)
-        agent, batch = build(1), make_batch(1, 32)
-        batch.terminated[:, :16] = True
-        batch.terminated[:, 16:] = False
+        agent = build(1)
+        batch = make_rows(agent, 1, 32, terminated=torch.arange(32)[None] < 16)
         batch.next_obs[:, :16] = next_obs_of_terminals
         agent.update(batch)
         return torch.cat([p.flatten() for p in agent.parameters()])
@@ -145,13 +143,13 @@ def test_the_value_behind_a_terminal_does_not_matter(build, make_batch):
     assert torch.equal(train(0.0), train(5.0))
 
 
-def test_time_limits_still_bootstrap(build, make_batch):
+def test_time_limits_still_bootstrap(build, make_rows):
     """Rows without `terminated` take their successor into account, unless nothing is valued."""
 
     def train(next_obs):
         torch.manual_seed(0)
-        agent, batch = build(1), make_batch(1, 32)
-        batch = Transition(**{**vars(batch), "terminated": torch.zeros(1, 32, dtype=torch.bool)})
+        agent = build(1)
+        batch = make_rows(agent, 1, 32, terminated=torch.zeros(1, 32, dtype=torch.bool))
         batch.next_obs[:] = next_obs
         agent.update(batch)
         return torch.cat([p.flatten() for p in agent.parameters()])
@@ -168,8 +166,9 @@ class _NoValues(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_no_update_reads_a_value_on_the_host(build, make_batch):
-    agent, batch = build(2), make_batch(2, 16)
+def test_no_update_reads_a_value_on_the_host(build, make_rows):
+    agent = build(2)
+    batch = make_rows(agent, 2, 16)
     with _NoValues():
         agent.update(batch)
         agent.act(batch.obs)

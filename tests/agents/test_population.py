@@ -29,10 +29,10 @@ PAIRS = [pytest.param(*found, id="-".join(found[:2])) for found in supporting()]
 
 @pytest.mark.parametrize(("option", "name", "usual"), PAIRS)
 def test_a_seed_learns_as_if_all_had_its_number(
-    make_agent, make_model, spec, make_batch, option, name, usual
+    make_agent, make_model, spec, make_rows, option, name, usual
 ):
     if name == "expectile":
-        values = [0.5, 0.7, 0.9]
+        values = [0.5, 0.75, 0.875]  # one minus each is exact, in float32 as in Python
     else:
         values = [(usual or -1.0) * factor for factor in (0.5, 1.0, 2.0)]
 
@@ -41,11 +41,12 @@ def test_a_seed_learns_as_if_all_had_its_number(
         agent = make_agent(option, seeds=3, **{name: value})
         agent.attach(make_model(spec, 3))
         for _ in range(2):
-            batch = make_batch(3, 16)
+            batch = make_rows(agent, 3, 16)
             if poisoned:
                 batch.reward[1] = torch.nan
             agent.update(batch)
-        return dict(agent.named_parameters())
+        acts = agent.act(torch.ones(3, 1, 3), deterministic=True)
+        return {**dict(agent.named_parameters()), "acts": acts}
 
     population = train(values)
     alone = {seed: train(values[seed]) for seed in (0, 2)}
@@ -61,6 +62,7 @@ def test_a_seed_learns_as_if_all_had_its_number(
 def test_every_method_with_a_number_of_its_own_supports_seeds():
     found = {option for option, _, _ in supporting()}
     assert found >= {"cql", "darc", "edac", "h2o", "iql", "mobile", "sac", "td3_bc"}
+    assert found >= {"awac", "rebrac", "rvs", "td3_awr"}
 
 
 @pytest.mark.parametrize(
@@ -72,6 +74,10 @@ def test_every_method_with_a_number_of_its_own_supports_seeds():
         ("cql", {"conservative_weight": [1.0, 0.0]}, "must be positive"),
         ("h2o", {"excess_weight": [1.0, -1.0]}, "must not be negative"),
         ("darc", {"correction": [1.0, -1.0]}, "must not be negative"),
+        ("rebrac", {"actor_penalty": [1.0, -1.0]}, "actor_penalty=.* must not be negative"),
+        ("rebrac", {"critic_penalty": [1.0, -1.0]}, "critic_penalty=.* must not be negative"),
+        ("td3_awr", {"expectile": [0.5, 1.0]}, "between 0 and 1"),
+        ("awac", {"inverse_temperature": [1.0, -1.0]}, "must not be negative"),
     ],
 )
 def test_every_number_of_a_list_is_checked(make_agent, option, changes, message):

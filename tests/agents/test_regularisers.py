@@ -49,6 +49,13 @@ def critics_of(*, seeds=2, critics=3, hidden=(8, 8)):
     )
 
 
+def test_norms_of_weights_that_layer_norm_makes_irrelevant_are_refused(make_agent):
+    for option in ("sac", "td3_bc", "iql"):
+        with pytest.raises(ValueError, match=r"set agent\.critic_layer_norm=false"):
+            make_agent(option, critic_layer_norm=True, regulariser=VARIANTS["cap"])
+        make_agent(option, critic_layer_norm=True, regulariser=VARIANTS["fgsm"])
+
+
 def weights(critics):
     return [layer.weight for layer in critics.body.layers]
 

@@ -4,6 +4,7 @@ No shape checker, no code made.
 """
 
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from hydra.utils import get_class, instantiate
 
 from reverie.agents.base import Agent
+from reverie.datasets.dataset import Dataset
 from reverie.datasets.replay import Mixture, Replay
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
@@ -24,7 +26,7 @@ REGULARISED = {
     "iql+adversarial": {"attack": "pgd", "steps": 2, "norm": "l2"},
 }
 """Regularisers in an agent, with hyperparameters that make every part of them act."""
-GRAPHS = {"td3_bc": 2}
+GRAPHS = {"td3_bc": 2, "rebrac": 2}
 """One for each phase of the policy's delay; every other agent has one."""
 
 
@@ -67,8 +69,16 @@ def learn(option: str, wrap) -> dict[str, torch.Tensor]:
         torch.rand(ROWS) < 0.1,
         torch.rand(ROWS) < 0.5,
     )
-    mixture = Mixture({"real": Replay.of(rows)}, {"real": 8}, seeds=SEEDS)
     agent = learner(option)
+    data = Dataset(
+        name="toy",
+        spec=SPEC,
+        transitions=replace(rows, next_obs=rows.obs.roll(-1, 0)),
+        truncated=torch.zeros(ROWS, dtype=torch.bool),
+        valid_next=torch.ones(ROWS, dtype=torch.bool),
+        episode_starts=torch.zeros(1, dtype=torch.int64),
+    )
+    mixture = Mixture({"real": Replay.of(agent.recorded(data))}, {"real": 8}, seeds=SEEDS)
     update = wrap(lambda: agent.update(mixture.sample()))
     for _ in range(UPDATES):
         update()

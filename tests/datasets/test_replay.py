@@ -161,6 +161,16 @@ def test_a_mixture_cuts_streams_to_their_common_columns(make_batch):
     assert set(batch.reward.flatten().tolist()) <= set(base.reward.tolist())
 
 
+def test_a_mixture_keeps_columns_that_all_streams_have(make_batch):
+    base = make_batch(10)
+    extra = Penalised(**vars(base), penalty=torch.arange(10.0))
+    streams = {"real": Replay.of(extra), "synthetic": Replay.of(extra)}
+    batch = Mixture(streams, {"real": 3, "synthetic": 5}, seeds=2).sample()
+    assert isinstance(batch, Penalised) and batch.penalty.shape == (2, 8)
+    row = (batch.reward[0, 4] == base.reward).nonzero().item()
+    assert batch.penalty[0, 4] == row
+
+
 def test_a_mixture_of_other_spaces_or_unknown_streams_is_refused(make_batch):
     streams = {
         "real": Replay.of(make_batch(5)),

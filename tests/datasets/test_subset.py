@@ -60,6 +60,21 @@ def test_a_smaller_subset_is_part_of_a_larger_one_and_the_seed_decides_which():
     assert len({tuple(chosen(make(episodes=3, seed=seed))) for seed in range(20)}) > 10
 
 
+def test_by_return_the_best_episodes_are_kept_whatever_the_seed():
+    # Returns are 0 + 1 + ... + length - 1, so the longest episodes are the best.
+    best = sorted(range(8), key=lambda number: -LENGTHS[number])
+    for count in range(1, 7):
+        data = make(episodes=count, order="return", seed=count)
+        assert chosen(data) == sorted(best[:count])
+        assert data.origin["subset"] == f"{count} of 8 episodes, those of the highest return"
+    tenth = make(fraction=0.1, order="return")
+    assert chosen(tenth) == [5] and float(tenth.returns[0]) == sum(range(9))
+
+
+def test_of_equal_returns_the_first_recorded_is_kept():
+    assert chosen(make(episodes=7, order="return")) == [0, 1, 2, 4, 5, 6, 7]
+
+
 def test_a_fraction_is_the_fewest_episodes_with_that_share_of_rows():
     for fraction in (0.01, 0.2, 0.5, 0.75, 1.0):
         data = make(fraction=fraction, seed=3)
@@ -89,6 +104,7 @@ def test_the_fingerprint_is_that_of_the_rows():
         ({"fraction": "half"}, "fraction=half must lie in"),
         ({"episodes": 1, "seed": -1}, "seed=-1"),
         ({"episodes": 1, "seed": None}, "seed=None"),
+        ({"episodes": 1, "order": "best"}, "order=best must be one of seed, return"),
         ({"rows": 5}, "has the keys episodes, fraction, seed"),
     ],
 )

@@ -54,3 +54,25 @@ def test_blocks_of_rows_and_a_member_left_over_change_nothing(lead, outputs, row
         torch.testing.assert_close(batched(x), expected)
         copies = x[(0,) * len(lead)].expand(*lead, -1, -1)
         torch.testing.assert_close(batched(copies), batched(copies.clone()))
+
+
+def test_a_normalised_layer_is_torchs_after_the_activation(monkeypatch):
+    monkeypatch.setattr("reverie.world_models.networks._CPU_ACTIVATIONS", 0)  # large at once
+    batched = BatchedMLP((2, 3), 4, [5, 6], 7, "relu", layer_norm=True)
+    with torch.no_grad():
+        for norm in batched.norms:
+            norm.scale.uniform_(0.5, 2.0)
+            norm.shift.uniform_(-1.0, 1.0)
+    x = torch.randn(2, 3, 8, 4)
+    for slot in ((0, 0), (1, 2)):
+        value = x[slot]
+        for i, layer in enumerate(batched.layers):
+            value = value @ layer.weight[slot] + layer.bias[slot]
+            if i < 2:
+                plain = nn.LayerNorm(value.shape[-1], eps=1e-6)
+                plain.weight.data = batched.norms[i].scale[slot][0]
+                plain.bias.data = batched.norms[i].shift[slot][0]
+                value = plain(value.relu())
+        torch.testing.assert_close(batched(x)[slot], value)
+        with torch.no_grad():
+            torch.testing.assert_close(batched(x)[slot], value)

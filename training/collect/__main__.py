@@ -181,7 +181,7 @@ def _train(work: Work, device: torch.device) -> Trained:
     evaluator = build_evaluator(config, start, work.console)
     if evaluator is None or online is None:
         raise Mistake("collect steps the environment; leave online=collect as it is")
-    mixture, sources = mix(start, seeds=1, batch_size=config.batch_size, online=online)
+    mixture, sources = mix(start, seeds=1, batch_size=config.batch_size, online=online, agent=agent)
     mixture, replay = mixture.to(device), mixture["real"]
     assert isinstance(replay, GrowingReplay)
     snapshots = Snapshots(run_dir / "snapshots", device)

@@ -74,7 +74,7 @@ def build_run(
     parts = {group: build_part(config, group, data.spec, device) for group in chosen_parts(config)}
     models: dict[str, Any] = {group: part.model for group, part in parts.items()}
     learner.attach(models.get("world_model"))
-    mixture, sources = build_streams(config, data, models, device, online)
+    mixture, sources = build_streams(config, data, models, device, online, learner)
     gap = build_value_gap(config, data, learner, models.get("world_model"))
     probes = [
         gap,
@@ -191,11 +191,13 @@ def build_streams(
     parts: Mapping[str, Any],
     device: torch.device,
     online: Online | None = None,
+    agent: Agent | None = None,
 ) -> tuple[Mixture, dict[str, RolloutSource]]:
     """The dataset, growing online, and the replay of what a source makes, as one mixture.
 
     Args:
         parts: what is fitted before training, by group.
+        agent: whose further columns the rows have, see `mix`.
     """
     source = None
     if is_chosen(config.source):
@@ -207,6 +209,7 @@ def build_streams(
         real_rows=real_rows(config),
         source=source,
         online=online,
+        agent=agent,
     )
     return mixture.to(device), sources
 

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from reverie.agents.base import Agent
 from reverie.datasets.dataset import Dataset
+from reverie.datasets.subset import choose_episodes
 from reverie.mistake import Mistake
 from reverie.training.launch import mistakes
 from reverie.training.launch.compose import Builder, build_run
@@ -74,6 +75,8 @@ def make(
     try:
         config = compose_run(typed)
         if given is not None:
+            # What a preset asks for, such as the best episodes; one cannot type it here.
+            given = choose_episodes(given, config.dataset.subset)
             with open_dict(config):
                 config.dataset = {"name": given.name, "fingerprint": given.fingerprint}
         require_sense(config, OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]

@@ -57,6 +57,37 @@ def test_a_dataset_that_is_there_is_trained_on(data, tmp_path):
         saved.load_dataset()
 
 
+def test_a_preset_that_learns_from_the_best_episodes_takes_them_of_a_dataset_that_is_there(data):
+    run = make("algorithm=bc_best", dataset=data, **SMALL)
+    assert torch.equal(run.data.returns, data.returns.max()[None])
+    assert run.mixture["real"].capacity == len(run.data) == len(data) / 6
+    named = make("algorithm=bc_best", dataset={"episodes": 6}, **SMALL)
+    assert named.data.fingerprint == run.data.fingerprint
+
+
+@pytest.mark.parametrize("algorithm", ["rebrac", "td3_awr", "awac", "rvs"])
+def test_presets_that_ask_for_more_columns_train_and_are_read_again(data, tmp_path, algorithm):
+    small = {**SMALL, "agent": {"hidden": [8]}}
+    run = make(f"algorithm={algorithm}", dataset=data, probe_starts=8, seeds=2, **small)
+    run.train(tmp_path)
+    obs = data.transitions.obs[:8].unflatten(0, (2, 4))
+    assert torch.equal(reverie.load(tmp_path).policy(obs), run.policy(obs))
+
+
+def test_rollouts_and_online_steps_join_rows_that_have_more_columns(data):
+    rollouts = {"source": {"starts": 8, "every": 2, "horizon": 2}, "real_ratio": 0.5}
+    model = {"world_model": {"hidden": [8], "weight_decay": [0.0, 0.0], "max_epochs": 1}}
+    small = {**SMALL, "agent": {"hidden": [8]}}
+    run = make("algorithm=mobrac", dataset=data, **{**small, **rollouts, **model})
+    run.train()
+    rows = run.mixture["synthetic"].sample(1, 16)
+    assert rows.has_next_action.all() and rows.next_action.isfinite().all()
+    run = make("algorithm=rebrac", "online=collect", "online.refit_every=0", dataset=data, **small)
+    run.train()
+    added = run.mixture["real"].added_rows()
+    assert added.has_next_action.all()
+
+
 def test_a_class_needs_no_yaml(data):
     run = make("algorithm=td3_bc", dataset=data, agent=partial(Weighted, extra=3), **SMALL)
     assert type(run.agent) is Weighted and run.agent.extra == 3

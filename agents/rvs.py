@@ -1,0 +1,123 @@
+"""RvS-R, arXiv:2112.10751: behaviour cloning given what the episode goes on to earn."""
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from reverie.agents.bc import BC
+from reverie.agents.losses import masked_mean
+from reverie.datasets.dataset import Dataset
+from reverie.datasets.transition import Transition, register
+from reverie.envs.specs import Spec
+from reverie.ranges import Range
+from reverie.world_models.per_seed import PerSeed, set_per_seed
+
+
+@register
+@dataclass(frozen=True)
+class WithOutcome(Transition):
+    """Rows with what their episode went on to earn.
+
+    Attributes:
+        outcome: `[*]` reward per step that a full episode has left; zero where unknown.
+        has_outcome: `[*]` bool; false for rows that are no part of a recorded episode.
+    """
+
+    outcome: Float[Tensor, "*lead"]
+    has_outcome: Bool[Tensor, "*lead"]
+
+
+class RvS(BC):
+    """BC of a Gaussian policy pi(a | s, outcome), which then acts for a wanted outcome.
+
+    The outcome of a row is the reward from there to the end of its episode, divided by the steps
+    that the longest recorded episode would have left, so that ending early is no merit. It does
+    not change along an episode of steady rewards, which is why the wanted one is held fixed.
+
+    Args:
+        spec: see `Agent`.
+        target: wanted return as a share of the way from the worst recorded episode's, 0, to the
+            best one's, 1; a list gives each seed its own.
+        standardise_outcome: give the policy (outcome - mean) / std of the dataset, not the raw one.
+        bc: see `BC`.
+    """
+
+    target: float | Tensor
+    outcome_range: Tensor
+    outcome_moments: Tensor
+
+    def __init__(
+        self,
+        *,
+        spec: Spec,
+        target: Annotated[PerSeed, Range()],
+        standardise_outcome: bool,
+        **bc: Any,
+    ) -> None:
+        super().__init__(spec=replace(spec, obs_dim=spec.obs_dim + 1), **bc)
+        self.spec = spec
+        self.standardise_outcome = standardise_outcome
+        set_per_seed(self, "target", target, trailing=2)
+        # Outcomes of the worst and the best episode, and mean and std over rows.
+        self.register_buffer("outcome_range", torch.tensor([0.0, 1.0]))
+        self.register_buffer("outcome_moments", torch.tensor([0.0, 1.0]))
+
+    def recorded(self, data: Dataset) -> WithOutcome:
+        return WithOutcome(
+            **vars(data.transitions),
+            outcome=outcomes(data).float(),
+            has_outcome=torch.ones(len(data), dtype=torch.bool),
+        )
+
+    def complete(self, rows: Transition) -> WithOutcome:
+        """Rows of a source, of which nothing is learnt: nobody knows their episode's end."""
+        nothing = torch.zeros_like(rows.reward)
+        return WithOutcome(**vars(rows), outcome=nothing, has_outcome=nothing.bool())
+
+    def prepare(self, data: Dataset) -> None:
+        """Take the outcomes of the worst and the best episode, and their spread over rows."""
+        whole = data.returns / data.episode_lengths.max()
+        self.outcome_range.copy_(torch.stack([whole.min(), whole.max()]))
+        if self.standardise_outcome:
+            std, mean = torch.std_mean(outcomes(data), correction=0)
+            self.outcome_moments.copy_(torch.stack([mean, std.clamp(min=1e-6)]))
+
+    def given(
+        self, obs: Float[Tensor, "S B D"], outcome: Float[Tensor, "S B"] | None = None
+    ) -> Float[Tensor, "S B D+1"]:
+        """What the policy sees: the observation and an outcome, the wanted one by default."""
+        if outcome is None:
+            worst, best = self.outcome_range
+            wanted = worst + self.target * (best - worst)  # [] or [S, 1, 1]
+            column = wanted.expand(*obs.shape[:-1], 1)
+        else:
+            column = outcome.unsqueeze(-1)
+        mean, std = self.outcome_moments
+        return torch.cat([obs, (column - mean) / std], -1)
+
+    def act(
+        self, obs: Float[Tensor, "S B D"], deterministic: bool = False
+    ) -> Float[Tensor, "S B A"]:
+        return super().act(self.given(obs), deterministic)
+
+    def moments(
+        self, obs: Float[Tensor, "S B D"]
+    ) -> tuple[Float[Tensor, "S B A"], Float[Tensor, "S B A"]]:
+        return super().moments(self.given(obs))
+
+    def update(self, batch: Transition) -> dict[str, Float[Tensor, " S"]]:
+        if not isinstance(batch, WithOutcome):
+            raise RuntimeError("RvS needs rows with `outcome`, as `mix(..., agent=agent)` gives")
+        likelihood = self.actor.log_prob(self.given(batch.obs, batch.outcome), batch.action)
+        loss = -masked_mean(likelihood, batch.has_outcome)
+        self.actor_optimiser.step(loss)
+        return {"actor_loss": loss.detach()}
+
+
+def outcomes(data: Dataset) -> Tensor:
+    """Reward to go of every row per step left to the longest episode, `[N]` float64."""
+    elapsed = torch.arange(len(data)) - data.episode_starts.repeat_interleave(data.episode_lengths)
+    return data.returns_to_go / (data.episode_lengths.max() - elapsed)
