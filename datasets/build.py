@@ -52,7 +52,7 @@ def build(
     marked truncated.
 
     Args:
-        name: short name of the dataset, also for messages.
+        name: short name of the dataset, for messages too where `origin` names no file.
         spec: spaces of the task; the box of `action` is `spec.action_low`, `spec.action_high`.
         obs: `[N, D]` raw.
         action: `[N, A]` in the units of the environment.
@@ -75,8 +75,11 @@ def build(
     optional = {"next_obs": next_obs, "valid_next": valid_next, "ends": ends}
     columns |= {key: value for key, value in optional.items() if value is not None}
     columns = {key: np.asarray(value) for key, value in columns.items()}
-    _require_shapes(name, spec, columns)
-    flags = {key: _flag(name, key, column) for key, column in columns.items() if key in _FLAG_NAMES}
+    source = origin.get("file", f"dataset {name}")
+    _require_shapes(source, spec, columns)
+    flags = {
+        key: _flag(source, key, column) for key, column in columns.items() if key in _FLAG_NAMES
+    }
     terminated = flags["terminated"]
     truncated = flags["truncated"] & ~terminated
 
@@ -88,8 +91,8 @@ def build(
             if key in columns
         }
     values["reward"] = values["reward"].reshape(-1)
-    _require_finite(name, values)
-    scaled = _rescale_actions(name, spec, values["action"], clip_actions)
+    _require_finite(source, values)
+    scaled = _rescale_actions(source, spec, values["action"], clip_actions)
 
     end = truncated | flags.get("ends", terminated)
     end[-1] = True
@@ -98,7 +101,7 @@ def build(
         successor = values["next_obs"]
         valid = flags.get("valid_next", np.ones(len(end), dtype=bool))
     else:
-        rows, successor, valid = _following_rows(name, values["obs"], end, terminated)
+        rows, successor, valid = _following_rows(source, values["obs"], end, terminated)
         if len(rows) < len(end):
             episode, scaled = episode[rows], scaled[rows]
             terminated, truncated = terminated[rows], truncated[rows]
@@ -143,19 +146,19 @@ def given_reference(pair: Sequence[int | float]) -> Reference:
 _FLAG_NAMES = ("terminated", "truncated", "valid_next", "ends")
 
 
-def _require_shapes(name: str, spec: Spec, columns: dict[str, Any]) -> None:
+def _require_shapes(source: str, spec: Spec, columns: dict[str, Any]) -> None:
     lengths = {key: len(column) if column.ndim else 0 for key, column in columns.items()}
     listed = ", ".join(f"{key} {length:,}" for key, length in lengths.items())
     if len(set(lengths.values())) > 1:
         raise Mistake(
-            f"dataset {name}: columns differ in length ({listed}); every row needs one entry in "
+            f"{source}: columns differ in length ({listed}); every row needs one entry in "
             "each, so repair or re-download the file"
         )
     if lengths["obs"] == 0:
-        raise Mistake(f"dataset {name}: has no rows; check that the file is the right one")
+        raise Mistake(f"{source}: has no rows; check that the file is the right one")
     if columns["action"].ndim == 1 and np.issubdtype(columns["action"].dtype, np.integer):
         raise Mistake(
-            f"dataset {name}: actions are single integers, a discrete action space; only "
+            f"{source}: actions are single integers, a discrete action space; only "
             "continuous actions [N, A] are supported"
         )
     for key in ("obs", "next_obs", "action"):
@@ -164,19 +167,19 @@ def _require_shapes(name: str, spec: Spec, columns: dict[str, Any]) -> None:
         width = spec.action_dim if key == "action" else spec.obs_dim
         if columns[key].shape[1:] != (width,):
             raise Mistake(
-                f"dataset {name}: {key} has shape {list(columns[key].shape)}, expected "
+                f"{source}: {key} has shape {list(columns[key].shape)}, expected "
                 f"[N, {width}] for {spec.env_id or 'the given spaces'}; check that data and "
                 "environment belong together"
             )
     for key in ("reward", *_FLAG_NAMES):
         if key in columns and columns[key].shape[1:] not in ((), (1,)):
             raise Mistake(
-                f"dataset {name}: {key} has shape {list(columns[key].shape)}, expected one number "
+                f"{source}: {key} has shape {list(columns[key].shape)}, expected one number "
                 "for each row, [N] or [N, 1]"
             )
 
 
-def _flag(name: str, key: str, column: Array) -> np.ndarray:
+def _flag(source: str, key: str, column: Array) -> np.ndarray:
     column = column.reshape(-1)
     if column.dtype == bool:
         return column.copy()
@@ -184,13 +187,13 @@ def _flag(name: str, key: str, column: Array) -> np.ndarray:
     if odd.any():
         row = int(np.argmax(odd))
         raise Mistake(
-            f"dataset {name}: {key} must hold only 0 and 1, found {column[row]} in row {row}; "
+            f"{source}: {key} must hold only 0 and 1, found {column[row]} in row {row}; "
             "repair that column"
         )
     return column.astype(bool)
 
 
-def _require_finite(name: str, values: Mapping[str, Any]) -> None:
+def _require_finite(source: str, values: Mapping[str, Any]) -> None:
     found = []
     for key, column in values.items():
         # A finite sum proves the column clean in one pass; a sum may also overflow, so look again.
@@ -207,31 +210,31 @@ def _require_finite(name: str, values: Mapping[str, Any]) -> None:
             )
     if found:
         raise Mistake(
-            f"dataset {name}: {'; '.join(found)}: values must be finite float32; remove or repair "
+            f"{source}: {'; '.join(found)}: values must be finite float32; remove or repair "
             "those rows"
         )
 
 
 def _following_rows(
-    name: str, obs: np.ndarray, end: np.ndarray, terminated: np.ndarray
+    source: str, obs: np.ndarray, end: np.ndarray, terminated: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows to keep, the observation after each, and whether that is its true successor."""
     keep = ~end | terminated
     if not keep.any():
         raise Mistake(
-            f"dataset {name}: no row has a known successor (every one of the {len(end)} rows "
+            f"{source}: no row has a known successor (every one of the {len(end)} rows "
             "ends an episode without terminating); store next_observations"
         )
     rows = np.flatnonzero(keep)
     return rows, obs[np.where(end[rows], rows, rows + 1)], ~end[rows]
 
 
-def _rescale_actions(name: str, spec: Spec, action: Any, clip_actions: bool) -> np.ndarray:
+def _rescale_actions(source: str, spec: Spec, action: Any, clip_actions: bool) -> np.ndarray:
     with np.errstate(over="ignore"):
         low, high = (np.asarray(bound, np.float32) for bound in (spec.action_low, spec.action_high))
     if not (is_bounded(spec.action_low, spec.action_high) and (low < high).all()):
         raise Mistake(
-            f"dataset {name}: the action box {spec.action_low} to {spec.action_high} is empty or "
+            f"{source}: the action box {spec.action_low} to {spec.action_high} is empty or "
             "unbounded; give finite bounds with low < high (dataset.action_low and action_high of "
             "dataset=file), or as dataset.env_id an environment that has them"
         )
@@ -242,7 +245,7 @@ def _rescale_actions(name: str, spec: Spec, action: Any, clip_actions: bool) -> 
             outside = (action < low - margin) | (action > high + margin)
             row, dim = (int(index) for index in np.argwhere(outside)[0])
             raise Mistake(
-                f"dataset {name}: action[{dim}] = {action[row, dim]:g} in row {row} lies outside "
+                f"{source}: action[{dim}] = {action[row, dim]:g} in row {row} lies outside "
                 f"[{low[dim]:g}, {high[dim]:g}], as do {int(outside.any(axis=1).sum()):,} rows in "
                 "all; correct the bounds, or set dataset.clip_actions=true to clip them"
             )

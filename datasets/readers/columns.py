@@ -214,7 +214,9 @@ def require_columns(
             raise Mistake(
                 f"{path}: {name} holds {column.dtype} values, expected numbers; convert them"
             )
-    for name in required[:2]:
+    for name in (*required[:2], "next_observations"):
+        if name not in columns:
+            continue
         column = columns[name]
         if column.ndim == 4 or (column.ndim > 2 and column.dtype == np.uint8):
             raise Mistake(

@@ -7,6 +7,7 @@ flat float32 columns are kept for the next time.
 
 import hashlib
 import logging
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -276,10 +277,11 @@ def _reference(
         low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
         if low is None or high is None:
             return None
-        if not all(isinstance(bound, int | float) for bound in (low, high)):
+        numbers = all(isinstance(bound, int | float) for bound in (low, high))
+        if not numbers or not -math.inf < low < high < math.inf:
             raise Mistake(
                 f"dataset {short}: its metadata have the reference scores {low!r} and {high!r}, "
-                "expected numbers; set dataset.reference=null or [low,high]"
+                "expected numbers, the first the lower; set dataset.reference=null or [low,high]"
             )
         return replace(given_reference([low, high]), source=f"metadata of {short}")
     if choice == "d4rl":

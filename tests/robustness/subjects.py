@@ -397,7 +397,7 @@ class Settings:
         *("~/x", "/no/such/place", "a,b", "${seed}", "${oc.env:NOTHING}", "$HOME", "ü", "'  '"),
         *("a(1)", "a[", "{", "#", "'#'", "%s", "\\", "=", "&a", "!!x", "???", "1e-400", "0x10"),
     )
-    algorithms = ("mopo", "td3_bc", "iql", "cql", "edac", "ravl", "h2o", "sindy_rl", "morec_mopo")
+    algorithms = ("mopo", "td3_bc", "iql", "cql", "edac", "ravl", "h2o", "sindy_rl")
 
     def prepare(self, folder: Path) -> None:
         """Keep the names of all settings."""

@@ -16,6 +16,7 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
+from hydra.errors import OverrideParseException
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.utils import instantiate
@@ -108,7 +109,12 @@ def one_spelling(arguments: Sequence[str]) -> list[str]:
 
     An id that the reader does not know is left to it, for it says why. Settings of which the file
     cannot list the keys, such as `dataset.env_kwargs.x=1`, need no `+`.
+
+    Raises:
+        Mistake: a group is given something else than the name of an option.
     """
+    for each in arguments:
+        _require_name(each)
     arguments = [f"++{each}" if _OPEN.match(each) else each for each in arguments]
     found = {key: [a for a in arguments if a.startswith(f"{key}=")] for key in _D4RL}
     if not all(found.values()):
@@ -124,6 +130,21 @@ def one_spelling(arguments: Sequence[str]) -> list[str]:
 _D4RL = ("dataset", "dataset.id")
 _OPEN = re.compile(r"dataset\.(env_kwargs|columns)(\.|=\s*\{)")
 """Keys of one's own below a setting: one of them, or all in braces."""
+
+
+def _require_name(argument: str) -> None:
+    """Refuse `source=[0]` and `agent=null`, of which Hydra says that they are no strings."""
+    group = argument.partition("=")[0]
+    if not re.fullmatch(r"[a-z_]+", group) or not (CONF / group).is_dir():
+        return
+    try:
+        override = OverridesParser.create().parse_override(argument)
+    except OverrideParseException:  # which is told when Hydra reads it
+        return
+    if not override.is_sweep_override() and not isinstance(override.value(), str):
+        raise Mistake(
+            f"{argument} must be the name of an option; {group} has {', '.join(options(group)[:12])}"
+        )
 
 
 def _values(override: Override) -> list[str]:
