@@ -52,6 +52,8 @@ def recorded(tmp_path):
         (["evaluate.evry=1"], "did you mean evaluate.every?"),
         (["algorithm=mopoo"], "algorithm=mopoo is not there; did you mean mopo"),
         (["dataset=builtin/pendulum"], "did you mean builtin/pendulum-mixed"),
+        (["source=[0]"], "source=[0] must be the name of an option; source has branched"),
+        (["agent=null"], "agent=null must be the name of an option; agent has awac, bc"),
         (["hydra/launcher=pbs"], "guide.md#sweeps says how to install launchers"),
         (["nothing=1"], "there is no setting 'nothing'"),
         (["seed=first"], "seed=first must be a whole number, in [0, 9"),

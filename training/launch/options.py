@@ -142,9 +142,8 @@ def _require_name(argument: str) -> None:
     except OverrideParseException:  # which is told when Hydra reads it
         return
     if not override.is_sweep_override() and not isinstance(override.value(), str):
-        raise Mistake(
-            f"{argument} must be the name of an option; {group} has {', '.join(options(group)[:12])}"
-        )
+        known = ", ".join(options(group)[:12])
+        raise Mistake(f"{argument} must be the name of an option; {group} has {known}, ...")
 
 
 def _values(override: Override) -> list[str]:
