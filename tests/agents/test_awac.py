@@ -22,7 +22,7 @@ def slope_(critics, weights):
 
 def test_the_weight_compares_the_recorded_action_with_the_policys(make_agent, make_batch):
     agent = make_agent("awac", hidden=[4], inverse_temperature=2.0, max_weight=5.0)
-    slope_(agent.critics, [1.0, 3.0])
+    slope_(agent.critics, [3.0, 1.0])
     batch = make_batch(1, 3)
     batch.action[0, :, 0] = torch.tensor([0.75, 0.25, 1.0])
     action = torch.zeros(1, 3, 2)

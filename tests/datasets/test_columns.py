@@ -48,6 +48,18 @@ def test_two_episodes_of_one_row_have_no_next_action():
     assert not with_next_action(data).has_next_action.any()
 
 
+def test_a_row_that_ended_the_task_or_whose_successor_is_not_known_has_no_next_action():
+    successor = np.array([1.0, 2.0, 3.0, 4.0])[:, None]
+    data = make(
+        [0, 1, 2, 3],
+        terminated=[1],
+        ends=[False, False, False, True],
+        next_obs=successor,
+        valid_next=[True, True, False, True],
+    )
+    assert with_next_action(data).has_next_action.tolist() == [True, False, False, False]
+
+
 def test_shuffled_rows_have_no_next_action_though_nothing_ends_them():
     order = np.random.default_rng(0).permutation(50)
     obs = np.arange(50.0)[order]
