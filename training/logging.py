@@ -5,6 +5,7 @@ import hashlib
 import io
 import logging
 import math
+import re
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -95,7 +96,10 @@ def _wandb_id(run_dir: Path) -> str:
     path = run_dir / "wandb-id.txt"
     if not path.is_file():
         write_text(path, secrets.token_hex(8))
-    return path.read_text()
+    found = path.read_text(encoding="utf-8", errors="replace").strip()
+    if not re.fullmatch(r"[\w-]{1,128}", found, re.ASCII):
+        raise Mistake(f"{path} is damaged, for it holds no id of wandb; restore it, or delete it")
+    return found
 
 
 class TensorBoardTracker(Tracker):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from reverie.mistake import Mistake
-from reverie.training.logging import Log, NoTracker, TensorBoardTracker, WandbTracker
+from reverie.training.logging import Log, NoTracker, TensorBoardTracker, WandbTracker, _wandb_id
 
 
 class Recorder(NoTracker):
@@ -152,3 +152,12 @@ def test_wandb_works_offline(tmp_path):
 def test_an_unknown_wandb_mode_is_refused():
     with pytest.raises(ValueError, match="use online, offline or disabled"):
         WandbTracker(project="reverie", entity=None, group=None, mode="maybe")
+
+
+@pytest.mark.parametrize("found", [b"", b"\xff\xfe", b"../../x", b"a b", b"x" * 1000])
+def test_an_id_of_wandb_is_one(tmp_path, found):
+    first = _wandb_id(tmp_path)
+    assert _wandb_id(tmp_path) == first
+    (tmp_path / "wandb-id.txt").write_bytes(found)
+    with pytest.raises(Mistake, match=r"wandb-id.txt is damaged.*delete it"):
+        _wandb_id(tmp_path)

@@ -287,3 +287,14 @@ def test_a_file_that_is_written_again_takes_its_own_leftovers_away(tmp_path):
     assert path.read_text() == "whole" and not name.exists()
     shutil.rmtree(tmp_path)
     temporary.remove_abandoned(tmp_path)  # no folder, nothing to do
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "snapshots", "tensorboard", "wandb"])
+def test_a_run_writes_through_no_link(tmp_path, name):
+    mine, run_dir = tmp_path / "mine", tmp_path / "run"
+    mine.write_text("years of work")
+    with claimed(run_dir):
+        (run_dir / name).symlink_to(mine)
+    with pytest.raises(Mistake, match=f"{name} is a link"), claimed(run_dir):
+        pass
+    assert mine.read_text() == "years of work"

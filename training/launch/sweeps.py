@@ -7,7 +7,6 @@ so the same command again does what is missing.
 
 import atexit
 import hashlib
-import json
 import os
 import shutil
 import sys
@@ -33,10 +32,12 @@ from reverie.training.launch import failures
 from reverie.training.launch.mistakes import TRACEBACK, explain, mark_defect
 from reverie.training.results.summary import of_seeds, read_summary
 from reverie.training.run_directory import SUMMARY, run_directory
+from reverie.training.stored import read_record
 
 FINISHED, RESUMED, SKIPPED = "finished", "resumed and finished", "skipped"
 FAILED, REPORTED, STOPPED = "failed", "failed before", "stopped"
 _STYLES = {FAILED: "bold red", REPORTED: "red", STOPPED: "yellow", SKIPPED: "dim"}
+_REMEDY = "run the same command again, which does what is missing"
 _WIDTH = 140
 """Of the table where the output is no terminal."""
 
@@ -99,7 +100,7 @@ class SweepTable(Callback):
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         if self.folder is None:
             return
-        known = json.loads(self._file(config).read_text())
+        known = read_record(self._file(config), _REMEDY)
         if job_return.status == JobStatus.FAILED:
             error: Any = job_return._return_value
             mark_defect(error)
@@ -130,7 +131,7 @@ class SweepTable(Callback):
         """
         assert self.folder is not None
         files = sorted(self.folder.glob("*.json"), key=lambda path: int(path.stem))
-        jobs = [json.loads(path.read_text()) for path in files]
+        jobs = [read_record(path, _REMEDY) for path in files]
         if jobs:
             show(jobs, early)
         shutil.rmtree(self.folder, ignore_errors=True)

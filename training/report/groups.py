@@ -111,8 +111,10 @@ def find(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
     directories = sorted({path.parent for path in below if path.parent.name[:1] != "."})
     finished, left_out = [], {}
     for path in directories:
+        ours = any((path / name).is_file() for name in (MARKER, METRICS))
         if not (path / SUMMARY).is_file():
-            left_out[path] = "is not finished"
+            if ours:
+                left_out[path] = "is not finished"
             continue
         try:
             summary = read_summary(path / SUMMARY)
@@ -120,7 +122,6 @@ def find(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
             left_out[path] = f"was written by {error.author}"
             continue
         except Mistake as error:
-            ours = any((path / name).is_file() for name in (MARKER, CONFIG, METRICS))
             left_out[path] = cannot_be_read(error) if ours else "holds no run of Reverie"
             continue
         if "datasets" not in summary:  # what `training.collect` leaves is no run of a method

@@ -12,6 +12,7 @@ optuna = pytest.importorskip("optuna")
 from optuna.trial import TrialState  # noqa: E402
 
 from reverie.mistake import Mistake  # noqa: E402
+from reverie.training.files import FORMAT  # noqa: E402
 from reverie.training.launch.search_space import question  # noqa: E402
 from reverie.training.tune import __main__ as tune  # noqa: E402
 from reverie.training.tune.__main__ import Tuner  # noqa: E402
@@ -35,7 +36,19 @@ with open(run_dir / "metrics.csv", "w") as file:
         if value in LONG:
             signal.alarm(600)  # of a search that forgets it
             signal.pause()
-summary = {"seeds": 2, "result": {"score_last10": 100 * value}}
+score = {"score_last10": 100 * value, "score_last10_per_seed": [100 * value] * 2}
+behaviour = {f"{unit}_{kind}": 1.0 for unit in ("score", "return") for kind in ("mean", "best")}
+summary = {
+    "format": FORMAT,
+    "name": "fake",
+    "seed": 0,
+    "seeds": 2,
+    "result": score,
+    "dataset": {"name": "toy", "fingerprint": "f", "behaviour": behaviour},
+    "environment": None,
+    "physics": "as-is",
+    "seconds": {},
+}
 (run_dir / "summary.json").write_text(json.dumps(summary))
 """
 
@@ -47,7 +60,7 @@ def tuner(tmp_path, monkeypatch):
 
     def make(*settings, long=(), jobs=1):
         script = tmp_path / "fake.py"
-        script.write_text(FAKE.replace("LONG", str(long)))
+        script.write_text(FAKE.replace("LONG", str(long)).replace("FORMAT", str(FORMAT)))
         settings = settings or ("algorithm=sac", "agent.discount=0.5,0.9,0.1")
         return Tuner(tmp_path / "study", settings, 0, jobs, [sys.executable, str(script)])
 
@@ -184,3 +197,39 @@ def test_trials_side_by_side_end_with_their_search(tuner, tmp_path, monkeypatch)
     assert len(started) == 2
     assert all(job.process.poll() is not None for job in started)
     assert [t.state for t in searched.study.trials] == [TrialState.RUNNING] * 2
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"fixed": 1, "fixed": 2}', "[" * 100_000])
+def test_a_damaged_question_is_named(tuner, tmp_path, text):
+    tuner()
+    (tmp_path / "study" / tune.QUESTION).write_text(text)
+    with pytest.raises(Mistake, match=r"study.json is damaged .*delete it and type the settings"):
+        tuner()
+    (tmp_path / "study" / tune.QUESTION).unlink()
+    tuner()  # the remedy
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: b"\xff" + text,
+        lambda text: text.replace(b"op_code", b"code"),
+        lambda text: b"7\n" + text,
+        lambda text: b"{}\n" + text,
+    ],
+)
+def test_a_damaged_journal_is_named(tuner, tmp_path, change):
+    tuner().study.ask(fixed_distributions={})
+    journal = tmp_path / "study" / tune.JOURNAL
+    journal.write_bytes(change(journal.read_bytes()))
+    with pytest.raises(Mistake, match=r"journal.log is damaged .*give a new folder") as caught:
+        tuner()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_journal_adds_nothing_to_the_settings_that_were_typed(tuner, tmp_path):
+    """Trials at work are carried out again with what the journal says of them."""
+    evil = optuna.distributions.CategoricalDistribution(["os.system"])
+    tuner().study.ask(fixed_distributions={"agent._target_": evil})
+    with pytest.raises(Mistake, match=r"journal.log is damaged .*draws agent._target_ otherwise"):
+        tuner()
