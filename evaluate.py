@@ -33,7 +33,7 @@ def score(settings: DictConfig) -> float | None:
     if settings.video:
         require_encoder()  # before anybody acts
     console = Console()
-    run_dir = Path(settings.run)
+    run_dir = Path(settings.run).expanduser()
     run = load_run(run_dir, settings.device, settings.seed)
     run.require_environment()
     agent, facts, policy = run.agent, run.facts, run.policy

@@ -21,6 +21,7 @@ from rich.table import Table
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.readers.d4rl import TASKS
 from reverie.mistake import Mistake
+from reverie.paths import quote_paths
 from reverie.settings import require_declared
 
 SATURATED = 0.99  # |action| beyond which it counts as being at the edge of the box
@@ -300,6 +301,7 @@ def _load(arguments: Sequence[str]) -> Dataset:
     from omegaconf import OmegaConf
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+    arguments = quote_paths(arguments)
     chosen = [item.partition("=")[2] for item in arguments if item.startswith("dataset=")]
     settings = [item for item in arguments if item.startswith("dataset.")]
     if len(chosen) != 1 or len(settings) + 1 != len(arguments):

@@ -167,7 +167,7 @@ class Run:
             with TemporaryDirectory() as folder:
                 summary = self._train(Path(folder), None, console)
                 return Results(summary, read_series(Path(folder) / METRICS))
-        directory = Path(directory)
+        directory = Path(directory).expanduser()
         with claimed(directory):
             require_same_settings(directory, self.settings)
             if (directory / SUMMARY).is_file():

@@ -55,7 +55,7 @@ def distil(settings: DictConfig) -> float:
     extras.require("pysindy", "sindy", "distil")  # before anybody acts
     require_declared(OmegaConf.to_container(settings), SETTINGS)
     console = Console()
-    run_dir = Path(settings.run)
+    run_dir = Path(settings.run).expanduser()
     run = load_run(run_dir, settings.device, settings.seed)
     run.require_environment()
     agent, teacher = run.agent, run.policy

@@ -17,6 +17,7 @@ from rich.console import Console
 from reverie.agents.base import Agent
 from reverie.datasets.dataset import Dataset
 from reverie.mistake import Mistake
+from reverie.paths import quote
 from reverie.training.launch import mistakes
 from reverie.training.launch.compose import Builder, build_run
 from reverie.training.launch.hyperparameters import compose_run
@@ -246,6 +247,4 @@ def _typed(value: Any) -> str:
         raise Mistake(f"{text!r} holds an interpolation; give it as text, 'key=value'")
     if _WORD.fullmatch(text) and text.lower() not in _VALUES:
         return text
-    # Of backslashes only those count that stand before a quote, or at the end.
-    quoted = re.sub(r"(\\*)('|\Z)", lambda at: at[1] * 2 + ("\\'" if at[2] else ""), text)
-    return f"'{quoted}'"
+    return quote(text)

@@ -138,7 +138,7 @@ def load_run(directory: Path | str, device: str = "auto", seed: int | None = Non
     Raises:
         Mistake: the folder holds no run, or its checkpoint is damaged.
     """
-    directory = Path(directory)
+    directory = Path(directory).expanduser()
     saved = directory / checkpoint.FILE
     missing = [name for name in (CONFIG, checkpoint.FILE) if not (directory / name).is_file()]
     if missing:

@@ -63,7 +63,7 @@ def evaluate(settings: DictConfig) -> None:
     plain: Any = OmegaConf.to_container(settings, resolve=True)
     require_declared(plain, SETTINGS)
     torch.set_num_threads(threads(settings.threads))
-    run_dir = Path(settings.run)
+    run_dir = Path(settings.run).expanduser()
     run = load_run(run_dir, settings.device, settings.seed)
     data = run.load_dataset()
     model = world_model(run, data, settings, console) if settings.model.rollouts else None

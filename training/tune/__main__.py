@@ -325,4 +325,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    mistakes.run(main)
+    mistakes.run(main, sweeps=True)
