@@ -32,7 +32,7 @@ def score(settings: DictConfig) -> float | None:
     require_declared(OmegaConf.to_container(settings, resolve=True), SETTINGS)
     if settings.video:
         require_encoder()  # before anybody acts
-    console = Console()
+    console = Console(markup=False, emoji=False)
     run_dir = Path(settings.run).expanduser()
     run = load_run(run_dir, settings.device, settings.seed)
     run.require_environment()

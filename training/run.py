@@ -160,7 +160,7 @@ class Run:
             RuntimeError: the run has been trained already, and there is no directory to go on in.
             Mistake: the directory holds a run with other settings, or files that are none of a run.
         """
-        console = console or Console()
+        console = console or Console(markup=False, emoji=False)
         if directory is None:
             if self._trained:
                 raise RuntimeError("this run has been trained; make a new one to train again")

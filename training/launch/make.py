@@ -81,7 +81,9 @@ def make(
         if kind is not None:
             known = {} if base is None else instantiate(config.agent).keywords
             kind = partial(_class_of(kind), **(known | getattr(kind, "keywords", {})))
-        run = build_run(config, console or Console(), data=given, agent=kind)
+        run = build_run(
+            config, console or Console(markup=False, emoji=False), data=given, agent=kind
+        )
     except (HydraException, OmegaConfBaseException) as error:
         message = explain(error, typed)
         if message is None:  # a defect, of an agent of one's own for example

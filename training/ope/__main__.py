@@ -59,7 +59,7 @@ Estimates = dict[str, list[Interval]]
 
 def evaluate(settings: DictConfig) -> None:
     """Estimate, compare where asked, print and write."""
-    console = Console()
+    console = Console(markup=False, emoji=False)
     plain: Any = OmegaConf.to_container(settings, resolve=True)
     require_declared(plain, SETTINGS)
     torch.set_num_threads(threads(settings.threads))

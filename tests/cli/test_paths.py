@@ -1,7 +1,9 @@
 """Paths with characters that the command line's grammar reads otherwise."""
 
 import os
+import shlex
 
+import numpy as np
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -108,7 +110,6 @@ def test_a_tilde_is_the_home_folder_however_it_is_typed(monkeypatch):
     "typed", ["agent.activation=a=b", "dataset.env_id=x(1)", "logger.mode=a$`b)"]
 )
 def test_other_settings_that_cannot_be_read_say_how_to_quote_them(typed):
-    import shlex
 
     with pytest.raises(Exception) as caught:
         OverridesParser.create().parse_overrides([typed])
@@ -117,3 +118,30 @@ def test_other_settings_that_cannot_be_read_say_how_to_quote_them(typed):
     (argument,) = shlex.split(message.rpartition(" type ")[2])
     assert read([argument]) == [typed.partition("=")[2]]
     assert not isinstance(caught.value, Mistake)
+
+
+def test_a_run_of_odd_names_is_trained_drawn_evaluated_and_reported(command, tmp_path):
+    rng = np.random.default_rng(0)
+    columns = {
+        "observations": rng.normal(size=(60, 3)),
+        "actions": rng.uniform(-1, 1, (60, 1)),
+        "rewards": rng.normal(size=60),
+        "terminals": np.zeros(60, bool),
+        "timeouts": np.arange(60) % 20 == 19,
+    }
+    data = tmp_path / "a$x_{$ [/b] :cat: #1, (2)=it's.npz"
+    data.parent.mkdir(parents=True)
+    np.savez(data, **columns)
+    run_dir = tmp_path / "runs $y$ [/c], 100%=~"
+    small = ("updates=4", "batch_size=8", "log_every=2", "threads=1", "agent.hidden=[8]")
+    here = ("algorithm=td3_bc", "dataset=file", f"dataset.path={data}", f"run_dir={run_dir}")
+    done = command("train.py", *here, "name=$\\x_{", "dataset.env_id=Pendulum-v1", *small)
+    assert done.returncode == 0, done.stderr
+    assert (run_dir / "curves.png").is_file() and f"run directory: {run_dir}" in done.stdout
+    assert "$\\x_{ on b] :cat: #1, (2)=it's" in " ".join(done.stdout.split())
+    done = command("evaluate.py", f"run={run_dir}", "episodes=1")
+    assert done.returncode == 0 and f"written: {run_dir}/evaluation.json" in done.stdout
+    pages = tmp_path / "pages [/d]"
+    done = command("-m", "training.report", str(run_dir), "--output", str(pages))
+    assert done.returncode == 0, done.stderr
+    assert (pages / "report.md").is_file()
