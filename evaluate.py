@@ -34,8 +34,8 @@ def score(settings: DictConfig) -> float | None:
     require_declared(OmegaConf.to_container(settings, resolve=True), SETTINGS)
     if settings.video:
         require_encoder()  # before anybody acts
-    console = Console(markup=False)
-    run_dir = Path(settings.run)
+    console = Console(markup=False, emoji=False)
+    run_dir = Path(settings.run).expanduser()
     run = load_run(run_dir, settings.device, settings.seed, settings.allow)
     run.require_environment()
     agent, facts, policy = run.agent, run.facts, run.policy

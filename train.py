@@ -31,7 +31,7 @@ from reverie.training.run_directory import (
 
 def run(config: DictConfig, overrides: list[str]) -> float | None:
     """Carry out one run, or what is left of it; returns the score to report."""
-    console = Console(markup=False)
+    console = Console(markup=False, emoji=False)
     settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     require_sense(config, settings)
     run_dir = run_directory(settings, overrides)

@@ -167,14 +167,14 @@ class Run:
             RuntimeError: the run has been trained already, and there is no directory to go on in.
             Mistake: the directory holds a run with other settings, or files that are none of a run.
         """
-        console = console or Console(markup=False)
+        console = console or Console(markup=False, emoji=False)
         if directory is None:
             if self._trained:
                 raise RuntimeError("this run has been trained; make a new one to train again")
             with TemporaryDirectory() as folder:
                 summary = self._train(Path(folder), None, console)
                 return Results(summary, read_series(Path(folder) / METRICS))
-        directory = Path(directory)
+        directory = Path(directory).expanduser()
         with claimed(directory):
             require_same_settings(directory, self.settings)
             if (directory / SUMMARY).is_file():

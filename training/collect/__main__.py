@@ -117,7 +117,7 @@ class Trained:
 
 def collect(config: DictConfig, overrides: list[str]) -> float:
     """Carry out one collection, or what is left of it; returns the expert's mean return."""
-    console = Console(markup=False)
+    console = Console(markup=False, emoji=False)
     settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     require_sense(settings)
     named = [each for each in overrides if not each.startswith("path=")]

@@ -228,7 +228,8 @@ def plot(metrics: Path, picture: Path, summary: Mapping[str, Any]) -> None:
     axes.axhline(summary["reference"]["low"], color="0.5", ls="--", label="random actions")
     axes.set_xlabel("steps in the environment")
     axes.set_ylabel("return of an episode")
-    axes.set_title(f"{summary['environment']}: where the datasets come from", fontsize=10)
+    title = f"{summary['environment']}: where the datasets come from"
+    axes.set_title(title, fontsize=10, parse_math=False)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     write_atomically(picture, lambda file: figure.savefig(file, format="png", dpi=120))

@@ -55,8 +55,8 @@ def distil(settings: DictConfig) -> float:
     """Distil the last checkpoint of a run; returns the mean return of the sparse policies."""
     extras.require("pysindy", "sindy", "distil")  # before anybody acts
     require_declared(OmegaConf.to_container(settings), SETTINGS)
-    console = Console(markup=False)
-    run_dir = Path(settings.run)
+    console = Console(markup=False, emoji=False)
+    run_dir = Path(settings.run).expanduser()
     run = load_run(run_dir, settings.device, settings.seed, settings.allow)
     run.require_environment()
     agent, teacher = run.agent, run.policy

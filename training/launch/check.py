@@ -52,7 +52,7 @@ def check(arguments: Sequence[str]) -> int:
     if chosen.json == STDOUT:
         print(as_json(data, found), end="")
     else:
-        show(data, found, Console())
+        show(data, found, Console(markup=False, emoji=False))
     if picture is not None:
         _write(picture, draw(data))
     if table is not None:

@@ -37,7 +37,8 @@ def carry_out(name: str, argv: list[str]) -> None:
     from reverie.training.launch import mistakes  # imports torch, which --help can do without
 
     sys.argv = argv
-    mistakes.run(lambda: importlib.import_module(COMMANDS[name][0]).main())
+    sweeps = True if name == "tune" else None
+    mistakes.run(lambda: importlib.import_module(COMMANDS[name][0]).main(), sweeps)
 
 
 def usage() -> str:

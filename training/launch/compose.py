@@ -161,7 +161,9 @@ def build_part(config: DictConfig, group: str, spec: Spec, device: torch.device)
         model = build(
             group, instantiate(settings), spec=spec, seeds=config.seeds, seed=config.seed
         ).to(device)
-        return Part(model, None if given is None else Path(given), torch.get_rng_state())
+        return Part(
+            model, None if given is None else Path(given).expanduser(), torch.get_rng_state()
+        )
 
 
 def build_online(config: DictConfig, data: Dataset) -> Online | None:

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from reverie.datasets.readers.d4rl import TASKS
 from reverie.mistake import Mistake
+from reverie.paths import quote_paths
 from reverie.settings import parameters
 from reverie.training.launch import renamed
 from reverie.training.launch.options import (
@@ -40,7 +41,9 @@ def compose_run(overrides: Sequence[str]) -> DictConfig:
     """
     renamed.refuse_arguments(overrides)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("train", overrides=one_spelling(overrides), return_hydra_config=True)
+        config = compose(
+            "train", overrides=one_spelling(quote_paths(overrides)), return_hydra_config=True
+        )
     settle(config, config.hydra)
     with open_dict(config):
         del config["hydra"]

@@ -18,6 +18,7 @@ from reverie.agents.base import Agent
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.subset import choose_episodes
 from reverie.mistake import Mistake
+from reverie.paths import quote
 from reverie.training.launch import mistakes
 from reverie.training.launch.compose import Builder, build_run
 from reverie.training.launch.hyperparameters import compose_run
@@ -83,7 +84,9 @@ def make(
         if kind is not None:
             known = {} if base is None else instantiate(config.agent).keywords
             kind = partial(_class_of(kind), **(known | getattr(kind, "keywords", {})))
-        run = build_run(config, console or Console(markup=False), data=given, agent=kind)
+        run = build_run(
+            config, console or Console(markup=False, emoji=False), data=given, agent=kind
+        )
     except (HydraException, OmegaConfBaseException) as error:
         message = explain(error, typed)
         if message is None:  # a defect, of an agent of one's own for example
@@ -249,6 +252,4 @@ def _typed(value: Any) -> str:
         raise Mistake(f"{text!r} holds an interpolation; give it as text, 'key=value'")
     if _WORD.fullmatch(text) and text.lower() not in _VALUES:
         return text
-    # Of backslashes only those count that stand before a quote, or at the end.
-    quoted = re.sub(r"(\\*)('|\Z)", lambda at: at[1] * 2 + ("\\'" if at[2] else ""), text)
-    return f"'{quoted}'"
+    return quote(text)

@@ -5,6 +5,7 @@ import errno
 import fnmatch
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 import yaml
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from omegaconf.errors import (
     GrammarParseError,
     InterpolationKeyError,
@@ -26,6 +27,7 @@ from omegaconf.errors import (
 from reverie.envs import extras
 from reverie.mistake import Mistake
 from reverie.output import outlive_readers
+from reverie.paths import quote, quote_paths
 from reverie.settings import require_declared
 from reverie.text import printable
 from reverie.training.launch import help, renamed
@@ -48,14 +50,19 @@ _REFUSED = (
 _MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE)
 
 
-def run(main: Callable[[], Any]) -> None:
-    """Run a command; what Hydra refuses ends it with one line as well."""
+def run(main: Callable[[], Any], sweeps: bool | None = None) -> None:
+    """Run a command; what Hydra refuses ends it with one line as well.
+
+    Args:
+        sweeps: whether `a,b` are two values of a setting; None where `-m` says it.
+    """
     # Hydra then raises instead of printing its own abbreviated traceback.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     help.register()
     with one_line_errors():
         renamed.refuse_arguments(sys.argv[1:])
-        sys.argv[1:] = one_spelling([expand_glob(argument) for argument in sys.argv[1:]])
+        typed = [expand_glob(argument) for argument in sys.argv[1:]]
+        sys.argv[1:] = one_spelling(quote_paths(typed, sweeps))
         main()
 
 
@@ -150,6 +157,8 @@ def explain(error: BaseException, typed: Sequence[str] | None = None) -> str | N
     if isinstance(error, MissingMandatoryValue | InterpolationKeyError):
         key = getattr(error, "full_key", None) or str(error).splitlines()[0]
         return f"{key} has no value; give it on the command line, as {key}=..."
+    if isinstance(error, OverrideParseException):
+        return _explain_override(error)
     if isinstance(error, HydraException):
         return _explain_composition(error, sys.argv if typed is None else typed)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAll" in str(error):
@@ -179,6 +188,18 @@ def _explain_instantiation(error: InstantiationException) -> str | None:
     if isinstance(cause, TypeError) and is_of_the_call(cause):
         return f"{_text(cause)}; correct the keys of the configuration"
     return explain(cause)
+
+
+def _explain_override(error: OverrideParseException) -> str:
+    """What cannot be read, and how it is typed if it is meant as text."""
+    key, is_setting, value = error.override.partition("=")
+    reason = str(error).partition("See https://hydra.cc")[0]
+    text = f"{error.override} cannot be read ({' '.join(reason.split())})"
+    if not is_setting:
+        return f"{text}; settings are typed as key=value"
+    meant = f"{key}={quote(value)}"
+    typed = shlex.quote(meant) if re.search(r'[$`"\\!]', meant) else f'"{meant}"'
+    return f"{text}; if it is meant as text, type {typed}"
 
 
 def _explain_composition(error: BaseException, typed: Sequence[str]) -> str:

@@ -175,7 +175,7 @@ def load_run(
         Mistake: the folder holds no run, one of its files is damaged, or it names something outside
             of Reverie that is not allowed.
     """
-    directory, names = Path(directory), named(allow)
+    directory, names = Path(directory).expanduser(), named(allow)
     saved = directory / checkpoint.FILE
     missing = [name for name in (CONFIG, checkpoint.FILE) if not (directory / name).is_file()]
     if missing:

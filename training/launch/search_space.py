@@ -15,6 +15,7 @@ from optuna.distributions import (
 )
 
 from reverie.mistake import Mistake
+from reverie.paths import quote_paths
 from reverie.training.launch import renamed
 from reverie.training.launch.hyperparameters import compose_run
 from reverie.training.population import population
@@ -30,7 +31,7 @@ def question(settings: Sequence[str]) -> tuple[list[str], Space]:
         hydra.errors.HydraException: settings that train.py does not have.
     """
     renamed.refuse_arguments(settings)
-    parsed = OverridesParser.create().parse_overrides(list(settings))
+    parsed = OverridesParser.create().parse_overrides(quote_paths(settings, sweeps=True))
     space = {
         each.get_key_element(): distribution(each) for each in parsed if each.is_sweep_override()
     }

@@ -144,9 +144,9 @@ class SweepTable(Callback):
 
 def show(jobs: list[dict[str, Any]], early: bool) -> None:
     """A row a job, and a line with the reason for each that did not finish."""
-    console = Console(markup=False)
+    console = Console(markup=False, emoji=False)
     if not console.is_terminal:
-        console = Console(width=max(console.width, _WIDTH), markup=False)
+        console = Console(width=max(console.width, _WIDTH), markup=False, emoji=False)
     counts = Counter(job["outcome"] for job in jobs)
     title = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
     several = "s" if len(jobs) > 1 else ""

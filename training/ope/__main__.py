@@ -60,11 +60,11 @@ Estimates = dict[str, list[Interval]]
 
 def evaluate(settings: DictConfig) -> None:
     """Estimate, compare where asked, print and write."""
-    console = Console(markup=False)
+    console = Console(markup=False, emoji=False)
     plain: Any = OmegaConf.to_container(settings, resolve=True)
     require_declared(plain, SETTINGS)
     torch.set_num_threads(threads(settings.threads))
-    run_dir = Path(settings.run)
+    run_dir = Path(settings.run).expanduser()
     run = load_run(run_dir, settings.device, settings.seed, settings.allow)
     data = run.load_dataset()
     model = world_model(run, data, settings, console) if settings.model.rollouts else None

@@ -181,7 +181,7 @@ def _panels(titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(5.2 * columns, 3.8 * rows), layout="constrained")
     panels = [figure.add_subplot(rows, columns, index + 1) for index in range(len(titles))]
     for axes, title in zip(panels, titles, strict=True):
-        axes.set_title(title, fontsize=10)
+        axes.set_title(title, fontsize=10, parse_math=False)
         axes.grid(alpha=0.3)
     return figure, panels
 
@@ -190,7 +190,9 @@ def _svg(figure: Figure, panels: Sequence[Axes]) -> bytes:
     for axes in panels:
         entries = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
         if entries:
-            axes.legend(entries.values(), entries.keys(), fontsize=7)
+            legend = axes.legend(entries.values(), entries.keys(), fontsize=7)
+            for text in legend.get_texts():  # names, which may hold what else begins a formula
+                text.set_parse_math(False)
     file = io.BytesIO()
     # Identifiers and date would make every page differ from the last one.
     with rc_context({"svg.hashsalt": "reverie"}):

@@ -44,7 +44,8 @@ def plot_curves(metrics: Path, picture: Path, summary: Mapping[str, Any]) -> Non
         return
     figure = Figure(figsize=(4.6 * len(panels), 3.6), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(f"{summary['name']} on {summary['dataset']['name']}")
+    # A name may hold what else would begin a formula.
+    figure.suptitle(f"{summary['name']} on {summary['dataset']['name']}", parse_math=False)
     population = summary.get("population", {})
     for index, (name, text) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), index + 1)
@@ -144,7 +145,8 @@ def _plot_means(
         return
     figure = Figure(figsize=(4.6 * len(panels), 3.6), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(f"{summary['name']} on {summary['dataset']['name']}, mean of seeds")
+    title = f"{summary['name']} on {summary['dataset']['name']}, mean of seeds"
+    figure.suptitle(title, parse_math=False)
     for index, (unit, curves, scale) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), index + 1)
         for name, text in curves.items():

@@ -81,7 +81,7 @@ class Tuner:
     ) -> None:
         self.folder, self.jobs, self.script = folder, jobs, tuple(script)
         self.fixed, self.space = question(settings)
-        self.console = Console(markup=False)
+        self.console = Console(markup=False, emoji=False)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         asked = {"fixed": self.fixed, "space": {k: repr(v) for k, v in self.space.items()}}
@@ -346,4 +346,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    mistakes.run(main)
+    mistakes.run(main, sweeps=True)

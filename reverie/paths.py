@@ -1,0 +1,80 @@
+"""Paths as people type them on a command line whose grammar would read them otherwise.
+
+Hydra's grammar takes `=`, `~`, `(`, `#`, `,` and more for signs of its own, so that
+`dataset.path=run(1).npz` is refused. What is typed for a setting that holds a path is quoted here.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+
+NAMES = ("path", "run", "run_dir", "root", "cache", "name")
+"""Last parts of keys whose values are paths, or names that make up paths."""
+SWEEPS = ("-m", "--multirun", "hydra.mode=MULTIRUN")
+_ARGUMENT = re.compile(rf"([+~]{{0,2}}(?:[\w.]+\.)?(?:{'|'.join(NAMES)}))=(.*)", re.DOTALL)
+_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
+_INTERPOLATION = re.compile(r"\$\{[^{}]*\}")
+_FUNCTION = re.compile(r"(?:choice|glob|range|interval|shuffle|sort|tag|str)\(.*\)", re.DOTALL)
+# What the grammar reads as the very same text.
+_PLAIN = re.compile(r"[A-Za-z_./*?@%+|\\-](?:[\w ./*?@%+|:$\\-]*[\w./*?@%+|:$\\-])?", re.ASCII)
+_WORDS = ("true", "false", "nan", "inf", "null")
+
+
+def quote_paths(arguments: Sequence[str], sweeps: bool | None = None) -> list[str]:
+    """Arguments of which those that hold a path are quoted where they have to be.
+
+    Quotes, interpolations, `glob(...)` and other functions stay as they are typed, and `~` at the
+    beginning becomes the home folder.
+
+    Args:
+        arguments: as typed.
+        sweeps: whether `a,b` are two values and no name with a comma; None where `-m` says it.
+    """
+    if sweeps is None:
+        sweeps = any(each in SWEEPS for each in arguments)
+    return [_with_path_quoted(each, sweeps) for each in arguments]
+
+
+def quote(text: str) -> str:
+    """A text in quotes, as the grammar reads it back."""
+    # Of backslashes only those count that stand before a quote, or at the end.
+    escaped = re.sub(r"(\\*)('|\Z)", lambda at: at[1] * 2 + ("\\'" if at[2] else ""), text)
+    return f"'{escaped}'"
+
+
+def _with_path_quoted(argument: str, sweeps: bool) -> str:
+    found = _ARGUMENT.fullmatch(argument)
+    if found is None:
+        return argument
+    key, value = found.groups()
+    values = _split(value) if sweeps else [value]
+    return f"{key}={','.join(map(_readable, values))}"
+
+
+def _readable(value: str) -> str:
+    """One value as the grammar reads it."""
+    if _QUOTED.fullmatch(value):
+        return value[0] + _at_home(value[1:])
+    value = _at_home(value)
+    if value in ("", "null") or _FUNCTION.fullmatch(value):
+        return value
+    escaped = re.search(r"\\[=,(){}\[\] :]", value)  # by somebody who knows the grammar
+    plain = _PLAIN.fullmatch(_INTERPOLATION.sub("x", value)) and value.lower() not in _WORDS
+    return value if escaped or plain else quote(value)
+
+
+def _at_home(value: str) -> str:
+    return os.path.expanduser(value) if value.startswith("~") else value
+
+
+def _split(value: str) -> Iterator[str]:
+    """The values of a sweep: at the commas outside of quotes and brackets."""
+    depth, part = 0, ""
+    for piece in re.findall(rf"{_QUOTED.pattern}|.", value, re.DOTALL):
+        depth += (piece in tuple("([{")) - (piece in tuple(")]}"))
+        if piece == "," and depth <= 0:
+            yield part
+            part = ""
+        else:
+            part += piece
+    yield part
