@@ -54,8 +54,8 @@ def score(settings: DictConfig) -> float | None:
         "scores": None if reference is None else reference.normalise(returns).tolist(),
         "versions": versions(),
     }
-    write_json(run_dir / f"{name}.json", result)
     console.print(table(result, returns, lengths, reference))
+    write_json(run_dir / f"{name}.json", result)
     console.print(f"written: {run_dir / name}.json", highlight=False, soft_wrap=True)
     if settings.video:
         for seed in range(agent.seeds):

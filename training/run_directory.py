@@ -145,6 +145,9 @@ def claimed(run_dir: Path, overwrite: bool = False) -> Iterator[None]:
         yield
         return
     require_ours(run_dir)
+    if (run_dir / SUMMARY).is_file() and not overwrite and not os.access(run_dir, os.W_OK):
+        yield  # a finished run on a disk that cannot be written is only shown
+        return
     _settle_overwriting(run_dir)
     absent = [path for path in (run_dir, *run_dir.parents) if not path.exists()]
     try:
