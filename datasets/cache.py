@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from reverie.mistake import Mistake, writing
 from reverie.sealed import require_whole, seal
-from reverie.temporary import replacing
+from reverie.temporary import remove_abandoned, replacing
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +64,7 @@ def cached_arrays(path: Path, make: Callable[[], Mapping[str, np.ndarray]]) -> A
     lock = FileLock(f"{path}.lock")
     with writing(path, _REMEDY):
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(path.parent)
         lock.acquire()
     try:
         stored = _read(path)

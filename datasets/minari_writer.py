@@ -7,6 +7,7 @@ hidden folder of the root, which Minari does not list, and renamed when it is co
 import copy
 import json
 import os
+import re
 import shutil
 import tempfile
 import warnings
@@ -30,7 +31,7 @@ from reverie.datasets.readers.minari_files import (
 from reverie.datasets.recording import Arrays
 from reverie.envs.make import make_raw_env
 from reverie.envs.specs import Reference, Spec
-from reverie.mistake import Mistake
+from reverie.mistake import Mistake, Unwritable
 
 PROVENANCE = "provenance"
 """Key of a dataset's metadata for what we say of its making."""
@@ -145,11 +146,25 @@ def write(
             (root / id).parent.mkdir(parents=True, exist_ok=True)
             _keep_namespaces(folder, root, id)
             os.rename(folder / id, root / id)
-        except OSError as error:
-            raise Mistake(
-                f"could not write dataset {id} to {root}: {in_one_line(error)}; free some disk "
-                "space, or give another folder with path=..., then run the same command again"
+        except (OSError, RuntimeError) as error:
+            reason = _refusal(error)
+            if reason is None:
+                raise
+            raise Unwritable(
+                f"could not write dataset {id} to {root}: {reason}; free some disk space, or give "
+                "another folder with path=..., then run the same command again"
             ) from error
+
+
+def _refusal(error: OSError | RuntimeError) -> str | None:
+    """What the operating system said, None of an error that comes from elsewhere.
+
+    HDF5 passes it on as text, and as RuntimeError where a file is closed.
+    """
+    told = re.search(r"error message = '([^']*)'", str(error))
+    if told:
+        return told[1]
+    return (error.strerror or in_one_line(error)) if isinstance(error, OSError) else None
 
 
 def episode_ends(arrays: Arrays, limit: int | None) -> np.ndarray:

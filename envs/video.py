@@ -1,5 +1,6 @@
 """Episodes as videos: one alone, or the true one beside what a world model imagines of it."""
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -171,17 +172,21 @@ def _record(spec: Spec, env: gymnasium.Env, policy: Policy, seed: int, path: Pat
 
 @contextmanager
 def _writer(path: Path, fps: float) -> Iterator[Callable[[np.ndarray], Any]]:
-    # Both encode within this process. A child process could need as much memory again.
+    # Both encode within this process, for a child process could need as much memory again, and in
+    # memory, for each fails in its own way where the disk is full.
+    encoded = io.BytesIO()
     if path.suffix == ".gif":
         writer: Any = require_encoder("imageio.v2").get_writer(
-            path, mode="I", duration=1000.0 / fps, loop=0
+            encoded, format="GIF", mode="I", duration=1000.0 / fps, loop=0
         )
         with writer:
             yield writer.append_data
     else:
-        with require_encoder("imageio.v3").imopen(path, "w", plugin="pyav") as writer:
+        module = require_encoder("imageio.v3")
+        with module.imopen(encoded, "w", extension=".mp4", plugin="pyav") as writer:
             writer.init_video_stream("libx264", fps=fps)
             yield lambda frame: writer.write_frame(_even(frame))
+    path.write_bytes(encoded.getvalue())
 
 
 def _even(frame: np.ndarray) -> np.ndarray:

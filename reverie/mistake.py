@@ -14,6 +14,10 @@ class Mistake(ValueError):
     """
 
 
+class Unwritable(Mistake):
+    """A file or folder could not be written: the fault of the machine, and none of a run."""
+
+
 @contextmanager
 def writing(
     path: Path, remedy: str = "free some disk space, or choose a folder that can be written"
@@ -25,9 +29,9 @@ def writing(
         remedy: what to do; end of the message.
 
     Raises:
-        Mistake: names the path and the reason.
+        Unwritable: names the path and the reason.
     """
     try:
         yield
     except OSError as error:
-        raise Mistake(f"could not write {path}: {error.strerror or error}; {remedy}") from error
+        raise Unwritable(f"could not write {path}: {error.strerror or error}; {remedy}") from error

@@ -22,7 +22,7 @@ _held: ContextVar[frozenset[Path]] = ContextVar("held", default=frozenset())
 FORMAT = 2
 """Version of everything written by `save_tensors`; raise it when the contents change meaning."""
 _REMEDY = (
-    "free some disk space or choose another folder with root=..., then run the same command again "
+    "free some disk space or choose a folder that can be written, then run the same command again "
     "(the previous file is intact)"
 )
 
@@ -42,8 +42,9 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
                 os.fsync(file.fileno())
         except RuntimeError as error:
             # torch reports a failed write as RuntimeError, raised while it handles the reason.
-            if isinstance(error.__context__, OSError):
-                raise OSError(str(error.__context__)) from error
+            cause = error.__context__
+            if isinstance(cause, OSError):
+                raise OSError(cause.errno, cause.strerror) from error
             raise
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from reverie.datasets.dataset import Dataset
 from reverie.mistake import Mistake, writing
+from reverie.temporary import remove_abandoned
 from reverie.training.files import (
     load_tensors,
     require_finite,
@@ -172,6 +173,7 @@ def fit_or_load(
     cached = cache / f"{_key(model, data)}.pt"
     with writing(cached, "free some disk space, or set cache=... to a folder that can be written"):
         cached.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(cached.parent)
         held = FileLock(f"{cached}.lock").acquire()
     with held:
         found = _read_cached(model, cached, data, device, group)

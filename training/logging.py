@@ -69,17 +69,18 @@ class WandbTracker(Tracker):
         self.wandb = extras.require("wandb", "wandb", "logger=wandb")
 
     def start(self, run_dir: Path, config: Mapping[str, Any], first_update: int) -> None:
-        self.run: Any = self.wandb.init(
-            project=self.project,
-            entity=self.entity,
-            group=self.group,
-            mode=self.mode,
-            name=str(run_dir),
-            id=_wandb_id(run_dir),
-            resume="allow",
-            dir=str(run_dir),
-            config=dict(config),
-        )
+        with writing(run_dir / "wandb"):
+            self.run: Any = self.wandb.init(
+                project=self.project,
+                entity=self.entity,
+                group=self.group,
+                mode=self.mode,
+                name=str(run_dir),
+                id=_wandb_id(run_dir),
+                resume="allow",
+                dir=str(run_dir),
+                config=dict(config),
+            )
         # Our own axis: wandb's step cannot go back, but a resumed run repeats a few updates.
         self.run.define_metric("update")
         self.run.define_metric("*", step_metric="update")
@@ -110,15 +111,18 @@ class TensorBoardTracker(Tracker):
         self.open = tensorboard.SummaryWriter
 
     def start(self, run_dir: Path, config: Mapping[str, Any], first_update: int) -> None:
-        folder = str(run_dir / "tensorboard")
-        self.writer: Any = self.open(folder, purge_step=first_update or None)
+        self.folder = run_dir / "tensorboard"
+        with writing(self.folder):
+            self.writer: Any = self.open(str(self.folder), purge_step=first_update or None)
 
     def write(self, update: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, update)
+        with writing(self.folder):
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, update)
 
     def close(self) -> None:
-        self.writer.close()
+        with writing(self.folder):
+            self.writer.close()
 
 
 class Log:

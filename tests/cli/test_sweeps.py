@@ -1,5 +1,6 @@
 """Sweeps that meet finished, broken and crashing jobs."""
 
+import errno
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from reverie.mistake import Mistake
+from reverie.mistake import Mistake, writing
 from reverie.training.launch import failures
 from reverie.training.launch.compose import threads
 from reverie.training.launch.failures import reason
@@ -137,6 +138,9 @@ def test_defects_are_told_apart_from_mistakes(tmp_path):
     with pytest.raises(KeyboardInterrupt), failures.record_failure(tmp_path):
         raise KeyboardInterrupt
     assert reason(tmp_path) is None
+    with pytest.raises(Mistake), failures.record_failure(tmp_path), writing(tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device")  # the job itself did not fail
+    assert reason(tmp_path) is None
     (tmp_path / "failed.json").write_text("{")
     assert "damaged" in reason(tmp_path)
 
@@ -256,3 +260,19 @@ def test_a_single_run_leaves_no_table():
     table = SweepTable()
     table.on_job_start(SimpleNamespace())
     table.on_job_end(SimpleNamespace(), None)
+
+
+def test_a_sweep_ends_where_it_cannot_keep_its_table(tmp_path, capsys):
+    """Hydra would go on with a warning, and the sweep would end well though its jobs had failed."""
+    config = OmegaConf.create(
+        {"hydra": {"overrides": {"task": ["seed=0,1"]}, "sweep": {"dir": str(tmp_path / "file")}}}
+    )
+    config.hydra.job = {"num": 0}
+    (tmp_path / "file").write_text("")
+    table = SweepTable()
+    with pytest.raises(SystemExit):
+        table.on_multirun_start(config)
+    assert f"error: could not write {tmp_path / 'file'}/jobs-" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        table.on_job_start(config)
+    assert f"error: could not write {tmp_path / 'file'}/jobs-" in capsys.readouterr().err

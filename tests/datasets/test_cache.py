@@ -1,6 +1,7 @@
 """Cached arrays are made once, whole, and made again when damaged."""
 
 import logging
+import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from reverie.datasets import cache
 from reverie.datasets.cache import cache_root, cached_arrays
 from reverie.datasets.names import local_id, short_name
 from reverie.mistake import Mistake
@@ -46,6 +48,39 @@ def test_a_damaged_file_is_made_again_with_a_warning(tmp_path, caplog):
     assert "making it again" in caplog.text
     assert again["a"][-1] == 999
     assert cached_arrays(path, lambda: {})["a"][-1] == 999  # repaired on disk too
+
+
+def test_a_flipped_bit_anywhere_is_mended_or_changes_nothing(tmp_path):
+    made = {"obs": np.arange(12.0).reshape(4, 3), "done": np.array([True, False])}
+    path = tmp_path / "x.npz"
+    cached_arrays(path, lambda: made)
+    whole = path.read_bytes()
+    for bit in random.Random(0).sample(range(8 * len(whole)), 100):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        found = cached_arrays(path, lambda: made)
+        assert list(found) == list(made)
+        assert all(np.array_equal(found[key], made[key]) for key in made)
+
+
+def test_a_file_that_the_system_refuses_to_read_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "x.npz"
+    cached_arrays(path, lambda: {"a": np.zeros(1)})
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(cache, "require_whole", refuse)
+    with pytest.raises(Mistake, match=f"{path} cannot be read: Permission denied"):
+        cached_arrays(path, lambda: {})
+
+
+def test_what_killed_processes_left_in_the_folder_goes(tmp_path):
+    gone = tmp_path / ".other.npz.999999999.part"
+    gone.write_bytes(b"half")
+    cached_arrays(tmp_path / "x.npz", lambda: {"a": np.zeros(1)})
+    assert not gone.exists()
 
 
 def test_a_failing_maker_leaves_nothing_behind(tmp_path):

@@ -1,5 +1,6 @@
 """Minari datasets that we write: what comes back, and that a half of one is never seen."""
 
+import errno
 import json
 
 import numpy as np
@@ -124,6 +125,32 @@ def test_a_half_written_dataset_has_no_name(tmp_path, arrays, spec, monkeypatch)
         read(tmp_path)
     put(tmp_path, arrays, spec)
     assert len(read(tmp_path)) == 7 and not list(tmp_path.glob(".reverie-*"))
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device;"),
+        (
+            RuntimeError("flush failed (errno = 28, error message = 'No space left on device', 4)"),
+            "No space left on device;",
+        ),
+        (RuntimeError("of another kind"), None),
+    ],
+)
+def test_a_full_disk_is_told_as_the_system_says_it(
+    tmp_path, arrays, spec, monkeypatch, error, told
+):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(minari_writer, "_create", fail)
+    with pytest.raises(RuntimeError if told is None else Mistake) as caught:
+        put(tmp_path, arrays, spec)
+    assert told is None or f"could not write dataset {ID} to {tmp_path}: {told}" in str(
+        caught.value
+    )
+    assert not list(tmp_path.iterdir())
 
 
 def test_mistakes_are_named(tmp_path, arrays, spec):

@@ -1,7 +1,9 @@
 """Videos of one episode, or one line saying why there is none."""
 
+import errno
 import importlib.util
 import os
+from pathlib import Path
 
 import gymnasium
 import imageio.v3 as imageio
@@ -97,6 +99,22 @@ def test_a_machine_that_cannot_render_gives_one_line_and_keeps_the_old_video(tmp
 def test_a_task_without_images_is_refused(tmp_path):
     with pytest.raises(ValueError, match="cannot be rendered to images"):
         record(spec_for("ReverieBlind-v0"), half, tmp_path / "episode.mp4", seed=0)
+
+
+@pytest.mark.parametrize("end", ["mp4", "gif"])
+def test_a_full_disk_names_the_video_and_keeps_the_old_one(tmp_path, monkeypatch, end, capfd):
+    path = tmp_path / f"episode.{end}"
+    path.write_bytes(b"old")
+
+    def full(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(Mistake, match=f"could not write {path}: No space left"):
+            record(spec_for("ReverieScreen-v0"), half, path, seed=0)
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+    assert "Exception ignored" not in capfd.readouterr().err
 
 
 def test_another_format_is_refused(tmp_path):

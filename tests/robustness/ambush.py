@@ -38,7 +38,10 @@ class Ending:
 
 
 def run(
-    arguments: Sequence[str], folder: Path, before: Callable[[], None] = lambda: None
+    arguments: Sequence[str],
+    folder: Path,
+    before: Callable[[], None] = lambda: None,
+    printed_at: Path | None = None,
 ) -> Ending:
     """Run a script of the checkout, or `-m` and a module, in a folder, and wait for its end.
 
@@ -47,7 +50,8 @@ def run(
     """
     if arguments[0] != "-m":
         arguments = [str(CHECKOUT / arguments[0]), *arguments[1:]]
-    printed = [folder.with_name(f"{folder.name}.{end}.txt") for end in ("stdout", "stderr")]
+    beside = printed_at or folder
+    printed = [beside.with_name(f"{beside.name}.{end}.txt") for end in ("stdout", "stderr")]
     request = {
         "arguments": list(arguments),
         "environment": {

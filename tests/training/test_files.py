@@ -1,5 +1,6 @@
 import errno
 import json
+import random
 import subprocess
 import sys
 import threading
@@ -66,6 +67,89 @@ def test_files_that_cannot_be_used_say_why(tmp_path, spoil, message):
     spoil(path)
     with pytest.raises(Mistake, match=message):
         files.load_tensors(path, "thing")
+
+
+def equal(one, other):
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(equal(one[key], other[key]) for key in one)
+    return one == other
+
+
+def test_a_flipped_bit_anywhere_is_refused_or_changes_nothing(tmp_path):
+    path = tmp_path / "state.pt"
+    contents = {"value": torch.randn(20), "rows": torch.arange(4), "update": 7, "text": "a,b"}
+    files.save_tensors(path, "thing", contents)
+    whole, before = path.read_bytes(), files.load_tensors(path, "thing")
+    bits = random.Random(0).sample(range(8 * len(whole)), 500)
+    refused = 0
+    for bit in bits:
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            assert equal(files.load_tensors(path, "thing"), before)
+        except Mistake as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            refused += 1
+    assert refused > 480
+    for length in range(0, len(whole) - 80, 97):
+        path.write_bytes(whole[:length])
+        with pytest.raises(Mistake, match=f"{path} cannot be read"):
+            files.load_tensors(path, "thing")
+
+
+def test_a_file_of_an_earlier_version_is_verified_by_its_checksums(tmp_path):
+    path = tmp_path / "state.pt"
+    torch.save({"reverie": "thing", "format": files.FORMAT, "value": torch.ones(100)}, path)
+    assert torch.equal(files.load_tensors(path, "thing")["value"], torch.ones(100))
+    whole = path.read_bytes()
+    at = whole.index(torch.ones(100).numpy().tobytes()) + 200
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    with pytest.raises(Mistake, match="is not what was written"):
+        files.load_tensors(path, "thing")
+
+
+def test_what_the_system_refuses_to_read_is_not_called_damaged(tmp_path, monkeypatch):
+    path = tmp_path / "state.pt"
+    files.save_tensors(path, "thing", {})
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(files, "require_whole", refuse)
+    with pytest.raises(Mistake, match="cannot be read: Permission denied; make it readable"):
+        files.load_tensors(path, "thing")
+
+
+class Bounded(torch.nn.Linear):
+    """Weights, and a statistic that is infinite until something is met."""
+
+    def __init__(self):
+        super().__init__(2, 1)
+        self.register_buffer("bound", torch.tensor(torch.inf))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "accepted"),
+    [
+        ("bias", 0.0, True),
+        ("bias", float("nan"), False),
+        ("weight", float("inf"), False),
+        ("bound", float("inf"), True),
+        ("bound", float("nan"), False),
+    ],
+)
+def test_weights_that_are_not_finite_are_refused(tmp_path, name, value, accepted):
+    module = Bounded()
+    state = module.state_dict()
+    state[name].fill_(value)
+    if accepted:
+        files.require_finite(tmp_path, module, state)
+        return
+    with pytest.raises(Mistake, match=rf"not finite \({name}\).*diverged; lower"):
+        files.require_finite(tmp_path, module, state, "lower the learning rate")
 
 
 def test_loading_runs_no_code_from_the_file(tmp_path):

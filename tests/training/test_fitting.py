@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from reverie.mistake import Mistake
+from reverie.training.files import load_tensors, save_tensors
 from reverie.training.fitting import fit_or_load
 from reverie.world_models.base import Fitted
 
@@ -36,8 +38,8 @@ class Data:
     name, fingerprint = "data", "abc"
 
 
-def fitted(model, folder):
-    places = dict(cache=folder / "cache", own=folder / "own.pt", given=None)
+def fitted(model, folder, given=None):
+    places = dict(cache=folder / "cache", own=folder / "own.pt", given=given)
     device = torch.device("cpu")
     return fit_or_load(model, Data(), group="generator", device=device, progress=None, **places)
 
@@ -69,3 +71,61 @@ def test_a_cached_model_of_an_earlier_version_is_fitted_again_with_a_notice(tmp_
     assert "fitting again" in caplog.text and "another version of Reverie" in caplog.text
     (tmp_path / "own.pt").unlink()
     assert fitted(Counting(dies_at=1), tmp_path) == ({"done": 10}, True)
+
+
+def flip(path):
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2] ^= 4
+    path.write_bytes(whole)
+
+
+def test_a_damaged_cache_is_fitted_again_with_a_notice_that_names_it_alone(tmp_path, caplog):
+    fitted(Counting(), tmp_path)
+    (cached,) = (tmp_path / "cache").glob("*.pt")
+    other = cached.with_name("other.pt")
+    other.write_bytes(b"of another fit")
+    flip(cached)
+    (tmp_path / "own.pt").unlink()
+    assert fitted(Counting(), tmp_path) == ({"done": 10}, False)
+    assert "fitting again" in caplog.text and str(cached) in caplog.text
+    (tmp_path / "own.pt").unlink()
+    assert fitted(Counting(dies_at=1), tmp_path) == ({"done": 10}, True)
+    assert other.read_bytes() == b"of another fit"
+
+
+def test_damage_where_somebody_chose_the_file_is_an_error(tmp_path):
+    fitted(Counting(), tmp_path)
+    flip(tmp_path / "own.pt")
+    with pytest.raises(Mistake, match=r"own\.pt cannot be read as a generator"):
+        fitted(Counting(), tmp_path)
+    with pytest.raises(Mistake, match=r"own\.pt cannot be read as a generator.*give another path"):
+        fitted(Counting(), tmp_path / "elsewhere", given=tmp_path / "own.pt")
+    # What the message says of a run that is not finished.
+    (tmp_path / "own.pt").unlink()
+    assert fitted(Counting(dies_at=1), tmp_path) == ({"done": 10}, True)
+
+
+class Diverging(Counting):
+    """Ends without a number."""
+
+    def fit(self, data, progress=None):
+        described = super().fit(data, progress)
+        self.total.fill_(torch.nan)
+        return described
+
+
+def test_a_fit_that_diverged_is_refused_and_not_kept(tmp_path, caplog):
+    with pytest.raises(Mistake, match=r"not finite \(total\).*learning rates under generator"):
+        fitted(Diverging(), tmp_path)
+    assert not list(tmp_path.rglob("*.pt"))
+    fitted(Counting(), tmp_path)
+    (cached,) = (tmp_path / "cache").glob("*.pt")
+    record = load_tensors(cached, "generator")
+    record["state"]["total"].fill_(torch.nan)
+    for path in (cached, tmp_path / "own.pt"):
+        save_tensors(path, "generator", record)
+    with pytest.raises(Mistake, match=r"own\.pt holds weights that are not finite"):
+        fitted(Counting(), tmp_path)
+    (tmp_path / "own.pt").unlink()
+    assert fitted(Counting(), tmp_path) == ({"done": 10}, False)
+    assert "fitting again" in caplog.text

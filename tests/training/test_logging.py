@@ -1,4 +1,5 @@
 import csv
+import errno
 import hashlib
 
 import pytest
@@ -139,6 +140,24 @@ def test_tensorboard_files_hold_what_was_logged(tmp_path):
     tracker.close()
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(e.step, e.value) for e in events.Scalars("score")] == [(3, 1.5)]
+
+
+def test_a_full_disk_names_the_folder_of_tensorboard(tmp_path, monkeypatch):
+    tracker = TensorBoardTracker()
+    (tmp_path / "tensorboard").write_text("a file in its way")
+    with pytest.raises(Mistake, match=f"could not write {tmp_path / 'tensorboard'}"):
+        tracker.start(tmp_path, {}, 0)
+    (tmp_path / "tensorboard").unlink()
+    tracker.start(tmp_path, {}, 0)
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tracker.writer, "add_scalar", full)
+        with pytest.raises(Mistake, match=f"could not write {tmp_path / 'tensorboard'}: No space"):
+            tracker.write(1, {"score": 1.0})
+    tracker.close()
 
 
 def test_wandb_works_offline(tmp_path):

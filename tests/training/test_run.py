@@ -1,11 +1,17 @@
 """A run as an object: made by hand, killed, resumed, finished."""
 
+import errno
+import hashlib
+import os
+
 import numpy as np
 import pytest
 import torch
 
 from reverie.datasets.options import load
 from reverie.mistake import Mistake
+from reverie.training import checkpoint
+from reverie.training.files import load_tensors, save_tensors
 from reverie.training.launch.restore import load_run
 from reverie.training.loop import Periods
 from reverie.training.results.summary import read_summary
@@ -100,6 +106,60 @@ def test_a_killed_run_ends_with_the_same_bits_and_a_finished_one_is_read(make_ru
     after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "whole").iterdir()}
     assert before == after and results.summary["updates"] == 12
     assert same(whole.agent.state_dict(), finished.agent.state_dict())
+
+
+def test_damage_to_a_finished_run_is_mended_or_told(make_run, tmp_path, caplog):
+    make_run().train(tmp_path)
+    metrics = tmp_path / METRICS
+    whole = metrics.read_bytes()
+    digest = read_summary(tmp_path / "summary.json")["metrics_sha256"]
+    assert digest == hashlib.sha256(whole).hexdigest()
+    metrics.write_bytes(whole.replace(b"critic_loss,1", b"critic_loss,9"))
+    make_run().train(tmp_path)
+    assert metrics.read_bytes() == whole and f"{metrics} was damaged" in caplog.text
+    saved = tmp_path / checkpoint.FILE
+    saved.write_bytes(saved.read_bytes().replace(b"critic", b"critik", 1))
+    with pytest.raises(Mistake, match=r"checkpoint\.pt cannot be read.*overwrite=true, or give"):
+        make_run().train(tmp_path)
+
+
+def test_a_run_that_diverged_keeps_the_checkpoint_of_before_and_is_not_read(make_run, tmp_path):
+    run = make_run()
+
+    def diverge(update, episodes):
+        if update == 8:
+            next(run.agent.parameters()).data[0] = torch.nan
+            run.agent.update = lambda batch: {}
+
+    run.on_evaluation = diverge
+    with pytest.raises(
+        Mistake, match=r"checkpoint.pt holds weights .*diverged; lower the learning"
+    ):
+        run.train(tmp_path)
+    record = load_tensors(tmp_path / checkpoint.FILE, checkpoint.KIND)
+    assert record["update"] == 6
+    next(iter(record["agent"].values())).fill_(torch.inf)
+    save_tensors(tmp_path / checkpoint.FILE, checkpoint.KIND, record)
+    again = make_run()
+    for read in (
+        lambda: again.train(tmp_path),
+        lambda: checkpoint.load_agent(tmp_path / checkpoint.FILE, again.agent, again.device),
+    ):
+        with pytest.raises(Mistake, match="not finite"):
+            read()
+
+
+def test_a_finished_run_on_a_disk_that_cannot_be_written_is_shown(make_run, tmp_path, monkeypatch):
+    make_run().train(tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+
+    def refuse(*arguments, **keywords):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for name in ("mkdir", "unlink", "rename", "replace"):
+        monkeypatch.setattr(os, name, refuse)
+    monkeypatch.setattr("reverie.training.run_directory.lock_directory", refuse)
+    assert make_run().train(tmp_path).summary["updates"] == 12
 
 
 def test_a_finished_run_that_kept_no_checkpoint_is_read(make_run, tmp_path):

@@ -142,9 +142,9 @@ def collect(config: DictConfig, overrides: list[str]) -> float:
                 minari_writer.remove(root, id)
         require_same_settings(run_dir, settings)
         there = {kind: id for kind, id in work.ids.items() if is_ours(work, id)}
-        if (run_dir / SUMMARY).is_file() and there == work.ids:
+        summary = finished_summary(run_dir) if there == work.ids else None
+        if summary is not None:
             console.print(f"{run_dir} is finished; overwrite=true runs it again", soft_wrap=True)
-            summary = reports.read_summary(run_dir / SUMMARY)
         else:
             summary = _collect(work)
         console.print(table(summary))
@@ -358,6 +358,14 @@ def is_ours(work: Work, id: str) -> bool:
             "namespace=..., or replace it with overwrite=true"
         )
     return found is not None
+
+
+def finished_summary(run_dir: Path) -> dict[str, Any] | None:
+    """What a collection leaves at its end; None before, where there may be one of its training."""
+    if not (run_dir / SUMMARY).is_file():
+        return None
+    summary = reports.read_summary(run_dir / SUMMARY)
+    return summary if "policies" in summary else None
 
 
 def table(summary: Mapping[str, Any]) -> Table:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from reverie.mistake import Mistake
+from reverie.mistake import Mistake, Unwritable
 from reverie.text import one_line
 from reverie.training.files import write_json
 from reverie.training.launch.mistakes import DEFECT, explain, mark_defect
@@ -40,7 +40,9 @@ def reason(run_dir: Path) -> str | None:
 
 @contextmanager
 def record_failure(run_dir: Path, always: bool = True) -> Iterator[None]:
-    """Keep in the run directory why the block crashed; an interruption or a kill is no crash.
+    """Keep in the run directory why the block crashed.
+
+    No crash are an interruption, a kill, and a disk that is full or cannot be written.
 
     Args:
         run_dir: of the run.
@@ -51,6 +53,8 @@ def record_failure(run_dir: Path, always: bool = True) -> Iterator[None]:
     path.unlink(missing_ok=True)
     try:
         yield
+    except Unwritable:
+        raise
     except Exception as error:
         if not always and explain(error) is not None and is_empty(run_dir):
             raise

@@ -25,11 +25,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from reverie.mistake import Mistake
+from reverie.mistake import Mistake, writing
 from reverie.training import checkpoint
 from reverie.training.files import write_json
 from reverie.training.launch import failures
-from reverie.training.launch.mistakes import TRACEBACK, explain, mark_defect
+from reverie.training.launch.mistakes import TRACEBACK, explain, mark_defect, one_line_errors
 from reverie.training.results.summary import of_seeds, read_summary
 from reverie.training.run_directory import SUMMARY, run_directory
 from reverie.training.stored import read_record
@@ -76,8 +76,11 @@ class SweepTable(Callback):
         command = "\n".join(config.hydra.overrides.task)
         digest = hashlib.sha256(command.encode()).hexdigest()[:12]
         self.folder = Path(config.hydra.sweep.dir).absolute() / f"jobs-{digest}"
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
+        # Hydra would make a warning of an error, and a sweep without its table could not say how it
+        # ended.
+        with one_line_errors(), writing(self.folder):
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
         atexit.register(self.conclude, early=True)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -95,7 +98,8 @@ class SweepTable(Callback):
             known["run_dir"] = str(run_dir)
             known["finished"] = (run_dir / SUMMARY).is_file() and not config.overwrite
             known["begun"] = (run_dir / checkpoint.FILE).is_file() and not config.overwrite
-        write_json(self._file(config), known)
+        with one_line_errors():
+            write_json(self._file(config), known)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         if self.folder is None:
@@ -116,7 +120,8 @@ class SweepTable(Callback):
             known["outcome"] = SKIPPED if known.get("finished") else done
             known["why"] = ""
             known["result"] = job_return.return_value
-        write_json(self._file(config), known)
+        with one_line_errors():
+            write_json(self._file(config), known)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         atexit.unregister(self.conclude)

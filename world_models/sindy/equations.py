@@ -15,6 +15,7 @@ from torch import Tensor
 
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake, writing
+from reverie.temporary import replacing
 from reverie.world_models.base import Step, WorldModel
 from reverie.world_models.sindy.dictionary import Monomials, equation, input_names, term_names
 from reverie.world_models.termination import Termination
@@ -167,8 +168,9 @@ class SparseEquations(WorldModel):
             "residual_std": self.residual_std.tolist(),
             "unit": self.unit.tolist(),
         }
-        with writing(Path(path)):
-            Path(path).write_text(json.dumps(record, indent=1) + "\n")
+        path = Path(path)
+        with writing(path), replacing(path) as temporary:
+            temporary.write_text(json.dumps(record, indent=1) + "\n")
 
     def load_json(self, path: Path | str) -> None:
         """Take back what `save_json` wrote, into a model of the same settings.

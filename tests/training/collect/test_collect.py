@@ -10,6 +10,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
+from reverie.datasets import minari_writer
 from reverie.datasets.readers.minari import load
 from reverie.datasets.readers.minari_files import root_set_to
 from reverie.envs import snapshot
@@ -149,6 +150,29 @@ def test_a_killed_collection_ends_with_the_same_bits(run, arguments, command, tm
     assert not list((tmp_path / "killed" / "data").rglob("metadata.json"))
     run("log_every=1", name="killed")
     assert contents(tmp_path / "killed" / "data") == contents(tmp_path / "whole" / "data")
+
+
+def test_a_collection_that_ended_before_its_summary_goes_on(run, arguments, tmp_path, monkeypatch):
+    """The training has a summary of its own, and all the datasets are there."""
+    root = tmp_path / "a" / "data"
+
+    def end(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(collection, "plot", end)
+        run()
+    before = contents(root)
+    (root / ".reverie-reverie-tests-training-pull-pull-v0-medium-v0").mkdir()  # of a killed process
+    run()
+    assert contents(root) == before and not list(root.glob(".*"))
+    summary = json.loads(next((tmp_path / "a").rglob("summary.json")).read_text())
+    assert set(summary["datasets"]) == set(KINDS) and list((tmp_path / "a").rglob("curves.png"))
+
+
+def test_a_relative_folder_is_below_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert minari_writer.require_writable("data") == tmp_path / "data"
 
 
 def test_other_choices_make_other_data(run, tmp_path):
