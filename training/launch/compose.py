@@ -23,6 +23,7 @@ from reverie.envs.evaluation import Evaluator
 from reverie.envs.specs import Spec
 from reverie.envs.true_dynamics import simulator_for
 from reverie.mistake import Mistake
+from reverie.settings import require_declared
 from reverie.training.compilation import decided, pick_device
 from reverie.training.cores import count_cores, count_free_cores, threads_of_user
 from reverie.training.fitting import FITTED, Part
@@ -114,6 +115,7 @@ def build_run(
 def load_dataset(config: DictConfig) -> Dataset:
     """The dataset that the settings name."""
     plain: Any = OmegaConf.to_container(config.dataset, resolve=True)
+    require_declared(plain, prefix="dataset.")
     return instantiate(config.dataset, name=short_name(**plain), _convert_="all")
 
 
