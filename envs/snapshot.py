@@ -1,5 +1,6 @@
 """The whole state of an environment as tensors and plain values, so that it goes on bitwise."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from typing import Any
@@ -16,9 +17,9 @@ def take(env: gymnasium.Env) -> dict[str, Any]:
     """What the next steps and resets depend on.
 
     The state of the task's random generator; every attribute of the task and its wrappers that
-    is a number, an array or None (Pendulum's state, the counter of a time limit); and MuJoCo's
-    state with all that it has derived from it. Attributes of other types, lists for example, are
-    taken to be constant.
+    is a number, an array, a queue of these or None (Pendulum's state, the counter of a time limit,
+    a stack of frames); and MuJoCo's state with all that it has derived from it. Attributes of other
+    types, lists for example, are taken to be constant.
     """
     task = env.unwrapped
     held = {
@@ -47,7 +48,12 @@ def put_back(env: gymnasium.Env, held: Mapping[str, Any]) -> None:
     task.np_random.bit_generator.state = held["generator"]
     for layer, attributes in zip(_layers(env), held["attributes"], strict=True):
         for name, value in attributes.items():
-            setattr(layer, name, _unplain(value))
+            if isinstance(value, list):
+                queue = getattr(layer, name)  # which knows its length
+                queue.clear()
+                queue.extend(map(_unplain, value))
+            else:
+                setattr(layer, name, _unplain(value))
     if _is_mujoco(task):
         model, data = task.model, task.data  # type: ignore[attr-defined]
         mujoco.mj_setState(model, data, held["state"].cpu().numpy(), _PHYSICS)
@@ -110,13 +116,15 @@ def _derived(model: mujoco.MjModel) -> list[str]:
 def _is_state(value: object) -> bool:
     if isinstance(value, np.ndarray | np.generic):
         return value.dtype.kind in "biuf"
+    if isinstance(value, deque):
+        return all(map(_is_state, value))
     return value is None or isinstance(value, bool | int | float)
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return torch.from_numpy(np.array(value))
-    return value
+    return list(map(_plain, value)) if isinstance(value, deque) else value
 
 
 def _unplain(value: Any) -> Any:

@@ -173,11 +173,6 @@ def _read(file: Path, named: Mapping[str, str | None] | None) -> Columns:
         )
 
     def choose(held: Collection[str]) -> Collection[str]:
-        if holds_episodes(held):
-            raise Mistake(
-                f"{file} holds a group for each episode, as Minari's files do, not flat arrays; "
-                "read its folder with dataset=minari"
-            )
         return _choose(held, named, str(file), index=suffix == ".npz").values()
 
     return (read_npz if suffix == ".npz" else read_hdf5)(file, choose)
@@ -189,6 +184,11 @@ def _choose(
     """The array for each column, by D4RL's names; NeoRL's `index` too where it is looked for."""
     found = find_columns(held, named or {}, source)
     missing = [column for column in REQUIRED if column not in found]
+    if missing and holds_episodes(held):
+        raise Mistake(
+            f"{source} holds its episodes one by one (episode_0, ...), as Minari's files do; a "
+            "Minari dataset is read with dataset=minari, others need flat arrays of all episodes"
+        )
     if missing:
         zeros = " (terminals: zeros if no episode terminates)" if "terminals" in missing else ""
         raise Mistake(

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -119,7 +120,7 @@ def _registered_id(short: str, spec: Mapping[str, Any]) -> str:
     """The recorded id, if it needs no module that only the file names."""
     module, _, name = spec["id"].rpartition(":")
     if is_registered(name):
-        return name
+        return spec["id"] if module in sys.modules else name  # which imports nothing new
     maker = spec["entry_point"]
     module = module or maker.partition(":")[0]
     if module.partition(".")[0] == "gymnasium":  # a version of a task that is no more

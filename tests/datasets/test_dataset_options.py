@@ -35,3 +35,12 @@ def test_a_file_names_exactly_the_arguments_of_its_reader(overrides):
     load = getattr(importlib.import_module(module), function)
     assert set(found) == set(inspect.signature(load).parameters)
     inspect.signature(load).bind(**found)
+
+
+def test_columns_are_named_on_the_command_line():
+    named = options(
+        "+dataset=file", "dataset.path=x.npz", "dataset.columns={terminals: a, observations: b/c}"
+    )
+    assert named["columns"] == {"terminals": "a", "observations": "b/c"}
+    left_out = options("+dataset=file", "dataset.path=x", "dataset.columns={timeouts: null}")
+    assert left_out["columns"] == {"timeouts": None}

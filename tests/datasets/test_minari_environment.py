@@ -63,6 +63,17 @@ def test_a_module_that_the_file_names_is_not_imported_unasked(tmp_path, module, 
     assert "reverie_theirs" not in sys.modules
 
 
+def test_a_module_in_the_id_of_a_known_task_is_not_imported_either(tmp_path, module):
+    module(True)
+    box = spaces.Box(-np.inf, np.inf, (3,))
+    episodes = list(buffers())
+    for episode in episodes:
+        episode["observations"] = np.zeros((len(episode["rewards"]) + 1, 3))
+    write(tmp_path, episodes, space=box, env_spec=recorded("reverie_theirs:Pendulum-v1", kwargs={}))
+    assert of(tmp_path, "recorded").env_id == "Pendulum-v1"
+    assert "reverie_theirs" not in sys.modules
+
+
 @pytest.mark.parametrize(("registering", "env_id"), [(True, "ReverieTheirs-v0"), (False, "Base")])
 def test_what_the_error_says_to_type_keeps_what_was_recorded(tmp_path, module, registering, env_id):
     module(registering)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from reverie.envs import cartpole_swingup, edge_of_reach, refrigerator, snapshot
-from reverie.envs.make import spec_of
+from reverie.envs.make import make_env, spec_of
 from reverie.envs.perturbed import Perturbation, make_perturbed
 
 
@@ -53,3 +53,20 @@ def test_a_saved_state_does_not_follow_the_environment():
     first = go_on(env, 15, seed=1)
     snapshot.put_back(env, held)
     assert np.array_equal(first, go_on(env, 15, seed=1))
+
+
+def test_frames_that_a_wrapper_holds_belong_to_the_state():
+    wrappers = (
+        {"name": "FrameStackObservation", "kwargs": {"stack_size": 3}},
+        {"name": "DelayObservation", "kwargs": {"delay": 2}},
+        {"name": "StickyAction", "kwargs": {"repeat_action_probability": 0.5}},
+    )
+    spec = spec_of("Pendulum-v1", env_kwargs={}, physics="as-is", wrappers=wrappers)
+    first, second = make_env(spec), make_env(spec)
+    first.reset(seed=1)
+    go_on(first, 7, seed=0)
+    held = snapshot.take(first)
+    second.reset(seed=2)
+    go_on(second, 11, seed=9)
+    snapshot.put_back(second, held)
+    assert np.array_equal(go_on(first, 250, seed=1), go_on(second, 250, seed=1))
