@@ -73,8 +73,8 @@ def verify(path: Path, sha256: str | None) -> None:
         expected = record.read_text(errors="replace").partition(" ")[0]
         if not re.fullmatch("[0-9a-fA-F]{64}", expected):
             raise Mistake(
-                f"{record} is damaged; delete it and {path.name} to fetch the file again, or it alone "
-                "to use the file as it is"
+                f"{record} is damaged; delete it and {path.name} to fetch the file again, or it "
+                "alone to use the file as it is"
             )
     if expected is None:
         return
