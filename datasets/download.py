@@ -70,7 +70,12 @@ def verify(path: Path, sha256: str | None) -> None:
     record = _record(path)
     expected = sha256
     if expected is None and record.exists():
-        expected = record.read_text().split()[0]
+        expected = record.read_text(errors="replace").partition(" ")[0]
+        if not re.fullmatch("[0-9a-fA-F]{64}", expected):
+            raise Mistake(
+                f"{record} is damaged; delete it and {path.name} to fetch the file again, or it "
+                "alone to use the file as it is"
+            )
     if expected is None:
         return
     found = checksum(path)

@@ -228,3 +228,15 @@ def test_a_full_disk_leaves_no_file_under_the_final_name(served, tmp_path, monke
     with pytest.raises(Mistake, match="No space left on device"):
         fetch([served.url], tmp_path / "data.hdf5", sha256=None, remedy=REMEDY)
     assert not (tmp_path / "data.hdf5").exists()
+
+
+@pytest.mark.parametrize("text", [b"", b"\xff\xfe", b"abc  data.hdf5\n"])
+def test_a_damaged_record_of_the_checksum_is_named(tmp_path, text):
+    path = tmp_path / "data.hdf5"
+    path.write_bytes(CONTENT)
+    record = tmp_path / "data.hdf5.sha256"
+    record.write_bytes(text)
+    with pytest.raises(Mistake, match=r"data\.hdf5\.sha256 is damaged; delete it"):
+        fetch([], path, sha256=None, remedy=REMEDY)
+    record.unlink()  # as the message says
+    fetch([], path, sha256=None, remedy=REMEDY)
