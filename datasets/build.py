@@ -75,7 +75,7 @@ def build(
     optional = {"next_obs": next_obs, "valid_next": valid_next, "ends": ends}
     columns |= {key: value for key, value in optional.items() if value is not None}
     columns = {key: np.asarray(value) for key, value in columns.items()}
-    source = origin.get("file", f"dataset {name}")
+    source = origin.get("file") or origin.get("path") or f"dataset {name}"
     _require_shapes(source, spec, columns)
     flags = {
         key: _flag(source, key, column) for key, column in columns.items() if key in _FLAG_NAMES

@@ -59,7 +59,10 @@ def _annotations(taker: Any, settings: Mapping[str, Any]) -> Annotations:
     for name, each in parameters(taker).items():
         others = arguments_of(each.annotation) if each.kind is each.VAR_KEYWORD else None
         if others is not None:  # which it passes on to another one
-            known = _annotations(others.find(settings), settings) | known
+            with suppress(
+                KeyError, TypeError
+            ):  # where there is no such other, which it says itself
+                known = _annotations(others.find(settings), settings) | known
         optional = each.default is None and each.annotation is not each.empty
         known[name] = Union[each.annotation, None] if optional else each.annotation  # noqa: UP007
     return known

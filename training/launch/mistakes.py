@@ -194,6 +194,8 @@ def _explain_override(error: OverrideParseException) -> str:
     """What cannot be read, and how it is typed if it is meant as text."""
     key, is_setting, value = error.override.partition("=")
     reason = str(error).partition("See https://hydra.cc")[0]
+    if reason.startswith("LexerNoViableAlt"):  # which points at a character below
+        reason = "its special characters need quotes"
     text = f"{error.override} cannot be read ({' '.join(reason.split())})"
     if not is_setting:
         return f"{text}; settings are typed as key=value"

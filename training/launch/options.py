@@ -114,6 +114,7 @@ def one_spelling(arguments: Sequence[str]) -> list[str]:
         Mistake: a group is given something else than the name of an option.
     """
     for each in arguments:
+        _refuse_marks(each)
         _require_name(each)
     arguments = [f"++{each}" if _OPEN.match(each) else each for each in arguments]
     found = {key: [a for a in arguments if a.startswith(f"{key}=")] for key in _D4RL}
@@ -132,13 +133,20 @@ _OPEN = re.compile(r"dataset\.(env_kwargs|columns)(\.|=\s*\{)")
 """Keys of one's own below a setting: one of them, or all in braces."""
 
 
+def _refuse_marks(argument: str) -> None:
+    """Refuse to set the marks by which Hydra knows how something is built."""
+    found = re.match(r"[+~]*([\w.]*\b_(?:partial|convert|recursive|args)_)(=|\Z)", argument)
+    if found:
+        raise Mistake(f"{found[1]} is no setting, but says how Hydra builds one; leave it out")
+
+
 def _require_name(argument: str) -> None:
     """Refuse `source=[0]` and `agent=null`, of which Hydra says that they are no strings."""
     group = argument.partition("=")[0]
     if not re.fullmatch(r"[a-z_]+", group) or not (CONF / group).is_dir():
         return
     try:
-        override = OverridesParser.create().parse_override(argument)
+        (override,) = OverridesParser.create().parse_overrides([argument])
     except OverrideParseException:  # which is told when Hydra reads it
         return
     if not override.is_sweep_override() and not isinstance(override.value(), str):
