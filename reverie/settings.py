@@ -61,7 +61,7 @@ def _annotations(taker: Any, settings: Mapping[str, Any]) -> Annotations:
         if others is not None:  # which it passes on to another one
             with suppress(
                 KeyError, TypeError
-            ):  # where there is no such other, which it says itself
+            ):  # which says itself that it is not there
                 known = _annotations(others.find(settings), settings) | known
         optional = each.default is None and each.annotation is not each.empty
         known[name] = Union[each.annotation, None] if optional else each.annotation  # noqa: UP007
