@@ -398,3 +398,19 @@ def test_a_browser_shows_every_picture_table_and_video(tmp_path, write):
     assert pixels.shape[1] == 1300
     painted = (pixels[..., :3] < 200).any(-1)  # text and curves, from top to bottom
     assert all(band.any() for band in np.array_split(painted, 6))
+
+
+def test_alarms_of_runs_stand_on_the_page(write, tmp_path):
+    place = write()
+    summary = json.loads((place / "summary.json").read_text())
+    (place / "summary.json").write_text(json.dumps(summary | {"alarms": ["it has blown up"]}))
+    write(seed=1)
+    report([tmp_path / "runs"], tmp_path / "report")
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "Alarms" in text and text.count("it has blown up") == 1 and str(place) in text
+
+
+def test_names_begin_no_formulas(write, tmp_path):
+    write(name="a$x_{$", task="$y$ $\\frac{$")
+    report([tmp_path / "runs"], tmp_path / "report")
+    assert (tmp_path / "report" / "report.html").is_file()
