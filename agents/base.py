@@ -59,6 +59,10 @@ class Agent(nn.Module, ABC):
         never attaches one. Most agents, and so the default, ignore it.
         """
 
+    def reward_bounds(self, low: float, high: float) -> tuple[float, float]:
+        """Bounds of what one step adds to `values`, as they are learned, given those of rewards."""
+        return low, high
+
     @abstractmethod
     def act(
         self, obs: Float[Tensor, "S B D"], deterministic: bool = False

@@ -53,6 +53,10 @@ class DARC(SAC):
         super().prepare(data)
         self.discriminators.prepare(data)
 
+    def reward_bounds(self, low: float, high: float) -> tuple[float, float]:
+        most = float(torch.as_tensor(self.correction).max()) * 2 * self.discriminators.logit_bound
+        return super().reward_bounds(low - most, high + most)
+
     def update(self, batch: Transition) -> dict[str, Float[Tensor, " S"]]:
         rows, measured = self.discriminators.learn(batch)
         if not self.learn_from_real:

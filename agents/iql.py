@@ -164,6 +164,10 @@ class IQL(Agent):
             )
         self.reward_scale.copy_(RETURN_RANGE / spread)
 
+    def reward_bounds(self, low: float, high: float) -> tuple[float, float]:
+        scale = float(self.reward_scale)
+        return scale * low + self.reward_offset, scale * high + self.reward_offset
+
     @torch.no_grad()
     def act(
         self, obs: Float[Tensor, "S B D"], deterministic: bool = False

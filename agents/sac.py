@@ -6,6 +6,7 @@ overrides the one hook it changes: `next_value`, `target`, `critic_loss` or `act
 """
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -23,7 +24,7 @@ from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
 from reverie.ranges import Bounds, Count, NonNegative, Positive, Range, Share, UnitInterval, Widths
 from reverie.world_models.optimiser import Adam
-from reverie.world_models.per_seed import PerSeed, as_tensor, set_per_seed
+from reverie.world_models.per_seed import PerSeed, as_list, as_tensor, set_per_seed
 
 
 class SAC(Agent):
@@ -113,6 +114,9 @@ class SAC(Agent):
         )
         self.critic_optimiser = Adam(self.critics.parameters(), critic_learning_rate)
         self.temperature_optimiser = Adam([self.log_temperature], temperature_learning_rate)
+        self.highest_temperature = max(as_list(initial_temperature))
+        if max_temperature is not None:
+            self.highest_temperature = min(self.highest_temperature, max_temperature)
         self.discount, self.tau = discount, tau
         self.max_temperature, self.entropy_in_target = max_temperature, entropy_in_target
         aim = -float(spec.action_dim) if target_entropy is None else target_entropy
@@ -139,6 +143,13 @@ class SAC(Agent):
         self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"]
     ) -> Float[Tensor, "S N B"]:
         return self.critics(obs, action)
+
+    def reward_bounds(self, low: float, high: float) -> tuple[float, float]:
+        if not self.entropy_in_target:
+            return low, high
+        # Uniform actions have the largest entropy.
+        entropy = self.spec.action_dim * math.log(2)
+        return low, high + entropy * max(self.highest_temperature, float(self.temperature.max()))
 
     def update(self, batch: Transition) -> dict[str, Float[Tensor, " S"]]:
         steps = {

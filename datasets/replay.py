@@ -130,6 +130,12 @@ class Replay(nn.Module, Generic[Record]):
         self.head.copy_((self.head + kept) % self.capacity)
         self.size.copy_((self.size + kept).clamp(max=self.capacity))
 
+    def rewards(self) -> Float[Tensor, " N"]:
+        """Those of all stored rows of all seeds."""
+        offset, _, _ = self.layout.columns["reward"]
+        stored = torch.arange(self.capacity, device=self.rows.device) < self.size.unsqueeze(1)
+        return self.rows[:, :-1, offset][stored]
+
     def draw(self, seeds: int, batch: int) -> Float[Tensor, "S B W"]:
         """`batch` packed rows for each of `seeds` seeds, uniform with replacement."""
         number = torch.randint(_LARGE, (seeds, batch), device=self.rows.device)

@@ -59,9 +59,7 @@ def _annotations(taker: Any, settings: Mapping[str, Any]) -> Annotations:
     for name, each in parameters(taker).items():
         others = arguments_of(each.annotation) if each.kind is each.VAR_KEYWORD else None
         if others is not None:  # which it passes on to another one
-            with suppress(
-                KeyError, TypeError
-            ):  # which says itself that it is not there
+            with suppress(KeyError, TypeError):  # which says itself that it is not there
                 known = _annotations(others.find(settings), settings) | known
         optional = each.default is None and each.annotation is not each.empty
         known[name] = Union[each.annotation, None] if optional else each.annotation  # noqa: UP007

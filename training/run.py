@@ -32,6 +32,7 @@ from reverie.training.fitting import Part
 from reverie.training.logging import Log, NoTracker, Tracker
 from reverie.training.loop import Periods, Wrapper, train
 from reverie.training.online import Online, Refit
+from reverie.training.probes import blow_up
 from reverie.training.probes.value_gap import ValueGap, alarms
 from reverie.training.progress import Stage, stage
 from reverie.training.results import curves
@@ -320,7 +321,13 @@ class Run:
         )
         summary["metrics_sha256"] = log.sha256()
         summary["value_gap"] = judged
-        summary["alarms"] = alarms(described["world_model"], judged)
+        summary["blow_up"] = blow_up.judge(
+            read_metrics(log.path), self.data, self.mixture, self.agent
+        )
+        summary["alarms"] = [
+            *blow_up.alarm(summary["blow_up"]),
+            *alarms(described["world_model"], judged),
+        ]
         return summary
 
 

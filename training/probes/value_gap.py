@@ -45,6 +45,8 @@ class ValueGap:
         self.steps = int(data.episode_lengths.max())
         self.best = data.returns.max().item()
         self.limit = limit(data.returns, factor)
+        if data.transitions.reward.max() <= 0:  # whoever earns more pays no costs at all
+            self.limit = min(self.limit, 0.0)
 
     @torch.no_grad()
     def measure(self, episodes: Episodes | None) -> dict[str, Float[Tensor, " S"]]:

@@ -76,6 +76,7 @@ def report(paths: Sequence[Path], output: Path) -> list[Path]:
     painter = Painter(list(dict.fromkeys(group.method for group in groups)))
     sections = [
         overview(groups, remarks),
+        *alarms(groups),
         results(tasks),
         *aggregates(tasks, painter),
         *learning_curves(tasks, painter),
@@ -131,6 +132,17 @@ def overview(groups: Sequence[Group], remarks: Sequence[str]) -> Section:
             *map(Text, remarks),
         ],
     )
+
+
+def alarms(groups: Sequence[Group]) -> list[Section]:
+    """What the runs themselves warn of; nothing where none does."""
+    said = {
+        f"{run.directory}: {alarm}": None  # a run may stand in several groups
+        for group in groups
+        for run in group.runs
+        for alarm in run.summary.get("alarms", [])
+    }
+    return [Section("Alarms", [*map(Text, said)])] if said else []
 
 
 def results(tasks: Tasks) -> Section:

@@ -40,10 +40,10 @@ class Idle(nn.Module):
         return torch.zeros_like(obs)
 
 
-def recording(starts, returns=(1.0, 5.0), steps=4):
+def recording(starts, returns=(1.0, 5.0), steps=4, rewards=(0.0, 2.0)):
     obs = torch.tensor(starts)[:, None]
     return SimpleNamespace(
-        transitions=SimpleNamespace(obs=obs),
+        transitions=SimpleNamespace(obs=obs, reward=torch.tensor(rewards)),
         episode_starts=torch.arange(len(starts)),
         episode_lengths=torch.tensor([steps] * len(starts)),
         returns=torch.tensor(returns),
@@ -84,6 +84,16 @@ def test_numbers_that_make_no_sense_are_refused():
         gap_of(recording([1.0, 4.0]), factor=1.0)
     with pytest.raises(ValueError, match=r"value_gap.starts=-1"):
         gap_of(recording([1.0, 4.0]), starts=-1)
+
+
+def test_no_policy_pays_less_than_nothing_where_all_rewards_are_costs():
+    costs = dict(returns=(-900.0, -100.0), rewards=(-9.0, -1.0))
+    assert gap_of(recording([1.0, 4.0], **costs)).limit == 0
+    assert gap_of(recording([1.0, 4.0], **costs)).judge()["alarm"]  # the model pays 6.5
+    mixed = dict(returns=(-900.0, -100.0), rewards=(-9.0, 1.0))
+    assert gap_of(recording([1.0, 4.0], **mixed)).limit == 1500
+    close = dict(returns=(-900.0, -800.0), rewards=(-9.0, -1.0))
+    assert gap_of(recording([1.0, 4.0], **close)).limit == -600
 
 
 def test_alarms_are_printed_below_the_table(tmp_path):

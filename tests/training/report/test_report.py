@@ -532,3 +532,19 @@ def test_a_video_that_lies_elsewhere_is_no_part_of_the_page(tmp_path, write):
     (place / "video-seed2.mp4").mkdir()
     html, _ = report([place], tmp_path / "out")
     assert base64.b64encode(b"a secret").decode() not in html.read_text()
+
+
+def test_alarms_of_runs_stand_on_the_page(write, tmp_path):
+    place = write()
+    summary = json.loads((place / "summary.json").read_text())
+    (place / "summary.json").write_text(json.dumps(summary | {"alarms": ["it has blown up"]}))
+    write(seed=1)
+    report([tmp_path / "runs"], tmp_path / "report")
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "Alarms" in text and text.count("it has blown up") == 1 and str(place) in text
+
+
+def test_names_begin_no_formulas(write, tmp_path):
+    write(name="a$x_{$", task="$y$ $\\frac{$")
+    report([tmp_path / "runs"], tmp_path / "report")
+    assert (tmp_path / "report" / "report.html").is_file()
