@@ -19,6 +19,7 @@ from omegaconf.errors import (
     GrammarParseError,
     InterpolationKeyError,
     InterpolationResolutionError,
+    InterpolationToMissingValueError,
     MissingMandatoryValue,
     ValidationError,
 )
@@ -158,6 +159,9 @@ def explain(error: BaseException, typed: Sequence[str] | None = None) -> str | N
         return _explain_instantiation(error)
     if isinstance(error, MissingMandatoryValue | InterpolationKeyError):
         key = getattr(error, "full_key", None) or str(error).splitlines()[0]
+        return f"{key} has no value; give it on the command line, as {key}=..."
+    if isinstance(error, InterpolationToMissingValueError):  # as of a name that is the id
+        key = str(error).splitlines()[0].rpartition(" ")[2]
         return f"{key} has no value; give it on the command line, as {key}=..."
     if isinstance(error, HydraException):
         return _explain_composition(error, sys.argv if typed is None else typed)
