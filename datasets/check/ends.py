@@ -24,6 +24,8 @@ def _limits(rows: Rows) -> Iterator[Finding]:
     if len(lengths) < 2 or lengths.max() < rows.lengths.max():
         return
     longest = int(lengths.max())
+    if longest == 1:  # nobody records that; each row became an episode for another reason
+        return
     known = ", the time limit of the task" if longest == rows.spec.max_episode_steps else ""
     told = "are time limits stored as terminals? They would cut the bootstrap: store them as "
     told += "timeouts, and terminals only where the task itself ends"

@@ -38,6 +38,9 @@ def draw(dataset: Dataset) -> bytes:
     figure.suptitle(f"{_plain(dataset.name)}: {len(rows):,} rows, {len(rows.ends):,} episodes")
     _episodes(top, dataset, rows)
     _example(middle, rows)
+    left = sum(column.shape[-1] for column in (rows.obs, rows.action)) + 1 - len(panels)
+    more = f" ({left} more columns are not drawn)" if left else ""
+    below.suptitle(f"how often each value occurs, logarithmic{more}", fontsize=9)
     for index, (name, values) in enumerate(panels):
         _histogram(below.add_subplot(lines, _WIDTH, index + 1), name, values)
     file = io.BytesIO()
@@ -48,7 +51,7 @@ def draw(dataset: Dataset) -> bytes:
 def _episodes(figure: "Figure", dataset: Dataset, rows: Rows) -> None:
     returns, lengths, reference = dataset.returns.numpy(), rows.lengths, dataset.reference
     drawn, along, by_length = figure.subplots(1, 3)
-    _bars(drawn, returns)
+    drawn.stairs(*_count(returns), fill=True)
     if reference is not None:
         for value, line in ((reference.low, ":"), (reference.high, "--")):
             if returns.min() <= value <= returns.max():
@@ -61,8 +64,8 @@ def _episodes(figure: "Figure", dataset: Dataset, rows: Rows) -> None:
     for ended, name in ((~rows.truncated, "terminated"), (rows.truncated, "time limit or cut")):
         if ended.any():
             span = (lengths.min() - 0.5, lengths.max() + 0.5)
-            bins = min(_BINS, int(span[1] - span[0]))
-            by_length.hist(lengths[ended], bins=bins, range=span, alpha=0.6, label=name)
+            counts, edges = np.histogram(lengths[ended], min(_BINS, int(span[1] - span[0])), span)
+            by_length.stairs(counts, edges, fill=True, alpha=0.6, label=name)
     by_length.set(xlabel="steps of an episode", ylabel="episodes")
     by_length.legend(fontsize=7)
 
@@ -76,7 +79,7 @@ def _example(figure: "Figure", rows: Rows) -> None:
     varying = np.flatnonzero(rows.spread > 0)[:_LINES]
     scaled = (rows.obs[part] - rows.obs.mean(axis=0, dtype=np.float64)) / spread
     panels: list[tuple[str, np.ndarray, str, Iterable[int]]] = [
-        ("observations, standard deviations", scaled[:, varying], "obs", varying),
+        ("observations (std)", scaled[:, varying], "obs", varying),
         ("actions", rows.action[part, :_LINES], "action", range(rows.action.shape[1])),
         ("reward", rows.reward[part, None], "reward", [-1]),
     ]
@@ -86,7 +89,8 @@ def _example(figure: "Figure", rows: Rows) -> None:
         for dim, curve in zip(dims, values.T, strict=False):
             axes.plot(curve, lw=1, marker=marker, label=f"{name} {dim}".removesuffix(" -1"))
         axes.set(xlabel="step", ylabel=label)
-        axes.legend(fontsize=6, loc="upper right")
+        if axes.lines:
+            axes.legend(fontsize=6, loc="upper right")
 
 
 def _columns(rows: Rows) -> list[tuple[str, np.ndarray]]:
@@ -103,16 +107,22 @@ def _first(column: np.ndarray, count: int) -> Sequence[int]:
 
 
 def _histogram(axes: "Axes", name: str, values: np.ndarray) -> None:
-    _bars(axes, values)
+    """A small one; rare values are those that matter, so counts are logarithmic."""
+    counts, edges = _count(values)
+    axes.stairs(np.log1p(counts), edges, fill=True)
     axes.set_title(name, fontsize=8)
-    axes.set_yscale("log")  # rare values are those that matter
-    axes.tick_params(labelsize=6)
+    ends = edges[[0, -1]]  # ticks that matplotlib chooses take seconds for all panels
+    axes.set_xticks(ends, [f"{end:.3g}" for end in ends], fontsize=6)
+    axes.set_yticks([])
 
 
-def _bars(axes: "Axes", values: np.ndarray) -> None:
-    values = values[np.isfinite(values)].astype(np.float64)  # float32 may have no room for bins
-    if len(values):
-        axes.hist(values, bins=_BINS)
+def _count(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Counts and edges of bins."""
+    values = values[np.isfinite(values)].astype(np.float64)
+    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # no room for bins
+        low, high = low - max(1.0, abs(low)), high + max(1.0, abs(high))
+    return np.histogram(values, bins=_BINS, range=(low, high))
 
 
 def _plain(text: str) -> str:

@@ -5,22 +5,23 @@ from collections.abc import Iterator
 import numpy as np
 
 from reverie.datasets.check.finding import Finding, problem, warning
-from reverie.datasets.check.rows import Rows
+from reverie.datasets.check.rows import Rows, some
 
 MOST = 0.5  # share of rows beyond which something is the rule rather than an exception
 NOISE = 0.05  # mean difference in standard deviations, below which two observations are one state
 ROUNDING = 1e-3  # likewise, relative to the numbers: float16 keeps 5e-4
 HARMLESS = 1e-3  # in standard deviations; less is lost in any normalisation
 FEWEST = 100  # rows below which steps cannot be called unusual
+_EXCEPTIONS = 0.1  # share of rows up to which they are in order but for some
 _SHORT = 5  # mean length below which episodes are hardly episodes
 _LAGS = 64  # environments side by side that are recognised
 _SHIFTS = 3  # rows by which successors may be shifted the wrong way
-_PAIRS = 4096  # pairs of rows whose distances are averaged
+_FEW = 5  # episodes from which their starts can be compared
 
 
 def find_in_order(rows: Rows) -> Iterator[Finding]:
     """Successors that belong to other rows, ends that were not recorded, rows out of order."""
-    if len(rows) < 2:
+    if len(rows) < 2 or not (rows.spread > 0).any():
         return
     later = _find_shift(rows)
     shifted = None if later is None else _name_shift(rows, later)
@@ -54,8 +55,9 @@ def _name_shift(rows: Rows, later: int) -> Finding | None:
             f"{told} that of {'the row' if later == -1 else f'{-later} rows'} before: shifted the "
             "wrong way; store the true next observations, or leave next_observations out"
         )
-    first = np.arange(len(rows) - 1)[:: max(1, len(rows) // _PAIRS)]
-    if rows.distance(first, first + 1) > rows.pairs.step[first].mean():
+    first = some(np.flatnonzero(rows.valid_next[:-1]))
+    by_next = rows.unexplained(first, rows.next_obs[first])
+    if rows.unexplained(first, rows.obs[first + 1]) > by_next:
         return None  # the rows between are of others
     return warning(
         f"{told} that of {later} rows later: are these {later}-step transitions? A policy that "
@@ -102,6 +104,12 @@ def _out_of_order(rows: Rows, later: int | None) -> Iterator[Finding]:
     if offset:
         yield _misplaced_ends(told + " the next observation is not the following row's", offset)
         return
+    if count < _EXCEPTIONS * total:
+        yield warning(
+            f"{told} the next observation is not the following row's observation: there an end was "
+            "not recorded, or rows are missing or out of order; store timeouts at ends"
+        )
+        return
     yield warning(
         f"{told} the next observation is not the following row's observation: "
         + _disorder(later, ", scores of the data")
@@ -112,7 +120,8 @@ def _many_ends(rows: Rows, later: int | None) -> Iterator[Finding]:
     """Episodes of next to no rows, which came of successors that are not the following rows."""
     ends = rows.ends[:-1][rows.truncated[:-1]]
     cut = ends[rows.pairs.differs[ends]]
-    if len(cut) < 10:
+    # Where the step itself is odd, it is the end that is misplaced.
+    if len(cut) < 10 or (rows.pairs.surprise[cut] > _unusual(rows)).mean() > MOST:
         return
     near = _near(rows)[cut]
     if near.mean() > MOST:
@@ -132,58 +141,59 @@ def _many_ends(rows: Rows, later: int | None) -> Iterator[Finding]:
 
 
 def _shuffled(rows: Rows) -> Iterator[Finding]:
-    """Following rows that are no nearer than any others, where the file stores no successors."""
-    steps = rows.pairs.step[rows.inside & rows.valid_next[:-1]]
-    if len(steps) < FEWEST:
+    """Following rows that have nothing in common, where the file stores no successors."""
+    first = np.flatnonzero(rows.inside & rows.valid_next[:-1])
+    if len(first) < FEWEST:
         return
-    rng = np.random.default_rng(0)
-    any_two = rows.distance(
-        rng.integers(len(rows), size=_PAIRS), rng.integers(len(rows), size=_PAIRS)
-    )
-    if any_two == 0.0 or steps.mean() < MOST * any_two:
+    first = some(first)
+    usual = rows.unexplained(first, rows.next_obs[first])
+    if usual < MOST:
         return
-    first = rng.integers(max(1, len(rows) - _LAGS), size=_PAIRS)
     lags = range(2, min(_LAGS, len(rows) // 4) + 1)
-    by_lag = {lag: rows.distance(first, first + lag) for lag in lags}
-    lag = min(by_lag, key=by_lag.__getitem__) if by_lag else 0
-    told = "following rows are about as far apart as any two rows"
-    if lag and by_lag[lag] < 0.5 * steps.mean():
+    first = some(np.arange(len(rows) - lags[-1]))
+    by_lag = {lag: rows.unexplained(first, rows.obs[first + lag]) for lag in lags}
+    lag = min(by_lag, key=by_lag.__getitem__)
+    if by_lag[lag] < 0.5 * usual:
         yield warning(
-            f"{told}, while every {lag}th row is near: are these {lag} environments side by side? "
-            "Then most transitions lead from one into another: sort the rows by environment and "
-            "time, or store next_observations"
+            f"following rows have little in common, while every {lag}th row has: are these {lag} "
+            "environments side by side? Then most transitions lead from one into another: sort the "
+            "rows by environment and time, or store next_observations"
         )
-    elif steps.mean() > 0.9 * any_two:
+    elif usual > 0.9:
         yield warning(
-            f"{told}: are they shuffled? Then every transition is wrong: sort the rows by episode "
-            "and time, or store next_observations"
+            "following rows have no more in common than any two rows: are they shuffled? Then "
+            "every transition is wrong: sort the rows by episode and time, or store "
+            "next_observations"
         )
 
 
 def _jumps(rows: Rows) -> Iterator[Finding]:
-    """Single steps inside episodes that are as large as from an end to a start."""
-    steps, inside = rows.pairs.step, rows.inside & rows.valid_next[:-1]
+    """Single steps inside episodes that are as unlikely as from an end to a start."""
+    surprise, inside = rows.pairs.surprise, rows.inside & rows.valid_next[:-1]
     if inside.sum() < FEWEST:
         return
-    typical = float(np.median(steps[inside]))
-    around = np.maximum(np.append(0.0, steps[:-1]), np.append(steps[1:], 0.0))
-    found = np.flatnonzero(inside & (steps > max(0.3, 10 * typical)) & (around < 0.3 * steps))
-    if typical == 0.0 or len(found) < max(3, len(rows.ends) / 2):
+    around = np.maximum(np.append(0.0, surprise[:-1]), np.append(surprise[1:], 0.0))
+    for threshold in _unusual(rows) * np.array([1.0, 1.25, 1.5, 2.0]):
+        found = np.flatnonzero(inside & (surprise > threshold) & (around < 0.7 * surprise))
+        nearly = (surprise[inside] > 0.75 * threshold).sum() - (surprise[inside] > threshold).sum()
+        # Apart from all other steps, rather than the largest of many that are somewhat unusual.
+        if len(found) >= max(3, len(rows.ends) / 2) and nearly < MOST * len(found):
+            break
+    else:
         return
     told = (
-        f"inside episodes {len(found):,} single steps are over 10 times the usual size, as from "
-        "the end of an episode to the start of another"
+        f"inside episodes {len(found):,} single steps are unlike all others, as from the end of an "
+        "episode to the start of another"
     )
     offset = _offset_of_ends(rows, found)
     if offset:
         yield _misplaced_ends(told, offset)
         return
     apart = int(np.gcd.reduce(found + 1))
-    remedy = f"dataset.max_episode_steps={apart} (they lie {apart} rows apart)" if apart > 1 else ""
+    remedy = f"set dataset.max_episode_steps={apart} (they lie {apart} rows apart), or "
     yield warning(
         f"{told}: were ends not recorded? Then those transitions are wrong, and returns and "
-        f"lengths too; {f'set {remedy}, or ' if remedy else ''}store timeouts or "
-        "next_observations"
+        f"lengths too; {remedy if apart > 1 else ''}store timeouts or next_observations"
     )
 
 
@@ -192,24 +202,40 @@ def _resets(rows: Rows) -> Iterator[Finding]:
     ends = rows.ends[:-1][rows.valid_next[rows.ends[:-1]]]
     same = (rows.next_obs[ends] == rows.obs[ends + 1]).all(axis=1)
     terminated = rows.terminated[ends]
-    remedy = "is the first of the following episode; store the true one, or leave next_observations"
+    told = (
+        "the next observation is the first of the following episode; store the true one, or leave "
+        "next_observations out"
+    )
     if (same & terminated).any():
-        yield problem(
-            f"in {int((same & terminated).sum()):,} of {int(terminated.sum()):,} terminal rows the "
-            f"next observation {remedy} out"
+        count, total = int((same & terminated).sum()), int(terminated.sum())
+        yield problem(f"in {count:,} of {total:,} terminal rows {told}")
+    limits = ends[~terminated]
+    copied = same[~terminated]
+    # A recording that was only cut into pieces goes on as usual, and begins anywhere.
+    odd = rows.pairs.surprise[limits] > _unusual(rows)
+    if len(limits) > 1 and (odd.mean() > MOST or (copied.mean() > MOST and _start_alike(rows))):
+        count = int((odd | copied).sum())
+        if not copied.any():
+            told = (
+                "the step to the next observation is unlike all others, as to the start of another "
+                "episode: are timeouts stored one row too late?"
+            )
+        yield (problem if copied.any() else warning)(
+            f"in {count:,} of {len(limits):,} rows at time limits {told}"
         )
-    # A recording that was only cut into pieces goes on as usual.
-    inside = rows.pairs.step[rows.inside & rows.valid_next[:-1]]
-    if not len(inside):
-        return
-    jumps = rows.pairs.step[ends] > max(0.3, 10 * float(np.median(inside)))
-    reset = same & jumps & ~terminated
-    limits = int((~terminated).sum())
-    if reset.sum() > MOST * limits and reset.sum() > 1:
-        yield problem(
-            f"in {int(reset.sum()):,} of {limits:,} rows at time limits the next observation "
-            f"{remedy} out"
-        )
+
+
+def _start_alike(rows: Rows) -> bool:
+    """Whether episodes begin in a small part of all states."""
+    varying = rows.spread > 0
+    starts = rows.obs[rows.starts][:, varying].std(axis=0)
+    return len(rows.starts) >= _FEW and bool(np.median(starts / rows.spread[varying]) < MOST)
+
+
+def _unusual(rows: Rows) -> float:
+    """The least surprise that is out of the ordinary."""
+    known = rows.pairs.surprise[rows.valid_next[:-1]]
+    return max(0.25, 4.0 * float(np.median(known))) if len(known) else np.inf
 
 
 def _near(rows: Rows) -> np.ndarray:

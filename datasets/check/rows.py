@@ -22,14 +22,14 @@ class Pairs:
         differs: the next observation is known, and is not the following row's observation.
         gap: how far it is from that, in standard deviations, mean over dimensions.
         fine: likewise, relative to the size of the numbers; the largest of the dimensions.
-        step: how far it is from the row's own observation, in standard deviations of which more
-            than one count as one, mean over dimensions.
+        surprise: how far it is from what a linear model makes of the row's observation and action,
+            in standard deviations of which more than one count as one, mean over dimensions.
     """
 
     differs: np.ndarray
     gap: np.ndarray
     fine: np.ndarray
-    step: np.ndarray
+    surprise: np.ndarray
 
 
 class Rows:
@@ -82,29 +82,27 @@ class Rows:
 
     @cached_property
     def spread(self) -> np.ndarray:
-        """`[D]` standard deviation of each observation, 0 where it never changes."""
-        constant = self.obs.min(axis=0) == self.obs.max(axis=0)
-        return np.where(constant, 0.0, self.obs.std(axis=0, dtype=np.float64))
+        """`[D]` standard deviation of each observation, 0 where it never changes; of a sample."""
+        constant = self._sample.min(axis=0) == self._sample.max(axis=0)
+        return np.where(constant, 0.0, self._sample.std(axis=0, dtype=np.float64))
 
     @cached_property
     def pairs(self) -> Pairs:
         """Rows beside the rows that follow them."""
         shape = len(self) - 1
-        differs = np.zeros(shape, dtype=bool)
-        gap, fine, step = (np.zeros(shape, dtype=np.float32) for _ in range(3))
+        gap, fine, surprise = (np.zeros(shape, dtype=np.float32) for _ in range(3))
+        model = self._linear_model
         for part in self.chunks(shape):
-            obs, own_next = self.obs[part], self.next_obs[part]
+            own_next = self.next_obs[part]
             following = self.obs[part.start + 1 : part.stop + 1]
             away = np.abs(own_next - following)
             if away.any():
-                size = 1.0 + np.abs(following).max(axis=1)
-                fine[part] = away.max(axis=1) / size
-                gap[part] = away @ self._weights
-            moved = np.abs(own_next - obs) * self._inverse
-            step[part] = np.minimum(moved, 1.0, out=moved) @ self._even
-        differs = (fine > EXACT) & self.valid_next[:-1]
-        step[~self.valid_next[:-1]] = 0.0
-        return Pairs(differs, gap, fine, step)
+                fine[part] = away.max(axis=1) / (1.0 + np.abs(following).max(axis=1))
+                gap[part] = away @ (self._inverse * self._even)
+            missed = np.abs(self._scaled(own_next) - self._inputs(part) @ model)
+            surprise[part] = np.minimum(missed, 1.0, out=missed) @ self._even
+        surprise[~self.valid_next[:-1]] = 0.0
+        return Pairs((fine > EXACT) & self.valid_next[:-1], gap, fine, surprise)
 
     def equal_share(self, later: int) -> float:
         """Share of rows whose next observation is exactly that of the row so many rows later.
@@ -112,9 +110,7 @@ class Rows:
         Rows at which nothing moves are left out, for there every row is equal. Of many rows a
         sample tells.
         """
-        rows = np.arange(max(0, -later), len(self) - max(1, later))
-        if len(rows) > _SAMPLE:
-            rows = np.random.default_rng(0).choice(rows, _SAMPLE)
+        rows = some(np.arange(max(0, -later), len(self) - max(1, later)))
         rows = rows[self.valid_next[rows]]
         if not len(rows):
             return 0.0
@@ -122,10 +118,20 @@ class Rows:
         moves = (self.obs[rows + 1] != self.obs[rows + later]).any(axis=1)
         return float((same & moves).mean())
 
-    def distance(self, first: np.ndarray, second: np.ndarray) -> float:
-        """Mean distance of the observations of pairs of rows, measured as `Pairs.step`."""
-        apart = np.abs(self.obs[first] - self.obs[second]) * self._inverse
-        return float((np.minimum(apart, 1.0) @ self._even).mean())
+    def unexplained(self, first: np.ndarray, other: np.ndarray) -> float:
+        """Share of the variance of observations that others do not explain linearly.
+
+        Args:
+            first: rows `[M]` that explain.
+            other: observations `[M, D]`, each in the same dimension; the best one counts.
+        """
+        x, y = self._scaled(self.obs[first]), self._scaled(other)
+        x, y = x - x.mean(axis=0), y - y.mean(axis=0)
+        scale = np.sqrt((x * x).sum(axis=0) * (y * y).sum(axis=0))
+        correlation = np.divide(
+            (x * y).sum(axis=0), scale, out=np.zeros_like(scale), where=scale > 0
+        )
+        return 1.0 - float(np.square(correlation).max())
 
     def chunks(self, count: int) -> Iterator[slice]:
         """So many rows, some at a time."""
@@ -148,5 +154,32 @@ class Rows:
         return varying / max(1.0, float(varying.sum()))
 
     @cached_property
-    def _weights(self) -> np.ndarray:
-        return self._inverse * self._even
+    def _linear_model(self) -> np.ndarray:
+        """`[D + A + 1, D]` from the inputs of a row to its next observation, both scaled."""
+        rows = some(np.flatnonzero(self.valid_next))
+        inputs = self._inputs(rows).astype(np.float64)  # in which the ridge keeps it solvable
+        covariance = inputs.T @ inputs + 1e-3 * np.eye(inputs.shape[1])
+        model = np.linalg.solve(covariance, inputs.T @ self._scaled(self.next_obs[rows]))
+        return model.astype(np.float32)
+
+    def _inputs(self, rows: slice | np.ndarray) -> np.ndarray:
+        ones = np.ones((len(self.reward[rows]), 1), dtype=np.float32)
+        return np.concatenate([self._scaled(self.obs[rows]), self.action[rows], ones], axis=1)
+
+    def _scaled(self, obs: np.ndarray) -> np.ndarray:
+        return (obs - self._middle) * self._inverse
+
+    @cached_property
+    def _middle(self) -> np.ndarray:
+        return self._sample.mean(axis=0, dtype=np.float64).astype(np.float32)
+
+    @cached_property
+    def _sample(self) -> np.ndarray:
+        return self.obs[some(np.arange(len(self)))]
+
+
+def some(rows: np.ndarray) -> np.ndarray:
+    """At most 10,000 of these rows, at random: every so many-th could all be starts of episodes."""
+    if len(rows) <= _SAMPLE:
+        return rows
+    return np.random.default_rng(0).choice(rows, _SAMPLE)

@@ -86,6 +86,8 @@ def _unwritten(rows: Rows) -> Iterator[Finding]:
                 "them again"
             )
             continue
+        if len(found) < varying and not ((rows.ends >= first) & (rows.ends < last)).any():
+            continue  # within one episode, in which the cause may stay away
         dims = {name: [dim for each, dim in found if each == name] for name, _ in found}
         told = "all columns" if len(found) == varying else _list_columns(rows, dims)
         yield warning(

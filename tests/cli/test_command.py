@@ -92,7 +92,7 @@ def test_a_mistake_ends_a_console_command_as_it_ends_the_script(call, fails):
     status, _, error, _ = call("console", "train", "algorithm=mopoo")
     assert (status, error.strip()) == (1, said)
     status, _, error, _ = call("console", "check", "dataset=nonsense")
-    assert status == 1 and error.count("\n") == 1 and "use one of builtin/" in error
+    assert status == 1 and error.count("\n") == 1 and "options: builtin/" in error
 
 
 def test_a_module_of_two_names_would_be_seen(tmp_path, command):

@@ -1,9 +1,7 @@
-"""What the check finds, what it calls a problem, and how its command ends."""
+"""What a report holds: counts, quantiles, columns, and what is wrong with single values."""
 
-import subprocess
-import sys
+import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,22 +9,25 @@ import torch
 from rich.console import Console
 
 from reverie.datasets.build import build
-from reverie.datasets.check import check, report, show
+from reverie.datasets.check import problems, report, show
+from reverie.datasets.check.figures import draw
+from reverie.datasets.check.report import as_json
 from reverie.envs.specs import Reference, Spec
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def healthy(**changes):
     """Two episodes of three and four rows with true successors; keywords replace columns."""
     rng = np.random.default_rng(0)
+    obs = changes.get("obs", rng.normal(size=(7, 3)))
+    next_obs = np.roll(obs, -1, 0)
+    next_obs[2::4] = rng.normal(size=next_obs[2::4].shape)  # ends
     columns = {
-        "obs": rng.normal(size=(7, 3)),
+        "obs": obs,
         "action": rng.uniform(-0.9, 0.9, size=(7, 2)),
         "reward": np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]),
         "terminated": np.array([0, 0, 1, 0, 0, 0, 0]),
         "truncated": np.zeros(7, bool),
-        "next_obs": rng.normal(size=(7, 3)),
+        "next_obs": next_obs,
     }
     spec = Spec(
         env_id="Toy-v0",
@@ -78,7 +79,7 @@ def test_constant_and_equal_dimensions_are_found():
     assert found.constant_obs == (0,)
     assert found.equal_obs == ((1, 2),)
     assert found.constant_action == (0,)
-    assert found.saturation == pytest.approx((0.0, 2 / 7))
+    assert [each.at_edge for each in found.columns if each.name.startswith("action")] == [0, 2 / 7]
     assert any("actions 0 never change" in line for line in found.warnings)
     assert found.problems == ()
 
@@ -154,101 +155,96 @@ def test_a_time_limit_may_go_on_into_the_next_episode():
 def test_terminals_at_the_time_limit_only_are_suspicious():
     flags = np.array([0, 0, 0, 1, 0, 0, 0, 1])
     rng = np.random.default_rng(0)
+    obs = rng.normal(size=(8, 3))
     changes = {
-        "obs": rng.normal(size=(8, 3)),
-        "next_obs": rng.normal(size=(8, 3)),
+        "obs": obs,
+        "next_obs": None,
         "action": rng.uniform(-1, 1, (8, 2)),
         "reward": np.arange(8.0),
         "terminated": flags,
         "truncated": np.zeros(8),
     }
     (warning,) = report(healthy(**changes)).warnings
-    assert "time limit of 4 steps" in warning
+    assert "last exactly 4 steps, the time limit of the task" in warning
     changes["terminated"] = np.array([0, 0, 1, 0, 0, 0, 1, 0])
     assert report(healthy(**changes)).warnings == ()
 
 
+def test_what_poisons_is_found_without_the_rest():
+    data = healthy(action=np.zeros((7, 2)))
+    assert problems(data) == report(data).problems != ()
+
+
+def test_each_column_has_its_line():
+    steps = np.array([0.1, 0.1, 0.3, 0.7, 0.7, 0.8, 0.5])
+    obs = np.stack([steps, np.random.default_rng(3).normal(size=7), np.full(7, 2.0)], axis=1)
+    found = report(healthy(obs=obs, reward=np.array([0.0, 1, 0, 0, 1, 1, 0])))
+    columns = {each.name: each for each in found.columns}
+    assert list(columns) == ["obs 0", "obs 1", "obs 2", "action 0", "action 1", "reward"]
+    first = columns["obs 0"]
+    assert (first.min, first.max) == pytest.approx((0.1, 0.8))
+    assert (first.mean, first.std) == pytest.approx((steps.mean(), steps.std()))
+    assert (first.repeats, first.step) == (2 / 6, 0.1)
+    assert (columns["obs 1"].repeats, columns["obs 1"].step) == (0, None)
+    assert (columns["obs 2"].repeats, columns["obs 2"].step) == (1, None)
+    assert (columns["reward"].step, columns["reward"].at_edge) == (1, None)
+    assert columns["action 0"].at_edge == 0
+
+
+def through(data, path, width):
+    """The text as a file or pipe of that width receives it."""
+    with path.open("w") as file:
+        show(data, report(data), Console(file=file, width=width))
+    return path.read_text()
+
+
 def test_everything_found_is_printed(tmp_path):
-    with (tmp_path / "out").open("w") as file:
-        data = healthy(action=np.zeros((7, 2)))
-        show(data, report(data), Console(file=file, width=120))
-    text = (tmp_path / "out").read_text()
+    text = through(healthy(action=np.zeros((7, 2))), tmp_path / "out", 120)
     for expected in ("toy.npz", "Toy-v0", "14.29% of rows", "by hand", "110", "3 to", "problem: "):
         assert expected in text
 
 
-def write(path, **changes):
+def test_numbers_are_whole_at_any_width(tmp_path):
+    data = healthy(reward=np.arange(7.0) * -1234567.0, obs=np.random.normal(size=(7, 3)) * 1e5)
+    wide = through(data, tmp_path / "wide", 300)
+    assert "-7.407e+06" in wide and "-2.222e+07" in wide  # of a reward, and of a return
+    assert through(data, tmp_path / "narrow", 30) == wide
+
+
+def test_of_many_columns_the_first_are_printed_and_all_are_in_the_json(tmp_path):
     rng = np.random.default_rng(0)
-    columns = {
-        "observations": rng.normal(size=(7, 3)),
-        "actions": rng.uniform(-1, 1, (7, 2)),
-        "rewards": rng.normal(size=7),
-        "terminals": np.array([0, 0, 1, 0, 0, 0, 0]),
-        "next_observations": rng.normal(size=(7, 3)),
-    }
-    np.savez(path, **{**columns, **changes})
-    return str(path)
+    spec = replace(healthy().spec, obs_dim=400)
+    data = healthy(spec=spec, obs=rng.normal(size=(7, 400)))
+    text = through(data, tmp_path / "out", 80)
+    assert "obs 39 " in text and "obs 40 " not in text and "action 1 " in text
+    assert "and 360 more columns; --json FILE has them all" in text
+    assert len(json.loads(as_json(data, report(data)))["columns"]) == 403
 
 
-def test_the_command_takes_the_options_of_a_dataset(tmp_path, capsys):
-    path = write(tmp_path / "log.npz")
-    assert check(["dataset=file", f"dataset.path={path}", "dataset.reference=[0,2]"]) == 0
-    out = capsys.readouterr().out
-    assert "nothing found" in out
-    assert "given by the user" in out
+def test_the_json_holds_everything_and_no_nan():
+    data = healthy()
+    found = json.loads(as_json(data, report(data)))
+    assert (found["dataset"], found["rows"], found["spec"]["env_id"]) == ("toy", 7, "Toy-v0")
+    assert (found["fingerprint"], found["reference"]["high"]) == (data.fingerprint, 20.0)
+    assert found["columns"][-1]["name"] == "reward" and found["returns"][-1] == 22.0
+    broken = with_values(data, reward=torch.full((7,), float("nan")))
+    text = as_json(broken, report(broken))
+    assert json.loads(text, parse_constant=pytest.fail)["rewards"] == [None] * 7
 
 
-def test_the_command_fails_on_a_problem(tmp_path, capsys):
-    path = write(tmp_path / "log.npz", actions=np.zeros((7, 2)))
-    assert check(["dataset=file", f"dataset.path={path}"]) == 1
-    assert "problem: all actions are the same" in capsys.readouterr().out
+@pytest.mark.parametrize("obs_dim", [3, 40])
+def test_the_picture_is_one(obs_dim):
+    rng = np.random.default_rng(0)
+    spec = replace(healthy().spec, obs_dim=obs_dim)
+    data = healthy(spec=spec, obs=rng.normal(size=(7, obs_dim)), name="of $x_1$ and $")
+    picture = draw(data)
+    assert picture[:8] == b"\x89PNG\r\n\x1a\n" and b"reverie check" in picture[:4096]
 
 
-def test_the_command_counts_nan_in_a_file_in_one_line(tmp_path, capsys):
-    rewards = np.arange(7.0)
-    rewards[[1, 4]] = np.nan
-    path = write(tmp_path / "log.npz", rewards=rewards)
-    assert check(["dataset=file", f"dataset.path={path}"]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: dataset log: reward 2 NaN and 0 Inf in 2 rows (first row 1)")
-    assert error.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["dataset=d4rl/hoper-medium-v2"], "did you mean d4rl/hopper-medium-v2"),
-        (["dataset=nonsense"], "use one of builtin/"),
-        (["dataset=d4rl"], "dataset.id has no value"),
-        (["dataset=file", "dataset.pth=x"], "there is no setting dataset.pth"),
-        (["dataset=file", "dataset.path=nowhere.npz"], "nowhere.npz does not exist"),
-        (["dataset=file", "dataset.path=[x"], "the options do not fit"),
-        (["dataset=file", "seed=1"], "expected dataset=... and dataset.key=value only"),
-        (["dataset.path=x"], "expected dataset=..."),
-    ],
-)
-def test_wrong_options_end_in_one_line(arguments, message, capsys):
-    assert check(arguments) == 1
-    captured = capsys.readouterr()
-    assert message in captured.err
-    assert captured.err.count("\n") == 1
-    assert captured.out == ""
-
-
-def test_help_says_how_to_call_it(capsys):
-    assert check(["--help"]) == 0
-    assert "python -m datasets.check dataset=" in capsys.readouterr().out
-    assert check([]) == 2
-
-
-def test_the_module_runs_from_the_checkout_and_returns_its_status(tmp_path):
-    path = write(tmp_path / "log.npz", rewards=np.full(7, np.inf))
-    done = subprocess.run(
-        [sys.executable, "-m", "datasets.check", "dataset=file", f"dataset.path={path}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: dataset log: reward 0 NaN and 7 Inf")
-    assert done.stderr.count("\n") == 1
+def test_a_picture_of_one_row_of_huge_and_constant_values_is_drawn():
+    columns = {"obs": np.full((1, 3), 3e38), "next_obs": np.full((1, 3), 3e38)}
+    columns |= {"action": np.zeros((1, 2)), "reward": np.zeros(1)}
+    flags = {"terminated": np.zeros(1), "truncated": np.zeros(1)}
+    data = healthy(**columns, **flags)
+    assert draw(data)[:4] == b"\x89PNG"
+    assert report(data).rows == 1

@@ -47,7 +47,8 @@ def check(arguments: Sequence[str]) -> int:
     chosen = parser.parse_args(arguments)
     picture = None if chosen.plot is None else _to_write(chosen.plot, ".png")
     table = None if chosen.json in (None, STDOUT) else _to_write(chosen.json, ".json")
-    data = load_dataset(compose_run(_only_dataset(chosen.overrides)))
+    overrides = [*_only_dataset(chosen.overrides), *_searched(chosen.config_dir)]
+    data = load_dataset(compose_run(overrides))
     found = report(data)
     if chosen.json == STDOUT:
         print(as_json(data, found), end="")
@@ -76,7 +77,21 @@ def _parser() -> argparse.ArgumentParser:
         "--plot", metavar="FILE.png", help="draw columns, returns, lengths and an episode"
     )
     parser.add_argument("--json", metavar="FILE.json", help="write everything as JSON; - prints it")
+    parser.add_argument(
+        "--config-dir", "-cd", metavar="DIR", help="folder with options of your own, as of train.py"
+    )
     return parser
+
+
+def _searched(folder: str | None) -> list[str]:
+    """What makes Hydra look for options in one more folder."""
+    if folder is None:
+        return []
+    path = Path(folder).expanduser().absolute()
+    if not path.is_dir():
+        raise Mistake(f"--config-dir={folder} is no folder; give the one above dataset/")
+    quoted = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return [f"hydra.searchpath=['file://{quoted}']"]
 
 
 def _only_dataset(overrides: Sequence[str]) -> Sequence[str]:
