@@ -217,12 +217,18 @@ class BatchedMLP(nn.Module):
             target.copy_(values)
 
 
-def truncated_normal_(layer: BatchedLinear) -> None:
-    """Weights from a normal of std 1/(2 sqrt(in)) cut at two stds, biases zero.
+def normal_start_(layer: BatchedLinear, cut: float | None) -> None:
+    """Weights from a normal of std 1/(2 sqrt(in)), biases zero.
 
-    Source: MBPO's TensorFlow initialiser, arXiv:1906.08253. torch takes absolute bounds, so the
-    two stds are passed explicitly; its defaults of -2 and 2 would not truncate at all.
+    Args:
+        cut: standard deviations at which the normal is cut, None for a whole one.
+
+    Source: MBPO's TensorFlow initialiser, arXiv:1906.08253, which cuts at two. torch takes absolute
+    bounds; its defaults of -2 and 2 would not truncate at all.
     """
     std = 1 / (2 * math.sqrt(layer.weight.shape[-2]))
-    nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
+    if cut is None:
+        nn.init.normal_(layer.weight, std=std)
+    else:
+        nn.init.trunc_normal_(layer.weight, std=std, a=-cut * std, b=cut * std)
     nn.init.zeros_(layer.bias)

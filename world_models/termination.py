@@ -20,7 +20,7 @@ from reverie.envs.termination import rule_for_spec
 from reverie.mistake import Mistake
 from reverie.world_models.base import TerminationRule
 from reverie.world_models.fitting import moments
-from reverie.world_models.networks import BatchedLinear, BatchedMLP, truncated_normal_
+from reverie.world_models.networks import BatchedLinear, BatchedMLP, normal_start_
 from reverie.world_models.optimiser import Adam
 
 log = logging.getLogger(__name__)
@@ -160,7 +160,7 @@ class LearnedTermination(Termination):
         """Start over with new weights from torch's global generator."""
         for layer in self.network.modules():
             if isinstance(layer, BatchedLinear):
-                truncated_normal_(layer)
+                normal_start_(layer, cut=2.0)
 
     def logit(
         self,
