@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from reverie.agents.losses import conservative_gap
 from reverie.agents.networks import Critics
@@ -16,6 +17,8 @@ from reverie.ranges import Count, Finite, Positive, Range
 from reverie.world_models.optimiser import Adam
 from reverie.world_models.per_seed import PerSeed, as_list, as_tensor
 
+_CPU_ROWS = 1024
+"""Rows that critics value at a time on a CPU."""
 MAX_WEIGHT = 1e6
 """Upper clip of a trained weight, as in public code."""
 
@@ -112,6 +115,19 @@ def _values(
     critics: Critics, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B K A"]
 ) -> Float[Tensor, "S N B K"]:
     """Q_1..Q_N of K actions at each state."""
+    count = action.shape[2]
+    if obs.device.type == "cpu" and not is_compiling():
+        # Some states at a time, so that what one operation leaves is in the caches for the next.
+        states = max(1, _CPU_ROWS // (count * len(obs)))
+        if states < obs.shape[1]:
+            parts = zip(obs.split(states, 1), action.split(states, 1), strict=True)
+            return torch.cat([_values_at_once(critics, *part) for part in parts], 2)
+    return _values_at_once(critics, obs, action)
+
+
+def _values_at_once(
+    critics: Critics, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B K A"]
+) -> Float[Tensor, "S N B K"]:
     count = action.shape[2]
     repeated = obs.unsqueeze(2).expand(-1, -1, count, -1).flatten(1, 2)
     return critics(repeated, action.flatten(1, 2)).unflatten(2, (-1, count))

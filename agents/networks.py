@@ -218,6 +218,13 @@ class Critics(nn.Module):
         pair = torch.cat([self.standardise(obs), action], -1).unsqueeze(1)
         return self.body(pair.expand(-1, self.critics, -1, -1)).squeeze(-1)
 
+    def first(
+        self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"]
+    ) -> Float[Tensor, "S B"]:
+        """Q_1 alone, for what the other critics have no part in."""
+        pair = torch.cat([self.standardise(obs), action], -1).unsqueeze(1)
+        return self.body(pair, first=1).squeeze(-1).squeeze(1)
+
     def each(
         self, obs: Float[Tensor, "S N B D"], action: Float[Tensor, "S B A"]
     ) -> Float[Tensor, "S N B"]:

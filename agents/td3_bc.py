@@ -186,7 +186,7 @@ class TD3BC(Agent):
 
     def actor_loss(self, batch: Transition, action: Float[Tensor, "S B A"]) -> Float[Tensor, " S"]:
         """-lambda mean Q_1(s, pi(s)) + mean (pi(s) - a)^2, the latter over rows and dimensions."""
-        value = self.critics(batch.obs, action)[:, 0]
+        value = self.critics.first(batch.obs, action)
         imitation = (action - batch.action).square().mean((1, 2))
         return imitation - inverse_value_scale(value, self.alpha) * value.mean(1)
 

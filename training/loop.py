@@ -59,8 +59,11 @@ def train(
     def update() -> dict[str, Tensor]:
         return agent.update(mixture.sample())
 
+    # On a CPU rollouts go through the layers block by block, in the caches, which the compiler
+    # does not: compiled ones take 1.15 times as long.
+    on_cpu = mixture["real"].rows.device.type == "cpu"
     rounds = {
-        name: (compile if source.compiles else _as_it_is)(
+        name: (compile if source.compiles and not on_cpu else _as_it_is)(
             rollout_round(agent, mixture, name, source)
         )
         for name, source in sources.items()

@@ -31,6 +31,7 @@ from reverie.training.files import load_tensors, write_json, write_text
 from reverie.training.fitting import Part
 from reverie.training.logging import Log, NoTracker, Tracker
 from reverie.training.loop import Periods, Wrapper, train
+from reverie.training.memory import keep_freed_memory
 from reverie.training.online import Online, Refit
 from reverie.training.probes import blow_up
 from reverie.training.probes.value_gap import ValueGap, alarms
@@ -211,6 +212,7 @@ class Run:
         console.print(_told(decided, self.device), highlight=False, soft_wrap=True)
         compile = wrapper(decided.compiled, self.device)
         keep_compiled(self.cache)
+        keep_freed_memory()
         restore_random_state(self.random, self.device)
         self._fit(kept, compile, console)
         state = self._state(folder)

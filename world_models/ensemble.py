@@ -56,6 +56,8 @@ class ProbabilisticEnsemble(WorldModel):
         uncertainty: `max_aleatoric`, `pairwise_difference`, `ensemble_std` or `dropout`.
         dropout: probability that the fit leaves a hidden unit out; predictions and holdout errors
             use all units. 0 for none.
+        start_cut: standard deviations at which the normal of the starting weights is cut, None for
+            a whole one.
         dropout_passes: networks with units left out whose spread is `uncertainty=dropout`.
         termination: `auto`, `known`, `learned` or `none`, see `world_models.termination`.
         terminal_head: builds the classifier that `learned` needs, given `spec` and `seeds`.
@@ -95,6 +97,7 @@ class ProbabilisticEnsemble(WorldModel):
         per_seed: bool,
         uncertainty: str,
         dropout: Decay,
+        start_cut: Positive | None,
         dropout_passes: Annotated[int, Range(2)],
         termination: str,
         terminal_head: Callable[..., LearnedTermination],
@@ -118,6 +121,7 @@ class ProbabilisticEnsemble(WorldModel):
         _require(max_epochs is None or max_epochs >= 1, "max_epochs >= 1 or null", max_epochs)
 
         _require(0 <= dropout < 1, "0 <= dropout < 1", dropout)
+        _require(start_cut is None or start_cut > 0, "a positive start_cut, or null", start_cut)
         _require(dropout_passes >= 2, "dropout_passes >= 2", dropout_passes)
         if uncertainty == DROPOUT and dropout == 0:
             raise Mistake(
@@ -137,6 +141,7 @@ class ProbabilisticEnsemble(WorldModel):
         # L, ensembles: one per seed, or one in all.
         self.replicas = seeds if per_seed else 1
         self.dropout, self.dropout_passes = dropout, dropout_passes
+        self.start_cut = start_cut
         self.uncertainty_of = (
             None if uncertainty == DROPOUT else uncertainty_named(uncertainty, members)
         )
@@ -154,6 +159,7 @@ class ProbabilisticEnsemble(WorldModel):
             bound_coefficient=bound_coefficient,
             weight_decay=weight_decay,
             dropout=dropout,
+            start_cut=start_cut,
         )
         self.register_buffer("elite_members", torch.arange(elites).repeat(self.replicas, 1))
         self.register_buffer("fitted", torch.tensor(False))
@@ -167,6 +173,8 @@ class ProbabilisticEnsemble(WorldModel):
         fixed = {name: getattr(self, name) for name in _SIGNED}
         if self.dropout:  # models fitted without it are the same as before there was any
             fixed["dropout"] = self.dropout
+        if self.start_cut != 2:  # likewise: all were cut there
+            fixed["start_cut"] = self.start_cut
         return {
             "model": type(self).__name__,
             "obs_dim": self.spec.obs_dim,

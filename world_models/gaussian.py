@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reverie.world_models.networks import BatchedLinear, BatchedMLP, truncated_normal_
+from reverie.world_models.networks import BatchedLinear, BatchedMLP, normal_start_
 from reverie.world_models.optimiser import Adam
 
 
@@ -58,6 +58,7 @@ class GaussianMembers(nn.Module):
         bound_coefficient: weight of sum(upper) - sum(lower) in the loss.
         weight_decay: per layer, L2 in the loss (not decoupled), weights only.
         dropout: probability that `update` leaves a hidden unit out; 0 for none.
+        start_cut: see `normal_start_`.
     """
 
     input_mean: Tensor
@@ -76,12 +77,13 @@ class GaussianMembers(nn.Module):
         bound_coefficient: float,
         weight_decay: Sequence[float],
         dropout: float,
+        start_cut: float | None,
     ) -> None:
         super().__init__()
         self.members, self.widths = members, [inputs, outputs]
         self.log_variance_bounds = log_variance_bounds
         self.bound_coefficient, self.weight_decay = bound_coefficient, weight_decay
-        self.dropout = dropout
+        self.dropout, self.start_cut = dropout, start_cut
         self.network = BatchedMLP((seeds, members), inputs, hidden, 2 * outputs, activation)
         self.low = nn.Parameter(torch.empty(seeds, 1, 1, outputs))
         self.high = nn.Parameter(torch.empty(seeds, 1, 1, outputs))
@@ -94,7 +96,7 @@ class GaussianMembers(nn.Module):
         """Start over: weights from torch's global generator, bounds at their initial values."""
         for layer in self.network.modules():
             if isinstance(layer, BatchedLinear):
-                truncated_normal_(layer)
+                normal_start_(layer, self.start_cut)
         self.low.fill_(self.log_variance_bounds[0])
         self.high.fill_(self.log_variance_bounds[1])
 

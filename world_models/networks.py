@@ -7,6 +7,7 @@ matrix product per layer serves all of them and no Python loop runs over seeds o
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -24,6 +25,11 @@ IN_PLACE: dict[str, Activation] = {
     "tanh": torch.tanh_,
 }
 """The same functions written over their argument, which nobody needs where no gradient is taken."""
+FROM_OUTPUT = ("relu", "tanh")
+"""Those whose derivative comes from their result, so that nobody needs the argument at all."""
+
+_NARROW = 16
+"""Outputs of a layer up to which products are arranged for them."""
 
 # Inference on a CPU takes as many rows at a time through all layers as give so many activations
 # in the widest one. They stay in the caches, and two such buffers are all the memory it needs.
@@ -55,15 +61,25 @@ class BatchedLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(*lead, inputs, outputs).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(*lead, 1, outputs).uniform_(-bound, bound))
 
-    def forward(self, x: Float[Tensor, "*lead B inputs"]) -> Float[Tensor, "*lead B outputs"]:
-        if self.weight.shape[-1] == 1:
-            # Matrix libraries are slow at a single column, the usual output of a critic.
-            return (x * self.weight.mT).sum(-1, keepdim=True) + self.bias
-        # baddbmm takes exactly one batch dimension; flattening the lead is free.
-        product = torch.baddbmm(
-            self.bias.flatten(0, -3), x.flatten(0, -3), self.weight.flatten(0, -3)
-        )
+    def forward(
+        self, x: Float[Tensor, "*part B inputs"], first: int | None = None
+    ) -> Float[Tensor, "*part B outputs"]:
+        """All layers, or the first so many along the last dimension of the lead."""
+        product = self.flat(x.flatten(0, -3), first)
         return product.view(*x.shape[:-1], product.shape[-1])
+
+    def flat(
+        self, rows: Float[Tensor, "N B inputs"], first: int | None = None
+    ) -> Float[Tensor, "N B outputs"]:
+        """The same with the lead as the one dimension that products take; flattening is free."""
+        slots = slice(first)
+        weight, bias = (each[..., slots, :, :].flatten(0, -3) for each in (self.weight, self.bias))
+        if weight.shape[-1] <= _NARROW and rows.device.type == "cpu" and not is_compiling():
+            return _NarrowProduct.apply(rows, weight) + bias
+        if weight.shape[-1] == 1:
+            # Matrix libraries are slow at a single column, the usual output of a critic.
+            return (rows * weight.mT).sum(-1, keepdim=True) + bias
+        return torch.baddbmm(bias, rows, weight)
 
     def of(self, slots: slice) -> tuple[Tensor, Tensor]:
         """Weight `[N, in, out]` and bias `[N, 1, out]` of some slots of the flattened lead."""
@@ -83,10 +99,39 @@ class BatchedLayerNorm(nn.Module):
         self.scale = nn.Parameter(torch.ones(*lead, 1, width))
         self.shift = nn.Parameter(torch.zeros(*lead, 1, width))
 
-    def forward(self, x: Float[Tensor, "*lead B width"]) -> Float[Tensor, "*lead B width"]:
-        return torch.addcmul(
-            self.shift, self.scale, F.layer_norm(x, x.shape[-1:], eps=self.EPSILON)
-        )
+    def forward(
+        self, x: Float[Tensor, "*part B width"], first: int | None = None
+    ) -> Float[Tensor, "*part B width"]:
+        """Of all, or of the `first` ones along the last dimension of the lead."""
+        part = slice(first)
+        scale, shift = (each[..., part, :, :] for each in (self.scale, self.shift))
+        return torch.addcmul(shift, scale, F.layer_norm(x, x.shape[-1:], eps=self.EPSILON))
+
+
+class _NarrowProduct(torch.autograd.Function):
+    """x W `[N, B, Y]` for few columns Y, at which matrix libraries are slow.
+
+    They are several times faster where the long side of a factor lies in order in memory: W
+    transposed in the product, and the gradient of W transposed as a whole.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        if weight.shape[-1] == 1:
+            return (x * weight.mT).sum(-1, keepdim=True)
+        return torch.bmm(x, weight.mT.contiguous().mT)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        (gradient,), (x, weight) = gradients, ctx.saved_tensors
+        of_x = of_weight = None
+        if ctx.needs_input_grad[0]:
+            one = weight.shape[-1] == 1
+            of_x = gradient * weight.mT if one else torch.bmm(gradient, weight.mT)
+        if ctx.needs_input_grad[1]:
+            of_weight = torch.bmm(gradient.mT, x).mT.contiguous()
+        return of_x, of_weight
 
 
 def affine_(
@@ -132,24 +177,37 @@ class BatchedMLP(nn.Module):
         self.widths = widths[1:]
         self.activation = activation_named(activation)
         self.activation_in_place = IN_PLACE[activation]
+        self.from_output = activation in FROM_OUTPUT
 
     def forward(
-        self, x: Float[Tensor, "*lead B inputs"], dropout: float = 0.0
-    ) -> Float[Tensor, "*lead B outputs"]:
-        """Each hidden unit is left out with probability `dropout`, and the others scaled up."""
+        self,
+        x: Float[Tensor, "*part B inputs"],
+        dropout: float = 0.0,
+        first: int | None = None,
+    ) -> Float[Tensor, "*part B outputs"]:
+        """What the perceptrons say.
+
+        Args:
+            dropout: probability that a hidden unit is left out; the others are scaled up.
+            first: only so many perceptrons along the last dimension of the lead.
+        """
         inference = x.device.type == "cpu" and not torch.is_grad_enabled() and not is_compiling()
-        large = math.prod(x.shape[:-1]) * max(self.widths) > _CPU_ACTIVATIONS
-        if inference and large and not self.norms:
+        wide = math.prod(x.shape[:-1]) * max(self.widths) > _CPU_ACTIVATIONS
+        if inference and wide and first is None and not self.norms:
             return self._infer_on_cpu(x, dropout)
-        activation = self.activation if torch.is_grad_enabled() else self.activation_in_place
-        *hidden, last = self.layers
-        for number, layer in enumerate(hidden):
-            x = activation(layer(x))
+        # In place wherever that is possible: fresh memory would cost more than the function. The
+        # compiler sees to that itself.
+        in_place = not torch.is_grad_enabled() or (self.from_output and not is_compiling())
+        activation = self.activation_in_place if in_place else self.activation
+        layers = [layer for layer in self.layers if isinstance(layer, BatchedLinear)]
+        lead, rows = x.shape[:-1], x.flatten(0, -3)
+        for number, layer in enumerate(layers[:-1]):
+            rows = activation(layer.flat(rows, first))
             if self.norms:
-                x = self.norms[number](x)
+                rows = self.norms[number](rows.unflatten(0, lead[:-1]), first).flatten(0, -3)
             if dropout:
-                x = F.dropout(x, dropout)
-        return last(x)
+                rows = F.dropout(rows, dropout)
+        return layers[-1].flat(rows, first).view(*lead, self.widths[-1])
 
     def _infer_on_cpu(
         self, x: Float[Tensor, "*lead B inputs"], dropout: float
@@ -192,12 +250,18 @@ class BatchedMLP(nn.Module):
             target.copy_(values)
 
 
-def truncated_normal_(layer: BatchedLinear) -> None:
-    """Weights from a normal of std 1/(2 sqrt(in)) cut at two stds, biases zero.
+def normal_start_(layer: BatchedLinear, cut: float | None) -> None:
+    """Weights from a normal of std 1/(2 sqrt(in)), biases zero.
 
-    Source: MBPO's TensorFlow initialiser, arXiv:1906.08253. torch takes absolute bounds, so the
-    two stds are passed explicitly; its defaults of -2 and 2 would not truncate at all.
+    Args:
+        cut: standard deviations at which the normal is cut, None for a whole one.
+
+    Source: MBPO's TensorFlow initialiser, arXiv:1906.08253, which cuts at two. torch takes absolute
+    bounds; its defaults of -2 and 2 would not truncate at all.
     """
     std = 1 / (2 * math.sqrt(layer.weight.shape[-2]))
-    nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
+    if cut is None:
+        nn.init.normal_(layer.weight, std=std)
+    else:
+        nn.init.trunc_normal_(layer.weight, std=std, a=-cut * std, b=cut * std)
     nn.init.zeros_(layer.bias)

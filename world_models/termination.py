@@ -21,7 +21,7 @@ from reverie.mistake import Mistake
 from reverie.ranges import Count, Positive, Range, Widths
 from reverie.world_models.base import TerminationRule
 from reverie.world_models.fitting import moments
-from reverie.world_models.networks import BatchedLinear, BatchedMLP, truncated_normal_
+from reverie.world_models.networks import BatchedLinear, BatchedMLP, normal_start_
 from reverie.world_models.optimiser import Adam
 
 log = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ class LearnedTermination(Termination):
         """Start over with new weights from torch's global generator."""
         for layer in self.network.modules():
             if isinstance(layer, BatchedLinear):
-                truncated_normal_(layer)
+                normal_start_(layer, cut=2.0)
 
     def logit(
         self,

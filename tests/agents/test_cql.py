@@ -6,6 +6,7 @@ import torch
 from torch.distributions import Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
+from reverie.agents import cql
 from reverie.agents.cql import _values
 from reverie.agents.losses import conservative_gap, squared_error
 from reverie.envs.specs import Spec
@@ -133,3 +134,20 @@ def test_the_max_backup_takes_the_best_action_then_the_lower_critic(make_agent, 
 def test_a_weight_of_zero_is_refused(make_agent):
     with pytest.raises(ValueError, match="must be positive; agent=sac is"):
         make_agent("cql", conservative_weight=0.0)
+
+
+def test_states_valued_some_at_a_time_have_the_same_values_and_gradients(
+    make_agent, make_batch, monkeypatch
+):
+    agent, batch = make_agent("cql", seeds=2), make_batch(2, 7)
+    action, _ = agent.proposals(batch)
+    weights = list(agent.critics.parameters())
+
+    def measure():
+        values = cql._values(agent.critics, batch.obs, action)
+        return values, *torch.autograd.grad(values.square().sum(), weights)
+
+    whole = measure()
+    monkeypatch.setattr(cql, "_CPU_ROWS", 2 * 2 * action.shape[2])  # two states of seven
+    for found, expected in zip(measure(), whole, strict=True):
+        torch.testing.assert_close(found, expected)

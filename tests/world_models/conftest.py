@@ -76,6 +76,7 @@ SMALL = dict(
     per_seed=True,
     uncertainty="max_aleatoric",
     dropout=0.0,
+    start_cut=2.0,
     dropout_passes=10,
     termination="none",
     terminal_head=partial(

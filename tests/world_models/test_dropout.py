@@ -112,6 +112,7 @@ def test_a_shared_model_answers_for_every_seed(make_ensemble, make_dataset):
     [
         ({"uncertainty": "dropout", "dropout": 0.0}, "world_model.dropout"),
         ({"dropout": 1.0}, "dropout"),
+        ({"start_cut": 0.0}, "start_cut"),
         ({"dropout_passes": 1}, "dropout_passes"),
         ({"uncertainty": "ensemble_std", "members": 1, "elites": 1}, "max_aleatoric, dropout"),
     ],

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from reverie.world_models.gaussian import GaussianMembers, gaussian_loss, soft_clamp
+from reverie.world_models.networks import BatchedLinear, normal_start_
 from reverie.world_models.optimiser import Adam
 
 DECAY = [0.3, 0.2, 0.1]
@@ -33,6 +34,7 @@ def members(
         bound_coefficient=0.01,
         weight_decay=decay,
         dropout=dropout,
+        start_cut=2.0,
     )
 
 
@@ -173,3 +175,13 @@ def test_merge_takes_improved_members_and_the_bounds_of_running_seeds():
     model.restore(merged)
     for parameter, value in zip(model.trained_parameters(), merged, strict=True):
         assert torch.equal(parameter, value)
+
+
+def test_starting_weights_are_cut_where_asked_and_whole_otherwise():
+    layer = BatchedLinear((8,), 100, 100)
+    for cut, inside in ((2.0, 1.0), (1.0, 1.0), (None, math.erf(2**0.5))):  # P(|z| < 2) = .954
+        normal_start_(layer, cut)
+        scaled = layer.weight.detach() * 20  # in standard deviations
+        assert scaled.abs().max() <= (10 if cut is None else cut + 1e-4)
+        assert math.isclose((scaled.abs() <= 2).float().mean(), inside, abs_tol=0.005)
+        assert not layer.bias.any()

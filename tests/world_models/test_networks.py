@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from reverie.world_models.networks import ACTIVATIONS, BatchedMLP
+from reverie.world_models.networks import ACTIVATIONS, BatchedLinear, BatchedMLP
 
 
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
@@ -76,3 +76,29 @@ def test_a_normalised_layer_is_torchs_after_the_activation(monkeypatch):
         torch.testing.assert_close(batched(x)[slot], value)
         with torch.no_grad():
             torch.testing.assert_close(batched(x)[slot], value)
+
+
+@pytest.mark.parametrize("outputs", [1, 3, 16])
+def test_few_outputs_have_the_same_gradients_also_of_second_order(outputs):
+    layer = BatchedLinear((3,), 4, outputs).double()
+    x = torch.randn(3, 5, 4, dtype=torch.float64, requires_grad=True)
+
+    def call(x, weight, bias):
+        return torch.func.functional_call(layer, {"weight": weight, "bias": bias}, (x,))
+
+    given = (x, layer.weight, layer.bias)
+    assert torch.autograd.gradcheck(call, given) and torch.autograd.gradgradcheck(call, given)
+
+
+@pytest.mark.parametrize("lead", [(3,), (2, 3)])
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+def test_the_first_perceptrons_alone_are_those_of_all(lead, activation):
+    batched = BatchedMLP(lead, 4, [5, 6], 1, activation)
+    x = torch.randn(*lead[:-1], 1, 8, 4)
+    everyone = batched(x.expand(*lead, -1, -1))
+    torch.testing.assert_close(batched(x, first=1), everyone[..., :1, :, :])
+    gradient, expected = (
+        torch.autograd.grad(y.sum(), list(batched.parameters()))
+        for y in (batched(x, first=1), batched(x.expand(*lead, -1, -1))[..., :1, :, :])
+    )
+    torch.testing.assert_close(gradient, expected)

@@ -221,6 +221,7 @@ class DynamicsGame:
             bound_coefficient=hyperparameters["bound_coefficient"],
             weight_decay=(),
             dropout=0.0,
+            start_cut=2.0,
         )
 
     def _clone_behaviour(self, wrap: Wrapper) -> None:
