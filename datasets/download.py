@@ -81,9 +81,10 @@ def verify(path: Path, sha256: str | None) -> None:
     found = checksum(path)
     if found != expected.lower():
         source = "dataset.sha256" if sha256 else record.name
+        correct = "correct dataset.sha256, or " if sha256 else ""
         raise Mistake(
             f"{path} has sha256 {found}, expected {expected} ({source}); it is damaged or another "
-            f"version, so delete it and {record.name} to fetch it again"
+            f"version: {correct}move it and {record.name} away to fetch it again"
         )
 
 

@@ -191,7 +191,7 @@ def test_a_file_that_changed_since_its_download_is_refused(served, tmp_path):
     fetch([served.url], path, sha256=None, remedy=REMEDY)
     with path.open("r+b") as file:
         file.write(b"damage")
-    with pytest.raises(ValueError, match=r"data\.hdf5\.sha256.*delete it"):
+    with pytest.raises(ValueError, match=r"data\.hdf5\.sha256.*move it and"):
         fetch([served.url], path, sha256=None, remedy=REMEDY)
 
 
