@@ -100,7 +100,13 @@ class Fitted(nn.Module, ABC):
 
 
 class WorldModel(Fitted):
-    """Predicts what follows a state and an action, for S seeds side by side."""
+    """Predicts what follows a state and an action, for S seeds side by side.
+
+    Attributes:
+        compiles: whether rollouts in it may be compiled: its `step` stays on the device.
+    """
+
+    compiles: bool = True
 
     def initial_state(self, obs: Tensor) -> Tensor | None:
         """What the first `step` from recorded `obs [S, B, D]` takes as `state`, `[S, B, W]`.

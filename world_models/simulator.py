@@ -259,6 +259,7 @@ class SimulatorRollouts(RolloutSource):
         self._set_rounds(self._warm_rounds + steps)
         self._total: Tensor | None = None  # [S, n], reward of the running episodes so far
         self._last: Tensor | None = None  # [S, n], return of the latest whole episodes, else NaN
+        self._all_known = False  # whether every copy has had one
 
     def _set_rounds(self, rounds: int) -> None:
         self.rounds, self.starts = rounds, rounds * self.simulator.starts
@@ -281,9 +282,11 @@ class SimulatorRollouts(RolloutSource):
 
     def metrics(self) -> dict[str, Float[Tensor, " S"]]:
         """Mean return of the latest whole episode of every copy, once all had one."""
-        if self._last is None or self._last.isnan().any():
+        if self._last is None:
             return {}
-        return {"return": self._last.mean(1)}
+        if not self._all_known:  # a GPU waits for this, so it is asked no longer than needed
+            self._all_known = not bool(self._last.isnan().any())
+        return {"return": self._last.mean(1)} if self._all_known else {}
 
     def _count(self, moved: Moved) -> None:
         if self._total is None or self._last is None:
@@ -306,6 +309,7 @@ class SimulatorRollouts(RolloutSource):
         self.simulator.restore(contents["simulator"])
         self._set_rounds(contents["rounds"])
         self._total, self._last = contents["total"], contents["last"]
+        self._all_known = False
 
 
 class Collection(SimulatorRollouts):

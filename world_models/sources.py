@@ -93,7 +93,7 @@ class BranchedRollouts(RolloutSource):
             if value < 1:
                 raise Mistake(f"source.{name} must be at least 1, got {value}")
         self.model, self.filter = model, transition_filter
-        self.compiles = transition_filter.compiles
+        self.compiles = transition_filter.compiles and model.compiles
         self.horizon, self.starts, self.every = horizon, starts, every
         self.capacity = horizon * starts * retain
         self._cut: Tensor | None = None  # [S], of the latest rollout round

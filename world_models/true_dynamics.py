@@ -43,6 +43,8 @@ class TrueDynamics(WorldModel):
     public oracles rebuild it from the observation at every step; see docs/world_models.md.
     """
 
+    compiles = False  # physics runs outside of torch
+
     def __init__(
         self,
         *,

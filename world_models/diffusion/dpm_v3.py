@@ -9,6 +9,7 @@ left of f is extrapolated as a polynomial.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Any
 
 import torch
@@ -130,6 +131,9 @@ class Integrals:
         self.B = self._sum((-self.S).exp() * statistics.b)
         self.I = self._grow(self._weights())
         self.C = self._grow(self._weights() * (self.B[1:] + self.B[:-1]) / 2)
+        # Once, for every step would wait for such a copy.
+        middles = [(a + b) / 2 for a, b in pairwise(self.times)]
+        self.middles = torch.tensor(middles, dtype=torch.float64, device=self.I.device)
 
     def _grow(self, pieces: Tensor) -> Tensor:
         return torch.cat([torch.zeros_like(pieces[:1]), pieces.cumsum(0)])
@@ -147,11 +151,7 @@ class Integrals:
 
     def moment(self, i: int, j: int, power: int) -> Tensor:
         """int from i to j of e^(L + S - L_i - S_i) (lambda - lambda_i)^power."""
-        middles = [
-            (a + b) / 2 for a, b in zip(self.times[i:j], self.times[i + 1 : j + 1], strict=True)
-        ]
-        lags = torch.tensor([m - self.times[i] for m in middles], dtype=torch.float64)
-        lags = lags.to(self.I.device).reshape(-1, *[1] * (self.I.ndim - 1))
+        lags = (self.middles[i:j] - self.times[i]).reshape(-1, *[1] * (self.I.ndim - 1))
         pieces = self.I[i + 1 : j + 1] - self.I[i:j]
         return (pieces * lags**power).sum(0) * (-self.L[i] - self.S[i]).exp()
 
