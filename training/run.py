@@ -94,6 +94,7 @@ class Run:
         seed: of fits and evaluations; the agent was built with random numbers of its own.
         parts: what is fitted to the dataset before training, by group of the configuration.
         compiled: whether updates, rollouts and fits are compiled; None for where it repays.
+        compile: what functions are passed through, in the place of that decision; None to decide.
         threads: of torch; None for those that torch has, or had when the run began.
         evaluator: copies of the true environment, None for no scores.
         probes: measured at every evaluation, each on a random stream of its own.
@@ -123,6 +124,7 @@ class Run:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     parts: Mapping[str, Part] = field(default_factory=dict)
     compiled: bool | None = False
+    compile: Wrapper | None = None
     threads: int | None = None
     evaluator: Evaluator | None = None
     probes: Sequence[Probe] = ()
@@ -210,7 +212,7 @@ class Run:
         self._trained = True
         decided = settle(kept, threads=self.threads, compiled=self.compiled, updates=self.updates)
         console.print(_told(decided, self.device), highlight=False, soft_wrap=True)
-        compile = wrapper(decided.compiled, self.device)
+        compile = self.compile or wrapper(decided.compiled, self.device)
         keep_compiled(self.cache)
         keep_freed_memory()
         restore_random_state(self.random, self.device)
