@@ -60,7 +60,7 @@ from reverie.training.seeding import seed_everything
 
 SETTINGS = {
     "seed": Seed,
-    "seeds": Literal[1],  # a collection has one policy
+    "seeds": Count,
     "steps": Count,
     "rows": Count,
     "medium": Annotated[Sequence[Inside], Pair()],
@@ -324,6 +324,8 @@ def require_sense(settings: Mapping[str, Any]) -> None:
         Mistake: names the setting and what it must be.
     """
     require_declared(settings, SETTINGS)
+    if settings["seeds"] != 1:
+        raise Mistake(f"seeds={settings['seeds']} must be 1: a collection has one policy")
     for name, offered in CHOICES.items():
         if settings[name] not in offered:
             raise Mistake(f"{name}={settings[name]} is unknown; use {' or '.join(offered)}")

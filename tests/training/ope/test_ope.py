@@ -120,7 +120,7 @@ def test_the_task_is_not_stepped_unless_asked(run_dir, monkeypatch):
 
 def test_mistakes_end_in_one_line(run_dir, tmp_path):
     assert "give the directory of a run" in refused(tmp_path / "nothing")
-    assert "give one between 0 and 1 as discount=..." in refused(run_dir, "discount=1.0")
+    assert "discount=1.0 must lie in (0, 1)" in refused(run_dir, "discount=1.0")
     assert "fqe.replicas=0 must be a whole number" in refused(run_dir, "fqe.replicas=0")
     assert "activation='none' is unknown" in refused(run_dir, "fqe.activation=none")
     other = refused(run_dir, "world_model=ensemble", f"world_model.path={tmp_path / 'no.pt'}")
