@@ -16,7 +16,7 @@ from reverie.benchmarks.speed.quantities import REFERENCE
 from reverie.mistake import Mistake
 from reverie.training.files import write_text
 from reverie.training.launch.mistakes import one_line_errors
-from reverie.training.report.page import Section, Table, Text, as_markdown
+from reverie.training.report.page import Markup, Section, Table, Text, as_markdown
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 COMMAND = "python -m benchmarks.results_page"
@@ -34,7 +34,7 @@ def page(results: Path) -> str:
         f"Written by `{COMMAND}` from the files in `benchmarks/results/`; do not edit it. A claim "
         "marked [ours] goes beyond its paper; where 'holds' is '-', the line only informs."
     )
-    sections = [Section("How to read this", [Text(intro)])]
+    sections = [Section("How to read this", [Text(Markup(intro))])]
     for path in sorted(results.glob("*.json")):
         found = read(path)
         if not found["quick"]:
@@ -70,15 +70,16 @@ def section(path: Path, found: Mapping[str, Any]) -> Section:
         f"torch {hardware['versions']['torch']}."
     )
     table = claims(found["claims"]) if "claims" in found else speeds(found["results"])
-    shown = Section(path.stem, [Text(origin), table])
+    shown = Section(path.stem, [Text(Markup(origin)), table])
     for picture in sorted(path.parent.glob(f"{path.stem}[-.]*png")):
-        shown.blocks.append(Text(f"![{picture.stem}](../benchmarks/results/{picture.name})"))
+        link = Markup(f"![{picture.stem}](../benchmarks/results/{picture.name})")
+        shown.blocks.append(Text(link))
     return shown
 
 
 def claims(found: list[Mapping[str, Any]]) -> Table:
     """What a paper says beside what was seen."""
-    verdicts = {True: "yes", False: "**no**", None: "-"}
+    verdicts = {True: "yes", False: Markup("**no**"), None: "-"}
     rows = [
         [
             claim["text"] + ("" if claim["source"] == "paper" else f" [{claim['source']}]"),

@@ -1,6 +1,7 @@
 """A page of headings, text, tables and pictures, as self-contained HTML or as Markdown.
 
-Every text may come from somebody else's run: in either page it is shown as it is, and is no markup.
+Every text may come from somebody else's run: in either page it is shown as it is, and is no markup,
+unless the program wrote it as `Markup`.
 """
 
 import base64
@@ -94,6 +95,10 @@ class Section:
     blocks: list[Text | Table | Picture | Video | Links] = field(default_factory=list)
 
 
+class Markup(str):
+    """A text of the program's own that is Markdown already."""
+
+
 def as_html(title: str, sections: Sequence[Section]) -> str:
     """One file that needs no other: pictures and videos are part of it, `Links` point outside."""
     body = []
@@ -182,10 +187,12 @@ def _inert(text: str) -> str:
 
     Brackets of intervals stay, for without a parenthesis, a bracket or a colon they mean nothing.
     """
-    line = html.escape(printable(" ".join(text.split())), quote=False)
+    if isinstance(text, Markup):
+        return text
+    line = printable(" ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;")
     line = re.sub(r"([\\`*|~])", r"\\\1", line)
     line = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", line)
     line = re.sub(r"\](?=[(\[:])", r"\\]", line)
     # Bare addresses become links as well.
     line = line.replace("://", ":\\//").replace("www.", "www\\.")
-    return re.sub(r"^(#|[-+](?= )|\d+(?=[.)] ))", r"\\\1", line)
+    return re.sub(r"^([#>]|[-+](?= )|\d+(?=[.)] ))", r"\\\1", line)
