@@ -193,7 +193,7 @@ def differs(option: str, effort: Effort, device: torch.device) -> float:
         "agent", option, changes={"hidden": [effort.hidden] * 2}, spec=SPEC, seeds=1, updates=1000
     )
     model = make_model(cpu)
-    rows = random_rows(effort.sizes.stored_rows, cpu)
+    rows = agent.complete(random_rows(effort.sizes.stored_rows, cpu)[None])[0]
     other, other_model = copy.deepcopy(agent).to(device), copy.deepcopy(model).to(device)
     states = []
     for learner, of, where in ((agent, model, cpu), (other, other_model, device)):

@@ -262,14 +262,14 @@ def test_everything_a_run_may_hold_is_shown_and_the_page_needs_no_other_file(tmp
     rows = [
         line
         for line in markdown.read_text().splitlines()
-        if line.startswith("| a&lt;b&gt;&amp; on toy")
+        if line.startswith("| a&lt;b>&amp; on toy")
     ]
     # Values are three times the scores 22 and 23; the return of the starts is 20 and 21.
     values, models = rows[0].strip("| ").split(" | "), rows[1].strip("| ").split(" | ")
     assert values[1:3] == ["30", "67.50 [66.00, 69.00]"] and values[4] == "47.00 [46.00, 48.00]"
     assert models[1] == "0.200 [0.200, 0.200]" and models[6] == "not finite in 2 of 2 seeds"
     # Two policies with four episodes each; one of them scores 0, the other 30.
-    assert "| a&lt;b&gt;&amp; | 2 | 4 | " in markdown.read_text()
+    assert "| a&lt;b>&amp; | 2 | 4 | " in markdown.read_text()
     assert "| 30.0 [30.0, 30.0] |" in markdown.read_text()
 
 
