@@ -187,8 +187,14 @@ def pendulum(rows: int = 200, episode: int = 20) -> Dataset:
     rng = np.random.default_rng(0)
     angle, speed = rng.uniform(-3, 3, rows), rng.uniform(-4, 4, rows)
     torque = rng.uniform(-2, 2, rows)
-    faster = np.clip(speed + 0.05 * (15 * np.sin(angle) + 3 * torque), -8, 8)
-    turned = angle + 0.05 * faster
+    faster, turned = np.empty(rows), np.empty(rows)
+    for row in range(rows):
+        if row % episode:  # else an episode begins, at random
+            angle[row], speed[row] = turned[row - 1], faster[row - 1]
+        faster[row] = np.clip(
+            speed[row] + 0.05 * (15 * np.sin(angle[row]) + 3 * torque[row]), -8, 8
+        )
+        turned[row] = angle[row] + 0.05 * faster[row]
     last = np.arange(rows) % episode == episode - 1
     return build(
         name="rehearsal",

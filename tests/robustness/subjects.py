@@ -433,8 +433,9 @@ class Settings:
         return Attempt(how, verdict, outcome)
 
     def _short(self, folder: Path) -> list[str]:
-        short = [each for each in TINY if not each.startswith(("agent.hidden", "updates"))]
-        return [*short, "updates=2", "evaluate.every=2", f"root={folder / 'runs'}"]
+        own = ("agent.hidden", "updates", "batch_size")
+        short = [each for each in TINY if not each.startswith(own)]
+        return [*short, "updates=2", "batch_size=96", "evaluate.every=2", f"root={folder / 'runs'}"]
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -16,7 +16,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
-from reverie.ranges import Count, Decay, NonNegative, Whole, Widths
+from reverie.ranges import Count, Decay, Finite, Whole, Widths
 from reverie.world_models.base import FitProgress, Fitted
 from reverie.world_models.fitting import held_out_episodes, rows_of
 from reverie.world_models.morec.game import DynamicsGame, Wrapper
@@ -70,7 +70,7 @@ class DynamicsReward(Fitted):
         snapshot_every: iterations between two snapshots.
         keep, thin: of all snapshots the last `keep`, and of these every `thin`-th, are the J.
         level_decay: of the moving averages E and L of logits on recorded and generated rows.
-        minimal_gap: snapshots with E - L below it are not used.
+        minimal_gap: snapshots with E - L below it are not used; a negative one uses all.
         heldout_episodes: whole episodes that the fit does not see, at most a tenth of all.
 
     Source: MOREC; the scoring is that of its public code. The learning code was never published:
@@ -103,7 +103,7 @@ class DynamicsReward(Fitted):
         keep: Count,
         thin: Count,
         level_decay: Decay,
-        minimal_gap: NonNegative,
+        minimal_gap: Finite,
         heldout_episodes: Whole,
     ) -> None:
         super().__init__()
