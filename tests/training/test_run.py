@@ -1,8 +1,6 @@
 """A run as an object: made by hand, killed, resumed, finished."""
 
-import errno
 import hashlib
-import os
 
 import numpy as np
 import pytest
@@ -147,19 +145,6 @@ def test_a_run_that_diverged_keeps_the_checkpoint_of_before_and_is_not_read(make
     ):
         with pytest.raises(Mistake, match="not finite"):
             read()
-
-
-def test_a_finished_run_on_a_disk_that_cannot_be_written_is_shown(make_run, tmp_path, monkeypatch):
-    make_run().train(tmp_path)
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-
-    def refuse(*arguments, **keywords):
-        raise OSError(errno.EROFS, "Read-only file system")
-
-    for name in ("mkdir", "unlink", "rename", "replace"):
-        monkeypatch.setattr(os, name, refuse)
-    monkeypatch.setattr("reverie.training.run_directory.lock_directory", refuse)
-    assert make_run().train(tmp_path).summary["updates"] == 12
 
 
 def test_a_finished_run_that_kept_no_checkpoint_is_read(make_run, tmp_path):

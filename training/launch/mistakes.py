@@ -160,11 +160,11 @@ def explain(error: BaseException, typed: Sequence[str] | None = None) -> str | N
         return f"{key} has no value; give it on the command line, as {key}=..."
     if isinstance(error, OverrideParseException):
         return _explain_override(error)
-    if isinstance(error, InterpolationResolutionError) and error.full_key:
-        return f"{error.full_key}: {str(error).splitlines()[0]}"
     if isinstance(error, InterpolationToMissingValueError):  # as of a name that is the id
         key = str(error).splitlines()[0].rpartition(" ")[2]
         return f"{key} has no value; give it on the command line, as {key}=..."
+    if isinstance(error, InterpolationResolutionError) and error.full_key:
+        return f"{error.full_key}: {str(error).splitlines()[0]}"
     if isinstance(error, HydraException):
         return _explain_composition(error, sys.argv if typed is None else typed)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAll" in str(error):

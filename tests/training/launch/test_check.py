@@ -86,7 +86,7 @@ def test_nan_in_a_file_is_counted_in_one_line(check, tmp_path, capsys):
     rewards[[1, 4]] = np.nan
     assert check("dataset=file", write(tmp_path / "log.npz", rewards=rewards)) == 1
     error = capsys.readouterr().err
-    assert error.startswith("error: dataset log: reward 2 NaN and 0 Inf in 2 rows (first row 1)")
+    assert "log.npz: reward 2 NaN and 0 Inf in 2 rows (first row 1)" in error
     assert error.count("\n") == 1
 
 
@@ -103,7 +103,7 @@ def test_nan_in_a_file_is_counted_in_one_line(check, tmp_path, capsys):
         (["dataset=file", "seed=1"], "expected dataset=... and dataset.key=value only"),
         (["dataset.path=x"], "expected dataset=..."),
         (["dataset=file", "dataset=random"], "expected dataset=..."),
-        (["dataset=file", "dataset.path=a.npz,b.npz"], "is a sweep"),
+        (["dataset=file", "dataset.path=a.npz,b.npz"], "a.npz,b.npz does not exist"),
         (["dataset=file,random"], "is a sweep"),
         (["dataset=file", "--json", "my.npz"], "expected .json"),
         (["dataset=file", "--plot", "my.hdf5"], "expected .png"),
@@ -196,5 +196,5 @@ def test_the_module_runs_from_the_checkout_and_returns_its_status(tmp_path):
         text=True,
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("error: dataset log: reward 0 NaN and 7 Inf")
+    assert "log.npz: reward 0 NaN and 7 Inf" in done.stderr
     assert done.stderr.count("\n") == 1
