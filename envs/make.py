@@ -124,7 +124,7 @@ class _FlatObservation(TransformObservation):
         with stepped(env_id):
             value, reward, terminated, truncated, info = step_result(env_id, self.env.step(action))
             obs = self.func(value)
-        if self._faithful:
+        if self._faithful and np.isfinite(action).all():  # else it is the policy's fault
             require_finite_reward(env_id, reward)
             if not (terminated or truncated):
                 require_finite(env_id, "step", obs)
