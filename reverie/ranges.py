@@ -127,6 +127,8 @@ def fits(value: Any, annotation: Any) -> bool:
         return number and not isinstance(value, bool) and not math.isnan(value)
     if kind in (bool, str):
         return isinstance(value, kind)
+    if kind is Callable:  # or the settings of what is to be built
+        return callable(value) or isinstance(value, Mapping)
     if isinstance(kind, type) and issubclass(kind, Sequence):
         listed = isinstance(value, Sequence) and not isinstance(value, str)
         return listed and all(fits(item, inner[0]) for item in value if inner)
@@ -148,6 +150,8 @@ def describe(annotation: Any) -> str:
         return " or ".join(dict.fromkeys([*members, *null]))
     if kind is Literal:
         return " or ".join(map(str, inner))
+    if kind is Callable:
+        return "an option of its group"
     if isinstance(kind, type) and issubclass(kind, Sequence) and kind is not str:
         return f"a list, each entry {describe(inner[0])}" if inner else "a list"
     known = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}

@@ -83,7 +83,7 @@ def run_directory(config: Mapping[str, Any], overrides: Sequence[str]) -> Path:
     if config["run_dir"] is not None:
         if not str(config["run_dir"]).strip():
             raise Mistake("run_dir= is empty; give a folder of its own, or leave run_dir out")
-        return Path(config["run_dir"]).expanduser()
+        return Path(str(config["run_dir"])).expanduser()
     dataset = short_name(**config["dataset"])
     typed = [(_key(each), each.lstrip("+")) for each in overrides]
     typed = [each for each in typed if each[0].split(".")[0] not in (*CARRIED_OUT, "seed")]
@@ -106,7 +106,7 @@ def run_directory(config: Mapping[str, Any], overrides: Sequence[str]) -> Path:
         text = json.dumps(known, default=str)
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         variant = f"{variant[: LONGEST_NAME - 13].rstrip('-')}@{digest}"
-    root = Path(config["root"]).expanduser()
+    root = Path(str(config["root"])).expanduser()
     return Path(root, config["name"], dataset, variant, str(config["seed"]))
 
 

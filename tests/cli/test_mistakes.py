@@ -53,6 +53,8 @@ def recorded(tmp_path):
         (["algorithm=mopoo"], "algorithm=mopoo is not there; did you mean mopo"),
         (["dataset=builtin/pendulum"], "did you mean builtin/pendulum-mixed"),
         (["source=[0]"], "source=[0] must be the name of an option; source has branched"),
+        (["device=true"], "device=True must be text"),
+        (["agent.regulariser=[0]"], "agent.regulariser=[0] must be"),
         (["agent._partial_=false"], "agent._partial_ is no setting"),
         (["dynamics_reward=&a"], "dynamics_reward=&a cannot be read"),
         (["dataset.task=[abc]"], "dataset.task=[abc] must be text"),

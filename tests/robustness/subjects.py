@@ -428,7 +428,7 @@ class Settings:
         how = f"train.py algorithm={algorithm} {' '.join(typed)}"
         outcome = sandbox.run(["train.py", *arguments], folder)
         names = [each.partition("=")[0].rpartition(".")[2] for each in typed]
-        names += [each.partition("=")[2].strip("'\"") for each in typed]
+        names += [name for each in typed for name in re.findall(r"\w+", each.partition("=")[2])]
         verdict = judge_refusal(outcome, *filter(None, names))
         return Attempt(how, verdict, outcome)
 

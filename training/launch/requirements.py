@@ -36,6 +36,7 @@ SETTINGS = {
     "log_every": Count,
     "checkpoint_every": Period,
     "threads": Literal["auto"] | Count,
+    "device": str,
 }
 """What the numbers of conf/train.yaml may be that no class takes."""
 KEEP_ALL = "reverie.world_models.filters.KeepAll"
