@@ -10,7 +10,9 @@ from tests.devices.graphs import waits
 
 
 @pytest.mark.parametrize(
-    "names", [["algorithm/sac"], pytest.param([], marks=pytest.mark.slow)], ids=["sac", "all"]
+    "names",
+    [["algorithm/sac"], pytest.param(["algorithm/mopo"], marks=pytest.mark.slow)],
+    ids=["sac", "mopo"],
 )
 def test_no_traced_graph_waits_for_the_device(command, names):
     done = command("-m", "tests.devices.graphs", *names, timeout=1200)
