@@ -149,7 +149,8 @@ def _require_name(argument: str) -> None:
         (override,) = OverridesParser.create().parse_overrides([argument])
     except OverrideParseException:  # which is told when Hydra reads it
         return
-    if not override.is_sweep_override() and not isinstance(override.value(), str):
+    # Values in braces are merged into the chosen option.
+    if not override.is_sweep_override() and not isinstance(override.value(), str | dict):
         known = ", ".join(options(group)[:12])
         raise Mistake(f"{argument} must be the name of an option; {group} has {known}, ...")
 
