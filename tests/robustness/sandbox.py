@@ -5,7 +5,6 @@ import resource
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -149,8 +148,3 @@ def _data_in_use() -> int:
         if line.startswith("VmData:"):
             return int(line.split()[1]) * 1024
     return 0
-
-
-def wall() -> float:
-    """Seconds by the clock."""
-    return time.monotonic()

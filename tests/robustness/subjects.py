@@ -88,7 +88,6 @@ class File:
 
     def prepare(self, folder: Path) -> None:
         """Write the file."""
-        mutations.write_columns(np.random.default_rng(1), folder / "x.npz", record())
         _write_plain(folder / self.name, record())
 
     def attempt(self, rng: Random, whole: Path, folder: Path) -> Attempt:
@@ -428,7 +427,7 @@ class Settings:
         how = f"train.py algorithm={algorithm} {' '.join(typed)}"
         outcome = sandbox.run(["train.py", *arguments], folder)
         names = [each.partition("=")[0].rpartition(".")[2] for each in typed]
-        names += [name for each in typed for name in re.findall(r"\w+", each.partition("=")[2])]
+        names += [name for each in typed for name in re.findall(r"\w{3,}", each.partition("=")[2])]
         verdict = judge_refusal(outcome, *filter(None, names))
         return Attempt(how, verdict, outcome)
 
