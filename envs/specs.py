@@ -40,6 +40,8 @@ class Spec:
         obs_keys: keys of a dict observation in the order of the flat vector, None for the order
             that `envs.observations.observation_keys` gives.
         wrappers: put around the environment, see `envs.wrappers`.
+        obs_names, action_names: what the columns are called where the data say so, one name each,
+            with the unit behind it where there is one, `level [cm]`; empty where nobody knows.
     """
 
     env_id: str | None
@@ -53,6 +55,8 @@ class Spec:
     obs_slice: int | None = None
     obs_keys: tuple[str, ...] | None = None
     wrappers: tuple[Mapping[str, Any], ...] = ()
+    obs_names: tuple[str, ...] = ()
+    action_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.obs_dim < 1 or self.action_dim < 1:
@@ -65,8 +69,21 @@ class Spec:
                 raise ValueError(
                     f"{name} has {len(getattr(self, name))} entries for {self.action_dim} actions"
                 )
+        for names, width in ((self.obs_names, self.obs_dim), (self.action_names, self.action_dim)):
+            if names and len(names) != width:
+                raise ValueError(f"{len(names)} names, {names}, for {width} columns")
         if self.physics not in PHYSICS:
             raise Mistake(f"physics={self.physics!r} is unknown; use one of {PHYSICS}")
+
+    @property
+    def obs_labels(self) -> tuple[str, ...]:
+        """A name for every observation, length D: `obs 3` where the data give none."""
+        return self.obs_names or tuple(f"obs {dim}" for dim in range(self.obs_dim))
+
+    @property
+    def action_labels(self) -> tuple[str, ...]:
+        """A name for every action, length A: `action 0` where the data give none."""
+        return self.action_names or tuple(f"action {dim}" for dim in range(self.action_dim))
 
     def require_same_spaces(self, other: "Spec", ours: str, theirs: str) -> None:
         """Refuse two things whose flattened spaces differ, naming both."""
