@@ -1,5 +1,6 @@
 """Files that are either whole or absent: atomic writes, safe loads, one process per directory."""
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,8 @@ from reverie.mistake import Mistake, writing
 from reverie.sealed import require_whole, seal
 from reverie.temporary import replacing
 
+DIGEST = "sha256"
+"""Key of a JSON object whose value is the digest of the others."""
 LOCK = ".lock"
 """File in a directory that a process works in."""
 _held: ContextVar[frozenset[Path]] = ContextVar("held", default=frozenset())
@@ -53,9 +56,23 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda file: _write_all(file, text.encode()))
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write plain values as indented JSON, atomically. NaN is written as null."""
-    write_text(path, json.dumps(_without_nan(value), indent=2, allow_nan=False) + "\n")
+def write_json(path: Path, value: Any, *, with_digest: bool = False) -> None:
+    """Write plain values as indented JSON, atomically. NaN is written as null.
+
+    Args:
+        with_digest: whether an object also tells the SHA-256 of its other values, see
+            `stored.read_record`.
+    """
+    plain = _without_nan(value)
+    if with_digest:
+        plain[DIGEST] = digest_of(plain)
+    write_text(path, json.dumps(plain, indent=2, allow_nan=False) + "\n")
+
+
+def digest_of(record: Mapping[str, Any]) -> str:
+    """SHA-256, in hex, of the values that a JSON object holds beside its digest."""
+    others = {key: value for key, value in record.items() if key != DIGEST}
+    return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
 
 
 def save_tensors(path: Path, kind: str, contents: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ import logging
 import math
 import re
 import secrets
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -112,6 +113,8 @@ class TensorBoardTracker(Tracker):
 
     def start(self, run_dir: Path, config: Mapping[str, Any], first_update: int) -> None:
         self.folder = run_dir / "tensorboard"
+        self.hook = threading.excepthook
+        threading.excepthook = self._except
         with writing(self.folder):
             self.writer: Any = self.open(str(self.folder), purge_step=first_update or None)
 
@@ -121,8 +124,17 @@ class TensorBoardTracker(Tracker):
                 self.writer.add_scalar(name, value, update)
 
     def close(self) -> None:
-        with writing(self.folder):
-            self.writer.close()
+        try:
+            with writing(self.folder):
+                self.writer.close()
+        finally:
+            threading.excepthook = self.hook
+
+    def _except(self, raised: threading.ExceptHookArgs) -> None:
+        """Leave errors of the disk to the next `write`, for TensorBoard raises them there again."""
+        writes = type(raised.thread).__module__.startswith("tensorboard.")
+        if not (writes and issubclass(raised.exc_type, OSError)):
+            self.hook(raised)
 
 
 class Log:

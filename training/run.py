@@ -195,8 +195,9 @@ class Run:
                     raise RuntimeError("this run has been trained; make a new one to train again")
                 summary = self._train(directory, directory, console)
                 curves.plot_run(directory, summary)
-                write_json(directory / SUMMARY, summary)
-        return Results(summary, read_series(directory / METRICS))
+                write_json(directory / SUMMARY, summary, with_digest=True)
+        sha256 = summary.get("metrics_sha256")
+        return Results(summary, read_series(directory / METRICS, sha256))
 
     def policy(self, obs: Tensor) -> Tensor:
         """Deterministic actions `[S, B, A]` in [-1, 1] for `obs [S, B, D]`, both on the host."""
@@ -378,14 +379,17 @@ def mix(
     return Mixture(streams, rows, seeds=seeds), sources
 
 
-def read_series(metrics: Path) -> Series:
+def read_series(metrics: Path, sha256: str | None = None) -> Series:
     """Everything in a `metrics.csv`, where every seed measured it.
+
+    Args:
+        sha256: of the file, where the run is finished.
 
     Raises:
         Mistake: the file is missing or damaged.
     """
     series: Series = {}
-    for metric, per_seed in read_metrics(metrics).items():
+    for metric, per_seed in read_metrics(metrics, sha256=sha256).items():
         tables = [dict(zip(*each, strict=True)) for each in per_seed.values()]
         updates = [update for update in tables[0] if all(update in table for table in tables)]
         values = [[table[update] for update in updates] for table in tables]

@@ -13,6 +13,7 @@ import yaml
 
 from reverie.mistake import Mistake
 from reverie.text import one_line
+from reverie.training.files import DIGEST, digest_of
 
 LARGEST_SETTINGS = 300_000
 """Bytes of a YAML file; those of ours have some thousands."""
@@ -46,9 +47,14 @@ def read_record(path: Path, remedy: str = "restore it") -> dict[str, Any]:
         remedy: what to do about a damaged file; end of the message.
 
     Raises:
-        Mistake: the file is missing, cannot be read, or holds anything else.
+        Mistake: the file is missing, cannot be read, or holds anything else; it tells the digest
+            of its values, and the digest is another.
     """
-    return _read(path, LARGEST_RECORD, remedy, _parse_record)
+    record = _read(path, LARGEST_RECORD, remedy, _parse_record)
+    told = record.pop(DIGEST, None)
+    if told not in (None, digest_of(record)):
+        raise damaged(path, "its values are not those that were written", remedy)
+    return record
 
 
 def write_settings(settings: Mapping[str, Any]) -> str:

@@ -36,7 +36,7 @@ def _limits(rows: Rows) -> Iterator[Finding]:
         )
         return
     nearly = int(((lengths >= 0.9 * longest) & (lengths < longest)).sum())
-    if longest >= _LONG and at_longest >= max(3, 0.05 * len(lengths), 3 * nearly):
+    if longest >= _LONG and at_longest >= max(3, 3 * nearly):
         yield warning(
             f"{at_longest:,} of {len(lengths):,} terminated episodes last exactly {longest} steps"
             f"{known}, and none is longer: {told}"

@@ -255,8 +255,8 @@ def _spec(
 
 def _requires_old_contacts(metadata: Mapping[str, Any]) -> bool:
     """Whether the dataset pins a MuJoCo from before 3.5, when contact margins did not add."""
-    requirements = metadata.get("requirements") or []
-    for entry in [requirements] if isinstance(requirements, str) else requirements:
+    requirements = metadata.get("requirements")
+    for entry in requirements if isinstance(requirements, list) else [requirements]:
         pinned = re.match(r"\s*mujoco\s*==\s*(\d+)\.(\d+)", str(entry))
         if pinned:
             return (int(pinned[1]), int(pinned[2])) < (3, 5)

@@ -151,7 +151,7 @@ def read_metadata(data: Path) -> dict[str, Any]:
         metadata["minari_version"] = "before 0.4"
     elif missing:
         raise Mistake(f"{file} lacks {', '.join(missing)}; {remedy_for(data)}")
-    version = metadata["minari_version"]
+    version = str(metadata["minari_version"])
     if version not in supported:
         raise Mistake(
             f"{data} was written by Minari {version}, which the installed Minari does not support; "

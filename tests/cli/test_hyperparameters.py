@@ -169,6 +169,10 @@ def test_what_an_option_lists_may_be_typed_though_its_class_names_no_such_argume
             "or leave filter.penalty out",
         ),
         (["algorithm=morec_mopo", "filter=none", "filter.penalty=3"], "with filter=none"),
+        (
+            ["algorithm=td3_bc", "world_model={members: 3}"],
+            "'world_model.members' with world_model=",
+        ),
         (["source=none", "source.horizon=2"], "with source=none; choose source=branched"),
         (["world_model=none", "world_model.hidden=[8]"], "with world_model=none; choose"),
         (["agent=bc", "agent.critic_learning_rate=1"], "with agent=bc; choose agent=awac"),

@@ -96,6 +96,18 @@ def test_episodes_are_counted_and_looked_for_by_number(tmp_path):
         load(**options(tmp_path))
 
 
+@pytest.mark.parametrize("odd", [{}, [], 7, 1.5, True, None, "text"])
+@pytest.mark.parametrize(
+    "key", ["minari_version", "data_format", "observation_space", "env_spec", "requirements"]
+)
+def test_metadata_of_any_type_are_read_or_refused(tmp_path, key, odd):
+    write(tmp_path, buffers(), **{key: odd})
+    try:
+        assert len(load(**options(tmp_path))) == 9
+    except Mistake as refused:
+        assert "toy" in str(refused) and "\n" not in str(refused)
+
+
 @pytest.mark.parametrize("total", ["9", None, -1, 1e18])
 def test_numbers_in_the_metadata_are_not_trusted(tmp_path, total):
     write(tmp_path, buffers(), total_steps=total)

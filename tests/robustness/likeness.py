@@ -12,8 +12,8 @@ import torch
 
 FREE = ("multirun.yaml",)
 """Files in which Hydra writes down where it was called."""
-TIMES = ("seconds", "epoch_seconds")
-"""Keys of what no two commands share."""
+TIMES = ("seconds", "epoch_seconds", "sha256")
+"""Keys of what no two commands share, the digest of a file with times among them."""
 
 
 def differences(expected: Path, found: Path) -> list[str]:

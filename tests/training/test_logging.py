@@ -1,6 +1,7 @@
 import csv
 import errno
 import hashlib
+import threading
 
 import pytest
 import torch
@@ -158,6 +159,27 @@ def test_a_full_disk_names_the_folder_of_tensorboard(tmp_path, monkeypatch):
         with pytest.raises(Mistake, match=f"could not write {tmp_path / 'tensorboard'}: No space"):
             tracker.write(1, {"score": 1.0})
     tracker.close()
+
+
+def test_a_disk_that_fills_up_later_shows_no_traceback_of_a_thread(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(threading, "excepthook", shown.append)
+    before = threading.excepthook
+    tracker = TensorBoardTracker()
+    tracker.start(tmp_path, {}, 0)
+
+    def full(data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    queue = tracker.writer.file_writer.event_writer._async_writer
+    queue._writer.write = full
+    with pytest.raises(Mistake, match=f"could not write {tmp_path / 'tensorboard'}: No space"):
+        for update in range(2):
+            tracker.write(update, {"score": 1.0})
+            queue._worker.join(timeout=60)
+    with pytest.raises(Mistake, match="No space"):
+        tracker.close()
+    assert not shown and threading.excepthook == before
 
 
 def test_wandb_works_offline(tmp_path):

@@ -1,6 +1,7 @@
 """A run as an object: made by hand, killed, resumed, finished."""
 
 import hashlib
+import json
 
 import numpy as np
 import pytest
@@ -115,6 +116,13 @@ def test_damage_to_a_finished_run_is_mended_or_told(make_run, tmp_path, caplog):
     metrics.write_bytes(whole.replace(b"critic_loss,1", b"critic_loss,9"))
     make_run().train(tmp_path)
     assert metrics.read_bytes() == whole and f"{metrics} was damaged" in caplog.text
+    summary = tmp_path / "summary.json"
+    told = summary.read_text()
+    number = json.loads(told)["seconds"]["training"]
+    summary.write_text(told.replace(repr(number), repr(number + 1)))
+    with pytest.raises(Mistake, match=r"summary\.json is damaged \(its values are not those"):
+        make_run().train(tmp_path)
+    summary.write_text(told)
     saved = tmp_path / checkpoint.FILE
     saved.write_bytes(saved.read_bytes().replace(b"critic", b"critik", 1))
     with pytest.raises(Mistake, match=r"checkpoint\.pt cannot be read.*overwrite=true, or give"):

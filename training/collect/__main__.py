@@ -166,7 +166,7 @@ def _collect(work: Work) -> dict[str, Any]:
             provenance = _write(kind, work, trained, summary)
         summary["datasets"][kind] = {"id": id, **provenance["dataset"]}
     collection.plot(work.run_dir / METRICS, work.run_dir / "curves.png", summary)
-    write_json(work.run_dir / SUMMARY, summary)
+    write_json(work.run_dir / SUMMARY, summary, with_digest=True)
     return summary
 
 

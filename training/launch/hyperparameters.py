@@ -132,7 +132,9 @@ def _typed(overrides: Sequence[str], choices: Mapping[str, Any]) -> list[str]:
     """Dotted keys of the settings among what was typed."""
     keys: list[str] = []
     for each in OverridesParser.create().parse_overrides(list(overrides)):
-        if each.key_or_group not in choices and not each.is_delete():
+        # A group takes an option's name, or settings in braces for the chosen one.
+        names_option = each.key_or_group in choices and not isinstance(each.value(), dict)
+        if not names_option and not each.is_delete():
             keys += flat(each.value(), each.key_or_group)
     return keys
 

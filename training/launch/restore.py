@@ -77,7 +77,9 @@ class SavedRun:
     @cached_property
     def series(self) -> Series:
         """Everything that was measured, by metric."""
-        return read_series(self.directory / METRICS)
+        finished = (self.directory / SUMMARY).is_file()
+        sha256 = self.summary.get("metrics_sha256") if finished else None
+        return read_series(self.directory / METRICS, sha256)
 
     def policy(self, obs: Tensor) -> Tensor:
         """Deterministic actions `[S, B, A]` in [-1, 1] for `obs [S, B, D]`, both on the host."""

@@ -154,7 +154,7 @@ def read(directory: Path) -> Run:
     """
     summary = read_summary(directory / SUMMARY)
     settings = flat(all_printable(read_settings(directory / CONFIG, _RESTORE)))
-    metrics = read_metrics(directory / METRICS, finished=True)
+    metrics = read_metrics(directory / METRICS, finished=True, sha256=summary.get("metrics_sha256"))
     if "seeds" not in settings:
         raise damaged(directory / CONFIG, "it does not say how many seeds", _RESTORE)
     for key in ("name", "seed", "seeds", "updates"):

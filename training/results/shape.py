@@ -50,6 +50,7 @@ _OF_SOME: dict[str, Check] = {
     "alarms": list_of(is_text),
     "versions": object_of(is_text),
     "device": is_text,
+    "metrics_sha256": is_text,
 }
 _MEASURED: dict[str, Check] = {
     **{f"one_step.{name}": list_of(is_number) for name in ("rmse_median", "r2_median")},

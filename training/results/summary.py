@@ -1,6 +1,7 @@
 """What a finished run leaves for people: a table, a summary and a picture of its curves."""
 
 import csv
+import hashlib
 import platform
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -215,12 +216,13 @@ class OfAnother(Mistake):
 
 
 def read_metrics(
-    path: Path, finished: bool = False
+    path: Path, finished: bool = False, sha256: str | None = None
 ) -> dict[str, dict[int, tuple[list[int], list[float]]]]:
     """`metrics.csv` as {metric: {seed: (updates, values)}}, in the order of the file.
 
     Args:
         finished: whether nothing is written any more; else a last line without end is left out.
+        sha256: of the file, as the summary of a finished run tells it.
 
     Raises:
         Mistake: the file is missing or damaged.
@@ -240,10 +242,13 @@ def read_metrics(
                 updates, values = series[metric].setdefault(seed, ([], []))
                 updates.append(update)
                 values.append(value)
+        changed = sha256 is not None and hashlib.sha256(path.read_bytes()).hexdigest() != sha256
     except OSError as error:
         raise Mistake(f"{path} cannot be read ({error.strerror or error}); {remedy}") from error
     except (ValueError, csv.Error) as error:
         raise damaged(path, f"{error}, near line {read + 1}", remedy) from error
+    if changed:
+        raise damaged(path, f"it is not the file that {path.parent / 'summary.json'} tells", remedy)
     return series
 
 
