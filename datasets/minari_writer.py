@@ -37,17 +37,21 @@ PROVENANCE = "provenance"
 """Key of a dataset's metadata for what we say of its making."""
 
 
-def require_writable(path: str | None) -> Path:
-    """The root folder of datasets, made if need be.
+def root_of(path: str | None) -> Path:
+    """The root folder of datasets, absolute, for Minari joins a relative one to itself.
 
     Args:
         path: as the reader's: None for MINARI_DATASETS_PATH or Minari's default.
 
     Raises:
-        Mistake: it cannot be written to, or Minari is not installed.
+        Mistake: Minari is not installed.
     """
     require_minari("collect")
-    root = dataset_root(path).absolute()  # Minari joins a relative one to itself
+    return dataset_root(path).absolute()
+
+
+def require_writable(root: Path) -> None:
+    """Refuse a root folder that nothing can be written to; it is made if need be."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=root):
@@ -57,7 +61,6 @@ def require_writable(path: str | None) -> Path:
             f"datasets cannot be written to {root}: {error.strerror or error}; give another folder "
             "with path=... or MINARI_DATASETS_PATH"
         ) from error
-    return root
 
 
 def provenance_of(root: Path, id: str) -> Mapping[str, Any] | None:
@@ -120,7 +123,7 @@ def write(
     the environment.
 
     Args:
-        root: from `require_writable`.
+        root: from `root_of`.
         arrays: columns as `datasets.recording.record_episodes` gives them; an episode also ends
             wherever the next observation is not the following row's.
         spec: of the task.

@@ -12,6 +12,7 @@ from reverie.datasets.minari_writer import (
     provenance_of,
     remove,
     require_writable,
+    root_of,
     write,
 )
 from reverie.datasets.readers.minari import load
@@ -73,7 +74,8 @@ def read(root, id=ID):
 
 
 def test_what_is_written_comes_back(tmp_path, arrays, spec):
-    root = require_writable(str(tmp_path / "new"))
+    root = root_of(str(tmp_path / "new"))
+    require_writable(root)
     put(root, arrays, spec)
     data = read(root)
     rows = data.transitions
@@ -156,7 +158,7 @@ def test_a_full_disk_is_told_as_the_system_says_it(
 def test_mistakes_are_named(tmp_path, arrays, spec):
     (tmp_path / "file").touch()
     with pytest.raises(Mistake, match="give another folder with path="):
-        require_writable(str(tmp_path / "file"))
+        require_writable(tmp_path / "file")
     with pytest.raises(ValueError, match="malformed"):
         put(tmp_path, arrays, spec, id="no version")
     (tmp_path / "somebody" / "elses-v0").mkdir(parents=True)

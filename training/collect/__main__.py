@@ -122,7 +122,7 @@ def collect(config: DictConfig, overrides: list[str]) -> float:
     require_sense(settings)
     named = [each for each in overrides if not each.startswith("path=")]
     run_dir = run_directory(settings, named)
-    root = minari_writer.require_writable(settings["path"])
+    root = minari_writer.root_of(settings["path"])
     work = Work(
         config,
         settings,
@@ -133,6 +133,7 @@ def collect(config: DictConfig, overrides: list[str]) -> float:
         console,
     )
     if config.overwrite:
+        minari_writer.require_writable(root)
         for id in work.ids.values():
             minari_writer.require_made_here(root, id)
     with claimed(run_dir, config.overwrite):
@@ -146,6 +147,7 @@ def collect(config: DictConfig, overrides: list[str]) -> float:
         if summary is not None:
             console.print(f"{run_dir} is finished; overwrite=true runs it again", soft_wrap=True)
         else:
+            minari_writer.require_writable(root)
             summary = _collect(work)
         console.print(table(summary))
         console.print(f"datasets: {root}", highlight=False, soft_wrap=True)

@@ -168,11 +168,21 @@ def test_a_collection_that_ended_before_its_summary_goes_on(run, arguments, tmp_
     assert contents(root) == before and not list(root.glob(".*"))
     summary = json.loads(next((tmp_path / "a").rglob("summary.json")).read_text())
     assert set(summary["datasets"]) == set(KINDS) and list((tmp_path / "a").rglob("curves.png"))
+    with monkeypatch.context() as patch:  # a finished one may lie on a disk that is only read
+
+        def refuse(root):
+            raise Mistake(f"datasets cannot be written to {root}")
+
+        patch.setattr(minari_writer, "require_writable", refuse)
+        run()
+        with pytest.raises(Mistake, match="cannot be written"):
+            run("overwrite=true")
+    assert contents(root) == before
 
 
 def test_a_relative_folder_is_below_the_working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert minari_writer.require_writable("data") == tmp_path / "data"
+    assert minari_writer.root_of("data") == tmp_path / "data"
 
 
 def test_other_choices_make_other_data(run, tmp_path):
