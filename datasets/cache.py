@@ -61,19 +61,44 @@ def cached_arrays(path: Path, make: Callable[[], Mapping[str, np.ndarray]]) -> A
     stored = _read(path)
     if stored is not None:
         return stored
+    with _alone(path):
+        stored = _read(path)
+        if stored is None:
+            stored = dict(make())
+            save_arrays(path, stored)
+    return stored
+
+
+def cached_text(path: Path, make: Callable[[], str]) -> Path:
+    """A text file at `path`, which `make` provides the first time; others wait for it meanwhile.
+
+    It is the user's to look at and to copy, and is read as it stands, changed or not.
+
+    Raises:
+        Mistake: the file cannot be written; the message names it and the remedy.
+    """
+    if path.exists():
+        return path
+    with _alone(path):
+        if not path.exists():
+            text = make()
+            with writing(path, _REMEDY), replacing(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Let no other process make the file at `path` while the block runs."""
     lock = FileLock(f"{path}.lock")
     with writing(path, _REMEDY):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(path.parent)
         lock.acquire()
     try:
-        stored = _read(path)
-        if stored is None:
-            stored = dict(make())
-            save_arrays(path, stored)
+        yield
     finally:
         lock.release()
-    return stored
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -10,6 +10,7 @@ EXTRAS = {
     "minari": ("minari[hdf5,hf]>=0.5.4", "pillow"),
     "wandb": ("wandb>=0.19",),
     "tensorboard": ("tensorboard>=2.18",),
+    "tables": ("pyarrow>=18",),
     "sindy": ("pysindy>=2.1", "scipy>=1.14", "threadpoolctl>=3.5"),
     "video": ("imageio[pyav]>=2.36", "pygame>=2.6"),
     "robotics": ("gymnasium-robotics>=1.4",),

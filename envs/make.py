@@ -11,7 +11,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers import TransformAction, TransformObservation
 
-from reverie.envs import cartpole_swingup, edge_of_reach, extras, refrigerator
+from reverie.envs import cartpole_swingup, edge_of_reach, extras, refrigerator, two_tanks
 from reverie.envs.faults import (
     import_module,
     require_finite,
@@ -31,6 +31,7 @@ for _task, _environment in (
     (edge_of_reach, edge_of_reach.EdgeOfReach),
     (refrigerator, refrigerator.Refrigerator),
     (cartpole_swingup, cartpole_swingup.CartPoleSwingUp),
+    (two_tanks, two_tanks.TwoTanks),
 ):
     gymnasium.register(
         _task.ENV_ID,

@@ -125,6 +125,7 @@ _TABLE: tuple[tuple[str, tuple[int, ...], TerminationRule, tuple[int, ...]], ...
     ("ReverieEdgeOfReach", (0,), never, (2,)),
     ("ReverieRefrigerator", (0,), never, (1,)),
     ("ReverieCartPoleSwingUp", (0,), cartpole_swingup, (5,)),
+    ("ReverieTwoTanks", (0,), never, (4,)),
     *(
         (f"AdroitHand{task}{kind}", (1,), never, ())
         for task in ("Door", "Hammer", "Relocate")

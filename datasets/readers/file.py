@@ -136,7 +136,7 @@ def from_columns(
         raise Mistake(
             f"obs_slice={obs_slice} does not fit the {obs.shape[1]} observations of {source}"
         )
-    spec = _spec(
+    spec = given_spec(
         name,
         obs[:, :obs_slice].shape[1],
         data["actions"].shape[1],
@@ -254,7 +254,7 @@ def _truncated(file: str, columns: Columns, limit: int | None) -> np.ndarray:
     return np.zeros(count, dtype=bool)
 
 
-def _spec(
+def given_spec(
     name: str,
     obs_dim: int,
     action_dim: int,
@@ -266,6 +266,11 @@ def _spec(
     action_low: int | float | Sequence[int | float] | None,
     action_high: int | float | Sequence[int | float] | None,
 ) -> Spec:
+    """The spec of recorded columns: of the environment if one is named, else of what is given.
+
+    Raises:
+        Mistake: an environment of other spaces, or bounds beside one; bounds for other actions.
+    """
     if env_id is None:
         return Spec(
             env_id=None,

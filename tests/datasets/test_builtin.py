@@ -89,7 +89,8 @@ def test_every_task_has_a_file_with_exactly_its_keys(task):
     expected = list(inspect.signature(builtin.TASKS[task].record).parameters)[1:]
     assert keys.keys() == {"name", "task", "subset", *expected}
     assert keys["task"] == task
-    assert {path.stem for path in FOLDER.glob("*.yaml")} == set(builtin.TASKS)
+    logged = {"two-tanks"}  # as a table, see datasets.readers.two_tanks
+    assert {path.stem for path in FOLDER.glob("*.yaml")} == set(builtin.TASKS) | logged
 
 
 @pytest.mark.parametrize("keys", RECORDINGS, ids=lambda keys: keys["task"])

@@ -1,0 +1,214 @@
+"""A logged table: a `.csv`, `.tsv`, `.parquet` or `.feather` file, or a DataFrame."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reverie.datasets.build import LowAndHigh, build, given_reference
+from reverie.datasets.dataset import Dataset
+from reverie.datasets.names import short_name
+from reverie.datasets.readers.file import given_spec
+from reverie.datasets.subset import Subset
+from reverie.datasets.tables.ends import find_ends, in_order, leave_out_missing
+from reverie.datasets.tables.expression import evaluate
+from reverie.datasets.tables.roles import Named, Roles, choose_roles
+from reverie.datasets.tables.table import Table, from_frame, read_table
+from reverie.mistake import Mistake
+from reverie.ranges import Count, Number
+
+log = logging.getLogger(__name__)
+
+FEWEST = 100
+"""Transitions; from fewer nothing can be learned, and parts that are held out would be empty."""
+Bound = Number | Sequence[Number] | None
+
+
+def load(
+    *,
+    name: str | None,
+    path: str,
+    columns: Named,
+    reward: str | None,
+    action_low: Bound,
+    action_high: Bound,
+    env_id: str | None,
+    env_kwargs: Mapping[str, object],
+    max_episode_steps: Count | None,
+    reference: LowAndHigh | None,
+    clip_actions: bool,
+    subset: Subset | None = None,
+) -> Dataset:
+    """Read transitions from a table with one row for each step.
+
+    A row holds what was seen, what was done then, and its reward; what came of it is the next row
+    of the same episode. The last row of an episode is therefore left out unless it terminated.
+
+    Args:
+        name: short name, None to use the file's stem.
+        path: the file; its suffix says which kind.
+        columns: which column is what, see `datasets.tables.roles`.
+        reward: formula of columns, see `datasets.tables.expression`; None where a column holds it.
+        action_low, action_high: box of the actions, one number or one for each; None for the range
+            of the data, or for the environment's.
+        env_id: exact Gymnasium id for scores; None for none.
+        env_kwargs: options for that environment.
+        max_episode_steps: time limit in control steps, None for the environment's own.
+        reference: returns that score 0 and 100, None if unknown.
+        clip_actions: clip actions outside the box instead of refusing them.
+        subset: which whole episodes to keep, see `datasets.subset.choose_episodes`; None for all.
+
+    Raises:
+        Mistake: no such file, a column that is absent, named twice, empty or no number, no reward,
+            mixed sampling times, an action that never changes, fewer than 100 transitions.
+    """
+    return from_table(
+        read_table(Path(path).expanduser()),
+        name=short_name(name=name, path=path),
+        columns=columns,
+        reward=reward,
+        action_low=action_low,
+        action_high=action_high,
+        env_id=env_id,
+        env_kwargs=env_kwargs,
+        max_episode_steps=max_episode_steps,
+        reference=reference,
+        clip_actions=clip_actions,
+        subset=subset,
+    )
+
+
+def load_frame(frame: Any, **options: Any) -> Dataset:
+    """Transitions of a pandas or polars DataFrame, with the options of `load`."""
+    return from_table(from_frame(frame, "the given table"), **options)
+
+
+def from_table(
+    table: Table,
+    *,
+    name: str,
+    columns: Named,
+    reward: str | None,
+    action_low: Bound,
+    action_high: Bound,
+    env_id: str | None,
+    env_kwargs: Mapping[str, object],
+    max_episode_steps: int | None,
+    reference: Sequence[int | float] | None,
+    clip_actions: bool,
+    subset: Mapping[str, Any] | None = None,
+) -> Dataset:
+    """Turn a table into a dataset, with the options of `load`.
+
+    Raises:
+        Mistake: as `load`.
+    """
+    roles = choose_roles(table, columns, reward)
+    table = in_order(table, roles)
+    terminated, ends = find_ends(table, roles)
+    values = {each: table.numbers(each) for each in (*roles.observations, *roles.actions)}
+    key, rewards = _reward(table, roles, reward, terminated, ends)
+    keep = leave_out_missing(table, values | {key: rewards}, ends)
+    obs, action = (
+        np.stack([values[each][keep] for each in chosen], axis=1)
+        for chosen in (roles.observations, roles.actions)
+    )
+    if env_id is None:
+        action_low, action_high = _box(table.source, roles, action, action_low, action_high)
+    spec = given_spec(
+        name,
+        obs.shape[1],
+        action.shape[1],
+        env_id,
+        env_kwargs,
+        "as-is",
+        max_episode_steps,
+        None,
+        action_low,
+        action_high,
+    )
+    data = build(
+        name=name,
+        spec=replace(spec, obs_names=roles.observations, action_names=roles.actions),
+        obs=obs,
+        action=action,
+        reward=rewards[keep],
+        terminated=terminated[keep],
+        truncated=ends[keep],
+        reference=None if reference is None else given_reference(reference),
+        origin=_origin(table.source, roles, reward),
+        clip_actions=clip_actions,
+        subset=subset,
+    )
+    if len(data) < FEWEST:
+        raise Mistake(
+            f"{table.source} gives {len(data)} transitions, rows with a following one in the same "
+            f"episode; at least {FEWEST} are needed to learn anything, so log more"
+        )
+    return data
+
+
+def _reward(
+    table: Table, roles: Roles, formula: str | None, terminated: np.ndarray, ends: np.ndarray
+) -> tuple[str, np.ndarray]:
+    """What to call the reward in messages, and its value in each row."""
+    if formula is None:
+        assert roles.reward is not None  # of what `choose_roles` gives
+        return roles.reward, table.numbers(roles.reward)
+    rewards, looks_ahead = evaluate(formula, table, ends)
+    if not looks_ahead:
+        return "dataset.reward", rewards
+    if terminated.any():
+        raise Mistake(
+            f"{table.source}: dataset.reward={formula} asks for the following row, which the "
+            f"{int(terminated.sum()):,} terminated rows do not have; write it of the row's own "
+            "columns"
+        )
+    # The last rows have no successor and are dropped; their reward is not missing.
+    return "dataset.reward", np.where(ends, 0.0, rewards)
+
+
+def _box(
+    source: str, roles: Roles, action: np.ndarray, low: Bound, high: Bound
+) -> tuple[Bound, Bound]:
+    """The bounds of the actions: as given, else the range of the data, which is told."""
+    fixed = action.min(axis=0) == action.max(axis=0)
+    if fixed.all() or (fixed.any() and (low is None or high is None)):
+        dim = int(np.argmax(fixed))
+        rest = "no policy can be learned" if fixed.all() else "it has no range"
+        raise Mistake(
+            f"{source}: the action {roles.actions[dim]} is {action[0, dim]:g} in every row, so "
+            f"{rest}; leave it out of dataset.columns.actions"
+        )
+    found = [low, high]
+    for index, (key, bound, of) in enumerate(
+        (("action_low", low, np.min), ("action_high", high, np.max))
+    ):
+        if bound is None:
+            found[index] = of(action, axis=0).tolist()
+            log.warning(
+                "%s: dataset.%s = %s for %s, the %s in the data; no policy will go beyond it, so "
+                "give the true bound if it is another",
+                source,
+                key,
+                ", ".join(f"{each:g}" for each in of(action, axis=0)),
+                ", ".join(roles.actions),
+                "lowest" if key == "action_low" else "highest",
+            )
+    return found[0], found[1]
+
+
+def _origin(source: str, roles: Roles, formula: str | None) -> dict[str, str]:
+    """Where the data came from, and which columns they are."""
+    told = {role: getattr(roles, role) for role in ("terminated", "truncated", "episode", "time")}
+    return {
+        "source": "table",
+        "file": source,
+        "observations": ", ".join(roles.observations),
+        "actions": ", ".join(roles.actions),
+        "reward": formula if formula is not None else str(roles.reward),
+        **{role: name for role, name in told.items() if name is not None},
+    }

@@ -1,0 +1,259 @@
+"""Where the episodes of a table end: by its columns, and where time or values are missing."""
+
+import logging
+from collections.abc import Mapping
+
+import numpy as np
+import pandas
+
+from reverie.datasets.tables.roles import Roles
+from reverie.datasets.tables.table import Table, unit_of
+from reverie.mistake import Mistake
+
+log = logging.getLogger(__name__)
+
+GAP = 1.5
+"""Sampling times between two rows, beyond which rows are missing between them."""
+JITTER = 0.2
+"""Relative difference from the sampling time that is worth a line."""
+_MOST = 0.2  # share of steps that may be gaps; more is no sampling time
+_FEW = 5  # steps from which an episode has a sampling time of its own
+
+
+def in_order(table: Table, roles: Roles) -> Table:
+    """The table with the rows of each episode together.
+
+    Raises:
+        Mistake: an episode comes back after others, and no time shows how its rows belong together.
+    """
+    if roles.episode is None:
+        return table
+    labels = _labels(table, roles.episode)
+    first = np.append(True, labels[1:] != labels[:-1])
+    starts = labels[first]
+    _, firsts = np.unique(starts, return_index=True)
+    if len(firsts) == len(starts):
+        return table
+    again = int(np.setdiff1d(np.arange(len(starts)), firsts)[0])
+    row = int(np.flatnonzero(first)[again])
+    order = np.argsort(labels, kind="stable")
+    if roles.time is not None:
+        within = labels[order][1:] == labels[order][:-1]
+        if (np.diff(table.seconds(roles.time)[order])[within] > 0).all():
+            log.warning(
+                "%s: %s is not sorted (episode %s comes back in row %d); the rows of each episode "
+                "are put together, in which %s goes on",
+                table.source,
+                roles.episode,
+                table.columns[roles.episode][row],
+                row,
+                roles.time,
+            )
+            return table.take(order)
+    raise Mistake(
+        f"{table.source}: {roles.episode} is not sorted: {table.columns[roles.episode][row]} comes "
+        f"back in row {row} after other episodes; sort the rows by episode and time, or give every "
+        "episode a number of its own"
+    )
+
+
+def find_ends(table: Table, roles: Roles) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that terminate, and rows that no row of the same episode follows.
+
+    An episode ends where the episode column changes, where a row is terminated or truncated, and
+    where time goes back or jumps.
+
+    Args:
+        table: of N rows, in the order of `in_order`.
+
+    Returns:
+        `[N]` bool each; terminated rows, and the last row, are among the ends.
+
+    Raises:
+        Mistake: flags other than 0 and 1, several sampling times or none.
+    """
+    terminated = _flag(table, roles.terminated)
+    ends = terminated | _flag(table, roles.truncated)
+    if roles.episode is not None:
+        labels = _labels(table, roles.episode)
+        ends[:-1] |= labels[1:] != labels[:-1]
+    ends[-1] = True
+    if roles.time is not None:
+        ends |= _breaks(table, roles.time, ends)
+    if len(ends) > 1 and not ends[:-1].any():
+        log.warning(
+            "%s: nothing says where episodes end, so all %s rows are one; "
+            "dataset.columns.episode, truncated or time names a column that does",
+            table.source,
+            f"{len(table):,}",
+        )
+    return terminated, ends
+
+
+def leave_out_missing(
+    table: Table, values: Mapping[str, np.ndarray], ends: np.ndarray
+) -> np.ndarray:
+    """Mark ends before rows with missing values, in place, and say which rows have none missing.
+
+    Args:
+        table: of N rows.
+        values: `[N]` numbers that a row needs, by column.
+        ends: `[N]` bool, changed so that nothing goes on across a row that is left out.
+
+    Returns:
+        `[N]` bool, rows to keep.
+
+    Raises:
+        Mistake: a column is empty throughout, or every row lacks something.
+    """
+    with np.errstate(over="ignore"):
+        lacks = {name: ~np.isfinite(column.astype(np.float32)) for name, column in values.items()}
+    for name, missing in lacks.items():
+        if missing.all():
+            raise Mistake(
+                f"{table.source}: {name} has no value in any row; leave it out of dataset.columns"
+            )
+    keep = ~np.logical_or.reduce(list(lacks.values()))
+    if keep.all():
+        return keep
+    if not keep.any():
+        raise Mistake(
+            f"{table.source}: every row lacks a value ({_counts(lacks)}); leave the emptiest "
+            "columns out of dataset.columns"
+        )
+    cut = int((~ends[:-1] & keep[:-1] & ~keep[1:]).sum())
+    ends[:-1] |= ~keep[1:]
+    log.warning(
+        "%s: %s of %s rows hold no finite number in a column that is read (%s); they are left out, "
+        "and episodes are cut there, in %s places",
+        table.source,
+        f"{int((~keep).sum()):,}",
+        f"{len(keep):,}",
+        _counts(lacks),
+        f"{cut:,}",
+    )
+    return keep
+
+
+def _counts(lacks: Mapping[str, np.ndarray]) -> str:
+    return ", ".join(f"{name} {int(each.sum()):,}" for name, each in lacks.items() if each.any())
+
+
+def _labels(table: Table, name: str) -> np.ndarray:
+    """A number for each episode, in the order of their first rows."""
+    labels, _ = pandas.factorize(pandas.Series(table.columns[name]))
+    if (labels < 0).any():
+        raise Mistake(
+            f"{table.source}: {name} is empty in {int((labels < 0).sum()):,} rows, first in row "
+            f"{int(np.argmax(labels < 0))}; fill in the episode"
+        )
+    return labels
+
+
+def _flag(table: Table, name: str | None) -> np.ndarray:
+    if name is None:
+        return np.zeros(len(table), dtype=bool)
+    values = table.numbers(name)
+    odd = (values != 0) & (values != 1)
+    if odd.any():
+        row = int(np.argmax(odd))
+        found = "nothing" if np.isnan(values[row]) else f"{values[row]:g}"
+        raise Mistake(
+            f"{table.source}: {name} must hold only 0 and 1, found {found} in row {row}, and in "
+            f"{int(odd.sum()):,} rows in all; repair that column"
+        )
+    return values.astype(bool)
+
+
+def _breaks(table: Table, name: str, ends: np.ndarray) -> np.ndarray:
+    """`[N]` bool: rows after which time goes back, or so far ahead that rows are missing."""
+    steps = np.diff(table.seconds(name))
+    inside = ~ends[:-1]
+    forward = inside & (steps > 0)
+    broken = np.zeros(len(table), dtype=bool)
+    if not inside.any():
+        return broken
+    if not forward.any():
+        raise Mistake(
+            f"{table.source}: {name} never advances within an episode; name another column as "
+            "dataset.columns.time, or [] for none"
+        )
+    step = float(np.median(steps[forward]))
+    unit = f" {unit_of(name)}".rstrip()
+    _require_one_sampling_time(table, name, steps, ends, step)
+    back, gap = inside & (steps < 0), inside & ~(steps <= GAP * step)  # a missing time is a gap
+    # Without other signs, time that starts again is how a log shows its episodes.
+    odd = gap | back if ends[:-1].any() else gap
+    if odd.sum() > _MOST * inside.sum():
+        low, high = np.nanquantile(steps[inside], [0.1, 0.9])
+        raise Mistake(
+            f"{table.source}: {name} has no one sampling time: from row to row it advances by "
+            f"{low:.4g} to {high:.4g}{unit} (10 % to 90 %); resample the table to equal steps"
+        )
+    if gap.any():
+        longest = float(np.nanmax(steps[gap], initial=step))
+        lost = int(np.nansum(np.rint(steps[gap] / step) - 1))
+        log.warning(
+            "%s: %s has %s gaps, the longest of %.4g%s where a step is %.4g%s (%s rows are "
+            "missing); episodes are cut there",
+            table.source,
+            name,
+            f"{int(gap.sum()):,}",
+            longest,
+            unit,
+            step,
+            unit,
+            f"{lost:,}",
+        )
+    if back.any():
+        log.warning(
+            "%s: %s goes back after row %d, and in %s places in all; episodes end there",
+            table.source,
+            name,
+            int(np.argmax(back)),
+            f"{int(back.sum()):,}",
+        )
+    repeats = int((inside & (steps == 0)).sum())
+    if repeats:
+        log.warning(
+            "%s: %s stands still in %s rows; is its clock too coarse, or are rows there twice?",
+            table.source,
+            name,
+            f"{repeats:,}",
+        )
+    uneven = int((forward & ~gap & (np.abs(steps / step - 1.0) > JITTER)).sum())
+    if uneven:
+        log.warning(
+            "%s: %s of %s steps differ by more than %.0f %% from the sampling time of %.4g%s; to a "
+            "model and a policy all steps are alike",
+            table.source,
+            f"{uneven:,}",
+            f"{int(inside.sum()):,}",
+            100 * JITTER,
+            step,
+            unit,
+        )
+    broken[:-1] = back | gap
+    return broken
+
+
+def _require_one_sampling_time(
+    table: Table, name: str, steps: np.ndarray, ends: np.ndarray, step: float
+) -> None:
+    """Refuse episodes of which each has a sampling time, but not all the same."""
+    unit = f" {unit_of(name)}".rstrip()
+    last = np.flatnonzero(ends)
+    first = np.append(0, last[:-1] + 1)
+    medians = {
+        int(start): float(np.nanmedian(steps[start:end]))
+        for start, end in zip(first, last, strict=True)
+        if end - start >= _FEW
+    }
+    other = [row for row, each in medians.items() if abs(each / step - 1.0) > JITTER]
+    if other:
+        raise Mistake(
+            f"{table.source}: mixed sampling times: {name} advances by {step:.4g}{unit} in most "
+            f"rows, by {medians[other[0]]:.4g}{unit} in the episode from row {other[0]}, and in "
+            f"{len(other):,} of {len(medians):,} episodes by another step than most; resample them "
+            "to one, or train on those of one"
+        )

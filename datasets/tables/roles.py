@@ -1,0 +1,223 @@
+"""Which column of a table is what: as the user says, else by usual names, each guess told."""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from reverie.datasets.readers.columns import ALIASES, listed
+from reverie.datasets.tables.table import Table, bare
+from reverie.mistake import Mistake
+
+log = logging.getLogger(__name__)
+
+Named = Mapping[str, str | Sequence[str] | None]
+"""Names or patterns by role, `dataset.columns`: None to guess them, empty for none."""
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Full names of columns by what they are.
+
+    Attributes:
+        observations, actions: in the order of the dimensions.
+        reward, terminated, truncated, episode, time: None where there is no such column.
+    """
+
+    observations: tuple[str, ...]
+    actions: tuple[str, ...]
+    reward: str | None
+    terminated: str | None
+    truncated: str | None
+    episode: str | None
+    time: str | None
+
+
+# Usual names, without units and in lower case; of the flags as in files of arrays.
+_USUAL = {
+    "reward": ("reward", "rewards", "rew", "rews", "r"),
+    "terminated": (ALIASES["terminals"][2], "terminals", *ALIASES["terminals"]),
+    "truncated": (ALIASES["timeouts"][1], "timeouts", *ALIASES["timeouts"]),
+    "episode": (
+        *("episode", "episode_id", "episodes", "ep", "trajectory", "trajectory_id", "traj"),
+        *("run", "run_id", "trial", "trial_id"),
+    ),
+    "time": ("time", "t", "timestamp", "datetime", "date", "seconds", "step", "timestep"),
+}
+_ACTIONS = re.compile(r"(act|acts|actions?|a|u|controls?|commands?|cmd)([_. ]?\d+)?|actions?[_.].+")
+_OBSERVATIONS = re.compile(r"(obs|observations?|states?|s|x)([_. ]?\d+)?|(obs|observations?)[_.].+")
+_NEXT = re.compile(r"next[_. ].+")
+_COSTS = ("cost", "costs", "penalty", "loss")
+
+
+def choose_roles(table: Table, named: Named, computed: str | None) -> Roles:
+    """The columns for each role, with a line in the log for each that was guessed.
+
+    Args:
+        table: with its names.
+        named: see `Named`; a name may lack its unit, `*` and `?` in it stand for any letters.
+        computed: expression that gives the reward instead of a column, None for none.
+
+    Raises:
+        Mistake: a role, a name or a pattern that there is not, one column for two roles, no
+            actions, no observations or no reward.
+    """
+    _require_roles(named)
+    given = {role: _named(table, role, said) for role, said in named.items() if said is not None}
+    singles = {role: _single(table, role, given) for role in _USUAL}
+    if computed is not None:
+        if given.get("reward"):
+            raise Mistake(
+                f"dataset.reward={computed} and dataset.columns.reward={singles['reward']} both "
+                "give the reward; leave one out"
+            )
+        if singles["reward"] is not None:
+            log.warning(
+                "%s: %s is not read, for dataset.reward computes it",
+                table.source,
+                singles["reward"],
+            )
+    elif singles["reward"] is None:
+        raise Mistake(_without_reward(table))
+    taken = {name for name in singles.values() if name is not None}
+    actions = given.get("actions")
+    if actions is None:
+        actions = _guess_actions(table, [*taken, *given.get("observations", ())])
+    observations = given.get("observations")
+    if observations is None:
+        observations = _guess_observations(table, [*taken, *actions])
+    roles = Roles(
+        observations=tuple(observations),
+        actions=tuple(actions),
+        **(singles | ({"reward": None} if computed is not None else {})),
+    )
+    _require_apart(table, roles)
+    return roles
+
+
+def _require_roles(named: Named) -> None:
+    roles = ("observations", "actions", *_USUAL)
+    unknown = [role for role in named if role not in roles]
+    if unknown:
+        raise Mistake(
+            f"dataset.columns has the key {unknown[0]}; it says which columns are "
+            f"{', '.join(roles)}, e.g. dataset.columns={{actions: [valve], reward: r}}"
+        )
+
+
+def _named(table: Table, role: str, said: str | Sequence[str]) -> list[str]:
+    """Full names, in the order in which they were said."""
+    found: list[str] = []
+    for each in [said] if isinstance(said, str) else said:
+        pattern = "".join({"*": ".*", "?": "."}.get(letter, re.escape(letter)) for letter in each)
+        exact = table.find(each)
+        matching = [exact] if exact else []
+        if not matching and set(each) & set("*?"):
+            matching = [
+                name
+                for name in table.columns
+                if re.fullmatch(pattern, name) or re.fullmatch(pattern, bare(name))
+            ]
+        if not matching:
+            raise Mistake(
+                f"{table.source} has no column {each!r}, which dataset.columns.{role} names; "
+                f"{table.near(each)}"
+            )
+        found.extend(matching)
+    return list(dict.fromkeys(found))
+
+
+def _single(table: Table, role: str, given: Mapping[str, list[str]]) -> str | None:
+    """The one column of a role, None for none."""
+    elsewhere = {name for other, names in given.items() if other != role for name in names}
+    if role in given:
+        if len(given[role]) > 1:
+            raise Mistake(
+                f"{table.source}: dataset.columns.{role} names {', '.join(given[role])}; it is one "
+                "column"
+            )
+        return given[role][0] if given[role] else None
+    for usual in _USUAL[role]:
+        for name in table.columns:
+            if bare(name).lower() == usual and name not in elsewhere:
+                why = ", ends of the task itself and no time limits" * (role == "terminated")
+                _tell(table, role, [name], f"by its name{why}")
+                return name
+    return None
+
+
+def _guess_actions(table: Table, taken: Sequence[str]) -> list[str]:
+    names = [name for name in table.columns if name not in taken]
+    found = [name for name in names if _ACTIONS.fullmatch(bare(name).lower())]
+    if not found:
+        left = [bare(name) for name in names]
+        raise Mistake(
+            f"{table.source}: no column is called an action; name them, e.g. "
+            f"'dataset.columns.actions=[{left[-1] if left else 'NAME'}]', of {listed(left)}"
+        )
+    _tell(table, "actions", found, "by name")
+    return found
+
+
+def _guess_observations(table: Table, taken: Sequence[str]) -> list[str]:
+    left = [
+        name
+        for name in table.columns
+        if name not in taken and name and not name.startswith("Unnamed:")
+    ]
+    found = [name for name in left if _OBSERVATIONS.fullmatch(bare(name).lower())]
+    why = "by name"
+    if not found:
+        why = "all other columns of numbers"
+        found = [
+            name
+            for name in left
+            if table.columns[name].dtype.kind in "fiub" and not _NEXT.fullmatch(bare(name).lower())
+        ]
+    if not found:
+        raise Mistake(
+            f"{table.source}: no column is left for observations; name them, e.g. "
+            f"'dataset.columns.observations=[NAME, NAME]', of {listed(table.columns)}"
+        )
+    unread = [name for name in left if name not in found]
+    rest = f"; not read: {listed(unread)}" if unread else ""
+    _tell(table, "observations", found, why + rest)
+    return found
+
+
+def _tell(table: Table, role: str, names: Sequence[str], why: str) -> None:
+    log.warning(
+        "%s: %s = %s (guessed, %s); dataset.columns.%s says otherwise",
+        table.source,
+        role,
+        ", ".join(names),
+        why,
+        role,
+    )
+
+
+def _without_reward(table: Table) -> str:
+    costs = [bare(name) for name in table.columns if bare(name).lower() in _COSTS]
+    example = f"-{costs[0]}" if costs else "-(level-setpoint)**2"
+    return (
+        f"{table.source} has no reward; name its column, dataset.columns.reward=NAME, or compute "
+        f"it from columns, e.g. 'dataset.reward=\"{example}\"'; it has {listed(table.columns)}"
+    )
+
+
+def _require_apart(table: Table, roles: Roles) -> None:
+    for first, second in (
+        (roles.actions, "actions"),
+        ((roles.reward,), "the reward"),
+        ((roles.terminated,), "terminated"),
+        ((roles.truncated,), "truncated"),
+    ):
+        both = [name for name in first if name in roles.observations]
+        if both:
+            raise Mistake(
+                f"{table.source}: {both[0]} is named for observations and for {second}, which a "
+                "policy cannot see before it acts; take it out of one"
+            )
+    for kind in ("observations", "actions"):
+        if not getattr(roles, kind):
+            raise Mistake(f"{table.source}: dataset.columns.{kind} is empty; name at least one")
