@@ -57,7 +57,7 @@ class RvS(BC):
         standardise_outcome: bool,
         **bc: Any,
     ) -> None:
-        super().__init__(spec=replace(spec, obs_dim=spec.obs_dim + 1), **bc)
+        super().__init__(spec=replace(spec, obs_dim=spec.obs_dim + 1, obs_names=()), **bc)
         self.spec = spec
         self.standardise_outcome = standardise_outcome
         set_per_seed(self, "target", target, trailing=2)

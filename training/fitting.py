@@ -164,7 +164,7 @@ def fit_or_load(
             the fit diverged.
     """
     if given is not None:
-        described = load(model, given, data, device, group=group, free=("seed",))
+        described = load(model, given, data, device, group=group, free=("seed", "columns"))
         if own is not None:
             save(model, own, described, group)
         return described, True

@@ -21,6 +21,7 @@ from torch import Tensor
 from reverie.datasets.dataset import Dataset
 from reverie.mistake import Mistake, writing
 from reverie.temporary import replacing
+from reverie.text import printable
 from reverie.world_models.base import WorldModel
 from reverie.world_models.fitting import held_out_episodes, rows_of
 from reverie.world_models.measures import (
@@ -44,6 +45,8 @@ OpenLoopStep = Callable[[Tensor, Tensor, Carried], tuple[Tensor, Tensor, Carried
 _BOX = 1.5
 # A column whose std is below this is constant and has no unit to measure errors in.
 _CONSTANT = 1e-6
+# Columns of which a picture shows the error.
+_NAMED = 16
 # Rows judged at a time, which bounds what wide observations take.
 _BLOCK = 2048
 
@@ -62,8 +65,9 @@ def measure(
     """Measure a fitted model on whole episodes.
 
     Every leaf is a plain number or list, with None for what is undefined or not finite.
-    Measurements are lists with one entry per seed. Where the model samples, it draws from torch's
-    global generator.
+    Measurements are lists with one entry per seed. `columns` names the observations, of which
+    `one_step.rmse` has one error each, where the data do. Where the model samples, it draws from
+    torch's global generator.
 
     Args:
         model: fitted; its attribute `seeds` says S (1 if it has none).
@@ -99,8 +103,10 @@ def measure(
             f"none of {len(episodes)} episodes of dataset {data.name} has a transition with a "
             "known next observation; measure the model on other data"
         )
+    names = [printable(name) for name in data.spec.obs_names]
     rest = (~chosen & data.valid_next).nonzero().flatten()
     return {
+        **({"columns": names} if names else {}),
         "measured_on": {"held_out": unseen, "episodes": len(episodes), "rows": len(index)},
         **_one_step(model, data, index, rest if len(rest) > 1 else index, candidates),
         "open_loop": _open_loop(model, data, episodes, segments, candidates, generator),
@@ -327,12 +333,16 @@ def plot(diagnostics: Mapping[str, Any], path: Path | str) -> None:
 
     Left: error of open-loop predictions against the constant-state predictor. Middle: coverage
     of central intervals. Right: holdout error by epoch, if the fit's `holdout_loss` is there.
+    Where the data name their columns, at the end: error of one step of each of them.
     """
-    figure = Figure(figsize=(13, 3.8), layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
+    named = diagnostics.get("columns", [])
+    figure = Figure(figsize=(13 + 4.3 * bool(named), 3.8), layout="constrained")
+    left, middle, right, *last = figure.subplots(1, 3 + bool(named))
     _plot_open_loop(left, diagnostics["open_loop"])
     _plot_calibration(middle, diagnostics.get("calibration"))
     _plot_fit(right, diagnostics.get("holdout_loss"))
+    if last:
+        _plot_columns(last[0], named, diagnostics["one_step"]["rmse"])
     path = Path(path)
     with writing(path), replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
@@ -379,6 +389,20 @@ def _plot_fit(axes: Axes, losses: Sequence[Sequence[float]] | None) -> None:
         axes.plot(epochs, curve, color="tab:blue", label=None if seed else "each seed")
     if _any_positive(losses[0]):
         axes.set_yscale("log")
+    axes.legend(frameon=False, fontsize="small")
+
+
+def _plot_columns(axes: Axes, names: Sequence[str], rmse: Sequence[Sequence[float | None]]) -> None:
+    """The columns predicted worst, of many."""
+    errors = _over_seeds(rmse)
+    moving = [column for column in range(len(names)) if not math.isnan(errors[column])]
+    worst = sorted(moving, key=lambda column: -errors[column])[:_NAMED]
+    axes.barh(range(len(worst)), [errors[column] for column in worst], color="tab:blue", height=0.7)
+    labels = [names[column] for column in worst]
+    axes.set_yticks(range(len(worst)), labels, parse_math=False, fontsize=8)
+    axes.invert_yaxis()
+    axes.axvline(1.0, ls="--", color="grey", label="predicting the mean change")
+    axes.set(xlabel="rms error / std of the change", title="one-step error by column")
     axes.legend(frameon=False, fontsize="small")
 
 

@@ -36,10 +36,12 @@ def find_in_actions(rows: Rows) -> Iterator[Finding]:
         -1.0,
         1.0,
     }:
-        yield from _half_used(np.array(varying), low, high)
+        yield from _half_used(rows, np.array(varying), low, high)
 
 
-def _half_used(dims: np.ndarray, low: np.ndarray, high: np.ndarray) -> Iterator[Finding]:
+def _half_used(
+    rows: Rows, dims: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> Iterator[Finding]:
     """Actions `dims` whose values lie from `low` to `high`, in a box of -1 to 1 that is assumed."""
     largest = float(max(high.max(), -low.min()))
     remedy = "without dataset.env_id the box is taken to be -1 to 1; if it is another, set"
@@ -55,7 +57,8 @@ def _half_used(dims: np.ndarray, low: np.ndarray, high: np.ndarray) -> Iterator[
         ("dataset.action_high", (high <= 0) & (low <= -_FULL), "above 0"),
     ):
         if one_sided.all() or (one_sided.any() and len(dims) > 1):
-            which = "no action is" if one_sided.all() else f"actions {_list(dims[one_sided])} are"
+            named = list_dims(rows.name_actions(dims[one_sided].tolist()))
+            which = "no action is" if one_sided.all() else f"actions {named} are"
             never = "ever" if one_sided.all() else "never"
             value = "0" if one_sided.all() else "[...], one for each action, 0 for these"
             yield warning(f"{which} {never} {bound}: {remedy} {name}={value}")
@@ -81,7 +84,3 @@ def _count_values(column: np.ndarray) -> int:
     if len(found) <= _FEW:  # of the whole column, which a sample may have missed
         found = np.unique(column)
     return min(len(found), _FEW + 1)
-
-
-def _list(dims: np.ndarray) -> str:
-    return list_dims(dims.tolist())

@@ -14,10 +14,10 @@ _LEVELS = 10_000  # steps within the range, beyond which everything looks like s
 
 @dataclass(frozen=True)
 class Column:
-    """One dimension of the observations, of the actions (in [-1, 1]), or the rewards.
+    """One dimension of the observations, of the actions (see `Rows.commands`), or the rewards.
 
     Attributes:
-        name: such as `obs 3`.
+        name: such as `obs 3`, or what the data call it.
         min, max, mean, std: over rows.
         repeats: share of rows with the value of the row before.
         step: distance of which all differences are multiples, 1 for whole numbers and flags; None
@@ -37,20 +37,19 @@ class Column:
 
 def describe_columns(rows: Rows) -> tuple[Column, ...]:
     """Observations, then actions, then the reward."""
-    return tuple(
-        _describe(f"{name} {dim}".removesuffix(" -1"), column, name == "action")
-        for name, dim, column in _each(rows)
-    )
+    return tuple(_each(rows))
 
 
-def _each(rows: Rows) -> Iterator[tuple[str, int, np.ndarray]]:
-    for name in ("obs", "action"):
-        for dim in range(getattr(rows, name).shape[1]):
-            yield name, dim, np.ascontiguousarray(getattr(rows, name)[:, dim])
-    yield "reward", -1, rows.reward
+def _each(rows: Rows) -> Iterator[Column]:
+    for dim, name in enumerate(rows.obs_labels):
+        yield _describe(name, np.ascontiguousarray(rows.obs[:, dim]))
+    for dim, name in enumerate(rows.action_labels):
+        at_edge = float((np.abs(rows.action[:, dim]) > EDGE).mean())
+        yield _describe(name, np.ascontiguousarray(rows.commands[:, dim]), at_edge)
+    yield _describe("reward", rows.reward)
 
 
-def _describe(name: str, column: np.ndarray, is_action: bool) -> Column:
+def _describe(name: str, column: np.ndarray, at_edge: float | None = None) -> Column:
     return Column(
         name=name,
         min=float(column.min()),
@@ -59,7 +58,7 @@ def _describe(name: str, column: np.ndarray, is_action: bool) -> Column:
         std=float(column.std(dtype=np.float64)),
         repeats=float((column[1:] == column[:-1]).mean()) if len(column) > 1 else 0.0,
         step=_step(column),
-        at_edge=float((np.abs(column) > EDGE).mean()) if is_action else None,
+        at_edge=at_edge,
     )
 
 

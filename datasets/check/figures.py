@@ -1,7 +1,7 @@
 """A picture of a dataset: returns, lengths, one episode, and a histogram of each column."""
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,16 +78,16 @@ def _example(figure: "Figure", rows: Rows) -> None:
     spread = np.where(rows.spread > 0, rows.spread, 1.0)
     varying = np.flatnonzero(rows.spread > 0)[:_LINES]
     scaled = (rows.obs[part] - rows.obs.mean(axis=0, dtype=np.float64)) / spread
-    panels: list[tuple[str, np.ndarray, str, Iterable[int]]] = [
-        ("observations (std)", scaled[:, varying], "obs", varying),
-        ("actions", rows.action[part, :_LINES], "action", range(rows.action.shape[1])),
-        ("reward", rows.reward[part, None], "reward", [-1]),
+    panels: list[tuple[str, np.ndarray, Sequence[str]]] = [
+        ("observations (std)", scaled[:, varying], [rows.obs_labels[dim] for dim in varying]),
+        ("actions", rows.commands[part, :_LINES], rows.action_labels),
+        ("reward", rows.reward[part, None], ["reward"]),
     ]
     figure.suptitle(f"episode {episode}, the one of median length", fontsize=9)
-    for axes, (label, values, name, dims) in zip(figure.subplots(1, 3), panels, strict=True):
+    for axes, (label, values, names) in zip(figure.subplots(1, 3), panels, strict=True):
         marker = "." if len(values) < 3 else None  # a line of one point is invisible
-        for dim, curve in zip(dims, values.T, strict=False):
-            axes.plot(curve, lw=1, marker=marker, label=f"{name} {dim}".removesuffix(" -1"))
+        for name, curve in zip(names, values.T, strict=False):
+            axes.plot(curve, lw=1, marker=marker, label=_plain(name))
         axes.set(xlabel="step", ylabel=label)
         if axes.lines:
             axes.legend(fontsize=6, loc="upper right")
@@ -96,21 +96,17 @@ def _example(figure: "Figure", rows: Rows) -> None:
 def _columns(rows: Rows) -> list[tuple[str, np.ndarray]]:
     """Observations, actions and the reward by name; of many the first ones."""
     return [
-        *((f"obs {dim}", rows.obs[:, dim]) for dim in _first(rows.obs, SHOWN)),
-        *((f"action {dim}", rows.action[:, dim]) for dim in _first(rows.action, SHOWN // 2)),
+        *zip(rows.obs_labels[:SHOWN], rows.obs.T, strict=False),
+        *zip(rows.action_labels[: SHOWN // 2], rows.commands.T, strict=False),
         ("reward", rows.reward),
     ]
-
-
-def _first(column: np.ndarray, count: int) -> Sequence[int]:
-    return range(column.shape[1])[:count]
 
 
 def _histogram(axes: "Axes", name: str, values: np.ndarray) -> None:
     """A small one; rare values are those that matter, so counts are logarithmic."""
     counts, edges = _count(values)
     axes.stairs(np.log1p(counts), edges, fill=True)
-    axes.set_title(name, fontsize=8)
+    axes.set_title(_plain(name), fontsize=8)
     ends = edges[[0, -1]]  # ticks that matplotlib chooses take seconds for all panels
     axes.set_xticks(ends, [f"{end:.3g}" for end in ends], fontsize=6)
     axes.set_yticks([])

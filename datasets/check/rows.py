@@ -1,6 +1,6 @@
 """A dataset as the checks see it: numpy views, and how rows relate to the rows that follow them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from reverie.datasets.dataset import Dataset
 from reverie.envs.specs import Spec
+from reverie.text import printable
 
 EXACT = 1e-5  # relative to 1 + |obs|: closer than that, two observations are the same
 _SAMPLE = 10_000  # rows that stand for all of them
@@ -37,11 +38,14 @@ class Rows:
 
     Attributes:
         ends: last row of each episode.
+        obs_labels, action_labels: what the columns are called, printable.
         truncated: `[P]` whether that row ended otherwise than by terminating.
     """
 
     def __init__(self, data: Dataset) -> None:
         self.spec: Spec = data.spec
+        self.obs_labels = tuple(map(printable, data.spec.obs_labels))
+        self.action_labels = tuple(map(printable, data.spec.action_labels))
         columns = data.transitions
         self.obs, self.next_obs = columns.obs.numpy(), columns.next_obs.numpy()
         self.action, self.reward = columns.action.numpy(), columns.reward.numpy()
@@ -59,6 +63,22 @@ class Rows:
     def columns(self) -> Mapping[str, np.ndarray]:
         """Those that hold numbers, by name."""
         return {name: getattr(self, name) for name in ("obs", "action", "reward", "next_obs")}
+
+    @cached_property
+    def commands(self) -> np.ndarray:
+        """`[N, A]` actions in the units of their own names; where these are unknown, in [-1, 1]."""
+        if not self.spec.action_names:
+            return self.action
+        low, high = np.array([self.spec.action_low, self.spec.action_high])
+        return ((low + high) / 2 + (high - low) / 2 * self.action).astype(np.float32)
+
+    def name_obs(self, dims: Sequence[int]) -> list[str]:
+        """Observations as a sentence lists them: by name, or by number where none is known."""
+        return [self.obs_labels[dim] if self.spec.obs_names else str(dim) for dim in dims]
+
+    def name_actions(self, dims: Sequence[int]) -> list[str]:
+        """Actions as a sentence lists them, see `name_obs`."""
+        return [self.action_labels[dim] if self.spec.action_names else str(dim) for dim in dims]
 
     @cached_property
     def not_finite(self) -> Mapping[str, int]:

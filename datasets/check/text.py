@@ -8,6 +8,7 @@ from reverie.datasets.check.columns import EDGE, Column
 from reverie.datasets.check.report import QUANTILES, Report
 from reverie.datasets.check.values import list_dims
 from reverie.datasets.dataset import Dataset
+from reverie.text import printable
 
 SHOWN = 40
 """Observations, and actions, of which the table shows a line each."""
@@ -23,6 +24,7 @@ def show(dataset: Dataset, found: Report, console: Console) -> None:
 
 
 def _lines(dataset: Dataset, found: Report) -> Iterator[str]:
+    spec = dataset.spec
     yield dataset.name
     facts = _facts(dataset, found)
     width = max(map(len, facts))
@@ -35,7 +37,9 @@ def _lines(dataset: Dataset, found: Report) -> Iterator[str]:
         [[label, *map(_number, values)] for label, values in quantiles.items()],
     )
     yield ""
-    yield from _columns(found.columns)
+    yield from _columns(found.columns, (spec.obs_dim, spec.action_dim))
+    if spec.action_names and {*spec.action_low} | {*spec.action_high} != {-1.0, 1.0}:
+        yield "  actions are in their own units here; what learns sees their box as [-1, 1]"
     yield ""
     yield "episodes by length"
     tallest = max(found.histogram)
@@ -61,9 +65,11 @@ def _facts(dataset: Dataset, found: Report) -> dict[str, str]:
         "rows without next obs": f"{found.without_next:,}",
         "NaN or Inf": ", ".join(f"{key} {n:,}" for key, n in found.not_finite.items()) or "none",
         "duplicate rows": f"{found.duplicates:,}",
-        "constant observations": list_dims(found.constant_obs),
-        "equal observations": list_dims([f"{i}={j}" for i, j in found.equal_obs]),
-        "constant actions": list_dims(found.constant_action),
+        "constant observations": list_dims(_named(spec.obs_names, found.constant_obs)),
+        "equal observations": list_dims(
+            ["=".join(_named(spec.obs_names, pair)) for pair in found.equal_obs]
+        ),
+        "constant actions": list_dims(_named(spec.action_names, found.constant_action)),
         "reference": "none (raw returns only)"
         if reference is None
         else f"0 = {reference.low:g}, 100 = {reference.high:g} ({reference.source})",
@@ -71,11 +77,18 @@ def _facts(dataset: Dataset, found: Report) -> dict[str, str]:
     }
 
 
-def _columns(columns: Sequence[Column]) -> list[str]:
-    """A line for each column, of many only the first ones."""
-    kinds = [column.name.split(" ")[0] for column in columns]
+def _named(names: Sequence[str], dims: Sequence[int]) -> list[str]:
+    """Dimensions by name, or by number where there are no names."""
+    return [printable(names[dim]) if names else str(dim) for dim in dims]
+
+
+def _columns(columns: Sequence[Column], sizes: tuple[int, int]) -> list[str]:
+    """A line for each column, of many observations and actions (`sizes`) only the first ones."""
+    observations, actions = sizes
     shown = [
-        column for index, column in enumerate(columns) if index - kinds.index(kinds[index]) < SHOWN
+        *columns[:observations][:SHOWN],
+        *columns[observations : observations + actions][:SHOWN],
+        columns[-1],
     ]
     cells = [
         [

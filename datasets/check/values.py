@@ -27,7 +27,7 @@ def find_in_values(rows: Rows) -> Iterator[Finding]:
     if len(constant(rows.action)) == rows.action.shape[1]:
         yield problem("all actions are the same, so nothing can be learned about choosing one")
     elif len(constant(rows.action)):
-        yield warning(f"actions {list_dims(constant(rows.action))} never change")
+        yield warning(f"actions {list_dims(rows.name_actions(constant(rows.action)))} never change")
     if (rows.reward == rows.reward[0]).all():
         yield warning(f"every reward is {rows.reward[0]:g}")
     yield from _unwritten(rows)
@@ -49,7 +49,8 @@ def _unbearable(rows: Rows, name: str, column: np.ndarray) -> Iterator[Finding]:
         bad = ~np.isfinite(column).reshape(len(column), -1)
         yield problem(
             f"{name} holds {rows.not_finite[name]:,} NaN or Inf entries, first in row "
-            f"{int(np.argmax(bad.any(axis=1)))}; remove or repair those rows"
+            f"{int(np.argmax(bad.any(axis=1)))}{_named(rows, name, bad)}; remove or repair those "
+            "rows"
         )
         column = column[np.isfinite(column)]
     largest = float(max(column.max(initial=0.0), -column.min(initial=0.0)))
@@ -60,6 +61,15 @@ def _unbearable(rows: Rows, name: str, column: np.ndarray) -> Iterator[Finding]:
             f"{name} reaches {largest:.3g} in absolute value, more than {HUGE:.0e}, beyond "
             "what float32 training bears; rescale it or remove the rows"
         )
+
+
+def _named(rows: Rows, name: str, bad: np.ndarray) -> str:
+    """Which columns are bad somewhere, where the data name them."""
+    tell = rows.name_actions if name == "action" else rows.name_obs
+    known = rows.spec.action_names if name == "action" else rows.spec.obs_names
+    if name == "reward" or not known:
+        return ""
+    return f" (in {list_dims(tell(np.flatnonzero(bad.any(axis=0)).tolist()))})"
 
 
 def _unwritten(rows: Rows) -> Iterator[Finding]:
@@ -121,5 +131,6 @@ def _list_columns(rows: Rows, dims: dict[str, list[int]]) -> str:
     told = []
     for name, found in dims.items():
         whole = name == "reward" or len(found) == getattr(rows, name).shape[1]
-        told.append(_NAMES[name] if whole else f"{_NAMES[name]} {list_dims(found)}")
+        tell = rows.name_actions if name == "action" else rows.name_obs
+        told.append(_NAMES[name] if whole else f"{_NAMES[name]} {list_dims(tell(found))}")
     return " and ".join(told)

@@ -368,3 +368,12 @@ def test_a_failed_drawing_leaves_the_earlier_one(data, tmp_path, monkeypatch):
     with pytest.raises(Mistake, match="No space"):
         diagnostics.plot(diagnostics.measure(Linear(), data), path)
     assert path.read_bytes() == b"earlier" and list(tmp_path.iterdir()) == [path]
+
+
+def test_named_columns_are_measured_and_drawn_by_name(data, tmp_path):
+    named = replace(data, spec=replace(data.spec, obs_names=("level [$]", "speed")))
+    found = diagnostics.measure(Linear(), named)
+    assert found["columns"] == ["level [$]", "speed"]
+    diagnostics.plot(found, tmp_path / "named.png")
+    assert (tmp_path / "named.png").stat().st_size > 10_000
+    assert "columns" not in diagnostics.measure(Linear(), data)

@@ -30,7 +30,7 @@ from reverie.training.launch import mistakes
 from reverie.training.launch.options import CONF
 from reverie.training.launch.restore import load_run
 from reverie.training.run_directory import unless_read_only
-from reverie.world_models.sindy.dictionary import circles
+from reverie.world_models.sindy.dictionary import circles, legend
 
 Policy = Callable[[Tensor], Tensor]
 SETTINGS = {
@@ -70,10 +70,12 @@ def distil(settings: DictConfig) -> float:
             for name, policy in (("teacher", teacher), ("student", student.act))
         }
 
+    columns = legend(run.spec)
     weights = actor_parameters(agent) // agent.seeds
     result = {
         "equations": student.equations(),
         "terms": student.terms(),
+        **({"columns_of_equations": columns} if columns else {}),
         "chosen": chosen,
         "returns": returns,
         "actor_parameters": weights,

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from reverie.envs.specs import Spec
+from reverie.text import one_line
 from reverie.world_models.sindy.dictionary import (
     Monomials,
     ensemble_fit,
@@ -25,6 +26,7 @@ from reverie.world_models.sindy.dictionary import (
     irreducible,
     library_of,
     powers_of,
+    readable_names,
     sparse_fit,
     term_names,
 )
@@ -54,21 +56,29 @@ class SparsePolicy:
         return torch.tanh(weights @ features).mT.to(obs.dtype)
 
     def terms(self) -> list[list[dict[str, float]]]:
-        """Nonzero coefficients by name, per seed and action."""
-        names = term_names(self.powers, input_names(self.spec.obs_dim, 0))
+        """Nonzero coefficients by term, such as `x0^2`, per seed and action."""
+        return self._terms(input_names(self.spec.obs_dim, 0))
+
+    def _terms(self, inputs: Sequence[str]) -> list[list[dict[str, float]]]:
+        names = term_names(self.powers, inputs)
         return [
             [{names[i]: float(row[i]) for i in np.flatnonzero(row)} for row in each]
             for each in self.coefficients
         ]
 
     def equations(self) -> list[list[str]]:
-        """In the environment's units, three digits behind the point, per seed and action."""
+        """In the environment's units, three digits behind the point, per seed and action.
+
+        Columns are called as the data call them, see `dictionary.readable_names`.
+        """
+        names = readable_names(self.spec)
+        inputs, outputs = names[: self.spec.obs_dim], names[self.spec.obs_dim :]
         return [
             [
-                f"u{i} = {middle:g} + {half:g} tanh({_sum(terms)})"
-                for i, (terms, middle, half) in enumerate(zip(each, *self._box(), strict=True))
+                f"{name} = {middle:g} + {half:g} tanh({_sum(terms)})"
+                for name, terms, middle, half in zip(outputs, each, *self._box(), strict=True)
             ]
-            for each in self.terms()
+            for each in self._terms(inputs)
         ]
 
     def python(self, seed: int) -> str:
@@ -80,6 +90,7 @@ class SparsePolicy:
             "",
             "",
             "def act(x):",
+            *(f"    # {line}" for line in self._columns()),
             "    return [",
             *(f"        {line}," for line in self._expressions(seed, "**")),
             "    ]",
@@ -94,10 +105,20 @@ class SparsePolicy:
             "",
             "void act(const double *x, double *u)",
             "{",
+            *(f"    // {line}" for line in self._columns()),
             *(f"    u[{i}] = {line};" for i, line in enumerate(self._expressions(seed, "*"))),
             "}",
         ]
         return "\n".join(lines) + "\n"
+
+    def _columns(self) -> list[str]:
+        """What the entries of x and u are, where the data say so, as lines of a comment."""
+        named = (("x", self.spec.obs_names), ("u", self.spec.action_names))
+        return [  # a backslash at its end would go on with a comment of C in the next line
+            f"{letter}[{index}]: {one_line(name).replace(chr(92), '/')}"
+            for letter, names in named
+            for index, name in enumerate(names)
+        ]
 
     def _expressions(self, seed: int, power: str) -> list[str]:
         def product(value: float, exponents: np.ndarray) -> str:

@@ -27,7 +27,7 @@ _RESTORE = (
 )
 _LONGEST_LABEL = 60
 # Lists in the measurements of a world model that have no entry a seed.
-_SHARED = ("horizons", "levels")
+_SHARED = ("horizons", "levels", "columns")
 
 
 @dataclass(frozen=True)

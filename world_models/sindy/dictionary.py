@@ -19,7 +19,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from reverie.envs import extras
+from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
+from reverie.text import printable
 
 KINDS = ("affine", "quotient", "polynomial")
 """What a dictionary may hold, see `library_of`."""
@@ -30,6 +32,9 @@ _AGREEMENT = 1e-9
 _CIRCLE = 1e-4
 CONSTANT = 1e-6
 """Columns that change less do not move."""
+_UNIT = re.compile(r"\s*[\[(][^\])]*[\])]\s*$")
+_RESERVED = ("r", "tanh")
+"""Words that equations use: the reward, and the function around a policy."""
 _TERM = re.compile(r"([xu])(\d+)(?:\^(\d+))?")
 
 
@@ -151,6 +156,33 @@ def irreducible(powers: np.ndarray, sines: Sequence[int]) -> np.ndarray:
 def input_names(obs_dim: int, action_dim: int) -> list[str]:
     """`x0 x1 .. u0 u1 ..`, as equations and files call states and controls."""
     return [f"x{i}" for i in range(obs_dim)] + [f"u{i}" for i in range(action_dim)]
+
+
+def readable_names(spec: Spec) -> list[str]:
+    """Short words for states and controls where the data name them, else as `input_names`.
+
+    `level [cm]` becomes `level`. What would be no word, or that of another column, keeps its
+    number.
+    """
+    numbered = input_names(spec.obs_dim, spec.action_dim)
+    names = [
+        *(spec.obs_names or numbered[: spec.obs_dim]),
+        *(spec.action_names or numbered[spec.obs_dim :]),
+    ]
+    words = [re.sub(r"\W+", "_", _UNIT.sub("", name)).strip("_") for name in names]
+    taken = {*_RESERVED, *(word for word in words if words.count(word) > 1)}
+    return [
+        number if word in taken or not word.isidentifier() or _TERM.fullmatch(word) else word
+        for number, word in zip(numbered, words, strict=True)
+    ]
+
+
+def legend(spec: Spec) -> dict[str, str]:
+    """What the words of `readable_names` stand for; empty where the data name nothing."""
+    if not spec.obs_names and not spec.action_names:
+        return {}
+    labels = (*spec.obs_labels, *spec.action_labels)
+    return dict(zip(readable_names(spec), map(printable, labels), strict=True))
 
 
 def term_names(powers: np.ndarray, inputs: Sequence[str]) -> list[str]:

@@ -17,7 +17,14 @@ from reverie.envs.specs import Spec
 from reverie.mistake import Mistake, writing
 from reverie.temporary import replacing
 from reverie.world_models.base import Step, WorldModel
-from reverie.world_models.sindy.dictionary import Monomials, equation, input_names, term_names
+from reverie.world_models.sindy.dictionary import (
+    Monomials,
+    equation,
+    input_names,
+    legend,
+    readable_names,
+    term_names,
+)
 from reverie.world_models.termination import Termination
 
 
@@ -126,16 +133,20 @@ class SparseEquations(WorldModel):
         return values[:, :1], uncertainty.unsqueeze(1)
 
     def equations(self) -> list[list[str]]:
-        """What each seed's median says, in the environment's units."""
+        """What each seed's median says, in the environment's units and by its columns' names."""
         mark = " - " if self.target == "increment" else None
-        lefts = [f"{x}'{mark + x if mark else ''}" for x in self.inputs[: self.spec.obs_dim]]
+        names = readable_names(self.spec)
+        lefts = [f"{x}'{mark + x if mark else ''}" for x in names[: self.spec.obs_dim]]
         return [
             [equation(left, terms) for left, terms in zip([*lefts, "r"], replica, strict=True)]
-            for replica in self._terms(self.coefficients)
+            for replica in self._terms(self.coefficients, names)
         ]
 
     def terms(self) -> list[list[dict[str, float]]]:
-        """Nonzero coefficients of each seed's median by name, per column and of the reward."""
+        """Nonzero coefficients of each seed's median by term, per column and of the reward.
+
+        Terms count states and controls, `x0 u0`, whatever the data call them.
+        """
         return self._terms(self.coefficients)
 
     def angles(self) -> list[list[int]]:
@@ -144,12 +155,18 @@ class SparseEquations(WorldModel):
         return [[index, other] for index, other in enumerate(partner) if index < other]
 
     def save_json(self, path: Path | str) -> None:
-        """Write the fitted equations as readable JSON: terms by name, numbers in raw units."""
+        """Write the fitted equations as readable JSON: terms by name, numbers in raw units.
+
+        Where the data name their columns, `inputs` says which word of the equations, and which
+        column, each `x0` of the terms is.
+        """
         names = [*self.inputs[: self.spec.obs_dim], "reward"]
+        columns = dict(zip(self.inputs, legend(self.spec).items(), strict=False))
         record = {
             "model": "sindy",
             "target": self.target,
             "equations": self.equations(),
+            **({"inputs": columns} if columns else {}),
             "median": [
                 dict(zip(names, replica, strict=True)) for replica in self._terms(self.coefficients)
             ],
@@ -235,8 +252,10 @@ class SparseEquations(WorldModel):
         self.register_buffer("weights", weights, persistent=False)
         self.ready = bool(self.fitted)
 
-    def _terms(self, coefficients: Float[Tensor, "L T F"]) -> list[list[dict[str, float]]]:
-        names = term_names(self.powers, self.inputs)
+    def _terms(
+        self, coefficients: Float[Tensor, "L T F"], inputs: Sequence[str] | None = None
+    ) -> list[list[dict[str, float]]]:
+        names = term_names(self.powers, inputs or self.inputs)
         return [
             [
                 {names[i]: float(row[i]) for i in row.nonzero().flatten().tolist()}

@@ -25,6 +25,7 @@ from reverie.world_models.sindy.dictionary import (
     CONSTANT,
     Monomials,
     circles,
+    legend,
     library_of,
     powers_of,
     spread_of,
@@ -202,6 +203,7 @@ class SINDy(SparseEquations):
             "termination": self.termination.signature(),
             "heldout_episodes": self.heldout_episodes,
             **self.settings,
+            **({"columns": columns} if (columns := legend(self.spec)) else {}),
         }
 
     def held_out(self, data: Dataset) -> Int[Tensor, " P"]:
@@ -212,7 +214,8 @@ class SINDy(SparseEquations):
         """Choose thresholds on held-out rows, then fit every seed's ensemble.
 
         Returns:
-            `equations` of every seed, the number of `terms`, `threshold` and `path` (held-out
+            `equations` of every seed (and what the words in them stand for, where the data name
+            their columns), the number of `terms`, `threshold` and `path` (held-out
             error at each candidate) of state and reward, `angles`, `clipped_rows`, the
             `residual_std` of next state and reward, `open_loop` error, and what the termination
             says of its own fit.
@@ -257,7 +260,7 @@ class SINDy(SparseEquations):
         self.fitted.fill_(True)
         self._compile()
 
-        equations = self.equations()
+        equations, columns = self.equations(), legend(self.spec)
         log.info("world model of seed 0:\n  %s", "\n  ".join(equations[0]))
         described = {
             "clipped_rows": int(clipped.sum()),
@@ -266,6 +269,7 @@ class SINDy(SparseEquations):
             "thresholds": thresholds,
             "path": paths,
             "equations": equations,
+            **({"columns_of_equations": columns} if columns else {}),
             "terms": [int(count) for count in (self.coefficients != 0).sum((1, 2))],
             "residual_std": self.residual_std.tolist(),
             "termination": ending,

@@ -4,6 +4,7 @@ import ctypes
 import shutil
 import subprocess
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,6 +63,16 @@ def test_the_terms_are_found_and_no_others(policy):
     assert chosen[0]["degree"] == 2 and chosen[1]["degree"] == 3
     assert found.equations()[0][0] == "u0 = 0 + 2 tanh(+1.000 x0 -0.500 x1^2)"
     assert found.equations()[1][1] == "u1 = 1.5 + 1.5 tanh(0)"
+
+
+def test_equations_and_exports_name_the_columns(policy):
+    spec = replace(SPEC, obs_names=("level [cm]", "x0"), action_names=("valve [V]", "valve\\"))
+    named = replace(policy[0], spec=spec)
+    assert named.equations()[0][0] == "u0 = 0 + 2 tanh(+1.000 level -0.500 x1^2)"
+    assert named.terms() == policy[0].terms()
+    assert "    # x[0]: level [cm]\n" in named.python(0)
+    assert "    // u[1]: valve/\n" in named.c(0)
+    compile(named.python(0), "act", "exec")
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -5,6 +5,7 @@ import pysindy
 import pytest
 import torch
 
+from reverie.envs.specs import Spec
 from reverie.world_models.sindy.dictionary import (
     Monomials,
     ensemble_fit,
@@ -13,6 +14,7 @@ from reverie.world_models.sindy.dictionary import (
     knee,
     library_of,
     powers_of,
+    readable_names,
     sparse_fit,
     term_names,
 )
@@ -138,3 +140,24 @@ def test_the_median_survives_what_breaks_the_mean_and_seeds_draw_their_own_bags(
 )
 def test_the_knee_is_the_last_threshold_before_the_cliff(errors, chosen):
     assert knee(errors, cliff=5.0, tolerance=0.05) == chosen
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("tank level [cm]", "set-point (cm)", "T2"), ["tank_level", "set_point", "T2"]),
+        (("level [cm]", "level [m]", "3rd"), ["x0", "x1", "x2"]),  # two of a word, and none
+        (("r", "x2", "u0"), ["x0", "x1", "x2"]),  # words that mean something else
+        ((), ["x0", "x1", "x2"]),
+    ],
+)
+def test_names_become_words_of_equations(names, expected):
+    spec = Spec(
+        env_id=None,
+        obs_dim=3,
+        action_dim=1,
+        action_low=(-1.0,),
+        action_high=(1.0,),
+        obs_names=names,
+    )
+    assert readable_names(spec) == [*expected, "u0"]

@@ -85,6 +85,21 @@ def test_the_equation_of_the_pendulum_is_recovered(fitted):
     assert fitted.described["angles"] == [[0, 1]] and fitted.described["clipped_rows"] > 0
 
 
+def test_equations_speak_the_names_of_the_columns(pendulum, fitted, tmp_path):
+    names = {"obs_names": ("c", "s", "speed [rad/s]"), "action_names": ("torque [Nm]",)}
+    named = replace(pendulum, spec=replace(pendulum.spec, **names))
+    model = model_of(named, seeds=2)
+    model.load_state_dict(fitted.state_dict())
+    assert model.equations()[1][2] == "speed' - speed = +0.75 s +0.15 torque"
+    assert model.terms() == fitted.terms()
+    model.save_json(tmp_path / "named.json")
+    other = model_of(pendulum, seeds=2)
+    other.load_json(tmp_path / "named.json")
+    assert other.equations() == fitted.equations()
+    assert '"speed [rad/s]"' in (tmp_path / "named.json").read_text()
+    assert model.signature() != fitted.signature()  # what describes the fit names its columns
+
+
 def test_the_program_is_what_pysindy_predicts(pendulum):
     """The paper's settings: next states, affine library, no geometry on top."""
     paper = {"library": "affine", "degree": 2, "target": "next", "alpha": 5e-5}
