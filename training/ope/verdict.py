@@ -16,6 +16,7 @@ from rich.console import Console
 from torch import Tensor
 
 from reverie.agents.fitted_q_evaluation import FittedQEvaluation
+from reverie.agents.losses import sum_bounds
 from reverie.datasets.dataset import Dataset
 from reverie.envs.specs import Spec
 from reverie.training.ope.conclusions import conclude
@@ -23,7 +24,6 @@ from reverie.training.ope.estimates import Fitted, Rollouts, box_of, fit_values,
 from reverie.training.ope.estimates import model_rollouts as roll_out
 from reverie.training.ope.recorded import Recorded, horizon_of, recorded_values, start_rows
 from reverie.training.ope.support import action_distance
-from reverie.training.probes.attainable import sum_bounds
 from reverie.training.results.statistics import Interval
 from reverie.world_models.base import Policy, WorldModel
 
