@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from reverie.agents.base import Agent
-from reverie.agents.losses import bellman_target, polyak_, squared_error
+from reverie.agents.losses import bellman_target, polyak_, squared_error, sum_bounds
 from reverie.agents.networks import Critics
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
@@ -92,9 +92,9 @@ class FittedQEvaluation(Agent):
         std, mean = torch.std_mean(rows.reward, correction=0)
         self.offset.copy_(mean * horizon)
         self.scale.copy_((std * horizon).clamp(min=1e-6))
-        # After a termination nothing more is earned, so zero is always among what may follow.
-        least, most = rows.reward.amin().clamp(max=0), rows.reward.amax().clamp(min=0)
-        self.bounds.copy_(torch.stack([least, most]) / (1 - self.discount))
+        low, high = (end.item() for end in rows.reward.aminmax())
+        ends = bool(rows.terminated.any())
+        self.bounds.copy_(torch.tensor(sum_bounds(low, high, 1 / (1 - self.discount), ends)))
 
     @torch.no_grad()
     def act(

@@ -32,6 +32,20 @@ def bellman_target(
     return reward + discount * torch.where(terminated, 0.0, next_value)
 
 
+def sum_bounds(low: float, high: float, steps: int | float, ends: bool) -> tuple[float, float]:
+    """The least and the most that the rewards of an episode come to, each between two bounds.
+
+    Args:
+        low, high: of a reward.
+        steps: of an episode, or 1 / (1 - discount) for a discounted sum without end.
+        ends: whether a task may terminate earlier, after one step at least. Where it never does,
+            costs are paid at every step.
+    """
+    least = low * steps if low < 0 or not ends else low
+    most = high * steps if high > 0 or not ends else high
+    return least, most
+
+
 def squared_error(
     prediction: Float[Tensor, "S N B"], target: Float[Tensor, "S B"]
 ) -> Float[Tensor, " S"]:

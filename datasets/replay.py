@@ -130,9 +130,9 @@ class Replay(nn.Module, Generic[Record]):
         self.head.copy_((self.head + kept) % self.capacity)
         self.size.copy_((self.size + kept).clamp(max=self.capacity))
 
-    def rewards(self) -> Float[Tensor, " N"]:
-        """Those of all stored rows of all seeds."""
-        offset, _, _ = self.layout.columns["reward"]
+    def stored(self, name: str) -> Float[Tensor, " N"]:
+        """A column without a width, such as `reward`, of all stored rows of all seeds."""
+        offset, _, _ = self.layout.columns[name]
         stored = torch.arange(self.capacity, device=self.rows.device) < self.size.unsqueeze(1)
         return self.rows[:, :-1, offset][stored]
 

@@ -33,6 +33,8 @@ from reverie.training.logging import Log, NoTracker, Tracker
 from reverie.training.loop import Periods, Wrapper, train
 from reverie.training.memory import keep_freed_memory
 from reverie.training.online import Online, Refit
+from reverie.training.ope import conclusions
+from reverie.training.ope.verdict import Verdict
 from reverie.training.probes import blow_up
 from reverie.training.probes.value_gap import ValueGap, alarms
 from reverie.training.progress import Stage, stage
@@ -53,6 +55,7 @@ from reverie.training.seeding import (
     side_stream,
 )
 from reverie.training.stored import write_settings
+from reverie.world_models.base import WorldModel
 from reverie.world_models.sources import RolloutSource
 
 Series = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -99,6 +102,7 @@ class Run:
         evaluator: copies of the true environment, None for no scores.
         probes: measured at every evaluation, each on a random stream of its own.
         value_gap: a probe that is judged at the end as well, for an alarm.
+        verdict: how the policy is judged at the end by the data and the world model; None for not.
         online, refit: steps in the true environment, and refits on what they met.
         steps_before: environment steps behind the dataset, where the run counts them.
         evaluate_first: whether the untrained agent is evaluated too, as update 0.
@@ -129,6 +133,7 @@ class Run:
     evaluator: Evaluator | None = None
     probes: Sequence[Probe] = ()
     value_gap: ValueGap | None = None
+    verdict: Verdict | None = None
     online: Online | None = None
     refit: Refit | None = None
     steps_before: int = 0
@@ -252,7 +257,7 @@ class Run:
                 self.tracker.close()
                 if self.evaluator is not None:
                     self.evaluator.close()
-        return self._summarise(log)
+        return self._summarise(log, console)
 
     def _state(self, folder: Path) -> checkpoint.State:
         """Everything that training changes."""
@@ -310,11 +315,32 @@ class Run:
             log.write(update, {name: values.tolist() for name, values in measured.items()})
         self.on_evaluation(update, episodes)
 
-    def _summarise(self, log: Log) -> dict[str, Any]:
+    def _judge(self, console: Console) -> dict[str, Any] | None:
+        """What the policy is worth by the data and the model, on a random stream of its own."""
+        if self.verdict is None:
+            return None
+        begun = self.clock()
+        model = self.parts["world_model"].model if "world_model" in self.parts else None
+        with side_stream(self.seed, self.device):
+            found = self.verdict.judge(
+                lambda obs: self.agent.act(obs, deterministic=True),
+                self.data,
+                model if isinstance(model, WorldModel) else None,
+                seeds=self.agent.seeds,
+                discount=self.agent.discount,
+                seed=self.seed,
+                device=self.device,
+                console=console,
+            )
+        self.seconds["verdict"] = self.clock() - begun
+        return found
+
+    def _summarise(self, log: Log, console: Console) -> dict[str, Any]:
         judged = None
         if self.value_gap is not None:
             with side_stream(self.seed, self.device):
                 judged = self.value_gap.judge()
+        verdict = self._judge(console)
         described = {group: self.described.get(group, {}) for group in fitting.FITTED}
         summary = summarise(
             *(self.data, log.scores, described, self.seconds, self.device),
@@ -326,12 +352,14 @@ class Run:
         )
         summary["metrics_sha256"] = log.sha256()
         summary["value_gap"] = judged
+        summary["verdict"] = verdict
         summary["blow_up"] = blow_up.judge(
             read_metrics(log.path), self.data, self.mixture, self.agent
         )
         summary["alarms"] = [
             *blow_up.alarm(summary["blow_up"]),
             *alarms(described["world_model"], judged),
+            *conclusions.alarms(verdict),
         ]
         return summary
 

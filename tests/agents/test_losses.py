@@ -5,7 +5,13 @@ import torch
 from torch.distributions import Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
-from reverie.agents.losses import bellman_target, polyak_, squared_error, tanh_normal_log_prob
+from reverie.agents.losses import (
+    bellman_target,
+    polyak_,
+    squared_error,
+    sum_bounds,
+    tanh_normal_log_prob,
+)
 
 
 def test_terminals_cut_the_bootstrap_and_nothing_else_does():
@@ -54,3 +60,13 @@ def test_polyak_moves_by_the_rate():
     target, online = torch.tensor([0.0, 4.0]), torch.tensor([1.0, 0.0])
     polyak_([target], [online], 0.25)
     assert target.tolist() == [0.25, 3.0]
+
+
+def test_costs_are_paid_at_every_step_unless_an_episode_may_end():
+    assert sum_bounds(-3.0, -1.0, 10, ends=False) == (-30, -10)
+    assert sum_bounds(-3.0, -1.0, 10, ends=True) == (-30, -1)
+    assert sum_bounds(1.0, 3.0, 10, ends=False) == (10, 30)
+    assert sum_bounds(1.0, 3.0, 10, ends=True) == (1, 30)
+    assert (
+        sum_bounds(-3.0, 1.0, 10, ends=True) == sum_bounds(-3.0, 1.0, 10, ends=False) == (-30, 10)
+    )

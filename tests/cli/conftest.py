@@ -19,6 +19,7 @@ SMALL = (
     "evaluate.episodes=2",
     "probe_starts=16",
     "value_gap.starts=0",
+    "verdict.starts=0",
     "log_every=10",
     "checkpoint_every=10",
     "threads=1",

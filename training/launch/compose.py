@@ -1,6 +1,7 @@
 """From a composed configuration to the objects that a run works with."""
 
 import inspect
+import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from reverie.training.fitting import FITTED, Part
 from reverie.training.launch.mistakes import build
 from reverie.training.loop import Periods
 from reverie.training.online import Online, Refit
+from reverie.training.ope.verdict import Verdict
 from reverie.training.population import population
 from reverie.training.probes.lipschitz import LipschitzProbe
 from reverie.training.probes.value_gap import ValueGap
@@ -82,6 +84,7 @@ def build_run(
         build_value_probe(config, data, learner, mixture, sources),
         build_lipschitz_probe(config, data, learner, mixture, models.get("world_model"), console),
     ]
+    verdict = build_verdict(config, data, learner)
     return Run(
         data=data,
         agent=learner,
@@ -102,6 +105,7 @@ def build_run(
         evaluator=build_evaluator(config, data, console),
         probes=[probe for probe in probes if probe is not None],
         value_gap=gap,
+        verdict=verdict,
         online=online,
         refit=build_refit(online, models, data, mixture, device),
         tracker=instantiate(config.logger),
@@ -305,6 +309,34 @@ def build_value_gap(
     if model is None or not config.value_gap.starts:
         return None
     return ValueGap(agent=agent, model=model, data=data, **config.value_gap)
+
+
+def build_verdict(config: DictConfig, data: Dataset, agent: Agent) -> Verdict | None:
+    """How the policy is judged at the end, unless nobody asked.
+
+    Raises:
+        Mistake: a hyperparameter of its critics is none, which would else be found at the end.
+    """
+    if not config.verdict.starts:
+        return None
+    settings: Any = OmegaConf.to_container(config.verdict, resolve=True)
+    fqe, share = settings["fqe"], settings["fqe"].pop("share")
+    fqe["updates"] = min(fqe["updates"], math.ceil(share * config.updates))
+    verdict = judge_by(settings)
+    with side_stream(config.seed, next(agent.parameters()).device):
+        verdict.learner(data.spec, agent.act, agent.seeds, agent.discount)
+    return verdict
+
+
+def judge_by(settings: dict[str, Any]) -> Verdict:
+    """A verdict of plain settings, `verdict` of conf/train.yaml or alike."""
+    fqe = dict(settings["fqe"])
+    return Verdict(
+        **{name: settings[name] for name in ("starts", "discount", "horizon", "far")},
+        **{name: fqe.pop(name) for name in ("updates", "converged")},
+        **settings["model"],
+        fqe=fqe,
+    )
 
 
 def arguments(node: DictConfig) -> set[str]:

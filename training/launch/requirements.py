@@ -8,7 +8,17 @@ from omegaconf import DictConfig
 
 from reverie.agents.base import Agent
 from reverie.mistake import Mistake
-from reverie.ranges import Count, Positive, Range, Seed, UnitInterval, Whole
+from reverie.ranges import (
+    Count,
+    Inside,
+    Positive,
+    Range,
+    Seed,
+    Share,
+    UnitInterval,
+    Whole,
+    Widths,
+)
 from reverie.settings import require_declared
 from reverie.training.compilation import pick_device, should_compile
 from reverie.training.launch import mistakes
@@ -29,6 +39,20 @@ SETTINGS = {
     "probe_starts": Literal[0] | Annotated[int, Range(2)],
     "value_gap.starts": Whole,
     "value_gap.factor": Annotated[float, Range(above=1)],
+    "verdict.starts": Whole,
+    "verdict.discount": Inside,
+    "verdict.horizon": Count | None,
+    "verdict.far": UnitInterval,
+    "verdict.fqe.updates": Whole,
+    "verdict.fqe.share": Share,
+    "verdict.fqe.converged": Positive,
+    "verdict.fqe.batch_size": Count,
+    "verdict.fqe.replicas": Count,
+    "verdict.fqe.hidden": Widths,
+    "verdict.fqe.learning_rate": Positive,
+    "verdict.fqe.tau": Share,
+    "verdict.model.rollouts": Whole,
+    "verdict.model.box": Positive | None,
     "lipschitz.states": Whole,
     "lipschitz.radius": Positive,
     "lipschitz.steps": Count,

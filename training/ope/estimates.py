@@ -8,11 +8,14 @@ import math
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from rich.console import Console
 from torch import Tensor
 
 from reverie.agents.fitted_q_evaluation import FittedQEvaluation
@@ -20,14 +23,18 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.replay import Mixture, ResampledReplay
 from reverie.envs.evaluation import Evaluator
 from reverie.envs.specs import Spec
-from reverie.training.logging import Log
+from reverie.mistake import Mistake
+from reverie.training import fitting
+from reverie.training.logging import Log, NoTracker
 from reverie.training.loop import Periods, train
+from reverie.training.ope.recorded import value_steps
+from reverie.training.progress import stage
 from reverie.training.results.statistics import LEVEL, Interval
 from reverie.world_models.base import Policy, WorldModel
 
-TAIL = 1e-3
-"""Share of a value that may lie beyond the steps which are taken for it."""
 REPLICATES = 2_000
+_MEASURED = 40
+"""Points of the trace of a fit."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,7 @@ class Rollouts:
         steps: `[S]` mean length up to the time limit.
         broken: `[S]` share of rollouts that the model ended with numbers that are not finite.
         outside: `[S]` share of steps that left the box of the data, before they were put back.
+        beyond: `[S]` share of steps that left the range of the data.
     """
 
     values: Float[Tensor, "S K P"]
@@ -47,17 +55,34 @@ class Rollouts:
     steps: Float[Tensor, " S"]
     broken: Float[Tensor, " S"]
     outside: Float[Tensor, " S"]
+    beyond: Float[Tensor, " S"]
 
 
-def value_steps(discount: float) -> int:
-    """Steps after which all but `TAIL` of a discounted value has been earned."""
-    return math.ceil(math.log(TAIL) / math.log(discount)) if discount > 0 else 1
+@dataclass(frozen=True)
+class Fitted:
+    """What R fits of fitted Q evaluation give for each of S policies from P starts.
 
+    Attributes:
+        values: `[S, R, P]` discounted, as if there were no time limit.
+        trace: `[T, S]` mean estimate at T times of the fit, evenly spread.
+        pace: share of an error that dies out in a quarter of the fit, where nothing else moves.
+    """
 
-def start_states(data: Dataset, count: int, seed: int) -> Float[Tensor, "P D"]:
-    """First states of `count` recorded episodes, drawn without replacement, or of all."""
-    order = np.random.default_rng(seed).permutation(len(data.episode_starts))[:count]
-    return data.transitions.obs[data.episode_starts[np.sort(order)]]
+    values: Float[Tensor, "S R P"]
+    trace: Float[Tensor, "T S"]
+    pace: float
+
+    def remaining(self) -> Float[Tensor, " S"]:
+        """How far the mean estimate would go on to move, in units of the value.
+
+        The mean of the last quarter differs from that of the one before by a share `pace` of the
+        error that was left. Infinite where there are no four points.
+        """
+        quarter = len(self.trace) // 4
+        if not quarter:
+            return torch.full((self.trace.shape[1],), torch.inf)
+        last, before = self.trace[-quarter:], self.trace[-2 * quarter : -quarter]
+        return (last.mean(0) - before.mean(0)).abs() / self.pace
 
 
 def box_of(data: Dataset, factor: float) -> Float[Tensor, "2 D"]:
@@ -78,6 +103,7 @@ def model_rollouts(
     limit: int,
     discount: float,
     box: Float[Tensor, "2 D"] | None,
+    seen: Float[Tensor, "2 D"] | None = None,
 ) -> Rollouts:
     """Let policies act in a world model from given starts until it terminates or all is counted.
 
@@ -89,6 +115,8 @@ def model_rollouts(
         discount: per control step, below 1.
         box: states are kept within it, since errors feed on themselves outside the data; None
             lets them go.
+        seen: the range of the data, beyond which steps are counted; None counts none. What never
+            varies there, in either box, leaves it nowhere.
     """
     count = len(starts)
     obs = starts.repeat(rollouts, 1).expand(seeds, -1, -1)  # [S, K P, D]
@@ -96,7 +124,7 @@ def model_rollouts(
     lead = obs.shape[:2]
     alive = torch.ones(lead, dtype=torch.bool, device=obs.device)
     values, returns = torch.zeros(2, *lead, dtype=torch.float64, device=obs.device)
-    steps, broken, outside = torch.zeros(3, *lead, device=obs.device)
+    steps, broken, outside, beyond = torch.zeros(4, *lead, device=obs.device)
     taken = torch.zeros(lead, device=obs.device)
     horizon = value_steps(discount)
     for elapsed in range(max(limit, horizon)):
@@ -112,9 +140,10 @@ def model_rollouts(
         if elapsed < limit:
             returns += earned
             steps += alive
+        if seen is not None:
+            beyond += alive & _leaves(next_obs, seen)
         if box is not None:
-            left = ((next_obs < box[0]) | (next_obs > box[1])).any(-1)
-            outside += alive & left
+            outside += alive & _leaves(next_obs, box)
             next_obs = next_obs.clamp(box[0], box[1])
         alive = alive & ~step.terminated[0]
         obs = torch.where(alive.unsqueeze(-1), next_obs, obs)
@@ -126,7 +155,13 @@ def model_rollouts(
         steps=steps.mean(1),
         broken=broken.mean(1),
         outside=outside.sum(1) / taken.sum(1).clamp(min=1),
+        beyond=beyond.sum(1) / taken.sum(1).clamp(min=1),
     )
+
+
+def _leaves(obs: Float[Tensor, "*lead D"], box: Float[Tensor, "2 D"]) -> Tensor:
+    """Whether an observation `[*lead]` lies outside in any dimension that has a width."""
+    return (((obs < box[0]) | (obs > box[1])) & (box[1] > box[0])).any(-1)
 
 
 def fit_critics(
@@ -161,6 +196,52 @@ def fit_critics(
         compile=lambda function: function,
         on_update=lambda update: None,
     )
+
+
+def fit_values(
+    learner: FittedQEvaluation,
+    data: Dataset,
+    starts: Float[Tensor, "P D"],
+    *,
+    updates: int,
+    batch_size: int,
+    console: Console,
+) -> Fitted | None:
+    """Fitted Q evaluation from new critics, watched at the starts; None where it diverges."""
+    starts = starts.to(next(learner.parameters()).device)
+    trace: list[Tensor] = []
+    with (
+        TemporaryDirectory() as folder,
+        stage("fitted Q evaluation", updates, console) as shown,
+    ):
+        log = Log(Path(folder) / "metrics.csv", NoTracker(), learner.seeds)
+        log.begin()
+
+        def on_log(update: int) -> None:
+            trace.append(learner.state_values(starts).mean((1, 2)))
+            shown.advance_to(update)
+            shown.report(update, log.readable(), pause=fitting.PAUSE)
+
+        try:
+            fit_critics(
+                learner,
+                data,
+                updates=updates,
+                batch_size=batch_size,
+                log=log,
+                log_every=max(updates // _MEASURED, 1),
+                on_log=on_log,
+            )
+        except Mistake:  # the log refuses what is not finite
+            if all(each.isfinite().all() for each in learner.parameters()):
+                raise
+            return None
+    values = learner.state_values(starts)
+    if not values.isfinite().all():
+        return None
+    going_on = 1 - data.transitions.terminated.double().mean().item()
+    pace = -math.expm1(-learner.tau * (1 - learner.discount * going_on) * updates / 4)
+    return Fitted(values.cpu(), torch.stack(trace).cpu(), pace)
 
 
 def interval(table: Float[Tensor, "R P"], seed: int = 0) -> Interval:

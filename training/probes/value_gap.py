@@ -14,10 +14,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from reverie.agents.base import Agent
+from reverie.agents.losses import sum_bounds
 from reverie.datasets.dataset import Dataset
 from reverie.envs.evaluation import Episodes
 from reverie.mistake import Mistake
 from reverie.world_models.base import WorldModel
+
+MARGIN = 0.1
+"""Share of the least cost by which the mean of a model's rewards may be wrong."""
 
 
 class ValueGap:
@@ -45,8 +49,9 @@ class ValueGap:
         self.steps = int(data.episode_lengths.max())
         self.best = data.returns.max().item()
         self.limit = limit(data.returns, factor)
-        if data.transitions.reward.max() <= 0:  # whoever earns more pays no costs at all
-            self.limit = min(self.limit, 0.0)
+        self.attainable = most_of_costs(data)
+        if self.attainable is not None:
+            self.limit = min(self.limit, (1 - MARGIN) * self.attainable)
 
     @torch.no_grad()
     def measure(self, episodes: Episodes | None) -> dict[str, Float[Tensor, " S"]]:
@@ -77,9 +82,22 @@ class ValueGap:
             "model_return": [value if value == value else None for value in in_model],
             "left": found["model/left"].tolist(),
             "best_recorded": self.best,
+            "attainable": self.attainable,
             "limit": self.limit,
             "alarm": any(value > self.limit for value in in_model),
         }
+
+
+def most_of_costs(data: Dataset) -> float | None:
+    """What the least recorded cost comes to over the longest episode; None where one is paid.
+
+    Over a single step where the data hold terminations, which end the costs.
+    """
+    least = data.transitions.reward.max().item()
+    if least > 0:
+        return None
+    ends = bool(data.transitions.terminated.any())
+    return sum_bounds(least, least, int(data.episode_lengths.max()), ends)[1]
 
 
 def limit(returns: Float[Tensor, " P"], factor: float) -> float:
@@ -100,9 +118,15 @@ def alarms(summary_of_model: Mapping[str, Any], gap: dict[str, Any] | None) -> l
         )
     if gap is not None and gap["alarm"]:
         in_model = max(value for value in gap["model_return"] if value is not None)
+        most = gap.get("attainable")
+        if most is not None and in_model > (1 - MARGIN) * most:
+            known = f"the least recorded cost at every step comes to {most:.4g}"
+            remedy = "raise filter.penalty or lower source.horizon, and evaluate it"
+        else:
+            known = f"the best recorded episode earned {gap['best_recorded']:.4g}"
+            known, remedy = f"{known} (value_gap.factor)", "evaluate it"
         said.append(
-            f"the policy earns {in_model:.4g} in the world model and the best recorded episode "
-            f"earned {gap['best_recorded']:.4g} (value_gap.factor): it may live off the model's "
-            "errors; evaluate it before you use it"
+            f"the policy earns {in_model:.4g} in the world model and {known}: it may live off the "
+            f"model's errors; {remedy} before you use it"
         )
     return said

@@ -52,6 +52,43 @@ _OF_SOME: dict[str, Check] = {
     "device": is_text,
     "metrics_sha256": is_text,
 }
+
+
+def _is_interval(value: Any) -> bool:
+    return list_of(lambda each: is_number(each) and each is not None)(value) and len(value) == 3
+
+
+_VERDICT: dict[str, Check] = {
+    "discount": lambda value: is_number(value) and value is not None,
+    "horizon": is_count,
+    "starts": is_count,
+    "seeds": is_count,
+    "recorded.value": _is_interval,
+    "recorded.return": _is_interval,
+    "recorded.continued": lambda value: is_number(value) and value is not None,
+    "actions.distance": list_of(is_number),
+    "actions.beyond": list_of(is_number),
+    "actions.recorded_beyond": lambda value: is_number(value) and value is not None,
+    "outcome": list_of(is_text),
+    "agreement": list_of(is_text),
+    "sentence": list_of(is_text),
+}
+_FITTED: dict[str, Check] = {
+    "updates": is_count,
+    "diverged": lambda value: isinstance(value, bool),
+    "value": list_of(_is_interval),
+    "difference": list_of(_is_interval),
+    "remaining": list_of(is_number),
+    "converged": list_of(lambda value: isinstance(value, bool)),
+}
+_DIVERGED = ("updates", "diverged")
+"""What there is to say of a fit without a result."""
+_ROLLED_OUT: dict[str, Check] = {
+    **{name: list_of(_is_interval) for name in ("value", "difference", "return")},
+    "beyond": list_of(is_number),
+}
+_SHARED = ("recorded.value", "recorded.return")
+"""Lists that hold no entry a seed."""
 _MEASURED: dict[str, Check] = {
     **{f"one_step.{name}": list_of(is_number) for name in ("rmse_median", "r2_median")},
     "one_step.reward_rmse": list_of(is_number),
@@ -90,10 +127,31 @@ def complaint_of_summary(summary: Mapping[str, Any]) -> str | None:
     for key in (f"{unit}_{kind}" for unit in units for kind in ("mean", "best")):
         if behaviour.get(key) is None:
             return f"its dataset.behaviour has no {key}"
+    wrong = complaint_of_verdict(summary.get("verdict"), seeds)
+    if wrong is not None:
+        return wrong
     for key, values in summary.get("population", {}).items():
         if len(values) != seeds:
             return f"its population.{key} has {len(values)} values for {seeds} seeds"
     return None
+
+
+def complaint_of_verdict(verdict: Any, seeds: int) -> str | None:
+    """What is wrong with the verdict of a summary of so many seeds, None for nothing."""
+    if verdict is None:
+        return None
+    checks = dict(_VERDICT)
+    for method, own in (("fqe", _FITTED), ("model", _ROLLED_OUT)):
+        measured = _at(verdict, method)
+        if measured is not None:
+            names = _DIVERGED if _at(measured, "diverged") is True else own
+            checks |= {f"{method}.{name}": own[name] for name in names}
+    for key, check in checks.items():
+        found = _at(verdict, key)
+        per_seed = isinstance(found, list) and key not in _SHARED
+        if not check(found) or (per_seed and len(found) != seeds):
+            return f"its verdict.{key} is {_shown(verdict, key)} for {seeds} seeds"
+    return None if verdict["seeds"] == seeds else f"its verdict is of {verdict['seeds']} seeds"
 
 
 def complaint_of_measurements(measured: Mapping[str, Any]) -> str | None:

@@ -19,6 +19,7 @@ from reverie.mistake import Mistake
 from reverie.text import all_printable, printable
 from reverie.training.files import FORMAT
 from reverie.training.logging import HEADER
+from reverie.training.ope.table import print_verdict
 from reverie.training.population import label
 from reverie.training.results.shape import complaint_of_summary
 from reverie.training.stored import damaged, read_record
@@ -122,6 +123,8 @@ def results_table(summary: Mapping[str, Any]) -> Table:
 def print_results(summary: Mapping[str, Any], run_dir: Path, console: Console) -> None:
     """Print the table and where everything lies."""
     console.print(results_table(summary))
+    if summary.get("verdict") is not None:
+        print_verdict(summary["verdict"], console)
     for alarm in summary.get("alarms", []):
         console.print(f"warning: {alarm}", style="yellow", highlight=False, soft_wrap=True)
     console.print(f"run directory: {run_dir}", highlight=False, soft_wrap=True)

@@ -24,6 +24,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.training.launch.options import load_option
 from reverie.training.logging import Log, NoTracker
 from reverie.training.ope import estimates as value_estimates
+from reverie.training.ope.recorded import start_states
 from reverie.training.seeding import seed_everything
 from reverie.world_models.filters import UncertaintyPenalty
 from reverie.world_models.measures import spearman
@@ -166,7 +167,7 @@ def measure(task: Task, seed: int = 0) -> Found:
         pairs = zip(policies, obs.split(1), strict=True)
         return torch.cat([agent.act(own, deterministic=True) for agent, own in pairs])
 
-    starts = value_estimates.start_states(data, task.starts, seed)
+    starts = start_states(data, task.starts, seed)
     fqe = fitted_values(task, data, act, len(policies), starts)
     values, returns, outside = roll_out_in_models(task, data, act, len(policies), starts, seed)
     outcomes = value_estimates.true_outcomes(

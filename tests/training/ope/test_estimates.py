@@ -8,7 +8,8 @@ import torch
 
 from reverie.envs.evaluation import Evaluator
 from reverie.envs.make import spec_of
-from reverie.training.ope.estimates import interval, model_rollouts, true_outcomes, value_steps
+from reverie.training.ope.estimates import interval, model_rollouts, true_outcomes
+from reverie.training.ope.recorded import value_steps
 from reverie.world_models.base import Step
 from reverie.world_models.true_dynamics import TrueDynamics
 

@@ -148,4 +148,4 @@ def test_the_command_line_prints_the_tables(finished):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "FQE" in done.stdout and f"written: {finished}" in done.stdout
+    assert "fitted Q evaluation" in done.stdout and f"written: {finished}" in done.stdout

@@ -21,7 +21,7 @@ SMALL = dict(
 QUIET = Console(quiet=True)
 
 
-def recording(rewards, steps=10):
+def recording(rewards, steps=10, terminated=False):
     """Episodes of `steps` rows, without an environment."""
     rng = np.random.default_rng(0)
     rewards = np.resize(np.asarray(rewards, float), ROWS)
@@ -29,8 +29,8 @@ def recording(rewards, steps=10):
         "observations": rng.normal(size=(ROWS, 3)),
         "actions": rng.uniform(-1, 1, (ROWS, 2)),
         "rewards": rewards,
-        "terminals": np.zeros(ROWS, bool),
-        "timeouts": np.arange(ROWS) % steps == steps - 1,
+        "terminals": terminated & (np.arange(ROWS) % steps == steps - 1),
+        "timeouts": (not terminated) & (np.arange(ROWS) % steps == steps - 1),
     }
     return load(columns, name="toy")
 
@@ -47,7 +47,7 @@ def judged(data, agent, **ends):
         ([0.0, 1.0], 0.9, (10.0, 10.0)),
         ([1.0], 0.5, (2.0, 2.0)),
         ([0.0, 1.0], 1.0, (9.0, 9.0)),  # the longest episode, of rows with a known successor
-        ([-3.0, -1.0], 0.9, (-1.0, 30.0)),  # an episode that ends at once pays once
+        ([-3.0, -1.0], 0.9, (-10.0, 30.0)),  # no episode ends, so that costs are paid for ever
         ([-16.0, 0.0], 0.9, (0.0, 160.0)),
     ],
 )
@@ -90,7 +90,26 @@ def test_costs_have_an_upper_bound_as_rewards_have(make_sac):
     data = recording([-3.0, -1.0])
     agent = make_sac(data.spec, discount=0.9, entropy_in_target=False)
     assert not judged(data, agent, value=-20.0)["alarm"]
+    assert not judged(data, agent, value=-7.5)["alarm"]  # a tenth of 30 above -10
+    found = judged(data, agent, value=-6.5)
+    assert found["alarm"] and found["optimistic"]
+    (said,) = alarm(found)
+    assert said.startswith("the critics promise what nobody can earn: value of seed 0 ended at -6")
+    assert "raise updates" in said and "at most -7" in said
+    assert not judged(data, agent, value=-6.5, critic_loss=1e17)["optimistic"]
+
+
+def test_an_episode_that_ends_at_once_pays_its_costs_once(make_sac):
+    data = recording([-3.0, -1.0], terminated=True)
+    agent = make_sac(data.spec, discount=0.9, entropy_in_target=False)
+    mixture, _ = mix(data, seeds=1, batch_size=4)
+    assert attainable(data, mixture, agent) == pytest.approx((-1.0, 30.0))
+    assert not judged(data, agent, value=-1.0)["alarm"]
     assert judged(data, agent, value=2.5)["alarm"]  # nobody is paid
+    endless, _ = mix(recording([-3.0, -1.0]), seeds=1, batch_size=4)
+    assert attainable(recording([-3.0, -1.0]), endless, agent)[0] == pytest.approx(-10.0)
+    # A model that ends what no recorded row did.
+    assert attainable(recording([-3.0, -1.0]), mixture, agent)[0] == pytest.approx(-1.0)
 
 
 def test_entropy_counts_where_it_is_part_of_the_values(make_sac):
@@ -113,7 +132,7 @@ def test_rewards_that_were_met_in_training_count(make_sac):
 def test_an_agent_without_critics_is_judged_by_its_losses_alone(make_sac):
     data = recording([0.0, 1.0])
     found = judged(data, make_sac(data.spec), actor_loss=2 * LOSS - 1)
-    assert found == {"attainable": None, "beyond": [], "alarm": False}
+    assert found == {"attainable": None, "beyond": [], "optimistic": False, "alarm": False}
     assert judged(data, make_sac(data.spec), actor_loss=2 * LOSS + 1)["alarm"]
 
 
@@ -147,3 +166,14 @@ def test_a_critic_above_anything_attainable_is_said_at_the_end(tmp_path):
     )
     (said,) = run.train(tmp_path / "run", console=QUIET).summary["alarms"]
     assert "value of seed 0 ended at 1e+04" in said and "the rewards allow at most" in said
+
+
+def test_critics_that_forget_costs_are_said_at_the_end():
+    """Sixty updates do not bring critics down from zero to where all rewards are costs."""
+    costs = np.random.default_rng(0).uniform(0, 2, ROWS) - 3
+    run = reverie.make("algorithm=td3_bc", dataset=recording(costs), **SMALL)
+    summary = run.train(console=QUIET).summary
+    assert summary["blow_up"]["optimistic"] and summary["blow_up"]["attainable"] < -50
+    assert "the critics promise what nobody can earn" in summary["alarms"][0]
+    paid = reverie.make("algorithm=td3_bc", dataset=recording(costs + 3), **SMALL)
+    assert paid.train(console=QUIET).summary["alarms"] == []

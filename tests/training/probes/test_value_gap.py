@@ -40,10 +40,11 @@ class Idle(nn.Module):
         return torch.zeros_like(obs)
 
 
-def recording(starts, returns=(1.0, 5.0), steps=4, rewards=(0.0, 2.0)):
-    obs = torch.tensor(starts)[:, None]
+def recording(starts, returns=(1.0, 5.0), steps=4, rewards=(0.0, 2.0), ended=False):
+    obs, reward = torch.tensor(starts)[:, None], torch.tensor(rewards)
+    terminated = torch.full(reward.shape, ended)
     return SimpleNamespace(
-        transitions=SimpleNamespace(obs=obs, reward=torch.tensor(rewards)),
+        transitions=SimpleNamespace(obs=obs, reward=reward, terminated=terminated),
         episode_starts=torch.arange(len(starts)),
         episode_lengths=torch.tensor([steps] * len(starts)),
         returns=torch.tensor(returns),
@@ -86,12 +87,21 @@ def test_numbers_that_make_no_sense_are_refused():
         gap_of(recording([1.0, 4.0]), starts=-1)
 
 
-def test_no_policy_pays_less_than_nothing_where_all_rewards_are_costs():
+def test_no_policy_pays_less_than_the_least_cost_at_every_step():
     costs = dict(returns=(-900.0, -100.0), rewards=(-9.0, -1.0))
-    assert gap_of(recording([1.0, 4.0], **costs)).limit == 0
-    assert gap_of(recording([1.0, 4.0], **costs)).judge()["alarm"]  # the model pays 6.5
+    gap = gap_of(recording([1.0, 4.0], **costs))
+    assert gap.attainable == -4 and gap.limit == pytest.approx(-3.6)
+    judged = gap.judge()  # the model pays 6.5
+    assert judged["alarm"] and judged["attainable"] == -4
+    (said,) = alarms({}, judged)
+    assert "the least recorded cost at every step comes to -4: it may live off" in said
+    ended = gap_of(recording([1.0, 4.0], **costs, ended=True))
+    assert ended.attainable == -1 and ended.limit == pytest.approx(-0.9)
+    free = gap_of(recording([1.0, 4.0], (-900.0, -100.0), rewards=(-9.0, 0.0)))
+    assert free.attainable == free.limit == 0
     mixed = dict(returns=(-900.0, -100.0), rewards=(-9.0, 1.0))
     assert gap_of(recording([1.0, 4.0], **mixed)).limit == 1500
+    assert gap_of(recording([1.0, 4.0], **mixed)).attainable is None
     close = dict(returns=(-900.0, -800.0), rewards=(-9.0, -1.0))
     assert gap_of(recording([1.0, 4.0], **close)).limit == -600
 

@@ -1,0 +1,301 @@
+"""Verdicts against closed forms: one state, whose reward is -(a - 1/2)^2 for ever."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+import reverie
+from reverie.datasets.options import load
+from reverie.mistake import Mistake
+from reverie.training.fitting import Part
+from reverie.training.ope.conclusions import alarms, conclude, sentences
+from reverie.training.ope.support import action_distance
+from reverie.training.ope.table import print_verdict
+from reverie.training.ope.verdict import Verdict, attainable
+from reverie.training.results.shape import complaint_of_verdict
+from reverie.world_models.base import Step, WorldModel
+
+QUIET = Console(quiet=True)
+DISCOUNT = 0.8
+CPU = torch.device("cpu")
+FQE = dict(
+    batch_size=64,
+    replicas=2,
+    hidden=[16],
+    activation="relu",
+    learning_rate=1e-2,
+    tau=0.5,
+    clip_targets=True,
+)
+JUDGE = dict(
+    starts=32, discount=0.9, horizon=None, converged=0.05, far=0.5, updates=150, fqe=FQE
+) | dict(rollouts=1, box=1.5)
+
+
+def reward_of(action):
+    return -((action - 0.5) ** 2)
+
+
+def recording(spread=1.0, episodes=20, steps=25, shift=0.0):
+    """Actions around zero; no environment, no termination, one state that moves a little."""
+    rng = np.random.default_rng(0)
+    rows = episodes * steps
+    action = rng.uniform(-spread, spread, (rows, 1)).astype(np.float32)
+    columns = {
+        "observations": rng.normal(size=(rows, 2)),
+        "next_observations": rng.normal(size=(rows, 2)),
+        "actions": action,
+        "rewards": reward_of(action[:, 0]) + shift,
+        "terminals": np.zeros(rows, bool),
+        "timeouts": np.arange(rows) % steps == steps - 1,
+    }
+    return load(columns, name="toy")
+
+
+class OneState(WorldModel):
+    """The true dynamics, paid `bonus` more than in truth."""
+
+    def __init__(self, bonus=0.0, broken=False):
+        super().__init__()
+        self.bonus, self.broken = bonus, broken
+
+    def fit(self, data, progress=None):
+        return {}
+
+    def signature(self):
+        return {}
+
+    def step(self, obs, action, candidates=1, state=None):
+        after = torch.full_like(obs, torch.nan) if self.broken else obs
+        reward = reward_of(action[..., 0]) + self.bonus
+        ended = torch.zeros_like(reward, dtype=torch.bool)
+        return Step(after[None], reward[None], ended[None], torch.zeros_like(reward))
+
+
+def constant(*actions):
+    """One policy a number."""
+    chosen = torch.tensor(actions).view(-1, 1, 1)
+    return lambda obs: chosen.expand(len(actions), obs.shape[1], 1)
+
+
+def judge(data, model, *actions, **changes):
+    verdict = Verdict(**{**JUDGE, **changes})  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    return verdict.judge(
+        constant(*actions),
+        data,
+        model,
+        seeds=len(actions),
+        discount=DISCOUNT,
+        seed=0,
+        device=CPU,
+        console=QUIET,
+    )
+
+
+def values(found, method):
+    return [estimate for estimate, _, _ in found[method]["value"]]
+
+
+@pytest.fixture(scope="module")
+def both():
+    return judge(recording(), OneState(), 0.5, -0.9)
+
+
+def test_both_estimates_find_the_closed_form_and_agree(both):
+    data, found = recording(), both
+    true = [reward_of(action) / (1 - DISCOUNT) for action in (0.5, -0.9)]  # 0 and -9.8
+    assert values(found, "fqe") == pytest.approx(true, abs=0.6)
+    assert values(found, "model") == pytest.approx(true, abs=0.02)
+    known = data.transitions.reward.mean() / (1 - DISCOUNT)
+    assert found["recorded"]["value"][0] == pytest.approx(float(known), abs=0.4)
+    assert found["outcome"] == ["better", "worse"] and found["fqe"]["converged"] == [True, True]
+    assert found["sentence"][0].startswith("better than what was recorded by both estimates")
+    assert found["sentence"][1].startswith("do not deploy: worse than what was recorded by both")
+    assert found["horizon"] == 25 and found["discount"] == DISCOUNT
+    assert [each[0] for each in found["model"]["return"]] == pytest.approx([0, -49], abs=1e-3)
+    assert complaint_of_verdict(json.loads(json.dumps(found)), 2) is None
+    assert judge(data, OneState(), 0.5, -0.9) == found
+
+
+def test_an_agent_without_a_discount_gets_the_stated_one():
+    verdict = Verdict(**JUDGE)  # type: ignore[arg-type]
+    assert verdict.discount_of(1.0) == verdict.discount_of(0.0) == 0.9
+    assert verdict.discount_of(0.5) == 0.5
+
+
+def test_a_model_that_pays_too_much_contradicts_and_is_said_to_promise_the_impossible():
+    found = judge(recording(), OneState(bonus=2.0), -0.9)
+    assert found["outcome"] == ["contradiction"] and found["agreement"] == ["contradict"]
+    assert "contradict each other: do not deploy; try" in found["sentence"][0]
+    assert (
+        "promise 0.1998, and the best recorded reward at every step comes to"
+        in (found["impossible"][0][0])
+    )
+    assert len(alarms(found)) == 2 and alarms(None) == []
+
+
+def test_one_estimate_says_that_it_is_alone_and_why():
+    alone = judge(recording(), None, 0.5)
+    assert alone["model"] is None and alone["agreement"] == ["one"]
+    assert "by fitted Q evaluation alone: there was no world model" in alone["sentence"][0]
+    broken = judge(recording(), OneState(broken=True), 0.5)
+    assert "100% of the model rollouts broke down" in broken["sentence"][0]
+    model = judge(recording(), OneState(), 0.5, updates=0)
+    assert "by the model rollouts alone: fitted Q evaluation was not asked" in model["sentence"][0]
+
+
+def test_few_updates_have_not_converged_and_are_no_verdict():
+    found = judge(recording(), None, 0.5, updates=4)
+    assert found["fqe"]["converged"] == [False] and found["outcome"] == ["none"]
+    assert found["sentence"][0].startswith("no verdict: fitted Q evaluation had not converged")
+    assert judge(recording(), None, 0.5, updates=3)["fqe"]["remaining"] == [float("inf")]
+
+
+def test_a_fit_that_diverges_is_no_crash():
+    found = judge(recording(), OneState(), float("nan"))
+    assert found["fqe"] == {"updates": 150, "diverged": True}
+    assert "diverged" in found["sentence"][0]
+    print_verdict(found, QUIET)
+    assert complaint_of_verdict(json.loads(json.dumps(found)), 1) is None
+
+
+def test_costs_that_never_end_are_bounded_by_the_best_of_them():
+    low, high = attainable(recording(shift=-1.0), DISCOUNT)
+    assert (low, high) == pytest.approx((-3.25 / 0.2, -1 / 0.2), rel=0.05)
+    found = judge(recording(shift=-1.0), OneState(), 0.5)  # the model forgets the shift
+    assert "the model rollouts promise" in found["impossible"][0][0]
+
+
+def test_actions_are_compared_with_those_nearby():
+    data = recording(spread=0.1)
+    found = action_distance(constant(0.0, 0.9), data, seeds=2, seed=0, device=CPU)
+    assert found.beyond.tolist() == [0, 1]
+    mean = data.transitions.action.abs().mean().item() / 2
+    assert found.distance[0].item() == pytest.approx(mean, rel=0.05)
+    assert found.distance[1].item() == pytest.approx(0.45, abs=0.01)
+    # Of 17 that are alike, one is the least and one the largest.
+    assert found.recorded_beyond < 2 / 17
+    verdict = judge(data, OneState(), 0.9)
+    assert "one that nobody took nearby" in " ".join(verdict["cautions"][0])
+
+
+def estimates(fqe, model, **changes):
+    """A verdict's numbers of one policy, with these differences from the recorded value."""
+    measured = {"converged": [True], "diverged": False, "broken": [0.0], "beyond": [0.0]}
+    return {
+        "seeds": 1,
+        "attainable": [-100.0, 100.0],
+        "actions": {"beyond": [0.0], "recorded_beyond": 0.0},
+        **{
+            name: measured | {"difference": [own], "value": [own]}
+            for name, own in (("fqe", fqe), ("model", model))
+        },
+    } | changes
+
+
+@pytest.mark.parametrize(
+    ("fqe", "model", "outcome", "agreement", "said"),
+    [
+        ((3, 1, 5), (4, 2, 6), "better", "agree", "better than what was recorded by both"),
+        ((3, 1, 4), (9, 8, 10), "better", "differ", "both estimates, which differ in size"),
+        ((3, 1, 5), (1, -1, 3), "better", "agree", "; the model rollouts cannot tell"),
+        ((0, -1, 1), (-3, -4, -2), "worse", "differ", "do not deploy: worse than what"),
+        ((0, -1, 1), (0, -1, 1), "unclear", "agree", "not to be told from what was recorded"),
+        ((3, 1, 5), (-3, -5, -1), "contradiction", "contradict", "do not deploy; try"),
+    ],
+)
+def test_conclusions_follow_from_the_signs_of_the_differences(fqe, model, outcome, agreement, said):
+    found = conclude(estimates(list(fqe), list(model)), 0.5)
+    assert found["outcome"] == [outcome] and found["agreement"] == [agreement]
+    assert said in found["sentence"][0]
+
+
+def test_states_beyond_the_data_are_said():
+    far = estimates([3, 1, 5], [3, 1, 5])
+    far["model"]["beyond"] = [0.8]
+    assert "; but 80% of its states in the model lie" in conclude(far, 0.5)["sentence"][0]
+    assert "but" not in conclude(far, 0.9)["sentence"][0]
+
+
+def test_the_table_fits_80_columns_and_names_the_seeds(both):
+    found = both
+    console = Console(file=io.StringIO(), width=80)
+    print_verdict(found, console)
+    table, _, said = console.file.getvalue().partition("verdict: ")
+    assert all(len(line) <= 80 for line in table.splitlines())
+    assert "1: fitted Q evaluation" in table and "worse" in table and "converged" in table
+    assert said.startswith("seed 0: better") and "verdict: seed 1: do not deploy" in said
+    alike = {**found, "sentence": ["better"] * 2}
+    assert sentences(alike) == ["better"]
+
+
+def test_a_damaged_verdict_is_named(both):
+    found = json.loads(json.dumps(both))
+    assert "its verdict.outcome is missing" in complaint_of_verdict(
+        {key: value for key, value in found.items() if key != "outcome"}, 2
+    )
+    for method, key in (("fqe", "value"), ("model", "beyond")):
+        spoiled = {**found, method: {**found[method], key: [["a"]]}}
+        assert f"its verdict.{method}.{key} is" in complaint_of_verdict(spoiled, 2)
+    assert "for 1 seeds" in complaint_of_verdict(found, 1)
+    assert complaint_of_verdict(5, 1) is not None
+
+
+SMALL = dict(updates=60, batch_size=16, log_every=20, threads=1, probe_starts=0)
+
+
+def make(verdict=None, **changes):
+    small = {"hidden": [16], "batch_size": 16, "updates": 40, "share": 1.0}
+    return reverie.make(
+        "algorithm=bc",
+        dataset=recording(),
+        verdict={"starts": 8, "fqe": small} if verdict is None else verdict,
+        **SMALL | {"agent": {"hidden": [16, 16]}, "evaluate": {"every": 0}, "seeds": 2} | changes,
+    )
+
+
+class Killed(BaseException):
+    """Ends a process where a test says so."""
+
+
+def test_a_run_without_environment_ends_with_a_verdict_to_the_same_bits(tmp_path, monkeypatch):
+    first = make().train(tmp_path / "first", console=QUIET).summary
+    assert first["verdict"]["seeds"] == 2 and first["verdict"]["discount"] == 0.99
+    assert first["seconds"]["verdict"] > 0
+
+    def kill(*_, **__):
+        torch.rand(3)
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr("reverie.training.ope.verdict.action_distance", kill)
+        with pytest.raises(Killed):
+            make().train(tmp_path / "second", console=QUIET)
+    second = make().train(tmp_path / "second", console=QUIET).summary
+    assert second["verdict"] == first["verdict"]
+    plain = make(verdict={"starts": 0}).train(tmp_path / "plain", console=QUIET).summary
+    assert plain["verdict"] is None and "verdict" not in plain["seconds"]
+    assert plain["metrics_sha256"] == first["metrics_sha256"]
+
+
+def test_a_verdict_is_scaled_to_the_run_and_refused_before_it():
+    updates = [make(updates=each).verdict.updates for each in (10, 1000)]  # type: ignore[union-attr]
+    assert updates == [10, 40]
+    with pytest.raises(Mistake, match=r"verdict\.discount=1"):
+        make(verdict={"discount": 1.0})
+    with pytest.raises(Mistake, match="activation='none' is unknown"):
+        make(verdict={"fqe": {"activation": "none"}})
+
+
+def test_the_world_model_of_the_run_is_asked():
+    run = make(verdict={"starts": 8, "fqe": {"updates": 0}}, seeds=1)
+    run._fit = lambda *_: None  # type: ignore[method-assign]
+    run.parts = {"world_model": Part(OneState())}
+    verdict = run.train(console=QUIET).summary["verdict"]
+    assert verdict["fqe"] is None and verdict["model"]["value"][0][0] < 0
+    assert "by the model rollouts alone" in verdict["sentence"][0]

@@ -1,0 +1,183 @@
+"""What the estimates of a verdict come to, in one sentence a policy."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+BROKEN = 0.05
+"""Share of rollouts that break down above which the rest of them says nothing: they stop paying."""
+_SLACK = 0.01
+"""Share of the attainable range by which an estimate may miss it."""
+NAMES = {"fqe": "fitted Q evaluation", "model": "the model rollouts"}
+_CAUSE = (
+    "do not deploy; the likely cause are actions or states that the data lack, so keep the policy "
+    "closer to them: raise filter.penalty, lower source.horizon, or choose algorithm=td3_bc"
+)
+LONGER = "python -m training.ope run=... fqe.updates=20000"
+
+
+def conclude(found: Mapping[str, Any], far: float) -> dict[str, Any]:
+    """Outcomes, agreements, cautions and sentences, one a seed.
+
+    Args:
+        found: what was measured, see `Verdict.judge`.
+        far: share beyond the data that is worth a warning.
+
+    Returns:
+        `outcome`: better, worse, unclear, contradiction or none (no estimate is fit for use);
+        `agreement`: agree (the intervals overlap), differ, contradict (in whether the policy is
+        better than what was recorded) or one; `impossible`, estimates beyond what the rewards
+        allow; `cautions`, these and others; `sentence`, of all that.
+    """
+    made = [_of_seed(found, seed, far) for seed in range(found["seeds"])]
+    return {name: [each[name] for each in made] for name in made[0]}
+
+
+def _of_seed(found: Mapping[str, Any], seed: int, far: float) -> dict[str, Any]:
+    signs, unfit = {}, []
+    for method in NAMES:
+        reason = _unfit(found, method, seed)
+        if reason is None:
+            _, low, high = found[method]["difference"][seed]
+            signs[method] = (low > 0) - (high < 0)
+        else:
+            unfit.append(reason)
+    agreement = _agreement(found, signs, seed)
+    outcome, said = _outcome(signs, agreement, unfit)
+    impossible = _impossible(found, signs, seed)
+    cautions = [*impossible, *_unsupported(found, signs, seed, far)]
+    return {
+        "outcome": outcome,
+        "agreement": agreement,
+        "impossible": impossible,
+        "cautions": cautions,
+        "sentence": "; but ".join([said, *cautions[:1]]) if signs else said,
+    }
+
+
+def _unfit(found: Mapping[str, Any], method: str, seed: int) -> str | None:
+    """Why a method says nothing, with what may help; None where it does."""
+    measured = found[method]
+    if method == "fqe":
+        if measured is None:
+            return "fitted Q evaluation was not asked"
+        if measured["diverged"]:
+            return "fitted Q evaluation diverged"
+        if not measured["converged"][seed]:
+            return f"fitted Q evaluation had not converged ({LONGER} gives it longer)"
+        return None
+    if measured is None:
+        return "there was no world model to ask (world_model=ensemble fits one)"
+    if measured["broken"][seed] > BROKEN:
+        return f"{measured['broken'][seed]:.0%} of the model rollouts broke down"
+    return None
+
+
+def _agreement(found: Mapping[str, Any], signs: Mapping[str, int], seed: int) -> str:
+    if len(signs) < len(NAMES):
+        return "one"
+    if sorted(signs.values()) == [-1, 1]:
+        return "contradict"
+    (_, a, b), (_, c, d) = (found[method]["value"][seed] for method in NAMES)
+    return "agree" if a <= d and c <= b else "differ"
+
+
+def _outcome(signs: Mapping[str, int], agreement: str, unfit: Sequence[str]) -> tuple[str, str]:
+    reasons = " and ".join(unfit)
+    if not signs:
+        return "none", f"no verdict: {reasons}"
+    if agreement == "contradict":
+        return "contradiction", (
+            "the two estimates contradict each other: do not deploy; try a method that stays "
+            f"closer to the data (algorithm=td3_bc), or {LONGER}"
+        )
+    by = {
+        sign: [NAMES[method] for method, own in signs.items() if own == sign] for sign in (1, 0, -1)
+    }
+    if agreement == "one":
+        (sign,), (name,) = signs.values(), (NAMES[method] for method in signs)
+        said = _SAID[sign].format(f"by {name} alone")
+        return _OUTCOMES[sign], f"{said}: {reasons}"
+    if not by[0]:
+        sign = 1 if by[1] else -1
+        size = ", which differ in size" if agreement == "differ" else ""
+        return _OUTCOMES[sign], _SAID[sign].format(f"by both estimates{size}")
+    if not by[1] and not by[-1]:
+        return "unclear", _SAID[0].format("by either estimate")
+    sign = 1 if by[1] else -1
+    said = _SAID[sign].format(f"by {by[sign][0]}")
+    return _OUTCOMES[sign], f"{said}; {by[0][0]} cannot tell"
+
+
+_OUTCOMES = {1: "better", 0: "unclear", -1: "worse"}
+_SAID = {
+    1: "better than what was recorded {}",
+    0: "not to be told from what was recorded {}",
+    -1: "do not deploy: worse than what was recorded {}",
+}
+
+
+def _impossible(found: Mapping[str, Any], signs: Mapping[str, int], seed: int) -> list[str]:
+    """Estimates that the recorded rewards do not allow, in words."""
+    said = []
+    least, most = found["attainable"]
+    slack = _SLACK * (most - least)
+    for method in signs:
+        value, s = found[method]["value"][seed][0], "s" * (method == "fqe")
+        if value > most + slack:
+            said.append(
+                f"{NAMES[method]} promise{s} {value:.4g}, and the best recorded reward at every "
+                f"step comes to {most:.4g}"
+            )
+        elif value < least - slack:
+            said.append(
+                f"{NAMES[method]} fear{s} {value:.4g}, and the worst recorded reward at every "
+                f"step comes to {least:.4g}"
+            )
+    return said
+
+
+def _unsupported(
+    found: Mapping[str, Any], signs: Mapping[str, int], seed: int, far: float
+) -> list[str]:
+    """Actions and states that the data do not know, in words, where they are many."""
+    said = []
+    own, usual = found["actions"]["beyond"][seed], found["actions"]["recorded_beyond"]
+    if own > usual + far * (1 - usual):
+        said.append(
+            f"in {own:.0%} of the recorded states its action is one that nobody took nearby "
+            f"(recorded actions: {usual:.0%})"
+        )
+    if "model" in signs and found["model"]["beyond"][seed] > far:
+        beyond = found["model"]["beyond"][seed]
+        said.append(f"{beyond:.0%} of its states in the model lie beyond the data")
+    return said
+
+
+def alarms(verdict: Mapping[str, Any] | None) -> list[str]:
+    """What a finished run warns of, in sentences: contradictions, and what nobody can earn."""
+    if verdict is None:
+        return []
+    said: dict[str, list[int]] = {}
+    for seed, outcome in enumerate(verdict["outcome"]):
+        for each in verdict["impossible"][seed]:
+            said.setdefault(f"{each}: {_CAUSE}", []).append(seed)
+        if outcome == "contradiction":
+            said.setdefault(verdict["sentence"][seed], []).append(seed)
+    return [
+        f"{sentence}{'' if verdict['seeds'] == 1 else f' ({_seeds(own)})'}"
+        for sentence, own in said.items()
+    ]
+
+
+def sentences(verdict: Mapping[str, Any]) -> list[str]:
+    """The conclusions, equal ones of several seeds together."""
+    said: dict[str, list[int]] = {}
+    for seed, sentence in enumerate(verdict["sentence"]):
+        said.setdefault(sentence, []).append(seed)
+    if len(said) == 1:
+        return list(said)
+    return [f"{_seeds(own)}: {sentence}" for sentence, own in said.items()]
+
+
+def _seeds(own: Sequence[int]) -> str:
+    return f"seed{'s' * (len(own) > 1)} {', '.join(map(str, own))}"

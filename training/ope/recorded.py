@@ -1,0 +1,116 @@
+"""What the recorded behaviour earned, counted as estimates of a policy count: the yardstick.
+
+A log ends where its recording does, while a value has no time limit. Where an episode was cut, its
+later half therefore goes on: each step that is missing earns the mean reward of that half, for as
+long as the data says that nothing terminates.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from reverie.datasets.dataset import Dataset
+
+TAIL = 1e-3
+"""Share of a value that may lie beyond the steps which are taken for it."""
+FEWEST = 10
+"""Start states below which an interval over them says nothing: rows then start everywhere."""
+LONGEST = 1_000
+"""Control steps of a return where only the recording says how long it is: a log of one piece is no
+episode."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What followed each of P recorded rows.
+
+    Attributes:
+        values: `[P]` float64, discounted, as if there were no time limit.
+        returns: `[P]` float64, undiscounted, up to the horizon.
+        continued: share of a value's weight that lies beyond the ends of the recording.
+    """
+
+    values: Float[Tensor, " P"]
+    returns: Float[Tensor, " P"]
+    continued: float
+
+
+def value_steps(discount: float) -> int:
+    """Steps after which all but `TAIL` of a discounted value has been earned."""
+    return math.ceil(math.log(TAIL) / math.log(discount)) if discount > 0 else 1
+
+
+def horizon_of(data: Dataset) -> int:
+    """Control steps of a return.
+
+    The task's time limit; else the longest recorded episode that a limit cut; else the longest of
+    all. The latter two count `LONGEST` at most.
+    """
+    if data.spec.max_episode_steps is not None:
+        return data.spec.max_episode_steps
+    lengths = data.episode_lengths
+    cut = data.truncated[data.episode_starts + lengths - 1]
+    return min(int((lengths[cut] if cut.any() else lengths).max()), LONGEST)
+
+
+def start_rows(data: Dataset, count: int, seed: int) -> Int[Tensor, " P"]:
+    """First rows of `count` recorded episodes, drawn without replacement, or of all.
+
+    Of fewer than `FEWEST` episodes, as many rows as are asked for, spread evenly over the data.
+    """
+    if len(data.episode_starts) < min(count, FEWEST):
+        return torch.linspace(0, len(data) - 1, count).round().long().unique()
+    order = np.random.default_rng(seed).permutation(len(data.episode_starts))[:count]
+    return data.episode_starts[np.sort(order)]
+
+
+def start_states(data: Dataset, count: int, seed: int) -> Float[Tensor, "P D"]:
+    """Observations of `start_rows`."""
+    return data.transitions.obs[start_rows(data, count, seed)]
+
+
+def recorded_values(
+    data: Dataset, rows: Int[Tensor, " P"], *, horizon: int, discount: float
+) -> Recorded:
+    """What the behaviour earned from given rows on.
+
+    Args:
+        horizon: control steps of a return.
+        discount: per control step, below 1.
+    """
+    values, missing, total = _earned(data, rows, value_steps(discount), discount)
+    returns, _, _ = _earned(data, rows, horizon, 1.0)
+    return Recorded(values, returns, float(missing.mean() / total))
+
+
+def _earned(
+    data: Dataset, rows: Int[Tensor, " P"], steps: int, discount: float
+) -> tuple[Float[Tensor, " P"], Float[Tensor, " P"], float]:
+    """Rewards of `steps` steps, the weight of those that no row holds, and that of all."""
+    reward = data.transitions.reward.double()
+    ends = data.episode_starts + data.episode_lengths
+    episode = torch.searchsorted(data.episode_starts, rows, right=True) - 1
+    present = (ends[episode] - rows).clamp(max=steps)  # [P]
+    ages = torch.arange(int(present.max()))
+    window = (rows.unsqueeze(1) + ages).clamp(max=len(data) - 1)
+    weights = discount ** ages.double()
+    earned = (torch.where(ages < present.unsqueeze(1), reward[window], 0.0) * weights).sum(1)
+    going_on = 1 - float(data.transitions.terminated.double().mean())
+    missing = discount ** present.double() * _geometric(discount * going_on, steps - present)
+    missing = torch.where(data.transitions.terminated[ends[episode] - 1], 0.0, missing)
+    late = ends - (data.episode_lengths + 1) // 2  # the later half of every episode
+    total = torch.cat([torch.zeros(1, dtype=torch.float64), reward.cumsum(0)])
+    mean = (total[ends] - total[late]) / (ends - late)
+    whole = float(_geometric(discount, torch.tensor(steps)))
+    return earned + missing * mean[episode], missing, whole
+
+
+def _geometric(ratio: float, count: Tensor) -> Float[Tensor, "*lead"]:
+    """1 + ratio + ... of `count` terms."""
+    if ratio == 1:
+        return count.double()
+    return (1 - ratio ** count.double()) / (1 - ratio)

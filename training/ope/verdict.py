@@ -1,0 +1,213 @@
+"""A verdict on a trained policy from recorded data alone, beside what the behaviour earned there.
+
+Two estimates that fail in different ways, fitted Q evaluation and rollouts of the world model, from
+the same starts and under the same discount as the recorded behaviour's own value. Importance
+weights, and with them doubly robust estimates, need the density of the policy's actions, which a
+deterministic policy does not have.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from rich.console import Console
+from torch import Tensor
+
+from reverie.agents.fitted_q_evaluation import FittedQEvaluation
+from reverie.agents.losses import sum_bounds
+from reverie.datasets.dataset import Dataset
+from reverie.envs.specs import Spec
+from reverie.training.ope.conclusions import conclude
+from reverie.training.ope.estimates import Fitted, Rollouts, box_of, fit_values, interval
+from reverie.training.ope.estimates import model_rollouts as roll_out
+from reverie.training.ope.recorded import Recorded, horizon_of, recorded_values, start_rows
+from reverie.training.ope.support import action_distance
+from reverie.training.results.statistics import Interval
+from reverie.world_models.base import Policy, WorldModel
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How policies are judged.
+
+    Attributes:
+        starts: recorded start states, at most.
+        discount: per control step, in (0, 1), of policies that have none of their own.
+        horizon: control steps of a return; None for the task's limit, or the recorded one.
+        converged: fitted Q evaluation has converged where its estimate has at most this share of
+            itself left to move, see `Fitted.remaining`.
+        far: the conclusion warns where so large a share of actions, or of states in the model, lies
+            beyond the data, recorded actions of which the same is true not counted.
+        updates: of fitted Q evaluation; 0 for none.
+        fqe: `batch_size`, and hyperparameters of `FittedQEvaluation`.
+        rollouts: in the model from each start; 0 for none.
+        box: states in the model stay within so many times the range of the data; None lets them go.
+    """
+
+    starts: int
+    discount: float
+    horizon: int | None
+    converged: float
+    far: float
+    updates: int
+    fqe: Mapping[str, Any]
+    rollouts: int
+    box: float | None
+
+    def discount_of(self, own: float) -> float:
+        """The discount of an agent, or the stated one where it has none below 1."""
+        return own if 0 < own < 1 else self.discount
+
+    def learner(self, spec: Spec, policy: Policy, policies: int, own: float) -> FittedQEvaluation:
+        """New critics of P policies, whose agent's discount is `own`.
+
+        Raises:
+            Mistake: a hyperparameter is none that they take.
+        """
+        return FittedQEvaluation(
+            spec=spec,
+            policy=policy,
+            policies=policies,
+            discount=self.discount_of(own),
+            **{name: value for name, value in self.fqe.items() if name != "batch_size"},
+        )
+
+    def judge(
+        self,
+        policy: Policy,
+        data: Dataset,
+        model: WorldModel | None,
+        *,
+        seeds: int,
+        discount: float,
+        seed: int,
+        device: torch.device,
+        console: Console,
+    ) -> dict[str, Any]:
+        """Everything that is known of S policies, as plain values, with a conclusion each.
+
+        Draws from torch's global generator.
+
+        Args:
+            policy: deterministic, of S seeds, on `device`.
+            model: of S seeds, or of one that all share; None for no rollouts.
+            discount: the agent's own.
+            seed: of the choice of starts.
+
+        Returns:
+            See `docs/guide.md`, "reading the verdict". Intervals are `[estimate, low, high]`.
+        """
+        discount = self.discount_of(discount)
+        horizon = horizon_of(data) if self.horizon is None else self.horizon
+        rows = start_rows(data, self.starts, seed)
+        known = recorded_values(data, rows, horizon=horizon, discount=discount)
+        starts = data.transitions.obs[rows].to(device)
+        distance = action_distance(policy, data, seeds=seeds, seed=seed, device=device)
+        found: dict[str, Any] = {
+            "discount": discount,
+            "horizon": horizon,
+            "starts": len(rows),
+            "seeds": seeds,
+            "recorded": {
+                "value": plain(interval(known.values[None])),
+                "return": plain(interval(known.returns[None])),
+                "continued": known.continued,
+            },
+            "attainable": list(attainable(data, discount)),
+            "actions": {
+                "distance": distance.distance.tolist(),
+                "beyond": distance.beyond.tolist(),
+                "recorded_beyond": distance.recorded_beyond,
+            },
+            "fqe": None,
+            "model": None,
+        }
+        if self.updates:
+            learner = self.learner(data.spec, policy, seeds, discount).to(device)
+            fitted = fit_values(
+                learner,
+                data,
+                starts,
+                updates=self.updates,
+                batch_size=self.fqe["batch_size"],
+                console=console,
+            )
+            found["fqe"] = self._describe_fit(fitted, known)
+        if model is not None and self.rollouts:
+            with torch.no_grad():
+                simulated = self._roll_out(model, policy, data, starts, seeds, horizon, discount)
+            found["model"] = describe_rollouts(simulated, known)
+        return found | conclude(found, self.far)
+
+    def _describe_fit(self, fitted: Fitted | None, known: Recorded) -> dict[str, Any]:
+        if fitted is None:
+            return {"updates": self.updates, "diverged": True}
+        scale = fitted.values.mean((1, 2)).abs().clamp(min=known.values.mean().abs().item())
+        remaining = fitted.remaining() / scale.clamp(min=torch.finfo(torch.float32).tiny)
+        return {
+            "updates": self.updates,
+            "diverged": False,
+            **compare(fitted.values, known.values),
+            "remaining": remaining.tolist(),
+            "converged": (remaining <= self.converged).tolist(),
+        }
+
+    def _roll_out(
+        self,
+        model: WorldModel,
+        policy: Policy,
+        data: Dataset,
+        starts: Float[Tensor, "P D"],
+        seeds: int,
+        horizon: int,
+        discount: float,
+    ) -> Rollouts:
+        device = starts.device
+        return roll_out(
+            model,
+            policy,
+            starts,
+            seeds=seeds,
+            rollouts=self.rollouts,
+            limit=horizon,
+            discount=discount,
+            box=None if self.box is None else box_of(data, self.box).to(device),
+            seen=box_of(data, 1.0).to(device),
+        )
+
+
+def describe_rollouts(simulated: Rollouts, known: Recorded) -> dict[str, Any]:
+    """What rollouts in the model say, one entry a seed."""
+    returns = simulated.returns.mean(1, keepdim=True)  # [S, 1, P]
+    return {
+        **compare(simulated.values.mean(1, keepdim=True), known.values),
+        "return": [plain(interval(own)) for own in returns],
+        **{
+            name: getattr(simulated, name).tolist()
+            for name in ("steps", "broken", "outside", "beyond")
+        },
+    }
+
+
+def compare(values: Float[Tensor, "S R P"], known: Float[Tensor, " P"]) -> dict[str, Any]:
+    """Intervals of values, and of what they exceed the recorded ones from the same starts by."""
+    values = values.double().cpu()
+    return {
+        "value": [plain(interval(own)) for own in values],
+        "difference": [plain(interval(own - known)) for own in values],
+    }
+
+
+def attainable(data: Dataset, discount: float) -> tuple[float, float]:
+    """The least and the most that the recorded rewards allow a discounted value to be."""
+    rows = data.transitions
+    low, high = rows.reward.aminmax()
+    ends = bool(rows.terminated.any())
+    return sum_bounds(low.item(), high.item(), 1 / (1 - discount), ends)
+
+
+def plain(found: Interval) -> list[float]:
+    """An interval as `[estimate, low, high]`."""
+    return [float(each) for each in (found.estimate, found.low, found.high)]
