@@ -5,11 +5,13 @@ from abc import ABC, abstractmethod
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from reverie.agents.layers import Activation, Layer, perceptron_layers
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
 from reverie.world_models.base import WorldModel
+from reverie.world_models.networks import BatchedMLP
 
 
 class Agent(nn.Module, ABC):
@@ -83,6 +85,23 @@ class Agent(nn.Module, ABC):
             f"{type(self).__name__} does not tell mean and std of its actions, which guidance "
             "needs; set guidance=none"
         )
+
+    def policy_layers(self, seed: int) -> list[Layer]:
+        """What `act` computes for one seed without noise: a raw observation in, [-1, 1] out.
+
+        By default the tanh of the perceptrons `actor.body`, of whose outputs the first are those.
+        An agent that sees something else than the raw observation says so.
+
+        Raises:
+            Mistake: the agent has no such perceptrons.
+        """
+        body = getattr(getattr(self, "actor", None), "body", None)
+        if not isinstance(body, BatchedMLP):
+            raise Mistake(
+                f"{type(self).__name__} does not tell the layers of its policy, which an export "
+                "needs; let it have a method policy_layers"
+            )
+        return [*perceptron_layers(body, seed, self.spec.action_dim), Activation("tanh")]
 
     @abstractmethod
     def update(self, batch: Transition) -> dict[str, Float[Tensor, " S"]]:

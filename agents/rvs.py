@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from reverie.agents.bc import BC
+from reverie.agents.layers import Layer, Linear, folded
 from reverie.agents.losses import masked_mean
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition, register
@@ -102,6 +103,13 @@ class RvS(BC):
         self, obs: Float[Tensor, "S B D"], deterministic: bool = False
     ) -> Float[Tensor, "S B A"]:
         return super().act(self.given(obs), deterministic)
+
+    def policy_layers(self, seed: int) -> list[Layer]:
+        """Without the outcome, which is held fixed and so becomes part of the first bias."""
+        first, *others = super().policy_layers(seed)
+        assert isinstance(first, Linear)
+        obs = self.outcome_range.new_zeros(self.seeds, 1, self.spec.obs_dim)
+        return [folded(first, self.given(obs)[seed, 0, -1:]), *others]
 
     def moments(
         self, obs: Float[Tensor, "S B D"]

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from reverie.agents.base import Agent
+from reverie.agents.layers import Layer, Standardise
 from reverie.agents.losses import (
     bellman_target,
     critic_metrics,
@@ -143,6 +144,10 @@ class TD3BC(Agent):
     ) -> Float[Tensor, "S B A"]:
         """The same actions either way: this policy has no noise."""
         return self.actor(self.standardise(obs))
+
+    def policy_layers(self, seed: int) -> list[Layer]:
+        mean, scale = (each.cpu() for each in (self.standardise.mean, self.standardise.scale))
+        return [Standardise(mean, scale), *super().policy_layers(seed)]
 
     @torch.no_grad()
     def moments(self, obs: Float[Tensor, "S B D"]) -> tuple[Float[Tensor, "S B A"], None]:

@@ -16,6 +16,7 @@ EXTRAS = {
     "robotics": ("gymnasium-robotics>=1.4",),
     "tune": ("optuna>=4.2",),
     "submitit": ("hydra-submitit-launcher>=1.2",),
+    "export": ("onnx>=1.18", "onnxruntime>=1.22"),
     "ray": ("ray>=2.40",),
 }
 """Requirements by the name of the extra, as in pyproject.toml; `reverie[name]` brings them."""

@@ -30,6 +30,7 @@ COMMANDS = {
     "collect": "reverie.training.collect.__main__",
     "ope": "reverie.training.ope.__main__",
     "distil": "reverie.training.distil.__main__",
+    "export": "reverie.training.export.__main__",
     "evaluate": "reverie.evaluate",
 }
 """The modules in which their own settings are declared."""

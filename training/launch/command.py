@@ -13,6 +13,7 @@ COMMANDS = {
     "tune": ("reverie.training.tune.__main__", "search for settings"),
     "ope": ("reverie.training.ope.__main__", "estimate the policy of a run without acting"),
     "distil": ("reverie.training.distil.__main__", "turn a trained policy into equations"),
+    "export": ("reverie.training.export.__main__", "write a policy as C, ONNX, numpy, ..."),
 }
 """Modules whose `main` carries out a command, and what it does."""
 

@@ -1,0 +1,178 @@
+"""A trained policy in the units of its plant, as layers, with inputs it was asked about."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from timeit import repeat
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from reverie.agents.layers import Activation, Layer, LayerNorm, Linear, Standardise
+from reverie.envs.specs import Spec
+from reverie.mistake import Mistake
+
+TOLERANCE = 1e-5
+"""Largest difference between an exported file and what it was made of, as a share of the range."""
+_BEYOND = 0.5
+"""How far out of the recorded range a self-test goes, in widths of the range."""
+Arrays = dict[str, np.ndarray]
+Measure = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Box:
+    """Actions of [-1, 1] in the plant's units, kept inside the plant's own box.
+
+    Attributes:
+        middle, half: `[A]` float32 centre and half width.
+        low, high: `[A]` float32 bounds, rounded to the inside.
+    """
+
+    middle: np.ndarray
+    half: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    def __call__(self, action: Float[np.ndarray, "N A"]) -> Float[np.ndarray, "N A"]:
+        """In float64, for what is compared with."""
+        inside = np.clip(self.middle + self.half * action.astype(float), self.low, self.high)
+        return inside.astype(np.float32)
+
+
+def box_of(spec: Spec) -> Box:
+    """The box of a task's actions."""
+    low, high = np.array(spec.action_low, float), np.array(spec.action_high, float)
+    bounds = []
+    for exact, inwards in ((low, np.inf), (high, -np.inf)):
+        near = exact.astype(np.float32)
+        outside = (near < exact) if inwards > 0 else (near > exact)
+        bounds.append(np.where(outside, np.nextafter(near, np.float32(inwards)), near))
+    middle, half = (high + low) / 2, (high - low) / 2
+    return Box(middle.astype(np.float32), half.astype(np.float32), *bounds)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One layer as a word and its float32 arrays.
+
+    Attributes:
+        kind: `standardise`, `linear`, an activation, `layer_norm` or `box`.
+        arrays: by name; `epsilon` is a number.
+    """
+
+    kind: str
+    arrays: Arrays
+
+
+def steps_of(layers: Sequence[Layer | Box]) -> list[Step]:
+    """Layers as every format writes them.
+
+    Raises:
+        Mistake: a weight or statistic is not finite.
+    """
+    found = []
+    for layer in layers:
+        arrays: Mapping[str, Any] = vars(layer)
+        match layer:
+            case Activation():
+                kind, arrays = layer.name, {}
+            case Standardise():
+                kind = "standardise"
+            case Linear():
+                kind = "linear"
+            case LayerNorm():
+                kind = "layer_norm"
+            case Box():
+                kind = "box"
+        plain = {name: np.asarray(value, np.float32) for name, value in arrays.items()}
+        for name, value in plain.items():
+            if not np.isfinite(value).all():
+                raise Mistake(
+                    f"the {name} of a {kind} of this policy is not finite, so no file of it would "
+                    "work; check the data (python -m training.launch.check) and train again"
+                )
+        found.append(Step(kind, plain))
+    return found
+
+
+@dataclass(frozen=True)
+class Controller:
+    """What a file is made of, and what it must answer.
+
+    Attributes:
+        spec: of the task.
+        steps: from a raw observation to an action in the plant's box; none of a policy that is
+            made of something else.
+        observations: `[N, D]` float32, raw.
+        actions: `[N, A]` float32, what the policy does there, in the plant's box.
+    """
+
+    spec: Spec
+    steps: Sequence[Step]
+    observations: Float[np.ndarray, "N D"]
+    actions: Float[np.ndarray, "N A"]
+
+    @property
+    def widths(self) -> Float[np.ndarray, " A"]:
+        """Of the action box."""
+        return np.array(self.spec.action_high) - np.array(self.spec.action_low)
+
+    def difference(self, actions: Float[np.ndarray, "N A"]) -> float:
+        """Largest difference from the policy, as a share of the width of the action box."""
+        return float((np.abs(actions.astype(float) - self.actions) / self.widths).max())
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How a file did.
+
+    Attributes:
+        difference: see `Controller.difference`; None where nothing here can run the file.
+        microseconds: per decision for one observation, None likewise.
+    """
+
+    difference: float | None
+    microseconds: float | None
+
+
+def self_test_observations(
+    spec: Spec, count: int, recorded: Tensor | None, layers: Sequence[Layer]
+) -> Float[Tensor, "N D"]:
+    """Observations to compare at: recorded ones, and some beyond the recorded range.
+
+    Without records they spread around what the policy standardises with, if it does.
+
+    Args:
+        recorded: `[M, D]` raw.
+    """
+    random = torch.Generator().manual_seed(0)
+    if recorded is None:
+        first = layers[0] if layers else None
+        noise = torch.randn(count, spec.obs_dim, generator=random)
+        noise *= torch.linspace(0, 4, count).unsqueeze(1)
+        return first.mean + first.scale * noise if isinstance(first, Standardise) else noise
+    rows = torch.linspace(0, len(recorded) - 1, count // 2).long()
+    low, high = recorded.amin(0), recorded.amax(0)
+    width = torch.where(high > low, high - low, torch.ones_like(low))
+    corners = torch.stack([low - _BEYOND * width, high + _BEYOND * width])
+    shares = torch.rand(count - len(rows) - 2, spec.obs_dim, generator=random)
+    around = corners[0] + shares * (corners[1] - corners[0])
+    return torch.cat([recorded[rows], corners, around])
+
+
+def microseconds(decide: Callable[[], object], decisions: int) -> float:
+    """Shortest mean time of a call, of three runs after a warm-up."""
+    repeat(decide, number=min(decisions, 50), repeat=1)
+    return min(repeat(decide, number=decisions, repeat=3)) / decisions * 1e6
+
+
+def measured(act: Measure, controller: Controller, decisions: int) -> Measured:
+    """Ask something that takes and gives float32 rows."""
+    one = controller.observations[:1]
+    return Measured(
+        controller.difference(np.asarray(act(controller.observations))),
+        microseconds(lambda: act(one), decisions),
+    )

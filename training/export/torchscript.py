@@ -1,0 +1,77 @@
+"""`format=torchscript`: one file that torch and libtorch load without any of our code."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from reverie.training.export.controller import Controller, Measured, Step, measured
+from reverie.training.files import write_atomically
+
+FILE = "policy.pt"
+_LAYERS = {
+    "standardise": "(x - self.{p}_mean) / self.{p}_scale",
+    "linear": "torch.matmul(x, self.{p}_weight) + self.{p}_bias",
+    "relu": "torch.relu(x)",
+    "silu": "x * torch.sigmoid(x)",
+    "tanh": "torch.tanh(x)",
+    "layer_norm": "torch.layer_norm(x, [{width}], self.{p}_scale, self.{p}_shift, {epsilon!r})",
+    "box": "torch.minimum(torch.maximum(self.{p}_middle + self.{p}_half * x, self.{p}_low),"
+    " self.{p}_high)",
+}
+
+
+def export(controller: Controller, folder: Path, decisions: int) -> Measured:
+    """Write policy.pt, load it as anybody would, and ask it."""
+    with _quietly():
+        program = _Program(controller)
+        write_atomically(folder / FILE, lambda file: torch.jit.save(program, file))
+        loaded = torch.jit.load(folder / FILE)
+
+    def act(obs: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return loaded(torch.from_numpy(obs)).numpy()
+
+    with _quietly():
+        return measured(act, controller, decisions)
+
+
+class _Program(torch.jit.ScriptModule):
+    """Steps as a program of their own: a trace would carry the paths of this machine.
+
+    Rows of any leading shape.
+    """
+
+    def __init__(self, controller: Controller) -> None:
+        super().__init__()
+        lines = []
+        for number, step in enumerate(controller.steps):
+            prefix = f"{step.kind}{number}"
+            for name, value in step.arrays.items():
+                self.register_buffer(f"{prefix}_{name}", torch.from_numpy(np.array(value)))
+            lines.append(f"    x = {_expression(step, prefix)}")
+        body = "\n".join(lines)
+        self.define(
+            f"def forward(self, x):\n    # type: (Tensor) -> Tensor\n{body}\n    return x\n"
+        )
+
+
+def _expression(step: Step, prefix: str) -> str:
+    arrays = step.arrays
+    norm = step.kind == "layer_norm"
+    return _LAYERS[step.kind].format(
+        p=prefix,
+        width=len(arrays["scale"]) if norm else 0,
+        epsilon=float(arrays["epsilon"]) if norm else 0.0,
+    )
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """torch advises its own users to another format, which C++ does not load as easily."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        yield
