@@ -19,21 +19,35 @@ from reverie.settings import require_declared
 FOLDER = Path(__file__).resolve().parent.parent / "conf" / "dataset"
 ARRAYS = "file"
 """The option whose settings arrays take."""
+TABLE = "table"
+"""The option whose settings a DataFrame takes."""
 
 
-def load(source: str | Mapping[str, np.ndarray], **settings: Any) -> Dataset:
+def load(source: str | Mapping[str, np.ndarray] | Any, **settings: Any) -> Dataset:
     """Load a dataset as `dataset=<source> dataset.<key>=<value> ...` does on the command line.
 
     Args:
         source: an option, such as `"builtin/pendulum-mixed"`, `"d4rl/hopper-medium-v2"`,
             `"minari"` or `"file"`; or arrays by name: `observations [N, D]`, `actions [N, A]`,
             `rewards [N]`, `terminals [N]`, and where there are any `timeouts [N]` and
-            `next_observations [N, D]`.
-        settings: what to set of `conf/dataset/<source>.yaml`, or of `file.yaml` for arrays.
+            `next_observations [N, D]`; or a pandas or polars DataFrame with a row for each step.
+        settings: what to set of `conf/dataset/<source>.yaml`, of `file.yaml` for arrays, or of
+            `table.yaml` for a DataFrame.
 
     Raises:
         Mistake: no such option or setting, or the data are refused.
     """
+    if not isinstance(source, str | Mapping):
+        if not hasattr(source, "columns"):
+            raise Mistake(
+                f"expected the name of a dataset, arrays by name or a DataFrame, found "
+                f"{type(source).__name__}"
+            )
+        options = read_option(TABLE, settings | {"path": "table"})
+        del options["path"], options["_target_"]
+        options["name"] = options["name"] or "table"
+        # Only who has a DataFrame waits for pandas.
+        return resolve_name("reverie.datasets.readers.table:load_frame")(source, **options)
     if not isinstance(source, str):
         options = read_option(ARRAYS, settings | {"path": "arrays"})
         del options["path"], options["_target_"]

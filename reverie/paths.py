@@ -1,7 +1,8 @@
 """Paths as people type them on a command line whose grammar would read them otherwise.
 
 Hydra's grammar takes `=`, `~`, `(`, `#`, `,` and more for signs of its own, so that
-`dataset.path=run(1).npz` is refused. What is typed for a setting that holds a path is quoted here.
+`dataset.path=run(1).npz` is refused. What is typed for a setting that holds a path is quoted here,
+and so is the formula of a reward.
 """
 
 import os
@@ -11,7 +12,9 @@ from collections.abc import Iterator, Sequence
 NAMES = ("path", "run", "run_dir", "root", "cache", "name")
 """Last parts of keys whose values are paths, or names that make up paths."""
 SWEEPS = ("-m", "--multirun", "hydra.mode=MULTIRUN")
-_ARGUMENT = re.compile(rf"([+~]{{0,2}}(?:[\w.]+\.)?(?:{'|'.join(NAMES)}))=(.*)", re.DOTALL)
+_FORMULA = r"dataset\.reward"  # whose signs are the grammar's too
+_PATH = rf"(?:[\w.]+\.)?(?:{'|'.join(NAMES)})"
+_ARGUMENT = re.compile(rf"([+~]{{0,2}}(?:{_PATH}|{_FORMULA}))=(.*)", re.DOTALL)
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 _INTERPOLATION = re.compile(r"\$\{[^{}]*\}")
 _FUNCTION = re.compile(r"(?:choice|glob|range|interval|shuffle|sort|tag|str)\(.*\)", re.DOTALL)

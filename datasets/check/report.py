@@ -13,6 +13,7 @@ from reverie.datasets.check.ends import find_in_ends
 from reverie.datasets.check.finding import Finding, warning
 from reverie.datasets.check.order import find_in_order
 from reverie.datasets.check.rows import Rows
+from reverie.datasets.check.scales import find_in_scales
 from reverie.datasets.check.values import constant, find_in_values
 from reverie.datasets.dataset import Dataset
 
@@ -137,6 +138,7 @@ def _findings(rows: Rows) -> Iterator[Finding]:
     if not rows.not_finite:
         yield from find_in_order(rows)
         yield from find_in_actions(rows)
+        yield from find_in_scales(rows)
     if rows.spec.env_id is None:
         yield warning("no environment is named, so policies cannot be scored")
 

@@ -244,11 +244,11 @@ def _require_one_sampling_time(
     unit = f" {unit_of(name)}".rstrip()
     last = np.flatnonzero(ends)
     first = np.append(0, last[:-1] + 1)
-    medians = {
-        int(start): float(np.nanmedian(steps[start:end]))
+    forward = {
+        int(start): steps[start:end][steps[start:end] > 0]
         for start, end in zip(first, last, strict=True)
-        if end - start >= _FEW
     }
+    medians = {row: float(np.median(each)) for row, each in forward.items() if len(each) >= _FEW}
     other = [row for row, each in medians.items() if abs(each / step - 1.0) > JITTER]
     if other:
         raise Mistake(

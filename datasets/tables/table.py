@@ -61,7 +61,7 @@ class Table:
     def near(self, name: str) -> str:
         """What to say of a name that no column has: near ones, or all."""
         known = {bare(each): each for each in self.columns} | {each: each for each in self.columns}
-        close = difflib.get_close_matches(name, known, 3)
+        close = difflib.get_close_matches(name, known, 3, cutoff=0.5)
         if close:
             return f"did you mean {' or '.join(dict.fromkeys(known[each] for each in close))}?"
         return f"it has {listed(self.columns)}"

@@ -1,0 +1,78 @@
+"""Whether a column is in one unit throughout: values do not grow tenfold from one episode on."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from reverie.datasets.check.finding import Finding
+from reverie.datasets.check.rows import Rows
+
+LEAST = 8.0
+"""Factor in level and spread that is a change of unit, not of what the plant did."""
+_PARTS = 20  # stretches of whole episodes that are compared
+_FEW = 8  # fewer episodes are cut into as many parts
+_SIDE = 0.1  # share of the parts that must lie on each side
+
+
+def find_in_scales(rows: Rows) -> Iterator[Finding]:
+    """Columns of which each part before a row is many times larger or smaller than each later one.
+
+    It may be what the plant did where an environment is named, which has one unit, and within an
+    episode, in which a plant may have been switched on.
+    """
+    poisons = rows.spec.env_id is None and len(rows.starts) >= _FEW
+    starts = _parts(rows)
+    if len(starts) < _FEW:
+        return
+    low, high = np.asarray(rows.spec.action_low), np.asarray(rows.spec.action_high)
+    action = low + (rows.action + 1.0) / 2.0 * (high - low)
+    for labels, columns in (
+        (rows.spec.obs_labels, rows.obs),
+        (rows.spec.action_labels, action),
+    ):
+        for dim, label in enumerate(labels):
+            found = _change(columns[:, dim].astype(np.float64), starts)
+            if found is None:
+                continue
+            row, factor = found
+            size = f"{factor:.3g} times larger" if factor > 1 else f"{1 / factor:.3g} times smaller"
+            yield Finding(
+                poisons,
+                f"{label} is about {size} from row {row:,} on: did its unit change? Convert one of "
+                "the two parts, or leave it out",
+            )
+
+
+def _parts(rows: Rows) -> np.ndarray:
+    """First rows of stretches of about equal size, of whole episodes where there are enough."""
+    starts = rows.starts
+    if len(starts) < _FEW:
+        starts = np.arange(0, len(rows), max(1, len(rows) // _PARTS))
+    return starts[np.unique(np.linspace(0, len(starts) - 1, _PARTS).astype(int))]
+
+
+def _change(column: np.ndarray, starts: np.ndarray) -> tuple[int, float] | None:
+    """The row from which a column has another scale, and the factor; None for none."""
+    counts = np.diff(np.append(starts, len(column)))
+    level = np.add.reduceat(np.abs(column), starts) / counts
+    mean = np.add.reduceat(column, starts) / counts
+    square = np.add.reduceat((column - np.repeat(mean, counts)) ** 2, starts) / counts
+    sizes = np.stack([level, np.sqrt(square)])  # [2, parts]
+    if (sizes <= 0).any():
+        return None
+    sizes = np.log(sizes)
+    # Between parts k and k + 1: how far the lowest on one side is above the highest on the other.
+    highest, lowest = np.maximum.accumulate(sizes, 1), np.minimum.accumulate(sizes, 1)
+    later = sizes[:, ::-1]
+    highest_later = np.maximum.accumulate(later, 1)[:, ::-1]
+    lowest_later = np.minimum.accumulate(later, 1)[:, ::-1]
+    up = (lowest_later[:, 1:] - highest[:, :-1]).min(0)
+    down = (lowest[:, :-1] - highest_later[:, 1:]).min(0)
+    apart = np.maximum(up, down)
+    side = max(2, int(_SIDE * len(starts)))
+    apart[: side - 1], apart[len(apart) - side + 1 :] = -np.inf, -np.inf
+    split = int(np.argmax(apart))
+    if apart[split] < np.log(LEAST):
+        return None
+    ratio = np.exp(np.median(sizes[0, split + 1 :]) - np.median(sizes[0, : split + 1]))
+    return int(starts[split + 1]), float(ratio)
