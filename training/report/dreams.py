@@ -9,10 +9,10 @@ LARGEST = 4_000_000
 """Bytes of a picture that becomes part of the page."""
 _ABOUT = (
     "Dark is what was recorded. Blue is what the world model imagines where the recorded actions "
-    "are replayed: where it leaves the dark line, the model is wrong. Orange is what it imagines under the "
-    "trained policy, from the same starts: what the agent believes it will do. Lines are medians, "
-    "bands the middle 80 % of what the model holds possible; a cross is where an imagined episode "
-    "ends. One run of each method, its first seed."
+    "are replayed: where it leaves the dark line, the model is wrong. Orange is what it imagines "
+    "under the trained policy, from the same starts: what the agent believes it will do. Lines "
+    "are medians, bands the middle 80 % of what the model holds possible; a cross is where an "
+    "imagined episode ends. One run of each method, its first seed."
 )
 
 
