@@ -89,7 +89,7 @@ def record_imagined_videos(
     for seed in range(seeds):
         path = run.directory / f"imagined-seed{seed}.mp4"
 
-        def imagine(obs: np.ndarray, seed: int = seed) -> np.ndarray:
+        def imagine(obs: np.ndarray, seed: int = seed) -> tuple[np.ndarray, np.ndarray]:
             start = torch.from_numpy(obs).expand(seeds, 1, -1)
             return imagine_episodes(model, policy, start, settings.video_steps)[seed]
 
@@ -105,27 +105,29 @@ def record_imagined_videos(
 @torch.no_grad()
 def imagine_episodes(
     model: WorldModel, policy: Policy, start: torch.Tensor, steps: int
-) -> list[np.ndarray]:
-    """Observations `[T, D]` of every seed that follow `start [S, 1, D]` in the model.
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Observations `[T, D]` and rewards `[T]` of every seed that follow `start [S, 1, D]`.
 
     A seed's path ends where the model says that its episode does, or is not finite.
     """
     device = next(iter(model.state_dict().values())).device
     obs = start.to(device)
-    state, path, terminated = model.initial_state(obs), [], []
+    state, path, paid, terminated = model.initial_state(obs), [], [], []
     for _ in range(steps):
         step = model.step(obs, policy(obs.cpu()).to(device), 1, state)
         obs = step.next_obs[0]
         state = None if step.state is None else step.state[0]
         path.append(obs[:, 0].cpu())
+        paid.append(step.reward[0, :, 0].cpu())
         terminated.append(step.terminated[0, :, 0].cpu())
     whole, ends = torch.stack(path, 1), torch.stack(terminated, 1)  # [S, T, D], [S, T]
     seeds = []
-    for own, end in zip(whole, ends, strict=True):
+    for own, reward, end in zip(whole, torch.stack(paid, 1), ends, strict=True):
         finite = own.isfinite().all(1)
         broken = (~finite).nonzero()[:, 0].tolist()[:1]
         ended = [step + 1 for step in end.nonzero()[:, 0].tolist()[:1]]
-        seeds.append(own[: min([*broken, *ended, steps])].numpy())
+        length = min([*broken, *ended, steps])
+        seeds.append((own[:length].numpy(), reward[:length].numpy()))
     return seeds
 
 

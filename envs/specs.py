@@ -85,6 +85,16 @@ class Spec:
         """A name for every action, length A: `action 0` where the data give none."""
         return self.action_names or tuple(f"action {dim}" for dim in range(self.action_dim))
 
+    def told(self, action: np.ndarray) -> np.ndarray:
+        """Actions `[*, A]` in [-1, 1] as people are told them: in the units of their own names.
+
+        Actions without names stay as they are.
+        """
+        if not self.action_names:
+            return action
+        low, high = np.array([self.action_low, self.action_high], action.dtype)
+        return (low + high) / 2 + (high - low) / 2 * action
+
     def require_same_spaces(self, other: "Spec", ours: str, theirs: str) -> None:
         """Refuse two things whose flattened spaces differ, naming both."""
         if (self.obs_dim, self.action_dim) != (other.obs_dim, other.action_dim):

@@ -1,4 +1,7 @@
-"""Episodes as videos: one alone, or the true one beside what a world model imagines of it."""
+"""Episodes as videos: one alone, or the true one beside what a world model imagines of it.
+
+Below each picture stands which of the two it is, the step and the return so far.
+"""
 
 import io
 import os
@@ -14,6 +17,7 @@ import numpy as np
 import torch
 from gymnasium.error import Error as GymnasiumError
 from jaxtyping import Float
+from PIL import Image, ImageDraw, ImageFont
 
 from reverie.envs import extras
 from reverie.envs.evaluation import Policy
@@ -26,8 +30,10 @@ from reverie.temporary import replacing
 SUFFIXES = (".mp4", ".gif")
 SLOW = 30.0
 """Most steps a second in an imagined video, which in a fast task may end within half of one."""
-Imagine = Callable[[Float[np.ndarray, " D"]], Float[np.ndarray, "T D"]]
-"""From the first observation of an episode to those that a model expects to follow."""
+Imagine = Callable[
+    [Float[np.ndarray, " D"]], tuple[Float[np.ndarray, "T D"], Float[np.ndarray, " T"]]
+]
+"""From the first observation of an episode to those, and the rewards, that a model expects next."""
 
 
 def record(spec: Spec, policy: Policy, path: Path, seed: int) -> float:
@@ -72,9 +78,11 @@ def record_beside(
         show = _shower(spec, other)
         obs, _ = env.reset(seed=seed)
         other.reset(seed=seed)
-        imagined = imagine(np.asarray(obs, np.float32))[:steps]
-        true, right = _frame(spec, env), show(obs)
-        ended = False
+        imagined, rewards = (each[:steps] for each in imagine(np.asarray(obs, np.float32)))
+        expected = np.cumsum(rewards)
+        true = _captioned(_frame(spec, env), "truth", 0, 0.0)
+        right = _captioned(show(obs), "imagination", 0, 0.0)
+        total, ended = 0.0, False
         with _writer(temporary, min(float(env.metadata.get("render_fps", 30)), SLOW)) as write:
             write(np.concatenate([true, right], 1))
             for step in range(steps):
@@ -83,12 +91,15 @@ def record_beside(
                 if not ended:
                     with torch.no_grad():
                         action = policy(torch.tensor(obs).reshape(1, 1, -1))
-                    obs, _, terminated, truncated, _ = env.step(action.reshape(-1).cpu().numpy())
-                    true, ended = _frame(spec, env), terminated or truncated
-                    true = true // 2 if ended else true
+                    command = action.reshape(-1).cpu().numpy()
+                    obs, reward, terminated, truncated, _ = env.step(command)
+                    total, ended = total + float(reward), terminated or truncated
+                    true = _frame(spec, env)
+                    true = _captioned(true // 2 if ended else true, "truth", step + 1, total)
                 if step < len(imagined):
                     right = show(imagined[step])
                     right = right // 2 if step + 1 == len(imagined) < steps else right
+                    right = _captioned(right, "imagination", step + 1, float(expected[step]))
                 write(np.concatenate([true, right], 1))
 
 
@@ -158,16 +169,26 @@ def _shower(spec: Spec, env: gymnasium.Env) -> Callable[[np.ndarray], np.ndarray
 def _record(spec: Spec, env: gymnasium.Env, policy: Policy, seed: int, path: Path) -> float:
     obs, _ = env.reset(seed=seed)
     frame = _frame(spec, env)  # before the file, so that nothing is opened where this fails
-    total, ended = 0.0, False
+    total, step, ended = 0.0, 0, False
     with _writer(path, float(env.metadata.get("render_fps", 30))) as write:
-        write(frame)
+        write(_captioned(frame, "truth", 0, 0.0))
         while not ended:
             with torch.no_grad():
                 action = policy(torch.tensor(obs).reshape(1, 1, -1))
             obs, reward, terminated, truncated, _ = env.step(action.reshape(-1).cpu().numpy())
-            total, ended = total + float(reward), terminated or truncated
-            write(_frame(spec, env))
+            total, step, ended = total + float(reward), step + 1, terminated or truncated
+            write(_captioned(_frame(spec, env), "truth", step, total))
     return total
+
+
+def _captioned(frame: np.ndarray, what: str, step: int, total: float) -> np.ndarray:
+    """The frame above a line that says what it shows."""
+    size = max(8, frame.shape[1] // 26)  # of which the longest line fits
+    line = Image.new("RGB", (frame.shape[1], 2 * size))
+    text = f"{what}, step {step}, return so far {total:.5g}"
+    font = ImageFont.load_default(size)
+    ImageDraw.Draw(line).text((size // 2, size), text, fill="white", font=font, anchor="lm")
+    return np.concatenate([frame, np.asarray(line)])
 
 
 @contextmanager

@@ -21,11 +21,12 @@ from reverie.training.files import (
     save_tensors,
     write_atomically,
     write_json,
+    write_text,
 )
 from reverie.training.loop import Wrapper
 from reverie.training.progress import stage
-from reverie.world_models import diagnostics
-from reverie.world_models.base import FitProgress, Fitted, WorldModel
+from reverie.world_models import diagnostics, dreams
+from reverie.world_models.base import FitProgress, Fitted, Policy, WorldModel
 from reverie.world_models.morec import diagnostics as selection_diagnostics
 from reverie.world_models.sources import BranchedRollouts, RolloutSource
 
@@ -115,6 +116,24 @@ def _describe(
         measured = {**described, **diagnostics.measure(model, data)}
         write_json(directory / f"{group}.json", measured)
         diagnostics.plot(measured, picture)
+
+
+def draw_dreams(
+    model: WorldModel,
+    data: Dataset,
+    directory: Path,
+    *,
+    policy: Policy,
+    seeds: int,
+    title: str,
+) -> None:
+    """Write recorded beside imagined traces, as a picture and as the numbers behind it."""
+    traces = dreams.trace(model, data, policy=policy, seeds=seeds)
+    figure = dreams.plot(traces, title)
+    write_text(directory / "dreams.json", json.dumps(traces, allow_nan=False) + "\n")
+    write_atomically(
+        directory / "dreams.png", lambda file: figure.savefig(file, format="png", dpi=90)
+    )
 
 
 def measure_selection(

@@ -200,6 +200,7 @@ class Run:
                     raise RuntimeError("this run has been trained; make a new one to train again")
                 summary = self._train(directory, directory, console)
                 curves.plot_run(directory, summary)
+                self._draw_dreams(directory)
                 write_json(directory / SUMMARY, summary, with_digest=True)
         sha256 = summary.get("metrics_sha256")
         return Results(summary, read_series(directory / METRICS, sha256))
@@ -291,6 +292,25 @@ class Run:
         if directory is not None:
             with side_stream(self.seed, self.device):
                 fitting.measure_selection(self.parts, self.sources, self.data, directory)
+
+    def _draw_dreams(self, directory: Path) -> None:
+        """Draw what the world model expects of the trained policy, beside recorded episodes."""
+        part = self.parts.get("world_model")
+        if part is None or not isinstance(part.model, WorldModel):
+            return
+
+        def policy(obs: Tensor) -> Tensor:
+            return self.agent.act(obs, deterministic=True)
+
+        with side_stream(self.seed, self.device):
+            fitting.draw_dreams(
+                part.model,
+                self.data,
+                directory,
+                policy=policy,
+                seeds=self.agent.seeds,
+                title=f"{self.name} on {self.data.name}",
+            )
 
     def _evaluate(self, update: int, state: checkpoint.State, shown: Stage) -> None:
         """Score the policy in the true environment, and let the probes look at it."""

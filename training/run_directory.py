@@ -32,7 +32,8 @@ _EXPLAINED = (
 FILES = (
     *(CONFIG, SUMMARY, METRICS, FAILED, EXECUTION, "checkpoint.pt"),
     *(f"{group}.{end}" for group in FITTED for end in ("pt", "json", "png")),
-    *("selection.json", "selection.png", "curves.png", "values.png", "lipschitz.png"),
+    *("dreams.json", "dreams.png", "selection.json", "selection.png"),
+    *("curves.png", "values.png", "lipschitz.png"),
     *("evaluation.json", "planning.json", "off_policy_evaluation.json"),
     *(f"{name}-seed[0-9]*.mp4" for name in ("video", "planned", "imagined")),
     *("sparse_policy.json", "sparse_policy_[0-9]*.py", "sparse_policy_[0-9]*.c"),

@@ -126,6 +126,15 @@ class WorldModel(Fitted):
                 starts from `obs` alone.
         """
 
+    def sample(
+        self, obs: Tensor, action: Tensor, candidates: int = 1, state: Tensor | None = None
+    ) -> Step:
+        """`step`, of a model that knows how unsure it is spread accordingly.
+
+        For pictures of what the model holds possible, where rollouts want its best guess.
+        """
+        return self.step(obs, action, candidates, state)
+
     def require_refit(self) -> None:
         """Refuse a model that `refit` cannot serve, before anything is collected.
 

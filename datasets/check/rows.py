@@ -67,10 +67,7 @@ class Rows:
     @cached_property
     def commands(self) -> np.ndarray:
         """`[N, A]` actions in the units of their own names; where these are unknown, in [-1, 1]."""
-        if not self.spec.action_names:
-            return self.action
-        low, high = np.array([self.spec.action_low, self.spec.action_high])
-        return ((low + high) / 2 + (high - low) / 2 * self.action).astype(np.float32)
+        return self.spec.told(self.action)
 
     def name_obs(self, dims: Sequence[int]) -> list[str]:
         """Observations as a sentence lists them: by name, or by number where none is known."""

@@ -58,6 +58,8 @@ def test_what_commands_write_into_a_run_directory_is_ours(train, command, tmp_pa
         "checkpoint.pt",
         "world_model.pt",
         "world_model.png",
+        "dreams.png",
+        "dreams.json",
         "off_policy_evaluation.json",
     } <= set(names)
     assert MARKER in names and LOCK not in names

@@ -125,7 +125,8 @@ def test_a_run_killed_twice_resumes_to_the_same_bits(train, tmp_path):
     assert "resuming" in resumed.stdout
     a, b = run_dir_of(tmp_path / "whole"), run_dir_of(root)
     assert same(state_of(a), state_of(b))
-    assert (a / "metrics.csv").read_bytes() == (b / "metrics.csv").read_bytes()
+    for name in ("metrics.csv", "dreams.json"):
+        assert (a / name).read_bytes() == (b / name).read_bytes()
     results = [json.loads((x / "summary.json").read_text())["result"] for x in (a, b)]
     assert results[0] == results[1]
 

@@ -13,7 +13,7 @@ import torch
 from gymnasium import spaces
 
 from reverie.envs.make import make_env, spec_of
-from reverie.envs.video import _shower, record, record_beside
+from reverie.envs.video import _captioned, _shower, record, record_beside
 from reverie.mistake import Mistake
 
 
@@ -78,8 +78,8 @@ def test_a_video_shows_the_start_and_every_step(tmp_path, suffix, side):
     frames = frames_of(path)
     assert len(frames) == 6
     kept = side - side % 2 if suffix == ".mp4" else side
-    assert frames[0].shape[:2] == (kept, kept)
-    brightness = [float(frame[..., :3].mean()) for frame in frames]
+    assert frames[0].shape[1] == kept and frames[0].shape[0] - kept in (16, 17)  # the line below
+    brightness = [float(frame[:40, ..., :3].mean()) for frame in frames]
     np.testing.assert_allclose(brightness, [0, 40, 80, 120, 160, 200], atol=4)  # lossy codec
     assert list(tmp_path.iterdir()) == [path]
 
@@ -159,10 +159,13 @@ def test_truth_and_imagination_are_recorded_side_by_side(tmp_path):
     starts, truth = [], true_path(spec, 5)
 
     def videos(imagined):
-        record_beside(spec, half, lambda obs: starts.append(obs) or imagined, path, 0, steps=5)
+        paid = np.zeros(len(imagined))
+        imagine = lambda obs: starts.append(obs) or (imagined, paid)  # noqa: E731
+        record_beside(spec, half, imagine, path, 0, steps=5)
         assert list(tmp_path.iterdir()) == [path]
         frames = np.stack(frames_of(path)).astype(float)
-        assert frames.shape == (6, 500, 1000, 3)
+        assert frames.shape == (6, 538, 1000, 3)
+        frames = frames[:, :500]
         return np.abs(frames[..., :500, :] - frames[..., 500:, :]).mean((1, 2, 3)), frames
 
     exact, _ = videos(truth)
@@ -197,7 +200,8 @@ def test_imagination_of_a_fast_task_is_recorded_in_slow_motion(tmp_path, monkeyp
         "reverie.envs.video._frame", lambda spec, env: np.zeros((32, 32, 3), np.uint8)
     )
     path, spec = tmp_path / "hopper.mp4", spec_of("Hopper-v5", env_kwargs={}, physics="as-is")
-    record_beside(spec, lambda obs: torch.zeros(1, 1, 3), lambda obs: obs[None], path, 0, steps=3)
+    imagined = lambda obs: (obs[None], np.zeros(1))  # noqa: E731
+    record_beside(spec, lambda obs: torch.zeros(1, 1, 3), imagined, path, 0, steps=3)
     assert make_env(spec).metadata["render_fps"] == 125
     assert imageio.immeta(path, plugin="pyav")["fps"] == 30
 
@@ -206,3 +210,17 @@ def test_a_task_whose_observation_is_not_its_picture_is_refused(tmp_path):
     with pytest.raises(ValueError, match="observations of ReverieScreen-v0 cannot be drawn"):
         record_beside(spec_for("ReverieScreen-v0"), half, np.ones, tmp_path / "a.mp4", 0, steps=3)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("side", [64, 480])
+def test_a_line_below_says_what_a_picture_shows(side):
+    frame = np.full((side, side, 3), 200, np.uint8)
+    lines = [
+        _captioned(frame, *told)
+        for told in (("truth", 7, -1.5), ("imagination", 7, -1.5), ("truth", 8, -1.5))
+    ]
+    for captioned in lines:
+        assert (captioned[:side] == frame).all()
+        band = captioned[side:]
+        assert band.max() > 200 and (band[:, -1] == 0).all() == (side == 480)  # all of it fits
+    assert len({captioned.tobytes() for captioned in lines}) == 3

@@ -19,6 +19,7 @@ from reverie.mistake import Mistake
 from reverie.text import one_line
 from reverie.training.files import write_text
 from reverie.training.launch import mistakes
+from reverie.training.report.dreams import dreams
 from reverie.training.report.figures import Painter, unit_of
 from reverie.training.report.groups import (
     Group,
@@ -82,6 +83,7 @@ def report(paths: Sequence[Path], output: Path) -> list[Path]:
         *learning_curves(tasks, painter),
         *value_estimates(tasks, painter),
         *world_models(tasks, painter),
+        *dreams(groups),
         *selection(tasks, painter),
         wall_clock(groups),
         *settings(groups),

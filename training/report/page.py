@@ -65,10 +65,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """An SVG, and what it shows in words."""
+    """An SVG, or a picture of another kind, and what it shows in words."""
 
-    svg: bytes
+    image: bytes
     caption: str
+    kind: str = "svg+xml"
 
 
 @dataclass(frozen=True)
@@ -129,9 +130,9 @@ def _html(block: Text | Table | Picture | Video | Links) -> str:
         return f"<ul>{''.join(items)}</ul>"
     if isinstance(block, Picture):
         # As an image of its own: the identifiers inside two SVGs would collide in one page.
-        data = base64.b64encode(block.svg).decode()
+        data = base64.b64encode(block.image).decode()
         words = _escape(block.caption)
-        picture = f'<img alt="{words}" src="data:image/svg+xml;base64,{data}">'
+        picture = f'<img alt="{words}" src="data:image/{block.kind};base64,{data}">'
         return f'<div class="picture">{picture}<p>{words}</p></div>'
     if isinstance(block, Video):
         data = base64.b64encode(block.mp4).decode()

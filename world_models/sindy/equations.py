@@ -105,8 +105,17 @@ class SparseEquations(WorldModel):
 
         A row that leaves the box of the data, or is not finite, has a next observation of NaN.
         """
+        return self._step(obs, action, candidates, self.prediction)
+
+    def sample(
+        self, obs: Tensor, action: Tensor, candidates: int = 1, state: Tensor | None = None
+    ) -> Step:
+        """The outcome of a random member for each row and candidate."""
+        return self._step(obs, action, candidates, "member")
+
+    def _step(self, obs: Tensor, action: Tensor, candidates: int, prediction: str) -> Step:
         values, uncertainty = self._predict(obs, action)  # [S, 1 + E, B, D + 1]
-        if self.prediction == "median":
+        if prediction == "median":
             chosen = values[:, :1].expand(-1, candidates, -1, -1)
         else:
             lead = (values.shape[0], candidates, values.shape[2], 1)

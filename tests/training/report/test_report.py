@@ -250,10 +250,12 @@ def test_everything_a_run_may_hold_is_shown_and_the_page_needs_no_other_file(tmp
         with open(place / "metrics.csv", "a") as file:
             file.writelines(f"{u},0,start/return,{20.0 + seed}\n" for u in (10, 20, 30))
     (place / "imagined-seed0.mp4").write_bytes(b"a video")
+    (place / "dreams.png").write_bytes(b"dreams")
     html, markdown = report([tmp_path / "runs"], tmp_path / "out")
     page = Checked(html.read_text())
     assert page.open == []
     *pictures, video = page.sources
+    pictures.remove("data:image/png;base64," + base64.b64encode(b"dreams").decode())
     assert len(pictures) == 6 and all(s.startswith("data:image/svg") for s in pictures)
     assert video == "data:video/mp4;base64," + base64.b64encode(b"a video").decode()
     assert "imagined-seed0.mp4>)" in markdown.read_text()

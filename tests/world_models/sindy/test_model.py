@@ -100,6 +100,17 @@ def test_equations_speak_the_names_of_the_columns(pendulum, fitted, tmp_path):
     assert model.signature() != fitted.signature()  # what describes the fit names its columns
 
 
+def test_samples_are_those_of_random_members(pendulum, fitted):
+    obs, action = pendulum.transitions.obs[:1], pendulum.transitions.action[:1]
+    rows = (each.expand(2, 300, -1) for each in (obs, action))
+    found = fitted.sample(*rows).next_obs[0, 0]
+    values, _ = fitted._predict(obs.expand(2, -1, -1), action.expand(2, -1, -1))
+    members = {tuple(each) for each in values[0, 1:, 0, :-1].tolist()}
+    assert 1 < len({tuple(each) for each in found.tolist()}) <= len(members)
+    near = (found[:, None] - torch.tensor(sorted(members))).abs().amax(-1).amin(1)
+    assert near.max() < 1e-5
+
+
 def test_the_program_is_what_pysindy_predicts(pendulum):
     """The paper's settings: next states, affine library, no geometry on top."""
     paper = {"library": "affine", "degree": 2, "target": "next", "alpha": 5e-5}
