@@ -3,9 +3,11 @@
 The teacher acts in the true environment and labels the states it meets; the student is a sparse
 polynomial fitted to them, acts itself, and the teacher labels what the student met (DAgger). Both
 are then scored on the same starts, and the student is printed and written as JSON, Python and C.
+Without an environment the states are those of the records and of rollouts in the run's world model,
+and the scores are estimates.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -22,17 +24,23 @@ from torch import Tensor
 from reverie.agents.base import Agent
 from reverie.envs import extras
 from reverie.envs.evaluation import Evaluator
+from reverie.mistake import Mistake
 from reverie.ranges import Count, NonNegative, Positive, Seed, Whole
 from reverie.settings import require_declared
 from reverie.training.distil.sparse_policy import SparsePolicy, fit_sparse_policy
+from reverie.training.distil.without_environment import InModel, InRecords, Place, Policy
 from reverie.training.files import write_json, write_text
 from reverie.training.launch import mistakes
+from reverie.training.launch.compose import judge_by
 from reverie.training.launch.options import CONF
-from reverie.training.launch.restore import load_run
+from reverie.training.launch.restore import SavedRun, load_run
+from reverie.training.ope.table import print_verdict
+from reverie.training.ope.verdict import RANGES
 from reverie.training.run_directory import unless_read_only
+from reverie.training.seeding import side_stream
+from reverie.world_models.base import WorldModel
 from reverie.world_models.sindy.dictionary import circles, legend
 
-Policy = Callable[[Tensor], Tensor]
 SETTINGS = {
     "seed": Seed,
     "degrees": Sequence[Count],
@@ -47,44 +55,41 @@ SETTINGS = {
     "copies": Whole,
     "noise": NonNegative,
     "evaluation_episodes": Count,
+    "verdict.starts": Count,
+    **{f"verdict.{name}": kind for name, kind in RANGES.items()},
 }
 """What the numbers of conf/distil.yaml may be."""
 
 
 def distil(settings: DictConfig) -> float:
-    """Distil the last checkpoint of a run; returns the mean return of the sparse policies."""
+    """Distil the last checkpoint of a run; returns the mean score of the sparse policies.
+
+    That is their return in the environment, or where nobody knows one their value by the data.
+    """
     extras.require("pysindy", "sindy", "distil")  # before anybody acts
-    require_declared(OmegaConf.to_container(settings), SETTINGS)
+    plain: Any = OmegaConf.to_container(settings, resolve=True)
+    require_declared(plain, SETTINGS)
     console = Console(markup=False, emoji=False)
     run_dir = Path(settings.run).expanduser()
     run = load_run(run_dir, settings.device, settings.seed, settings.allow)
-    run.require_environment()
-    agent, teacher = run.agent, run.policy
-    sizes: dict[str, Any] = {"spec": run.spec, "seeds": agent.seeds}
-    with closing(Evaluator(**sizes, episodes=settings.episodes)) as evaluator:
-        student, chosen = teach(teacher, evaluator, settings)
-    with closing(Evaluator(**sizes, episodes=settings.evaluation_episodes)) as evaluator:
-        seed = settings.seed + (settings.rounds + 2) * settings.episodes
-        returns = {
-            name: evaluator.episode_returns(policy, seed)[0].mean(1).tolist()
-            for name, policy in (("teacher", teacher), ("student", student.act))
-        }
-
+    known = run.spec.env_id is not None
+    student, chosen, scores = (_in_environment if known else _by_records)(run, settings, console)
+    weights = actor_parameters(run.agent) // run.agent.seeds
     columns = legend(run.spec)
-    weights = actor_parameters(agent) // agent.seeds
     result = {
         "equations": student.equations(),
         "terms": student.terms(),
         **({"columns_of_equations": columns} if columns else {}),
         "chosen": chosen,
-        "returns": returns,
+        **scores,
         "actor_parameters": weights,
         "environment": run.spec.env_id,
     }
-    for replica in range(agent.seeds):
+    kind, table = ("return", scores["returns"]) if known else ("value", scores["values"])
+    for replica in range(run.agent.seeds):
         console.print(
-            f"seed {replica}: return {returns['student'][replica]:.1f} of "
-            f"{chosen[replica]['terms']} terms, {returns['teacher'][replica]:.1f} of its teacher's "
+            f"seed {replica}: {kind} {table['student'][replica]:.4g} of "
+            f"{chosen[replica]['terms']} terms, {table['teacher'][replica]:.4g} of its teacher's "
             f"{weights:,} parameters",
             highlight=False,
         )
@@ -92,23 +97,119 @@ def distil(settings: DictConfig) -> float:
             console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
     with unless_read_only(lambda line: console.print(line, highlight=False, soft_wrap=True)):
         write_json(run_dir / "sparse_policy.json", result)
-        for replica in range(agent.seeds):
+        for replica in range(run.agent.seeds):
             write_text(run_dir / f"sparse_policy_{replica}.py", student.python(replica))
             write_text(run_dir / f"sparse_policy_{replica}.c", student.c(replica))
         console.print(f"written: {run_dir}/sparse_policy*", highlight=False, soft_wrap=True)
-    return float(np.mean(returns["student"]))
+    return float(np.mean(table["student"]))
+
+
+Distilled = tuple[SparsePolicy, list[dict[str, Any]], dict[str, Any]]
+"""The students, what was chosen for each, and scores of them and their teachers by name."""
+
+
+def _in_environment(run: SavedRun, settings: DictConfig, console: Console) -> Distilled:
+    """Teach and score in the true environment."""
+    sizes: dict[str, Any] = {"spec": run.spec, "seeds": run.agent.seeds}
+    with closing(Evaluator(**sizes, episodes=settings.episodes)) as evaluator:
+        student, chosen = teach(run.policy, evaluator, settings)
+    with closing(Evaluator(**sizes, episodes=settings.evaluation_episodes)) as evaluator:
+        seed = settings.seed + (settings.rounds + 2) * settings.episodes
+        returns = {
+            name: evaluator.episode_returns(policy, seed)[0].mean(1).tolist()
+            for name, policy in (("teacher", run.policy), ("student", student.act))
+        }
+    return student, chosen, {"returns": returns}
+
+
+def _by_records(run: SavedRun, settings: DictConfig, console: Console) -> Distilled:
+    """Teach by recorded states and by those met in the world model; score by data and model.
+
+    Raises:
+        Mistake: the dataset cannot be read again.
+    """
+    plain: Any = OmegaConf.to_container(settings.verdict, resolve=True)
+    judge, seeds, discount = judge_by(plain), run.agent.seeds, run.agent.discount
+    judge.learner(run.spec, run.policy, seeds, discount)  # is refused, if at all
+    data, model = run.load_dataset(), run.load_part("world_model")
+    records = InRecords(data, seeds=seeds, rows=settings.rows)
+    if not isinstance(model, WorldModel):
+        model = None
+    if not judge.updates and (model is None or not judge.rollouts):
+        raise Mistake(
+            "no environment is known, and nothing is left to score by: verdict.fqe.updates=0, and "
+            "there is no world model or verdict.model.rollouts=0; raise verdict.fqe.updates"
+        )
+    told = "states from the records alone, scored by fitted Q evaluation"
+    if model is not None:
+        told = (
+            "states from the records and the world model, scored by fitted Q evaluation and by "
+            "rollouts of that model"
+        )
+    console.print(f"no environment is known: {told}", highlight=False, soft_wrap=True)
+    if model is None:
+        student, chosen = teach(run.policy, records, OmegaConf.create({**settings, "rounds": 0}))
+    else:
+        place = InModel(
+            model,
+            data,
+            seeds=seeds,
+            episodes=settings.episodes,
+            box=judge.box,
+            device=run.device,
+        )
+        known = records.states(settings.seed).double().numpy()
+        student, chosen = teach(run.policy, place, settings, known)
+    found = {}
+
+    def teacher(obs: Tensor) -> Tensor:
+        return run.agent.act(obs, deterministic=True)
+
+    for name, policy in (("teacher", teacher), ("student", student.act)):
+        with side_stream(settings.seed, run.device):
+            found[name] = judge.judge(
+                policy,
+                data,
+                model,
+                seeds=seeds,
+                discount=discount,
+                seed=settings.seed,
+                device=run.device,
+                console=console,
+            )
+        console.print(f"the {name}:", highlight=False)
+        print_verdict(found[name], console)
+    values = {name: score_of(verdict) for name, verdict in found.items()}
+    return student, chosen, {"values": values, "verdict": found}
+
+
+def score_of(verdict: Mapping[str, Any]) -> list[float]:
+    """The value of every seed by fitted Q evaluation, else by the model; NaN for neither."""
+    fitted, model = verdict["fqe"], verdict["model"]
+    if fitted is not None and not fitted["diverged"]:
+        return [estimate for estimate, _, _ in fitted["value"]]
+    if model is not None:
+        return [estimate for estimate, _, _ in model["value"]]
+    return [float("nan")] * verdict["seeds"]
 
 
 def teach(
-    teacher: Policy, evaluator: Evaluator, settings: DictConfig
+    teacher: Policy,
+    evaluator: Place,
+    settings: DictConfig,
+    known: Float[np.ndarray, "N D"] | None = None,
 ) -> tuple[SparsePolicy, list[dict[str, Any]]]:
     """Each seed's best student of all rounds, and what was chosen for it.
 
     The best one has the highest return on `episodes` starts that no round has seen.
+
+    Args:
+        known: states that count beside those that are met.
     """
     # One generator per seed: how far a teacher gets is no matter of another seed's noise.
     draws = [np.random.default_rng([settings.seed, seed]) for seed in range(evaluator.seeds)]
-    met: list[np.ndarray] = [np.empty((0, evaluator.spec.obs_dim))] * evaluator.seeds
+    none = np.empty((0, evaluator.spec.obs_dim))
+    met: list[np.ndarray] = [none if known is None else known] * evaluator.seeds
     acting, students = teacher, []
     for turn in range(settings.rounds + 1):
         new = visit_states(acting, evaluator, settings.seed + turn * settings.episodes)
@@ -160,8 +261,8 @@ def best_of(
     )
 
 
-def visit_states(policy: Policy, evaluator: Evaluator, seed: int) -> list[np.ndarray]:
-    """States `[N, D]` that a policy meets in the true environment, for every seed."""
+def visit_states(policy: Policy, evaluator: Place, seed: int) -> list[np.ndarray]:
+    """States `[N, D]` that a policy meets where it acts, for every seed."""
     seen: list[Tensor] = []
 
     def watched(obs: Tensor) -> Tensor:

@@ -8,21 +8,12 @@ from omegaconf import DictConfig
 
 from reverie.agents.base import Agent
 from reverie.mistake import Mistake
-from reverie.ranges import (
-    Count,
-    Inside,
-    Positive,
-    Range,
-    Seed,
-    Share,
-    UnitInterval,
-    Whole,
-    Widths,
-)
+from reverie.ranges import Count, Positive, Range, Seed, Share, UnitInterval, Whole
 from reverie.settings import require_declared
 from reverie.training.compilation import pick_device, should_compile
 from reverie.training.launch import mistakes
 from reverie.training.launch.compose import arguments, is_chosen, real_rows
+from reverie.training.ope.verdict import RANGES
 from reverie.training.population import population
 from reverie.world_models.diffusion.parts import require_parts_suit
 
@@ -40,19 +31,8 @@ SETTINGS = {
     "value_gap.starts": Whole,
     "value_gap.factor": Annotated[float, Range(above=1)],
     "verdict.starts": Whole,
-    "verdict.discount": Inside,
-    "verdict.horizon": Count | None,
-    "verdict.far": UnitInterval,
-    "verdict.fqe.updates": Whole,
     "verdict.fqe.share": Share,
-    "verdict.fqe.converged": Positive,
-    "verdict.fqe.batch_size": Count,
-    "verdict.fqe.replicas": Count,
-    "verdict.fqe.hidden": Widths,
-    "verdict.fqe.learning_rate": Positive,
-    "verdict.fqe.tau": Share,
-    "verdict.model.rollouts": Whole,
-    "verdict.model.box": Positive | None,
+    **{f"verdict.{name}": kind for name, kind in RANGES.items()},
     "lipschitz.states": Whole,
     "lipschitz.radius": Positive,
     "lipschitz.steps": Count,

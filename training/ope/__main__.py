@@ -18,16 +18,7 @@ from rich.table import Table
 from reverie.datasets.cache import cache_at, cache_root
 from reverie.datasets.dataset import Dataset
 from reverie.mistake import Mistake
-from reverie.ranges import (
-    Count,
-    Inside,
-    Positive,
-    Seed,
-    Share,
-    UnitInterval,
-    Whole,
-    Widths,
-)
+from reverie.ranges import Count, Inside, Seed
 from reverie.settings import require_declared
 from reverie.training import fitting
 from reverie.training.files import write_json
@@ -37,28 +28,18 @@ from reverie.training.launch.options import CONF
 from reverie.training.launch.restore import SavedRun, load_run
 from reverie.training.ope import estimates as value_estimates
 from reverie.training.ope.table import print_verdict
+from reverie.training.ope.verdict import RANGES
 from reverie.training.ope.verdict import plain as plain_interval
 from reverie.training.results.summary import versions
 from reverie.training.run_directory import unless_read_only
 from reverie.training.seeding import side_stream
 from reverie.world_models.base import WorldModel
 
-SETTINGS = {
+SETTINGS = RANGES | {
     "seed": Seed,
     "starts": Count,
     "episodes": Count,
     "discount": Inside | None,
-    "horizon": Count | None,
-    "far": UnitInterval,
-    "fqe.updates": Whole,
-    "fqe.converged": Positive,
-    "fqe.batch_size": Count,
-    "fqe.replicas": Count,
-    "fqe.hidden": Widths,
-    "fqe.learning_rate": Positive,
-    "fqe.tau": Share,
-    "model.rollouts": Whole,
-    "model.box": Positive | None,
     "threads": Literal["auto"] | Count,
 }
 """What the numbers of conf/ope.yaml may be that no class takes."""

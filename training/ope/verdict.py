@@ -19,6 +19,7 @@ from reverie.agents.fitted_q_evaluation import FittedQEvaluation
 from reverie.agents.losses import sum_bounds
 from reverie.datasets.dataset import Dataset
 from reverie.envs.specs import Spec
+from reverie.ranges import Count, Inside, Positive, Share, UnitInterval, Whole, Widths
 from reverie.training.ope.conclusions import conclude
 from reverie.training.ope.estimates import Fitted, Rollouts, box_of, fit_values, interval
 from reverie.training.ope.estimates import model_rollouts as roll_out
@@ -26,6 +27,22 @@ from reverie.training.ope.recorded import Recorded, horizon_of, recorded_values,
 from reverie.training.ope.support import action_distance
 from reverie.training.results.statistics import Interval
 from reverie.world_models.base import Policy, WorldModel
+
+RANGES: dict[str, Any] = {
+    "discount": Inside,
+    "horizon": Count | None,
+    "far": UnitInterval,
+    "fqe.updates": Whole,
+    "fqe.converged": Positive,
+    "fqe.batch_size": Count,
+    "fqe.replicas": Count,
+    "fqe.hidden": Widths,
+    "fqe.learning_rate": Positive,
+    "fqe.tau": Share,
+    "model.rollouts": Whole,
+    "model.box": Positive | None,
+}
+"""What the numbers of a command's settings of a verdict may be; `starts` differs between them."""
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,36 @@ def test_a_run_without_a_model_gets_one_or_does_without(run_dir, capsys):
     assert "nothing is left to estimate with" in refused(run_dir, "fqe.updates=0")
 
 
+def test_the_horizon_is_an_option_and_the_recorded_value_stands_beside(run_dir, capsys):
+    whole, short = ope(run_dir), ope(run_dir, "horizon=5")
+    assert whole["verdict"]["horizon"] == 200 and short["verdict"]["horizon"] == 5
+    assert short["estimates"]["model/value"] == whole["estimates"]["model/value"]
+    returns = [found["estimates"]["model/return"][0][0] for found in (whole, short)]
+    assert returns[0] < returns[1] < 0
+    recorded = short["verdict"]["recorded"]
+    assert -16.3 * 5 < recorded["return"][0] < 0 and len(recorded["value"]) == 3
+    printed = capsys.readouterr().out
+    assert "recorded behaviour" in printed and "verdict: " in printed
+    tables = [
+        line for line in printed.splitlines() if not line.startswith(("verdict:", "written:"))
+    ]
+    assert all(len(line) <= 80 for line in tables)
+
+
+def test_a_policy_without_a_discount_is_refused_before_anything_is_read(
+    run_dir, monkeypatch, capsys
+):
+    def touched(*_, **__):
+        raise AssertionError("something expensive was begun")
+
+    monkeypatch.setattr("reverie.agents.sac.SAC.discount", 1.0, raising=False)
+    spoil(run_dir, agent__discount=1.0)
+    monkeypatch.setattr("reverie.training.launch.restore.load_dataset", touched)
+    monkeypatch.setattr("reverie.training.fitting.fit", touched)
+    message = refused(run_dir, "discount=null", "world_model=ensemble")
+    assert "has no discount below 1" in message and "give one, such as discount=0.99" in message
+
+
 def test_the_task_is_not_stepped_unless_asked(run_dir, monkeypatch):
     from gymnasium.envs.classic_control.pendulum import PendulumEnv
 
@@ -121,6 +151,7 @@ def test_the_task_is_not_stepped_unless_asked(run_dir, monkeypatch):
 def test_mistakes_end_in_one_line(run_dir, tmp_path):
     assert "give the directory of a run" in refused(tmp_path / "nothing")
     assert "discount=1.0 must lie in (0, 1)" in refused(run_dir, "discount=1.0")
+    assert "horizon=0 must be a whole number" in refused(run_dir, "horizon=0")
     assert "fqe.replicas=0 must be a whole number" in refused(run_dir, "fqe.replicas=0")
     assert "activation='none' is unknown" in refused(run_dir, "fqe.activation=none")
     other = refused(run_dir, "world_model=ensemble", f"world_model.path={tmp_path / 'no.pt'}")
