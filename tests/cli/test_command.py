@@ -15,7 +15,7 @@ CHECKOUT = Path(__file__).parent.parent.parent
 DRIVER = "tests/cli/loaded_twice.py"
 OPTIONAL = (
     *("minari", "wandb", "tensorboard", "pysindy", "scipy", "threadpoolctl", "imageio", "av"),
-    *("pygame", "gymnasium_robotics", "optuna", "submitit", "ray"),
+    *("pygame", "gymnasium_robotics", "optuna", "submitit", "ray", "onnx", "onnxruntime"),
 )
 """What the default job does without."""
 FQE = ("discount=0.9", "fqe.updates=20", "fqe.batch_size=8")
@@ -65,6 +65,7 @@ def test_the_default_job_needs_no_extra(call, environment, train, tmp_path):
         (["train", "dataset=random", "dataset.env_id=AdroitHandPen-v1"], "robotics"),
         (["collect", "env_id=Pendulum-v1"], "minari"),
         (["distil", "run=nowhere"], "sindy"),
+        (["export", "run=nowhere", "format=onnx"], "export"),
         (["evaluate", "run=nowhere", "video=true"], "video"),
         (["tune", "study", "updates=interval(1,2)"], "tune"),
     ],
@@ -117,7 +118,7 @@ def test_no_command_and_a_wrong_one_say_what_there_is(monkeypatch, capsys):
     ("line", "expected"),
     [
         ("reverie ", set(console.COMMANDS)),
-        ("reverie e", {"evaluate"}),
+        ("reverie e", {"evaluate", "export"}),
         ("reverie train algorithm=mop", {"algorithm=mopo"}),
         ("reverie ope fqe.upda", {"fqe.updates="}),
         ("reverie report ru", set()),

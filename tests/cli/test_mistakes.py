@@ -265,8 +265,8 @@ def test_a_run_of_an_earlier_version_is_refused_with_a_remedy(call, train, finis
         assert (status, error.count("\n"), twice) == (1, 1, {}), error
         return error
 
-    for name in ("evaluate", "ope", "distil"):
-        assert "another version of Reverie (format 1" in refused(name, f"run={finished}")
+    for name, *more in (("evaluate",), ("ope",), ("distil",), ("export", "format=c")):
+        assert "another version of Reverie (format 1" in refused(name, f"run={finished}", *more)
     written = refused("report", str(finished), "--output", str(tmp_path / "report"))
     assert "was written by another version of Reverie" in written
     assert "_target_=" in refused(*here)

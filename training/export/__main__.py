@@ -12,12 +12,11 @@ from typing import Annotated, Any
 
 import hydra
 import numpy as np
-import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from reverie.agents.layers import Layer
+from reverie.agents.layers import Layer, Standardise
 from reverie.datasets.dataset import Dataset
 from reverie.envs import extras
 from reverie.mistake import Mistake
@@ -36,17 +35,19 @@ from reverie.training.export import (
 )
 from reverie.training.export.controller import (
     TOLERANCE,
+    Act,
     Controller,
     Measured,
     box_of,
+    controller_of,
     self_test_observations,
-    steps_of,
 )
 from reverie.training.export.folder import MANIFEST, replaced, require_replaceable
+from reverie.training.export.subject import choose_seed, findings, recorded_ranges
 from reverie.training.launch import mistakes
 from reverie.training.launch.options import CONF
 from reverie.training.launch.restore import SavedRun, load_run
-from reverie.training.run_directory import CONFIG
+from reverie.training.run_directory import CONFIG, SUMMARY
 
 SETTINGS = {"seed": Whole | None, "tests": Annotated[int, Range(16)], "decisions": Count}
 """What the numbers of conf/export.yaml may be."""
@@ -80,27 +81,11 @@ class Job:
     tests: int
     decisions: int
 
-    def controller(self, layers: Sequence[Layer], act: Any) -> Controller:
-        """A policy in plant units with what it does at observations of the self-test.
-
-        Args:
-            layers: none where it is made of something else.
-            act: its actions `[N, A]` in [-1, 1] for `[N, D]`.
-        """
-        spec = self.run.spec
+    def controller(self, layers: Sequence[Layer], act: Act) -> Controller:
+        """A policy, see `controller_of`, with the observations that all are compared at."""
         recorded = None if self.data is None else self.data.transitions.obs
-        obs = self.observations(recorded, layers)
-        box = box_of(spec)
-        with torch.no_grad():
-            actions = box(act(obs).cpu().numpy())
-        steps = steps_of([*layers, box]) if layers else []
-        return Controller(spec, steps, obs.numpy(), actions)
-
-    def observations(
-        self, recorded: torch.Tensor | None, layers: Sequence[Layer] = ()
-    ) -> torch.Tensor:
-        """`[tests, D]`."""
-        return self_test_observations(self.run.spec, self.tests, recorded, layers).float()
+        obs = self_test_observations(self.run.spec, self.tests, recorded, layers)
+        return controller_of(self.run.spec, layers, obs, act)
 
 
 def export(settings: DictConfig) -> dict[str, Measured]:
@@ -120,11 +105,25 @@ def export(settings: DictConfig) -> dict[str, Measured]:
     run = load_run(run_dir, "cpu", allow=settings.allow)
     if run.update == 0:
         raise Mistake(f"{run_dir} has not been trained yet; run its training command to the end")
-    seed, why = choose_seed(run, settings.seed)
+    summary = summary_of(run)
+    seed, why = choose_seed(run.agent.seeds, settings.seed, summary)
     say(f"seed {seed} of {run.agent.seeds}: {why}")
-    job = Job(
-        run, seed, read_data(run, say), facts_of(run, seed, why), settings.tests, settings.decisions
-    )
+    facts = {
+        "run": {
+            "directory": str(run.directory),
+            "name": str(run.config.get("name")),
+            "agent": type(run.agent).__name__,
+            "update": run.update,
+            "seed": seed,
+            "chosen": why,
+        },
+        "data": {
+            "name": summary.get("dataset", {}).get("name"),
+            "fingerprint": run.facts.fingerprint,
+        },
+        **findings(summary),
+    }
+    job = Job(run, seed, read_data(run, say), facts, settings.tests, settings.decisions)
     write = write_policy if settings.what == "policy" else write_world_model
     found = {name: write(job, name, folder) for name, folder in folders.items()}
     console.print(table(found, folders))
@@ -170,29 +169,9 @@ def require_trained(run_dir: Path) -> None:
         )
 
 
-def choose_seed(run: SavedRun, wanted: int | None) -> tuple[int, str]:
-    """Which seed's policy, and why.
-
-    Raises:
-        Mistake: the run has no such seed.
-    """
-    seeds = run.agent.seeds
-    if wanted is not None:
-        if wanted >= seeds:
-            raise Mistake(f"seed={wanted} is not there; {run.directory} has seeds 0 to {seeds - 1}")
-        return wanted, "as you chose"
-    if seeds == 1:
-        return 0, "the only one"
-    try:
-        result = run.summary["result"]
-    except Mistake:
-        return 0, "the first, for the run is not finished and nothing says which is best"
-    for key, words in (("score", "score"), ("return", "return")):
-        values = result.get(f"{key}_last10_per_seed")
-        if values and len(values) == seeds and not all(each is None for each in values):
-            best = max(range(seeds), key=lambda i: -np.inf if values[i] is None else values[i])
-            return best, f"the best {words}, {values[best]:.4g} over the last ten evaluations"
-    return 0, "the first, for the summary holds no scores; seed=... takes another"
+def summary_of(run: SavedRun) -> dict[str, Any]:
+    """What the run says of itself; empty where it is not finished."""
+    return run.summary if (run.directory / SUMMARY).is_file() else {}
 
 
 def read_data(run: SavedRun, say: Any) -> Dataset | None:
@@ -202,31 +181,6 @@ def read_data(run: SavedRun, say: Any) -> Dataset | None:
     except Mistake as error:
         say(f"no recorded ranges: {error}")
         return None
-
-
-def facts_of(run: SavedRun, seed: int, why: str) -> dict[str, Any]:
-    """Of what a file was made: the run, its data and how well it does."""
-    try:
-        summary = run.summary
-    except Mistake:  # it is not finished
-        summary = {}
-    return {
-        "run": {
-            "directory": str(run.directory),
-            "name": str(run.config.get("name")),
-            "agent": type(run.agent).__name__,
-            "update": run.update,
-            "seed": seed,
-            "chosen": why,
-        },
-        "data": {
-            "name": summary.get("dataset", {}).get("name"),
-            "fingerprint": run.facts.fingerprint,
-        },
-        "scores": summary.get("result"),
-        "verdict": summary.get("verdict"),
-        "alarms": summary.get("alarms"),
-    }
 
 
 def write_policy(job: Job, name: str, folder: Path) -> Measured:
@@ -279,7 +233,7 @@ def write_world_model(job: Job, name: str, folder: Path) -> Measured:
         each.flatten()[: spec.obs_dim].cpu()
         for each in (model.gaussians.input_mean, model.gaussians.input_std)
     )
-    obs = job.observations(recorded, [world_model.Standardise(mean, std)]).numpy()
+    obs = self_test_observations(spec, job.tests, recorded, [Standardise(mean, std)]).numpy()
     random = np.random.default_rng(0)
     unit = random.uniform(-1, 1, (len(obs), spec.action_dim)).astype(np.float32)
     inputs = {"obs": obs, "action": box_of(spec)(unit)}
@@ -300,14 +254,6 @@ def write_world_model(job: Job, name: str, folder: Path) -> Measured:
             facts=job.facts,
         )
     return measured
-
-
-def recorded_ranges(data: Dataset | None) -> list[list[float]] | None:
-    """Lowest and highest recorded value of every observation."""
-    if data is None:
-        return None
-    obs = data.transitions.obs
-    return torch.stack([obs.amin(0), obs.amax(0)], 1).tolist()
 
 
 def require_agreement(measured: Measured, name: str) -> None:

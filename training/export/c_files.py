@@ -15,7 +15,7 @@ from reverie.mistake import Mistake, writing
 from reverie.training.export.columns import in_comment
 from reverie.training.export.controller import TOLERANCE, Controller, Measured, Step
 
-FLAGS = ("-std=c99", "-O2", "-Wall", "-Wextra", "-Werror", "-pedantic")
+FLAGS = ("-std=c99", "-O3", "-Wall", "-Wextra", "-Werror", "-pedantic")
 _COMPILERS = ("cc", "gcc", "clang")
 _SECONDS = 300
 """Longest time that a compiler or the test may take."""

@@ -19,7 +19,8 @@ TOLERANCE = 1e-5
 _BEYOND = 0.5
 """How far out of the recorded range a self-test goes, in widths of the range."""
 Arrays = dict[str, np.ndarray]
-Measure = Callable[[np.ndarray], np.ndarray]
+Act = Callable[[Tensor], Tensor]
+"""Actions `[N, A]` in [-1, 1] for observations `[N, D]`."""
 
 
 @dataclass(frozen=True)
@@ -163,13 +164,30 @@ def self_test_observations(
     return torch.cat([recorded[rows], corners, around])
 
 
+def controller_of(
+    spec: Spec, layers: Sequence[Layer], obs: Float[Tensor, "N D"], act: Act
+) -> Controller:
+    """A policy in plant units, with what it does at some observations.
+
+    Args:
+        layers: of the policy in [-1, 1]; none where it is made of something else.
+    """
+    box = box_of(spec)
+    with torch.no_grad():
+        actions = box(act(obs).cpu().numpy())
+    steps = steps_of([*layers, box]) if layers else []
+    return Controller(spec, steps, obs.numpy(), actions)
+
+
 def microseconds(decide: Callable[[], object], decisions: int) -> float:
     """Shortest mean time of a call, of three runs after a warm-up."""
     repeat(decide, number=min(decisions, 50), repeat=1)
     return min(repeat(decide, number=decisions, repeat=3)) / decisions * 1e6
 
 
-def measured(act: Measure, controller: Controller, decisions: int) -> Measured:
+def measured(
+    act: Callable[[np.ndarray], np.ndarray], controller: Controller, decisions: int
+) -> Measured:
     """Ask something that takes and gives float32 rows."""
     one = controller.observations[:1]
     return Measured(

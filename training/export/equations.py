@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
 from reverie.training.distil.sparse_policy import SparsePolicy
 from reverie.training.export.columns import in_comment, in_latex
-from reverie.training.export.controller import Controller, Measured, measured
+from reverie.training.export.controller import Act, Controller, Measured, measured
 from reverie.training.export.numpy_files import load
 from reverie.training.files import write_text
 from reverie.training.stored import damaged, read_record
@@ -76,7 +75,7 @@ def _exponents(name: str, obs_dim: int) -> tuple[int, ...]:
     return tuple(powers)
 
 
-def act(policy: SparsePolicy, seed: int) -> Callable[[torch.Tensor], torch.Tensor]:
+def act(policy: SparsePolicy, seed: int) -> Act:
     """One seed's actions `[N, A]` in [-1, 1] for `obs [N, D]`."""
     own = SparsePolicy(policy.spec, policy.powers, policy.coefficients[seed : seed + 1])
     return lambda obs: own.act(obs.double().unsqueeze(0))[0]

@@ -1,7 +1,7 @@
 """`format=torchscript`: one file that torch and libtorch load without any of our code."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,36 +27,47 @@ _LAYERS = {
 def export(controller: Controller, folder: Path, decisions: int) -> Measured:
     """Write policy.pt, load it as anybody would, and ask it."""
     with _quietly():
-        program = _Program(controller)
-        write_atomically(folder / FILE, lambda file: torch.jit.save(program, file))
-        loaded = torch.jit.load(folder / FILE)
+        made = program(controller)
+        write_atomically(folder / FILE, lambda file: torch.jit.save(made, file))
+    return measured(load(folder / FILE), controller, decisions)
+
+
+def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """A file as a function of rows."""
+    with _quietly():
+        loaded = torch.jit.load(path)
 
     def act(obs: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             return loaded(torch.from_numpy(obs)).numpy()
 
-    with _quietly():
-        return measured(act, controller, decisions)
+    return act
 
 
-class _Program(torch.jit.ScriptModule):
+def program(controller: Controller) -> torch.jit.ScriptModule:
     """Steps as a program of their own: a trace would carry the paths of this machine.
 
     Rows of any leading shape.
     """
 
-    def __init__(self, controller: Controller) -> None:
-        super().__init__()
-        lines = []
-        for number, step in enumerate(controller.steps):
-            prefix = f"{step.kind}{number}"
-            for name, value in step.arrays.items():
-                self.register_buffer(f"{prefix}_{name}", torch.from_numpy(np.array(value)))
-            lines.append(f"    x = {_expression(step, prefix)}")
-        body = "\n".join(lines)
-        self.define(
-            f"def forward(self, x):\n    # type: (Tensor) -> Tensor\n{body}\n    return x\n"
-        )
+    arrays: dict[str, torch.Tensor] = {}
+    lines = ["def forward(self, x):", "    # type: (Tensor) -> Tensor"]
+    for number, step in enumerate(controller.steps):
+        prefix = f"{step.kind}{number}"
+        for name, value in step.arrays.items():
+            arrays[f"{prefix}_{name}"] = torch.from_numpy(np.array(value))
+        lines.append(f"    x = {_expression(step, prefix)}")
+    lines += ["    return x", ""]
+
+    # A class of its own: programs of one class whose weights are called alike share their code.
+    class Policy(torch.jit.ScriptModule):
+        def __init__(self) -> None:
+            super().__init__()
+            for name, value in arrays.items():
+                self.register_buffer(name, value)
+            self.define("\n".join(lines))
+
+    return Policy()
 
 
 def _expression(step: Step, prefix: str) -> str:

@@ -15,6 +15,7 @@ from reverie.agents.td3_bc import TD3BC
 from reverie.mistake import Mistake
 from reverie.training.checkpoint import read_facts
 from reverie.training.distil.__main__ import distil
+from reverie.training.export.__main__ import export
 from reverie.training.files import load_tensors, save_tensors
 from reverie.training.launch.make import compose_command
 from reverie.training.ope.__main__ import evaluate as ope
@@ -40,6 +41,9 @@ COMMANDS = {
         compose_command("ope", run=str(run), starts=2, fqe={"updates": 1, "hidden": [4]}, **more)
     ),
     "distil": lambda run, **more: distil(compose_command("distil", run=str(run), **more)),
+    "export": lambda run, **more: export(
+        compose_command("export", run=str(run), format="numpy", decisions=1, **more)
+    ),
     "plan": lambda run, **more: evaluation.score(
         compose_command("evaluate", run=str(run), episodes=1, planner="diffusion", **more)
     ),
