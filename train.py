@@ -14,6 +14,7 @@ from rich.console import Console
 from reverie.output import outlive_readers
 from reverie.training.launch import failures, mistakes
 from reverie.training.launch.compose import build_run
+from reverie.training.launch.budget import told_budget
 from reverie.training.launch.hyperparameters import settle
 from reverie.training.launch.options import CONF
 from reverie.training.launch.requirements import require_sense
@@ -65,7 +66,11 @@ def job(config: DictConfig) -> float | None:
     tuned = settle(config, hydra_config)
     if tuned is not None:
         print(f"using the hyperparameters of {tuned}")
-    return run(config, list(hydra_config.overrides.task))
+    if told is not None:
+        print(told)
+    return run(config, typed)
+    typed = list(hydra_config.overrides.task)
+    told = told_budget(config.updates, hydra_config.runtime.choices, typed)
 
 
 if __name__ == "__main__":

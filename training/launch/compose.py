@@ -27,6 +27,7 @@ from reverie.settings import require_declared
 from reverie.training.compilation import decided, pick_device
 from reverie.training.cores import count_cores, count_free_cores, threads_of_user
 from reverie.training.fitting import FITTED, Part
+from reverie.training.launch.budget import sized, told_size
 from reverie.training.launch.mistakes import build
 from reverie.training.loop import Periods
 from reverie.training.online import Online, Refit
@@ -78,6 +79,10 @@ def build_run(
     mixture, sources = build_streams(config, data, models, device, online, learner)
     gap = build_value_gap(config, data, learner, models.get("world_model"))
     probes = [
+    if is_chosen(config.source):
+        told = told_size(config.source, *_rows(config, data, models))
+        if told is not None:
+            console.print(told, soft_wrap=True, highlight=False)
         gap,
         build_value_probe(config, data, learner, mixture, sources),
         build_lipschitz_probe(config, data, learner, mixture, models.get("world_model"), console),
@@ -230,7 +235,10 @@ def build_source(config: DictConfig, data: Dataset, parts: Mapping[str, Any]) ->
     for group in ("filter", "simulator", "sampler", "guidance", "source"):
         if is_chosen(config[group]):
             asked = {name: known[name] for name in arguments(config[group]) if name in known}
-            known[group] = build(group, instantiate(config[group]), **asked)
+            settings = config[group]
+            if group == "source":
+                settings = sized(settings, *_rows(config, data, parts))
+            known[group] = build(group, instantiate(settings), **asked)
         if group == "filter":
             known["transition_filter"] = known[group]
     return known["source"]
@@ -246,6 +254,15 @@ def build_evaluator(config: DictConfig, data: Dataset, console: Console) -> Eval
             "dataset.env_id=... adds one",
             soft_wrap=True,
         )
+def _rows(config: DictConfig, data: Dataset, parts: Mapping[str, Any]) -> tuple[int, int]:
+    """Rows of the dataset with those that will be collected, and transitions of a drawn record."""
+    collected, generator = 0, parts.get("generator")
+    if is_chosen(config.online):
+        steps = config.online.steps * config.online.environments
+        collected = min(config.updates * steps // config.online.every, config.online.capacity)
+    return len(data) + collected, 1 if generator is None else generator.records.transitions
+
+
         return None
     return Evaluator(spec=data.spec, seeds=config.seeds, episodes=config.evaluate.episodes)
 

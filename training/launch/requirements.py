@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from reverie.agents.base import Agent
 from reverie.mistake import Mistake
@@ -13,6 +13,7 @@ from reverie.settings import require_declared
 from reverie.training.compilation import pick_device, should_compile
 from reverie.training.launch import mistakes
 from reverie.training.launch.compose import arguments, is_chosen, real_rows
+from reverie.training.launch.budget import sized
 from reverie.training.population import population
 from reverie.world_models.diffusion.parts import require_parts_suit
 
@@ -46,7 +47,11 @@ KEEP_ALL = "reverie.world_models.filters.KeepAll"
 def require_sense(config: DictConfig, settings: dict[str, Any]) -> None:
     """Refuse settings that cannot work before anything is read or fitted."""
     population(settings)
-    require_declared(settings, SETTINGS)
+    known = settings
+    if config.source is not None:  # of which sizes may wait for the dataset
+        source = OmegaConf.to_container(sized(config.source, rows=1), resolve=True)
+        known = {**settings, "source": source}
+    require_declared(known, SETTINGS)
     require_parts_fit(config)
     if is_chosen(config.source) and real_rows(config) == config.batch_size:
         raise Mistake(
