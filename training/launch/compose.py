@@ -27,6 +27,7 @@ from reverie.settings import require_declared
 from reverie.training.compilation import decided, pick_device
 from reverie.training.cores import count_cores, count_free_cores, threads_of_user
 from reverie.training.fitting import FITTED, Part
+from reverie.training.initialisation import Initialisation
 from reverie.training.launch.budget import sized, told_size
 from reverie.training.launch.mistakes import build
 from reverie.training.loop import Periods
@@ -77,12 +78,12 @@ def build_run(
     models: dict[str, Any] = {group: part.model for group, part in parts.items()}
     learner.attach(models.get("world_model"))
     mixture, sources = build_streams(config, data, models, device, online, learner)
-    gap = build_value_gap(config, data, learner, models.get("world_model"))
-    probes = [
     if is_chosen(config.source):
         told = told_size(config.source, *_rows(config, data, models))
         if told is not None:
             console.print(told, soft_wrap=True, highlight=False)
+    gap = build_value_gap(config, data, learner, models.get("world_model"))
+    probes = [
         gap,
         build_value_probe(config, data, learner, mixture, sources),
         build_lipschitz_probe(config, data, learner, mixture, models.get("world_model"), console),
@@ -107,6 +108,7 @@ def build_run(
         evaluator=build_evaluator(config, data, console),
         probes=[probe for probe in probes if probe is not None],
         value_gap=gap,
+        initialisation=build_initialisation(config),
         online=online,
         refit=build_refit(online, models, data, mixture, device),
         tracker=instantiate(config.logger),
@@ -149,6 +151,13 @@ def build_agent(config: DictConfig, spec: Spec, kind: Builder | None = None) -> 
         seeds=config.seeds,
         updates=config.updates,
     )
+
+
+def build_initialisation(config: DictConfig) -> Initialisation | None:
+    """Where the agent's networks come from, unless they are new."""
+    if config.init is None:
+        return None
+    return Initialisation(Path(config.init).expanduser(), config.init_optimiser)
 
 
 def chosen_parts(config: DictConfig) -> list[str]:
@@ -244,6 +253,15 @@ def build_source(config: DictConfig, data: Dataset, parts: Mapping[str, Any]) ->
     return known["source"]
 
 
+def _rows(config: DictConfig, data: Dataset, parts: Mapping[str, Any]) -> tuple[int, int]:
+    """Rows of the dataset with those that will be collected, and transitions of a drawn record."""
+    collected, generator = 0, parts.get("generator")
+    if is_chosen(config.online):
+        steps = config.online.steps * config.online.environments
+        collected = min(config.updates * steps // config.online.every, config.online.capacity)
+    return len(data) + collected, 1 if generator is None else generator.records.transitions
+
+
 def build_evaluator(config: DictConfig, data: Dataset, console: Console) -> Evaluator | None:
     """Copies of the true environment, unless there is none or nobody asked."""
     if not config.evaluate.every:
@@ -254,15 +272,6 @@ def build_evaluator(config: DictConfig, data: Dataset, console: Console) -> Eval
             "dataset.env_id=... adds one",
             soft_wrap=True,
         )
-def _rows(config: DictConfig, data: Dataset, parts: Mapping[str, Any]) -> tuple[int, int]:
-    """Rows of the dataset with those that will be collected, and transitions of a drawn record."""
-    collected, generator = 0, parts.get("generator")
-    if is_chosen(config.online):
-        steps = config.online.steps * config.online.environments
-        collected = min(config.updates * steps // config.online.every, config.online.capacity)
-    return len(data) + collected, 1 if generator is None else generator.records.transitions
-
-
         return None
     return Evaluator(spec=data.spec, seeds=config.seeds, episodes=config.evaluate.episodes)
 

@@ -4,6 +4,7 @@ import inspect
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -90,6 +91,10 @@ def make(
         if message is None:  # a defect, of an agent of one's own for example
             raise
         raise Mistake(message) from error
+    if run.initialisation is not None:
+        # train() tells, and only if the run has no checkpoint yet.
+        with suppress(Mistake):
+            run.initialisation.give(run.agent, run.settings)
     if kind is not None:
         run.settings = _with_class(run.settings, agent, base)
     return run

@@ -11,9 +11,10 @@ from reverie.mistake import Mistake
 from reverie.ranges import Count, Positive, Range, Seed, UnitInterval, Whole
 from reverie.settings import require_declared
 from reverie.training.compilation import pick_device, should_compile
+from reverie.training.initialisation import Optimiser
 from reverie.training.launch import mistakes
-from reverie.training.launch.compose import arguments, is_chosen, real_rows
 from reverie.training.launch.budget import sized
+from reverie.training.launch.compose import arguments, is_chosen, real_rows
 from reverie.training.population import population
 from reverie.world_models.diffusion.parts import require_parts_suit
 
@@ -38,6 +39,9 @@ SETTINGS = {
     "checkpoint_every": Period,
     "threads": Literal["auto"] | Count,
     "device": str,
+    "init": str | None,
+    "init_optimiser": Optimiser,
+    "init_sha256": str | None,
 }
 """What the numbers of conf/train.yaml may be that no class takes."""
 KEEP_ALL = "reverie.world_models.filters.KeepAll"
