@@ -12,7 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from reverie.output import outlive_readers
+from reverie.training.initialisation import pinned
 from reverie.training.launch import failures, mistakes
+from reverie.training.launch.budget import told_budget
 from reverie.training.launch.compose import build_run
 from reverie.training.launch.hyperparameters import settle
 from reverie.training.launch.options import CONF
@@ -35,6 +37,8 @@ def run(config: DictConfig, overrides: list[str]) -> float | None:
     settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     require_sense(config, settings)
     run_dir = run_directory(settings, overrides)
+    settings = dict(pinned(settings, run_dir, anew=config.overwrite))
+    config.init_sha256 = settings["init_sha256"]
     with claimed(run_dir, config.overwrite):
         require_same_settings(run_dir, settings)
         if (run_dir / SUMMARY).is_file():
@@ -63,9 +67,13 @@ def job(config: DictConfig) -> float | None:
     outlive_readers()  # in a sweep each job may have a process of its own
     hydra_config = HydraConfig.get()
     tuned = settle(config, hydra_config)
+    typed = list(hydra_config.overrides.task)
+    told = told_budget(config.updates, hydra_config.runtime.choices, typed)
     if tuned is not None:
         print(f"using the hyperparameters of {tuned}")
-    return run(config, list(hydra_config.overrides.task))
+    if told is not None:
+        print(told)
+    return run(config, typed)
 
 
 if __name__ == "__main__":

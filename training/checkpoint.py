@@ -147,7 +147,11 @@ class Facts:
 
 def read_facts(path: Path) -> Facts:
     """The task a checkpoint was trained for."""
-    record = load_tensors(path, KIND, remedy=_REPAIR)
+    return facts_of(load_tensors(path, KIND, remedy=_REPAIR))
+
+
+def facts_of(record: Mapping[str, Any]) -> Facts:
+    """The task that the contents of a checkpoint belong to."""
     plain = dict(record["spec"])
     for name in ("action_low", "action_high"):
         plain[name] = tuple(plain[name])

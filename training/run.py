@@ -29,6 +29,7 @@ from reverie.training.cores import count_cores
 from reverie.training.execution import Execution, settle
 from reverie.training.files import load_tensors, write_json, write_text
 from reverie.training.fitting import Part
+from reverie.training.initialisation import Initialisation, pinned
 from reverie.training.logging import Log, NoTracker, Tracker
 from reverie.training.loop import Periods, Wrapper, train
 from reverie.training.memory import keep_freed_memory
@@ -103,6 +104,7 @@ class Run:
         probes: measured at every evaluation, each on a random stream of its own.
         value_gap: a probe that is judged at the end as well, for an alarm.
         verdict: how the policy is judged at the end by the data and the world model; None for not.
+        initialisation: networks of another run that the agent begins with, None for its own.
         online, refit: steps in the true environment, and refits on what they met.
         steps_before: environment steps behind the dataset, where the run counts them.
         evaluate_first: whether the untrained agent is evaluated too, as update 0.
@@ -134,6 +136,7 @@ class Run:
     probes: Sequence[Probe] = ()
     value_gap: ValueGap | None = None
     verdict: Verdict | None = None
+    initialisation: Initialisation | None = None
     online: Online | None = None
     refit: Refit | None = None
     steps_before: int = 0
@@ -177,13 +180,14 @@ class Run:
             Mistake: the directory holds a run with other settings, or files that are none of a run.
         """
         console = console or Console(markup=False, emoji=False)
+        directory = None if directory is None else Path(directory).expanduser()
+        self.settings = pinned(self.settings, directory)
         if directory is None:
             if self._trained:
                 raise RuntimeError("this run has been trained; make a new one to train again")
             with TemporaryDirectory() as folder:
                 summary = self._train(Path(folder), None, console)
                 return Results(summary, read_series(Path(folder) / METRICS))
-        directory = Path(directory).expanduser()
         with claimed(directory):
             require_same_settings(directory, self.settings)
             if (directory / SUMMARY).is_file():
@@ -222,13 +226,16 @@ class Run:
         compile = self.compile or wrapper(decided.compiled, self.device)
         keep_compiled(self.cache)
         keep_freed_memory()
+        saved = folder / checkpoint.FILE
+        if self.initialisation is not None and not saved.is_file():
+            console.print(self.initialisation.give(self.agent, self.settings), soft_wrap=True)
         restore_random_state(self.random, self.device)
         self._fit(kept, compile, console)
         state = self._state(folder)
         log = state.log
         if self.refit is not None:
             self.refit.count = state.count
-        first, saved = 0, folder / checkpoint.FILE
+        first = 0
         if saved.is_file():
             first = state.resume(saved)
             console.print(f"resuming {folder} after update {first}", soft_wrap=True)

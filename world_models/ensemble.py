@@ -7,7 +7,7 @@ and the members with the lowest holdout error, the elites, take turns in rollout
 """
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -33,6 +33,10 @@ from reverie.world_models.optimiser import Adam
 from reverie.world_models.termination import LearnedTermination, resolve
 from reverie.world_models.uncertainty import DROPOUT, dropout_std, uncertainty_named
 
+AUTO = "auto"
+AUTO_UPDATES = 10_000
+"""Updates after which max_epochs=auto ends a fit: some minutes on two cores."""
+
 
 class ProbabilisticEnsemble(WorldModel):
     """E Gaussian perceptrons per seed, bootstrapped, early-stopped, elites used in rollouts.
@@ -51,7 +55,7 @@ class ProbabilisticEnsemble(WorldModel):
         holdout_fraction, holdout_limit: transitions kept for early stopping, at most `limit`.
         improvement: share by which a member's holdout error must fall to count.
         patience: epochs without any improvement after which a seed stops.
-        max_epochs: cap on epochs, None for none.
+        max_epochs: cap on epochs, None for none; auto caps the updates at `AUTO_UPDATES` instead.
         per_seed: an ensemble for every seed, or one that all seeds share.
         uncertainty: `max_aleatoric`, `pairwise_difference`, `ensemble_std` or `dropout`.
         dropout: probability that the fit leaves a hidden unit out; predictions and holdout errors
@@ -93,7 +97,7 @@ class ProbabilisticEnsemble(WorldModel):
         holdout_limit: Count,
         improvement: Decay,
         patience: Count,
-        max_epochs: Count | None,
+        max_epochs: Count | Literal["auto"] | None,
         per_seed: bool,
         uncertainty: str,
         dropout: Decay,
@@ -118,8 +122,11 @@ class ProbabilisticEnsemble(WorldModel):
             "batch, holdout_limit, patience >= 1",
             [batch, holdout_limit, patience],
         )
-        _require(max_epochs is None or max_epochs >= 1, "max_epochs >= 1 or null", max_epochs)
-
+        _require(
+            max_epochs in (None, AUTO) or (isinstance(max_epochs, int) and max_epochs >= 1),
+            "max_epochs >= 1, auto or null",
+            max_epochs,
+        )
         _require(0 <= dropout < 1, "0 <= dropout < 1", dropout)
         _require(start_cut is None or start_cut > 0, "a positive start_cut, or null", start_cut)
         _require(dropout_passes >= 2, "dropout_passes >= 2", dropout_passes)
@@ -352,7 +359,8 @@ class ProbabilisticEnsemble(WorldModel):
         )
         best = self.gaussians.snapshot()
         losses: list[Tensor] = []
-        while bool(stopping.active.any()) and len(losses) != self.max_epochs:
+        cap = max(1, AUTO_UPDATES // batches) if self.max_epochs == AUTO else self.max_epochs
+        while bool(stopping.active.any()) and len(losses) != cap:
             order = shuffle(order)
             for position, weight in zip(positions, weights, strict=True):
                 drawn = order.index_select(-1, position)  # [L, E, batch]

@@ -50,6 +50,11 @@ class Adam(nn.Module):
             self.register_buffer(f"mean_{i}", torch.zeros_like(parameter))
             self.register_buffer(f"square_{i}", torch.zeros_like(parameter))
 
+    @property
+    def annealed(self) -> bool:
+        """Whether the learning rate follows a schedule."""
+        return self.cosine_steps is not None
+
     def step(self, losses: Float[Tensor, " S"]) -> None:
         """Back-propagate losses `[S]`, one per seed, and move the parameters once."""
         if losses.ndim != 1 or losses.shape[0] != self.targets[0].shape[0]:
@@ -109,6 +114,10 @@ class WarmupCosine(Adam):
     ) -> None:
         super().__init__(*parameters, **others)
         self.start, self.warmup, self.total = start, warmup, steps
+
+    @property
+    def annealed(self) -> bool:
+        return True
 
     def current_learning_rate(self) -> Tensor:
         done, peak = self.steps[0], self.learning_rate

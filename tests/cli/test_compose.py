@@ -273,7 +273,7 @@ def test_a_simulator_source_brings_a_perturbed_simulator_and_yields_to_what_is_t
 
 @pytest.mark.parametrize(("preset", "agent"), [("pgd", "td3_bc"), ("pgd_iql", "iql")])
 def test_policy_guided_diffusion_draws_240_of_256_rows_from_guided_segments(preset, agent):
-    config = composed(f"algorithm={preset}")
+    config = composed(f"algorithm={preset}", "budget=paper")
     assert real_rows(config) == 16 and config.batch_size == 256
     assert config.agent._target_ == composed(f"agent={agent}").agent._target_
     assert config.guidance._target_.endswith("PolicyGuidance") and config.source.every == 10000

@@ -35,7 +35,9 @@ COMMANDS = {
 }
 """The modules in which their own settings are declared."""
 GROUPS = sorted(
-    path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "tuned")
+    path.name
+    for path in CONF.iterdir()
+    if path.is_dir() and path.name not in ("hydra", "tuned", "limits")
 )
 FREE = re.compile(r"env_kwargs")
 """Of which the environment says what they may be."""

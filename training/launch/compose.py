@@ -28,6 +28,8 @@ from reverie.settings import require_declared
 from reverie.training.compilation import decided, pick_device
 from reverie.training.cores import count_cores, count_free_cores, threads_of_user
 from reverie.training.fitting import FITTED, Part
+from reverie.training.initialisation import Initialisation
+from reverie.training.launch.budget import sized, told_size
 from reverie.training.launch.mistakes import build
 from reverie.training.loop import Periods
 from reverie.training.online import Online, Refit
@@ -78,6 +80,10 @@ def build_run(
     models: dict[str, Any] = {group: part.model for group, part in parts.items()}
     learner.attach(models.get("world_model"))
     mixture, sources = build_streams(config, data, models, device, online, learner)
+    if is_chosen(config.source):
+        told = told_size(config.source, *_rows(config, data, models))
+        if told is not None:
+            console.print(told, soft_wrap=True, highlight=False)
     gap = build_value_gap(config, data, learner, models.get("world_model"))
     probes = [
         gap,
@@ -106,6 +112,7 @@ def build_run(
         probes=[probe for probe in probes if probe is not None],
         value_gap=gap,
         verdict=verdict,
+        initialisation=build_initialisation(config),
         online=online,
         refit=build_refit(online, models, data, mixture, device),
         tracker=instantiate(config.logger),
@@ -148,6 +155,13 @@ def build_agent(config: DictConfig, spec: Spec, kind: Builder | None = None) -> 
         seeds=config.seeds,
         updates=config.updates,
     )
+
+
+def build_initialisation(config: DictConfig) -> Initialisation | None:
+    """Where the agent's networks come from, unless they are new."""
+    if config.init is None:
+        return None
+    return Initialisation(Path(config.init).expanduser(), config.init_optimiser)
 
 
 def chosen_parts(config: DictConfig) -> list[str]:
@@ -234,10 +248,22 @@ def build_source(config: DictConfig, data: Dataset, parts: Mapping[str, Any]) ->
     for group in ("filter", "simulator", "sampler", "guidance", "source"):
         if is_chosen(config[group]):
             asked = {name: known[name] for name in arguments(config[group]) if name in known}
-            known[group] = build(group, instantiate(config[group]), **asked)
+            settings = config[group]
+            if group == "source":
+                settings = sized(settings, *_rows(config, data, parts))
+            known[group] = build(group, instantiate(settings), **asked)
         if group == "filter":
             known["transition_filter"] = known[group]
     return known["source"]
+
+
+def _rows(config: DictConfig, data: Dataset, parts: Mapping[str, Any]) -> tuple[int, int]:
+    """Rows of the dataset with those that will be collected, and transitions of a drawn record."""
+    collected, generator = 0, parts.get("generator")
+    if is_chosen(config.online):
+        steps = config.online.steps * config.online.environments
+        collected = min(config.updates * steps // config.online.every, config.online.capacity)
+    return len(data) + collected, 1 if generator is None else generator.records.transitions
 
 
 def build_evaluator(config: DictConfig, data: Dataset, console: Console) -> Evaluator | None:

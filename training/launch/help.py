@@ -16,7 +16,7 @@ def show_groups(*, _root_: DictConfig) -> str:
     lines = []
     choices = dict(reversed(_root_.hydra.runtime.choices.items()))  # as train.yaml lists them
     for group, chosen in ({"algorithm": None} | choices).items():
-        if "/" in group or "@" in group or group == "tuned":
+        if "/" in group or "@" in group or group in ("tuned", "limits"):
             continue
         names = [name for name in options(group) if name != chosen]
         # Folders of many options, such as datasets, by their name.
@@ -53,7 +53,7 @@ def show_options() -> str:
                 break_on_hyphens=False,
             )
             for group in groups
-            if group not in ("hydra", "tuned")
+            if group not in ("hydra", "tuned", "limits")
         )
     )
 

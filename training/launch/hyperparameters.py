@@ -1,11 +1,12 @@
 """Which hyperparameters a run takes: typed ones beat tuned ones, which beat those of the preset.
 
-Hydra merges them in that order. What is left to do: preset and tuned numbers are meant for the
-options that the preset picks, so where another option was chosen (`filter=none` has no penalty)
-they are taken out again. What somebody typed is never taken out but refused.
+Hydra merges them in that order, and the limits of the budget between those of the preset and tuned
+ones. What is left to do: all these are meant for the options that the preset picks, so where
+another option was chosen (`filter=none` has no penalty) they are taken out again. What somebody
+typed is never taken out but refused.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from reverie.mistake import Mistake
 from reverie.paths import quote_paths
 from reverie.settings import parameters
 from reverie.training.launch import renamed
+from reverie.training.launch.budget import told_budget
 from reverie.training.launch.options import (
     CONF,
     PACKAGES,
+    limits,
     one_spelling,
     options,
     read_option,
@@ -32,8 +35,13 @@ from reverie.training.launch.options import (
 from reverie.training.run_directory import flat
 
 
-def compose_run(overrides: Sequence[str]) -> DictConfig:
+def compose_run(
+    overrides: Sequence[str], tell: Callable[[str], None] = lambda text: None
+) -> DictConfig:
     """The configuration that `python train.py` has for the same arguments.
+
+    Args:
+        tell: is given the line about the budget.
 
     Raises:
         Mistake: a typed setting that the chosen option does not have.
@@ -45,6 +53,9 @@ def compose_run(overrides: Sequence[str]) -> DictConfig:
             "train", overrides=one_spelling(quote_paths(overrides)), return_hydra_config=True
         )
     settle(config, config.hydra)
+    told = told_budget(config.updates, config.hydra.runtime.choices, overrides)
+    if told is not None:
+        tell(told)
     with open_dict(config):
         del config["hydra"]
     return config
@@ -78,7 +89,7 @@ def settle(config: DictConfig, hydra: HydraConf) -> str | None:
     renamed.refuse_settings(preset, Path("algorithm", f"{choices['algorithm']}.yaml"))
     algorithm, _, dataset = str(choices.get("tuned") or "").partition("/")
     numbers = tuned(algorithm).get(dataset, {})
-    for key in {**flat(preset), **flat(numbers)}:
+    for key in {**flat(preset), **flat(limits(config.budget, choices)), **flat(numbers)}:
         part = lacking(config, key, choices, folders)
         # An option that is none builds nothing; what lies there is ignored.
         node = None if part is None else OmegaConf.select(config, part.rpartition(".")[0])

@@ -4,6 +4,7 @@ import inspect
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -66,7 +67,7 @@ def make(
         typed += ["dataset=file", "dataset.path=null", f"dataset.name={_typed(given.name)}"]
     else:
         typed += _choose("dataset", dataset)
-    base = None
+    base, console = None, console or Console(markup=False, emoji=False)
     if kind is None:
         typed += _choose("agent", agent)
     else:
@@ -74,7 +75,7 @@ def make(
         _require_agent(kind, base, typed)
         typed += [] if base is None else [f"agent={base}"]
     try:
-        config = compose_run(typed)
+        config = compose_run(typed, lambda text: console.print(text, soft_wrap=True))
         if given is not None:
             # What a preset asks for, such as the best episodes; one cannot type it here.
             given = choose_episodes(given, config.dataset.subset)
@@ -84,14 +85,16 @@ def make(
         if kind is not None:
             known = {} if base is None else instantiate(config.agent).keywords
             kind = partial(_class_of(kind), **(known | getattr(kind, "keywords", {})))
-        run = build_run(
-            config, console or Console(markup=False, emoji=False), data=given, agent=kind
-        )
+        run = build_run(config, console, data=given, agent=kind)
     except (HydraException, OmegaConfBaseException) as error:
         message = explain(error, typed)
         if message is None:  # a defect, of an agent of one's own for example
             raise
         raise Mistake(message) from error
+    if run.initialisation is not None:
+        # train() tells, and only if the run has no checkpoint yet.
+        with suppress(Mistake):
+            run.initialisation.give(run.agent, run.settings)
     if kind is not None:
         run.settings = _with_class(run.settings, agent, base)
     return run
@@ -166,8 +169,9 @@ def _plain(value: Any) -> Any:
 
 
 def load_preset(algorithm: str) -> dict[str, Any]:
-    """The settings of a run of a preset on the default dataset, as plain values."""
-    settings: Any = OmegaConf.to_container(compose_run([f"algorithm={algorithm}"]), resolve=True)
+    """The published settings of a preset, as plain values, with the default dataset."""
+    composed = compose_run([f"algorithm={algorithm}", "budget=paper"])
+    settings: Any = OmegaConf.to_container(composed, resolve=True)
     return settings
 
 

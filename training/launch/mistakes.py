@@ -250,7 +250,8 @@ def _explain_key(wrong: str, arguments: Sequence[str]) -> str:
     keys = set(groups)
     for path in CONF.rglob("*.yaml"):
         folder = PACKAGES.get(path.relative_to(CONF).parts[0], path.relative_to(CONF).parts[0])
-        if folder in ("tuned", "algorithm", "hydra"):  # presets of settings that stand elsewhere
+        # Presets and rows, of settings that stand elsewhere.
+        if folder in ("tuned", "limits", "algorithm", "hydra"):
             continue
         names = flat(yaml.safe_load(path.read_text()) or {})
         keys |= {name if path.parent == CONF else f"{folder}.{name}" for name in names}

@@ -1,8 +1,9 @@
 """What `conf/` offers: one file an option, and tables whose rows are options too.
 
-Two tables are rows and not files: D4RL's datasets, `dataset=d4rl/<id>` for every id that their
-reader knows, and the hyperparameters tuned for datasets, `conf/tuned/<algorithm>.yaml` by dataset.
-Importing this module makes Hydra see them as if each row were a file.
+Three tables are rows and not files: D4RL's datasets, `dataset=d4rl/<id>` for every id that their
+reader knows; the hyperparameters tuned for datasets, `conf/tuned/<algorithm>.yaml` by dataset; and
+what a budget limits, `conf/limits/<budget>.yaml` by chosen options. Importing this module makes
+Hydra see them as if each row were a file.
 """
 
 import re
@@ -37,6 +38,14 @@ PACKAGES = {
     "warm_start": "source.warm_start",
 }
 """Groups whose settings do not lie under their own name."""
+
+AUTO, LAPTOP, PAPER = "auto", "laptop", "paper"
+"""Options of `budget`."""
+_LIMITING = (
+    *("budget", "algorithm", "world_model", "source", "generator", "dynamics_reward"),
+    "dataset",
+)
+"""Groups by which rows of conf/limits are chosen, in the order in which conf/train.yaml asks."""
 
 
 def options(group: str) -> list[str]:
@@ -102,6 +111,49 @@ def tuned(algorithm: str) -> dict[str, dict[str, Any]]:
     path = CONF / "tuned" / f"{algorithm}.yaml"
     numbers: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {}
     return numbers
+
+
+def choose_budget(choice: str, algorithm: str, dataset: str) -> tuple[str, str]:
+    """The budget that `budget=auto` stands for, and why.
+
+    Args:
+        choice: auto, or a budget, which is kept.
+        algorithm, dataset: options of these groups.
+    """
+    if choice != AUTO:
+        return choice, f"budget={choice}"
+    if dataset.partition("/")[0] == "d4rl":
+        return PAPER, f"{dataset} is one of D4RL's"
+    if dataset in tuned(algorithm):
+        return PAPER, f"hyperparameters of {algorithm} are tuned for {dataset}"
+    if algorithm not in options("algorithm"):
+        return PAPER, f"algorithm={algorithm} is a preset of your own"
+    return LAPTOP, f"no hyperparameters of {algorithm} are tuned for dataset={dataset}"
+
+
+def limits(budget: str, chosen: Mapping[str, str]) -> dict[str, Any]:
+    """What a budget changes of a preset: the rows of its table that fit, merged in their order.
+
+    Args:
+        budget: laptop, or one without a table, which changes nothing.
+        chosen: options by group.
+    """
+    path = CONF / "limits" / f"{budget}.yaml"
+    table: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {}
+    names = {"all", *(f"{group}/{option}" for group, option in chosen.items())}
+    merged = OmegaConf.merge(*(table[name] for name in table if name in names), {"budget": budget})
+    return OmegaConf.to_container(merged)  # type: ignore[return-value]
+
+
+def _limits_asked(path: str) -> dict[str, Any] | None:
+    """The row that `limits: ...` of conf/train.yaml asks for; None for another path."""
+    group, _, asked = path.partition("/")
+    choices = asked.removesuffix(".yaml").split(",")
+    if group != "limits" or len(choices) != len(_LIMITING):
+        return None
+    chosen = dict(zip(_LIMITING, choices, strict=True))
+    budget, _ = choose_budget(chosen["budget"], chosen["algorithm"], chosen["dataset"])
+    return limits(budget, chosen)
 
 
 def one_spelling(arguments: Sequence[str]) -> list[str]:
@@ -185,7 +237,10 @@ class TableSource(ConfigSource):
     def load_config(self, config_path: str) -> ConfigResult:
         if not self.is_config(config_path):
             raise ConfigLoadError(f"Config not found : {config_path}")
-        content, package = _rows()[config_path.removesuffix(".yaml")]
+        asked = _limits_asked(config_path)
+        content, package = (
+            _rows()[config_path.removesuffix(".yaml")] if asked is None else (asked, "_global_")
+        )
         return ConfigResult(
             config=OmegaConf.create(content),
             path=self.full_path(),
@@ -197,7 +252,7 @@ class TableSource(ConfigSource):
         return True
 
     def is_config(self, config_path: str) -> bool:
-        return config_path.removesuffix(".yaml") in _rows()
+        return config_path.removesuffix(".yaml") in _rows() or bool(_limits_asked(config_path))
 
     def is_group(self, config_path: str) -> bool:
         return any(row.startswith(f"{config_path.rstrip('/')}/") for row in _rows())

@@ -4,14 +4,16 @@ from typing import Annotated, Any, Literal
 
 import torch
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from reverie.agents.base import Agent
 from reverie.mistake import Mistake
 from reverie.ranges import Count, Positive, Range, Seed, Share, UnitInterval, Whole
 from reverie.settings import require_declared
 from reverie.training.compilation import pick_device, should_compile
+from reverie.training.initialisation import Optimiser
 from reverie.training.launch import mistakes
+from reverie.training.launch.budget import sized
 from reverie.training.launch.compose import arguments, is_chosen, real_rows
 from reverie.training.ope.verdict import RANGES
 from reverie.training.population import population
@@ -41,6 +43,9 @@ SETTINGS = {
     "checkpoint_every": Period,
     "threads": Literal["auto"] | Count,
     "device": str,
+    "init": str | None,
+    "init_optimiser": Optimiser,
+    "init_sha256": str | None,
 }
 """What the numbers of conf/train.yaml may be that no class takes."""
 KEEP_ALL = "reverie.world_models.filters.KeepAll"
@@ -50,7 +55,11 @@ KEEP_ALL = "reverie.world_models.filters.KeepAll"
 def require_sense(config: DictConfig, settings: dict[str, Any]) -> None:
     """Refuse settings that cannot work before anything is read or fitted."""
     population(settings)
-    require_declared(settings, SETTINGS)
+    known = settings
+    if config.source is not None:  # of which sizes may wait for the dataset
+        source = OmegaConf.to_container(sized(config.source, rows=1), resolve=True)
+        known = {**settings, "source": source}
+    require_declared(known, SETTINGS)
     require_parts_fit(config)
     if is_chosen(config.source) and real_rows(config) == config.batch_size:
         raise Mistake(
