@@ -103,7 +103,8 @@ def measure(quick: bool) -> Findings:
         arm: partial(train, arm, budget) for arm in reversed(ARMS)
     }
     jobs |= {f"graded {seed}": partial(grade, seed, budget) for seed in range(budget.seeds)}
-    found = run_all({**jobs, "pi": partial(controller_returns, budget.episodes)})
+    jobs["pi"] = partial(controller_returns, budget.episodes)
+    found = run_all(jobs)
     trained = {arm: found[arm] for arm in ARMS}
     graded = [found[f"graded {seed}"] for seed in range(budget.seeds)]
     recorded = datasets.load(DATASET).returns
@@ -279,7 +280,10 @@ def covered(judged: Judged, method: str) -> list[bool]:
 
 def claim_outcomes(all_judged: list[Judged], judge: bool) -> list[Claim]:
     """Whether one may act on what a verdict says."""
-    better, worse, warned, unharmed = [], [], [], []
+    better: list[bool] = []
+    worse: list[bool] = []
+    warned: list[bool] = []
+    unharmed: list[bool] = []
     for judged in all_judged:
         truly = [value > judged.verdict["recorded"]["value"][0] for value in judged.values.tolist()]
         for outcome, good in zip(judged.verdict["outcome"], truly, strict=True):
