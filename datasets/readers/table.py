@@ -90,7 +90,7 @@ def from_table(
     table: Table,
     *,
     name: str,
-    columns: Named,
+    columns: Any,
     reward: str | None,
     action_low: Bound,
     action_high: Bound,
@@ -101,7 +101,7 @@ def from_table(
     clip_actions: bool,
     subset: Mapping[str, Any] | None = None,
 ) -> Dataset:
-    """Turn a table into a dataset, with the options of `load`.
+    """Turn a table into a dataset, with the options of `load`, as they were typed.
 
     Raises:
         Mistake: as `load`.

@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from reverie.datasets.readers.columns import ALIASES, listed
 from reverie.datasets.tables.table import Table, bare
@@ -11,7 +12,7 @@ from reverie.mistake import Mistake
 
 log = logging.getLogger(__name__)
 
-Named = Mapping[str, str | Sequence[str] | None]
+Named = Mapping[str, str | Sequence[str] | None] | None
 """Names or patterns by role, `dataset.columns`: None to guess them, empty for none."""
 
 
@@ -35,7 +36,7 @@ class Roles:
 
 # Usual names, without units and in lower case; of the flags as in files of arrays.
 _USUAL = {
-    "reward": ("reward", "rewards", "rew", "rews", "r"),
+    "reward": ("reward", "rewards", "rew", "rews"),  # r is a control engineer's set-point
     "terminated": (ALIASES["terminals"][2], "terminals", *ALIASES["terminals"]),
     "truncated": (ALIASES["timeouts"][1], "timeouts", *ALIASES["timeouts"]),
     "episode": (
@@ -45,26 +46,28 @@ _USUAL = {
     "time": ("time", "t", "timestamp", "datetime", "date", "seconds", "step", "timestep"),
 }
 _ACTIONS = re.compile(r"(act|acts|actions?|a|u|controls?|commands?|cmd)([_. ]?\d+)?|actions?[_.].+")
-_OBSERVATIONS = re.compile(r"(obs|observations?|states?|s|x)([_. ]?\d+)?|(obs|observations?)[_.].+")
+_OBSERVATIONS = re.compile(r"(obs|observations?|states?)([_. ]?\d+)?|(obs|observations?)[_.].+")
 _NEXT = re.compile(r"next[_. ].+")
 _COSTS = ("cost", "costs", "penalty", "loss")
 
 
-def choose_roles(table: Table, named: Named, computed: str | None) -> Roles:
+def choose_roles(table: Table, named: Any, computed: str | None) -> Roles:
     """The columns for each role, with a line in the log for each that was guessed.
 
     Args:
         table: with its names.
-        named: see `Named`; a name may lack its unit, `*` and `?` in it stand for any letters.
+        named: see `Named`, as it was typed; a name may lack its unit, `*` and `?` in it stand for
+            any letters.
         computed: expression that gives the reward instead of a column, None for none.
 
     Raises:
         Mistake: a role, a name or a pattern that there is not, one column for two roles, no
             actions, no observations or no reward.
     """
-    _require_roles(named)
+    named = _require_roles(named)
     given = {role: _named(table, role, said) for role, said in named.items() if said is not None}
-    singles = {role: _single(table, role, given) for role in _USUAL}
+    quiet = () if computed is None else ("reward",)
+    singles = {role: _single(table, role, given, role not in quiet) for role in _USUAL}
     if computed is not None:
         if given.get("reward"):
             raise Mistake(
@@ -95,14 +98,25 @@ def choose_roles(table: Table, named: Named, computed: str | None) -> Roles:
     return roles
 
 
-def _require_roles(named: Named) -> None:
+def _require_roles(named: Any) -> Mapping[str, Any]:
+    """The names by role, as they should have been typed."""
+    example = "e.g. dataset.columns={actions: [valve], reward: gain}"
+    if not isinstance(named, Mapping | None):
+        raise Mistake(f"dataset.columns={named} must say which columns are what, {example}")
     roles = ("observations", "actions", *_USUAL)
-    unknown = [role for role in named if role not in roles]
-    if unknown:
-        raise Mistake(
-            f"dataset.columns has the key {unknown[0]}; it says which columns are "
-            f"{', '.join(roles)}, e.g. dataset.columns={{actions: [valve], reward: r}}"
-        )
+    for role, said in (named or {}).items():
+        if role not in roles:
+            raise Mistake(
+                f"dataset.columns has the key {role}; it says which columns are "
+                f"{', '.join(roles)}, {example}"
+            )
+        names = said if isinstance(said, list | tuple) else [] if said is None else [said]
+        if not all(isinstance(name, str) for name in names):
+            raise Mistake(
+                f"dataset.columns.{role}={said} must be a name, a list of names, [] or null; names "
+                "of digits need quotes"
+            )
+    return named or {}
 
 
 def _named(table: Table, role: str, said: str | Sequence[str]) -> list[str]:
@@ -127,8 +141,8 @@ def _named(table: Table, role: str, said: str | Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _single(table: Table, role: str, given: Mapping[str, list[str]]) -> str | None:
-    """The one column of a role, None for none."""
+def _single(table: Table, role: str, given: Mapping[str, list[str]], tell: bool) -> str | None:
+    """The one column of a role, None for none; a guess is told if `tell`."""
     elsewhere = {name for other, names in given.items() if other != role for name in names}
     if role in given:
         if len(given[role]) > 1:
@@ -139,16 +153,17 @@ def _single(table: Table, role: str, given: Mapping[str, list[str]]) -> str | No
         return given[role][0] if given[role] else None
     for usual in _USUAL[role]:
         for name in table.columns:
-            if bare(name).lower() == usual and name not in elsewhere:
+            if _spelling(name) == usual and name not in elsewhere:
                 why = ", ends of the task itself and no time limits" * (role == "terminated")
-                _tell(table, role, [name], f"by its name{why}")
+                if tell:
+                    _tell(table, role, [name], f"by its name{why}")
                 return name
     return None
 
 
 def _guess_actions(table: Table, taken: Sequence[str]) -> list[str]:
     names = [name for name in table.columns if name not in taken]
-    found = [name for name in names if _ACTIONS.fullmatch(bare(name).lower())]
+    found = [name for name in names if _ACTIONS.fullmatch(_spelling(name))]
     if not found:
         left = [bare(name) for name in names]
         raise Mistake(
@@ -165,14 +180,14 @@ def _guess_observations(table: Table, taken: Sequence[str]) -> list[str]:
         for name in table.columns
         if name not in taken and name and not name.startswith("Unnamed:")
     ]
-    found = [name for name in left if _OBSERVATIONS.fullmatch(bare(name).lower())]
+    found = [name for name in left if _OBSERVATIONS.fullmatch(_spelling(name))]
     why = "by name"
     if not found:
         why = "all other columns of numbers"
         found = [
             name
             for name in left
-            if table.columns[name].dtype.kind in "fiub" and not _NEXT.fullmatch(bare(name).lower())
+            if table.columns[name].dtype.kind in "fiub" and not _NEXT.fullmatch(_spelling(name))
         ]
     if not found:
         raise Mistake(
@@ -183,6 +198,12 @@ def _guess_observations(table: Table, taken: Sequence[str]) -> list[str]:
     rest = f"; not read: {listed(unread)}" if unread else ""
     _tell(table, "observations", found, why + rest)
     return found
+
+
+def _spelling(name: str) -> str:
+    """A name without unit, in lower case unless that changes its meaning: T is no time."""
+    plain = bare(name)
+    return plain.lower() if len(plain) > 2 else plain
 
 
 def _tell(table: Table, role: str, names: Sequence[str], why: str) -> None:
@@ -197,7 +218,7 @@ def _tell(table: Table, role: str, names: Sequence[str], why: str) -> None:
 
 
 def _without_reward(table: Table) -> str:
-    costs = [bare(name) for name in table.columns if bare(name).lower() in _COSTS]
+    costs = [bare(name) for name in table.columns if _spelling(name) in _COSTS]
     example = f"-{costs[0]}" if costs else "-(level-setpoint)**2"
     return (
         f"{table.source} has no reward; name its column, dataset.columns.reward=NAME, or compute "

@@ -19,6 +19,7 @@ from reverie.text import one_line
 
 _UNIT = re.compile(r"\s*[\[(]([^\[\]()]*)[\])]\s*$")
 _DELIMITERS = ";\t|,"
+_LONGEST_NAME = 200
 # What readers of binary tables raise for files that are damaged or something else; pyarrow's own
 # errors are ValueError, OSError and NotImplementedError too.
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, NotImplementedError, OverflowError)
@@ -158,7 +159,7 @@ def from_frame(frame: Any, source: str) -> Table:
     Raises:
         Mistake: a name that stands twice, no rows.
     """
-    names = [str(name).strip() for name in frame.columns]
+    names = [one_line(str(name), _LONGEST_NAME) for name in frame.columns]
     _require_different(names, source)
     columns = {
         name: np.asarray(frame[key].to_numpy())

@@ -58,6 +58,14 @@ def test_guesses_are_told_one_line_each_and_what_is_named_is_not_guessed(lines):
     assert len(told) == 7 and not any("\n" in line for line in told)
 
 
+def test_letters_of_control_engineers_are_not_taken_for_others():
+    """T is a temperature, r a set-point; u is what is done."""
+    names = {"level [cm]": "T", "setpoint [cm]": "r", "action [-]": "u1"}
+    data = load_any(log().rename(columns=names), columns=None)
+    assert (data.spec.obs_names, data.spec.action_names) == (("T", "r"), ("u1",))
+    assert data.origin["time"] == "time [s]"
+
+
 def test_names_without_units_and_patterns_choose_columns(lines):
     frame = log().rename(columns={"action [-]": "valve (%)", "reward": "gain"})
     data = load_any(
@@ -208,6 +216,12 @@ def test_an_environment_can_be_named():
         ({}, {"columns": {"actions": "aktion"}}, r"did you mean action \[-\]\?"),
         ({}, {"columns": {"observations": ["x*"]}}, r"has no column 'x\*'"),
         ({}, {"columns": {"states": "level"}}, "dataset.columns has the key states"),
+        (
+            {},
+            {"columns": ["level"]},
+            r"dataset.columns=\['level'\] must say which columns are what",
+        ),
+        ({}, {"columns": {"actions": 3}}, "dataset.columns.actions=3 must be a name"),
         ({}, {"columns": {"reward": ["reward", "level"]}}, "it is one column"),
         (
             {},
