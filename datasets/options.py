@@ -49,16 +49,36 @@ def load(source: str | Mapping[str, np.ndarray] | Any, **settings: Any) -> Datas
         # Only who has a DataFrame waits for pandas.
         return resolve_name("reverie.datasets.readers.table:load_frame")(source, **options)
     if not isinstance(source, str):
-        options = read_option(ARRAYS, settings | {"path": "arrays"})
-        del options["path"], options["_target_"]
-        options["name"] = options["name"] or "arrays"
-        return from_columns(source, source="the given arrays", **options)
+        return from_arrays(source, "the given arrays", settings)
     if source.startswith("d4rl/"):
         source, settings = "d4rl", {"id": source.removeprefix("d4rl/"), **settings}
     options = read_option(source, settings)
     reader = resolve_name(options.pop("_target_"))
     options["name"] = short_name(**options)
     return reader(**options)
+
+
+def from_arrays(
+    arrays: Mapping[str, np.ndarray],
+    source: str,
+    settings: Mapping[str, Any],
+    *,
+    valid_next: np.ndarray | None = None,
+) -> Dataset:
+    """A dataset of arrays by name, see `load`.
+
+    Args:
+        source: where they come from, for messages.
+        settings: what to set of `conf/dataset/file.yaml`.
+        valid_next: `[N]`, false where `next_observations` does not hold the true successor.
+
+    Raises:
+        Mistake: no such setting, or the data are refused.
+    """
+    options = read_option(ARRAYS, {**settings, "path": "arrays"})
+    del options["path"], options["_target_"]
+    options["name"] = options["name"] or "arrays"
+    return from_columns(arrays, source=source, valid_next=valid_next, **options)
 
 
 def read_option(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -115,12 +115,14 @@ def from_columns(
     clip_actions: bool,
     columns: Mapping[str, str | None] | None = None,
     subset: Subset | None = None,
+    valid_next: np.ndarray | None = None,
 ) -> Dataset:
     """Turn arrays with the names of `load` into a dataset.
 
     Args:
         arrays: by name.
         source: where they come from, for messages.
+        valid_next: `[N]`, false where `next_observations` does not hold the true successor.
 
     Raises:
         Mistake: as `load`.
@@ -158,6 +160,7 @@ def from_columns(
         terminated=data["terminals"],
         truncated=_truncated(source, data, spec.max_episode_steps),
         next_obs=None if next_obs is None else next_obs[:, :obs_slice],
+        valid_next=valid_next,
         reference=None if reference is None else given_reference(reference),
         origin={"source": "file", "file": source},
         clip_actions=clip_actions,
@@ -238,12 +241,9 @@ def _truncated(file: str, columns: Columns, limit: int | None) -> np.ndarray:
     if "timeouts" in columns:
         return columns["timeouts"]
     if "next_observations" in columns:
-        obs, next_obs = columns["observations"][1:], columns["next_observations"][:-1]
-        with np.errstate(invalid="ignore"):
-            gap = np.abs(next_obs - obs).max(axis=1)
-            jump = gap > JUMP * (1.0 + np.abs(obs).max(axis=1))
+        jump = jumps(columns["observations"], columns["next_observations"])
         log.info("%s records no timeouts; found %d jumps between episodes", file, int(jump.sum()))
-        return np.append(jump, False)
+        return jump
     if limit is not None:
         return limit_ends(terminated, limit)
     log.warning(
@@ -252,6 +252,13 @@ def _truncated(file: str, columns: Columns, limit: int | None) -> np.ndarray:
         file,
     )
     return np.zeros(count, dtype=bool)
+
+
+def jumps(obs: np.ndarray, next_obs: np.ndarray) -> np.ndarray:
+    """`[N]` whether a row's successor `[N, D]` is not the following row's observation."""
+    with np.errstate(invalid="ignore"):
+        gap = np.abs(next_obs[:-1] - obs[1:]).max(axis=1)
+        return np.append(gap > JUMP * (1.0 + np.abs(obs[1:]).max(axis=1)), False)
 
 
 def given_spec(
