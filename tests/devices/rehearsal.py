@@ -80,7 +80,6 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
         *("algorithm=pgd", "sampler=soft_value", "guidance=soft_value", "guidance.value=critic"),
     ),
     "value gap": ("algorithm=mopo", "value_gap.starts=2"),
-    "verdict": ("algorithm=mopo", "verdict.starts=2", "agent.discount=0.5"),
     "slopes": ("algorithm=mopo", "lipschitz.states=8", "lipschitz.steps=2"),
 }
 """Values of settings that lead through other code, by a name for people."""
@@ -88,7 +87,7 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
 SMALL: Mapping[str, Any] = {
     **{"threads": 1, "device": "cpu", "compile": "false", "seeds": 2},
     **{"updates": 4, "batch_size": 42, "log_every": 2, "checkpoint_every": 0},
-    **{"evaluate.every": 0, "probe_starts": 4, "value_gap.starts": 0, "verdict.starts": 0},
+    **{"evaluate.every": 0, "probe_starts": 4, "value_gap.starts": 0},
 }
 """Of the run itself."""
 LIMITS: Mapping[str, int] = {
