@@ -6,11 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
+from io import StringIO
 
 import pytest
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
+from rich.console import Console
 from torch import nn
 
 from reverie.mistake import Mistake
@@ -18,6 +20,7 @@ from reverie.training.checkpoint import load_refitted
 from reverie.training.files import save_tensors
 from reverie.training.launch.mistakes import explain
 from reverie.training.ope.__main__ import FILE, evaluate
+from reverie.training.results.summary import print_results, read_summary
 from tests.cli.conftest import SMALL
 
 FAST = (
@@ -46,7 +49,9 @@ def trained(folder, *changes):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ope")
-    return trained(folder, f"cache={tmp_path_factory.getbasetemp() / 'cache'}", "evaluate.every=0")
+    judged = ("verdict.starts=4", "verdict.fqe.hidden=[8]", "agent.discount=0.9")
+    cache = f"cache={tmp_path_factory.getbasetemp() / 'cache'}"
+    return trained(folder, cache, "evaluate.every=0", *judged)
 
 
 @pytest.fixture
@@ -77,6 +82,18 @@ def spoil(run_dir, **changes):
     (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
     record = torch.load(run_dir / "checkpoint.pt", weights_only=True)
     torch.save({**record, "settings": config}, run_dir / "checkpoint.pt")
+
+
+def test_training_ended_with_a_verdict_that_is_shown_again(finished):
+    summary = read_summary(finished / "summary.json")
+    verdict = summary["verdict"]
+    assert verdict["seeds"] == 2 and verdict["discount"] == 0.9 and verdict["horizon"] == 200
+    assert verdict["fqe"]["updates"] == 15 and verdict["model"] is not None
+    console = Console(file=StringIO(), width=80)
+    print_results(summary, finished, console)
+    printed = console.file.getvalue()
+    assert "recorded behaviour" in printed and "1: model rollouts" in printed
+    assert "verdict: " in printed
 
 
 def test_estimates_stand_beside_the_truth(run_dir, capsys):
