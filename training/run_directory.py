@@ -38,6 +38,7 @@ FILES = (
     *(f"{name}-seed[0-9]*.mp4" for name in ("video", "planned", "imagined")),
     *("sparse_policy.json", "sparse_policy_[0-9]*.py", "sparse_policy_[0-9]*.c"),
     *("snapshots/[0-9]*.pt", "tensorboard/events.out.tfevents.*", "wandb-id.txt"),
+    "export/*/__pycache__/*.pyc",
     *(f"export/*/{name}" for name in ("manifest.json", "policy.*", "policy_test.c", "*.onnx")),
     *("wandb/run-*", "wandb/offline-run-*", "wandb/latest-run", "wandb/debug*"),
 )

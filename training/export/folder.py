@@ -34,7 +34,7 @@ def require_replaceable(folder: Path) -> None:
     if folder.is_symlink() or not folder.is_dir():
         raise Mistake(f"{folder} is no folder of an export; {_REMEDY}")
     with writing(folder, _REMEDY):
-        names = sorted(path.name for path in folder.iterdir())
+        names = sorted(path.name for path in folder.iterdir() if not _is_cache(path))
     if not names:
         return
     if MANIFEST not in names:
@@ -46,6 +46,12 @@ def require_replaceable(folder: Path) -> None:
             raise Mistake(f"{path} is no file of an export; move it elsewhere, or {_REMEDY}")
         if name != MANIFEST and (not path.is_file() or digest(path) != files[name]):
             raise Mistake(f"{path} is not as it was exported; keep it elsewhere, or {_REMEDY}")
+
+
+def _is_cache(path: Path) -> bool:
+    """Whether Python made it, where somebody imported a file of an export."""
+    ours = path.name == "__pycache__" and path.is_dir() and not path.is_symlink()
+    return ours and all(each.suffix == ".pyc" for each in path.iterdir())
 
 
 def _files_of(manifest: Path) -> dict[str, str]:

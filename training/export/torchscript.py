@@ -61,6 +61,8 @@ def program(controller: Controller) -> torch.jit.ScriptModule:
 
     # A class of its own: programs of one class whose weights are called alike share their code.
     class Policy(torch.jit.ScriptModule):
+        __module__ = "exported"  # by which the file calls its code
+
         def __init__(self) -> None:
             super().__init__()
             for name, value in arrays.items():

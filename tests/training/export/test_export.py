@@ -1,6 +1,7 @@
 """`training.export` on a finished run: what it prints and writes, and how mistakes end."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,11 +12,12 @@ import torch
 
 import reverie
 from reverie.mistake import Mistake
-from reverie.training.export import __main__ as command
+from reverie.training.export import __main__ as tool
 from reverie.training.export import c_files, controller
 from reverie.training.export.folder import digest
 from reverie.training.export.subject import choose_seed, findings
 from reverie.training.launch.make import compose_command
+from reverie.training.run_directory import start_over
 
 ALL = ["numpy", "torchscript", "onnx", *(["c"] if c_files.find_compiler() else [])]
 
@@ -42,7 +44,7 @@ def run_dir(trained, tmp_path):
 
 def export(run_dir, **settings):
     settings = {"tests": 16, "decisions": 3, "format": "numpy", **settings}
-    return command.export(compose_command("export", run=str(run_dir), **settings))
+    return tool.export(compose_command("export", run=str(run_dir), **settings))
 
 
 def manifest_of(folder):
@@ -81,7 +83,8 @@ def test_every_format_has_a_folder_and_a_manifest_that_is_true(run_dir, capsys):
         assert actions == pytest.approx(expected.numpy(), abs=1e-5)
 
 
-def test_the_numpy_files_work_where_nothing_of_ours_is(run_dir, tmp_path):
+def test_the_numpy_files_work_where_nothing_of_ours_is(run_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     export(run_dir, output=str(tmp_path / "plant"))
     script = """
 import json, sys
@@ -91,14 +94,19 @@ test = json.load(open("manifest.json"))["self_test"]
 print(np.abs(policy(test["inputs"]["obs"]) - test["outputs"]["action"]).max() < 1e-5)
 print([name for name in sys.modules if name.split(".")[0] in ("torch", "reverie")])
 """
+    folder = tmp_path / "plant" / "numpy"
     done = subprocess.run(
         [sys.executable, "-c", script],
-        cwd=tmp_path / "plant" / "numpy",
+        cwd=folder,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": ""},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.stdout.split("\n")[:2] == ["True", "[]"], done.stderr
+    assert (folder / "__pycache__").is_dir()
+    export(run_dir, output=str(tmp_path / "plant"))  # which that does not hinder
+    assert not (folder / "__pycache__").exists()
 
 
 def test_the_same_run_gives_the_same_bytes(run_dir, tmp_path, capsys):
@@ -115,22 +123,17 @@ def test_the_same_run_gives_the_same_bytes(run_dir, tmp_path, capsys):
             assert path.read_bytes() == other.read_bytes(), path
 
 
-def test_the_typed_command_does_the_same_and_torchscript_has_the_same_bytes(run_dir, tmp_path):
+def test_typed_commands_give_the_same_torchscript(run_dir, tmp_path, command):
     """In processes of their own: torch numbers the programs of one."""
-    typed = ["-m", "training.export", f"run={run_dir}", "format=torchscript", "decisions=3"]
+    typed = ["-m", "reverie.training.export", f"run={run_dir}", "format=torchscript", "decisions=3"]
     files = []
     for place in ("one", "two"):
-        done = subprocess.run(
-            [sys.executable, *typed, f"output={tmp_path / place}"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stderr == "" and f"written: {tmp_path / place}" in done.stdout
+        done = command(*typed, f"output={tmp_path / place}")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"written: {tmp_path / place}" in done.stdout
         files.append((tmp_path / place / "torchscript" / "policy.pt").read_bytes())
     assert files[0] == files[1]
-    assert not [word for word in (b"site-packages", b"/home", b"reverie") if word in files[0]]
+    assert b"site-packages" not in files[0] and b"reverie" not in files[0]
 
 
 def refused(run_dir, **settings):
@@ -168,7 +171,7 @@ def test_a_run_that_was_not_trained_is_refused(run_dir, tmp_path):
 
 
 def test_a_policy_that_rounding_moves_is_not_written(run_dir, monkeypatch):
-    monkeypatch.setattr(command, "TOLERANCE", -1.0)
+    monkeypatch.setattr(tool, "TOLERANCE", -1.0)
     assert "nothing is written" in refused(run_dir)
     assert not (run_dir / "export").exists()
 
@@ -184,7 +187,7 @@ def test_data_that_are_gone_leave_ranges_unknown(run_dir, monkeypatch, capsys):
     def gone(self):
         raise Mistake("the file is gone")
 
-    monkeypatch.setattr(command.SavedRun, "load_dataset", gone)
+    monkeypatch.setattr(tool.SavedRun, "load_dataset", gone)
     export(run_dir)
     assert "no recorded ranges: the file is gone" in capsys.readouterr().out
     manifest = manifest_of(run_dir / "export" / "numpy")
@@ -193,8 +196,6 @@ def test_data_that_are_gone_leave_ranges_unknown(run_dir, monkeypatch, capsys):
 
 def test_an_overwritten_run_takes_its_exports_along(run_dir):
     export(run_dir, format=ALL)
-    from reverie.training.run_directory import start_over
-
     (run_dir / ".lock").touch()
     start_over(run_dir)
     assert not (run_dir / "export").exists()
