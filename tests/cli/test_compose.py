@@ -301,6 +301,6 @@ def test_a_noise_distribution_joins_every_generator(preset, distribution):
 
 
 def test_synther_learns_from_five_million_generated_transitions_alone():
-    config = composed("algorithm=synther")
+    config = composed("algorithm=synther", "budget=paper")
     assert real_rows(config) == 0 and config.guidance is None
     assert (config.source.records, config.source.every) == (5_000_000, None)

@@ -85,7 +85,7 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
 """Values of settings that lead through other code, by a name for people."""
 
 SMALL: Mapping[str, Any] = {
-    **{"threads": 1, "device": "cpu", "compile": "false", "seeds": 2},
+    **{"threads": 1, "device": "cpu", "compile": "false", "seeds": 2, "budget": "paper"},
     **{"updates": 4, "batch_size": 42, "log_every": 2, "checkpoint_every": 0},
     **{"evaluate.every": 0, "probe_starts": 4, "value_gap.starts": 0},
 }

@@ -147,6 +147,16 @@ def test_every_member_trains_on_its_bootstrap_rows_each_epoch(make_ensemble, mon
     assert not set(held[0].tolist()) & set(epochs[0].flatten().tolist())
 
 
+@pytest.mark.parametrize(("updates", "epochs"), [(9, 2), (1, 1)])
+def test_an_automatic_cap_counts_updates_and_leaves_one_epoch(
+    make_ensemble, monkeypatch, updates, epochs
+):
+    monkeypatch.setattr("reverie.world_models.ensemble.AUTO_UPDATES", updates)
+    model = make_ensemble(batch=32, max_epochs="auto", patience=9)
+    inputs, targets = table(130)  # 104 rows to fit, four batches an epoch
+    assert fit_table(model, inputs, targets, torch.arange(130).expand(1, -1))["epochs"] == [epochs]
+
+
 def test_the_input_scaler_sees_training_rows_only(make_ensemble, monkeypatch):
     model = make_ensemble(max_epochs=1)
     kept = []
