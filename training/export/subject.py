@@ -34,7 +34,22 @@ def choose_seed(seeds: int, wanted: int | None, summary: Mapping[str, Any]) -> t
         if values and len(values) == seeds and any(each is not None for each in values):
             best = max(range(seeds), key=lambda i: -np.inf if values[i] is None else values[i])
             return best, f"the best {key}, {values[best]:.4g} over the last ten evaluations"
-    return 0, "the first, for the summary holds no scores; seed=... takes another"
+    verdict = summary.get("verdict") or {}
+    found = [
+        verdict[key]["value"] for key in ("fqe", "model") if "value" in (verdict.get(key) or {})
+    ]
+    if found:
+        # The more careful of two estimates; one that is not finite is written as null.
+        values = [
+            min(-np.inf if each[i][0] is None else each[i][0] for each in found)
+            for i in range(seeds)
+        ]
+        best = int(np.argmax(values))
+        return best, f"the best by the lower estimate of its verdict, {values[best]:.4g}"
+    return (
+        0,
+        "the first, for the summary holds neither scores nor a verdict; seed=... takes another",
+    )
 
 
 def findings(summary: Mapping[str, Any]) -> dict[str, Any]:

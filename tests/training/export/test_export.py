@@ -205,6 +205,12 @@ def test_which_seed_is_exported():
     result = {"return_last10_per_seed": [None, -5.0, -7.0]}
     assert choose_seed(3, None, {"result": result})[0] == 1
     assert choose_seed(3, 2, {"result": result}) == (2, "as chosen")
+    values = {"fqe": [[5, 4, 6], [3, 2, 4], [9, 8, 9]], "model": [[1, 0, 2], [2, 1, 3], [None] * 3]}
+    verdict = {method: {"value": value} for method, value in values.items()}
+    chosen, why = choose_seed(3, None, {"result": {}, "verdict": verdict})
+    assert chosen == 1 and "lower estimate of its verdict, 2" in why
+    diverged = {"fqe": {"diverged": True}, "model": None}
+    assert choose_seed(3, None, {"result": {}, "verdict": diverged})[0] == 0
     assert choose_seed(1, None, {}) == (0, "the only one")
     assert choose_seed(3, None, {})[1].startswith("the first, for the run is not finished")
     assert choose_seed(3, None, {"result": {}})[1].startswith("the first, for the summary holds")
