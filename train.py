@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from reverie.output import outlive_readers
+from reverie.training.checkpoint import restore_settings
 from reverie.training.initialisation import pinned
 from reverie.training.launch import failures, mistakes
 from reverie.training.launch.budget import told_budget
@@ -21,7 +22,6 @@ from reverie.training.launch.options import CONF
 from reverie.training.launch.requirements import require_sense
 from reverie.training.launch.sweeps import require_first_failure, sweeping
 from reverie.training.results.summary import print_results, read_summary
-from reverie.training.run import restore_settings
 from reverie.training.run_directory import (
     CONFIG,
     SUMMARY,

@@ -15,10 +15,11 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.replay import Mixture
 from reverie.envs.specs import Reference, Spec
 from reverie.mistake import Mistake
-from reverie.training.files import load_tensors, require_finite, save_tensors
+from reverie.training.files import load_tensors, require_finite, save_tensors, write_text
 from reverie.training.logging import Log
-from reverie.training.run_directory import CARRIED_OUT, require_same
+from reverie.training.run_directory import CARRIED_OUT, CONFIG, require_same
 from reverie.training.seeding import random_state, restore_random_state
+from reverie.training.stored import write_settings
 from reverie.world_models.base import WorldModel
 from reverie.world_models.sources import RolloutSource
 
@@ -177,6 +178,23 @@ def load_refitted(path: Path, model: WorldModel, device: torch.device) -> None:
     state = load_tensors(path, KIND, device, _REPAIR)["world_model"]
     if state is not None:
         _take(path, model, state)
+
+
+def restore_settings(directory: Path, settings: Mapping[str, Any]) -> None:
+    """Write the `config.yaml` of a run anew, which its checkpoint says were its settings.
+
+    Raises:
+        Mistake: there is no checkpoint, or it says others.
+    """
+    saved = directory / FILE
+    if not saved.is_file():
+        raise Mistake(
+            f"{directory} has lost its {CONFIG} and keeps no {FILE}, so nothing says "
+            f"what it computed; restore {CONFIG}, or start over with overwrite=true"
+        )
+    record = load_tensors(saved, KIND)
+    require_same(saved, record.get("settings", {}), settings)
+    write_text(directory / CONFIG, write_settings(settings))
 
 
 def _take(path: Path, module: nn.Module, state: Mapping[str, Any]) -> None:

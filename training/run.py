@@ -11,7 +11,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from rich.console import Console
@@ -20,14 +19,13 @@ from torch import Tensor
 from reverie.agents.base import Agent
 from reverie.datasets.cache import cache_root
 from reverie.datasets.dataset import Dataset
-from reverie.datasets.replay import GrowingReplay, Mixture, Replay
+from reverie.datasets.replay import Mixture
 from reverie.envs.evaluation import Episodes, Evaluator
-from reverie.mistake import Mistake
 from reverie.training import checkpoint, fitting
 from reverie.training.compilation import keep_compiled, wrapper
 from reverie.training.cores import count_cores
 from reverie.training.execution import Execution, settle
-from reverie.training.files import load_tensors, write_json, write_text
+from reverie.training.files import write_json, write_text
 from reverie.training.fitting import Part
 from reverie.training.initialisation import Initialisation, pinned
 from reverie.training.logging import Log, NoTracker, Tracker
@@ -40,13 +38,18 @@ from reverie.training.probes import blow_up
 from reverie.training.probes.value_gap import ValueGap, alarms
 from reverie.training.progress import Stage, stage
 from reverie.training.results import curves
-from reverie.training.results.summary import read_metrics, read_summary, summarise
+from reverie.training.results.summary import (
+    Series,
+    read_metrics,
+    read_series,
+    read_summary,
+    summarise,
+)
 from reverie.training.run_directory import (
     CONFIG,
     METRICS,
     SUMMARY,
     claimed,
-    require_same,
     require_same_settings,
 )
 from reverie.training.seeding import (
@@ -58,9 +61,6 @@ from reverie.training.seeding import (
 from reverie.training.stored import write_settings
 from reverie.world_models.base import WorldModel
 from reverie.world_models.sources import RolloutSource
-
-Series = dict[str, tuple[np.ndarray, np.ndarray]]
-"""By metric: the updates `[T]` at which it was measured, and its values `[S, T]`."""
 
 
 class Probe(Protocol):
@@ -193,7 +193,7 @@ class Run:
             if (directory / SUMMARY).is_file():
                 summary = read_summary(directory / SUMMARY)
                 if not (directory / CONFIG).is_file():
-                    restore_settings(directory, self.settings)
+                    checkpoint.restore_settings(directory, self.settings)
                 if (directory / checkpoint.FILE).is_file():  # checkpoint_every=0 writes none
                     state = self._state(directory)
                     state.resume(directory / checkpoint.FILE)
@@ -396,74 +396,3 @@ def _told(decided: Execution, device: torch.device) -> str:
     threads = f"{decided.threads} thread{'s' * (decided.threads > 1)}"
     how = "compiled" if decided.compiled else "not compiled"
     return f"on {device} with {threads} of {count_cores()} cores, {how}"
-
-
-def mix(
-    data: Dataset,
-    *,
-    seeds: int,
-    batch_size: int,
-    real_rows: int | None = None,
-    source: RolloutSource | None = None,
-    online: Online | None = None,
-    agent: Agent | None = None,
-) -> tuple[Mixture, dict[str, RolloutSource]]:
-    """The dataset, growing online, and the replay of what a source makes, as one mixture.
-
-    Args:
-        batch_size: B, rows of an update for each seed.
-        real_rows: how many of them come from the dataset where there is a source; all without.
-        agent: whose further columns the rows have; None: they have no others than those of
-            `Transition`.
-
-    Returns:
-        The mixture, and what refills its streams, by the name of the stream.
-    """
-    recorded = data.transitions if agent is None else agent.recorded(data)
-    streams: dict[str, Replay] = {"real": Replay.of(recorded)}
-    rows = {"real": batch_size}
-    sources: dict[str, RolloutSource] = {}
-    if online is not None:
-        sources["real"] = online.source
-        streams["real"] = GrowingReplay(recorded, seeds=seeds, capacity=online.source.capacity)
-    if source is not None:
-        sources[source.stream] = source
-        streams[source.stream] = Replay(recorded[:1], seeds=seeds, capacity=source.capacity)
-        rows["real"] = batch_size if real_rows is None else real_rows
-        rows[source.stream] = batch_size - rows["real"]
-    return Mixture(streams, rows, seeds=seeds), sources
-
-
-def read_series(metrics: Path, sha256: str | None = None) -> Series:
-    """Everything in a `metrics.csv`, where every seed measured it.
-
-    Args:
-        sha256: of the file, where the run is finished.
-
-    Raises:
-        Mistake: the file is missing or damaged.
-    """
-    series: Series = {}
-    for metric, per_seed in read_metrics(metrics, sha256=sha256).items():
-        tables = [dict(zip(*each, strict=True)) for each in per_seed.values()]
-        updates = [update for update in tables[0] if all(update in table for table in tables)]
-        values = [[table[update] for update in updates] for table in tables]
-        series[metric] = (np.array(updates), np.array(values))
-    return series
-
-
-def restore_settings(directory: Path, settings: Mapping[str, Any]) -> None:
-    """Write the `config.yaml` of a run anew, which its checkpoint says were its settings.
-
-    Raises:
-        Mistake: there is no checkpoint, or it says others.
-    """
-    saved = directory / checkpoint.FILE
-    if not saved.is_file():
-        raise Mistake(
-            f"{directory} has lost its {CONFIG} and keeps no {checkpoint.FILE}, so nothing says "
-            f"what it computed; restore {CONFIG}, or start over with overwrite=true"
-        )
-    record = load_tensors(saved, checkpoint.KIND)
-    require_same(saved, record.get("settings", {}), settings)
-    write_text(directory / CONFIG, write_settings(settings))

@@ -17,10 +17,12 @@ from reverie.envs.true_dynamics import simulator_for
 from reverie.training.cores import count_cores
 from reverie.training.launch.options import build_option
 from reverie.training.loop import Periods
+from reverie.training.mixing import mix
 from reverie.training.online import Online
 from reverie.training.probes.lipschitz import LipschitzProbe
 from reverie.training.probes.values import EdgeTest, ValueProbe
-from reverie.training.run import Probe, Run, Series, mix
+from reverie.training.results.summary import Series
+from reverie.training.run import Probe, Run
 from reverie.training.seeding import seed_everything
 from reverie.world_models.base import WorldModel
 from reverie.world_models.filters import KeepAll, TransitionFilter

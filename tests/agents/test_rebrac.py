@@ -8,7 +8,7 @@ import torch
 from reverie.datasets.columns import WithNextAction
 from reverie.mistake import Mistake
 from reverie.training.loop import rollout_round
-from reverie.training.run import mix
+from reverie.training.mixing import mix
 from reverie.world_models.sources import RolloutSource
 
 

@@ -12,7 +12,8 @@ from reverie.training import checkpoint
 from reverie.training.files import load_tensors, save_tensors
 from reverie.training.initialisation import Initialisation, digest, pinned
 from reverie.training.loop import Periods
-from reverie.training.run import Run, mix
+from reverie.training.mixing import mix
+from reverie.training.run import Run
 from reverie.training.run_directory import CONFIG
 
 

@@ -13,8 +13,9 @@ from reverie.training import checkpoint
 from reverie.training.files import load_tensors, save_tensors
 from reverie.training.launch.restore import load_run
 from reverie.training.loop import Periods
+from reverie.training.mixing import mix
 from reverie.training.results.summary import read_summary
-from reverie.training.run import Run, mix
+from reverie.training.run import Run
 from reverie.training.run_directory import CONFIG, METRICS
 
 

@@ -46,9 +46,10 @@ from reverie.training.launch.compose import (
 )
 from reverie.training.launch.options import CONF
 from reverie.training.loop import Periods
+from reverie.training.mixing import mix
 from reverie.training.progress import stage
 from reverie.training.results import summary as reports
-from reverie.training.run import Run, mix
+from reverie.training.run import Run
 from reverie.training.run_directory import (
     METRICS,
     SUMMARY,

@@ -32,13 +32,14 @@ from reverie.training.initialisation import Initialisation
 from reverie.training.launch.budget import sized, told_size
 from reverie.training.launch.mistakes import build
 from reverie.training.loop import Periods
+from reverie.training.mixing import mix
 from reverie.training.online import Online, Refit
 from reverie.training.ope.verdict import Verdict
 from reverie.training.population import population
 from reverie.training.probes.lipschitz import LipschitzProbe
 from reverie.training.probes.value_gap import ValueGap
 from reverie.training.probes.values import ValueProbe
-from reverie.training.run import Run, mix
+from reverie.training.run import Run
 from reverie.training.seeding import seed_everything, side_stream
 from reverie.world_models.base import WorldModel
 from reverie.world_models.sources import RolloutSource

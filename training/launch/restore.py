@@ -29,8 +29,7 @@ from reverie.training.launch.strangers import (
     require_environment_allowed,
     require_known,
 )
-from reverie.training.results.summary import read_summary
-from reverie.training.run import Series, read_series
+from reverie.training.results.summary import Series, read_series, read_summary
 from reverie.training.run_directory import CARRIED_OUT, CONFIG, METRICS, SUMMARY, flat
 from reverie.training.seeding import seed_everything
 from reverie.training.stored import damaged, read_settings

@@ -24,6 +24,8 @@ from reverie.training.population import label
 from reverie.training.results.shape import complaint_of_summary
 from reverie.training.stored import damaged, read_record
 
+Series = dict[str, tuple[np.ndarray, np.ndarray]]
+"""By metric: the updates `[T]` at which it was measured, and its values `[S, T]`."""
 LAST = 10
 """Evaluations averaged into the reported score, as is usual on D4RL."""
 
@@ -252,6 +254,24 @@ def read_metrics(
         raise damaged(path, f"{error}, near line {read + 1}", remedy) from error
     if changed:
         raise damaged(path, f"it is not the file that {path.parent / 'summary.json'} tells", remedy)
+    return series
+
+
+def read_series(metrics: Path, sha256: str | None = None) -> Series:
+    """Everything in a `metrics.csv`, where every seed measured it.
+
+    Args:
+        sha256: of the file, where the run is finished.
+
+    Raises:
+        Mistake: the file is missing or damaged.
+    """
+    series: Series = {}
+    for metric, per_seed in read_metrics(metrics, sha256=sha256).items():
+        tables = [dict(zip(*each, strict=True)) for each in per_seed.values()]
+        updates = [update for update in tables[0] if all(update in table for table in tables)]
+        values = [[table[update] for update in updates] for table in tables]
+        series[metric] = (np.array(updates), np.array(values))
     return series
 
 

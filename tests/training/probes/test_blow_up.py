@@ -11,8 +11,8 @@ from rich.console import Console
 import reverie
 from reverie.agents.sac import SAC
 from reverie.datasets.options import load
+from reverie.training.mixing import mix
 from reverie.training.probes.blow_up import FAR, LOSS, MARGIN, alarm, attainable, judge
-from reverie.training.run import mix
 
 ROWS = 40
 SMALL = dict(
