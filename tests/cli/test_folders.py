@@ -5,6 +5,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+import yaml
 
 from reverie.training.run_directory import LOCK, MARKER, _files, _is_ours
 
@@ -84,7 +85,9 @@ def test_a_checkpoint_knows_the_settings_it_belongs_to(train, fails, tmp_path):
     record = torch.load(run_dir / "checkpoint.pt", weights_only=True)
     assert record["settings"]["agent"]["discount"] == 0.99
     config = run_dir / "config.yaml"
-    config.write_text(config.read_text().replace("discount: 0.99", "discount: 0.5"))
+    settings = yaml.safe_load(config.read_text())
+    settings["agent"]["discount"] = 0.5
+    config.write_text(yaml.safe_dump(settings, sort_keys=False))
     done = train(*here, "agent.discount=0.5")
     (line,) = done.stderr.strip().splitlines()
     assert done.returncode == 1 and "checkpoint.pt holds a run with agent.discount=0.99" in line

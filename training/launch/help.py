@@ -36,6 +36,8 @@ def show_settings(*, _root_: DictConfig) -> str:
         if not line[:1].isalpha() or key in ("defaults", "hydra", *_root_.hydra.runtime.choices):
             continue
         value = "???" if OmegaConf.is_missing(_root_, key) else _flow(_root_[key])
+        if len(value) > 70:
+            value = f"{{{', '.join(_root_[key])}}}"  # --cfg job shows the values
         text = f"{key + '=' + value:<26} {line.partition(' # ')[2]}".rstrip()
         lines.append(textwrap.fill(text, _WIDTH, subsequent_indent=" " * 27))
     return _plain("\n".join(lines))

@@ -169,7 +169,8 @@ def test_a_run_tells_the_problems_of_its_data_and_goes_on():
     for actions in (columns["actions"], rng.uniform(-1, 1, (60, 2))):
         data = reverie.datasets.load(columns | {"actions": actions})
         reverie.make("algorithm=bc", dataset=data, console=Console(file=file, width=40), **small)
-    problem, more = (line for line in file.getvalue().splitlines() if "nothing" not in line)
+    budget, problem, more, again = file.getvalue().splitlines()
+    assert budget == again and budget.startswith("budget laptop: ")
     assert problem.startswith("problem: arrays: all actions are one-hot")
     assert "datasets.check shows more" in more
 
