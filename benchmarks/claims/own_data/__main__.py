@@ -26,7 +26,6 @@ from reverie.benchmarks.claims.report import Claim, Findings, run_command
 from reverie.datasets.options import read_option
 from reverie.envs import two_tanks
 from reverie.envs.make import spec_of
-from reverie.training.ope.conclusions import alarms
 from reverie.training.ope.estimates import true_outcomes
 from reverie.training.ope.verdict import Verdict
 from reverie.training.seeding import seed_everything
@@ -309,8 +308,23 @@ def claim_outcomes(all_judged: list[Judged], judge: bool) -> list[Claim]:
         measured = f"{np.mean(hits):.0%} of {len(hits)}" if hits else "none"
         holds = bool(np.mean(hits) >= threshold) if judge and decides and hits else None
         claims.append(Claim(f"policies {text}", expected, measured, holds, "ours"))
-    count = sum(len(alarms(judged.verdict)) for judged in all_judged)
-    return [*claims, Claim("alarms of these verdicts", "-", str(count), None, "ours")]
+    for label, deserved in (("worse than what was recorded", True), ("better", False)):
+        fired = [
+            warns(judged.verdict, policy)
+            for judged in all_judged
+            for policy, value in enumerate(judged.values.tolist())
+            if (value <= judged.verdict["recorded"]["value"][0]) == deserved
+        ]
+        measured = f"{np.mean(fired):.0%} of {len(fired)}" if fired else "none"
+        text = f"policies truly {label}: a warning beside the verdict, or no deployment"
+        claims.append(Claim(text, "-", measured, None, "ours"))
+    return claims
+
+
+def warns(verdict: Mapping[str, Any], policy: int) -> bool:
+    """Whether a verdict advises against a policy, or names a reason for doubt."""
+    against = verdict["outcome"][policy] in ("worse", "contradiction")
+    return against or bool(verdict["cautions"][policy])
 
 
 def plot(trained: Mapping[str, Judged], graded: list[Judged]) -> Figure:
