@@ -1,7 +1,7 @@
 """Conservative Q-learning, arXiv:2006.04779: SAC with critics that stay low off the data."""
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -34,6 +34,8 @@ class CQL(SAC):
         gap_limit: gap that a trained weight steers to, None for a constant weight.
         weight_learning_rate: Adam step size of a trained weight's logarithm.
         max_q_backup: bootstrap from each target critic's best of `samples` actions, no entropy.
+        conservative_states: states at which actions are pushed down: those of `all` rows, or of
+            the `dreamed` ones only, which is COMBO's other choice.
         sac: see `SAC`.
     """
 
@@ -48,6 +50,7 @@ class CQL(SAC):
         gap_limit: Finite | None,
         weight_learning_rate: Positive,
         max_q_backup: bool,
+        conservative_states: Literal["all", "dreamed"],
         **sac: Any,
     ) -> None:
         super().__init__(**sac)
@@ -59,7 +62,7 @@ class CQL(SAC):
         self.log_weight = nn.Parameter(as_tensor(conservative_weight, self.seeds).log())
         self.weight_optimiser = Adam([self.log_weight], weight_learning_rate)
         self.softness, self.samples, self.gap_limit = softness, samples, gap_limit
-        self.max_q_backup = max_q_backup
+        self.max_q_backup, self.conservative_states = max_q_backup, conservative_states
         # What the last critic loss measured; rewritten before every use.
         self.register_buffer("gap", torch.zeros(self.seeds), persistent=False)
 
@@ -80,10 +83,23 @@ class CQL(SAC):
     ) -> Float[Tensor, " S"]:
         """Squared TD error + weight * gap, both summed over the critics."""
         action, log_density = self.proposals(batch)
-        values = _values(self.critics, batch.obs, action)
-        gap = conservative_gap(values, log_density, prediction, batch.is_real, self.softness)
+        values = self.pushed_down(batch, _values(self.critics, batch.obs, action))
+        gap = conservative_gap(
+            values,
+            log_density,
+            prediction,
+            batch.is_real,
+            self.softness,
+            at=~batch.is_real if self.conservative_states == "dreamed" else None,
+        )
         self.gap.copy_(gap.detach().mean(1))
         return super().critic_loss(batch, prediction, target) + self.weight * gap.sum(1)
+
+    def pushed_down(
+        self, batch: Transition, values: Float[Tensor, "S N B K"]
+    ) -> Float[Tensor, "S N B K"]:
+        """What enters the gap of Q of the proposed actions, in the order of `proposals`."""
+        return values
 
     @torch.no_grad()
     def proposals(

@@ -182,6 +182,7 @@ def conservative_gap(
     recorded: Float[Tensor, "S N B"],
     is_real: Bool[Tensor, "S B"],
     softness: float,
+    at: Bool[Tensor, "S B"] | None = None,
 ) -> Float[Tensor, "S N"]:
     """T mean_s log sum_k exp( (Q(s, a_k) - log q(a_k)) / T ) - mean_real Q(s, a), each critic.
 
@@ -193,6 +194,7 @@ def conservative_gap(
         recorded: Q of the batch's own actions.
         is_real: which of those were recorded; the others are not pushed up.
         softness: T.
+        at: states of the first mean; None for all.
 
     Source: CQL, arXiv:2006.04779, CQL(H), as an importance-weighted sum; COMBO, arXiv:2102.08363,
     for batches that are partly synthetic. Differs: the constant log K is left out, as in their
@@ -201,7 +203,8 @@ def conservative_gap(
     pushed_down = softness * ((values - log_density.unsqueeze(1)) / softness).logsumexp(3)
     rows = is_real.sum(1).clamp(min=1).unsqueeze(1)
     pushed_up = torch.where(is_real.unsqueeze(1), recorded, 0.0).sum(2) / rows
-    return pushed_down.mean(2) - pushed_up
+    mean = pushed_down.mean(2) if at is None else masked_mean(pushed_down, at.unsqueeze(1))
+    return mean - pushed_up
 
 
 def masked_mean(values: Float[Tensor, "*lead B"], mask: Bool[Tensor, "*#lead B"]) -> Tensor:

@@ -1,5 +1,6 @@
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -27,6 +28,31 @@ def test_the_gap_equals_a_naive_sum():
                 down += 2 * math.log(sum(terms)) / 4
             real = [float(recorded[s, n, b]) for b in range(4) if is_real[s, b]]
             assert float(gap[s, n]) == pytest.approx(down - sum(real) / len(real), abs=1e-5)
+
+
+def test_only_dreamed_states_may_be_pushed_down():
+    values, density = torch.randn(1, 2, 4, 5), torch.randn(1, 4, 5)
+    recorded = torch.randn(1, 2, 4)
+    is_real = torch.tensor([[True, False, True, False]])
+    gap = conservative_gap(values, density, recorded, is_real, 1.0, at=~is_real)
+    dreamed = (values - density.unsqueeze(1)).logsumexp(3)[..., [1, 3]].mean(2)
+    torch.testing.assert_close(gap, dreamed - recorded[..., [0, 2]].mean(2))
+
+
+def test_dreamed_states_choose_what_the_loss_pushes_down(make_agent, make_batch):
+    """Only the critics' values at dreamed rows, and recorded ones, have a gradient of the gap."""
+    gradients = {}
+    for states in ("all", "dreamed"):
+        torch.manual_seed(0)
+        agent = make_agent("cql", conservative_states=states)
+        batch = replace(make_batch(1, 4), is_real=torch.tensor([[True, True, False, False]]))
+        batch.obs.requires_grad_()
+        torch.manual_seed(1)
+        prediction = agent.critics(batch.obs.detach(), batch.action)
+        loss = agent.critic_loss(batch, prediction, prediction.detach().amin(1))
+        (gradients[states],) = torch.autograd.grad(loss.sum(), batch.obs)
+    assert gradients["all"].abs().sum(-1).gt(0).all()
+    assert gradients["dreamed"].abs().sum(-1).gt(0).tolist() == [[False, False, True, True]]
 
 
 def test_a_batch_without_recorded_rows_pushes_nothing_up():

@@ -251,6 +251,13 @@ def test_the_single_model_is_an_ensemble_of_one_with_more_patience():
     assert {key for key in one if one[key] != all_[key]} == {"members", "elites", "patience"}
 
 
+def test_dreamed_states_need_dreamed_rows():
+    asked = "agent.conservative_states=dreamed"
+    with pytest.raises(ValueError, match=rf"{asked} has no dreamed rows"):
+        require_parts_fit(composed("algorithm=cql", asked))
+    require_parts_fit(composed("algorithm=combo", asked))
+
+
 def test_online_presets_compose_and_a_refit_without_a_model_is_refused():
     start = ("dataset=random", "dataset.env_id=Pendulum-v1")
     for preset, refits in (("mbpo_online", 250), ("sindy_rl_online", 500), ("sac_online", 0)):

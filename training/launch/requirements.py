@@ -79,6 +79,12 @@ def require_parts_fit(config: DictConfig) -> None:
             f"online.refit_every={config.online.refit_every} has no world model to fit again; set "
             "online.refit_every=0, or choose world_model=ensemble"
         )
+    dreams = is_chosen(config.source) or is_chosen(config.online)
+    if config.agent.get("conservative_states") == "dreamed" and not dreams:
+        raise Mistake(
+            "agent.conservative_states=dreamed has no dreamed rows; choose a source, for example "
+            "algorithm=combo, or set agent.conservative_states=all"
+        )
     simulated = is_chosen(config.source) and "simulator" in arguments(config.source)
     if simulated and not is_chosen(config.simulator):
         raise Mistake(

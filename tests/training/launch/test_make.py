@@ -65,7 +65,7 @@ def test_a_preset_that_learns_from_the_best_episodes_takes_them_of_a_dataset_tha
     assert named.data.fingerprint == run.data.fingerprint
 
 
-@pytest.mark.parametrize("algorithm", ["rebrac", "td3_awr", "awac", "rvs"])
+@pytest.mark.parametrize("algorithm", ["rebrac", "td3_awr", "awac", "rvs", "cal_ql"])
 def test_presets_that_ask_for_more_columns_train_and_are_read_again(data, tmp_path, algorithm):
     small = {**SMALL, "agent": {"hidden": [8]}}
     run = make(f"algorithm={algorithm}", dataset=data, probe_starts=8, seeds=2, **small)

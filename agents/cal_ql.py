@@ -1,0 +1,97 @@
+"""Cal-QL, arXiv:2303.05479: CQL that does not push values below what the data already earned."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from reverie.agents.cql import CQL
+from reverie.datasets.dataset import Dataset
+from reverie.datasets.transition import Transition, register
+
+AfterCut = Literal["mean", "last", "nothing"]
+
+
+@register
+@dataclass(frozen=True)
+class WithReturn(Transition):
+    """Rows with what their episode went on to earn, discounted.
+
+    Attributes:
+        return_to_go: `[*]` from this row on; anything where it is unknown.
+        has_return: `[*]` bool; false for rows that are no part of a recorded episode.
+    """
+
+    return_to_go: Float[Tensor, "*lead"]
+    has_return: Bool[Tensor, "*lead"]
+
+
+class CalQL(CQL):
+    """CQL whose policy actions are pushed down only as far as the recorded return.
+
+    The values of both policy sources, pi(.|s) and pi(.|s'), enter the gap as max(Q, G), G the
+    recorded discounted return from s on; those of uniform actions enter as they are. What lies
+    below G therefore has no gradient, and the values keep the scale of true returns, which is what
+    going on online (`init=`, `online=collect`) needs. Collected and dreamed rows have no G.
+
+    Args:
+        calibrate: off, it is CQL.
+        after_cut: what an episode that a limit or the end of the log cut goes on to earn each step:
+            its mean reward, its last one (sparse tasks whose goal pays on), or nothing.
+        cql: see `CQL`.
+    """
+
+    def __init__(self, *, calibrate: bool, after_cut: AfterCut, **cql: Any) -> None:
+        super().__init__(**cql)
+        self.calibrate, self.after_cut = calibrate, after_cut
+
+    def recorded(self, data: Dataset) -> WithReturn:
+        return WithReturn(
+            **vars(data.transitions),
+            return_to_go=returns_to_go(data, self.discount, self.after_cut).float(),
+            has_return=torch.ones(len(data), dtype=torch.bool),
+        )
+
+    def complete(self, rows: Transition) -> WithReturn:
+        """Rows of a source, whose return nobody knows."""
+        nothing = torch.zeros_like(rows.reward)
+        return WithReturn(**vars(rows), return_to_go=nothing, has_return=nothing.bool())
+
+    def pushed_down(
+        self, batch: Transition, values: Float[Tensor, "S N B K"]
+    ) -> Float[Tensor, "S N B K"]:
+        """max(Q, G) of the actions that the policy proposes."""
+        if not self.calibrate:
+            return values
+        if not isinstance(batch, WithReturn):
+            raise RuntimeError("CalQL needs rows with `return_to_go`, as `mix(..., agent=agent)`")
+        floor = torch.where(batch.has_return, batch.return_to_go, -torch.inf)[:, None, :, None]
+        uniform, proposed = values.tensor_split([self.samples], 3)
+        return torch.cat([uniform, torch.maximum(proposed, floor)], 3)
+
+
+def returns_to_go(data: Dataset, discount: float, after_cut: AfterCut) -> Float[Tensor, " N"]:
+    """Discounted return from each row on, float64.
+
+    Args:
+        discount: per control step; 1 only where every cut earns nothing.
+        after_cut: see `CalQL`. After a termination nothing is earned.
+    """
+    reward = data.transitions.reward.double()
+    starts, lengths = data.episode_starts, data.episode_lengths
+    last = starts + lengths - 1
+    if after_cut == "nothing" or discount == 1:
+        tail = torch.zeros(len(starts), dtype=torch.float64)
+    else:
+        going_on = data.returns / lengths if after_cut == "mean" else reward[last]
+        tail = going_on / (1 - discount)
+    # One step back at a time for all episodes together.
+    found = torch.zeros_like(reward)
+    for remaining in range(int(lengths.max())):
+        alive = lengths > remaining
+        rows = (last - remaining)[alive]
+        later = torch.where(data.transitions.terminated[rows], 0.0, tail[alive])
+        tail[alive] = found[rows] = reward[rows] + discount * later
+    return found
