@@ -71,6 +71,22 @@ class Dataset:
         return total[ends] - before
 
     @cached_property
+    def whole(self) -> Bool[Tensor, " P"]:
+        """Episodes whose returns can be compared: all but fragments.
+
+        Gaps and missing values cut a table: an episode of one that did not terminate and lasts less
+        than half as long as usual is a fragment. Half of the rows lie in episodes of the usual
+        length or longer.
+        """
+        lengths = self.episode_lengths
+        if self.places is None:
+            return torch.ones_like(lengths, dtype=torch.bool)
+        ordered = lengths.sort(descending=True).values
+        usual = ordered[(2 * ordered.cumsum(0) >= len(self)).nonzero()[0, 0]]
+        terminated = self.transitions.terminated[self.episode_starts + lengths - 1]
+        return terminated | (2 * lengths >= usual)
+
+    @cached_property
     def returns_to_go(self) -> Tensor:
         """Undiscounted return from each row to the end of its episode, `[N]` float64."""
         before = torch.cumsum(self.transitions.reward.double(), 0) - self.transitions.reward

@@ -7,7 +7,7 @@ import numpy as np
 import pandas
 
 from reverie.datasets.tables.roles import Roles
-from reverie.datasets.tables.table import Table, unit_of
+from reverie.datasets.tables.table import Table
 from reverie.mistake import Mistake
 from reverie.text import counted
 
@@ -122,15 +122,18 @@ def leave_out_missing(
             f"{table.source}: every row lacks a value ({_counts(table, lacks)}); leave the "
             "emptiest columns out of dataset.columns"
         )
+    lost = int((~keep).sum())
     cut = int((~ends[:-1] & keep[:-1] & ~keep[1:]).sum())
     ends[:-1] |= ~keep[1:]
     log.warning(
-        "%s: %s of %s rows hold no finite number in a column that is read (%s); they are left out, "
-        "and episodes are cut there, in %s",
+        "%s: %s of %s rows %s no finite number in a column that is read (%s); %s left out, and "
+        "episodes are cut there, in %s",
         table.source,
-        f"{int((~keep).sum()):,}",
+        f"{lost:,}",
         f"{len(keep):,}",
+        "holds" if lost == 1 else "hold",
         _counts(table, lacks),
+        "it is" if lost == 1 else "they are",
         counted(cut, "place"),
     )
     return keep
@@ -188,7 +191,7 @@ def _breaks(table: Table, name: str, ends: np.ndarray) -> np.ndarray:
             "dataset.columns.time, or [] for none"
         )
     step = float(np.median(steps[forward]))
-    unit = f" {unit_of(name)}".rstrip()
+    unit = f" {table.unit_of_time(name)}".rstrip()
     _require_one_sampling_time(table, name, steps, ends, step)
     back, gap = inside & (steps < 0), inside & ~(steps <= GAP * step)  # a missing time is a gap
     # Without other signs, time that starts again is how a log shows its episodes.
@@ -254,7 +257,7 @@ def _require_one_sampling_time(
     table: Table, name: str, steps: np.ndarray, ends: np.ndarray, step: float
 ) -> None:
     """Refuse episodes of which each has a sampling time, but not all the same."""
-    unit = f" {unit_of(name)}".rstrip()
+    unit = f" {table.unit_of_time(name)}".rstrip()
     last = np.flatnonzero(ends)
     first = np.append(0, last[:-1] + 1)
     forward = {

@@ -187,6 +187,10 @@ class Table:
             )
         return found
 
+    def unit_of_time(self, name: str) -> str:
+        """The unit of `seconds`: of numbers as the name says, of dates s."""
+        return unit_of(name) if self.is_numeric(name) else "s"
+
 
 def _since(column: np.ndarray, unit: np.timedelta64) -> np.ndarray:
     """Durations as float64, NaN where there is none."""

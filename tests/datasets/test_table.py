@@ -190,7 +190,7 @@ def test_sampling_that_varies_is_told_and_mixed_sampling_refused(lines):
     time = np.where(frame["episode"] < 3, 1.0, 2.0) * frame["time [s]"]
     with pytest.raises(
         Mistake,
-        match=r"mixed sampling times: .* by 0.5 s in most rows, by 1 s in the episode from row 180 ",
+        match=r"mixed sampling times: .* by 0.5 s in most rows, by 1 s in the episode from row 180",
     ):
         load_any(frame.assign(**{"time [s]": time}))
     rng = np.random.default_rng(0)
