@@ -13,7 +13,6 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.names import short_name
 from reverie.datasets.readers.file import given_spec
 from reverie.datasets.subset import Subset
-from reverie.datasets.tables.cells import DECIMALS
 from reverie.datasets.tables.ends import find_ends, in_order, leave_out_missing
 from reverie.datasets.tables.expression import evaluate
 from reverie.datasets.tables.roles import Named, Roles, choose_roles
@@ -73,7 +72,9 @@ def load(
             mixed sampling times, an action that never changes, fewer than 100 transitions.
     """
     return from_table(
-        read_table(Path(path).expanduser(), _writing(encoding, decimal, date_format, missing)),
+        read_table(
+            Path(path).expanduser(), Writing(encoding, decimal, date_format, tuple(missing))
+        ),
         name=short_name(name=name, path=path),
         columns=columns,
         reward=reward,
@@ -106,24 +107,8 @@ def load_frame(
         raise Mistake(
             f"encoding={encoding} says how a file is written, and a DataFrame is none; leave it out"
         )
-    writing = _writing(None, decimal, date_format, missing)
+    writing = Writing(None, decimal, date_format, tuple(missing))
     return from_table(from_frame(frame, "the given table", writing), **options)
-
-
-def _writing(encoding: str | None, decimal: Any, date_format: str | None, missing: Any) -> Writing:
-    """The options that say how cells are written, as they should have been typed."""
-    if decimal not in (None, *DECIMALS):
-        raise Mistake(
-            f"dataset.decimal={decimal} must be . or , or null; type 'dataset.decimal=\",\"' for "
-            "decimal commas"
-        )
-    texts = [missing] if isinstance(missing, str) else list(missing or ())
-    if not all(isinstance(each, str) for each in texts):
-        raise Mistake(
-            f"dataset.missing={texts} must be texts that stand for no value, e.g. "
-            "'dataset.missing=[\"out of order\"]'; numbers need quotes"
-        )
-    return Writing(encoding, decimal, date_format, tuple(texts))
 
 
 def from_table(

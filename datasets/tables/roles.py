@@ -185,9 +185,10 @@ def _guess_actions(table: Table, taken: Sequence[str]) -> list[str]:
     found = [name for name in names if _ACTIONS.fullmatch(_spelling(name))]
     if not found:
         left = [bare(name) for name in names]
+        example = as_typed(left[-1]) if left else "NAME"
         raise Mistake(
             f"{table.source}: no column is called an action; name them, e.g. "
-            f"'dataset.columns.actions=[{left[-1] if left else 'NAME'}]', of {listed(left)}"
+            f"'dataset.columns.actions=[{example}]', of {listed(left)}"
         )
     _tell(table, "actions", found, "by name")
     return found
@@ -218,6 +219,11 @@ def _guess_observations(table: Table, taken: Sequence[str]) -> list[str]:
     rest = f"; not read: {listed(unread)}" if unread else ""
     _tell(table, "observations", found, why + rest)
     return found
+
+
+def as_typed(name: str) -> str:
+    """A name as it can be typed in a list, in quotes where Hydra needs them."""
+    return name if re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII) else f'"{name}"'
 
 
 def _spelling(name: str) -> str:

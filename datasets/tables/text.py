@@ -268,10 +268,13 @@ def _units(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str] | N
     if len(rows) < 2:
         return None
     cells = [each.strip() for each in rows[0]] + [""] * (len(names) - len(rows[0]))
+    cells = cells[: len(names)]  # a separator may stand behind the last one
     said = [cell for cell in cells if cell]
     bracketed = [_BRACKETED.fullmatch(cell) for cell in cells]
-    if said and all(found for cell, found in zip(cells, bracketed, strict=True) if cell):
-        return [found[1].strip() if found else "" for found in bracketed]
+    pairs = list(zip(cells, bracketed, strict=True))
+    units = [found[1].strip() if found else cell for cell, found in pairs]
+    if any(bracketed) and all(found or cell in ("", "-") for cell, found in pairs):
+        return units
     # Without brackets: short texts above numbers, that are no mark of a missing value.
     below = rows[1]
     above = [cell for cell, value in zip(cells, below, strict=False) if _is_number(value)]
@@ -284,7 +287,7 @@ def _units(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str] | N
         and any(cell != "-" for cell in texts)
         and 2 * len(texts) >= len(above)
     ):
-        return cells
+        return units
     return None
 
 

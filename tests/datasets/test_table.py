@@ -247,6 +247,11 @@ def test_an_environment_can_be_named():
             {},
             r"no column is called an action; .*'dataset.columns.actions=\[valve\]'",
         ),
+        (
+            {"action [-]": "Stellgr\u00f6\u00dfe [%]"},
+            {},
+            r"""'dataset.columns.actions=\["Stellgr\u00f6\u00dfe"\]'""",
+        ),
         ({"reward": "cost"}, {}, 'has no reward; .*dataset.reward="-cost"'),
         (
             {"level [cm]": "level", "setpoint [cm]": "level"},
