@@ -178,7 +178,8 @@ class Table:
         numbers = self._parsed(name)
         if not numbers.text.any() and np.isfinite(numbers.values).any():
             return self.numbers(name)
-        dates = np.where(numbers.text, column, None)  # marks of missing values are none
+        dates = column.astype(object)
+        dates[~numbers.text] = None  # marks of missing values
         found = parse_dates(dates, self.writing.date_format)
         if isinstance(found, Unread):
             raise Mistake(
