@@ -70,7 +70,7 @@ def told_budget(
         called: what the dataset is called where it was made in Python.
     """
     names = [str(choices[group]) for group in ("budget", "algorithm", "dataset")]
-    budget, why = choose_budget(*names, called=called)
+    budget, why = choose_budget(names[0], names[1], names[2], called)
     if names[0] == AUTO and budget == PAPER and names[2] in tuned(names[1]):
         return None
     own = any(each.lstrip("+").startswith("updates=") for each in typed)
