@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from reverie.datasets.dataset import Dataset
+from reverie.datasets.places import Places
 from reverie.datasets.subset import choose_episodes
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Reference, Spec, is_bounded
@@ -40,6 +41,7 @@ def build(
     origin: Mapping[str, str],
     clip_actions: bool,
     subset: Mapping[str, Any] | None = None,
+    places: Places | None = None,
 ) -> Dataset:
     """Check N recorded rows and turn them into a `Dataset`.
 
@@ -65,6 +67,7 @@ def build(
         origin: where the data came from.
         clip_actions: put actions outside the box on its edge instead of refusing them.
         subset: which whole episodes to keep, see `datasets.subset.choose_episodes`; None for all.
+        places: where the rows stand in a table; None to count them from 0.
 
     Raises:
         Mistake: empty, unequal or wrongly shaped columns, NaN or Inf, actions outside the box,
@@ -92,7 +95,7 @@ def build(
         }
     values["reward"] = values["reward"].reshape(-1)
     _require_finite(source, values)
-    scaled = _rescale_actions(source, spec, values["action"], clip_actions)
+    scaled = _rescale_actions(source, spec, values["action"], clip_actions, places)
 
     end = truncated | flags.get("ends", terminated)
     end[-1] = True
@@ -106,6 +109,7 @@ def build(
             episode, scaled = episode[rows], scaled[rows]
             terminated, truncated = terminated[rows], truncated[rows]
             values |= {key: values[key][rows] for key in ("obs", "reward")}
+            places = None if places is None else places.take(rows)
 
     last = np.append(episode[1:] != episode[:-1], True)
     starts = np.flatnonzero(np.append(True, last[:-1]))
@@ -126,6 +130,7 @@ def build(
         episode_starts=torch.from_numpy(starts),
         reference=reference,
         origin=dict(origin),
+        places=places,
     )
     return choose_episodes(data, subset)
 
@@ -229,7 +234,9 @@ def _following_rows(
     return rows, obs[np.where(end[rows], rows, rows + 1)], ~end[rows]
 
 
-def _rescale_actions(source: str, spec: Spec, action: Any, clip_actions: bool) -> np.ndarray:
+def _rescale_actions(
+    source: str, spec: Spec, action: Any, clip_actions: bool, places: Places | None
+) -> np.ndarray:
     with np.errstate(over="ignore"):
         low, high = (np.asarray(bound, np.float32) for bound in (spec.action_low, spec.action_high))
     if not (is_bounded(spec.action_low, spec.action_high) and (low < high).all()):
@@ -244,8 +251,10 @@ def _rescale_actions(source: str, spec: Spec, action: Any, clip_actions: bool) -
         if (action.min(axis=0) < low - margin).any() or (action.max(axis=0) > high + margin).any():
             outside = (action < low - margin) | (action > high + margin)
             row, dim = (int(index) for index in np.argwhere(outside)[0])
+            name = spec.action_names[dim] if spec.action_names else f"action[{dim}]"
+            where = f"row {row}" if places is None else places.at(row)
             raise Mistake(
-                f"{source}: action[{dim}] = {action[row, dim]:g} in row {row} lies outside "
+                f"{source}: {name} = {action[row, dim]:g} in {where} lies outside "
                 f"[{low[dim]:g}, {high[dim]:g}], as do {int(outside.any(axis=1).sum()):,} rows in "
                 "all; correct the bounds, or set dataset.clip_actions=true to clip them"
             )

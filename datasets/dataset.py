@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from reverie.datasets.places import Places
 from reverie.datasets.transition import Transition, column_names
 from reverie.envs.specs import Reference, Spec
 
@@ -28,6 +29,8 @@ class Dataset:
         episode_starts: `[P]` int64, index of the first row of each episode, ascending from 0.
         reference: returns that define the normalised score, None when unknown.
         origin: where the data came from (file, version, environment), for the run's summary.
+        places: where the rows stand in a table, as its owner counts them; None where a row's number
+            in the dataset says it.
     """
 
     name: str
@@ -38,9 +41,20 @@ class Dataset:
     episode_starts: Int[Tensor, " P"]
     reference: Reference | None = None
     origin: Mapping[str, str] = field(default_factory=dict)
+    places: Places | None = None
 
     def __len__(self) -> int:
         return self.transitions.reward.shape[0]
+
+    def where(self, row: int) -> str:
+        """Where a row stands, in words: `row 5`, or as `places` tells."""
+        return f"row {row:,}" if self.places is None else self.places.at(row)
+
+    def where_between(self, first: int, last: int) -> str:
+        """Where some rows stand, in words, the last one included."""
+        if self.places is None:
+            return f"rows {first:,} to {last:,} of {len(self):,}"
+        return self.places.between(first, last)
 
     @cached_property
     def episode_lengths(self) -> Int[Tensor, " P"]:
@@ -55,6 +69,22 @@ class Dataset:
         ends = self.episode_starts + self.episode_lengths - 1
         before = torch.cat([torch.zeros(1, dtype=torch.float64), total[ends[:-1]]])
         return total[ends] - before
+
+    @cached_property
+    def whole(self) -> Bool[Tensor, " P"]:
+        """Episodes whose returns can be compared: all but fragments.
+
+        Gaps and missing values cut a table: an episode of one that did not terminate and lasts less
+        than half as long as usual is a fragment. Half of the rows lie in episodes of the usual
+        length or longer.
+        """
+        lengths = self.episode_lengths
+        if self.places is None:
+            return torch.ones_like(lengths, dtype=torch.bool)
+        ordered = lengths.sort(descending=True).values
+        usual = ordered[(2 * ordered.cumsum(0) >= len(self)).nonzero()[0, 0]]
+        terminated = self.transitions.terminated[self.episode_starts + lengths - 1]
+        return terminated | (2 * lengths >= usual)
 
     @cached_property
     def returns_to_go(self) -> Tensor:

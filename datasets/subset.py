@@ -76,6 +76,7 @@ def choose_episodes(data: Dataset, choice: Mapping[str, Any] | None) -> Dataset:
         transitions=data.transitions[row],
         truncated=data.truncated[row],
         valid_next=data.valid_next[row],
+        places=None if data.places is None else data.places.take(row.numpy()),
         episode_starts=lengths[kept].cumsum(0) - lengths[kept],
         origin={**data.origin, "subset": f"{episodes} of {len(lengths)} episodes, {chosen}"},
     )

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from reverie.mistake import Mistake
+from reverie.text import counted
 
 Physics = str
 PHYSICS = ("as-is", "d4rl")
@@ -67,7 +68,8 @@ class Spec:
         for name in ("action_low", "action_high"):
             if len(getattr(self, name)) != self.action_dim:
                 raise ValueError(
-                    f"{name} has {len(getattr(self, name))} entries for {self.action_dim} actions"
+                    f"{name} has {counted(len(getattr(self, name)), 'entry')} for "
+                    f"{counted(self.action_dim, 'action')}"
                 )
         for names, width in ((self.obs_names, self.obs_dim), (self.action_names, self.action_dim)):
             if names and len(names) != width:

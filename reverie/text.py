@@ -20,6 +20,12 @@ def one_line(text: str, longest: int = 2000) -> str:
     return line if len(line) <= longest else f"{line[:longest]}..."
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 row`, `2 rows`, `1,000 rows`, `2 entries`."""
+    many = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{count:,} {noun if count == 1 else many}"
+
+
 def all_printable(value: Any) -> Any:
     """Nested plain values of which every text, keys included, is printable."""
     if isinstance(value, str):

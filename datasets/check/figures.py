@@ -49,7 +49,8 @@ def draw(dataset: Dataset) -> bytes:
 
 
 def _episodes(figure: "Figure", dataset: Dataset, rows: Rows) -> None:
-    returns, lengths, reference = dataset.returns.numpy(), rows.lengths, dataset.reference
+    returns, lengths = dataset.returns[dataset.whole].numpy(), rows.lengths
+    reference = dataset.reference
     drawn, along, by_length = figure.subplots(1, 3)
     drawn.stairs(*_count(returns), fill=True)
     if reference is not None:

@@ -16,6 +16,7 @@ from reverie.datasets.check.rows import Rows
 from reverie.datasets.check.scales import find_in_scales
 from reverie.datasets.check.values import constant, find_in_values
 from reverie.datasets.dataset import Dataset
+from reverie.text import counted
 
 QUANTILES = {
     "min": 0.0,
@@ -44,8 +45,8 @@ class Report:
         constant_obs, constant_action: dimensions that never change.
         equal_obs: pairs of other dimensions that are always equal.
         columns: each dimension of the observations and actions, and the reward.
-        rewards, returns, lengths: `QUANTILES` of the rows' rewards and of the episodes'
-            undiscounted returns and lengths.
+        rewards, returns, lengths: `QUANTILES` of the rows' rewards, of the undiscounted returns of
+            episodes that are no fragments, and of the lengths of all.
         scores: those of the returns in percent of the reference gap, None without reference.
         histogram, edges: episodes by length, in bins of equal width.
         warnings: what a user should know but may be right.
@@ -77,11 +78,12 @@ def report(dataset: Dataset) -> Report:
     """Measure a dataset of at least one row; nothing is changed or printed."""
     rows = Rows(dataset)
     with np.errstate(all="ignore"):  # of NaN and Inf, which are counted
-        returns = _quantiles(dataset.returns.numpy())
+        whole = dataset.whole.numpy()
+        returns = _quantiles(dataset.returns.numpy()[whole])
         reference = dataset.reference
         constant_obs = constant(rows.obs)
         duplicates = _duplicates(list(rows.columns.values()))
-        found = [*_findings(rows), *_repeats(duplicates, len(rows))]
+        found = [*_findings(rows), *_repeats(duplicates, len(rows)), *_fragments(rows, whole)]
         # More bins than lengths would leave gaps between them.
         spread = int(rows.lengths.max() - rows.lengths.min()) + 1
         histogram, edges = np.histogram(rows.lengths, bins=min(BINS, spread))
@@ -148,6 +150,17 @@ def _repeats(duplicates: int, rows: int) -> Iterator[Finding]:
         yield warning(
             f"{duplicates:,} of {rows:,} rows repeat an earlier row exactly: was something "
             "recorded or joined twice? Parts that are held out would not be unseen"
+        )
+
+
+def _fragments(rows: Rows, whole: np.ndarray) -> Iterator[Finding]:
+    """Pieces of episodes, whose returns are those of fewer steps."""
+    if not whole.all():
+        count, longest = int((~whole).sum()), int(rows.lengths[~whole].max())
+        yield warning(
+            f"{count:,} of {counted(len(whole), 'episode')} {'is' if count == 1 else 'are'} cut to "
+            f"{longest:,} steps or fewer, less than half of the usual length; returns are those of "
+            "the others"
         )
 
 

@@ -39,11 +39,13 @@ class Rows:
     Attributes:
         ends: last row of each episode.
         obs_labels, action_labels: what the columns are called, printable.
+        where, where_between: what to call a row, and rows from one to another.
         truncated: `[P]` whether that row ended otherwise than by terminating.
     """
 
     def __init__(self, data: Dataset) -> None:
         self.spec: Spec = data.spec
+        self.where, self.where_between = data.where, data.where_between
         self.obs_labels = tuple(map(printable, data.spec.obs_labels))
         self.action_labels = tuple(map(printable, data.spec.action_labels))
         columns = data.transitions

@@ -36,9 +36,10 @@ def find_in_scales(rows: Rows) -> Iterator[Finding]:
                 continue
             row, factor = found
             size = f"{factor:.3g} times larger" if factor > 1 else f"{1 / factor:.3g} times smaller"
+            where = rows.where(row)
             yield Finding(
                 poisons,
-                f"{label} is about {size} from row {row:,} on: did its unit change? Convert one of "
+                f"{label} is about {size} from {where} on: did its unit change? Convert one of "
                 "the two parts, or leave it out",
             )
 

@@ -48,9 +48,9 @@ def _unbearable(rows: Rows, name: str, column: np.ndarray) -> Iterator[Finding]:
     if name in rows.not_finite:
         bad = ~np.isfinite(column).reshape(len(column), -1)
         yield problem(
-            f"{name} holds {rows.not_finite[name]:,} NaN or Inf entries, first in row "
-            f"{int(np.argmax(bad.any(axis=1)))}{_named(rows, name, bad)}; remove or repair those "
-            "rows"
+            f"{name} holds {rows.not_finite[name]:,} NaN or Inf entries, first in "
+            f"{rows.where(int(np.argmax(bad.any(axis=1))))}{_named(rows, name, bad)}; remove or "
+            "repair those rows"
         )
         column = column[np.isfinite(column)]
     largest = float(max(column.max(initial=0.0), -column.min(initial=0.0)))
@@ -89,7 +89,7 @@ def _unwritten(rows: Rows) -> Iterator[Finding]:
     for (first, last), found in stretches.items():
         values = [getattr(rows, name).reshape(len(rows), -1)[first, dim] for name, dim in found]
         value = f"{values[0]:g}" if len(set(values)) == 1 else "one value each"
-        where = f"in rows {first:,} to {last:,} of {len(rows):,}"
+        where = f"in {rows.where_between(first, last)}"
         if len(found) == varying and not any(values):
             yield problem(
                 f"all columns hold 0 {where}, as if never written; remove those rows, or record "

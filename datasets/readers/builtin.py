@@ -159,6 +159,7 @@ def _record(
         | {key: str(value) for key, value in recipe.items() if key != "task"},
         clip_actions=False,
         subset=subset,
+        places=None,
     )
 
 

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,9 +16,10 @@ from reverie.datasets.subset import Subset
 from reverie.datasets.tables.ends import find_ends, in_order, leave_out_missing
 from reverie.datasets.tables.expression import evaluate
 from reverie.datasets.tables.roles import Named, Roles, choose_roles
-from reverie.datasets.tables.table import Table, from_frame, read_table
+from reverie.datasets.tables.table import Table, Writing, from_frame, read_table
 from reverie.mistake import Mistake
 from reverie.ranges import Count, Number
+from reverie.text import counted
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,10 @@ def load(
     reference: LowAndHigh | None,
     clip_actions: bool,
     subset: Subset | None = None,
+    encoding: str | None = None,
+    decimal: Literal[".", ","] | None = None,
+    date_format: str | None = None,
+    missing: Sequence[str] = (),
 ) -> Dataset:
     """Read transitions from a table with one row for each step.
 
@@ -60,13 +65,16 @@ def load(
         reference: returns that score 0 and 100, None if unknown.
         clip_actions: clip actions outside the box instead of refusing them.
         subset: which whole episodes to keep, see `datasets.subset.choose_episodes`; None for all.
+        encoding, decimal, date_format, missing: how cells are written, see `tables.table.Writing`.
 
     Raises:
         Mistake: no such file, a column that is absent, named twice, empty or no number, no reward,
             mixed sampling times, an action that never changes, fewer than 100 transitions.
     """
     return from_table(
-        read_table(Path(path).expanduser()),
+        read_table(
+            Path(path).expanduser(), Writing(encoding, decimal, date_format, tuple(missing))
+        ),
         name=short_name(name=name, path=path),
         columns=columns,
         reward=reward,
@@ -81,9 +89,26 @@ def load(
     )
 
 
-def load_frame(frame: Any, **options: Any) -> Dataset:
-    """Transitions of a pandas or polars DataFrame, with the options of `load`."""
-    return from_table(from_frame(frame, "the given table"), **options)
+def load_frame(
+    frame: Any,
+    *,
+    encoding: str | None = None,
+    decimal: Literal[".", ","] | None = None,
+    date_format: str | None = None,
+    missing: Sequence[str] = (),
+    **options: Any,
+) -> Dataset:
+    """Transitions of a pandas or polars DataFrame, with the options of `load`.
+
+    Raises:
+        Mistake: as `load`; an encoding, which a DataFrame does not have.
+    """
+    if encoding is not None:
+        raise Mistake(
+            f"encoding={encoding} says how a file is written, and a DataFrame is none; leave it out"
+        )
+    writing = Writing(None, decimal, date_format, tuple(missing))
+    return from_table(from_frame(frame, "the given table", writing), **options)
 
 
 def from_table(
@@ -142,11 +167,12 @@ def from_table(
         origin=_origin(table.source, roles, reward),
         clip_actions=clip_actions,
         subset=subset,
+        places=table.places.take(keep),
     )
     if len(data) < FEWEST:
         raise Mistake(
-            f"{table.source} gives {len(data)} transitions, rows with a following one in the same "
-            f"episode; at least {FEWEST} are needed to learn anything, so log more"
+            f"{table.source} gives {counted(len(data), 'transition')}, rows with a following one "
+            f"in the same episode; at least {FEWEST} are needed to learn anything, so log more"
         )
     return data
 

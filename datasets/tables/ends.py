@@ -7,8 +7,9 @@ import numpy as np
 import pandas
 
 from reverie.datasets.tables.roles import Roles
-from reverie.datasets.tables.table import Table, unit_of
+from reverie.datasets.tables.table import Table
 from reverie.mistake import Mistake
+from reverie.text import counted
 
 log = logging.getLogger(__name__)
 
@@ -41,19 +42,19 @@ def in_order(table: Table, roles: Roles) -> Table:
         within = labels[order][1:] == labels[order][:-1]
         if (np.diff(table.seconds(roles.time)[order])[within] > 0).all():
             log.warning(
-                "%s: %s is not sorted (episode %s comes back in row %d); the rows of each episode "
+                "%s: %s is not sorted (episode %s comes back in %s); the rows of each episode "
                 "are put together, in which %s goes on",
                 table.source,
                 roles.episode,
                 table.columns[roles.episode][row],
-                row,
+                table.places.at(row),
                 roles.time,
             )
             return table.take(order)
     raise Mistake(
         f"{table.source}: {roles.episode} is not sorted: {table.columns[roles.episode][row]} comes "
-        f"back in row {row} after other episodes; sort the rows by episode and time, or give every "
-        "episode a number of its own"
+        f"back in {table.places.at(row)} after other episodes; sort the rows by episode and "
+        "time, or give every episode a number of its own"
     )
 
 
@@ -118,25 +119,35 @@ def leave_out_missing(
         return keep
     if not keep.any():
         raise Mistake(
-            f"{table.source}: every row lacks a value ({_counts(lacks)}); leave the emptiest "
-            "columns out of dataset.columns"
+            f"{table.source}: every row lacks a value ({_counts(table, lacks)}); leave the "
+            "emptiest columns out of dataset.columns"
         )
+    lost = int((~keep).sum())
     cut = int((~ends[:-1] & keep[:-1] & ~keep[1:]).sum())
     ends[:-1] |= ~keep[1:]
     log.warning(
-        "%s: %s of %s rows hold no finite number in a column that is read (%s); they are left out, "
-        "and episodes are cut there, in %s places",
+        "%s: %s of %s rows %s no finite number in a column that is read (%s); %s left out, and "
+        "episodes are cut there, in %s",
         table.source,
-        f"{int((~keep).sum()):,}",
+        f"{lost:,}",
         f"{len(keep):,}",
-        _counts(lacks),
-        f"{cut:,}",
+        "holds" if lost == 1 else "hold",
+        _counts(table, lacks),
+        "it is" if lost == 1 else "they are",
+        counted(cut, "place"),
     )
     return keep
 
 
-def _counts(lacks: Mapping[str, np.ndarray]) -> str:
-    return ", ".join(f"{name} {int(each.sum()):,}" for name, each in lacks.items() if each.any())
+def _counts(table: Table, lacks: Mapping[str, np.ndarray]) -> str:
+    """How many rows each column lacks, and the first of them with what stands there."""
+    told = []
+    for name, each in lacks.items():
+        if each.any():
+            row = int(np.argmax(each))
+            what = f": {table.lacking(name, row)}" if name in table.columns else ""
+            told.append(f"{name} {int(each.sum()):,}, first in {table.places.at(row)}{what}")
+    return "; ".join(told)
 
 
 def _labels(table: Table, name: str) -> np.ndarray:
@@ -144,8 +155,8 @@ def _labels(table: Table, name: str) -> np.ndarray:
     labels, _ = pandas.factorize(pandas.Series(table.columns[name]))
     if (labels < 0).any():
         raise Mistake(
-            f"{table.source}: {name} is empty in {int((labels < 0).sum()):,} rows, first in row "
-            f"{int(np.argmax(labels < 0))}; fill in the episode"
+            f"{table.source}: {name} is empty in {counted(int((labels < 0).sum()), 'row')}, first "
+            f"in {table.places.at(int(np.argmax(labels < 0)))}; fill in the episode"
         )
     return labels
 
@@ -159,8 +170,9 @@ def _flag(table: Table, name: str | None) -> np.ndarray:
         row = int(np.argmax(odd))
         found = "nothing" if np.isnan(values[row]) else f"{values[row]:g}"
         raise Mistake(
-            f"{table.source}: {name} must hold only 0 and 1, found {found} in row {row}, and in "
-            f"{int(odd.sum()):,} rows in all; repair that column"
+            f"{table.source}: {name} must hold only 0 and 1, found {found} in "
+            f"{table.places.at(row)}, and something else than 0 and 1 in "
+            f"{counted(int(odd.sum()), 'row')} in all; repair that column"
         )
     return values.astype(bool)
 
@@ -179,7 +191,7 @@ def _breaks(table: Table, name: str, ends: np.ndarray) -> np.ndarray:
             "dataset.columns.time, or [] for none"
         )
     step = float(np.median(steps[forward]))
-    unit = f" {unit_of(name)}".rstrip()
+    unit = f" {table.unit_of_time(name)}".rstrip()
     _require_one_sampling_time(table, name, steps, ends, step)
     back, gap = inside & (steps < 0), inside & ~(steps <= GAP * step)  # a missing time is a gap
     # Without other signs, time that starts again is how a log shows its episodes.
@@ -188,38 +200,42 @@ def _breaks(table: Table, name: str, ends: np.ndarray) -> np.ndarray:
         low, high = np.nanquantile(steps[inside], [0.1, 0.9])
         raise Mistake(
             f"{table.source}: {name} has no one sampling time: from row to row it advances by "
-            f"{low:.4g} to {high:.4g}{unit} (10 % to 90 %); resample the table to equal steps"
+            f"{low:.4g} to {high:.4g}{unit} (10 % to 90 %); resample the table to equal steps, or "
+            "set dataset.columns.time=[] if it is no time"
         )
     if gap.any():
         longest = float(np.nanmax(steps[gap], initial=step))
         lost = int(np.nansum(np.rint(steps[gap] / step) - 1))
         log.warning(
-            "%s: %s has %s gaps, the longest of %.4g%s where a step is %.4g%s (%s rows are "
+            "%s: %s has %s, the first after %s, the longest of %.4g%s where a step is %.4g%s (%s "
             "missing); episodes are cut there",
             table.source,
             name,
-            f"{int(gap.sum()):,}",
+            counted(int(gap.sum()), "gap"),
+            table.places.at(int(np.argmax(gap))),
             longest,
             unit,
             step,
             unit,
-            f"{lost:,}",
+            "1 row is" if lost == 1 else f"{lost:,} rows are",
         )
     if back.any():
         log.warning(
-            "%s: %s goes back after row %d, and in %s places in all; episodes end there",
+            "%s: %s goes back after %s, and in %s in all; episodes end there",
             table.source,
             name,
-            int(np.argmax(back)),
-            f"{int(back.sum()):,}",
+            table.places.at(int(np.argmax(back))),
+            counted(int(back.sum()), "place"),
         )
     repeats = int((inside & (steps == 0)).sum())
     if repeats:
         log.warning(
-            "%s: %s stands still in %s rows; is its clock too coarse, or are rows there twice?",
+            "%s: %s stands still in %s, first after %s; is its clock too coarse, or are rows there "
+            "twice?",
             table.source,
             name,
-            f"{repeats:,}",
+            counted(repeats, "row"),
+            table.places.at(int(np.argmax(inside & (steps == 0)))),
         )
     uneven = int((forward & ~gap & (np.abs(steps / step - 1.0) > JITTER)).sum())
     if uneven:
@@ -241,7 +257,7 @@ def _require_one_sampling_time(
     table: Table, name: str, steps: np.ndarray, ends: np.ndarray, step: float
 ) -> None:
     """Refuse episodes of which each has a sampling time, but not all the same."""
-    unit = f" {unit_of(name)}".rstrip()
+    unit = f" {table.unit_of_time(name)}".rstrip()
     last = np.flatnonzero(ends)
     first = np.append(0, last[:-1] + 1)
     forward = {
@@ -253,7 +269,7 @@ def _require_one_sampling_time(
     if other:
         raise Mistake(
             f"{table.source}: mixed sampling times: {name} advances by {step:.4g}{unit} in most "
-            f"rows, by {medians[other[0]]:.4g}{unit} in the episode from row {other[0]}, and in "
-            f"{len(other):,} of {len(medians):,} episodes by another step than most; resample them "
-            "to one, or train on those of one"
+            f"rows, by {medians[other[0]]:.4g}{unit} in the episode from "
+            f"{table.places.at(other[0])} on, and in {len(other):,} of {len(medians):,} "
+            "episodes by another step than most; resample them to one, or train on those of one"
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reverie.datasets.readers.columns import ALIASES, listed
-from reverie.datasets.tables.table import Table, bare
+from reverie.datasets.tables.table import TIME, Table, bare
 from reverie.mistake import Mistake
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,10 @@ _USUAL = {
         *("episode", "episode_id", "episodes", "ep", "trajectory", "trajectory_id", "traj"),
         *("run", "run_id", "trial", "trial_id"),
     ),
-    "time": ("time", "t", "timestamp", "datetime", "date", "seconds", "step", "timestep"),
+    "time": (
+        *("time", "t", "timestamp", "datetime", "date", "seconds", "step", "timestep"),
+        *("zeit", "zeitstempel", "datum", "uhrzeit", "zeitpunkt"),
+    ),
 }
 _ACTIONS = re.compile(r"(act|acts|actions?|a|u|controls?|commands?|cmd)([_. ]?\d+)?|actions?[_.].+")
 _OBSERVATIONS = re.compile(r"(obs|observations?|states?)([_. ]?\d+)?|(obs|observations?)[_.].+")
@@ -151,6 +154,12 @@ def _single(table: Table, role: str, given: Mapping[str, list[str]], tell: bool)
                 "column"
             )
         return given[role][0] if given[role] else None
+    index = [name for name in table.index if name not in elsewhere]
+    for name in index:
+        if table.index[name] == role:
+            if tell:
+                _tell(table, role, [name], "from the index")
+            return name
     for usual in _USUAL[role]:
         for name in table.columns:
             if _spelling(name) == usual and name not in elsewhere:
@@ -158,6 +167,16 @@ def _single(table: Table, role: str, given: Mapping[str, list[str]], tell: bool)
                 if tell:
                     _tell(table, role, [name], f"by its name{why}")
                 return name
+    # A named index of numbers orders the rows, unless its name is that of something else.
+    usual_elsewhere = {each for other in _USUAL if other != role for each in _USUAL[other]}
+    if (
+        role == TIME
+        and len(index) == 1
+        and _spelling(index[0]) not in usual_elsewhere
+        and table.columns[index[0]].dtype.kind in "fiu"
+    ):
+        _tell(table, role, index, "from the index")
+        return index[0]
     return None
 
 
@@ -166,9 +185,10 @@ def _guess_actions(table: Table, taken: Sequence[str]) -> list[str]:
     found = [name for name in names if _ACTIONS.fullmatch(_spelling(name))]
     if not found:
         left = [bare(name) for name in names]
+        example = as_typed(left[-1]) if left else "NAME"
         raise Mistake(
             f"{table.source}: no column is called an action; name them, e.g. "
-            f"'dataset.columns.actions=[{left[-1] if left else 'NAME'}]', of {listed(left)}"
+            f"'dataset.columns.actions=[{example}]', of {listed(left)}"
         )
     _tell(table, "actions", found, "by name")
     return found
@@ -178,16 +198,17 @@ def _guess_observations(table: Table, taken: Sequence[str]) -> list[str]:
     left = [
         name
         for name in table.columns
-        if name not in taken and name and not name.startswith("Unnamed:")
+        if name not in taken
+        and name not in table.index
+        and name
+        and not name.startswith("Unnamed:")
     ]
     found = [name for name in left if _OBSERVATIONS.fullmatch(_spelling(name))]
     why = "by name"
     if not found:
         why = "all other columns of numbers"
         found = [
-            name
-            for name in left
-            if table.columns[name].dtype.kind in "fiub" and not _NEXT.fullmatch(_spelling(name))
+            name for name in left if table.is_numeric(name) and not _NEXT.fullmatch(_spelling(name))
         ]
     if not found:
         raise Mistake(
@@ -198,6 +219,11 @@ def _guess_observations(table: Table, taken: Sequence[str]) -> list[str]:
     rest = f"; not read: {listed(unread)}" if unread else ""
     _tell(table, "observations", found, why + rest)
     return found
+
+
+def as_typed(name: str) -> str:
+    """A name as it can be typed in a list, in quotes where Hydra needs them."""
+    return name if re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII) else f'"{name}"'
 
 
 def _spelling(name: str) -> str:

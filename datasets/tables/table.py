@@ -1,28 +1,50 @@
 """A logged table: named columns of equal length, from a file or a DataFrame."""
 
-import csv
 import difflib
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas
 
+from reverie.datasets.places import Places
 from reverie.datasets.readers.columns import in_one_line, listed, require_file
+from reverie.datasets.tables.cells import DECIMALS, Decimal, Numbers, as_missing, parse_numbers
+from reverie.datasets.tables.dates import Unread, parse_dates
+from reverie.datasets.tables.text import Lines, read_text, require_different
 from reverie.envs import extras
 from reverie.mistake import Mistake
 from reverie.text import one_line
 
 _UNIT = re.compile(r"\s*[\[(]([^\[\]()]*)[\])]\s*$")
-_DELIMITERS = ";\t|,"
+_TEXT = (".csv", ".tsv", ".txt")
 _LONGEST_NAME = 200
+_LONGEST_CELL = 40
 # What readers of binary tables raise for files that are damaged or something else; pyarrow's own
 # errors are ValueError, OSError and NotImplementedError too.
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, NotImplementedError, OverflowError)
+TIME, EPISODE = "time", "episode"
+"""What the levels of an index are called that have no names."""
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How a table writes its cells, `conf/dataset/table.yaml`; None to find it out.
+
+    Attributes:
+        encoding: of a text file, such as utf-8, cp1252 or utf-16.
+        decimal: `.` or `,`; the other one then sets thousands apart.
+        date_format: `day-first`, `month-first`, or a format of `strptime`.
+        missing: texts that stand for no value, besides `cells.MISSING`.
+    """
+
+    encoding: str | None = None
+    decimal: Decimal | None = None
+    date_format: str | None = None
+    missing: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -32,17 +54,27 @@ class Table:
     Attributes:
         source: where it comes from, for messages.
         columns: `[N]` each, by full name, as they were stored.
+        places: where the rows stand in the source.
+        writing: how cells are written.
+        usual: the decimal mark that the columns together show, None for none.
+        index: what the columns that were the index of a DataFrame are, by name: `time`, `episode`,
+            or empty where only their name can tell.
     """
 
     source: str
     columns: Mapping[str, np.ndarray]
+    places: Places
+    writing: Writing = field(default_factory=Writing)
+    usual: Decimal | None = None
+    index: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
 
     def take(self, rows: np.ndarray) -> "Table":
         """The table of these rows: their numbers, or a mask."""
-        return Table(self.source, {name: column[rows] for name, column in self.columns.items()})
+        columns = {name: column[rows] for name, column in self.columns.items()}
+        return replace(self, columns=columns, places=self.places.take(rows))
 
     def find(self, name: str) -> str | None:
         """The column of this full name, or else of this name without its unit; None for none.
@@ -67,46 +99,103 @@ class Table:
             return f"did you mean {' or '.join(dict.fromkeys(known[each] for each in close))}?"
         return f"it has {listed(self.columns)}"
 
+    def is_numeric(self, name: str) -> bool:
+        """Whether a column holds numbers, or more of them than texts that are none."""
+        column = self.columns[name]
+        if column.dtype.kind in "fiub":
+            return True
+        found = self._parsed(name) if column.dtype.kind in "OUT" else None
+        return found is not None and int(np.isfinite(found.values).sum()) > int(found.text.sum())
+
     def numbers(self, name: str) -> np.ndarray:
         """A column as float64, NaN where an entry is missing.
 
         Raises:
-            Mistake: it holds text.
+            Mistake: it holds text, or numbers that can be read in two ways.
         """
         column = self.columns[name]
         if column.dtype.kind in "fiub":
             return column.astype(np.float64)
-        missing = pandas.isna(column)
-        found = pandas.to_numeric(pandas.Series(column, dtype=object), errors="coerce")
-        values = found.to_numpy(np.float64, na_value=np.nan)
-        text = np.isnan(values) & ~missing
-        if text.any() or column.dtype.kind == "M":
-            row = int(np.argmax(text))
+        found = self._parsed(name)
+        if found.text.any():
+            row, count = int(np.argmax(found.text)), int(found.text.sum())
+            more = f", and no number in {count:,} rows in all" if count > 1 else ""
             raise Mistake(
-                f"{self.source}: {name} holds {one_line(str(column[row]), 40)!r} in row {row}, "
-                "where a number was expected; leave the cell empty if the value is missing, or "
-                "name other columns in dataset.columns"
+                f"{self.source}: {name} holds {self.shown(name, row)} in {self.places.at(row)}, "
+                f"where a number belongs{more}; {self._remedy(name, row, found)}"
             )
-        return values
+        if found.unclear is not None:
+            raise Mistake(self._unclear(name, found.unclear))
+        return found.values
+
+    def shown(self, name: str, row: int) -> str:
+        """A cell as messages show it."""
+        return one_line(repr(str(self.columns[name][row])), _LONGEST_CELL)
+
+    def lacking(self, name: str, row: int) -> str:
+        """What stands where a number is missing."""
+        return one_line(as_missing(self.columns[name][row]), _LONGEST_CELL)
+
+    def _parsed(self, name: str) -> Numbers:
+        column = np.asarray(self.columns[name], dtype=object)
+        return parse_numbers(column, self.writing.decimal, self.usual, self.writing.missing)
+
+    def _remedy(self, name: str, row: int, found: Numbers) -> str:
+        """What helps against a text: it may mean that there is no value."""
+        cell = str(self.columns[name][row])
+        text = one_line(cell, _LONGEST_CELL)
+        if (
+            np.isfinite(found.values).any()
+            and text == cell.strip()
+            and not any(each.isdigit() or each in "'\"\\$" for each in text)
+        ):
+            return f"'dataset.missing=[\"{text}\"]' takes it as missing, or leave {name} out"
+        return f"leave {name} out of dataset.columns, or convert it"
+
+    def _unclear(self, name: str, row: int) -> str:
+        cell = str(self.columns[name][row]).strip()
+        first, second = DECIMALS if "." in cell else DECIMALS[::-1]
+        digits = cell.replace(first, "")
+        return (
+            f"{self.source}: {name} holds {self.shown(name, row)} in {self.places.at(row)}, which "
+            f"could be {cell.replace(first, '.')} or {digits}; set 'dataset.decimal=\"{first}\"' "
+            f"for the former, 'dataset.decimal=\"{second}\"' for the latter"
+        )
 
     def seconds(self, name: str) -> np.ndarray:
         """A column of times as float64: numbers as they are, dates in seconds since the first.
 
         Raises:
-            Mistake: it holds text that is no date.
+            Mistake: it holds text that is no date, or dates that can be read in two ways.
         """
         column = self.columns[name]
         if column.dtype.kind in "fiu":
             return column.astype(np.float64)
-        try:
-            dates = pandas.to_datetime(pandas.Series(column), utc=True, format="ISO8601")
-        except (ValueError, TypeError) as error:
+        if column.dtype.kind == "m":
+            return _since(column, np.timedelta64(1, "s"))
+        if column.dtype.kind == "M":
+            return _since(column - np.nanmin(column), np.timedelta64(1, "s"))
+        numbers = self._parsed(name)
+        if not numbers.text.any() and np.isfinite(numbers.values).any():
+            return self.numbers(name)
+        dates = column.astype(object)
+        dates[~numbers.text] = None  # marks of missing values
+        found = parse_dates(dates, self.writing.date_format)
+        if isinstance(found, Unread):
             raise Mistake(
-                f"{self.source}: {name} holds neither numbers nor dates such as "
-                f"2026-01-31T12:00:00 ({one_line(in_one_line(error), 120)}); convert them, or set "
-                "dataset.columns.time=[] if it is no time"
-            ) from error
-        return (dates - dates.min()).dt.total_seconds().to_numpy(np.float64)
+                f"{self.source}: {name} holds {self.shown(name, found.row)} in "
+                f"{self.places.at(found.row)}, {found.why}"
+            )
+        return found
+
+    def unit_of_time(self, name: str) -> str:
+        """The unit of `seconds`: of numbers as the name says, of dates s."""
+        return unit_of(name) if self.is_numeric(name) else "s"
+
+
+def _since(column: np.ndarray, unit: np.timedelta64) -> np.ndarray:
+    """Durations as float64, NaN where there is none."""
+    return np.where(np.isnat(column), np.nan, column / unit)
 
 
 def bare(name: str) -> str:
@@ -120,22 +209,32 @@ def unit_of(name: str) -> str:
     return found[1].strip() if found and found.start() else ""
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, writing: Writing | None = None) -> Table:
     """A table in a file, whose suffix says which kind.
 
-    `.csv`, `.tsv`: text with one line of names; separated by commas, semicolons, tabs or bars, as
-    the first line says; decimal commas are understood where no comma separates. `.parquet`,
-    `.feather`: of Arrow.
+    `.csv`, `.tsv`, `.txt`: text with one line of names, see `tables.text`. `.parquet`, `.feather`:
+    of Arrow.
+
+    Args:
+        path: the file.
+        writing: how its cells are written; None to find everything out.
 
     Raises:
         Mistake: no such file, another suffix, damaged, a name that stands twice, no rows; pyarrow
             is missing.
     """
     require_file(path)
+    writing = writing or Writing()
     suffix = path.suffix.lower()
-    if suffix in (".csv", ".tsv"):
-        frame = _read_text(path)
-    elif suffix in (".parquet", ".feather"):
+    if suffix in _TEXT:
+        frame, layout, encoding = read_text(
+            path, encoding=writing.encoding, decimal=writing.decimal
+        )
+        lines = Lines(path, encoding, layout.delimiter, layout.skipped)
+        table = from_frame(frame, str(path), writing)
+        places = replace(table.places, lines=lines)
+        return replace(table, places=places, usual=layout.decimal)
+    if suffix in (".parquet", ".feather"):
         extras.require("pyarrow", "tables", f"dataset.path={path}")
         read = pandas.read_parquet if suffix == ".parquet" else pandas.read_feather
         try:
@@ -145,72 +244,75 @@ def read_table(path: Path) -> Table:
                 f"{path} cannot be read as {suffix[1:]} ({one_line(in_one_line(error), 200)}); "
                 "write it again, or save it as .csv"
             ) from error
-    else:
-        raise Mistake(
-            f"{path} has the suffix {path.suffix!r}, expected .csv, .tsv, .parquet or .feather; "
-            "save the table as one of these"
-        )
-    return from_frame(frame, str(path))
+        return from_frame(frame, str(path), writing)
+    raise Mistake(
+        f"{path} has the suffix {path.suffix!r}, expected .csv, .tsv, .txt, .parquet or .feather; "
+        "save the table as one of these"
+    )
 
 
-def from_frame(frame: Any, source: str) -> Table:
-    """The columns of a pandas or polars DataFrame.
+def from_frame(frame: Any, source: str, writing: Writing | None = None) -> Table:
+    """The columns of a pandas or polars DataFrame, and of an index that has a name or holds times.
 
     Raises:
-        Mistake: a name that stands twice, no rows.
+        Mistake: a name that stands twice, levels of an index without names, no rows.
     """
     names = [one_line(str(name), _LONGEST_NAME) for name in frame.columns]
-    _require_different(names, source)
-    columns = {
-        name: np.asarray(frame[key].to_numpy())
-        for name, key in zip(names, frame.columns, strict=True)
-    }
-    table = Table(source, columns)
-    if not len(table):
+    require_different(names, source)
+    columns = {name: _as_array(frame[key]) for name, key in zip(names, frame.columns, strict=True)}
+    roles: dict[str, str] = {}
+    if isinstance(frame, pandas.DataFrame):
+        levels = _index_levels(frame.index, source)
+        # A column of the same name, as `reset_index` leaves it, holds the same.
+        levels = {name: level for name, level in levels.items() if name not in columns}
+        roles = _index_roles(levels)
+        columns = {name: _as_array(level) for name, level in levels.items()} | columns
+    count = len(next(iter(columns.values()), ()))
+    if not count:
         raise Mistake(f"{source} has no rows; check that it is the right table")
-    return table
+    return Table(source, columns, Places(np.arange(count)), writing or Writing(), index=roles)
 
 
-def _read_text(path: Path) -> pandas.DataFrame:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            first, second = file.readline(), file.readline()
-        delimiter = "\t" if path.suffix.lower() == ".tsv" else _delimiter(first)
-        # pandas would give a second column of the same name another one.
-        names = next(csv.reader([first], delimiter=delimiter), [])
-        _require_different([name.strip() for name in names], str(path))
-        comma = delimiter != "," and "," in second and "." not in second
-        return pandas.read_csv(
-            path,
-            sep=delimiter,
-            decimal="," if comma else ".",
-            encoding="utf-8-sig",
-            low_memory=False,
-            index_col=False,
-        )
-    except Mistake:
-        raise
-    except UnicodeDecodeError as error:
-        raise Mistake(f"{path} is not text in UTF-8 ({error.reason}); save it as UTF-8") from error
-    except (OSError, ValueError, csv.Error, MemoryError, OverflowError) as error:
+def _index_levels(index: pandas.Index, source: str) -> dict[str, pandas.Index]:
+    """The levels of an index that say something, by name."""
+    levels = [index.get_level_values(number) for number in range(index.nlevels)]
+    vague = [level.name is None and not _is_time(level) for level in levels]
+    if index.nlevels > 1 and sum(vague) > 1:
         raise Mistake(
-            f"{path} cannot be read as a table ({one_line(in_one_line(error), 200)}); its first "
-            "line must name the columns, and every other line must have as many cells"
-        ) from error
-
-
-def _delimiter(line: str) -> str:
-    """What separates the names in the first line."""
-    outside = re.sub(r'"[^"]*"', "", line)
-    return max(_DELIMITERS, key=outside.count)
-
-
-def _require_different(names: Sequence[str], source: str) -> None:
-    if not names or all(not name for name in names):
-        raise Mistake(f"{source} has no named columns; its first line must name them")
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise Mistake(
-            f"{source}: the column {twice[0]!r} stands {names.count(twice[0])} times; rename or "
-            "remove all but one"
+            f"{source}: its index has {index.nlevels} levels without names; name them, e.g. "
+            "frame.index.names = ['episode', 'time']"
         )
+    found: dict[str, pandas.Index] = {}
+    for level in levels:
+        usual = TIME if _is_time(level) else EPISODE if index.nlevels > 1 else None
+        name = usual if level.name is None else one_line(str(level.name), _LONGEST_NAME)
+        if name is None:
+            continue
+        if name in found:
+            raise Mistake(
+                f"{source}: {name} stands twice in its index; set frame.index.names to others"
+            )
+        if isinstance(level, pandas.PeriodIndex):
+            level = level.to_timestamp()
+        found[name] = level
+    return found
+
+
+def _index_roles(levels: Mapping[str, pandas.Index]) -> dict[str, str]:
+    """What the levels of an index are: times by what they hold, the other of two is the episode."""
+    roles = {name: TIME if _is_time(level) else "" for name, level in levels.items()}
+    other = [name for name, role in roles.items() if not role]
+    if len(levels) == 2 and len(other) == 1:
+        roles[other[0]] = EPISODE
+    return roles
+
+
+def _as_array(column: Any) -> np.ndarray:
+    """Values of a column or of a level; dates of a time zone in UTC."""
+    if isinstance(getattr(column, "dtype", None), pandas.DatetimeTZDtype):
+        column = pandas.Series(column).dt.tz_convert("UTC").dt.tz_localize(None)
+    return np.asarray(column.to_numpy())
+
+
+def _is_time(level: pandas.Index) -> bool:
+    return isinstance(level, pandas.DatetimeIndex | pandas.TimedeltaIndex | pandas.PeriodIndex)

@@ -120,6 +120,8 @@ def test_a_run_says_its_budget_the_reason_and_the_other_one():
         "budget laptop: 20,000 updates, because no hyperparameters of mopo are tuned for "
         "dataset=file; budget=paper uses 3,000,000"
     )
+    named = told_budget(20_000, choices, called="the given dataset log")
+    assert named is not None and "of mopo are tuned for the given dataset log; budget" in named
     assert "7 updates as you say, because" in told_budget(7, choices, ["updates=7"])
     assert told_budget(3_000_000, choices | {"budget": "paper"}) == (
         "budget paper: 3,000,000 updates; budget=laptop uses 20,000"

@@ -12,7 +12,11 @@ from reverie.datasets.build import build
 from reverie.datasets.check import problems, report, show
 from reverie.datasets.check.figures import draw
 from reverie.datasets.check.report import as_json
+from reverie.datasets.options import load
 from reverie.envs.specs import Reference, Spec
+from reverie.mistake import Mistake
+from reverie.training.results.summary import behaviour
+from tests.datasets.tables import log, write
 
 
 def healthy(**changes):
@@ -248,3 +252,38 @@ def test_a_picture_of_one_row_of_huge_and_constant_values_is_drawn():
     data = healthy(**columns, **flags)
     assert draw(data)[:4] == b"\x89PNG"
     assert report(data).rows == 1
+
+
+def test_fragments_of_a_table_have_no_part_in_what_is_said_of_returns():
+    """Of costs the shortest piece would be the best episode."""
+    frame = log()
+    frame["reward"] = -1.0
+    assert behaviour(load(frame)) == {"return_mean": -59.0, "return_best": -59.0}
+    frame.loc[[3, 130], "level [cm]"] = np.nan
+    data = load(frame)
+    assert sorted(data.returns.tolist()) == [-59.0, -59.0, -55.0, -48.0, -9.0, -2.0]
+    assert behaviour(data) == {"return_mean": -221.0 / 4, "return_best": -48.0}
+    found = report(data)
+    assert (found.returns[0], found.returns[-1], found.lengths[0]) == (-59.0, -48.0, 2.0)
+    told = "2 of 6 episodes are cut to 9 steps or fewer, less than half of the usual length"
+    assert any(told in each for each in found.warnings)
+    assert not any("usual length" in each for each in report(load(log())).warnings)
+
+
+def test_short_episodes_that_terminate_are_whole():
+    frame = log()
+    frame["terminated"] = 0
+    frame.loc[2, "terminated"] = 1
+    data = load(frame)
+    assert data.episode_lengths.tolist()[0] == 3 and data.whole.all()
+
+
+def test_rows_of_a_table_are_named_by_its_lines(tmp_path):
+    frame = log(rows=60, episodes=10)
+    frame.loc[360:, "level [cm]"] *= 100
+    frame = frame.drop(index=[5])  # which makes one row less before
+    path = write(frame, tmp_path / "log.csv")
+    told = report(load("table", path=str(path))).problems
+    assert any("level [cm] is about" in each and "from line 361 on" in each for each in told), told
+    with pytest.raises(Mistake, match=r"action \[-\] = 0\.\d+ in line \d+ lies outside"):
+        load("table", path=str(path), action_high=0.5)

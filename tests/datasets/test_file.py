@@ -152,7 +152,7 @@ def test_given_bounds_rescale_and_belong_to_files_without_environment(tmp_path):
     data = load(**options(path, **box))
     assert np.allclose(data.transitions.action, recording()["actions"], atol=1e-6)
     assert load(**options(path, action_low=-5.0, action_high=5.0)).spec.action_low == (-5.0, -5.0)
-    with pytest.raises(ValueError, match="action_low has 1 entries for 2 actions"):
+    with pytest.raises(ValueError, match="action_low has 1 entry for 2 actions"):
         load(**options(path, action_low=[-1.0]))
     with pytest.raises(ValueError, match="leave them null"):
         load(**options(path, env_id="Pendulum-v1", action_low=-2.0))

@@ -125,7 +125,7 @@ def test_huge_numbers_are_infinite_at_once():
 def test_unknown_names_are_told_with_near_ones():
     with pytest.raises(Mistake, match=r"log.csv has no column 'h3'; did you mean h2 \[cm\]\?"):
         value("h3")
-    with pytest.raises(Mistake, match=r"log.csv: tag holds 'a' in row 0, where a number"):
+    with pytest.raises(Mistake, match=r"log.csv: tag holds 'a' in row 0 .*, where a number"):
         value("tag * 2")
     assert set(FUNCTIONS) >= {"abs", "min", "max", "clip", "where", "sqrt", "exp", "log"}
 

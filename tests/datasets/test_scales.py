@@ -26,7 +26,7 @@ def test_a_column_in_other_units_from_an_episode_on_is_a_problem(factor):
     size = float(line.split("about ")[1].split(" ")[0])
     assert size == pytest.approx(100, rel=0.3)
     assert ("larger" in line) == (factor > 1)
-    assert "from row 354 on" in line  # six episodes, each without its last row
+    assert "from row 360 (counted from 0) on" in line  # after six episodes
     assert not warned
 
 
@@ -34,7 +34,7 @@ def test_actions_in_other_units_are_found_too():
     frame = log(episodes=10)
     frame.loc[300:, "action [-]"] *= 100.0
     (line,), _ = told(frame)
-    assert "action [-] is about" in line and "times larger from row 295 on" in line
+    assert "action [-] is about" in line and "times larger from row 300 (counted from 0) on" in line
 
 
 def test_within_one_episode_it_may_be_what_the_plant_did():

@@ -122,10 +122,14 @@ def test_terminations_and_time_limits_are_kept_apart():
 def test_without_an_episode_column_time_shows_the_episodes(lines):
     frame = log().drop(columns="episode")
     assert load_any(frame).fingerprint == load_any(log()).fingerprint
-    assert any("time [s] goes back after row 59, and in 3 places" in line for line in lines())
+    assert any(
+        "time [s] goes back after row 59 (counted from 0), and in 3 places" in line
+        for line in lines()
+    )
     frame["time [s]"] = np.arange(240) * 0.5 + np.repeat([0, 10, 20, 300], 60)
     assert load_any(frame).fingerprint == load_any(log()).fingerprint
-    assert any("3 gaps, the longest of 280.5 s where a step is 0.5 s" in line for line in lines())
+    gaps = "3 gaps, the first after row 59 (counted from 0), the longest of 280.5 s where a step is"
+    assert any(gaps in line for line in lines())
 
 
 def test_one_episode_is_told(lines):
@@ -148,11 +152,12 @@ def test_no_row_leads_across_missing_values_or_missing_rows(lines):
     assert step.abs().max() < 0.5  # a random walk of 0.1 a step, whose gaps would be longer
     told = "\n".join(lines())
     assert (
-        "time [s] has 1 gaps, the longest of 1.5 s where a step is 0.5 s (2 rows are missing)"
-        in told
+        "time [s] has 1 gap, the first after row 19 (counted from 0), the longest of 1.5 s where a "
+        "step is 0.5 s (2 rows are missing)" in told
     )
     assert (
-        "6 of 238 rows hold no finite number in a column that is read (level [cm] 5, reward 1)"
+        "6 of 238 rows hold no finite number in a column that is read (level [cm] 5, first in row "
+        "68 (counted from 0): empty or NaN; reward 1, first in row 98 (counted from 0): inf)"
         in told
     )
     assert "episodes are cut there, in 2 places" in told
@@ -162,8 +167,11 @@ def test_rows_of_an_episode_are_put_together_where_time_shows_how(lines):
     frame = log()
     mixed = frame.sort_values(["time [s]", "episode"], ignore_index=True)  # side by side
     assert load_any(mixed).fingerprint == load_any(frame).fingerprint
-    assert any("episode is not sorted (episode 0 comes back in row 4)" in line for line in lines())
-    with pytest.raises(Mistake, match=r"episode is not sorted: 0 comes back in row 4 after other"):
+    told = "episode is not sorted (episode 0 comes back in row 4 (counted from 0))"
+    assert any(told in line for line in lines())
+    with pytest.raises(
+        Mistake, match=r"not sorted: 0 comes back in row 4 \(counted from 0\) after"
+    ):
         load_any(mixed.drop(columns="time [s]"))
     again = pandas.concat([frame, frame], ignore_index=True)  # two logs that both count from 0
     with pytest.raises(Mistake, match="comes back in row 240"):
@@ -239,6 +247,11 @@ def test_an_environment_can_be_named():
             {},
             r"no column is called an action; .*'dataset.columns.actions=\[valve\]'",
         ),
+        (
+            {"action [-]": "Stellgr\u00f6\u00dfe [%]"},
+            {},
+            r"""'dataset.columns.actions=\["Stellgr\u00f6\u00dfe"\]'""",
+        ),
         ({"reward": "cost"}, {}, 'has no reward; .*dataset.reward="-cost"'),
         (
             {"level [cm]": "level", "setpoint [cm]": "level"},
@@ -252,7 +265,7 @@ def test_an_environment_can_be_named():
         ),
         ({}, {"reward": "-level", "columns": {"reward": "reward"}}, "both give the reward"),
         ({}, {"action_high": 0.5}, "lies outside"),
-        ({}, {"action_high": [1, 2]}, "action_high has 2 entries for 1 actions"),
+        ({}, {"action_high": [1, 2]}, "action_high has 2 entries for 1 action;"),
     ],
 )
 def test_what_is_named_wrongly_is_refused_in_one_line(change, given, message):
@@ -266,12 +279,12 @@ def test_what_is_named_wrongly_is_refused_in_one_line(change, given, message):
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("level [cm]", ["bad"] + ["1"] * 239, r"level \[cm\] holds 'bad' in row 0, where a number"),
+        ("level [cm]", ["wrong"] + ["1"] * 239, r"level \[cm\] holds 'wrong' in row 0 \(coun"),
         ("level [cm]", np.nan, r"level \[cm\] has no value in any row"),
         ("action [-]", 0.5, r"action \[-\] is 0.5 in every row, so no policy"),
-        ("episode", [np.nan] + [0] * 239, "episode is empty in 1 rows, first in row 0"),
+        ("episode", [np.nan] + [0] * 239, "episode is empty in 1 row, first in row 0"),
         ("terminated", [0.5] + [0] * 239, "terminated must hold only 0 and 1, found 0.5 in row 0"),
-        ("time [s]", ["noon"] * 240, "holds neither numbers nor dates"),
+        ("time [s]", ["noon"] * 240, "holds 'noon' in row 0 .*, which is neither a number nor a d"),
     ],
 )
 def test_values_that_poison_are_refused_in_one_line(column, value, message):
@@ -298,8 +311,13 @@ def test_too_few_rows_are_refused(tmp_path):
         ("log.csv", "", "has no named columns"),
         ("log.csv", "a,b\n", "has no rows"),
         ("log.csv", "a,b,a\n1,2,3\n", "the column 'a' stands 2 times"),
-        ("log.csv", "a,b\n1,2\n1,2,3,4\n", "cannot be read as a table"),
-        ("log.csv", b"h\xf6he,b\n1,2\n", "is not text in UTF-8"),
+        ("log.csv", "a,b\n1,2\n1,2,3,4\n", "line 3 has 4 cells, where 2 columns are named"),
+        ("log.csv", "0.5,0,10.07\n1,0,9.5\n", "line 1 holds numbers, where the columns must"),
+        (
+            "log.csv",
+            "a,b\n1,2\n".encode("utf-16-le"),
+            "holds zero bytes.*dataset.encoding=utf-16-le",
+        ),
         ("log.parquet", "nothing of this kind", "cannot be read as parquet"),
         ("log.feather", "nothing of this kind", "cannot be read as feather"),
     ],

@@ -55,16 +55,22 @@ def told_size(source: DictConfig, rows: int, transitions: int = 1) -> str | None
     return None
 
 
-def told_budget(updates: int, choices: Mapping[str, Any], typed: Sequence[str] = ()) -> str | None:
+def told_budget(
+    updates: int,
+    choices: Mapping[str, Any],
+    typed: Sequence[str] = (),
+    called: str | None = None,
+) -> str | None:
     """How long the run is and why, in words; None where tuned hyperparameters say it.
 
     Args:
         updates: of the run.
         choices: options by group.
         typed: what stands on the command line.
+        called: what the dataset is called where it was made in Python.
     """
     names = [str(choices[group]) for group in ("budget", "algorithm", "dataset")]
-    budget, why = choose_budget(*names)
+    budget, why = choose_budget(names[0], names[1], names[2], called)
     if names[0] == AUTO and budget == PAPER and names[2] in tuned(names[1]):
         return None
     own = any(each.lstrip("+").startswith("updates=") for each in typed)

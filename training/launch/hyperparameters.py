@@ -36,12 +36,15 @@ from reverie.training.run_directory import flat
 
 
 def compose_run(
-    overrides: Sequence[str], tell: Callable[[str], None] = lambda text: None
+    overrides: Sequence[str],
+    tell: Callable[[str], None] = lambda text: None,
+    called: str | None = None,
 ) -> DictConfig:
     """The configuration that `python train.py` has for the same arguments.
 
     Args:
         tell: is given the line about the budget.
+        called: what that line calls a dataset that was made in Python.
 
     Raises:
         Mistake: a typed setting that the chosen option does not have.
@@ -53,7 +56,7 @@ def compose_run(
             "train", overrides=one_spelling(quote_paths(overrides)), return_hydra_config=True
         )
     settle(config, config.hydra)
-    told = told_budget(config.updates, config.hydra.runtime.choices, overrides)
+    told = told_budget(config.updates, config.hydra.runtime.choices, overrides, called)
     if told is not None:
         tell(told)
     with open_dict(config):

@@ -20,6 +20,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.subset import choose_episodes
 from reverie.mistake import Mistake
 from reverie.paths import quote
+from reverie.text import one_line
 from reverie.training.launch import mistakes
 from reverie.training.launch.compose import Builder, build_run
 from reverie.training.launch.hyperparameters import compose_run
@@ -75,7 +76,8 @@ def make(
         _require_agent(kind, base, typed)
         typed += [] if base is None else [f"agent={base}"]
     try:
-        config = compose_run(typed, lambda text: console.print(text, soft_wrap=True))
+        called = None if given is None else f"the given dataset {one_line(given.name, 80)}"
+        config = compose_run(typed, lambda text: console.print(text, soft_wrap=True), called)
         if given is not None:
             # What a preset asks for, such as the best episodes; one cannot type it here.
             given = choose_episodes(given, config.dataset.subset)

@@ -113,12 +113,15 @@ def tuned(algorithm: str) -> dict[str, dict[str, Any]]:
     return numbers
 
 
-def choose_budget(choice: str, algorithm: str, dataset: str) -> tuple[str, str]:
+def choose_budget(
+    choice: str, algorithm: str, dataset: str, called: str | None = None
+) -> tuple[str, str]:
     """The budget that `budget=auto` stands for, and why.
 
     Args:
         choice: auto, or a budget, which is kept.
         algorithm, dataset: options of these groups.
+        called: what the dataset is called where it is no option; None for `dataset=...`.
     """
     if choice != AUTO:
         return choice, f"budget={choice}"
@@ -128,7 +131,10 @@ def choose_budget(choice: str, algorithm: str, dataset: str) -> tuple[str, str]:
         return PAPER, f"hyperparameters of {algorithm} are tuned for {dataset}"
     if algorithm not in options("algorithm"):
         return PAPER, f"algorithm={algorithm} is a preset of your own"
-    return LAPTOP, f"no hyperparameters of {algorithm} are tuned for dataset={dataset}"
+    return (
+        LAPTOP,
+        f"no hyperparameters of {algorithm} are tuned for {called or f'dataset={dataset}'}",
+    )
 
 
 def limits(budget: str, chosen: Mapping[str, str]) -> dict[str, Any]:

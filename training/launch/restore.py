@@ -1,6 +1,8 @@
 """Runs read back from their directories: what they learnt, and what they fitted."""
 
-from collections.abc import Collection, Mapping
+import logging
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +38,8 @@ from reverie.training.stored import damaged, read_settings
 from reverie.world_models.base import Fitted, WorldModel
 from reverie.world_models.diffusion.planner import Planner
 
+_TABLES = ("reverie.datasets.tables", "reverie.datasets.readers.table")
+"""Loggers of what reads tables."""
 AGENT_CLASS = "agent_class"
 """Setting of a run whose agent is a class of somebody's own."""
 
@@ -108,7 +112,8 @@ class SavedRun:
                 "says how to read it again; load it as you did then"
             )
         try:
-            data = load_dataset(_without_downloads(self.config))
+            with _quiet_tables():
+                data = load_dataset(_without_downloads(self.config))
         except (Mistake, InstantiationException) as error:
             reason = explain(error)
             if reason is None:
@@ -142,6 +147,20 @@ class SavedRun:
         if isinstance(model, WorldModel):
             checkpoint.load_refitted(self.directory / checkpoint.FILE, model, self.device)
         return model
+
+
+@contextmanager
+def _quiet_tables() -> Iterator[None]:
+    """Read a table without what training has said about it: the same data are guessed alike."""
+    loggers = [logging.getLogger(name) for name in _TABLES]
+    levels = [each.level for each in loggers]
+    try:
+        for each in loggers:
+            each.setLevel(logging.ERROR)
+        yield
+    finally:
+        for each, level in zip(loggers, levels, strict=True):
+            each.setLevel(level)
 
 
 def _without_downloads(config: DictConfig) -> DictConfig:

@@ -47,8 +47,9 @@ class ValueGap:
         device = next(agent.parameters()).device
         self.starts = data.transitions.obs[data.episode_starts[chosen]].to(device)
         self.steps = int(data.episode_lengths.max())
-        self.best = data.returns.max().item()
-        self.limit = limit(data.returns, factor)
+        recorded = data.returns[data.whole]
+        self.best = recorded.max().item()
+        self.limit = limit(recorded, factor)
         self.attainable = most_of_costs(data)
         if self.attainable is not None:
             self.limit = min(self.limit, (1 - MARGIN) * self.attainable)

@@ -62,8 +62,8 @@ def final_scores(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def behaviour(data: Dataset) -> dict[str, float]:
-    """How well the policies that made the data did, over whole episodes."""
-    returns = data.returns.numpy()
+    """How well the policies that made the data did, over episodes that are no fragments."""
+    returns = data.returns[data.whole].numpy()
     result = {"return_mean": float(returns.mean()), "return_best": float(returns.max())}
     if data.reference is not None:
         result["score_mean"] = float(data.reference.normalise(returns.mean()))

@@ -1,5 +1,8 @@
 """The Python door: what is typed behind train.py, as values."""
 
+import io
+import logging
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -7,6 +10,7 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 import reverie
 from reverie.agents.base import Agent
@@ -16,6 +20,7 @@ from reverie.datasets.options import load
 from reverie.mistake import Mistake
 from reverie.training.launch.make import _typed, build, compose_run, make, nearest_option
 from reverie.training.run import Run
+from tests.datasets.tables import log, write
 
 SMALL = {"updates": 6, "log_every": 2, "batch_size": 8, "evaluate": {"every": 0}, "threads": 1}
 
@@ -55,6 +60,28 @@ def test_a_dataset_that_is_there_is_trained_on(data, tmp_path):
     assert list(saved.series) and saved.summary["name"] == "td3_bc"
     with pytest.raises(Mistake, match="made in Python"):
         saved.load_dataset()
+
+
+def test_the_line_about_the_budget_names_a_dataset_that_is_there(data):
+    console = Console(file=io.StringIO(), width=200)
+    make("algorithm=td3_bc", dataset=replace(data, name="my log"), console=console, **SMALL)
+    told = console.file.getvalue()
+    assert "tuned for the given dataset my log" in told and "dataset=file" not in told
+
+
+def test_the_table_of_a_run_is_read_again_without_what_was_said_in_training(tmp_path, caplog):
+    path = write(log(), tmp_path / "log.csv")
+    caplog.set_level(logging.WARNING)
+    make("algorithm=td3_bc", "dataset=table", f"dataset.path={path}", **SMALL).train(
+        tmp_path / "run"
+    )
+    guesses = [record for record in caplog.records if "guessed" in record.getMessage()]
+    assert len(guesses) == 5
+    caplog.clear()
+    saved = reverie.load(tmp_path / "run")
+    assert len(saved.load_dataset()) == 236 and not caplog.records
+    load("table", path=str(path))  # and only then
+    assert len([record for record in caplog.records if "guessed" in record.getMessage()]) == 5
 
 
 def test_a_preset_that_learns_from_the_best_episodes_takes_them_of_a_dataset_that_is_there(data):

@@ -1,0 +1,45 @@
+"""Where a row stands in what was read, as its owner finds it there."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Places:
+    """Rows by where they came from.
+
+    Attributes:
+        rows: `[N]` number of each row in the source, from 0.
+        lines: for a text file: gives the first line `[M]`, from 1, of each of its M rows; None for
+            what has no lines. It may read the file again, so it is asked for messages only.
+    """
+
+    rows: np.ndarray
+    lines: Callable[[], np.ndarray] | None = None
+
+    def take(self, chosen: np.ndarray) -> "Places":
+        """The places of these rows: their numbers, or a mask."""
+        return replace(self, rows=self.rows[chosen])
+
+    def at(self, row: int) -> str:
+        """`line 7`, or `row 5 (counted from 0)`."""
+        number = int(self.rows[row])
+        if self.lines is None:
+            return f"row {number:,} (counted from 0)"
+        return f"line {self._line(number):,}"
+
+    def between(self, first: int, last: int) -> str:
+        """`lines 7 to 12`, or `rows 5 to 10 (counted from 0)`."""
+        numbers = [int(self.rows[row]) for row in (first, last)]
+        if self.lines is None:
+            return f"rows {numbers[0]:,} to {numbers[1]:,} (counted from 0)"
+        begin, end = (self._line(number) for number in numbers)
+        return f"lines {begin:,} to {end:,}"
+
+    def _line(self, number: int) -> int:
+        assert self.lines is not None
+        lines = self.lines()
+        # A file that has shrunk since tells nothing any more.
+        return int(lines[min(number, len(lines) - 1)]) if len(lines) else number + 2

@@ -1,0 +1,363 @@
+"""Tables as text: which encoding, what separates cells, where the names and units stand."""
+
+import codecs
+import csv
+import io
+import logging
+import re
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pandas
+
+from reverie.datasets.readers.columns import in_one_line
+from reverie.datasets.tables.cells import (
+    DECIMALS,
+    Decimal,
+    decimals_of,
+    is_missing,
+    plain,
+)
+from reverie.mistake import Mistake
+from reverie.text import one_line
+
+log = logging.getLogger(__name__)
+
+_DELIMITERS = ";\t|,"  # the first of those that fit equally: a comma stands in texts too
+_SAMPLE = 1000  # rows that show how numbers are written
+_LOOK = 20  # rows that show what separates cells
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_CHUNK = 2**20
+_BRACKETED = re.compile(r"[\[(]([^\[\]()]*)[\])]")
+_LONGEST_UNIT = 12
+_SEP = re.compile(r'"?sep=(.)"?\s*', re.I)  # a line by which Excel knows what separates cells
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a text is written.
+
+    Attributes:
+        names: of the columns, with their units.
+        delimiter: between cells.
+        skipped: lines before the first row of values.
+        decimal: the mark that cells show, None where they show none or both.
+        unclear: whether numbers could be read with either mark, so that each column must tell.
+    """
+
+    names: Sequence[str]
+    delimiter: str
+    skipped: int
+    decimal: Decimal | None
+    unclear: bool
+
+
+def read_text(
+    path: Path, *, encoding: str | None, decimal: Decimal | None
+) -> tuple[pandas.DataFrame, Layout, str]:
+    """A table in a text file, its layout, and its encoding.
+
+    Columns of plain numbers are numbers, others texts as they stand there.
+
+    Raises:
+        Mistake: another encoding, no names, a name that stands twice, rows longer than the names.
+    """
+    encoding = _known(path, encoding) or _find_encoding(path)
+    try:
+        with _opened(path, encoding) as file:
+            layout = _find_layout(path, file, decimal)
+        with _opened(path, encoding) as file:
+            for _ in range(layout.skipped):
+                file.readline()
+            with warnings.catch_warnings():
+                # Of a separator behind the last cell; other cells too many are refused.
+                warnings.simplefilter("ignore", pandas.errors.ParserWarning)
+                frame = pandas.read_csv(
+                    file,
+                    sep=layout.delimiter,
+                    header=None,
+                    names=list(range(len(layout.names))),
+                    dtype=str if layout.unclear else None,
+                    decimal=decimal or layout.decimal or ".",
+                    low_memory=False,
+                    index_col=False,
+                )
+    except Mistake:
+        raise
+    except UnicodeError as error:
+        reason = getattr(error, "reason", in_one_line(error))
+        raise Mistake(
+            f"{path} is not text in {encoding} ({one_line(str(reason), 100)}); set "
+            "dataset.encoding=utf-8, cp1252 or utf-16, or save it as UTF-8"
+        ) from error
+    except pandas.errors.EmptyDataError as error:
+        raise Mistake(f"{path} has no rows; check that it is the right table") from error
+    except (OSError, ValueError, csv.Error, MemoryError, OverflowError) as error:
+        _require_cells(path, encoding)
+        raise Mistake(
+            f"{path} cannot be read as a table ({one_line(in_one_line(error), 200)}); its first "
+            "line must name the columns, and every other line must have as many cells"
+        ) from error
+    frame.columns = pandas.Index(layout.names)
+    empty = [name for name in layout.names if _is_nameless(name) and frame[name].isna().all()]
+    return frame.drop(columns=empty), layout, encoding
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The first line, from 1, of each row of a text file; it is read when that is asked."""
+
+    path: Path
+    encoding: str
+    delimiter: str
+    skipped: int
+
+    def __call__(self) -> np.ndarray:
+        return _count_lines(self)
+
+
+@cache
+def _count_lines(lines: Lines) -> np.ndarray:
+    try:
+        with _opened(lines.path, lines.encoding) as file:
+            for _ in range(lines.skipped):
+                file.readline()
+            rows = _records(file, lines.delimiter)
+            return np.fromiter((lines.skipped + line for line, _ in rows), np.int64)
+    except (OSError, UnicodeError, csv.Error):
+        return np.empty(0, np.int64)
+
+
+@contextmanager
+def _opened(path: Path, encoding: str) -> Iterator[io.TextIOWrapper]:
+    with path.open(newline="", encoding=encoding) as file:
+        yield file
+
+
+def _records(file: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Rows that are not blank, with the line in which each begins, from 1."""
+    reader = csv.reader(file, delimiter=delimiter)
+    line = 1
+    for cells in reader:
+        if len(cells) > 1 or (cells and cells[0].strip()):
+            yield line, cells
+        line = reader.line_num + 1
+
+
+def _known(path: Path, encoding: str | None) -> str | None:
+    """The encoding that is given, if Python knows it as one of text."""
+    if encoding is None:
+        return None
+    try:
+        "a".encode(encoding)
+    except (LookupError, UnicodeError, TypeError, ValueError) as error:
+        raise Mistake(
+            f"dataset.encoding={encoding} is no encoding of text; utf-8, cp1252, latin-1 and "
+            "utf-16 are some"
+        ) from error
+    with path.open("rb") as file:  # a mark of UTF-8 is no part of the first name
+        begins = file.read(3) == codecs.BOM_UTF8
+    return "utf-8-sig" if begins and codecs.lookup(encoding).name == "utf-8" else encoding
+
+
+def _find_encoding(path: Path) -> str:
+    """As the mark at the beginning says; else UTF-8 where that fits, else that of Windows."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with path.open("rb") as file:
+        begin = file.read(_CHUNK)
+        for mark, name in _MARKS:
+            if begin.startswith(mark):
+                return name
+        if b"\0" in begin[:4096]:
+            order = "utf-16-le" if begin[1:2] == b"\0" else "utf-16-be"
+            raise Mistake(
+                f"{path} holds zero bytes, so it is no text in UTF-8; set dataset.encoding={order} "
+                "if it is text in UTF-16 without a mark, else save it as .csv again"
+            )
+        try:
+            while begin:
+                decoder.decode(begin)
+                begin = file.read(_CHUNK)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            log.warning(
+                "%s is not text in UTF-8, so it is read as cp1252, which Windows writes in western "
+                "Europe and America; dataset.encoding says otherwise",
+                path,
+            )
+            return "cp1252"
+    return "utf-8"
+
+
+def _find_layout(path: Path, file: io.TextIOWrapper, decimal: Decimal | None) -> Layout:
+    """How the text is written, by its first rows."""
+    begin = file.readline()
+    said = _SEP.fullmatch(begin)
+    skipped = 1 if said else 0
+    head = "".join(islice(file, _SAMPLE)) if said else begin + "".join(islice(file, _SAMPLE))
+    if said:
+        delimiter = said[1]
+    else:
+        delimiter = "\t" if path.suffix.lower() == ".tsv" else _find_delimiter(head)
+    rows = list(_records(io.StringIO(head, newline=""), delimiter))
+    if not rows:
+        raise Mistake(f"{path} has no named columns; its first line must name them")
+    line, cells = rows[0]
+    names = [" ".join(each.split()) for each in cells]
+    # pandas would give a second column of the same name another one.
+    require_different([name for name in names if name] or names, str(path))
+    if all(map(_is_number, names)) and not all(map(_is_whole, names)):
+        raise Mistake(
+            f"{path}: line {skipped + line} holds numbers, where the columns must be named; add a "
+            "line of names"
+        )
+    values = rows[1:]
+    for number, each in values:
+        _require_fitting(path, skipped + number, each, names)
+    units = _units(names, [each for _, each in values])
+    last = rows[0]
+    if units is not None:
+        last, values = values[0], values[1:]
+        names = [_with_unit(name, unit) for name, unit in zip(names, units, strict=True)]
+        log.warning(
+            "%s: line %d is read as the units of the columns (%s)",
+            path,
+            skipped + last[0],
+            one_line(", ".join(unit for unit in units if unit), 200),
+        )
+    # The row ends where the next one may begin.
+    ends = next((n - 1 for n, _ in rows if n > last[0]), last[0])
+    found, unclear = _find_decimal(delimiter, [each for _, each in values])
+    named = [name or f"Unnamed: {index}" for index, name in enumerate(names)]
+    return Layout(named, delimiter, skipped + ends, decimal or found, unclear and decimal is None)
+
+
+def _find_delimiter(head: str) -> str:
+    """What separates as many names as there are cells in the rows below."""
+    best, chosen = 0.0, ","
+    for delimiter in _DELIMITERS:
+        rows = _records(io.StringIO(head, newline=""), delimiter)
+        try:
+            counts = [len(cells) for _, cells in islice(rows, _LOOK)]
+        except csv.Error:
+            continue
+        if not counts or counts[0] < 2:
+            continue
+        fits = float(np.mean([count == counts[0] for count in counts]))
+        # Three of four: units, or a line that was cut, may stand among them.
+        fits = 1.0 if fits > 0.75 else fits
+        if fits > best:
+            best, chosen = fits, delimiter
+    return chosen
+
+
+def _units(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str] | None:
+    """The units in the row below the names; None where that row holds values."""
+    if len(rows) < 2:
+        return None
+    cells = [each.strip() for each in rows[0]] + [""] * (len(names) - len(rows[0]))
+    cells = cells[: len(names)]  # a separator may stand behind the last one
+    said = [cell for cell in cells if cell]
+    bracketed = [_BRACKETED.fullmatch(cell) for cell in cells]
+    pairs = list(zip(cells, bracketed, strict=True))
+    units = [found[1].strip() if found else cell for cell, found in pairs]
+    if any(bracketed) and all(found or cell in ("", "-") for cell, found in pairs):
+        return units
+    # Without brackets: short texts above numbers, that are no mark of a missing value.
+    below = rows[1]
+    above = [cell for cell, value in zip(cells, below, strict=False) if _is_number(value)]
+    texts = [cell for cell in above if cell]
+    if (
+        texts
+        and not any(map(_is_number, said))
+        and all(len(cell) <= _LONGEST_UNIT for cell in said)
+        and all(cell == "-" or not is_missing(cell) for cell in said)
+        and any(cell != "-" for cell in texts)
+        and 2 * len(texts) >= len(above)
+    ):
+        return units
+    return None
+
+
+def _with_unit(name: str, unit: str) -> str:
+    return f"{name} [{unit}]" if name and unit and not _BRACKETED.search(name) else name
+
+
+def _is_nameless(name: str) -> bool:
+    return name.startswith("Unnamed: ")
+
+
+def _is_whole(cell: str) -> bool:
+    return re.fullmatch(r"[+-]?\d+", cell.strip()) is not None
+
+
+def _is_number(cell: str) -> bool:
+    cell = plain(cell)
+    return _is_whole(cell) or bool(decimals_of(cell))
+
+
+def _find_decimal(delimiter: str, rows: Sequence[Sequence[str]]) -> tuple[Decimal | None, bool]:
+    """The decimal mark, None where cells show none or both; and whether columns must tell."""
+    sure: set[Decimal] = set()
+    either = False
+    for cells in rows:
+        for cell in cells:
+            found: Collection[Decimal] = decimals_of(plain(cell))
+            sure |= set(found) if len(found) == 1 else set()
+            either = either or len(found) > 1
+    if len(sure) == 1:
+        return next(iter(sure)), False
+    if not sure and delimiter == ",":
+        return DECIMALS[0], False  # a comma that separates is rarely a decimal one too
+    return None, either or len(sure) > 1
+
+
+def _require_fitting(path: Path, line: int, cells: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse a row with more cells than there are names."""
+    beyond = [cell for cell in cells[len(names) :] if cell.strip()]
+    if beyond or len(cells) > len(names) + 1:
+        halves = len(cells) == 2 * len(names) or any(_is_whole(cell) for cell in beyond)
+        hint = "; are decimal commas in a file that commas separate?" if halves else ""
+        raise Mistake(
+            f"{path}: line {line} has {len(cells)} cells, where {len(names)} columns are named"
+            f"{hint}; repair that line, or save the table with semicolons between cells"
+        )
+
+
+def _require_cells(path: Path, encoding: str) -> None:
+    """Name the first row that is too long, if that is why a table could not be read."""
+    try:
+        with _opened(path, encoding) as file:
+            layout = _find_layout(path, file, None)
+        with _opened(path, encoding) as file:
+            for _ in range(layout.skipped):
+                file.readline()
+            for line, cells in _records(file, layout.delimiter):
+                _require_fitting(path, layout.skipped + line, cells, layout.names)
+    except (OSError, ValueError, csv.Error) as error:
+        if isinstance(error, Mistake):
+            raise
+
+
+def require_different(names: Sequence[str], source: str) -> None:
+    """Refuse names of which one stands twice, or none is one."""
+    if not names or all(not name for name in names):
+        raise Mistake(f"{source} has no named columns; its first line must name them")
+    for name in dict.fromkeys(names):
+        if names.count(name) > 1:
+            raise Mistake(
+                f"{source}: the column {name!r} stands {names.count(name)} times; rename or remove "
+                "all but one"
+            )
