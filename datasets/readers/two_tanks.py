@@ -11,6 +11,7 @@ import numpy as np
 
 from reverie.datasets.cache import cache_root, cached_text
 from reverie.datasets.dataset import Dataset
+from reverie.datasets.exogenous import Exogenous
 from reverie.datasets.readers import table
 from reverie.datasets.recording import ActionOf, record_episodes
 from reverie.datasets.subset import Subset
@@ -36,6 +37,7 @@ def load(
     gain: Positive,
     reset: Positive,
     random: UnitInterval,
+    exogenous: Exogenous,
     subset: Subset | None = None,
 ) -> Dataset:
     """The log as a dataset without an environment, its columns by name.
@@ -46,6 +48,7 @@ def load(
         seed: of starts, set-points, noise and actions.
         gain, reset: of the PI controller, see `envs.two_tanks.PI`.
         random: probability per step of holding a uniformly random valve for 1 to 8 steps.
+        exogenous: observations that the valve does not move, see `datasets.exogenous`.
         subset: which whole episodes to keep, see `datasets.subset.choose_episodes`; None for all.
 
     Raises:
@@ -69,6 +72,7 @@ def load(
         columns={
             "observations": two_tanks.OBS_NAMES,
             "actions": two_tanks.ACTION_NAMES,
+            "exogenous": exogenous,
             "reward": REWARD,
             "terminated": [],
             "truncated": [],
