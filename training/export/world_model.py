@@ -1,7 +1,6 @@
 """`what=world_model`: what an ensemble expects, in the plant's units, as ONNX.
 
-The elites' means, without noise and without their rule of termination. What is exogenous stays as it
-is.
+The elites' means, without noise and without their rule of termination. What is exogenous stays.
 """
 
 from pathlib import Path
