@@ -4,14 +4,13 @@ import difflib
 import re
 from collections.abc import Sequence
 
+from reverie.datasets.names import bare
 from reverie.datasets.readers.columns import listed
 from reverie.mistake import Mistake
 from reverie.text import one_line
 
 Exogenous = str | int | Sequence[str | int] | None
 """Names, patterns such as `T_*`, or indices of observations; None for none."""
-
-_UNIT = re.compile(r"\s*[\[(][^\[\]()]*[\])]\s*$")
 
 
 def find_exogenous(
@@ -32,8 +31,8 @@ def find_exogenous(
         matching = _matching(labels, each)
         if not matching:
             shown = one_line(str(each), 80)
-            near = difflib.get_close_matches(shown, [*labels, *map(_bare, labels)], 3, cutoff=0.5)
-            names = [label for label in labels if {label, _bare(label)} & {*near}]
+            near = difflib.get_close_matches(shown, [*labels, *map(bare, labels)], 3, cutoff=0.6)
+            names = [label for label in labels if {label, bare(label)} & {*near}]
             told = f"did you mean {' or '.join(names)}?" if names else f"they are {listed(labels)}"
             raise Mistake(f"{source} has no observation {shown!r}, which {key} names; {told}")
         twice = [labels[dim] for dim in matching if dim in found]
@@ -53,7 +52,7 @@ def _matching(labels: Sequence[str], said: object) -> list[int]:
         return [said] if 0 <= said < len(labels) else []
     if not isinstance(said, str):
         return []
-    for exact in (labels, [_bare(label) for label in labels]):
+    for exact in (labels, [bare(label) for label in labels]):
         if said in exact:
             return [dim for dim, label in enumerate(exact) if label == said]
     if not set(said) & set("*?"):
@@ -62,9 +61,5 @@ def _matching(labels: Sequence[str], said: object) -> list[int]:
     return [
         dim
         for dim, label in enumerate(labels)
-        if re.fullmatch(pattern, label) or re.fullmatch(pattern, _bare(label))
+        if re.fullmatch(pattern, label) or re.fullmatch(pattern, bare(label))
     ]
-
-
-def _bare(label: str) -> str:
-    return _UNIT.sub("", label) or label

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from reverie.datasets.exogenous import find_exogenous
+from reverie.datasets.names import bare
 from reverie.datasets.readers.columns import ALIASES, listed
-from reverie.datasets.tables.table import Table, bare
+from reverie.datasets.tables.table import Table
 from reverie.mistake import Mistake
 
 log = logging.getLogger(__name__)

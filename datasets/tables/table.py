@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pandas
 
+from reverie.datasets.names import UNIT, bare
 from reverie.datasets.readers.columns import in_one_line, listed, require_file
 from reverie.envs import extras
 from reverie.mistake import Mistake
 from reverie.text import one_line
 
-_UNIT = re.compile(r"\s*[\[(]([^\[\]()]*)[\])]\s*$")
 _DELIMITERS = ";\t|,"
 _LONGEST_NAME = 200
 # What readers of binary tables raise for files that are damaged or something else; pyarrow's own
@@ -109,14 +109,9 @@ class Table:
         return (dates - dates.min()).dt.total_seconds().to_numpy(np.float64)
 
 
-def bare(name: str) -> str:
-    """A name without its unit: `level` for `level [cm]` and `level (cm)`."""
-    return _UNIT.sub("", name) or name
-
-
 def unit_of(name: str) -> str:
     """The unit behind a name, empty where there is none."""
-    found = _UNIT.search(name)
+    found = UNIT.search(name)
     return found[1].strip() if found and found.start() else ""
 
 
