@@ -78,8 +78,8 @@ def _unmoved(rows: Rows, dims: list[int]) -> list[int]:
     if len(rows) < _FEWEST or len(dims) < 2 or width * (rows.action.shape[1] + 2) > _WIDEST:
         return []
     explained = [_explained(rows, dims, lag) for lag in _LAGS]
-    most = np.max([each for each in explained if each is not None] or [[1.0] * len(dims)], axis=0)
-    if len(most) < 2 or most.max() < _MUCH:
+    told = [each for each in explained if each is not None]
+    if not told or (most := np.max(told, axis=0)).max() < _MUCH:
         return []
     return [dim for dim, share in zip(dims, most, strict=True) if share < _NOTHING]
 

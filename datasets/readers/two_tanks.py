@@ -5,13 +5,14 @@ import hashlib
 import io
 import json
 import logging
+from dataclasses import replace
 from importlib.metadata import version
 
 import numpy as np
 
 from reverie.datasets.cache import cache_root, cached_text
 from reverie.datasets.dataset import Dataset
-from reverie.datasets.exogenous import Exogenous
+from reverie.datasets.exogenous import Exogenous, find_exogenous
 from reverie.datasets.readers import table
 from reverie.datasets.recording import ActionOf, record_episodes
 from reverie.datasets.subset import Subset
@@ -66,13 +67,12 @@ def load(
         cache_root() / "builtin" / f"two-tanks-{key[:16]}.csv",
         lambda: record(episodes=episodes, seed=seed, gain=gain, reset=reset, random=random),
     )
-    return table.load(
+    data = table.load(
         name=name,
         path=str(path),
         columns={
             "observations": two_tanks.OBS_NAMES,
             "actions": two_tanks.ACTION_NAMES,
-            "exogenous": exogenous,
             "reward": REWARD,
             "terminated": [],
             "truncated": [],
@@ -89,6 +89,10 @@ def load(
         clip_actions=False,
         subset=subset,
     )
+    unmoved = find_exogenous(
+        data.spec.obs_labels, exogenous, source="builtin/two-tanks", key="dataset.exogenous"
+    )
+    return replace(data, spec=replace(data.spec, exogenous=unmoved))
 
 
 def record(
