@@ -112,9 +112,9 @@ def imagine_episodes(
     """
     device = next(iter(model.state_dict().values())).device
     obs = start.to(device)
-    state, path, paid, terminated = model.initial_state(obs), [], [], []
+    state, path, paid, terminated = model.begin(obs), [], [], []
     for _ in range(steps):
-        step = model.step(obs, policy(obs.cpu()).to(device), 1, state)
+        step = model.advance(obs, policy(obs.cpu()).to(device), 1, state)
         obs = step.next_obs[0]
         state = None if step.state is None else step.state[0]
         path.append(obs[:, 0].cpu())

@@ -95,10 +95,15 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of the stored values; fitted models record it and refuse other data."""
+        """Digest of the stored values, and of which observations are exogenous, if any are.
+
+        Fitted models record it and refuse other data.
+        """
         digest = hashlib.sha256()
         for name in column_names(self.transitions):
             digest.update(getattr(self.transitions, name).contiguous().numpy().tobytes())
         for column in (self.truncated, self.valid_next, self.episode_starts):
             digest.update(column.contiguous().numpy().tobytes())
+        if self.spec.exogenous:  # models that do not predict them are others
+            digest.update(repr(self.spec.exogenous).encode())
         return digest.hexdigest()[:16]

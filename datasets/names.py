@@ -1,8 +1,17 @@
-"""Short names of datasets, for run directories and tables."""
+"""Names: short ones of datasets, for run directories and tables, and those of columns."""
 
+import re
 from pathlib import PurePath
 
 from reverie.mistake import Mistake
+
+UNIT = re.compile(r"\s*[\[(]([^\[\]()]*)[\])]\s*$")
+"""The unit behind a name."""
+
+
+def bare(name: str) -> str:
+    """A name without its unit: `level` for `level [cm]` and `level (cm)`."""
+    return UNIT.sub("", name) or name
 
 
 def short_name(

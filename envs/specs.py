@@ -43,6 +43,8 @@ class Spec:
         wrappers: put around the environment, see `envs.wrappers`.
         obs_names, action_names: what the columns are called where the data say so, one name each,
             with the unit behind it where there is one, `level [cm]`; empty where nobody knows.
+        exogenous: observations that actions do not move, such as set-points and weather, as
+            ascending indices; a world model does not predict them.
     """
 
     env_id: str | None
@@ -58,6 +60,7 @@ class Spec:
     wrappers: tuple[Mapping[str, Any], ...] = ()
     obs_names: tuple[str, ...] = ()
     action_names: tuple[str, ...] = ()
+    exogenous: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.obs_dim < 1 or self.action_dim < 1:
@@ -74,6 +77,15 @@ class Spec:
         for names, width in ((self.obs_names, self.obs_dim), (self.action_names, self.action_dim)):
             if names and len(names) != width:
                 raise ValueError(f"{len(names)} names, {names}, for {width} columns")
+        if list(self.exogenous) != sorted({*self.exogenous} & {*range(self.obs_dim)}):
+            raise ValueError(
+                f"exogenous={self.exogenous} must be ascending indices of {self.obs_dim} columns"
+            )
+        if len(self.exogenous) == self.obs_dim:
+            raise Mistake(
+                "every observation is exogenous, so no action moves anything and there is nothing "
+                "to learn; leave out those that the actions move"
+            )
         if self.physics not in PHYSICS:
             raise Mistake(f"physics={self.physics!r} is unknown; use one of {PHYSICS}")
 
@@ -86,6 +98,11 @@ class Spec:
     def action_labels(self) -> tuple[str, ...]:
         """A name for every action, length A: `action 0` where the data give none."""
         return self.action_names or tuple(f"action {dim}" for dim in range(self.action_dim))
+
+    @property
+    def exogenous_labels(self) -> tuple[str, ...]:
+        """A name for every exogenous observation, see `obs_labels`."""
+        return tuple(self.obs_labels[dim] for dim in self.exogenous)
 
     def told(self, action: np.ndarray) -> np.ndarray:
         """Actions `[*, A]` in [-1, 1] as people are told them: in the units of their own names.

@@ -98,6 +98,8 @@ def fit(
             device=device,
             progress=on_progress,
         )
+    if isinstance(model, WorldModel):
+        model.replay_exogenous(data)
     if reused:
         console.print(f"{name}: reused, fitted earlier to the same data", highlight=False)
     if directory is not None:

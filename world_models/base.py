@@ -1,8 +1,9 @@
 """The one interface that learned ensembles, single models, symbolic models and simulators share."""
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.mistake import Mistake
+from reverie.world_models.exogenous import ExogenousRecord
 
 Policy = Callable[[Float[Tensor, "S B D"]], Float[Tensor, "S B A"]]
 """What a world model sees of an agent: observations in, actions in [-1, 1] out."""
@@ -102,11 +104,82 @@ class Fitted(nn.Module, ABC):
 class WorldModel(Fitted):
     """Predicts what follows a state and an action, for S seeds side by side.
 
+    A model says what follows by `step`, in which exogenous observations stay as they are. Rollouts
+    go through `begin` and `advance`, which replay these from the record.
+
     Attributes:
         compiles: whether rollouts in it may be compiled: its `step` stays on the device.
+        record: of the exogenous observations, None where there are none or no record is known.
     """
 
     compiles: bool = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.record: ExogenousRecord | None = None
+
+    def replay_exogenous(self, data: Dataset) -> None:
+        """Let later rollouts meet the exogenous observations that `data` recorded."""
+        self.record = None
+        if data.spec.exogenous:
+            tensors = itertools.chain(self.parameters(), self.buffers())
+            device = next((each.device for each in tensors), torch.device("cpu"))
+            self.record = ExogenousRecord(data).to(device)
+
+    def begin(self, obs: Tensor, rows: Tensor | None = None) -> Tensor | None:
+        """What the first `advance` from `obs [S, B, D]` takes as `state`, `[S, B, W]` or None.
+
+        Args:
+            rows: `[S, B]` which recorded rows these are; None looks for them.
+        """
+        state = self.initial_state(obs)
+        if self.record is None:
+            return state
+        rows = self.record.find(obs) if rows is None else rows.to(obs.device)
+        return _with_row(state, rows, obs.shape[:-1])
+
+    def advance(
+        self,
+        obs: Tensor,
+        action: Tensor,
+        candidates: int = 1,
+        state: Tensor | None = None,
+        *,
+        sampled: bool = False,
+    ) -> Step:
+        """`step` of a rollout, or `sample`, with the exogenous observations of the record.
+
+        Whether the outcome terminates is the model's judgement of its own prediction.
+
+        Args:
+            state: what `begin` or the outcome before gave; None begins.
+        """
+        propose = self.sample if sampled else self.step
+        if self.record is None:
+            return propose(obs, action, candidates, state)
+        state = self.begin(obs) if state is None else state
+        assert state is not None
+        step = propose(obs, action, candidates, state[..., :-1] if state.shape[-1] > 1 else None)
+        next_obs, following = self.record.move_on(obs, step.next_obs, state[..., -1].long())
+        lead = step.reward.shape
+        return replace(
+            step, next_obs=next_obs, state=_with_row(step.state, following.expand(lead), lead)
+        )
+
+    def replayed(
+        self, obs: Tensor, next_obs: Tensor, state: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """One successor `[S, B, D]` that was predicted otherwise, as `advance` gives it.
+
+        For models without a state of their own.
+
+        Returns:
+            It and the state to go on from.
+        """
+        if self.record is None or state is None:
+            return next_obs, None
+        moved, following = self.record.move_on(obs, next_obs.unsqueeze(0), state[..., -1].long())
+        return moved[0], _with_row(None, following, following.shape)
 
     def initial_state(self, obs: Tensor) -> Tensor | None:
         """What the first `step` from recorded `obs [S, B, D]` takes as `state`, `[S, B, W]`.
@@ -163,3 +236,11 @@ class WorldModel(Fitted):
             What describes the fit, a number for every seed.
         """
         raise NotImplementedError
+
+
+def _with_row(state: Tensor | None, row: Tensor, lead: torch.Size) -> Tensor:
+    """A state `[*lead, W]` and behind it the row of the record, which float64 holds exactly."""
+    own = row.expand(lead).unsqueeze(-1)
+    if state is None:
+        return own.double()
+    return torch.cat([state, own.to(state.dtype)], -1)

@@ -84,7 +84,7 @@ def measure(
 
     Units: one-step errors and likelihoods are of (next_obs - obs, reward), each column divided by
     its std over the other episodes' rows; states several steps ahead are divided by the std of
-    the state over the whole dataset. Columns that are constant are left out.
+    the state over the whole dataset. Columns that are constant or exogenous are left out.
     """
     held_out = getattr(model, "held_out", None)
     if episodes is None and held_out is not None:
@@ -117,7 +117,7 @@ def _one_step(
     model: WorldModel, data: Dataset, index: Tensor, rest: Tensor, candidates: int
 ) -> dict[str, Any]:
     seeds, device = _seeds_and_device(model)
-    standard = _Standard.of(_changes(data, rest), device)
+    standard = _Standard.of(_changes(data, rest), device, data.spec.exogenous)
     whole = _judge(model, data, index, standard, candidates)
     of_state = standard.columns < data.spec.obs_dim
     error = whole["error"]
@@ -226,6 +226,7 @@ def _open_loop(
     states = data.transitions.obs
     unit = states.std(0, correction=0)
     columns = unit > _CONSTANT
+    columns[list(data.spec.exogenous)] = False
     low = torch.minimum(states.amin(0), data.transitions.next_obs.amin(0))
     high = torch.maximum(states.amax(0), data.transitions.next_obs.amax(0))
     unit, low, high, columns = (x.to(device) for x in (unit, low, high, columns))
@@ -235,7 +236,7 @@ def _open_loop(
 
     def run(advance: OpenLoopStep) -> dict[str, Any]:
         obs, earned = start, torch.zeros(start.shape[:-1], device=device)
-        state = model.initial_state(start)
+        state = model.begin(start, first.expand(start.shape[:-1]))
         found: dict[str, list[Tensor]] = {}
         for t in range(steps):
             action = recorded.action[:, t].expand(seeds, -1, -1)
@@ -267,13 +268,14 @@ def _open_loop(
     def mean_step(obs: Tensor, action: Tensor, state: Carried) -> tuple[Tensor, Tensor, Carried]:
         if predict is not None:
             mean = predict(obs, action)[0].mean(1)
-            return mean[..., :-1], mean[..., -1], None
-        step = model.step(obs, action, candidates, state)
+            next_obs, state = model.replayed(obs, mean[..., :-1], state)
+            return next_obs, mean[..., -1], state
+        step = model.advance(obs, action, candidates, state)
         following = None if step.state is None else step.state.mean(0)
         return step.next_obs.mean(0), step.reward.mean(0), following
 
     def sampled_step(obs: Tensor, action: Tensor, state: Carried) -> tuple[Tensor, Tensor, Carried]:
-        step = model.step(obs, action, 1, state)
+        step = model.advance(obs, action, 1, state)
         return step.next_obs[0], step.reward[0], None if step.state is None else step.state[0]
 
     return {
@@ -300,16 +302,23 @@ def _draw_segments(
 
 @dataclass(frozen=True)
 class _Standard:
-    """Changes in units of their std in some rows; columns that are constant there are left out."""
+    """Changes in units of their std in some rows.
+
+    Columns that are constant there, or exogenous, are left out.
+    """
 
     columns: Int[Tensor, " C"]
     centre: Float[Tensor, " C"]
     unit: Float[Tensor, " C"]
 
     @classmethod
-    def of(cls, changes: Float[Tensor, "N Y"], device: torch.device) -> "_Standard":
+    def of(
+        cls, changes: Float[Tensor, "N Y"], device: torch.device, exogenous: Sequence[int]
+    ) -> "_Standard":
         centre, unit = changes.mean(0), changes.std(0, correction=0)
-        columns = (unit > _CONSTANT).nonzero().flatten()
+        judged = unit > _CONSTANT
+        judged[list(exogenous)] = False
+        columns = judged.nonzero().flatten()
         return cls(columns.to(device), centre[columns].to(device), unit[columns].to(device))
 
     def __call__(self, changes: Float[Tensor, "*lead Y"]) -> Float[Tensor, "*lead C"]:

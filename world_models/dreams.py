@@ -98,10 +98,11 @@ def trace(
     start = rows.obs[:, 0].repeat_interleave(dreams, 0).to(device)
     start = start.expand(seeds or int(getattr(model, "seeds", 1)), -1, -1)
     actions = rows.action.repeat_interleave(dreams, 0).to(device)
-    imagined = {"replayed": panels(*_dream(model, start, actions))}
+    begun = first.repeat_interleave(dreams).expand(start.shape[:-1])
+    imagined = {"replayed": panels(*_dream(model, start, begun, actions))}
     imagined["replayed"][:, len(obs_dims) : -1] = np.nan  # stand there already, as recorded
     if policy is not None:
-        imagined["policy"] = panels(*_dream(model, start, actions, policy))
+        imagined["policy"] = panels(*_dream(model, start, begun, actions, policy))
     shown = []
     for index, length in enumerate(lengths.tolist()):
         own = rows[index, :length]
@@ -140,21 +141,23 @@ def _spread(data: Dataset, episodes: Int[Tensor, " P"]) -> Int[Tensor, " few"]:
 def _dream(
     model: WorldModel,
     start: Float[Tensor, "S B D"],
+    begun: Int[Tensor, "S B"],
     actions: Float[Tensor, "B T A"],
     policy: Policy | None = None,
 ) -> tuple[Float[Tensor, "B T1 D"], Float[Tensor, "B T A"], Float[Tensor, "B T"]]:
     """States, actions and rewards of the first seed, NaN after a dream has ended.
 
     Args:
+        begun: the recorded rows that the starts are.
         actions: taken where there is no policy; then no termination ends a dream, as the recorded
             episode went on.
     """
-    obs, state = start, model.initial_state(start)
+    obs, state = start, model.begin(start, begun)
     going = torch.ones(start.shape[:-1], dtype=torch.bool, device=start.device)
     seen, taken, paid = [obs], [], []
     for t in range(actions.shape[1]):
         action = actions[:, t].expand(len(start), -1, -1) if policy is None else policy(obs)
-        step = model.sample(obs, action, 1, state)
+        step = model.advance(obs, action, 1, state, sampled=True)
         after, reward = step.next_obs[0], step.reward[0]
         taken.append(torch.where(going.unsqueeze(-1), action, torch.nan))
         going = going & after.isfinite().all(-1) & reward.isfinite()

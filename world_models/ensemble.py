@@ -71,12 +71,13 @@ class ProbabilisticEnsemble(WorldModel):
     Source: MBPO and MOPO as specified above; holdout of single transitions for early stopping as
     there. Differs: time-limit rows with a true next observation are kept; `heldout_episodes`
     leave the fit, which no published variant does (0 restores it); the order of target columns is
-    change of observation, then reward; a seed that has stopped waits for the others, its weights,
-    bounds and elites as they were.
+    change of observation, then reward; exogenous observations are no targets; a seed that has
+    stopped waits for the others, its weights, bounds and elites as they were.
     """
 
     elite_members: Tensor
     fitted: Tensor
+    held: Tensor
 
     def __init__(
         self,
@@ -167,7 +168,9 @@ class ProbabilisticEnsemble(WorldModel):
             weight_decay=weight_decay,
             dropout=dropout,
             start_cut=start_cut,
+            left_out=spec.exogenous,
         )
+        self.register_buffer("held", torch.tensor(spec.exogenous, dtype=torch.int64), False)
         self.register_buffer("elite_members", torch.arange(elites).repeat(self.replicas, 1))
         self.register_buffer("fitted", torch.tensor(False))
         # The flag as a Python value: reading a tensor in `step` would make a GPU wait.
@@ -182,6 +185,8 @@ class ProbabilisticEnsemble(WorldModel):
             fixed["dropout"] = self.dropout
         if self.start_cut != 2:  # likewise: all were cut there
             fixed["start_cut"] = self.start_cut
+        if self.spec.exogenous:
+            fixed["exogenous"] = list(self.spec.exogenous)
         return {
             "model": type(self).__name__,
             "obs_dim": self.spec.obs_dim,
@@ -378,10 +383,16 @@ class ProbabilisticEnsemble(WorldModel):
     def all_members(
         self, obs: Float[Tensor, "L B D"], action: Float[Tensor, "L B A"]
     ) -> tuple[Float[Tensor, "L E B Y"], Float[Tensor, "L E B Y"]]:
-        """Mean and standard deviation of (next_obs - obs, reward) from every member."""
+        """Mean and standard deviation of (next_obs - obs, reward) from every member.
+
+        Both are 0 of what is exogenous, which the members do not learn.
+        """
         inputs = torch.cat([obs, action], -1).unsqueeze(1)
         mean, log_variance = self.gaussians(inputs)
-        return mean, log_variance.mul(0.5).exp()
+        std = log_variance.mul(0.5).exp()
+        if self.spec.exogenous:
+            mean, std = mean.index_fill(-1, self.held, 0.0), std.index_fill(-1, self.held, 0.0)
+        return mean, std
 
     def step(
         self,
@@ -441,9 +452,10 @@ class ProbabilisticEnsemble(WorldModel):
         std: Float[Tensor, "L E B Y"],
     ) -> Float[Tensor, "L B"]:
         if self.uncertainty_of is not None:
-            return self.uncertainty_of(mean, std)
+            return self.uncertainty_of(*map(self.gaussians.of_learned, (mean, std)))
         inputs = torch.cat([obs, action], -1).unsqueeze(1)
-        return dropout_std(self.gaussians.stochastic_means(inputs, self.dropout_passes))
+        passes = self.gaussians.stochastic_means(inputs, self.dropout_passes)
+        return dropout_std(self.gaussians.of_learned(passes))
 
     def predict(
         self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"]

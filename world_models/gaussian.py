@@ -59,10 +59,12 @@ class GaussianMembers(nn.Module):
         weight_decay: per layer, L2 in the loss (not decoupled), weights only.
         dropout: probability that `update` leaves a hidden unit out; 0 for none.
         start_cut: see `normal_start_`.
+        left_out: indices of outputs that are not learned: they count for no loss and no error.
     """
 
     input_mean: Tensor
     input_std: Tensor
+    learned: Tensor
 
     def __init__(
         self,
@@ -78,12 +80,16 @@ class GaussianMembers(nn.Module):
         weight_decay: Sequence[float],
         dropout: float,
         start_cut: float | None,
+        left_out: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.members, self.widths = members, [inputs, outputs]
         self.log_variance_bounds = log_variance_bounds
         self.bound_coefficient, self.weight_decay = bound_coefficient, weight_decay
         self.dropout, self.start_cut = dropout, start_cut
+        learned = [output for output in range(outputs) if output not in left_out]
+        self.all_learned = len(learned) == outputs
+        self.register_buffer("learned", torch.tensor(learned), persistent=False)
         self.network = BatchedMLP((seeds, members), inputs, hidden, 2 * outputs, activation)
         self.low = nn.Parameter(torch.empty(seeds, 1, 1, outputs))
         self.high = nn.Parameter(torch.empty(seeds, 1, 1, outputs))
@@ -119,7 +125,11 @@ class GaussianMembers(nn.Module):
         """Mean squared error of every member's mean over rows and dimensions, raw units."""
         inputs, target = rows.split(self.widths, -1)
         mean, _ = self(inputs)
-        return (mean - target).square().mean((-1, -2))
+        return self.of_learned((mean - target).square()).mean((-1, -2))
+
+    def of_learned(self, outputs: Float[Tensor, "*lead Y"]) -> Float[Tensor, "*lead L"]:
+        """Those columns that are learned."""
+        return outputs if self.all_learned else outputs.index_select(-1, self.learned)
 
     def stochastic_means(
         self, inputs: Float[Tensor, "S E1 B X"], passes: int
@@ -151,6 +161,7 @@ class GaussianMembers(nn.Module):
         """
         inputs, target = rows.split(self.widths, -1)
         mean, log_variance = self(inputs, self.dropout)
+        mean, log_variance, target = map(self.of_learned, (mean, log_variance, target))
         losses = gaussian_loss(mean, log_variance, target, weight).sum(-1)
         losses = losses + self.bound_coefficient * (self.high - self.low).sum((1, 2, 3))
         trained = self.trained_parameters()

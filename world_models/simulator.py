@@ -176,11 +176,11 @@ class ModelSimulator(Simulator):
         begins = self.elapsed_steps >= self.horizon
         obs = torch.where(begins.unsqueeze(-1), starts, self.obs)
         elapsed_steps = torch.where(begins, 0, self.elapsed_steps) + 1
-        state = self.model.initial_state(obs)
+        state = self.model.begin(obs)
         if state is not None and self._state is not None:
             state = torch.where(begins.unsqueeze(-1), state, self._state)
         action = policy(obs)
-        proposal = self.model.step(obs, action, self.filter.candidates, state)
+        proposal = self.model.advance(obs, action, self.filter.candidates, state)
         filtered: FilterResult = self.filter(obs, action, proposal, elapsed_steps - 1)
         rows = Transition(
             obs=obs,

@@ -108,12 +108,12 @@ class BranchedRollouts(RolloutSource):
     ) -> tuple[Transition, Bool[Tensor, "S M"]]:
         obs = starts
         alive = torch.ones(starts.shape[:-1], dtype=torch.bool, device=starts.device)
-        state = self.model.initial_state(obs)
+        state = self.model.begin(obs)
         rows, kept = [], []
         cut, taken = torch.zeros(2, starts.shape[0], device=starts.device)
         for elapsed_steps in range(self.horizon):
             action = policy(obs)
-            proposal = self.model.step(obs, action, self.filter.candidates, state)
+            proposal = self.model.advance(obs, action, self.filter.candidates, state)
             filtered: FilterResult = self.filter(obs, action, proposal, elapsed_steps)
             row = Transition(
                 obs=obs,

@@ -117,6 +117,9 @@ class TrueDynamics(WorldModel):
             "replay": found,
         }
 
+    def replay_exogenous(self, data: Dataset) -> None:
+        """Nothing to replay: the task itself moves what no action moves."""
+
     def initial_state(self, obs: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead W"] | None:
         return self.simulator.initial_state(obs)
 

@@ -57,12 +57,12 @@ def _describe(name: str, column: np.ndarray, at_edge: float | None = None) -> Co
         mean=float(column.mean(dtype=np.float64)),
         std=float(column.std(dtype=np.float64)),
         repeats=float((column[1:] == column[:-1]).mean()) if len(column) > 1 else 0.0,
-        step=_step(column),
+        step=distance_of_steps(column),
         at_edge=at_edge,
     )
 
 
-def _step(column: np.ndarray) -> float | None:
+def distance_of_steps(column: np.ndarray) -> float | None:
     """The distance of which all differences are multiples, as far as float32 can tell."""
     rng = np.random.default_rng(0)
     few = column[rng.integers(len(column), size=_SAMPLE)].astype(np.float64)

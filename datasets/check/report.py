@@ -10,6 +10,7 @@ import numpy as np
 from reverie.datasets.check.actions import find_in_actions
 from reverie.datasets.check.columns import Column, describe_columns
 from reverie.datasets.check.ends import find_in_ends
+from reverie.datasets.check.exogenous import find_exogenous_columns
 from reverie.datasets.check.finding import Finding, warning
 from reverie.datasets.check.order import find_in_order
 from reverie.datasets.check.rows import Rows
@@ -84,6 +85,8 @@ def report(dataset: Dataset) -> Report:
         constant_obs = constant(rows.obs)
         duplicates = _duplicates(list(rows.columns.values()))
         found = [*_findings(rows), *_repeats(duplicates, len(rows)), *_fragments(rows, whole)]
+        if not rows.not_finite:
+            found += find_exogenous_columns(rows)
         # More bins than lengths would leave gaps between them.
         spread = int(rows.lengths.max() - rows.lengths.min()) + 1
         histogram, edges = np.histogram(rows.lengths, bins=min(BINS, spread))

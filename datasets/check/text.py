@@ -65,6 +65,11 @@ def _facts(dataset: Dataset, found: Report) -> dict[str, str]:
         "rows without next obs": f"{found.without_next:,}",
         "NaN or Inf": ", ".join(f"{key} {n:,}" for key, n in found.not_finite.items()) or "none",
         "duplicate rows": f"{found.duplicates:,}",
+        **(
+            {"exogenous": list_dims(list(map(printable, spec.exogenous_labels)))}
+            if spec.exogenous
+            else {}
+        ),
         "constant observations": list_dims(_named(spec.obs_names, found.constant_obs)),
         "equal observations": list_dims(
             ["=".join(_named(spec.obs_names, pair)) for pair in found.equal_obs]

@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from reverie.datasets.build import LowAndHigh, build, given_reference
 from reverie.datasets.dataset import Dataset
+from reverie.datasets.exogenous import Exogenous, find_exogenous
 from reverie.datasets.names import short_name
 from reverie.datasets.readers.columns import (
     LOOSE,
@@ -51,6 +53,7 @@ def load(
     reference: LowAndHigh | None,
     clip_actions: bool,
     columns: Mapping[str, str | None] | None = None,
+    exogenous: Exogenous = None,
     subset: Subset | None = None,
 ) -> Dataset:
     """Read transitions from one file.
@@ -75,6 +78,7 @@ def load(
         clip_actions: clip actions outside the box instead of refusing them.
         columns: names of the arrays in the file by the names above, where they are others; None
             for a column that is to be ignored.
+        exogenous: observations that actions do not move, see `datasets.exogenous`.
         subset: which whole episodes to keep, see `datasets.subset.choose_episodes`; None for all.
 
     Raises:
@@ -96,6 +100,7 @@ def load(
         reference=reference,
         clip_actions=clip_actions,
         columns=columns,
+        exogenous=exogenous,
         subset=subset,
     )
 
@@ -115,6 +120,7 @@ def from_columns(
     reference: Sequence[int | float] | None,
     clip_actions: bool,
     columns: Mapping[str, str | None] | None = None,
+    exogenous: Exogenous = None,
     subset: Subset | None = None,
     valid_next: np.ndarray | None = None,
 ) -> Dataset:
@@ -152,9 +158,10 @@ def from_columns(
         action_high,
     )
     next_obs = data.get("next_observations")
+    unmoved = find_exogenous(spec.obs_labels, exogenous, source=source, key="dataset.exogenous")
     return build(
         name=name,
-        spec=spec,
+        spec=replace(spec, exogenous=unmoved),
         obs=obs[:, :obs_slice],
         action=data["actions"],
         reward=data["rewards"],

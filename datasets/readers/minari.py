@@ -20,6 +20,7 @@ from gymnasium import spaces
 from reverie.datasets.build import LowAndHigh, build, given_reference
 from reverie.datasets.cache import cache_root, cached_arrays
 from reverie.datasets.dataset import Dataset
+from reverie.datasets.exogenous import Exogenous, find_exogenous
 from reverie.datasets.names import local_id, short_name
 from reverie.datasets.readers.columns import in_one_line
 from reverie.datasets.readers.minari_environment import Task, choose_task
@@ -67,6 +68,7 @@ def load(
     reference: str | LowAndHigh | None,
     clip_actions: bool,
     max_episode_steps: Count | None = None,
+    exogenous: Exogenous = None,
     subset: Subset | None = None,
 ) -> Dataset:
     """Read a Minari dataset; all rows are kept, since every episode stores its last observation.
@@ -87,6 +89,7 @@ def load(
             D4RL's datasets for the same task (which these data are not), two returns, or None.
         clip_actions: clip actions outside the box instead of refusing them.
         max_episode_steps: time limit in control steps, None for the recorded one.
+        exogenous: observations that actions do not move, see `datasets.exogenous`.
         subset: which whole episodes to keep, see `datasets.subset.choose_episodes`; None for all.
 
     Raises:
@@ -116,9 +119,12 @@ def load(
     ends = np.zeros(len(rows), dtype=bool)
     ends[np.cumsum(lengths) - 1] = True
     spec = _spec(short, metadata, obs_dim, box, task, physics, keys)
+    unmoved = find_exogenous(
+        spec.obs_labels, exogenous, source=f"dataset {short}", key="dataset.exogenous"
+    )
     return build(
         name=short_name(name=name, id=id),
-        spec=spec,
+        spec=replace(spec, exogenous=unmoved),
         obs=arrays["observations"][rows],
         action=arrays["actions"],
         reward=arrays["rewards"],

@@ -157,7 +157,12 @@ def from_table(
     )
     data = build(
         name=name,
-        spec=replace(spec, obs_names=roles.observations, action_names=roles.actions),
+        spec=replace(
+            spec,
+            obs_names=roles.observations,
+            action_names=roles.actions,
+            exogenous=tuple(map(roles.observations.index, roles.exogenous)),
+        ),
         obs=obs,
         action=action,
         reward=rewards[keep],
@@ -235,6 +240,7 @@ def _origin(source: str, roles: Roles, formula: str | None) -> dict[str, str]:
         "file": source,
         "observations": ", ".join(roles.observations),
         "actions": ", ".join(roles.actions),
+        **({"exogenous": ", ".join(roles.exogenous)} if roles.exogenous else {}),
         "reward": formula if formula is not None else str(roles.reward),
         **{role: name for role, name in told.items() if name is not None},
     }

@@ -5,12 +5,14 @@ import hashlib
 import io
 import json
 import logging
+from dataclasses import replace
 from importlib.metadata import version
 
 import numpy as np
 
 from reverie.datasets.cache import cache_root, cached_text
 from reverie.datasets.dataset import Dataset
+from reverie.datasets.exogenous import Exogenous, find_exogenous
 from reverie.datasets.readers import table
 from reverie.datasets.recording import ActionOf, record_episodes
 from reverie.datasets.subset import Subset
@@ -36,6 +38,7 @@ def load(
     gain: Positive,
     reset: Positive,
     random: UnitInterval,
+    exogenous: Exogenous,
     subset: Subset | None = None,
 ) -> Dataset:
     """The log as a dataset without an environment, its columns by name.
@@ -46,6 +49,7 @@ def load(
         seed: of starts, set-points, noise and actions.
         gain, reset: of the PI controller, see `envs.two_tanks.PI`.
         random: probability per step of holding a uniformly random valve for 1 to 8 steps.
+        exogenous: observations that the valve does not move, see `datasets.exogenous`.
         subset: which whole episodes to keep, see `datasets.subset.choose_episodes`; None for all.
 
     Raises:
@@ -63,7 +67,7 @@ def load(
         cache_root() / "builtin" / f"two-tanks-{key[:16]}.csv",
         lambda: record(episodes=episodes, seed=seed, gain=gain, reset=reset, random=random),
     )
-    return table.load(
+    data = table.load(
         name=name,
         path=str(path),
         columns={
@@ -85,6 +89,10 @@ def load(
         clip_actions=False,
         subset=subset,
     )
+    unmoved = find_exogenous(
+        data.spec.obs_labels, exogenous, source="builtin/two-tanks", key="dataset.exogenous"
+    )
+    return replace(data, spec=replace(data.spec, exogenous=unmoved))
 
 
 def record(

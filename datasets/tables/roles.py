@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from reverie.datasets.exogenous import find_exogenous
+from reverie.datasets.names import bare
 from reverie.datasets.readers.columns import ALIASES, listed
-from reverie.datasets.tables.table import TIME, Table, bare
+from reverie.datasets.tables.table import TIME, Table
 from reverie.mistake import Mistake
 
 log = logging.getLogger(__name__)
@@ -22,11 +24,13 @@ class Roles:
 
     Attributes:
         observations, actions: in the order of the dimensions.
+        exogenous: those of the observations that actions do not move.
         reward, terminated, truncated, episode, time: None where there is no such column.
     """
 
     observations: tuple[str, ...]
     actions: tuple[str, ...]
+    exogenous: tuple[str, ...]
     reward: str | None
     terminated: str | None
     truncated: str | None
@@ -65,7 +69,7 @@ def choose_roles(table: Table, named: Any, computed: str | None) -> Roles:
 
     Raises:
         Mistake: a role, a name or a pattern that there is not, one column for two roles, no
-            actions, no observations or no reward.
+            actions, no observations, none that is not exogenous, or no reward.
     """
     named = _require_roles(named)
     given = {role: _named(table, role, said) for role, said in named.items() if said is not None}
@@ -92,9 +96,12 @@ def choose_roles(table: Table, named: Any, computed: str | None) -> Roles:
     observations = given.get("observations")
     if observations is None:
         observations = _guess_observations(table, [*taken, *actions])
+    key = "dataset.columns.exogenous"
+    exogenous = find_exogenous(observations, named.get("exogenous"), source=table.source, key=key)
     roles = Roles(
         observations=tuple(observations),
         actions=tuple(actions),
+        exogenous=tuple(observations[dim] for dim in exogenous),
         **(singles | ({"reward": None} if computed is not None else {})),
     )
     _require_apart(table, roles)
@@ -106,7 +113,7 @@ def _require_roles(named: Any) -> Mapping[str, Any]:
     example = "e.g. dataset.columns={actions: [valve], reward: gain}"
     if not isinstance(named, Mapping | None):
         raise Mistake(f"dataset.columns={named} must say which columns are what, {example}")
-    roles = ("observations", "actions", *_USUAL)
+    roles = ("observations", "actions", "exogenous", *_USUAL)
     for role, said in (named or {}).items():
         if role not in roles:
             raise Mistake(

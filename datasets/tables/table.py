@@ -1,7 +1,6 @@
 """A logged table: named columns of equal length, from a file or a DataFrame."""
 
 import difflib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas
 
+from reverie.datasets.names import UNIT, bare
 from reverie.datasets.places import Places
 from reverie.datasets.readers.columns import in_one_line, listed, require_file
 from reverie.datasets.tables.cells import DECIMALS, Decimal, Numbers, as_missing, parse_numbers
@@ -19,7 +19,6 @@ from reverie.envs import extras
 from reverie.mistake import Mistake
 from reverie.text import one_line
 
-_UNIT = re.compile(r"\s*[\[(]([^\[\]()]*)[\])]\s*$")
 _TEXT = (".csv", ".tsv", ".txt")
 _LONGEST_NAME = 200
 _LONGEST_CELL = 40
@@ -198,14 +197,9 @@ def _since(column: np.ndarray, unit: np.timedelta64) -> np.ndarray:
     return np.where(np.isnat(column), np.nan, column / unit)
 
 
-def bare(name: str) -> str:
-    """A name without its unit: `level` for `level [cm]` and `level (cm)`."""
-    return _UNIT.sub("", name) or name
-
-
 def unit_of(name: str) -> str:
     """The unit behind a name, empty where there is none."""
-    found = _UNIT.search(name)
+    found = UNIT.search(name)
     return found[1].strip() if found and found.start() else ""
 
 

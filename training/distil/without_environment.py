@@ -76,6 +76,7 @@ class InModel:
         box: float | None,
         device: torch.device,
     ) -> None:
+        model.replay_exogenous(data)
         self.model, self.data, self.spec = model, data, data.spec
         self.seeds, self.episodes, self.device = seeds, episodes, device
         self.box = None if box is None else box_of(data, box).to(device)

@@ -75,6 +75,7 @@ def write(
             "inputs": inputs,
             "outputs": outputs,
             "environment": spec.env_id,
+            "exogenous": list(spec.exogenous),
             "wrappers": [str(each.get("name")) for each in spec.wrappers],
             **facts,
             "tolerance": TOLERANCE,

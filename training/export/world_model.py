@@ -1,6 +1,6 @@
 """`what=world_model`: what an ensemble expects, in the plant's units, as ONNX.
 
-The elites' means, without noise and without their rule of termination.
+The elites' means, without noise and without their rule of termination. What is exogenous stays.
 """
 
 from pathlib import Path
@@ -62,6 +62,10 @@ def layers_of(model: ProbabilisticEnsemble, seed: int) -> list[Layer]:
             together.append(Linear(weights, biases.unsqueeze(1)))
         else:
             together.append(first)
+    last = together[-1]
+    assert isinstance(last, Linear)
+    for each in (last.weight, last.bias):
+        each.index_fill_(-1, model.held.cpu(), 0.0)  # exogenous: no change
     return together
 
 

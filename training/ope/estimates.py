@@ -120,7 +120,7 @@ def model_rollouts(
     """
     count = len(starts)
     obs = starts.repeat(rollouts, 1).expand(seeds, -1, -1)  # [S, K P, D]
-    state = model.initial_state(obs)
+    state = model.begin(obs)
     lead = obs.shape[:2]
     alive = torch.ones(lead, dtype=torch.bool, device=obs.device)
     values, returns = torch.zeros(2, *lead, dtype=torch.float64, device=obs.device)
@@ -128,7 +128,7 @@ def model_rollouts(
     taken = torch.zeros(lead, device=obs.device)
     horizon = value_steps(discount)
     for elapsed in range(max(limit, horizon)):
-        step = model.step(obs, policy(obs), 1, state)
+        step = model.advance(obs, policy(obs), 1, state)
         next_obs, reward = step.next_obs[0], step.reward[0]
         finite = next_obs.isfinite().all(-1) & reward.isfinite()
         broken += alive & ~finite

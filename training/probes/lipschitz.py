@@ -146,7 +146,7 @@ class LipschitzProbe:
     def _gaps(
         self, model: WorldModel, obs: Tensor, action: Tensor, size: Float[Tensor, " S"]
     ) -> dict[str, Tensor]:
-        step = model.step(obs, action, self.samples)
+        step = model.advance(obs, action, self.samples)
         spread = step.next_obs.std(0, correction=0) / self.scale
         spread = torch.where(self.scale > 0, spread, torch.nan).nanmean((1, 2))
         measured = {"gap/spread": spread}

@@ -59,11 +59,11 @@ class ValueGap:
         """`model/return`, the mean undiscounted return of the episodes that the model could carry
         to their end (NaN if none), and `model/left`, the share of those that left its domain."""
         obs = self.starts.expand(self.agent.seeds, -1, -1)
-        state = self.model.initial_state(obs)
+        state = self.model.begin(obs)
         returns = torch.zeros(obs.shape[:-1], device=obs.device)
         going, left = torch.ones_like(returns, dtype=torch.bool), torch.zeros_like(returns).bool()
         for _ in range(self.steps):
-            step = self.model.step(obs, self.agent.act(obs, deterministic=True), 1, state)
+            step = self.model.advance(obs, self.agent.act(obs, deterministic=True), 1, state)
             after, reward = step.next_obs[0], step.reward[0]
             finite = after.isfinite().all(-1) & reward.isfinite()
             left |= going & ~finite

@@ -290,6 +290,11 @@ def world_models(tasks: Tasks, painter: Painter) -> list[Section]:
     ]
     caption = "held-out episodes; errors in standard deviations of the change, NLL in nats a column"
     section = Section("World models", [Table(["", *columns], rows, caption)])
+    for task, groups in shown.items():
+        labels = groups[0].runs[0].summary["dataset"].get("exogenous")
+        if labels:
+            told = f"{task}: not predicted but replayed from the record: {', '.join(labels)}"
+            section.blocks.append(Text(told))
     ahead = "error open loop, replaying recorded actions"
     section.blocks.append(Picture(painter.open_loop(shown), ahead))
     judged = having(shown, lambda group: bool(diagnostic(group, "calibration", "error")))

@@ -127,6 +127,8 @@ def complaint_of_summary(summary: Mapping[str, Any]) -> str | None:
     for key in (f"{unit}_{kind}" for unit in units for kind in ("mean", "best")):
         if behaviour.get(key) is None:
             return f"its dataset.behaviour has no {key}"
+    if not optional(list_of(is_text))(summary["dataset"].get("exogenous")):
+        return f"its dataset.exogenous is {_shown(summary, 'dataset.exogenous')}"
     wrong = complaint_of_verdict(summary.get("verdict"), seeds)
     if wrong is not None:
         return wrong

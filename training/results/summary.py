@@ -167,6 +167,7 @@ def summarise(
             "transitions": len(data),
             "episodes": len(data.episode_starts),
             "origin": dict(data.origin),
+            **({"exogenous": list(data.spec.exogenous_labels)} if data.spec.exogenous else {}),
             "behaviour": behaviour(data),
         },
         "environment": data.spec.env_id,

@@ -41,6 +41,7 @@ class Records(nn.Module, ABC):
         event: shape of one record.
         transitions: how many transitions a record decodes to.
         obs, action: slices of the channels.
+        exogenous: channels of observations that actions do not move.
         squashed: whether tanh leads from the action channels to actions.
     """
 
@@ -54,7 +55,7 @@ class Records(nn.Module, ABC):
     def __init__(self, *, spec: Spec, event: tuple[int, ...], transitions: int) -> None:
         super().__init__()
         self.spec, self.event, self.transitions = spec, event, transitions
-        self.obs = slice(0, spec.obs_dim)
+        self.obs, self.exogenous = slice(0, spec.obs_dim), list(spec.exogenous)
         self.action = slice(spec.obs_dim, spec.obs_dim + spec.action_dim)
         self.register_buffer("mean", torch.zeros(event[-1]))
         self.register_buffer("std", torch.ones(event[-1]))

@@ -14,6 +14,7 @@ from reverie.mistake import Mistake
 from reverie.ranges import Count
 from reverie.world_models.base import Critics, Moments, Policy
 from reverie.world_models.diffusion.behaviour import BehaviourClone
+from reverie.world_models.diffusion.conditioning import holding
 from reverie.world_models.diffusion.generator import DiffusionGenerator
 from reverie.world_models.diffusion.guidance import Guidance, Guided
 from reverie.world_models.diffusion.parts import guide, require_parts_suit
@@ -129,12 +130,28 @@ class GeneratedTransitions(RolloutSource):
         return rows, keep
 
     def _draw(self, guided: Guided, begun: int, count: int) -> Float[Tensor, "S B ..."]:
-        """Some of the records of a rollout round: anew, or from those that were there before."""
-        if self.warm_start is None or self.latest is None:
+        """Some of the records of a rollout round: anew, or from those that were there before.
+
+        Exogenous observations are those of records that were fitted, or of those before.
+        """
+        before = None
+        if self.warm_start is not None and self.latest is not None:
+            before = self.latest[:, begun : begun + count]
+        denoiser, exogenous = guided.denoiser, self.generator.records.exogenous
+        if exogenous:
+            examples = self.generator.examples
+            drawn = torch.randint(len(examples), (self.seeds, count), device=examples.device)
+            known = examples[drawn] if before is None else before
+            mask = torch.zeros(known.shape[-1], dtype=torch.bool, device=known.device)
+            mask[exogenous] = True
+            denoiser = holding(denoiser, known, mask)
+        if before is None or self.warm_start is None:
             noise = self.generator.noise(self.seeds, count)
-            return self.sampler.sample(guided.denoiser, noise, guided.nudge)
-        before = self.latest[:, begun : begun + count]
-        return self.warm_start.sample(self.sampler, guided.denoiser, before, guided.nudge)
+            samples = self.sampler.sample(denoiser, noise, guided.nudge)
+        else:
+            samples = self.warm_start.sample(self.sampler, denoiser, before, guided.nudge)
+        # Guidance may have pushed them.
+        return torch.where(mask, known, samples) if exogenous else samples
 
     def _prepare(self) -> None:
         """Let the sampler measure the denoiser once, on a random stream of its own."""

@@ -23,6 +23,8 @@ class SingleTransitions(Records):
 
     def __init__(self, *, spec: Spec) -> None:
         super().__init__(spec=spec, event=(2 * spec.obs_dim + spec.action_dim + 2,), transitions=1)
+        following = spec.obs_dim + spec.action_dim + 1
+        self.exogenous += [following + dim for dim in spec.exogenous]
 
     def table(self, data: Dataset) -> Float[Tensor, "R C"]:
         rows = data.transitions

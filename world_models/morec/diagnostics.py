@@ -89,7 +89,7 @@ def one_step(
     """
     seeds = int(getattr(model, "seeds", 1))
     obs, action, true = (x.expand(seeds, *x.shape) for x in (rows.obs, rows.action, rows.next_obs))
-    proposed = model.step(obs, action, candidates, model.initial_state(obs)).next_obs
+    proposed = model.advance(obs, action, candidates, model.begin(obs)).next_obs
     error = ruler.error(proposed, true)  # [K, S, B]
     scored = score_of(obs, action, proposed)
     # What has no score is never chosen and has no order among the rest.
@@ -183,13 +183,13 @@ def replay(
     generator = torch.Generator().manual_seed(seed)
     seed_of = torch.randint(2**62, (action.shape[1],), generator=generator).tolist()
     obs = obs.expand(seeds, -1, -1)
-    state = model.initial_state(obs)
+    state = model.begin(obs)
     visited, goes_on = [], []
     with torch.random.fork_rng(devices=[obs.device] if obs.is_cuda else []):
         for elapsed_steps, act in enumerate(action.unbind(1)):
             act = act.expand(seeds, -1, -1) if policy is None else policy(obs)
             torch.manual_seed(seed_of[elapsed_steps])
-            filtered = judge(obs, act, model.step(obs, act, candidates, state), elapsed_steps)
+            filtered = judge(obs, act, model.advance(obs, act, candidates, state), elapsed_steps)
             obs = filtered.step.next_obs[0]
             state = None if filtered.step.state is None else filtered.step.state[0]
             visited.append(obs)

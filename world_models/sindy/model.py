@@ -203,6 +203,7 @@ class SINDy(SparseEquations):
             "termination": self.termination.signature(),
             "heldout_episodes": self.heldout_episodes,
             **self.settings,
+            **({"exogenous": list(self.spec.exogenous)} if self.spec.exogenous else {}),
             **({"columns": columns} if (columns := legend(self.spec)) else {}),
         }
 
@@ -371,6 +372,8 @@ class SINDy(SparseEquations):
         inputs = torch.cat([rows.obs.double(), control], -1)
         features = Monomials(self.powers)(inputs.mT).mT
         after = rows.next_obs.double()
+        held = list(self.spec.exogenous)  # what no action moves stays as it is
+        after[:, held] = rows.obs.double()[:, held]
         if self.target == "increment":
             after = after - rows.obs.double()
         return features.numpy(), torch.cat([after, rows.reward.double()[:, None]], -1).numpy()

@@ -47,11 +47,16 @@ def open_loop(
     device = model.unit.device
     rows = data.transitions.to(device)
     obs = rows.obs[first.to(device)].expand(model.seeds, -1, -1)
+    exogenous = list(data.spec.exogenous)
     for step in range(steps):
         action = rows.action[(first + step).to(device)].expand(model.seeds, -1, -1)
-        obs = model.predict(obs, action)[0][:, 0, :, :-1]
+        obs = model.predict(obs, action)[0][:, 0, :, :-1].clone()
+        recorded = rows.next_obs[(first + step).to(device)]
+        obs[..., exogenous] = recorded[:, exogenous]
     truth = rows.next_obs[(first + steps - 1).to(device)]
-    size = ((obs - truth) / spread_of(data.transitions.obs).to(device)).square().mean(-1).sqrt()
+    error = (obs - truth) / spread_of(data.transitions.obs).to(device)
+    judged = [dim for dim in range(error.shape[-1]) if dim not in exogenous]
+    size = error[..., judged].square().mean(-1).sqrt()
     worst = size.nan_to_num(torch.inf, torch.inf).median(-1).values.max().item()
     if worst > limit:
         log.warning(

@@ -60,10 +60,10 @@ def test_values_go_on_beyond_a_time_limit_in_truth_and_in_the_model(pendulum):
 class Counting:
     """Counts up by the action; one unit of reward a step; ends at 5, breaks down at -3."""
 
-    def initial_state(self, obs):
+    def begin(self, obs):
         return None
 
-    def step(self, obs, action, candidates, state):
+    def advance(self, obs, action, candidates, state):
         next_obs = obs + action
         reward = torch.where(next_obs[..., 0] <= -3, torch.nan, 1.0)
         return Step(next_obs[None], reward[None], (next_obs[..., 0] >= 5)[None], reward)

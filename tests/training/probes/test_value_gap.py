@@ -18,10 +18,10 @@ class Counting(nn.Module):
 
     seeds = 2
 
-    def initial_state(self, obs):
+    def begin(self, obs):
         return None
 
-    def step(self, obs, action, candidates=1, state=None):
+    def advance(self, obs, action, candidates=1, state=None):
         after = obs + torch.tensor([1.0, 2.0]).view(2, 1, 1)
         ended = after[..., 0] == 6
         after = torch.where(after > 7, torch.nan, after)

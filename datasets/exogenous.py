@@ -1,0 +1,65 @@
+"""Observations that actions do not move: set-points, disturbances, weather, demand."""
+
+import difflib
+import re
+from collections.abc import Sequence
+
+from reverie.datasets.names import bare
+from reverie.datasets.readers.columns import listed
+from reverie.mistake import Mistake
+from reverie.text import one_line
+
+Exogenous = str | int | Sequence[str | int] | None
+"""Names, patterns such as `T_*`, or indices of observations; None for none."""
+
+
+def find_exogenous(
+    labels: Sequence[str], said: Exogenous, *, source: str, key: str
+) -> tuple[int, ...]:
+    """Ascending indices of the exogenous ones of some observations.
+
+    Args:
+        labels: a name for every observation, the unit behind it or not.
+        said: see `Exogenous`; a name may lack its unit.
+        source, key: of the data and of the setting, for messages.
+
+    Raises:
+        Mistake: an observation that there is not, one that is named twice, or all of them.
+    """
+    found: list[int] = []
+    for each in [] if said is None else said if isinstance(said, list | tuple) else [said]:
+        matching = _matching(labels, each)
+        if not matching:
+            shown = one_line(str(each), 80)
+            near = difflib.get_close_matches(shown, [*labels, *map(bare, labels)], 3, cutoff=0.6)
+            names = [label for label in labels if {label, bare(label)} & {*near}]
+            told = f"did you mean {' or '.join(names)}?" if names else f"they are {listed(labels)}"
+            raise Mistake(f"{source} has no observation {shown!r}, which {key} names; {told}")
+        twice = [labels[dim] for dim in matching if dim in found]
+        if twice:
+            raise Mistake(f"{source}: {key} names {twice[0]} twice; name it once")
+        found.extend(matching)
+    if found and len(found) == len(labels):
+        raise Mistake(
+            f"{source}: {key} names every observation, so no action moves anything; leave out "
+            "those that the actions move"
+        )
+    return tuple(sorted(found))
+
+
+def _matching(labels: Sequence[str], said: object) -> list[int]:
+    if isinstance(said, int) and not isinstance(said, bool):
+        return [said] if 0 <= said < len(labels) else []
+    if not isinstance(said, str):
+        return []
+    for exact in (labels, [bare(label) for label in labels]):
+        if said in exact:
+            return [dim for dim, label in enumerate(exact) if label == said]
+    if not set(said) & set("*?"):
+        return []
+    pattern = "".join({"*": ".*", "?": "."}.get(letter, re.escape(letter)) for letter in said)
+    return [
+        dim
+        for dim, label in enumerate(labels)
+        if re.fullmatch(pattern, label) or re.fullmatch(pattern, bare(label))
+    ]
