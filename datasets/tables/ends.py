@@ -110,8 +110,9 @@ def leave_out_missing(
         lacks = {name: ~np.isfinite(column.astype(np.float32)) for name, column in values.items()}
     for name, missing in lacks.items():
         if missing.all():
+            remedy = "leave it out of" if name in table.columns else "correct it, or name"
             raise Mistake(
-                f"{table.source}: {name} has no value in any row; leave it out of dataset.columns"
+                f"{table.source}: {name} has no value in any row; {remedy} dataset.columns"
             )
     keep = ~np.logical_or.reduce(list(lacks.values()))
     if keep.all():

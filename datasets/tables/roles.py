@@ -4,7 +4,10 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
+
+import pandas
 
 from reverie.datasets.readers.columns import ALIASES, listed
 from reverie.datasets.tables.table import Table, bare
@@ -123,14 +126,14 @@ def _named(table: Table, role: str, said: str | Sequence[str]) -> list[str]:
     """Full names, in the order in which they were said."""
     found: list[str] = []
     for each in [said] if isinstance(said, str) else said:
-        pattern = "".join({"*": ".*", "?": "."}.get(letter, re.escape(letter)) for letter in each)
+        pattern = each.replace("[", "[[]")  # which begins a set there, and a unit here
         exact = table.find(each)
         matching = [exact] if exact else []
         if not matching and set(each) & set("*?"):
             matching = [
                 name
                 for name in table.columns
-                if re.fullmatch(pattern, name) or re.fullmatch(pattern, bare(name))
+                if fnmatchcase(name, pattern) or fnmatchcase(bare(name), pattern)
             ]
         if not matching:
             raise Mistake(
@@ -184,6 +187,7 @@ def _guess_observations(table: Table, taken: Sequence[str]) -> list[str]:
     why = "by name"
     if not found:
         why = "all other columns of numbers"
+        _require_numbers_throughout(table, left)
         found = [
             name
             for name in left
@@ -198,6 +202,17 @@ def _guess_observations(table: Table, taken: Sequence[str]) -> list[str]:
     rest = f"; not read: {listed(unread)}" if unread else ""
     _tell(table, "observations", found, why + rest)
     return found
+
+
+def _require_numbers_throughout(table: Table, names: Sequence[str]) -> None:
+    """Refuse a column of numbers of which some cell holds text, for it would not be read."""
+    for name in names:
+        column = table.columns[name]
+        if column.dtype.kind not in "OSUT":
+            continue
+        entries = pandas.Series(column[~pandas.isna(column)], dtype=object)
+        if pandas.to_numeric(entries, errors="coerce").notna().mean() > 0.5:
+            table.numbers(name)
 
 
 def _spelling(name: str) -> str:

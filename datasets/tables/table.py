@@ -1,10 +1,8 @@
 """A logged table: named columns of equal length, from a file or a DataFrame."""
 
-import csv
 import difflib
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,17 +10,13 @@ from typing import Any
 import numpy as np
 import pandas
 
-from reverie.datasets.readers.columns import in_one_line, listed, require_file
-from reverie.envs import extras
+from reverie.datasets.readers.columns import in_one_line, listed
+from reverie.datasets.tables.files import read_frame, require_different
 from reverie.mistake import Mistake
 from reverie.text import one_line
 
 _UNIT = re.compile(r"\s*[\[(]([^\[\]()]*)[\])]\s*$")
-_DELIMITERS = ";\t|,"
 _LONGEST_NAME = 200
-# What readers of binary tables raise for files that are damaged or something else; pyarrow's own
-# errors are ValueError, OSError and NotImplementedError too.
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, NotImplementedError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -123,94 +117,35 @@ def unit_of(name: str) -> str:
 def read_table(path: Path) -> Table:
     """A table in a file, whose suffix says which kind.
 
-    `.csv`, `.tsv`: text with one line of names; separated by commas, semicolons, tabs or bars, as
-    the first line says; decimal commas are understood where no comma separates. `.parquet`,
-    `.feather`: of Arrow.
+    `.csv`, `.tsv`: text with one line of names, and as many cells in every other line; separated by
+    commas, semicolons, tabs or bars, as the first line says; decimal commas are understood where no
+    comma separates. `.parquet`, `.feather`: of Arrow; every column counts, an index with a name
+    too.
 
     Raises:
-        Mistake: no such file, another suffix, damaged, a name that stands twice, no rows; pyarrow
-            is missing.
+        Mistake: no such file, another suffix, damaged, a name that stands twice, no rows, more than
+            `files.MOST_COLUMNS` columns or than the memory holds; pyarrow is missing.
     """
-    require_file(path)
-    suffix = path.suffix.lower()
-    if suffix in (".csv", ".tsv"):
-        frame = _read_text(path)
-    elif suffix in (".parquet", ".feather"):
-        extras.require("pyarrow", "tables", f"dataset.path={path}")
-        read = pandas.read_parquet if suffix == ".parquet" else pandas.read_feather
-        try:
-            frame = read(path)
-        except _UNREADABLE as error:
-            raise Mistake(
-                f"{path} cannot be read as {suffix[1:]} ({one_line(in_one_line(error), 200)}); "
-                "write it again, or save it as .csv"
-            ) from error
-    else:
-        raise Mistake(
-            f"{path} has the suffix {path.suffix!r}, expected .csv, .tsv, .parquet or .feather; "
-            "save the table as one of these"
-        )
-    return from_frame(frame, str(path))
+    return from_frame(read_frame(path), str(path))
 
 
 def from_frame(frame: Any, source: str) -> Table:
-    """The columns of a pandas or polars DataFrame.
+    """The columns of a pandas or polars DataFrame; levels of an index that have names are columns.
 
     Raises:
         Mistake: a name that stands twice, no rows.
     """
-    names = [one_line(str(name), _LONGEST_NAME) for name in frame.columns]
-    _require_different(names, source)
+    levels = [name for name in getattr(getattr(frame, "index", None), "names", ()) if name]
+    names = [one_line(str(name), _LONGEST_NAME) for name in (*levels, *frame.columns)]
+    require_different(names, source)
+    held = [
+        *(frame.index.get_level_values(level) for level in levels),
+        *(frame[key] for key in frame.columns),
+    ]
     columns = {
-        name: np.asarray(frame[key].to_numpy())
-        for name, key in zip(names, frame.columns, strict=True)
+        name: np.asarray(column.to_numpy()) for name, column in zip(names, held, strict=True)
     }
     table = Table(source, columns)
     if not len(table):
         raise Mistake(f"{source} has no rows; check that it is the right table")
     return table
-
-
-def _read_text(path: Path) -> pandas.DataFrame:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            first, second = file.readline(), file.readline()
-        delimiter = "\t" if path.suffix.lower() == ".tsv" else _delimiter(first)
-        # pandas would give a second column of the same name another one.
-        names = next(csv.reader([first], delimiter=delimiter), [])
-        _require_different([name.strip() for name in names], str(path))
-        comma = delimiter != "," and "," in second and "." not in second
-        return pandas.read_csv(
-            path,
-            sep=delimiter,
-            decimal="," if comma else ".",
-            encoding="utf-8-sig",
-            low_memory=False,
-            index_col=False,
-        )
-    except Mistake:
-        raise
-    except UnicodeDecodeError as error:
-        raise Mistake(f"{path} is not text in UTF-8 ({error.reason}); save it as UTF-8") from error
-    except (OSError, ValueError, csv.Error, MemoryError, OverflowError) as error:
-        raise Mistake(
-            f"{path} cannot be read as a table ({one_line(in_one_line(error), 200)}); its first "
-            "line must name the columns, and every other line must have as many cells"
-        ) from error
-
-
-def _delimiter(line: str) -> str:
-    """What separates the names in the first line."""
-    outside = re.sub(r'"[^"]*"', "", line)
-    return max(_DELIMITERS, key=outside.count)
-
-
-def _require_different(names: Sequence[str], source: str) -> None:
-    if not names or all(not name for name in names):
-        raise Mistake(f"{source} has no named columns; its first line must name them")
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise Mistake(
-            f"{source}: the column {twice[0]!r} stands {names.count(twice[0])} times; rename or "
-            "remove all but one"
-        )
