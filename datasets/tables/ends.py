@@ -142,7 +142,14 @@ def _counts(lacks: Mapping[str, np.ndarray]) -> str:
 
 def _labels(table: Table, name: str) -> np.ndarray:
     """A number for each episode, in the order of their first rows."""
-    labels, _ = pandas.factorize(pandas.Series(table.columns[name]))
+    try:
+        labels, _ = pandas.factorize(pandas.Series(table.columns[name]))
+    except TypeError as error:  # of lists and the like, which cannot be told apart
+        raise Mistake(
+            f"{table.source}: {name} holds a {type(table.columns[name][0]).__name__} in row 0, "
+            "where the number or name of an episode was expected; name another column as "
+            "dataset.columns.episode"
+        ) from error
     if (labels < 0).any():
         raise Mistake(
             f"{table.source}: {name} is empty in {int((labels < 0).sum()):,} rows, first in row "

@@ -182,11 +182,11 @@ def _read_parquet(parquet: Any, path: Path) -> Any:
                 f"{path} has {path.stat().st_size:,} bytes and would fill {numbers:,} with "
                 f"{rows:,} rows that are nearly all the same; leave out what repeats"
             )
-    # A text that stands in every row is kept once.
+    # A text that stands in every row is kept once; checksums are compared where there are any.
     texts = [
         field.name for field in file.schema_arrow if str(field.type) in ("string", "large_string")
     ]
-    with parquet.ParquetFile(path, read_dictionary=texts) as file:
+    with parquet.ParquetFile(path, read_dictionary=texts, page_checksum_verification=True) as file:
         return _without_index(file.read())
 
 

@@ -270,6 +270,7 @@ def test_what_is_named_wrongly_is_refused_in_one_line(change, given, message):
         ("level [cm]", np.nan, r"level \[cm\] has no value in any row"),
         ("action [-]", 0.5, r"action \[-\] is 0.5 in every row, so no policy"),
         ("episode", [np.nan] + [0] * 239, "episode is empty in 1 rows, first in row 0"),
+        ("episode", [[0]] * 240, "episode holds a list in row 0, where the number or name"),
         ("terminated", [0.5] + [0] * 239, "terminated must hold only 0 and 1, found 0.5 in row 0"),
         ("time [s]", ["noon"] * 240, "holds neither numbers nor dates"),
     ],
@@ -422,3 +423,18 @@ def test_patterns_with_many_stars_end(tmp_path):
     frame = log().rename(columns={"level [cm]": "a" * 200})
     with pytest.raises(Mistake, match=r"which dataset.columns.observations names"):
         load_any(frame, columns={"observations": "*a" * 20 + "b"})
+
+
+def test_a_flipped_bit_of_a_parquet_with_checksums_is_refused(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "log.parquet"
+    table = pytest.importorskip("pyarrow").Table.from_pandas(log())
+    parquet.write_table(
+        table, path, write_page_checksum=True, compression="none", use_dictionary=False
+    )
+    load_file(path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(Mistake, match="cannot be read as parquet"):
+        load_file(path)
