@@ -25,6 +25,8 @@ from reverie.training.stored import damaged, read_settings
 from reverie.world_models.optimiser import Adam
 
 Optimiser = Literal["fresh", "keep"]
+# What values of other kinds raise where a number, a text or names are expected.
+_NO_RUN = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError)
 _REMEDY = "restore it, or give another run as init=..."
 
 
@@ -66,7 +68,7 @@ class Initialisation:
             kind, seeds, state = str(theirs["agent"]), int(theirs["seeds"]), dict(record["agent"])
             known = dict(facts.settings.get("agent") or {})
             update = int(record["update"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except _NO_RUN as error:
             raise damaged(path, f"its contents are not a run's: {error!r}", _REMEDY) from error
         self._require_same_spaces(facts.spec, agent.spec)
         ours = checkpoint.identity(agent, "")["agent"]

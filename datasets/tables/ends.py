@@ -111,8 +111,9 @@ def leave_out_missing(
         lacks = {name: ~np.isfinite(column.astype(np.float32)) for name, column in values.items()}
     for name, missing in lacks.items():
         if missing.all():
+            remedy = "leave it out of" if name in table.columns else "correct it, or name"
             raise Mistake(
-                f"{table.source}: {name} has no value in any row; leave it out of dataset.columns"
+                f"{table.source}: {name} has no value in any row; {remedy} dataset.columns"
             )
     keep = ~np.logical_or.reduce(list(lacks.values()))
     if keep.all():
@@ -152,7 +153,14 @@ def _counts(table: Table, lacks: Mapping[str, np.ndarray]) -> str:
 
 def _labels(table: Table, name: str) -> np.ndarray:
     """A number for each episode, in the order of their first rows."""
-    labels, _ = pandas.factorize(pandas.Series(table.columns[name]))
+    try:
+        labels, _ = pandas.factorize(pandas.Series(table.columns[name]))
+    except TypeError as error:  # of lists and the like, which cannot be told apart
+        raise Mistake(
+            f"{table.source}: {name} holds a {type(table.columns[name][0]).__name__} in row 0, "
+            "where the number or name of an episode was expected; name another column as "
+            "dataset.columns.episode"
+        ) from error
     if (labels < 0).any():
         raise Mistake(
             f"{table.source}: {name} is empty in {counted(int((labels < 0).sum()), 'row')}, first "

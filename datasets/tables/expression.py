@@ -6,12 +6,13 @@ is ever run as Python.
 
 import ast
 import re
+import unicodedata
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from reverie.datasets.tables.table import Table
+from reverie.datasets.tables.table import Table, bare
 from reverie.mistake import Mistake
 from reverie.text import one_line
 
@@ -84,6 +85,8 @@ class _Formula:
         if len(self.text) > _LONGEST:
             raise self._mistake(f"it has {len(self.text):,} letters, at most {_LONGEST:,} are read")
         plain = _QUOTED.sub(self._keep, self.text).strip()
+        if "#" in plain:  # Python would not read on
+            raise self._mistake("names with # stand in backquotes, `tank #2`")
         try:
             return ast.parse(plain, mode="eval").body
         # The parser gives up on deep nesting in one of several ways.
@@ -136,6 +139,9 @@ class _Formula:
         if quoted and int(quoted[1]) < len(self._quoted):
             name = self._quoted[int(quoted[1])]
         found = self.table.find(name)
+        if found is None:  # Python's parser spells names in its own way: the micro sign as mu
+            spelt = {unicodedata.normalize("NFKC", bare(each)): each for each in self.table.columns}
+            found = spelt.get(name)
         if found is None:
             raise self._mistake(
                 f"{self.table.source} has no column {name!r}; {self.table.near(name)}"

@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from reverie.datasets.exogenous import find_exogenous
@@ -133,14 +134,14 @@ def _named(table: Table, role: str, said: str | Sequence[str]) -> list[str]:
     """Full names, in the order in which they were said."""
     found: list[str] = []
     for each in [said] if isinstance(said, str) else said:
-        pattern = "".join({"*": ".*", "?": "."}.get(letter, re.escape(letter)) for letter in each)
+        pattern = each.replace("[", "[[]")  # which begins a set there, and a unit here
         exact = table.find(each)
         matching = [exact] if exact else []
         if not matching and set(each) & set("*?"):
             matching = [
                 name
                 for name in table.columns
-                if re.fullmatch(pattern, name) or re.fullmatch(pattern, bare(name))
+                if fnmatchcase(name, pattern) or fnmatchcase(bare(name), pattern)
             ]
         if not matching:
             raise Mistake(

@@ -11,20 +11,17 @@ import pandas
 
 from reverie.datasets.names import UNIT, bare
 from reverie.datasets.places import Places
-from reverie.datasets.readers.columns import in_one_line, listed, require_file
+from reverie.datasets.readers.columns import listed, require_file
+from reverie.datasets.tables.arrow import read_arrow
 from reverie.datasets.tables.cells import DECIMALS, Decimal, Numbers, as_missing, parse_numbers
 from reverie.datasets.tables.dates import Unread, parse_dates
 from reverie.datasets.tables.text import Lines, read_text, require_different
-from reverie.envs import extras
 from reverie.mistake import Mistake
 from reverie.text import one_line
 
 _TEXT = (".csv", ".tsv", ".txt")
 _LONGEST_NAME = 200
 _LONGEST_CELL = 40
-# What readers of binary tables raise for files that are damaged or something else; pyarrow's own
-# errors are ValueError, OSError and NotImplementedError too.
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, NotImplementedError, OverflowError)
 TIME, EPISODE = "time", "episode"
 """What the levels of an index are called that have no names."""
 
@@ -207,15 +204,15 @@ def read_table(path: Path, writing: Writing | None = None) -> Table:
     """A table in a file, whose suffix says which kind.
 
     `.csv`, `.tsv`, `.txt`: text with one line of names, see `tables.text`. `.parquet`, `.feather`:
-    of Arrow.
+    of Arrow; every column counts, an index with a name too.
 
     Args:
         path: the file.
         writing: how its cells are written; None to find everything out.
 
     Raises:
-        Mistake: no such file, another suffix, damaged, a name that stands twice, no rows; pyarrow
-            is missing.
+        Mistake: no such file, another suffix, damaged, a name that stands twice, no rows, more than
+            `text.MOST_COLUMNS` columns or than the memory holds; pyarrow is missing.
     """
     require_file(path)
     writing = writing or Writing()
@@ -229,15 +226,7 @@ def read_table(path: Path, writing: Writing | None = None) -> Table:
         places = replace(table.places, lines=lines)
         return replace(table, places=places, usual=layout.decimal)
     if suffix in (".parquet", ".feather"):
-        extras.require("pyarrow", "tables", f"dataset.path={path}")
-        read = pandas.read_parquet if suffix == ".parquet" else pandas.read_feather
-        try:
-            frame = read(path)
-        except _UNREADABLE as error:
-            raise Mistake(
-                f"{path} cannot be read as {suffix[1:]} ({one_line(in_one_line(error), 200)}); "
-                "write it again, or save it as .csv"
-            ) from error
+        frame = read_arrow(path, suffix[1:])
         return from_frame(frame, str(path), writing)
     raise Mistake(
         f"{path} has the suffix {path.suffix!r}, expected .csv, .tsv, .txt, .parquet or .feather; "

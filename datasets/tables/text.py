@@ -6,12 +6,14 @@ import io
 import logging
 import re
 import warnings
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice
+from itertools import chain, count, islice
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import pandas
@@ -29,6 +31,9 @@ from reverie.text import one_line
 
 log = logging.getLogger(__name__)
 
+MOST_COLUMNS = 10_000
+LONGEST_LINE = 1_000_000
+"""Letters of a line; what is longer has lost its line ends, or is no table."""
 _DELIMITERS = ";\t|,"  # the first of those that fit equally: a comma stands in texts too
 _SAMPLE = 1000  # rows that show how numbers are written
 _LOOK = 20  # rows that show what separates cells
@@ -78,6 +83,7 @@ def read_text(
     try:
         with _opened(path, encoding) as file:
             layout = _find_layout(path, file, decimal)
+        _require_cells(path, encoding, layout)
         with _opened(path, encoding) as file:
             for _ in range(layout.skipped):
                 file.readline()
@@ -104,8 +110,12 @@ def read_text(
         ) from error
     except pandas.errors.EmptyDataError as error:
         raise Mistake(f"{path} has no rows; check that it is the right table") from error
-    except (OSError, ValueError, csv.Error, MemoryError, OverflowError) as error:
-        _require_cells(path, encoding)
+    except MemoryError as error:
+        raise Mistake(
+            f"{path} holds more than fits into the memory; split it, or leave out columns that are "
+            "not needed"
+        ) from error
+    except (OSError, ValueError, csv.Error, OverflowError) as error:
         raise Mistake(
             f"{path} cannot be read as a table ({one_line(in_one_line(error), 200)}); its first "
             "line must name the columns, and every other line must have as many cells"
@@ -146,9 +156,32 @@ def _opened(path: Path, encoding: str) -> Iterator[io.TextIOWrapper]:
         yield file
 
 
-def _records(file: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Rows that are not blank, with the line in which each begins, from 1."""
-    reader = csv.reader(file, delimiter=delimiter)
+def _lines(file: TextIO) -> Iterator[str]:
+    """Lines of a text.
+
+    Raises:
+        ValueError: one is too long, or holds a NUL, at which pandas would end a cell.
+    """
+    for number in count(1):
+        line = file.readline(LONGEST_LINE + 1)
+        if not line:
+            return
+        if len(line) > LONGEST_LINE:
+            raise ValueError(f"line {number} has more than {LONGEST_LINE:,} letters")
+        if "\0" in line:
+            raise ValueError(f"line {number} holds a NUL, which is no text")
+        yield line
+
+
+def _records(
+    file: Iterable[str], delimiter: str, strict: bool = False
+) -> Iterator[tuple[int, list[str]]]:
+    """Rows that are not blank, with the line in which each begins, from 1.
+
+    Args:
+        strict: raise csv.Error at a stray quote, or one that is never closed.
+    """
+    reader = csv.reader(file, delimiter=delimiter, strict=strict)
     line = 1
     for cells in reader:
         if len(cells) > 1 or (cells and cells[0].strip()):
@@ -180,7 +213,7 @@ def _find_encoding(path: Path) -> str:
         for mark, name in _MARKS:
             if begin.startswith(mark):
                 return name
-        if b"\0" in begin[:4096]:
+        if b"\0" in begin[:2]:
             order = "utf-16-le" if begin[1:2] == b"\0" else "utf-16-be"
             raise Mistake(
                 f"{path} holds zero bytes, so it is no text in UTF-8; set dataset.encoding={order} "
@@ -203,10 +236,11 @@ def _find_encoding(path: Path) -> str:
 
 def _find_layout(path: Path, file: io.TextIOWrapper, decimal: Decimal | None) -> Layout:
     """How the text is written, by its first rows."""
-    begin = file.readline()
+    lines = _lines(file)
+    begin = next(lines, "")
     said = _SEP.fullmatch(begin)
     skipped = 1 if said else 0
-    head = "".join(islice(file, _SAMPLE)) if said else begin + "".join(islice(file, _SAMPLE))
+    head = "".join(islice(lines if said else chain([begin], lines), _SAMPLE))
     if said:
         delimiter = said[1]
     else:
@@ -224,8 +258,6 @@ def _find_layout(path: Path, file: io.TextIOWrapper, decimal: Decimal | None) ->
             "line of names"
         )
     values = rows[1:]
-    for number, each in values:
-        _require_fitting(path, skipped + number, each, names)
     units = _units(names, [each for _, each in values])
     last = rows[0]
     if units is not None:
@@ -324,40 +356,46 @@ def _find_decimal(delimiter: str, rows: Sequence[Sequence[str]]) -> tuple[Decima
     return None, either or len(sure) > 1
 
 
-def _require_fitting(path: Path, line: int, cells: Sequence[str], names: Sequence[str]) -> None:
-    """Refuse a row with more cells than there are names."""
-    beyond = [cell for cell in cells[len(names) :] if cell.strip()]
-    if beyond or len(cells) > len(names) + 1:
-        halves = len(cells) == 2 * len(names) or any(_is_whole(cell) for cell in beyond)
-        hint = "; are decimal commas in a file that commas separate?" if halves else ""
-        raise Mistake(
-            f"{path}: line {line} has {len(cells)} cells, where {len(names)} columns are named"
-            f"{hint}; repair that line, or save the table with semicolons between cells"
-        )
+def _require_cells(path: Path, encoding: str, layout: Layout) -> None:
+    """Refuse a row of other cells than there are names, before pandas fills or cuts it.
 
-
-def _require_cells(path: Path, encoding: str) -> None:
-    """Name the first row that is too long, if that is why a table could not be read."""
-    try:
-        with _opened(path, encoding) as file:
-            layout = _find_layout(path, file, None)
-        with _opened(path, encoding) as file:
-            for _ in range(layout.skipped):
-                file.readline()
-            for line, cells in _records(file, layout.delimiter):
-                _require_fitting(path, layout.skipped + line, cells, layout.names)
-    except (OSError, ValueError, csv.Error) as error:
-        if isinstance(error, Mistake):
-            raise
+    A separator may stand behind the last cell of every line.
+    """
+    width, named = None, len(layout.names)
+    with _opened(path, encoding) as file:
+        lines = _lines(file)
+        for _ in range(layout.skipped):
+            next(lines)
+        for line, cells in _records(lines, layout.delimiter, strict=True):
+            if width is None:
+                width = named + (len(cells) == named + 1 and not cells[-1].strip())
+            if len(cells) == width and not "".join(cells[named:]).strip():
+                continue
+            halves = len(cells) == 2 * named or any(map(_is_whole, cells[named:]))
+            hint = "; are decimal commas in a file that commas separate?" if halves else ""
+            raise Mistake(
+                f"{path}: line {layout.skipped + line} has {len(cells)} cells, where {named} "
+                f"columns are named{hint}; repair that line, or save the table with semicolons "
+                "between cells"
+            )
 
 
 def require_different(names: Sequence[str], source: str) -> None:
-    """Refuse names of which one stands twice, or none is one."""
+    """Refuse names of which one stands twice, none is one, or which are too many.
+
+    Raises:
+        Mistake: says which.
+    """
     if not names or all(not name for name in names):
         raise Mistake(f"{source} has no named columns; its first line must name them")
-    for name in dict.fromkeys(names):
-        if names.count(name) > 1:
-            raise Mistake(
-                f"{source}: the column {name!r} stands {names.count(name)} times; rename or remove "
-                "all but one"
-            )
+    if len(names) > MOST_COLUMNS:
+        raise Mistake(
+            f"{source} has {len(names):,} columns, at most {MOST_COLUMNS:,} are read; leave out "
+            "those that are not needed"
+        )
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise Mistake(
+            f"{source}: the column {one_line(twice[0], 200)!r} stands {names.count(twice[0])} "
+            "times; rename or remove all but one"
+        )

@@ -52,6 +52,10 @@ def recorded(tmp_path):
         (["evaluate.evry=1"], "did you mean evaluate.every?"),
         (["algorithm=mopoo"], "algorithm=mopoo is not there; did you mean mopo"),
         (["dataset=builtin/pendulum"], "did you mean builtin/pendulum-mixed"),
+        (
+            ["dataset=table", "dataset.columns=[]"],
+            "dataset.columns=[] is of another kind than that",
+        ),
         (["source=[0]"], "source=[0] must be the name of an option; source has branched"),
         (["device=true"], "device=True must be text"),
         (["agent.regulariser=[0]"], "agent.regulariser=[0] must be"),

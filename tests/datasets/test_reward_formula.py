@@ -158,3 +158,23 @@ def test_a_formula_is_typed_without_knowing_the_grammar_of_the_command_line():
         assert read.value() == text
     assert quote_paths(["dataset.reward=null"]) == ["dataset.reward=null"]
     assert quote_paths(["dynamics.reward=a,b"]) == ["dynamics.reward=a,b"]
+
+
+def test_a_number_sign_does_not_hide_the_rest_of_a_formula():
+    frame = log().rename(columns={"level [cm]": "tank #2"})
+    given = {"columns": {"observations": ["tank*", "setpoint"]}}
+    with pytest.raises(Mistake, match="names with # stand in backquotes"):
+        load(frame.drop(columns="reward"), reward="-setpoint #2", **given)
+    data = load(frame.drop(columns="reward"), reward="-`tank #2`", **given)
+    np.testing.assert_allclose(data.transitions.reward, -data.transitions.obs[:, 0], rtol=1e-6)
+
+
+def test_the_micro_sign_of_a_keyboard_is_found():
+    frame = log().rename(columns={"level [cm]": "\N{MICRO SIGN} [1/s]"})
+    data = load(frame.drop(columns="reward"), reward="-\N{MICRO SIGN}")
+    np.testing.assert_allclose(data.transitions.reward, -data.transitions.obs[:, 0], rtol=1e-6)
+
+
+def test_a_formula_without_a_value_is_to_be_corrected():
+    with pytest.raises(Mistake, match=r"dataset.reward has no value in any row; correct it"):
+        load(log().drop(columns="reward"), reward="9**9**9")

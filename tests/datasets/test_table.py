@@ -283,6 +283,7 @@ def test_what_is_named_wrongly_is_refused_in_one_line(change, given, message):
         ("level [cm]", np.nan, r"level \[cm\] has no value in any row"),
         ("action [-]", 0.5, r"action \[-\] is 0.5 in every row, so no policy"),
         ("episode", [np.nan] + [0] * 239, "episode is empty in 1 row, first in row 0"),
+        ("episode", [[0]] * 240, "episode holds a list in row 0, where the number or name"),
         ("terminated", [0.5] + [0] * 239, "terminated must hold only 0 and 1, found 0.5 in row 0"),
         ("time [s]", ["noon"] * 240, "holds 'noon' in row 0 .*, which is neither a number nor a d"),
     ],
@@ -349,3 +350,109 @@ def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
 def test_other_things_than_tables_are_refused():
     with pytest.raises(Mistake, match="expected the name of a dataset, arrays by name or a Data"):
         load_any([1, 2, 3])
+
+
+HEAD, LINE = "level,action,reward", "1.0,0.5,0.1"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("1.0,0.5", "line 3 has 2 cells, where 3 columns are named"),
+        ("1.0,0.5,0.1,9", "line 3 has 4 cells"),
+        ("1.0,0.5,0.1,", "line 3 has 4 cells"),
+        ("1.0\0,0.5,0.1", "line 3 holds a NUL"),
+        ('"1.0"2,0.5,0.1', "cannot be read as a table"),
+        ('"1.0,0.5,0.1', "cannot be read as a table"),
+        ("1.0\r0.5,0.1", "line 3 has 1 cells"),
+        ("1.0,0.5," + "1" * 1_000_000, "line 3 has more than 1,000,000 letters"),
+        ("wrong,0.5,0.1", "level holds 'wrong' in line 3, where a number belongs"),
+    ],
+)
+def test_a_garbled_line_is_refused_before_cells_move(tmp_path, line, message):
+    path = tmp_path / "log.csv"
+    path.write_text("\n".join([HEAD, LINE, line, *[LINE] * 200]) + "\n", newline="")
+    with pytest.raises(Mistake, match=message) as caught:
+        load_file(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_more_cells_than_names_in_every_line_are_refused_but_a_delimiter_at_the_end(tmp_path):
+    frame = log()
+    text = frame.to_csv(index=False).splitlines()
+    path = tmp_path / "log.csv"
+    path.write_text("\n".join([text[0], *(f"{line},7" for line in text[1:])]))
+    with pytest.raises(Mistake, match="line 2 has 7 cells, where 6 columns are named"):
+        load_file(path)
+    path.write_text("\n".join([text[0], "", *(f"{line}," for line in text[1:])]))
+    assert load_file(path).fingerprint == load_any(frame).fingerprint
+
+
+def test_the_decimal_mark_is_found_behind_whole_numbers(tmp_path):
+    frame = log().drop(columns="episode")
+    frame.loc[0] = [0, 10, 8, 1, -4]
+    text = frame.to_csv(index=False, sep=";", decimal=",").replace(",0;", ";").replace(",0\n", "\n")
+    assert "," not in text.splitlines()[1]
+    (tmp_path / "log.csv").write_text(text)
+    found = load_file(tmp_path / "log.csv").transitions.obs
+    np.testing.assert_allclose(found, load_any(frame).transitions.obs, rtol=1e-6)
+
+
+def test_what_would_fill_the_memory_is_refused_before_it_is_read(tmp_path):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    zeros = pyarrow.array(np.zeros(20_000_000))
+    parquet.write_table(
+        pyarrow.table({name: zeros for name in ("level", "action", "reward")}),
+        tmp_path / "log.parquet",
+        compression="zstd",
+        row_group_size=len(zeros),
+    )
+    assert (tmp_path / "log.parquet").stat().st_size < 480_000
+    with pytest.raises(Mistake, match=r"log.parquet has .* bytes and would fill 480,000,000"):
+        load_file(tmp_path / "log.parquet")
+    wide = tmp_path / "wide.csv"
+    wide.write_text(",".join(f"c{i}" for i in range(10_001)) + "\n")
+    with pytest.raises(Mistake, match="has 10,001 columns, at most 10,000 are read"):
+        load_file(wide)
+    wide.write_text(",".join(f"c{i}" for i in range(1_000_000)) + "\n")
+    with pytest.raises(Mistake, match="line 1 has more than 1,000,000 letters"):
+        load_file(wide)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "feather", None])
+def test_named_levels_of_an_index_are_columns_and_row_numbers_are_none(tmp_path, suffix):
+    frame = log()
+    indexed = frame.set_index(["episode", "time [s]"])
+    shuffled = frame.set_index(frame.index * 3)
+    wanted = load_any(frame).fingerprint
+    for each in (indexed, shuffled):
+        path = tmp_path / f"log.{suffix}"
+        if suffix == "parquet":
+            each.to_parquet(path)
+        elif suffix == "feather":
+            pytest.importorskip("pyarrow.feather").write_feather(
+                pytest.importorskip("pyarrow").Table.from_pandas(each), path
+            )
+        found = load_file(path) if suffix else load_any(each)
+        assert found.fingerprint == wanted
+
+
+def test_patterns_with_many_stars_end(tmp_path):
+    frame = log().rename(columns={"level [cm]": "a" * 200})
+    with pytest.raises(Mistake, match=r"which dataset.columns.observations names"):
+        load_any(frame, columns={"observations": "*a" * 20 + "b"})
+
+
+def test_a_flipped_bit_of_a_parquet_with_checksums_is_refused(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "log.parquet"
+    table = pytest.importorskip("pyarrow").Table.from_pandas(log())
+    parquet.write_table(
+        table, path, write_page_checksum=True, compression="none", use_dictionary=False
+    )
+    load_file(path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(Mistake, match="cannot be read as parquet"):
+        load_file(path)

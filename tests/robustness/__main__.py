@@ -19,7 +19,8 @@ from tempfile import mkdtemp
 import numpy as np
 
 from tests.robustness import sandbox
-from tests.robustness.subjects import REFUSED, RIGHT, SUBJECTS
+from tests.robustness.judging import REFUSED, RIGHT
+from tests.robustness.subjects import SUBJECTS
 
 
 def main() -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import torch
 
 Random = np.random.Generator
 Columns = dict[str, np.ndarray]
@@ -188,6 +189,30 @@ def damage_json(rng: Random, value: Any) -> Any:
         return [*value[:at], damage_json(rng, value[at]), *value[at + 1 :]]
     others = [None, True, -1, 0, 1e308, 10**30, "", "abc", "a:b", [], {}, [[]], {"a": {}}]
     return others[int(rng.integers(len(others)))]
+
+
+def damage_record(rng: Random, value: Any) -> Any:
+    """Like `damage_json`, for what holds tensors too: their shape, type or values change."""
+    if isinstance(value, dict) and value:
+        key = list(value)[int(rng.integers(len(value)))]
+        if rng.random() < 0.1:
+            return {name: item for name, item in value.items() if name != key}
+        return {**value, key: damage_record(rng, value[key])}
+    if isinstance(value, torch.Tensor):
+        ways: tuple[Callable[[], Any], ...] = (
+            lambda: value.flatten(),
+            lambda: value.unsqueeze(0),
+            lambda: value[..., :0] if value.ndim else value,
+            lambda: value.double() * 1e300,
+            lambda: value * torch.nan if value.is_floating_point() else value + 2**40,
+            lambda: value.bool(),
+            lambda: value.to(torch.complex64),
+            lambda: torch.zeros(1).expand(2**20),
+        )
+        return ways[int(rng.integers(len(ways)))]()
+    if rng.random() < 0.3:
+        return [float("nan"), float("inf"), torch.zeros(3), (1, 2)][int(rng.integers(4))]
+    return damage_json(rng, value)
 
 
 # --- columns of data

@@ -226,6 +226,8 @@ def rewrite(path, record):
         lambda record: record.update(agent=[1, 2]),
         lambda record: record["identity"].update(seeds="many"),
         lambda record: record.update(settings=[1]),
+        lambda record: record.update(update=float("inf")),
+        lambda record: record.update(update=torch.zeros(2)),
     ],
 )
 def test_a_strangers_checkpoint_that_is_none_is_one_line(source, begin, tmp_path, spoil):

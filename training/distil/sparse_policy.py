@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from reverie.envs.specs import Spec
-from reverie.text import one_line
+from reverie.training.export.columns import in_comment
 from reverie.world_models.sindy.dictionary import (
     Monomials,
     ensemble_fit,
@@ -114,8 +114,8 @@ class SparsePolicy:
     def _columns(self) -> list[str]:
         """What the entries of x and u are, where the data say so, as lines of a comment."""
         named = (("x", self.spec.obs_names), ("u", self.spec.action_names))
-        return [  # a backslash at its end would go on with a comment of C in the next line
-            f"{letter}[{index}]: {one_line(name).replace(chr(92), '/')}"
+        return [
+            f"{letter}[{index}]: {in_comment(name)}"
             for letter, names in named
             for index, name in enumerate(names)
         ]

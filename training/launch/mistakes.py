@@ -232,6 +232,12 @@ def _explain_composition(error: BaseException, typed: Sequence[str]) -> str:
     key = re.search(r"Could not override '([^']+)'", text)
     if key:
         return _explain_key(key.group(1), typed)
+    merged = re.search(r"Error merging override (.+)", text)
+    if merged:  # a list in the place of names below it, or the other way round
+        return (
+            f"{merged.group(1)} is of another kind than that setting is; "
+            "`python -m reverie.train --cfg job` shows what it holds"
+        )
     return text
 
 

@@ -66,12 +66,13 @@ def test_the_terms_are_found_and_no_others(policy):
 
 
 def test_equations_and_exports_name_the_columns(policy):
-    spec = replace(SPEC, obs_names=("level [cm]", "x0"), action_names=("valve [V]", "valve\\"))
+    spec = replace(SPEC, obs_names=("level [cm]", "x0"), action_names=("valve\\", "v*/ ??/"))
     named = replace(policy[0], spec=spec)
-    assert named.equations()[0][0] == "u0 = 0 + 2 tanh(+1.000 level -0.500 x1^2)"
+    assert named.equations()[0][0] == "valve = 0 + 2 tanh(+1.000 level -0.500 x1^2)"
     assert named.terms() == policy[0].terms()
     assert "    # x[0]: level [cm]\n" in named.python(0)
-    assert "    // u[1]: valve/\n" in named.c(0)
+    # A line of C that ends in a backslash, or in a trigraph for one, takes the next with it.
+    assert "    // u[0]: valve_\n    // u[1]: v_/ __/\n    u[0] = " in named.c(0)
     compile(named.python(0), "act", "exec")
 
 
