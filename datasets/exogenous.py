@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from reverie.datasets.names import bare
 from reverie.datasets.readers.columns import listed
 from reverie.mistake import Mistake
+from reverie.ranges import Whole
 from reverie.text import one_line
 
-Exogenous = str | int | Sequence[str | int] | None
+Exogenous = str | Whole | Sequence[str | Whole] | None
 """Names, patterns such as `T_*`, or indices of observations; None for none."""
 
 

@@ -115,7 +115,7 @@ def test_arrays_and_files_name_them_by_index(tmp_path):
     assert load(arrays(), exogenous="obs 1").spec.exogenous == (1,)
     for wrong, message in (
         ([3], "no observation '3', which dataset.exogenous names; they are obs 0"),
-        ([-1], "no observation '-1'"),
+        ([-1], r"dataset.exogenous=\[-1\] must be"),
         ([1, 1], "names obs 1 twice"),
         ([0, 1, 2], "names every observation"),
         ([True], r"dataset.exogenous=\[True\] must be text or a whole number"),
