@@ -260,7 +260,7 @@ def test_a_run_of_an_earlier_version_is_refused_with_a_remedy(call, train, finis
         record = torch.load(finished / name, weights_only=True)
         torch.save({**record, "format": 1}, finished / name)
     summary = json.loads((finished / "summary.json").read_text())
-    del summary["format"], summary["sha256"]
+    del summary["format"], summary["sha256"]  # it wrote neither
     (finished / "summary.json").write_text(json.dumps(summary))
     here = ["train", *train.small, "updates=20", f"run_dir={finished}"]
 
