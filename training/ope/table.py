@@ -28,8 +28,8 @@ def print_verdict(verdict: Mapping[str, Any], console: Console) -> None:
 def verdict_table(verdict: Mapping[str, Any]) -> Table:
     """One row of values a method and seed, then what they rest on."""
     table = Table(
-        title=f"value, discounted by {verdict['discount']:g}, from {verdict['starts']} recorded "
-        "states on",
+        title=f"values from {_count(verdict['starts'], 'recorded state')}, discounted by "
+        f"{verdict['discount']:g}",
         title_justify="left",
         box=None,
         padding=(0, 1, 0, 0),
@@ -48,6 +48,10 @@ def verdict_table(verdict: Mapping[str, Any]) -> Table:
             if measured is not None and not measured.get("diverged"):
                 value, difference = measured["value"][seed], measured["difference"][seed]
                 table.add_row(before + label, *_interval(value), _difference(difference))
+        own = (verdict["model"] or {}).get("recorded")
+        if own is not None:  # older summaries lack it
+            bias = f"{own['bias'][seed][0]:+.4g} bias"
+            table.add_row(before + "recorded, in model", *_interval(own["value"][seed]), bias)
     for label, *cells in _rests_on(verdict):
         table.add_row(label, *cells)
     return table
@@ -63,11 +67,13 @@ def _rests_on(verdict: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
         if not fitted["diverged"]:
             words = ["converged" if each else "not converged" for each in fitted["converged"]]
             left = _shares(fitted["remaining"])
-        rows.append(("FQE, left to move", left, f"{fitted['updates']} updates", _common(words)))
+        rows.append(
+            ("FQE, left to move", left, _count(fitted["updates"], "update"), _common(words))
+        )
     if model is not None:
         returns = _range([each[0] for each in model["return"]], _number)
         beside = f"recorded {_number(verdict['recorded']['return'][0])}"
-        rows.append((f"return of {verdict['horizon']} steps", returns, beside, ""))
+        rows.append((f"return of {_count(verdict['horizon'], 'step')}", returns, beside, ""))
         rows.append(("states beyond the data", _shares(model["beyond"]), "in the model", ""))
     usual = f"recorded {actions['recorded_beyond']:.0%}"
     rows.append(("actions off the recorded", _shares(actions["distance"]), "of the box", ""))
@@ -87,6 +93,10 @@ def _difference(found: Sequence[float]) -> str:
     estimate, low, high = found
     word = "better" if low > 0 else "worse" if high < 0 else "unclear"
     return f"{estimate:+.4g} {word}"
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'s' * (number != 1)}"
 
 
 def _number(value: float) -> str:
