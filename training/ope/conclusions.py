@@ -1,6 +1,8 @@
 """What the estimates of a verdict come to, in one sentence a policy."""
 
+import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 BROKEN = 0.05
@@ -12,7 +14,9 @@ _CAUSE = (
     "do not deploy; the likely cause are actions or states that the data lack, so keep the policy "
     "closer to them: raise filter.penalty, lower source.horizon, or choose algorithm=td3_bc"
 )
-LONGER = "python -m training.ope run=... fqe.updates=20000"
+_RUN = "run=..."
+"""Stands in sentences for a directory, since a run may be moved."""
+LONGER = f"python -m training.ope {_RUN} fqe.updates=20000"
 
 
 def conclude(found: Mapping[str, Any], far: float) -> dict[str, Any]:
@@ -192,6 +196,11 @@ def alarms(verdict: Mapping[str, Any] | None) -> list[str]:
         f"{sentence}{'' if verdict['seeds'] == 1 else f' ({_seeds(own)})'}"
         for sentence, own in said.items()
     ]
+
+
+def name_run(sentence: str, run_dir: Path) -> str:
+    """A sentence whose commands can be typed as they stand."""
+    return sentence.replace(_RUN, shlex.quote(f"run={run_dir}"))
 
 
 def sentences(verdict: Mapping[str, Any]) -> list[str]:

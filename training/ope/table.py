@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from reverie.training.ope.conclusions import sentences
+from reverie.training.ope.conclusions import name_run, sentences
 
 _WIDTHS = (24, 13, 22, 17)
 _AGREE = {
@@ -18,10 +19,11 @@ _AGREE = {
 }
 
 
-def print_verdict(verdict: Mapping[str, Any], console: Console) -> None:
-    """The table, and its conclusion in a sentence below it."""
+def print_verdict(verdict: Mapping[str, Any], console: Console, run_dir: Path) -> None:
+    """The table, and its conclusion in a sentence below it, with commands for that run."""
     console.print(verdict_table(verdict))
     for sentence in sentences(verdict):
+        sentence = name_run(sentence, run_dir)
         console.print(f"verdict: {sentence}", highlight=False, soft_wrap=True)
 
 

@@ -2,6 +2,9 @@
 
 import io
 import json
+import shlex
+from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from reverie.training.ope.support import action_distance
 from reverie.training.ope.table import print_verdict
 from reverie.training.ope.verdict import Verdict, attainable
 from reverie.training.results.shape import complaint_of_verdict
+from reverie.training.results.summary import print_results
 from reverie.world_models.base import Step, WorldModel
 
 QUIET = Console(quiet=True)
@@ -210,7 +214,7 @@ def test_a_fit_that_diverges_is_no_crash():
     found = judge(recording(), OneState(), float("nan"))
     assert found["fqe"] == {"updates": 150, "diverged": True}
     assert "diverged" in found["sentence"][0]
-    print_verdict(found, QUIET)
+    print_verdict(found, QUIET, Path("run"))
     assert complaint_of_verdict(json.loads(json.dumps(found)), 1) is None
 
 
@@ -306,7 +310,7 @@ def test_a_model_counts_as_far_as_it_repeats_what_was_recorded(fqe, bias, outcom
 def test_the_table_fits_80_columns_and_names_the_seeds(both):
     found = both
     console = Console(file=io.StringIO(), width=80)
-    print_verdict(found, console)
+    print_verdict(found, console, Path("run"))
     table, _, said = console.file.getvalue().partition("verdict: ")
     assert all(len(line) <= 80 for line in table.splitlines())
     assert "1: fitted Q evaluation" in table and "worse" in table and "converged" in table
@@ -314,6 +318,25 @@ def test_the_table_fits_80_columns_and_names_the_seeds(both):
     assert said.startswith("seed 0: better") and "verdict: seed 1: do not deploy" in said
     alike = {**found, "sentence": ["better"] * 2}
     assert sentences(alike) == ["better"]
+
+
+def test_advice_names_the_run_as_a_shell_reads_it(tmp_path):
+    found = judge(recording(), None, 0.5, updates=4)
+    console = Console(file=io.StringIO(), width=80)
+    print_verdict(found, console, tmp_path / "my run")
+    printed = console.file.getvalue()
+    command = printed.partition("(python -m ")[2].partition(" gives it longer)")[0]
+    assert shlex.split(command) == [
+        "training.ope",
+        f"run={tmp_path / 'my run'}",
+        "fqe.updates=20000",
+    ]
+    measured = estimates([3, 1, 5], [-3, -5, -1])
+    (said,) = alarms(measured | conclude(measured, 0.5))
+    summary = {"seeds": 1, "result": {}, "verdict": None, "alarms": [said]}
+    with mock.patch("reverie.training.results.summary.results_table", lambda _: ""):
+        print_results(summary, Path("runs/a"), console)
+    assert "python -m training.ope run=runs/a fqe.updates=20000" in console.file.getvalue()
 
 
 def test_a_damaged_verdict_is_named(both):
@@ -325,7 +348,7 @@ def test_a_damaged_verdict_is_named(both):
     assert "its verdict.model.recorded." in complaint_of_verdict({**found, "model": replayed}, 2)
     older = {key: value for key, value in found["model"].items() if key != "recorded"}
     assert complaint_of_verdict({**found, "model": older}, 2) is None
-    print_verdict({**found, "model": older}, QUIET)
+    print_verdict({**found, "model": older}, QUIET, Path("run"))
     for method, key in (("fqe", "value"), ("model", "beyond")):
         spoiled = {**found, method: {**found[method], key: [["a"]]}}
         assert f"its verdict.{method}.{key} is" in complaint_of_verdict(spoiled, 2)
