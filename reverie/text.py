@@ -14,6 +14,11 @@ def printable(text: str) -> str:
     )
 
 
+def counted(number: int, word: str) -> str:
+    """`1 step`, `2 steps`; of words that take an s."""
+    return f"{number:,} {word}{'s' * (number != 1)}"
+
+
 def one_line(text: str, longest: int = 2000) -> str:
     """Printable text on one line, cut where it is endless."""
     line = printable(" ".join(text.split()))

@@ -8,7 +8,7 @@ from reverie.datasets.check.columns import EDGE, Column
 from reverie.datasets.check.report import QUANTILES, Report
 from reverie.datasets.check.values import list_dims
 from reverie.datasets.dataset import Dataset
-from reverie.text import printable
+from reverie.text import counted, printable
 
 SHOWN = 40
 """Observations, and actions, of which the table shows a line each."""
@@ -57,7 +57,7 @@ def _facts(dataset: Dataset, found: Report) -> dict[str, str]:
     return {
         **dataset.origin,
         "environment": f"{spec.env_id or 'none'} (physics {spec.physics})",
-        "spaces": f"{spec.obs_dim} observations, {spec.action_dim} actions",
+        "spaces": f"{counted(spec.obs_dim, 'observation')}, {counted(spec.action_dim, 'action')}",
         "rows": f"{found.rows:,}",
         "episodes": f"{found.episodes:,}",
         "terminals": f"{found.terminals:,} ({found.terminals / found.rows:.2%} of rows)",

@@ -26,6 +26,7 @@ from reverie.envs.make import spec_of
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
 from reverie.ranges import Count, Number
+from reverie.text import counted
 
 log = logging.getLogger(__name__)
 
@@ -320,6 +321,7 @@ def _bound(
         return (float(value),) * width
     if len(value) != width:
         raise Mistake(
-            f"{key} has {len(value)} entries for {width} actions; give one number, or one for each"
+            f"{key} has {len(value)} entries for {counted(width, 'action')}; give one "
+            "number, or one for each"
         )
     return tuple(float(bound) for bound in value)

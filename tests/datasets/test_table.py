@@ -252,7 +252,7 @@ def test_an_environment_can_be_named():
         ),
         ({}, {"reward": "-level", "columns": {"reward": "reward"}}, "both give the reward"),
         ({}, {"action_high": 0.5}, "lies outside"),
-        ({}, {"action_high": [1, 2]}, "action_high has 2 entries for 1 actions"),
+        ({}, {"action_high": [1, 2]}, "action_high has 2 entries for 1 action;"),
     ],
 )
 def test_what_is_named_wrongly_is_refused_in_one_line(change, given, message):

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from reverie.text import counted
 from reverie.training.ope.conclusions import name_run, sentences
 
 _WIDTHS = (24, 13, 22, 17)
@@ -30,7 +31,7 @@ def print_verdict(verdict: Mapping[str, Any], console: Console, run_dir: Path) -
 def verdict_table(verdict: Mapping[str, Any]) -> Table:
     """One row of values a method and seed, then what they rest on."""
     table = Table(
-        title=f"values from {_count(verdict['starts'], 'recorded state')}, discounted by "
+        title=f"values from {counted(verdict['starts'], 'recorded state')}, discounted by "
         f"{verdict['discount']:g}",
         title_justify="left",
         box=None,
@@ -70,12 +71,12 @@ def _rests_on(verdict: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
             words = ["converged" if each else "not converged" for each in fitted["converged"]]
             left = _shares(fitted["remaining"])
         rows.append(
-            ("FQE, left to move", left, _count(fitted["updates"], "update"), _common(words))
+            ("FQE, left to move", left, counted(fitted["updates"], "update"), _common(words))
         )
     if model is not None:
         returns = _range([each[0] for each in model["return"]], _number)
         beside = f"recorded {_number(verdict['recorded']['return'][0])}"
-        rows.append((f"return of {_count(verdict['horizon'], 'step')}", returns, beside, ""))
+        rows.append((f"return of {counted(verdict['horizon'], 'step')}", returns, beside, ""))
         rows.append(("states beyond the data", _shares(model["beyond"]), "in the model", ""))
     usual = f"recorded {actions['recorded_beyond']:.0%}"
     rows.append(("actions off the recorded", _shares(actions["distance"]), "of the box", ""))
@@ -95,10 +96,6 @@ def _difference(found: Sequence[float]) -> str:
     estimate, low, high = found
     word = "better" if low > 0 else "worse" if high < 0 else "unclear"
     return f"{estimate:+.4g} {word}"
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'s' * (number != 1)}"
 
 
 def _number(value: float) -> str:

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from reverie.text import one_line
 from reverie.training.report.groups import Group
 from reverie.training.results import statistics
 from reverie.training.results.statistics import Interval
@@ -22,6 +23,8 @@ _COLOURS = [f"C{index}" for index in range(10)]
 _LINES = ["-", "--", "-.", ":"]
 _LONG = 40
 """Letters of a name beside which there is no room for another one."""
+_LONGEST = 70
+"""Letters of a name that are shown, about as many as fit below a panel."""
 _WIDE = 20.0
 """Largest value, in medians, that still fits on a linear axis."""
 
@@ -191,7 +194,8 @@ def _panels(titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
 def explain(panels: Sequence[Axes]) -> None:
     """Name the lines of every panel below it, where no curve can run."""
     for axes in panels:
-        entries = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        lines, names = axes.get_legend_handles_labels()
+        entries = dict(zip((one_line(name, _LONGEST) for name in names), lines, strict=True))
         if entries:
             legend = axes.legend(
                 entries.values(),

@@ -6,7 +6,7 @@ import pytest
 from reverie.training.report.figures import explain
 
 
-@pytest.mark.parametrize("name", ["a", "one method " * 5])
+@pytest.mark.parametrize("name", ["a", "one method " * 5, "endless " * 90])
 def test_names_stand_below_the_curves_and_inside_of_the_picture(name):
     figure, both = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     for axes in both:
