@@ -18,7 +18,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
-from reverie.ranges import Decay, Positive, Share, Widths
+from reverie.ranges import Decay, Positive, Share, UnitInterval, Widths
 from reverie.world_models.optimiser import Adam
 
 Policy = Callable[[Float[Tensor, "P B D"]], Float[Tensor, "P B A"]]
@@ -32,6 +32,12 @@ class FittedQEvaluation(Agent):
     (Q - offset) / scale, with statistics of the dataset that put its first guess in the right
     place; they do not move the solution of Q(s, a) = r + discount (1 - terminated) Q(s', pi(s')).
 
+    What is wrong by a constant is the slowest to go, at 1 - discount a step of the target, and a
+    policy that earns otherwise than the data does is wrong by just that. So the offset moves too:
+    a Bellman error that is the same everywhere says by how much the values are off, error /
+    (1 - discount), which is the coarse correction of a two-level method (aggregation, Bertsekas and
+    Castanon, IEEE TAC 34(6), 1989). It vanishes where the equation holds.
+
     Args:
         spec: of the task.
         policy: the P policies that are evaluated.
@@ -40,12 +46,14 @@ class FittedQEvaluation(Agent):
         learning_rate: of Adam.
         discount: per control step.
         tau: Polyak step of the target critics; errors of a constant take about
-            1 / (tau (1 - discount)) updates to go.
+            1 / (tau (1 - discount)) updates to go by it alone.
+        offset_rate: share of a constant error that is mended in an update; 0 leaves it to `tau`.
         clip_targets: keep targets within what any policy can be worth, given the recorded rewards.
     """
 
-    offset: Tensor
+    offset: Float[Tensor, " S"]
     scale: Tensor
+    horizon: Tensor
     bounds: Tensor
 
     def __init__(
@@ -60,6 +68,7 @@ class FittedQEvaluation(Agent):
         learning_rate: Positive,
         discount: Decay,
         tau: Share,
+        offset_rate: UnitInterval,
         clip_targets: bool,
     ) -> None:
         super().__init__(spec=spec, seeds=policies * replicas)
@@ -67,6 +76,7 @@ class FittedQEvaluation(Agent):
             raise Mistake(f"fqe.discount={discount} must lie in [0, 1)")
         self.policy, self.policies = policy, policies
         self.discount, self.tau, self.clip_targets = discount, tau, clip_targets
+        self.offset_rate = offset_rate
         self.critics = Critics(
             seeds=self.seeds,
             critics=1,
@@ -78,8 +88,9 @@ class FittedQEvaluation(Agent):
         )
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         self.optimiser = Adam(self.critics.parameters(), learning_rate)
-        self.register_buffer("offset", torch.zeros(()))
+        self.register_buffer("offset", torch.zeros(self.seeds))
         self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("horizon", torch.ones(()))
         self.register_buffer("bounds", torch.tensor([-torch.inf, torch.inf]))
 
     def prepare(self, data: Dataset) -> None:
@@ -88,10 +99,10 @@ class FittedQEvaluation(Agent):
             critics.prepare(rows.obs)
         # Steps that count for a policy which terminates as often as the data does.
         going_on = 1 - rows.terminated.float().mean()
-        horizon = 1 / (1 - self.discount * going_on)
+        self.horizon.copy_(1 / (1 - self.discount * going_on))
         std, mean = torch.std_mean(rows.reward, correction=0)
-        self.offset.copy_(mean * horizon)
-        self.scale.copy_((std * horizon).clamp(min=1e-6))
+        self.offset.copy_(mean * self.horizon)
+        self.scale.copy_((std * self.horizon).clamp(min=1e-6))
         low, high = (end.item() for end in rows.reward.aminmax())
         ends = bool(rows.terminated.any())
         self.bounds.copy_(torch.tensor(sum_bounds(low, high, 1 / (1 - self.discount), ends)))
@@ -107,7 +118,7 @@ class FittedQEvaluation(Agent):
     def values(
         self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"]
     ) -> Float[Tensor, "S 1 B"]:
-        return self.offset + self.scale * self.critics(obs, action)
+        return self.offset.view(-1, 1, 1) + self.scale * self.critics(obs, action)
 
     @torch.no_grad()
     def state_values(self, obs: Float[Tensor, "B D"]) -> Float[Tensor, "P R B"]:
@@ -116,18 +127,36 @@ class FittedQEvaluation(Agent):
         return self.values(obs, self.act(obs)).view(self.policies, -1, obs.shape[1])
 
     def update(self, batch: Transition) -> dict[str, Float[Tensor, " S"]]:
-        target = (self.target(batch) - self.offset) / self.scale
+        wanted = self.target(batch)
+        target = (wanted - self.offset.unsqueeze(1)) / self.scale
         prediction = self.critics(batch.obs, batch.action)
         loss = squared_error(prediction, target)
         self.optimiser.step(loss)
         polyak_(self.target_critics.parameters(), self.critics.parameters(), self.tau)
         value = self.offset + self.scale * prediction.detach().mean((1, 2))
+        if self.offset_rate:
+            self._move_offset(batch, wanted)
         return {"critic_loss": loss.detach(), "value": value}
+
+    @torch.no_grad()
+    def _move_offset(self, batch: Transition, target: Float[Tensor, "S B"]) -> None:
+        """Mend a share of the error that all values have in common.
+
+        Both sides are of the target critics: the online ones follow them, whatever they are off by.
+        """
+        own = self._slow(batch.obs, batch.action)
+        self.offset += self.offset_rate * self.horizon * (target - own).mean(1)
+
+    def _slow(
+        self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"]
+    ) -> Float[Tensor, "S B"]:
+        """Values by the target critics."""
+        return self.offset.unsqueeze(1) + self.scale * self.target_critics(obs, action)[:, 0]
 
     @torch.no_grad()
     def target(self, batch: Transition) -> Float[Tensor, "S B"]:
         """y = r + discount (1 - terminated) Q'(s', pi(s'))."""
         obs = batch.next_obs
-        value = self.offset + self.scale * self.target_critics(obs, self.act(obs))[:, 0]
+        value = self._slow(obs, self.act(obs))
         target = bellman_target(batch.reward, batch.terminated, value, self.discount)
         return target.clamp(*self.bounds) if self.clip_targets else target

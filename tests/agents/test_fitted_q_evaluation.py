@@ -19,6 +19,7 @@ HYPERPARAMETERS = {
     "learning_rate": 1e-2,
     "discount": DISCOUNT,
     "tau": 0.3,
+    "offset_rate": 0.05,
     "clip_targets": True,
 }
 # Three states in a row. Right leads on, and out of the last one to the end; left leads back.
@@ -64,9 +65,7 @@ def exact(moves):
     return torch.linalg.solve(matrix, reward)
 
 
-@pytest.fixture
-def data():
-    columns = rows()
+def recorded(columns):
     return build(
         name="chain",
         spec=SPEC,
@@ -79,6 +78,11 @@ def data():
         origin={},
         clip_actions=False,
     )
+
+
+@pytest.fixture
+def data():
+    return recorded(rows())
 
 
 @pytest.fixture
@@ -106,6 +110,28 @@ def test_it_finds_the_values_of_a_known_chain(make_learner):
     for replica in range(2):
         torch.testing.assert_close(found[0, replica], right, atol=0.15, rtol=0.02)
         torch.testing.assert_close(found[1, replica], left, atol=0.15, rtol=0.02)
+
+
+def test_an_error_of_all_values_goes_within_few_updates():
+    endless = replace(rows(), terminated=torch.zeros(6, dtype=torch.bool))
+    batch = endless.map(lambda column: column.expand(2, *column.shape))
+    far = {}
+    for rate in (0.0, 0.05):
+        torch.manual_seed(0)
+        learner = FittedQEvaluation(
+            **HYPERPARAMETERS
+            | {"spec": SPEC, "policy": always_right, "policies": 1, "discount": 0.99}
+            | {"offset_rate": rate}
+        )
+        learner.prepare(recorded(endless))
+        start = learner.offset.clone()
+        for _ in range(150):
+            learner.update(batch)
+        # The last state pays 2 for ever; before it, 0 and 0.5 once each.
+        value = torch.tensor([0.99 * 0.5 + 0.99**2 * 200, 0.5 + 0.99 * 200, 200.0])
+        far[rate] = (learner.state_values(torch.eye(3))[0] - value).abs().max(1).values
+        assert learner.offset.eq(start).all() == (rate == 0)
+    assert far[0.0].min() > 60 and far[0.05].max() < 30
 
 
 def test_targets_stop_at_terminations_and_stay_within_what_can_be_earned(make_learner):

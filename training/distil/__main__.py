@@ -178,7 +178,7 @@ def _by_records(run: SavedRun, settings: DictConfig, console: Console) -> Distil
                 console=console,
             )
         console.print(f"the {name}:", highlight=False)
-        print_verdict(found[name], console)
+        print_verdict(found[name], console, Path(settings.run).expanduser())
     values = {name: score_of(verdict) for name, verdict in found.items()}
     return student, chosen, {"values": values, "verdict": found}
 

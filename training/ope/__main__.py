@@ -82,7 +82,7 @@ def evaluate(settings: DictConfig) -> None:
         device=run.device,
         console=console,
     )
-    print_verdict(found, console)
+    print_verdict(found, console, run_dir)
     estimates = estimates_of(found)
     truth = true_values(run, settings, found["discount"]) if settings.true_return else None
     if truth is not None:

@@ -1,6 +1,8 @@
 """What the estimates of a verdict come to, in one sentence a policy."""
 
+import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 BROKEN = 0.05
@@ -12,7 +14,9 @@ _CAUSE = (
     "do not deploy; the likely cause are actions or states that the data lack, so keep the policy "
     "closer to them: raise filter.penalty, lower source.horizon, or choose algorithm=td3_bc"
 )
-LONGER = "python -m training.ope run=... fqe.updates=20000"
+_RUN = "run=..."
+"""Stands in sentences for a directory, since a run may be moved."""
+LONGER = f"python -m training.ope {_RUN} fqe.updates=20000"
 
 
 def conclude(found: Mapping[str, Any], far: float) -> dict[str, Any]:
@@ -20,13 +24,17 @@ def conclude(found: Mapping[str, Any], far: float) -> dict[str, Any]:
 
     Args:
         found: what was measured, see `Verdict.judge`.
-        far: share beyond the data that is worth a warning.
+        far: share beyond the data above which no policy is called better.
 
     Returns:
         `outcome`: better, worse, unclear, contradiction or none (no estimate is fit for use);
         `agreement`: agree (the intervals overlap), differ, contradict (in whether the policy is
         better than what was recorded) or one; `impossible`, estimates beyond what the rewards
         allow; `cautions`, these and others; `sentence`, of all that.
+
+    A gain in the model counts only where it is larger than what the model misses of the recorded
+    behaviour. No policy is better that an estimate promises the impossible of, or that often leaves
+    the data: what an estimate says there is a guess.
     """
     made = [_of_seed(found, seed, far) for seed in range(found["seeds"])]
     return {name: [each[name] for each in made] for name in made[0]}
@@ -35,26 +43,47 @@ def conclude(found: Mapping[str, Any], far: float) -> dict[str, Any]:
 def _of_seed(found: Mapping[str, Any], seed: int, far: float) -> dict[str, Any]:
     signs, unfit = {}, []
     for method in NAMES:
-        reason = _unfit(found, method, seed)
+        reason = unfit_reason(found, method, seed)
         if reason is None:
             _, low, high = found[method]["difference"][seed]
             signs[method] = (low > 0) - (high < 0)
         else:
             unfit.append(reason)
     agreement = _agreement(found, signs, seed)
-    outcome, said = _outcome(signs, agreement, unfit)
+    biased = _biased(found, seed) if signs.get("model") == 1 else None
+    counted = signs | {"model": 0} if biased and agreement != "contradict" else signs
+    outcome, said = _outcome(counted, agreement, unfit)
     impossible = _impossible(found, signs, seed)
-    cautions = [*impossible, *_unsupported(found, signs, seed, far)]
+    doubts = [*impossible, *_unsupported(found, signs, seed, far)]
+    cautions = [*([biased] if biased else []), *doubts]
+    sentence = "; but ".join([said, *cautions[:1]]) if signs else said
+    if outcome == "better" and doubts:
+        outcome, sentence = "unclear", f"do not rely on it: looks {said}, but {doubts[0]}"
     return {
         "outcome": outcome,
         "agreement": agreement,
         "impossible": impossible,
         "cautions": cautions,
-        "sentence": "; but ".join([said, *cautions[:1]]) if signs else said,
+        "sentence": sentence,
     }
 
 
-def _unfit(found: Mapping[str, Any], method: str, seed: int) -> str | None:
+def _biased(found: Mapping[str, Any], seed: int) -> str | None:
+    """Why a gain in the model may be an error of the model; None where it is larger than that."""
+    recorded, (_, gain, _) = found["model"]["recorded"], found["model"]["difference"][seed]
+    if recorded["broken"][seed] > BROKEN:
+        return f"{recorded['broken'][seed]:.0%} of the recorded actions broke the model down"
+    _, low, high = recorded["bias"][seed]
+    missed = max(-low, high)
+    if gain > missed:
+        return None
+    return (
+        f"the model itself misses the recorded value by up to {missed:.4g}, and the gain that it "
+        f"is sure of is {gain:.4g}"
+    )
+
+
+def unfit_reason(found: Mapping[str, Any], method: str, seed: int) -> str | None:
     """Why a method says nothing, with what may help; None where it does."""
     measured = found[method]
     if method == "fqe":
@@ -167,6 +196,11 @@ def alarms(verdict: Mapping[str, Any] | None) -> list[str]:
         f"{sentence}{'' if verdict['seeds'] == 1 else f' ({_seeds(own)})'}"
         for sentence, own in said.items()
     ]
+
+
+def name_run(sentence: str, run_dir: Path) -> str:
+    """A sentence whose commands can be typed as they stand."""
+    return sentence.replace(_RUN, shlex.quote(f"run={run_dir}"))
 
 
 def sentences(verdict: Mapping[str, Any]) -> list[str]:

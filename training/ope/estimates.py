@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from rich.console import Console
 from torch import Tensor
 
@@ -104,6 +104,7 @@ def model_rollouts(
     discount: float,
     box: Float[Tensor, "2 D"] | None,
     seen: Float[Tensor, "2 D"] | None = None,
+    lengths: Int[Tensor, " P"] | None = None,
 ) -> Rollouts:
     """Let policies act in a world model from given starts until it terminates or all is counted.
 
@@ -117,6 +118,8 @@ def model_rollouts(
             lets them go.
         seen: the range of the data, beyond which steps are counted; None counts none. What never
             varies there, in either box, leaves it nowhere.
+        lengths: steps that count from each start, and no more are taken than the longest; None
+            for all.
     """
     count = len(starts)
     obs = starts.repeat(rollouts, 1).expand(seeds, -1, -1)  # [S, K P, D]
@@ -127,7 +130,11 @@ def model_rollouts(
     steps, broken, outside, beyond = torch.zeros(4, *lead, device=obs.device)
     taken = torch.zeros(lead, device=obs.device)
     horizon = value_steps(discount)
-    for elapsed in range(max(limit, horizon)):
+    last = None if lengths is None else lengths.to(obs.device).repeat(rollouts)  # [K P]
+    longest = max(limit, horizon) if last is None else min(max(limit, horizon), int(last.max()))
+    for elapsed in range(longest):
+        if last is not None:
+            alive = alive & (elapsed < last)
         step = model.advance(obs, policy(obs), 1, state)
         next_obs, reward = step.next_obs[0], step.reward[0]
         finite = next_obs.isfinite().all(-1) & reward.isfinite()

@@ -32,11 +32,15 @@ class Recorded:
         values: `[P]` float64, discounted, as if there were no time limit.
         returns: `[P]` float64, undiscounted, up to the horizon.
         continued: share of a value's weight that lies beyond the ends of the recording.
+        present: `[P]` int64, steps of a value that the recording holds.
+        earned: `[P]` float64, what they come to, discounted.
     """
 
     values: Float[Tensor, " P"]
     returns: Float[Tensor, " P"]
     continued: float
+    present: Int[Tensor, " P"]
+    earned: Float[Tensor, " P"]
 
 
 def value_steps(discount: float) -> int:
@@ -82,31 +86,65 @@ def recorded_values(
         horizon: control steps of a return.
         discount: per control step, below 1.
     """
-    values, missing, total = _earned(data, rows, value_steps(discount), discount)
-    returns, _, _ = _earned(data, rows, horizon, 1.0)
-    return Recorded(values, returns, float(missing.mean() / total))
+    steps = value_steps(discount)
+    present = recorded_steps(data, rows, steps)
+    earned = _earned(data, rows, present, discount)
+    beyond, missing = _continued(data, rows, present, steps, discount)
+    counted = recorded_steps(data, rows, horizon)
+    later, _ = _continued(data, rows, counted, horizon, 1.0)
+    whole = float(_geometric(discount, torch.tensor(steps)))
+    return Recorded(
+        values=earned + beyond,
+        returns=_earned(data, rows, counted, 1.0) + later,
+        continued=float(missing.mean() / whole),
+        present=present,
+        earned=earned,
+    )
+
+
+def recorded_steps(data: Dataset, rows: Int[Tensor, " P"], steps: int) -> Int[Tensor, " P"]:
+    """How many of `steps` steps from given rows on were recorded, one at least."""
+    return (_ends(data)[_episodes(data, rows)] - rows).clamp(max=steps)
+
+
+def recorded_window(rows: Int[Tensor, " P"], present: Int[Tensor, " P"]) -> Int[Tensor, "P T"]:
+    """Row numbers of the steps from given rows on; the last recorded one stands for later ones."""
+    ages = torch.arange(int(present.max()))
+    return rows.unsqueeze(1) + torch.minimum(ages, present.unsqueeze(1) - 1)
+
+
+def _ends(data: Dataset) -> Int[Tensor, " E"]:
+    return data.episode_starts + data.episode_lengths
+
+
+def _episodes(data: Dataset, rows: Int[Tensor, " P"]) -> Int[Tensor, " P"]:
+    return torch.searchsorted(data.episode_starts, rows, right=True) - 1
 
 
 def _earned(
-    data: Dataset, rows: Int[Tensor, " P"], steps: int, discount: float
-) -> tuple[Float[Tensor, " P"], Float[Tensor, " P"], float]:
-    """Rewards of `steps` steps, the weight of those that no row holds, and that of all."""
-    reward = data.transitions.reward.double()
-    ends = data.episode_starts + data.episode_lengths
-    episode = torch.searchsorted(data.episode_starts, rows, right=True) - 1
-    present = (ends[episode] - rows).clamp(max=steps)  # [P]
-    ages = torch.arange(int(present.max()))
-    window = (rows.unsqueeze(1) + ages).clamp(max=len(data) - 1)
-    weights = discount ** ages.double()
-    earned = (torch.where(ages < present.unsqueeze(1), reward[window], 0.0) * weights).sum(1)
-    going_on = 1 - float(data.transitions.terminated.double().mean())
+    data: Dataset, rows: Int[Tensor, " P"], present: Int[Tensor, " P"], discount: float
+) -> Float[Tensor, " P"]:
+    """Rewards of the steps that are present."""
+    reward = data.transitions.reward.double()[recorded_window(rows, present)]
+    ages = torch.arange(reward.shape[1])
+    return (torch.where(ages < present.unsqueeze(1), reward, 0.0) * discount ** ages.double()).sum(
+        1
+    )
+
+
+def _continued(
+    data: Dataset, rows: Int[Tensor, " P"], present: Int[Tensor, " P"], steps: int, discount: float
+) -> tuple[Float[Tensor, " P"], Float[Tensor, " P"]]:
+    """Rewards of those of `steps` steps that no row holds, and their weight."""
+    reward, ended = data.transitions.reward.double(), data.transitions.terminated
+    ends, episode = _ends(data), _episodes(data, rows)
+    going_on = 1 - float(ended.double().mean())
     missing = discount ** present.double() * _geometric(discount * going_on, steps - present)
-    missing = torch.where(data.transitions.terminated[ends[episode] - 1], 0.0, missing)
+    missing = torch.where(ended[ends[episode] - 1], 0.0, missing)
     late = ends - (data.episode_lengths + 1) // 2  # the later half of every episode
     total = torch.cat([torch.zeros(1, dtype=torch.float64), reward.cumsum(0)])
     mean = (total[ends] - total[late]) / (ends - late)
-    whole = float(_geometric(discount, torch.tensor(steps)))
-    return earned + missing * mean[episode], missing, whole
+    return missing * mean[episode], missing
 
 
 def _geometric(ratio: float, count: Tensor) -> Float[Tensor, "*lead"]:

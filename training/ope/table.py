@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from reverie.training.ope.conclusions import sentences
+from reverie.text import counted
+from reverie.training.ope.conclusions import name_run, sentences
 
 _WIDTHS = (24, 13, 22, 17)
 _AGREE = {
@@ -18,18 +20,19 @@ _AGREE = {
 }
 
 
-def print_verdict(verdict: Mapping[str, Any], console: Console) -> None:
-    """The table, and its conclusion in a sentence below it."""
+def print_verdict(verdict: Mapping[str, Any], console: Console, run_dir: Path) -> None:
+    """The table, and its conclusion in a sentence below it, with commands for that run."""
     console.print(verdict_table(verdict))
     for sentence in sentences(verdict):
+        sentence = name_run(sentence, run_dir)
         console.print(f"verdict: {sentence}", highlight=False, soft_wrap=True)
 
 
 def verdict_table(verdict: Mapping[str, Any]) -> Table:
     """One row of values a method and seed, then what they rest on."""
     table = Table(
-        title=f"value, discounted by {verdict['discount']:g}, from {verdict['starts']} recorded "
-        "states on",
+        title=f"values from {counted(verdict['starts'], 'recorded state')}, discounted by "
+        f"{verdict['discount']:g}",
         title_justify="left",
         box=None,
         padding=(0, 1, 0, 0),
@@ -48,6 +51,10 @@ def verdict_table(verdict: Mapping[str, Any]) -> Table:
             if measured is not None and not measured.get("diverged"):
                 value, difference = measured["value"][seed], measured["difference"][seed]
                 table.add_row(before + label, *_interval(value), _difference(difference))
+        own = (verdict["model"] or {}).get("recorded")
+        if own is not None:  # older summaries lack it
+            bias = f"{own['bias'][seed][0]:+.4g} bias"
+            table.add_row(before + "recorded, in model", *_interval(own["value"][seed]), bias)
     for label, *cells in _rests_on(verdict):
         table.add_row(label, *cells)
     return table
@@ -63,11 +70,13 @@ def _rests_on(verdict: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
         if not fitted["diverged"]:
             words = ["converged" if each else "not converged" for each in fitted["converged"]]
             left = _shares(fitted["remaining"])
-        rows.append(("FQE, left to move", left, f"{fitted['updates']} updates", _common(words)))
+        rows.append(
+            ("FQE, left to move", left, counted(fitted["updates"], "update"), _common(words))
+        )
     if model is not None:
         returns = _range([each[0] for each in model["return"]], _number)
         beside = f"recorded {_number(verdict['recorded']['return'][0])}"
-        rows.append((f"return of {verdict['horizon']} steps", returns, beside, ""))
+        rows.append((f"return of {counted(verdict['horizon'], 'step')}", returns, beside, ""))
         rows.append(("states beyond the data", _shares(model["beyond"]), "in the model", ""))
     usual = f"recorded {actions['recorded_beyond']:.0%}"
     rows.append(("actions off the recorded", _shares(actions["distance"]), "of the box", ""))

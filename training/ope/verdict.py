@@ -20,6 +20,7 @@ from reverie.agents.losses import sum_bounds
 from reverie.datasets.dataset import Dataset
 from reverie.envs.specs import Spec
 from reverie.ranges import Count, Inside, Positive, Share, UnitInterval, Whole, Widths
+from reverie.training.ope.bias import ModelBias, model_bias
 from reverie.training.ope.conclusions import conclude
 from reverie.training.ope.estimates import Fitted, Rollouts, box_of, fit_values, interval
 from reverie.training.ope.estimates import model_rollouts as roll_out
@@ -39,6 +40,7 @@ RANGES: dict[str, Any] = {
     "fqe.hidden": Widths,
     "fqe.learning_rate": Positive,
     "fqe.tau": Share,
+    "fqe.offset_rate": UnitInterval,
     "model.rollouts": Whole,
     "model.box": Positive | None,
 }
@@ -55,8 +57,8 @@ class Verdict:
         horizon: control steps of a return; None for the task's limit, or the recorded one.
         converged: fitted Q evaluation has converged where its estimate has at most this share of
             itself left to move, see `Fitted.remaining`.
-        far: the conclusion warns where so large a share of actions, or of states in the model, lies
-            beyond the data, recorded actions of which the same is true not counted.
+        far: no policy is called better where so large a share of its actions, or of its states in
+            the model, lies beyond the data, recorded actions of which the same is true not counted.
         updates: of fitted Q evaluation; 0 for none.
         fqe: `batch_size`, and hyperparameters of `FittedQEvaluation`.
         rollouts: in the model from each start; 0 for none.
@@ -153,9 +155,28 @@ class Verdict:
             )
             found["fqe"] = self._describe_fit(fitted, known)
         if model is not None and self.rollouts:
+            box = None if self.box is None else box_of(data, self.box).to(device)
             with torch.no_grad():
-                simulated = self._roll_out(model, policy, data, starts, seeds, horizon, discount)
-            found["model"] = describe_rollouts(simulated, known)
+                simulated = roll_out(
+                    *(model, policy, starts),
+                    seeds=seeds,
+                    rollouts=self.rollouts,
+                    limit=horizon,
+                    discount=discount,
+                    box=box,
+                    seen=box_of(data, 1.0).to(device),
+                )
+                missed = model_bias(
+                    *(model, data, rows, known),
+                    seeds=seeds,
+                    rollouts=self.rollouts,
+                    discount=discount,
+                    box=box,
+                    device=device,
+                )
+            found["model"] = describe_rollouts(simulated, known) | {
+                "recorded": describe_bias(missed, known)
+            }
         return found | conclude(found, self.far)
 
     def _describe_fit(self, fitted: Fitted | None, known: Recorded) -> dict[str, Any]:
@@ -171,29 +192,6 @@ class Verdict:
             "converged": (remaining <= self.converged).tolist(),
         }
 
-    def _roll_out(
-        self,
-        model: WorldModel,
-        policy: Policy,
-        data: Dataset,
-        starts: Float[Tensor, "P D"],
-        seeds: int,
-        horizon: int,
-        discount: float,
-    ) -> Rollouts:
-        device = starts.device
-        return roll_out(
-            model,
-            policy,
-            starts,
-            seeds=seeds,
-            rollouts=self.rollouts,
-            limit=horizon,
-            discount=discount,
-            box=None if self.box is None else box_of(data, self.box).to(device),
-            seen=box_of(data, 1.0).to(device),
-        )
-
 
 def describe_rollouts(simulated: Rollouts, known: Recorded) -> dict[str, Any]:
     """What rollouts in the model say, one entry a seed."""
@@ -205,6 +203,15 @@ def describe_rollouts(simulated: Rollouts, known: Recorded) -> dict[str, Any]:
             name: getattr(simulated, name).tolist()
             for name in ("steps", "broken", "outside", "beyond")
         },
+    }
+
+
+def describe_bias(missed: ModelBias, known: Recorded) -> dict[str, Any]:
+    """What the model makes of the recorded behaviour, one entry a seed."""
+    return {
+        "value": [plain(interval((known.values + own)[None])) for own in missed.bias],
+        "bias": [plain(interval(own[None])) for own in missed.bias],
+        "broken": missed.broken.tolist(),
     }
 
 

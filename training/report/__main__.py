@@ -19,6 +19,7 @@ from reverie.mistake import Mistake
 from reverie.text import one_line
 from reverie.training.files import write_text
 from reverie.training.launch import mistakes
+from reverie.training.ope.conclusions import name_run
 from reverie.training.report.dreams import dreams
 from reverie.training.report.figures import Painter, unit_of
 from reverie.training.report.groups import (
@@ -139,7 +140,8 @@ def overview(groups: Sequence[Group], remarks: Sequence[str]) -> Section:
 def alarms(groups: Sequence[Group]) -> list[Section]:
     """What the runs themselves warn of; nothing where none does."""
     said = {
-        f"{run.directory}: {alarm}": None  # a run may stand in several groups
+        # A run may stand in several groups.
+        f"{run.directory}: {name_run(alarm, run.directory)}": None
         for group in groups
         for run in group.runs
         for alarm in run.summary.get("alarms", [])

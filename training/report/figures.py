@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from reverie.text import one_line
 from reverie.training.report.groups import Group
 from reverie.training.results import statistics
 from reverie.training.results.statistics import Interval
@@ -20,6 +21,10 @@ _WIDTH = 3
 """Panels side by side."""
 _COLOURS = [f"C{index}" for index in range(10)]
 _LINES = ["-", "--", "-.", ":"]
+_LONG = 40
+"""Letters of a name beside which there is no room for another one."""
+_LONGEST = 70
+"""Letters of a name that are shown, about as many as fit below a panel."""
 _WIDE = 20.0
 """Largest value, in medians, that still fits on a linear axis."""
 
@@ -104,7 +109,7 @@ class Painter:
                 )
                 still = _mean([c["constant"]["median"] for c in curves])
                 axes.plot(horizons, still, color="0.6", ls=":", label="standing still")
-            axes.set(xlabel="steps ahead", ylabel="median error, standard deviations of the state")
+            axes.set(xlabel="steps ahead", ylabel="median error, in std of the state")
             axes.set_xscale("log")
             axes.set_yscale("log")
         return _svg(figure, panels)
@@ -186,13 +191,26 @@ def _panels(titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
     return figure, panels
 
 
-def _svg(figure: Figure, panels: Sequence[Axes]) -> bytes:
+def explain(panels: Sequence[Axes]) -> None:
+    """Name the lines of every panel below it, where no curve can run."""
     for axes in panels:
-        entries = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        lines, names = axes.get_legend_handles_labels()
+        entries = dict(zip((one_line(name, _LONGEST) for name in names), lines, strict=True))
         if entries:
-            legend = axes.legend(entries.values(), entries.keys(), fontsize=7)
+            legend = axes.legend(
+                entries.values(),
+                entries.keys(),
+                fontsize=7,
+                ncols=1 if max(map(len, entries)) > _LONG else 2,
+                loc="upper center",
+                bbox_to_anchor=(0.5, -0.16),
+            )
             for text in legend.get_texts():  # names, which may hold what else begins a formula
                 text.set_parse_math(False)
+
+
+def _svg(figure: Figure, panels: Sequence[Axes]) -> bytes:
+    explain(panels)
     file = io.BytesIO()
     # Identifiers and date would make every page differ from the last one.
     with rc_context({"svg.hashsalt": "reverie"}):

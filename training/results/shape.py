@@ -87,6 +87,11 @@ _ROLLED_OUT: dict[str, Check] = {
     **{name: list_of(_is_interval) for name in ("value", "difference", "return")},
     "beyond": list_of(is_number),
 }
+_REPLAYED: dict[str, Check] = {
+    **{f"recorded.{name}": list_of(_is_interval) for name in ("value", "bias")},
+    "recorded.broken": list_of(is_number),
+}
+"""Of a model that was asked to repeat the recordings, which older summaries do not know."""
 _SHARED = ("recorded.value", "recorded.return")
 """Lists that hold no entry a seed."""
 _MEASURED: dict[str, Check] = {
@@ -147,6 +152,8 @@ def complaint_of_verdict(verdict: Any, seeds: int) -> str | None:
         measured = _at(verdict, method)
         if measured is not None:
             names = _DIVERGED if _at(measured, "diverged") is True else own
+            if _at(measured, "recorded") is not _MISSING:
+                names = own = own | _REPLAYED
             checks |= {f"{method}.{name}": own[name] for name in names}
     for key, check in checks.items():
         found = _at(verdict, key)

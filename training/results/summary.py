@@ -19,6 +19,7 @@ from reverie.mistake import Mistake
 from reverie.text import all_printable, printable
 from reverie.training.files import FORMAT
 from reverie.training.logging import HEADER
+from reverie.training.ope.conclusions import name_run
 from reverie.training.ope.table import print_verdict
 from reverie.training.population import label
 from reverie.training.results.shape import complaint_of_summary
@@ -126,9 +127,10 @@ def print_results(summary: Mapping[str, Any], run_dir: Path, console: Console) -
     """Print the table and where everything lies."""
     console.print(results_table(summary))
     if summary.get("verdict") is not None:
-        print_verdict(summary["verdict"], console)
+        print_verdict(summary["verdict"], console, run_dir)
     for alarm in summary.get("alarms", []):
-        console.print(f"warning: {alarm}", style="yellow", highlight=False, soft_wrap=True)
+        said = f"warning: {name_run(alarm, run_dir)}"
+        console.print(said, style="yellow", highlight=False, soft_wrap=True)
     console.print(f"run directory: {run_dir}", highlight=False, soft_wrap=True)
 
 

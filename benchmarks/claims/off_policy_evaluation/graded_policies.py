@@ -36,6 +36,7 @@ FQE = {
     "activation": "relu",
     "learning_rate": 1e-3,
     "tau": 0.2,
+    "offset_rate": 0.01,
     "clip_targets": True,
 }
 AGENT = {

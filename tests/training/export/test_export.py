@@ -205,18 +205,56 @@ def test_which_seed_is_exported():
     result = {"return_last10_per_seed": [None, -5.0, -7.0]}
     assert choose_seed(3, None, {"result": result})[0] == 1
     assert choose_seed(3, 2, {"result": result}) == (2, "as chosen")
-    values = {"fqe": [[5, 4, 6], [3, 2, 4], [9, 8, 9]], "model": [[1, 0, 2], [2, 1, 3], [None] * 3]}
-    verdict = {method: {"value": value} for method, value in values.items()}
-    chosen, why = choose_seed(3, None, {"result": {}, "verdict": verdict})
-    assert chosen == 1 and "lower estimate of its verdict, 2" in why
-    diverged = {"fqe": {"diverged": True}, "model": None}
-    assert choose_seed(3, None, {"result": {}, "verdict": diverged})[0] == 0
     assert choose_seed(1, None, {}) == (0, "the only one")
     assert choose_seed(3, None, {})[1].startswith("the first, for the run is not finished")
     assert choose_seed(3, None, {"result": {}})[1].startswith("the first, for the summary holds")
     assert findings({"result": {}, "verdict": {"a": 1}}) == {
         **{"scores": None, "verdict": {"a": 1}, "alarms": None}
     }
+
+
+def verdict(outcome, fqe, model=None, converged=True):
+    """Of a seed an entry each; None for an estimate that was not finite."""
+    count = len(outcome)
+    converged = converged if isinstance(converged, list) else [converged] * count
+    return {
+        "outcome": outcome,
+        "fqe": {
+            "diverged": False,
+            "converged": converged,
+            "value": [[each] * 3 for each in fqe],
+        },
+        "model": model and {"broken": [0.0] * count, "value": [[each] * 3 for each in model]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("found", "chosen", "said"),
+    [
+        (
+            verdict(["better"] * 3, [5, 3, 9], [1, 2, None]),
+            1,
+            "of the outcome better and the best by the lower of fitted Q evaluation and the model "
+            "rollouts, 2",
+        ),
+        # An estimate that had not converged, however high, decides nothing.
+        (
+            verdict(["better"] * 2, [5, 900], [2, 1], [False] * 2),
+            0,
+            "best by the model rollouts, 2",
+        ),
+        (verdict(["better"] * 2, [5, 900], [2, 1], [True, False]), 0, "by the model rollouts, 2"),
+        (verdict(["contradiction", "worse", "unclear"], [9, 8, 1]), 2, "of the outcome unclear"),
+        (verdict(["unclear", "better"], [9, 1]), 1, "of the outcome better"),
+        (verdict(["worse", "worse"], [1, 2]), 1, "of the outcome worse and the best by fitted Q"),
+        (verdict(["none"] * 2, [1, 2], None, False), 0, "for no estimate of its verdict is fit"),
+        (verdict(["worse", "none"], [1, 2], None, [True, False]), 1, "not to be rejected"),
+        ({"outcome": ["none"] * 3, "fqe": {"diverged": True}, "model": None}, 0, "is fit for use"),
+    ],
+)
+def test_a_seed_is_chosen_by_what_the_verdict_trusts(found, chosen, said):
+    seed, why = choose_seed(len(found["outcome"]), None, {"result": {}, "verdict": found})
+    assert seed == chosen and said in why
 
 
 def test_a_decision_is_timed_without_its_first_calls():

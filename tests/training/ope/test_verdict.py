@@ -2,6 +2,9 @@
 
 import io
 import json
+import shlex
+from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from reverie.training.ope.support import action_distance
 from reverie.training.ope.table import print_verdict
 from reverie.training.ope.verdict import Verdict, attainable
 from reverie.training.results.shape import complaint_of_verdict
+from reverie.training.results.summary import print_results
 from reverie.world_models.base import Step, WorldModel
 
 QUIET = Console(quiet=True)
@@ -29,6 +33,7 @@ FQE = dict(
     activation="relu",
     learning_rate=1e-2,
     tau=0.5,
+    offset_rate=0.01,
     clip_targets=True,
 )
 JUDGE = dict(
@@ -57,11 +62,11 @@ def recording(spread=1.0, episodes=20, steps=25, shift=0.0):
 
 
 class OneState(WorldModel):
-    """The true dynamics, paid `bonus` more than in truth."""
+    """The true dynamics, paid `bonus` more than in truth; actions above `above` break it."""
 
-    def __init__(self, bonus=0.0, broken=False):
+    def __init__(self, bonus=0.0, broken=False, above=2.0):
         super().__init__()
-        self.bonus, self.broken = bonus, broken
+        self.bonus, self.broken, self.above = bonus, broken, above
 
     def fit(self, data, progress=None):
         return {}
@@ -70,7 +75,8 @@ class OneState(WorldModel):
         return {}
 
     def step(self, obs, action, candidates=1, state=None):
-        after = torch.full_like(obs, torch.nan) if self.broken else obs
+        breaks = self.broken | (action > self.above)
+        after = torch.where(breaks, torch.nan, obs)
         reward = reward_of(action[..., 0]) + self.bonus
         ended = torch.zeros_like(reward, dtype=torch.bool)
         return Step(after[None], reward[None], ended[None], torch.zeros_like(reward))
@@ -139,6 +145,54 @@ def test_a_model_that_pays_too_much_contradicts_and_is_said_to_promise_the_impos
     assert len(alarms(found)) == 2 and alarms(None) == []
 
 
+def test_a_gain_that_the_model_may_owe_to_its_own_errors_is_no_gain():
+    data = recording()
+    honest = judge(data, OneState(), 0.5, updates=0)
+    assert honest["outcome"] == ["better"] and honest["model"]["recorded"]["broken"] == [0]
+    assert honest["model"]["recorded"]["bias"][0] == pytest.approx([0, 0, 0], abs=1e-5)
+    # It pays 0.4 too much at every step, of any action: 0.4 / (1 - 0.8). The policy is as good as
+    # what was recorded, and all its gain is that.
+    found = judge(data, OneState(bonus=0.4), -0.25, updates=0)
+    assert found["model"]["recorded"]["bias"][0] == pytest.approx([2, 2, 2], rel=1e-2)
+    assert found["model"]["difference"][0][1] > 0 and found["outcome"] == ["unclear"]
+    assert "the model itself misses the recorded value by up to 1.998" in found["sentence"][0]
+    assert found["model"]["recorded"]["value"][0][0] == pytest.approx(
+        found["recorded"]["value"][0] + 2, rel=1e-2
+    )
+    # It pays too little, less than the policy gains.
+    poor = judge(data, OneState(bonus=-0.1), 0.5, updates=0)
+    assert poor["model"]["recorded"]["bias"][0][0] == pytest.approx(-0.5, rel=1e-2)
+    assert poor["outcome"] == ["better"] and poor["cautions"] == [[]]
+
+
+def test_a_model_that_the_recorded_actions_break_promises_nothing():
+    found = judge(recording(), OneState(above=0.6), 0.5, updates=0)
+    assert found["model"]["broken"] == [0] and found["model"]["recorded"]["broken"][0] > 0.9
+    assert found["outcome"] == ["unclear"]
+    assert "of the recorded actions broke the model down" in found["sentence"][0]
+
+
+def test_the_model_is_compared_over_recorded_steps_and_its_bias_counted_for_the_rest():
+    short, found = recording(episodes=100, steps=2, shift=0.25), {}
+    for data in (short, recording(shift=0.25)):
+        found[len(data.episode_starts)] = judge(data, OneState(), 0.5, updates=0)["model"]
+    # The model forgets 0.25 at each step; two recorded steps tell as much of it as 25.
+    for measured in found.values():
+        assert measured["recorded"]["bias"][0] == pytest.approx([-1.25] * 3, rel=2e-3)
+    ends = np.arange(200) % 2 == 1
+    columns = {"observations": np.zeros((200, 1)), "next_observations": np.zeros((200, 1))}
+    action = np.zeros((200, 1), np.float32)
+    ended = load(
+        columns
+        | {"actions": action, "rewards": reward_of(action[:, 0]) + 0.25}
+        | {"terminals": ends, "timeouts": np.zeros(200, bool)},
+        name="toy",
+    )
+    # What has terminated goes on for nobody: (1 + 0.8) x 0.25.
+    bias = judge(ended, OneState(), 0.5, updates=0)["model"]["recorded"]["bias"][0]
+    assert bias == pytest.approx([-0.45] * 3, rel=1e-3)
+
+
 def test_one_estimate_says_that_it_is_alone_and_why():
     alone = judge(recording(), None, 0.5)
     assert alone["model"] is None and alone["agreement"] == ["one"]
@@ -160,7 +214,7 @@ def test_a_fit_that_diverges_is_no_crash():
     found = judge(recording(), OneState(), float("nan"))
     assert found["fqe"] == {"updates": 150, "diverged": True}
     assert "diverged" in found["sentence"][0]
-    print_verdict(found, QUIET)
+    print_verdict(found, QUIET, Path("run"))
     assert complaint_of_verdict(json.loads(json.dumps(found)), 1) is None
 
 
@@ -180,13 +234,22 @@ def test_actions_are_compared_with_those_nearby():
     assert found.distance[1].item() == pytest.approx(0.45, abs=0.01)
     # Of 17 that are alike, one is the least and one the largest.
     assert found.recorded_beyond < 2 / 17
-    verdict = judge(data, OneState(), 0.9)
-    assert "one that nobody took nearby" in " ".join(verdict["cautions"][0])
+    # At 0.95 as good as at 0.05 by the formula, of which the data say nothing out there.
+    verdict = judge(data, OneState(), 0.95, updates=0)
+    assert verdict["model"]["difference"][0][1] > 0 and verdict["outcome"] == ["unclear"]
+    (sentence,) = verdict["sentence"]
+    assert sentence.startswith("do not rely on it: looks better than what was recorded by the")
+    assert "one that nobody took nearby" in sentence
+    near = judge(data, OneState(), 0.08, updates=0)
+    assert near["outcome"] == ["better"] and near["cautions"] == [[]]
+    worse = judge(data, OneState(), -0.9, updates=0)  # out there too, and no need to try it
+    assert worse["outcome"] == ["worse"] and "in 100% of the" in worse["cautions"][0][-1]
 
 
-def estimates(fqe, model, **changes):
+def estimates(fqe, model, bias=0.0, **changes):
     """A verdict's numbers of one policy, with these differences from the recorded value."""
     measured = {"converged": [True], "diverged": False, "broken": [0.0], "beyond": [0.0]}
+    measured |= {"recorded": {"bias": [[0.0, -bias, bias]], "broken": [0.0]}}
     return {
         "seeds": 1,
         "attainable": [-100.0, 100.0],
@@ -215,23 +278,65 @@ def test_conclusions_follow_from_the_signs_of_the_differences(fqe, model, outcom
     assert said in found["sentence"][0]
 
 
-def test_states_beyond_the_data_are_said():
+def test_nobody_is_better_who_is_mostly_beyond_the_data():
     far = estimates([3, 1, 5], [3, 1, 5])
     far["model"]["beyond"] = [0.8]
-    assert "; but 80% of its states in the model lie" in conclude(far, 0.5)["sentence"][0]
+    found = conclude(far, 0.5)
+    assert found["outcome"] == ["unclear"]
+    assert ", but 80% of its states in the model lie beyond" in found["sentence"][0]
     assert "but" not in conclude(far, 0.9)["sentence"][0]
+    assert conclude(far, 0.9)["outcome"] == ["better"]
+    worse = estimates([-3, -5, -1], [-3, -5, -1])
+    worse["model"]["beyond"] = [0.8]
+    assert conclude(worse, 0.5)["outcome"] == ["worse"]
+
+
+@pytest.mark.parametrize(
+    ("fqe", "bias", "outcome", "said"),
+    [
+        ((3, 1, 5), 1.9, "better", "better than what was recorded by both estimates"),
+        ((3, 1, 5), 2.1, "better", "by fitted Q evaluation; the model rollouts cannot tell; but"),
+        ((0, -1, 1), 2.1, "unclear", "by either estimate; but the model itself misses"),
+        ((-3, -5, -1), 2.1, "contradiction", "do not deploy"),
+    ],
+)
+def test_a_model_counts_as_far_as_it_repeats_what_was_recorded(fqe, bias, outcome, said):
+    found = conclude(estimates(list(fqe), [4, 2, 6], bias), 0.5)
+    assert found["outcome"] == [outcome] and said in found["sentence"][0]
+    worse = conclude(estimates([-3, -5, -1], [-4, -6, -2], bias), 0.5)
+    assert worse["outcome"] == ["worse"] and "misses" not in worse["sentence"][0]
 
 
 def test_the_table_fits_80_columns_and_names_the_seeds(both):
     found = both
     console = Console(file=io.StringIO(), width=80)
-    print_verdict(found, console)
+    print_verdict(found, console, Path("run"))
     table, _, said = console.file.getvalue().partition("verdict: ")
     assert all(len(line) <= 80 for line in table.splitlines())
     assert "1: fitted Q evaluation" in table and "worse" in table and "converged" in table
+    assert "1: recorded, in model" in table and " bias" in table
     assert said.startswith("seed 0: better") and "verdict: seed 1: do not deploy" in said
     alike = {**found, "sentence": ["better"] * 2}
     assert sentences(alike) == ["better"]
+
+
+def test_advice_names_the_run_as_a_shell_reads_it(tmp_path):
+    found = judge(recording(), None, 0.5, updates=4)
+    console = Console(file=io.StringIO(), width=80)
+    print_verdict(found, console, tmp_path / "my run")
+    printed = console.file.getvalue()
+    command = printed.partition("(python -m ")[2].partition(" gives it longer)")[0]
+    assert shlex.split(command) == [
+        "training.ope",
+        f"run={tmp_path / 'my run'}",
+        "fqe.updates=20000",
+    ]
+    measured = estimates([3, 1, 5], [-3, -5, -1])
+    (said,) = alarms(measured | conclude(measured, 0.5))
+    summary = {"seeds": 1, "result": {}, "verdict": None, "alarms": [said]}
+    with mock.patch("reverie.training.results.summary.results_table", lambda _: ""):
+        print_results(summary, Path("runs/a"), console)
+    assert "python -m training.ope run=runs/a fqe.updates=20000" in console.file.getvalue()
 
 
 def test_a_damaged_verdict_is_named(both):
@@ -239,6 +344,11 @@ def test_a_damaged_verdict_is_named(both):
     assert "its verdict.outcome is missing" in complaint_of_verdict(
         {key: value for key, value in found.items() if key != "outcome"}, 2
     )
+    replayed = {**found["model"], "recorded": {"value": [], "bias": [], "broken": []}}
+    assert "its verdict.model.recorded." in complaint_of_verdict({**found, "model": replayed}, 2)
+    older = {key: value for key, value in found["model"].items() if key != "recorded"}
+    assert complaint_of_verdict({**found, "model": older}, 2) is None
+    print_verdict({**found, "model": older}, QUIET, Path("run"))
     for method, key in (("fqe", "value"), ("model", "beyond")):
         spoiled = {**found, method: {**found[method], key: [["a"]]}}
         assert f"its verdict.{method}.{key} is" in complaint_of_verdict(spoiled, 2)

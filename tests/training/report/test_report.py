@@ -5,6 +5,7 @@ import csv
 import html as entities
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -539,11 +540,13 @@ def test_a_video_that_lies_elsewhere_is_no_part_of_the_page(tmp_path, write):
 def test_alarms_of_runs_stand_on_the_page(write, tmp_path):
     place = write()
     summary = json.loads((place / "summary.json").read_text())
-    (place / "summary.json").write_text(json.dumps(summary | {"alarms": ["it has blown up"]}))
+    said = ["it has blown up", "try python -m training.ope run=... fqe.updates=20000"]
+    (place / "summary.json").write_text(json.dumps(summary | {"alarms": said}))
     write(seed=1)
     report([tmp_path / "runs"], tmp_path / "report")
     text = (tmp_path / "report" / "report.md").read_text()
     assert "Alarms" in text and text.count("it has blown up") == 1 and str(place) in text
+    assert f"training.ope {shlex.quote(f'run={place}')} fqe.updates=20000" in text
 
 
 def test_names_begin_no_formulas(write, tmp_path):
