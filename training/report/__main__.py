@@ -80,7 +80,7 @@ def report(paths: Sequence[Path], output: Path) -> list[Path]:
         overview(groups, remarks),
         *alarms(groups),
         results(tasks),
-        *verdicts(groups),
+        *verdicts(tasks, painter),
         *aggregates(tasks, painter),
         *learning_curves(tasks, painter),
         *value_estimates(tasks, painter),

@@ -3,9 +3,11 @@
 import json
 import re
 
+import pytest
 from markdown_it import MarkdownIt
 
 from reverie.training.report.__main__ import report
+from reverie.training.report.figures import Judged, Painter
 from tests.training.report.conftest import EVIL, Checked
 
 
@@ -90,3 +92,22 @@ def test_without_a_verdict_there_is_no_section(write, tmp_path):
     write()
     html, _ = report([tmp_path / "runs"], tmp_path / "out")
     assert "Verdicts" not in html.read_text()
+
+
+def test_estimates_are_drawn_where_they_lie():
+    judged = Judged("a", (-5.0, -6.0, -4.0), [("x", (1.0, 0.0, 2.0), True), ("y", None, False)])
+    unfit = Judged("b$_{", (-5.0, -6.0, -4.0), [("x", None, False), ("y", (3.0, 2.0, 4.0), False)])
+    painter, figures = Painter([]), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "reverie.training.report.figures._svg",
+            lambda figure, panels: figures.append(panels) or b"",
+        )
+        painter.verdicts({"toy": [judged, unfit]})
+    (axes,) = figures[0]
+    points = [(*line.get_xydata()[0], line.get_markerfacecolor()) for line in axes.lines]
+    assert points == [(1.0, 0.15, "C0"), (3.0, 0.85, "white")]
+    whiskers = [each.get_paths()[0].vertices.tolist() for each in axes.collections]
+    assert [[0.0, 0.15], [2.0, 0.15]] in whiskers and [[2.0, 0.85], [4.0, 0.85]] in whiskers
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["a", "b$_{"]
+    assert painter.verdicts({"toy": [judged, unfit]}).startswith(b"<?xml")  # names are no formulas
