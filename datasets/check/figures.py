@@ -121,8 +121,9 @@ def _histogram(axes: "Axes", name: str, values: np.ndarray) -> None:
     axes.set_title(_plain(name), fontsize=8)
     ends = edges[[0, -1]]  # ticks that matplotlib chooses take seconds for all panels
     axes.set_xticks(ends, [f"{end:.3g}" for end in ends], fontsize=6)
-    for tick, side in zip(axes.get_xticklabels(), ("left", "right"), strict=True):
-        tick.set_horizontalalignment(side)  # so that it does not run into the next panel's
+    first, last = axes.get_xticklabels()
+    first.set_horizontalalignment("left")  # so that it does not run into the panel before
+    last.set_horizontalalignment("right")
     axes.set_yticks([])
 
 
