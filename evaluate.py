@@ -38,7 +38,8 @@ def score(settings: DictConfig) -> float | None:
     run_dir = Path(settings.run).expanduser()
     run = load_run(run_dir, settings.device, settings.seed, settings.allow)
     run.require_environment()
-    agent, facts, policy = run.agent, run.facts, run.policy
+    agent, facts = run.agent, run.facts
+    policy: Policy = run.policy
     name = "evaluation"
     planner = None
     if is_chosen(settings.planner):

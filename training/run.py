@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 import torch
 from jaxtyping import Float
@@ -34,6 +34,7 @@ from reverie.training.memory import keep_freed_memory
 from reverie.training.online import Online, Refit
 from reverie.training.ope import conclusions
 from reverie.training.ope.verdict import Verdict
+from reverie.training.plant_units import Named, decide
 from reverie.training.probes import blow_up
 from reverie.training.probes.value_gap import ValueGap, alarms
 from reverie.training.progress import Stage, stage
@@ -209,8 +210,21 @@ class Run:
         sha256 = summary.get("metrics_sha256")
         return Results(summary, read_series(directory / METRICS, sha256))
 
-    def policy(self, obs: Tensor) -> Tensor:
-        """Deterministic actions `[S, B, A]` in [-1, 1] for `obs [S, B, D]`, both on the host."""
+    @overload
+    def policy(self, obs: Tensor) -> Tensor: ...
+
+    @overload
+    def policy(self, obs: Named, seed: int = 0) -> dict[str, Any]: ...
+
+    def policy(self, obs: Tensor | Named, seed: int = 0) -> Tensor | dict[str, Any]:
+        """Deterministic actions `[S, B, A]` in [-1, 1] for `obs [S, B, D]`, both on the host.
+
+        Of a mapping from names of columns to values in the plant's units: those of one seed by
+        name, in the plant's units, see `training.plant_units.decide`.
+        """
+        if isinstance(obs, Mapping):
+            seeds = self.agent.seeds
+            return decide(self.policy, self.data.spec, obs, seeds=seeds, seed=seed)
         return self.agent.act(obs.to(self.device), deterministic=True).cpu()
 
     def _train(self, folder: Path, kept: Path | None, console: Console) -> dict[str, Any]:

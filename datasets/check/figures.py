@@ -9,6 +9,7 @@ import numpy as np
 from reverie.datasets.check.report import MADE_BY
 from reverie.datasets.check.rows import Rows
 from reverie.datasets.dataset import Dataset
+from reverie.text import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +19,8 @@ SHOWN = 32
 """Observations of which there is a histogram, and half as many actions."""
 _WIDTH = 8  # histograms side by side
 _LINES = 6  # curves of one panel that can be told apart
+_BESIDE = 4  # names of them in a line of a legend
+_LEGIBLE = 20  # characters of a name there
 _STEPS = 1000  # of the example
 _BINS = 50
 
@@ -30,10 +33,11 @@ def draw(dataset: Dataset) -> bytes:
 
     rows = Rows(dataset)
     panels = _columns(rows)
-    lines = -(-len(panels) // _WIDTH)
-    figure = Figure(figsize=(2.1 * _WIDTH, 3.2 + 2.4 + 1.5 * lines), layout="constrained")
+    beside = min(_WIDTH, len(panels))
+    lines = -(-len(panels) // beside)
+    figure = Figure(figsize=(2.1 * _WIDTH, 3.2 + 2.8 + 1.5 * lines), layout="constrained")
     FigureCanvasAgg(figure)
-    parts: Any = figure.subfigures(3, 1, height_ratios=(3.2, 2.4, 1.5 * lines))
+    parts: Any = figure.subfigures(3, 1, height_ratios=(3.2, 2.8, 1.5 * lines))
     top, middle, below = parts
     figure.suptitle(f"{_plain(dataset.name)}: {len(rows):,} rows, {len(rows.ends):,} episodes")
     _episodes(top, dataset, rows)
@@ -42,7 +46,7 @@ def draw(dataset: Dataset) -> bytes:
     more = f" ({left} more columns are not drawn)" if left else ""
     below.suptitle(f"how often each value occurs, logarithmic{more}", fontsize=9)
     for index, (name, values) in enumerate(panels):
-        _histogram(below.add_subplot(lines, _WIDTH, index + 1), name, values)
+        _histogram(below.add_subplot(lines, beside, index + 1), name, values)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=110, metadata={"Software": MADE_BY})
     return file.getvalue()
@@ -58,7 +62,7 @@ def _episodes(figure: "Figure", dataset: Dataset, rows: Rows) -> None:
             if returns.min() <= value <= returns.max():
                 score = reference.normalise(value)
                 drawn.axvline(value, color="0.3", ls=line, lw=1, label=f"score {score:.0f}")
-                drawn.legend(fontsize=7)
+                _legend(drawn)
     drawn.set(xlabel="return of an episode", ylabel="episodes")
     along.plot(returns, ".", ms=3)
     along.set(xlabel="episode, as recorded", ylabel="return")
@@ -68,7 +72,10 @@ def _episodes(figure: "Figure", dataset: Dataset, rows: Rows) -> None:
             counts, edges = np.histogram(lengths[ended], min(_BINS, int(span[1] - span[0])), span)
             by_length.stairs(counts, edges, fill=True, alpha=0.6, label=name)
     by_length.set(xlabel="steps of an episode", ylabel="episodes")
-    by_length.legend(fontsize=7)
+    by_length.locator_params(axis="x", integer=True)
+    if lengths.min() == lengths.max():  # one bar, and no axis of tenths of a step
+        by_length.set_xlim(lengths.min() - 5, lengths.max() + 5)
+    _legend(by_length)
 
 
 def _example(figure: "Figure", rows: Rows) -> None:
@@ -88,10 +95,15 @@ def _example(figure: "Figure", rows: Rows) -> None:
     for axes, (label, values, names) in zip(figure.subplots(1, 3), panels, strict=True):
         marker = "." if len(values) < 3 else None  # a line of one point is invisible
         for name, curve in zip(names, values.T, strict=False):
-            axes.plot(curve, lw=1, marker=marker, label=_plain(name))
+            axes.plot(curve, lw=1, marker=marker, label=_plain(one_line(name, _LEGIBLE)))
         axes.set(xlabel="step", ylabel=label)
         if axes.lines:
-            axes.legend(fontsize=6, loc="upper right")
+            _legend(axes)
+
+
+def _legend(axes: "Axes") -> None:
+    """Names of curves or bars above the panel, where they hide nothing."""
+    axes.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=_BESIDE, frameon=False)
 
 
 def _columns(rows: Rows) -> list[tuple[str, np.ndarray]]:
@@ -110,6 +122,9 @@ def _histogram(axes: "Axes", name: str, values: np.ndarray) -> None:
     axes.set_title(_plain(name), fontsize=8)
     ends = edges[[0, -1]]  # ticks that matplotlib chooses take seconds for all panels
     axes.set_xticks(ends, [f"{end:.3g}" for end in ends], fontsize=6)
+    first, last = axes.get_xticklabels()
+    first.set_horizontalalignment("left")  # so that it does not run into the panel before
+    last.set_horizontalalignment("right")
     axes.set_yticks([])
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from reverie.datasets.build import build
@@ -243,6 +244,24 @@ def test_the_picture_is_one(obs_dim):
     data = healthy(spec=spec, obs=rng.normal(size=(7, obs_dim)), name="of $x_1$ and $")
     picture = draw(data)
     assert picture[:8] == b"\x89PNG\r\n\x1a\n" and b"reverie check" in picture[:4096]
+
+
+def test_legends_of_the_picture_cover_no_curve(monkeypatch):
+    figures = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k))
+    )
+    names = ("a [cm]", "b" * 90, "one of many more letters than anybody can read in a legend")
+    data = healthy()
+    draw(replace(data, spec=replace(data.spec, obs_names=names)))
+    legends = [axes.get_legend() for axes in figures[0].axes if axes.get_legend() is not None]
+    assert len(legends) == 5  # returns, lengths, observations, actions, reward
+    page = figures[0].bbox
+    for legend in legends:
+        box = legend.get_window_extent()
+        assert not any(box.overlaps(axes.get_window_extent()) for axes in figures[0].axes)
+        assert page.x0 <= box.x0 and box.x1 <= page.x1
 
 
 def test_a_picture_of_one_row_of_huge_and_constant_values_is_drawn():

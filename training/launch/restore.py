@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from hydra.errors import InstantiationException
@@ -22,6 +22,7 @@ from reverie.text import one_line
 from reverie.training import checkpoint
 from reverie.training.checkpoint import Facts
 from reverie.training.compilation import pick_device
+from reverie.training.export.subject import choose_seed
 from reverie.training.fitting import FITTED, load_weights
 from reverie.training.launch import renamed
 from reverie.training.launch.compose import build_agent, build_part, is_chosen, load_dataset
@@ -31,6 +32,7 @@ from reverie.training.launch.strangers import (
     require_environment_allowed,
     require_known,
 )
+from reverie.training.plant_units import Named, decide
 from reverie.training.results.summary import Series, read_series, read_summary
 from reverie.training.run_directory import CARRIED_OUT, CONFIG, METRICS, SUMMARY, flat
 from reverie.training.seeding import seed_everything
@@ -84,9 +86,31 @@ class SavedRun:
         sha256 = self.summary.get("metrics_sha256") if finished else None
         return read_series(self.directory / METRICS, sha256)
 
-    def policy(self, obs: Tensor) -> Tensor:
-        """Deterministic actions `[S, B, A]` in [-1, 1] for `obs [S, B, D]`, both on the host."""
-        return self.agent.act(obs.to(self.device), deterministic=True).cpu()
+    @overload
+    def policy(self, obs: Tensor) -> Tensor: ...
+
+    @overload
+    def policy(self, obs: Named, seed: int | None = None) -> dict[str, Any]: ...
+
+    def policy(self, obs: Tensor | Named, seed: int | None = None) -> Tensor | dict[str, Any]:
+        """Deterministic actions.
+
+        Args:
+            obs: `[S, B, D]` raw on the host; or a mapping from names of columns to values in the
+                plant's units, a number or `[B]` numbers each.
+            seed: for a mapping, whose action; None for the seed that an export takes.
+
+        Returns:
+            `[S, B, A]` in [-1, 1] on the host; or of a mapping, the actions by name in the plant's
+            units, see `training.plant_units.decide`.
+        """
+        if not isinstance(obs, Mapping):
+            return self.agent.act(obs.to(self.device), deterministic=True).cpu()
+        seeds = self.agent.seeds
+        if seed is None:
+            finished = seeds > 1 and (self.directory / SUMMARY).is_file()
+            seed, _ = choose_seed(seeds, None, self.summary if finished else {})
+        return decide(self.policy, self.spec, obs, seeds=seeds, seed=seed)
 
     def require_environment(self) -> None:
         """Refuse a run that knows no environment.

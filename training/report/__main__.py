@@ -34,6 +34,7 @@ from reverie.training.report.groups import (
 )
 from reverie.training.report.page import Picture, Section, Table, Text, as_html, as_markdown
 from reverie.training.report.selection import PULLS, SUBSET, selected_scores
+from reverie.training.report.verdicts import verdicts
 from reverie.training.report.videos import videos
 from reverie.training.results import statistics
 from reverie.training.results.statistics import CURVE_REPLICATES, Interval, bootstrap
@@ -80,6 +81,7 @@ def report(paths: Sequence[Path], output: Path) -> list[Path]:
         overview(groups, remarks),
         *alarms(groups),
         results(tasks),
+        *verdicts(tasks, painter),
         *aggregates(tasks, painter),
         *learning_curves(tasks, painter),
         *value_estimates(tasks, painter),

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,22 @@ _LONGEST = 70
 """Letters of a name that are shown, about as many as fit below a panel."""
 _WIDE = 20.0
 """Largest value, in medians, that still fits on a linear axis."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is estimated of one policy.
+
+    Attributes:
+        name: of the policy.
+        recorded: `(estimate, low, high)` of the recorded behaviour.
+        estimates: of two kinds: name, `(estimate, low, high)` or None, and whether it is fit for
+            use.
+    """
+
+    name: str
+    recorded: Sequence[float]
+    estimates: Sequence[tuple[str, Sequence[float] | None, bool]]
 
 
 class Painter:
@@ -88,6 +105,31 @@ class Painter:
             drawn = np.abs(np.concatenate([np.asarray(line.get_ydata()) for line in axes.lines]))
             if np.nanmax(drawn) > _WIDE * max(np.nanmedian(drawn), 1.0):
                 axes.set_yscale("symlog")  # an axis of few ticks, for values that explode
+        return _svg(figure, panels)
+
+    def verdicts(self, tasks: Mapping[str, Sequence[Judged]]) -> bytes:
+        """Estimates of policies with their intervals, beside the recorded behaviour's (grey)."""
+        figure, panels = _panels(list(tasks))
+        for axes, judged in zip(panels, tasks.values(), strict=True):
+            for row, policy in enumerate(judged):
+                estimate, low, high = policy.recorded
+                axes.fill_betweenx(
+                    [row - 0.4, row + 0.4], low, high, color="0.85", lw=0, label="recorded"
+                )
+                axes.vlines(estimate, row - 0.4, row + 0.4, color="0.4", lw=1)
+                for index, (name, interval, fit) in enumerate(policy.estimates):
+                    if interval is None:
+                        continue
+                    estimate, low, high = interval
+                    at, colour = row + (0.15, -0.15)[index], _COLOURS[index]
+                    axes.hlines(at, low, high, color=colour, lw=2)
+                    face = colour if fit else "white"
+                    axes.plot(estimate, at, "o", color=colour, mfc=face, label=name)
+            axes.set_yticks(range(len(judged)), [policy.name for policy in judged], fontsize=7)
+            for text in axes.get_yticklabels():
+                text.set_parse_math(False)
+            room = 0.25 * len(judged)  # for the legend
+            axes.set(xlabel="discounted value", ylim=(-0.6, len(judged) - 0.4 + room))
         return _svg(figure, panels)
 
     def open_loop(self, tasks: Mapping[str, Sequence[Group]]) -> bytes:

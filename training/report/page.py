@@ -32,6 +32,7 @@ th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: right
          vertical-align: top; }
 th { border-bottom: 2px solid #888; }
 th:first-child, td:first-child { text-align: left; }
+td.words { text-align: left; min-width: 18rem; }
 img, video { max-width: 100%; height: auto; }
 .picture p { color: #555; font-size: .9em; margin: 0 0 1.5rem; }
 figure { display: inline-block; width: 23rem; margin: 0 1rem 1rem 0; vertical-align: top; }
@@ -45,6 +46,10 @@ $body
 </html>
 """
 )
+
+
+_SENTENCE = 60
+"""Characters from which on a cell holds words to read, and no number."""
 
 
 @dataclass(frozen=True)
@@ -142,14 +147,18 @@ def _html(block: Text | Table | Picture | Video | Links) -> str:
             f"<figcaption>{_escape(block.caption)}</figcaption></figure>"
         )
     head = "".join(f"<th>{_escape(cell)}</th>" for cell in block.header)
-    rows = (
-        f"<tr>{''.join(f'<td>{_escape(cell)}</td>' for cell in row)}</tr>" for row in block.rows
-    )
+    rows = (f"<tr>{''.join(map(_cell, row))}</tr>" for row in block.rows)
     caption = f"<caption>{_escape(block.caption)}</caption>" if block.caption else ""
     return (
         f'<div class="wide"><table>{caption}<thead><tr>{head}</tr></thead>\n'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
+
+
+def _cell(text: str) -> str:
+    """A cell in HTML, of numbers or of a sentence."""
+    kind = ' class="words"' if len(text) >= _SENTENCE else ""
+    return f"<td{kind}>{_escape(text)}</td>"
 
 
 def _markdown(block: Text | Table | Video | Links) -> str:

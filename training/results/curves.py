@@ -14,6 +14,9 @@ from reverie.training.run_directory import METRICS
 Panel = tuple[str, dict[str, str], str]
 """Label of the axis, the metrics on it with their names for people, and its scale."""
 
+_WIDE = 1000.0
+"""Values beyond which an axis is logarithmic on both sides of zero."""
+
 
 def plot_run(directory: Path, summary: Mapping[str, Any]) -> None:
     """Draw everything that a run directory's `metrics.csv` has curves for."""
@@ -145,7 +148,8 @@ def _plot_means(
         return
     figure = Figure(figsize=(4.6 * len(panels), 3.6), layout="constrained")
     FigureCanvasAgg(figure)
-    title = f"{summary['name']} on {summary['dataset']['name']}, mean of seeds"
+    seeds = "mean of seeds" if summary["seeds"] > 1 else "one seed"
+    title = f"{summary['name']} on {summary['dataset']['name']}, {seeds}"
     figure.suptitle(title, parse_math=False)
     for index, (unit, curves, scale) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), index + 1)
@@ -156,7 +160,9 @@ def _plot_means(
             table = np.array([values for _, values in per_seed.values()])
             marker = "o" if table.shape[1] == 1 else None
             axes.plot(next(iter(per_seed.values()))[0], table.mean(0), label=text, marker=marker)
-        axes.set_yscale(scale)
+        drawn = np.concatenate([np.ravel(line.get_ydata()) for line in axes.lines])
+        # Within few powers of ten a logarithm on both sides of zero leaves one number on the axis.
+        axes.set_yscale("linear" if scale == "symlog" and np.abs(drawn).max() < _WIDE else scale)
         axes.set_xlabel("gradient steps")
         axes.set_ylabel(unit, fontsize=8)
         axes.grid(alpha=0.3)

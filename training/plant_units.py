@@ -1,0 +1,77 @@
+"""A policy asked as its plant speaks: values by the names of columns, in their own units."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reverie.datasets.tables.table import bare
+from reverie.envs.specs import Spec
+from reverie.mistake import Mistake
+from reverie.text import one_line
+from reverie.training.export.controller import box_of
+
+Named = Mapping[str, Any]
+"""Numbers, or columns of equal length, by name."""
+
+
+def decide(
+    act: Callable[[Tensor], Tensor], spec: Spec, observation: Named, *, seeds: int, seed: int
+) -> dict[str, Any]:
+    """What one seed's policy does at observations by name, in the plant's units.
+
+    The names are the spec's, `level [cm]`, or without the unit, `level`; `obs 3` where the data
+    name none. Others, such as the rest of a row of the log, are not read.
+
+    Args:
+        act: actions `[S, B, A]` in [-1, 1] for `[S, B, D]`.
+        observation: a number each, or `[B]` numbers each.
+        seeds, seed: S, and whose action is asked.
+
+    Returns:
+        The actions by their names in the spec, kept inside their box: a float each, or `[B]`.
+
+    Raises:
+        Mistake: an observation is missing or no number, the lengths differ, or there is no such
+            seed.
+    """
+    if not 0 <= seed < seeds:
+        raise Mistake(f"seed={seed} is not there; the run has the seeds 0 to {seeds - 1}")
+    columns = {label: _column(spec, label, observation) for label in spec.obs_labels}
+    lengths = {label: len(column) for label, column in columns.items() if column.ndim}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{label} {length}" for label, length in lengths.items())
+        raise Mistake(f"the observations have different lengths, {told}; give as many of each")
+    rows = np.stack(np.broadcast_arrays(*columns.values()), -1).astype(np.float32)
+    obs = torch.from_numpy(rows.reshape(-1, spec.obs_dim))
+    actions = box_of(spec)(act(obs.expand(seeds, -1, -1))[seed].detach().numpy())
+    if lengths:
+        return dict(zip(spec.action_labels, actions.T, strict=True))
+    return dict(zip(spec.action_labels, actions[0].tolist(), strict=True))
+
+
+def _column(spec: Spec, label: str, observation: Named) -> np.ndarray:
+    """One observation as a number `[]` or numbers `[B]`, NaN where it is missing."""
+    short = bare(label)
+    if label not in observation:
+        alike = [each for each in spec.obs_labels if bare(each) == short]
+        if len(alike) > 1 and short in observation:
+            raise Mistake(f"{short} could be {' or '.join(alike)}; give the whole name")
+        if short not in observation:
+            known, given = (", ".join(names) for names in (spec.obs_labels, map(str, observation)))
+            raise Mistake(
+                f"the policy sees {one_line(known, 300)}, and {label} is not among "
+                f"{one_line(given, 300) or 'nothing'}; give it by that name"
+            )
+    value = observation[label if label in observation else short]
+    try:
+        column = np.asarray(value, np.float64)
+    except (TypeError, ValueError) as error:
+        raise Mistake(
+            f"{label} is {one_line(repr(value), 60)}; give a number, or a column of numbers"
+        ) from error
+    if column.ndim > 1:
+        raise Mistake(f"{label} has the shape {column.shape}; give a number, or a column [rows]")
+    return column
