@@ -34,4 +34,6 @@ def writing(
     try:
         yield
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and not path.parent.exists():
+            remedy = f"make the folder {path.parent} first"
         raise Unwritable(f"could not write {path}: {error.strerror or error}; {remedy}") from error

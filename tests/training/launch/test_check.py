@@ -152,7 +152,9 @@ def test_files_of_others_stay_as_they_are(check, tmp_path, capsys, name):
 def test_a_folder_that_is_not_there_is_named(check, tmp_path, capsys):
     missing = tmp_path / "none" / "a.json"
     assert check("dataset=file", write(tmp_path / "log.npz"), "--json", str(missing)) == 1
-    assert f"could not write {missing}" in capsys.readouterr().err
+    refused = capsys.readouterr().err
+    assert f"could not write {missing}" in refused
+    assert refused.endswith(f"make the folder {missing.parent} first\n")
 
 
 def test_a_run_tells_the_problems_of_its_data_and_goes_on():
