@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import nn
@@ -15,11 +15,12 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.replay import Mixture
 from reverie.envs.specs import Reference, Spec
 from reverie.mistake import Mistake
+from reverie.ranges import describe, fits
 from reverie.training.files import load_tensors, require_finite, save_tensors, write_text
 from reverie.training.logging import Log
 from reverie.training.run_directory import CARRIED_OUT, CONFIG, require_same
 from reverie.training.seeding import random_state, restore_random_state
-from reverie.training.stored import write_settings
+from reverie.training.stored import damaged, write_settings
 from reverie.world_models.base import WorldModel
 from reverie.world_models.sources import RolloutSource
 
@@ -148,21 +149,30 @@ class Facts:
 
 def read_facts(path: Path) -> Facts:
     """The task a checkpoint was trained for."""
-    return facts_of(load_tensors(path, KIND, remedy=_REPAIR))
+    return facts_of(path, load_tensors(path, KIND, remedy=_REPAIR))
 
 
-def facts_of(record: Mapping[str, Any]) -> Facts:
-    """The task that the contents of a checkpoint belong to."""
-    plain = dict(record["spec"])
-    for name in ("action_low", "action_high"):
-        plain[name] = tuple(plain[name])
-    reference = record["reference"]
-    return Facts(
-        Spec(**plain),
-        None if reference is None else Reference(**reference),
-        record["identity"]["dataset"],
-        record.get("settings", {}),
-    )
+def facts_of(path: Path, record: Mapping[str, Any]) -> Facts:
+    """The task that the contents of a checkpoint belong to.
+
+    Raises:
+        Mistake: they are none, as where somebody else has written them.
+    """
+    try:
+        plain, reference = dict(record["spec"]), record["reference"]
+        for name, kind in get_type_hints(Spec).items():
+            if name in plain and not fits(plain[name], kind):
+                raise ValueError(f"spec.{name} must be {describe(kind)}")
+            if isinstance(plain.get(name), list):
+                plain[name] = tuple(plain[name])
+        return Facts(
+            Spec(**plain),
+            None if reference is None else Reference(**reference),
+            str(record["identity"]["dataset"]),
+            dict(record.get("settings", {})),
+        )
+    except (LookupError, TypeError, ValueError) as error:
+        raise damaged(path, error, _REPAIR) from error
 
 
 def load_agent(path: Path, agent: Agent, device: torch.device) -> int:

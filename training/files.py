@@ -75,6 +75,13 @@ def digest_of(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
 
 
+PLAIN = (
+    *("identity", "settings", "spec", "reference", "update", "seconds"),
+    *("signature", "described", "fitted_on"),
+)
+"""Parts of what `save_tensors` writes that hold no tensors, whoever wrote them."""
+
+
 def save_tensors(path: Path, kind: str, contents: Mapping[str, Any]) -> None:
     """Save tensors and plain values with a format mark and a digest, atomically."""
     record = {"reverie": kind, "format": FORMAT, **contents}
@@ -126,7 +133,19 @@ def load_tensors(
             f"this one reads {FORMAT}); make it again (a run: its command with another root=), or "
             "use the version that wrote it"
         )
+    for name in PLAIN:
+        if not is_plain(record.get(name)):
+            raise Mistake(f"{path} is damaged (its {name} holds more than plain values); {remedy}")
     return record
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value consists of what JSON could hold, tuples included."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and is_plain(each) for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, str | int | float)
 
 
 def require_finite(

@@ -64,7 +64,7 @@ class Initialisation:
             )
         record = load_tensors(path, checkpoint.KIND, remedy=_REMEDY)
         try:
-            facts, theirs = checkpoint.facts_of(record), record["identity"]
+            facts, theirs = checkpoint.facts_of(path, record), record["identity"]
             kind, seeds, state = str(theirs["agent"]), int(theirs["seeds"]), dict(record["agent"])
             known = dict(facts.settings.get("agent") or {})
             update = int(record["update"])

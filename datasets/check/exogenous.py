@@ -10,6 +10,7 @@ from reverie.datasets.check.rows import Rows, some
 from reverie.datasets.check.values import list_dims
 
 _STRETCH = 20  # steps without a change that are long
+_STRETCHES = 3  # of which there must be so many: a sensor that died rests once
 _RESTING = 0.5  # share of the steps that lie in such stretches
 _ACTIVE = 0.3  # of the actions' variance, which the stretches must have
 _ONE_STEP = 1.5  # changes of fewer steps of a sensor are its resolution
@@ -54,7 +55,7 @@ def _is_set_point(rows: Rows, dim: int) -> bool:
     edges = np.flatnonzero(np.diff(np.concatenate([[False], rests, [False]]).astype(np.int8)))
     first, last = edges[::2], edges[1::2]  # steps [first, last) rest
     long = last - first >= _STRETCH
-    if (last - first)[long].sum() < _RESTING * rows.inside.sum():
+    if long.sum() < _STRETCHES or (last - first)[long].sum() < _RESTING * rows.inside.sum():
         return False
     jumps = np.abs(change[rows.inside & (change != 0.0)])
     if not len(jumps):

@@ -85,7 +85,7 @@ def report(dataset: Dataset) -> Report:
         constant_obs = constant(rows.obs)
         duplicates = _duplicates(list(rows.columns.values()))
         found = [*_findings(rows), *_repeats(duplicates, len(rows)), *_fragments(rows, whole)]
-        if not rows.not_finite:
+        if not rows.not_finite and not duplicates:  # which a regression would know already
             found += find_exogenous_columns(rows)
         # More bins than lengths would leave gaps between them.
         spread = int(rows.lengths.max() - rows.lengths.min()) + 1

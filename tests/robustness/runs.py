@@ -114,7 +114,8 @@ class Run:
         how = f"{way} {path.name}, {name}"
         before = digests(run)
         outcome = sandbox.run(self._reading(name, whole, folder), folder)
-        verdict = judge_refusal(outcome, path.name, str(run))
+        # What a stranger made whole may be refused for what comes of it.
+        verdict = judge_refusal(outcome, *([path.name, str(run)] if same else [""]))
         if verdict == REFUSED and digests(run) != before:
             changed = changed_files(before, digests(run))
             if changed:

@@ -228,3 +228,16 @@ def test_who_waited_for_a_lock_file_that_is_gone_takes_the_new_one(tmp_path):
     finally:
         leave.set()
         thread.join()
+
+
+@pytest.mark.parametrize(
+    "value", [torch.ones(2), {"a": [torch.ones(())]}, {1: 2}, (1, {"deep": torch.zeros(1)})]
+)
+def test_what_tells_a_file_apart_holds_no_tensors(tmp_path, value):
+    """They are compared with what a run has, which of two tensors is no yes or no."""
+    path = tmp_path / "model.pt"
+    files.save_tensors(path, "thing", {"signature": {"a": (1, None, 2.5), "b": ["x", True]}})
+    files.load_tensors(path, "thing")
+    files.save_tensors(path, "thing", {"signature": value})
+    with pytest.raises(Mistake, match=r"model\.pt is damaged .its signature holds"):
+        files.load_tensors(path, "thing")

@@ -102,9 +102,10 @@ class Planner:
         known[..., 0, records.obs] = (obs - records.mean[records.obs]) / records.std[records.obs]
         mask = torch.zeros(records.event, dtype=torch.bool, device=obs.device)
         mask[0, records.obs] = True
-        present = known[..., :1, records.exogenous]
-        known[..., records.exogenous] = present  # nobody knows what comes
-        mask[:, records.exogenous] = True
+        if records.exogenous:
+            present = known[..., :1, records.exogenous]
+            known[..., records.exogenous] = present  # nobody knows what comes
+            mask[:, records.exogenous] = True
         denoiser = holding(self.guided.denoiser, known, mask)
         if self.plan is None or self.warm_start is None:
             # The observation stands there from the start, without noise.
