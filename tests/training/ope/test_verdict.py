@@ -307,6 +307,22 @@ def test_a_model_counts_as_far_as_it_repeats_what_was_recorded(fqe, bias, outcom
     assert worse["outcome"] == ["worse"] and "misses" not in worse["sentence"][0]
 
 
+@pytest.mark.parametrize(("bias", "outcome"), [(1.9, "worse"), (2.1, "unclear")])
+@pytest.mark.parametrize("converged", [True, False])
+def test_a_loss_that_only_the_model_sees_counts_as_far_as_well(bias, outcome, converged):
+    loss = estimates([0, -1, 1], [-4, -6, -2], bias)
+    loss["fqe"] = loss["fqe"] | {"converged": [converged]}
+    found = conclude(loss, 0.5)
+    assert found["outcome"] == [outcome]
+    said = (
+        "the model itself misses the recorded value by up to 2.1, and the loss that it is sure of"
+    )
+    assert (said in found["sentence"][0]) == (outcome == "unclear")
+    broken = estimates([0, -1, 1], [-4, -6, -2])
+    broken["model"]["recorded"]["broken"] = [0.5]
+    assert conclude(broken, 0.5)["outcome"] == ["unclear"]
+
+
 def test_the_table_fits_80_columns_and_names_the_seeds(both):
     found = both
     console = Console(file=io.StringIO(), width=80)
