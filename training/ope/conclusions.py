@@ -12,7 +12,8 @@ _SLACK = 0.01
 NAMES = {"fqe": "fitted Q evaluation", "model": "the model rollouts"}
 _CAUSE = (
     "do not deploy; the likely cause are actions or states that the data lack, so keep the policy "
-    "closer to them: raise filter.penalty, lower source.horizon, or choose algorithm=td3_bc"
+    "closer to them: on rollouts raise filter.penalty or lower source.horizon; or choose "
+    "algorithm=td3_bc, with it a lower agent.alpha"
 )
 _RUN = "run=..."
 """Stands in sentences for a directory, since a run may be moved."""
@@ -120,8 +121,8 @@ def _outcome(signs: Mapping[str, int], agreement: str, unfit: Sequence[str]) -> 
         return "none", f"no verdict: {reasons}"
     if agreement == "contradict":
         return "contradiction", (
-            "the two estimates contradict each other: do not deploy; try a method that stays "
-            f"closer to the data (algorithm=td3_bc), or {LONGER}"
+            "the two estimates contradict each other: do not deploy; stay closer to the data "
+            f"(algorithm=td3_bc, with it a lower agent.alpha), or try {LONGER}"
         )
     by = {
         sign: [NAMES[method] for method, own in signs.items() if own == sign] for sign in (1, 0, -1)
