@@ -15,6 +15,7 @@ from rich.console import Console
 from reverie.datasets.dataset import Dataset
 from reverie.mistake import Mistake, writing
 from reverie.temporary import remove_abandoned
+from reverie.text import printable
 from reverie.training.files import (
     load_tensors,
     require_finite,
@@ -118,6 +119,25 @@ def _describe(
         measured = {**described, **diagnostics.measure(model, data)}
         write_json(directory / f"{group}.json", measured)
         diagnostics.plot(measured, picture)
+        _warn_of_lost_columns(data, measured["one_step"]["rmse"])
+
+
+def _warn_of_lost_columns(data: Dataset, rmse: Sequence[Sequence[float | None]]) -> None:
+    """Say which observations the model predicts worse than a constant change would, by seed."""
+    worst = {
+        label: max(own)
+        for label, *errors in zip(data.spec.obs_labels, *rmse, strict=True)
+        if (own := [each for each in errors if each is not None and each > 1.0])
+    }
+    if worst:
+        named = ", ".join(f"{printable(label)} ({error:.3g})" for label, error in worst.items())
+        log.warning(
+            "the world model predicts %s worse than a constant change would (error of a step by "
+            "the standard deviation of steps): do not trust what it says; fit it for longer "
+            "(world_model.max_epochs), and give what changes by less than 0.001 a step in smaller "
+            "units",
+            named,
+        )
 
 
 def draw_dreams(

@@ -220,7 +220,11 @@ def plot(traces: Mapping[str, Any], title: str) -> Figure:
     for panel, name in enumerate(names):
         axes[panel, 0].set_ylabel(fill(name, 22), fontsize=8, parse_math=False)
         room = _ROOM_OF_RETURNS if name == RETURN else _ROOM
-        _limit(axes[panel, 0], [episode["recorded"][panel] for episode in episodes], room)
+        shown = [episode["recorded"][panel] for episode in episodes]
+        # The policy's actions stay in their box, and are what one wants to see.
+        if all(each is None for each in episodes[0]["replayed"]["median"][panel]):
+            shown += [each["policy"]["median"][panel] for each in episodes if "policy" in each]
+        _limit(axes[panel, 0], shown, room)
     figure.align_ylabels(axes[:, 0])
     title += ": recorded, and imagined from the same starts"
     title += f", first of {traces['seeds']} seeds" if traces["seeds"] > 1 else ""
@@ -234,7 +238,13 @@ def plot(traces: Mapping[str, Any], title: str) -> Figure:
             else label
             for label in labels
         ]
-    figure.legend(lines, labels, loc="outside lower left", ncols=len(lines), fontsize=8)
+    figure.legend(
+        lines,
+        labels,
+        loc="outside lower left",
+        ncols=len(lines) if len(episodes) > 1 else 1,
+        fontsize=8,
+    )
     return figure
 
 

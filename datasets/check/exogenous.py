@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from reverie.datasets.check.columns import distance_of_steps
+from reverie.datasets.check.excitation import following_actions, still_actions
 from reverie.datasets.check.finding import Finding, warning
 from reverie.datasets.check.rows import Rows, some
 from reverie.datasets.check.values import list_dims
@@ -28,7 +29,7 @@ def find_exogenous_columns(rows: Rows) -> Iterator[Finding]:
     resolution of a sensor. Of other columns the values up to 32 steps ahead must be as well
     predicted without the actions until then as with them, by a regression on rows that it did not
     see, and those of some other column much worse. A controller that answers to a disturbance thus
-    hides it.
+    hides it. Actions that follow from the observations, or hardly move, tell nothing apart.
     """
     spec = rows.spec
     varying = [
@@ -57,6 +58,8 @@ def _is_set_point(rows: Rows, dim: int) -> bool:
     long = last - first >= _STRETCH
     if long.sum() < _STRETCHES or (last - first)[long].sum() < _RESTING * rows.inside.sum():
         return False
+    if len(np.unique(column[first[long]])) < 2:  # a sensor that died rests at one value
+        return False
     jumps = np.abs(change[rows.inside & (change != 0.0)])
     if not len(jumps):
         return False
@@ -78,9 +81,14 @@ def _unmoved(rows: Rows, dims: list[int]) -> list[int]:
     width = rows.obs.shape[1]
     if len(rows) < _FEWEST or len(dims) < 2 or width * (rows.action.shape[1] + 2) > _WIDEST:
         return []
+    if following_actions(rows) or still_actions(rows):
+        return []
     explained = [_explained(rows, dims, lag) for lag in _LAGS]
     told = [each for each in explained if each is not None]
-    if not told or (most := np.max(told, axis=0)).max() < _MUCH:
+    if not told:
+        return []
+    most, noise = np.max(told, axis=0), -np.min(told)  # what explains nothing may do harm
+    if most.max() < max(_MUCH, noise):
         return []
     return [dim for dim, share in zip(dims, most, strict=True) if share < _NOTHING]
 

@@ -10,11 +10,12 @@ import numpy as np
 from reverie.datasets.check.actions import find_in_actions
 from reverie.datasets.check.columns import Column, describe_columns
 from reverie.datasets.check.ends import find_in_ends
+from reverie.datasets.check.excitation import find_missing_excitation
 from reverie.datasets.check.exogenous import find_exogenous_columns
 from reverie.datasets.check.finding import Finding, warning
 from reverie.datasets.check.order import find_in_order
 from reverie.datasets.check.rows import Rows
-from reverie.datasets.check.scales import find_in_scales
+from reverie.datasets.check.scales import find_in_scales, find_small_changes
 from reverie.datasets.check.values import constant, find_in_values
 from reverie.datasets.dataset import Dataset
 from reverie.text import counted
@@ -85,8 +86,12 @@ def report(dataset: Dataset) -> Report:
         constant_obs = constant(rows.obs)
         duplicates = _duplicates(list(rows.columns.values()))
         found = [*_findings(rows), *_repeats(duplicates, len(rows)), *_fragments(rows, whole)]
-        if not rows.not_finite and not duplicates:  # which a regression would know already
-            found += find_exogenous_columns(rows)
+        if not rows.not_finite:
+            found += [
+                *find_small_changes(rows),
+                *find_missing_excitation(rows),
+                *find_exogenous_columns(rows),
+            ]
         # More bins than lengths would leave gaps between them.
         spread = int(rows.lengths.max() - rows.lengths.min()) + 1
         histogram, edges = np.histogram(rows.lengths, bins=min(BINS, spread))

@@ -24,7 +24,8 @@ class Pairs:
         gap: how far it is from that, in standard deviations, mean over dimensions.
         fine: likewise, relative to the size of the numbers; the largest of the dimensions.
         surprise: how far it is from what a linear model makes of the row's observation and action,
-            in standard deviations of which more than one count as one, mean over dimensions.
+            in standard deviations of which more than one count as one, mean over dimensions that
+            are not exogenous: set-points jump inside episodes.
     """
 
     differs: np.ndarray
@@ -110,7 +111,7 @@ class Rows:
         """Rows beside the rows that follow them."""
         shape = len(self) - 1
         gap, fine, surprise = (np.zeros(shape, dtype=np.float32) for _ in range(3))
-        model = self._linear_model
+        model, moved = self._linear_model, self._even_but(self.spec.exogenous)
         for part in self.chunks(shape):
             own_next = self.next_obs[part]
             following = self.obs[part.start + 1 : part.stop + 1]
@@ -119,7 +120,7 @@ class Rows:
                 fine[part] = away.max(axis=1) / (1.0 + np.abs(following).max(axis=1))
                 gap[part] = away @ (self._inverse * self._even)
             missed = np.abs(self._scaled(own_next) - self._inputs(part) @ model)
-            surprise[part] = np.minimum(missed, 1.0, out=missed) @ self._even
+            surprise[part] = np.minimum(missed, 1.0, out=missed) @ moved
         surprise[~self.valid_next[:-1]] = 0.0
         return Pairs((fine > EXACT) & self.valid_next[:-1], gap, fine, surprise)
 
@@ -169,7 +170,12 @@ class Rows:
     @cached_property
     def _even(self) -> np.ndarray:
         """`[D]` weights of a mean over the dimensions that change."""
+        return self._even_but(())
+
+    def _even_but(self, dims: Sequence[int]) -> np.ndarray:
+        """`[D]` likewise, without some dimensions."""
         varying = (self._inverse > 0).astype(np.float32)
+        varying[list(dims)] = 0.0
         return varying / max(1.0, float(varying.sum()))
 
     @cached_property

@@ -1,16 +1,18 @@
-"""Whether a column is in one unit throughout: values do not grow tenfold from one episode on."""
+"""Whether columns are in units that can be learned: one throughout, and none far too large."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
-from reverie.datasets.check.finding import Finding
-from reverie.datasets.check.rows import Rows
+from reverie.datasets.check.finding import Finding, warning
+from reverie.datasets.check.rows import Rows, some
+from reverie.datasets.check.values import list_dims
 
 LEAST = 8.0
 """Factor in level and spread that is a change of unit, not of what the plant did."""
 _PARTS = 20  # stretches of whole episodes that are compared
 _FEW = 8  # fewer episodes are cut into as many parts
+_FINE = 1e-3  # change of a step below which the noise of a new ensemble, 0.007, drowns it
 _SIDE = 0.1  # share of the parts that must lie on each side
 
 
@@ -42,6 +44,32 @@ def find_in_scales(rows: Rows) -> Iterator[Finding]:
                 f"{label} is about {size} from {where} on: did its unit change? Convert one of "
                 "the two parts, or leave it out",
             )
+
+
+def find_small_changes(rows: Rows) -> Iterator[Finding]:
+    """Observations whose steps are tiny numbers: no world model is told of their size.
+
+    The ensemble learns changes in the units of the data, and begins with a standard deviation of
+    at least 0.007 in each; what moves by far less is lost in it.
+    """
+    first = some(np.flatnonzero(rows.valid_next))
+    if not len(first):
+        return
+    change = (rows.next_obs[first] - rows.obs[first]).std(axis=0, dtype=np.float64)
+    moved = (rows.spread > 0) & (change > 0)
+    small = [
+        dim
+        for dim in np.flatnonzero(moved & (change < _FINE)).tolist()
+        if dim not in rows.spec.exogenous
+    ]
+    if small:
+        least = float(change[small].min())
+        yield warning(
+            f"observations {list_dims(rows.name_obs(small))} change by {least:.1g} a step, too "
+            "little for a world model, which learns in the units of the data: give them in smaller "
+            f"units, about {10.0 ** np.ceil(-np.log10(least)) / 100:,.0f} times (mm instead of m), "
+            "where you fit one"
+        )
 
 
 def _parts(rows: Rows) -> np.ndarray:

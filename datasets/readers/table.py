@@ -16,6 +16,7 @@ from reverie.datasets.subset import Subset
 from reverie.datasets.tables.ends import find_ends, in_order, leave_out_missing
 from reverie.datasets.tables.expression import evaluate
 from reverie.datasets.tables.roles import Named, Roles, choose_roles
+from reverie.datasets.tables.suspects import warn_of_suspects
 from reverie.datasets.tables.table import Table, Writing, from_frame, read_table
 from reverie.mistake import Mistake
 from reverie.ranges import Count, Number
@@ -135,6 +136,8 @@ def from_table(
     table = in_order(table, roles)
     terminated, ends = find_ends(table, roles)
     values = {each: table.numbers(each) for each in (*roles.observations, *roles.actions)}
+    if not isinstance(columns, Mapping) or columns.get("observations") is None:  # guessed
+        warn_of_suspects(table, roles, values, ends)
     key, rewards = _reward(table, roles, reward, terminated, ends)
     keep = leave_out_missing(table, values | {key: rewards}, ends)
     obs, action = (

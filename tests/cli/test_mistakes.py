@@ -61,6 +61,14 @@ def recorded(tmp_path):
         (["agent.regulariser=[0]"], "agent.regulariser=[0] must be"),
         (["agent._partial_=false"], "agent._partial_ is no setting"),
         (["dynamics_reward=&a"], "dynamics_reward=&a cannot be read"),
+        (
+            ["dataset=table", "dataset.columns={actions: Öl, observations: [T, Wärme]}"],
+            """type 'dataset.columns={actions: "Öl", observations: [T, "Wärme"]}'""",
+        ),
+        (
+            ["dataset=table", "dataset.columns={actions: valve [%]}"],
+            """quotes of their own, as in 'dataset.columns={actions: "valve [%]"}'""",
+        ),
         (["dataset.task=[abc]"], "dataset.task=[abc] must be text"),
         (["agent=null"], "agent=null must be the name of an option; agent has awac, bc"),
         (["hydra/launcher=pbs"], "guide.md#sweeps says how to install launchers"),

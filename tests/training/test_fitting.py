@@ -1,11 +1,13 @@
 """A fit that was killed goes on from what it left in the cache, and leaves nothing behind."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from reverie.mistake import Mistake
 from reverie.training.files import load_tensors, save_tensors
-from reverie.training.fitting import fit_or_load
+from reverie.training.fitting import _warn_of_lost_columns, fit_or_load
 from reverie.world_models.base import Fitted
 
 
@@ -129,3 +131,13 @@ def test_a_fit_that_diverged_is_refused_and_not_kept(tmp_path, caplog):
     (tmp_path / "own.pt").unlink()
     assert fitted(Counting(), tmp_path) == ({"done": 10}, False)
     assert "fitting again" in caplog.text
+
+
+def test_columns_that_a_world_model_does_not_predict_are_told(caplog):
+    data = Data()
+    data.spec = SimpleNamespace(obs_labels=("gap", "speed"))
+    _warn_of_lost_columns(data, [[0.9, None], [1.0, 0.2]])
+    assert not caplog.records
+    _warn_of_lost_columns(data, [[0.9, 1.2], [0.3, 26.1]])
+    (record,) = caplog.records
+    assert "predicts speed (26.1) worse than a constant change would" in record.getMessage()

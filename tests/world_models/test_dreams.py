@@ -147,6 +147,22 @@ def test_pictures_name_columns_and_tell_actions_in_their_units(data, tmp_path):
     assert "first of 2 seeds" in figure.get_suptitle()
 
 
+def test_an_axis_shows_all_that_the_policy_does_and_one_episode_has_a_narrow_legend(data):
+    quiet = replace(data.transitions, action=0.01 * data.transitions.action)
+    found = trace(
+        Linear(noise=0.01, held=[3]),
+        replace(data, transitions=quiet),
+        policy=lambda obs: torch.ones(*obs.shape[:-1], 1),
+    )
+    figure = plot(found, "far")
+    axes = {each.get_ylabel(): each for each in figure.axes}
+    assert axes["action 0"].get_ylim()[1] > 1.0 > found["episodes"][0]["recorded"][2][0]
+    assert len(found["episodes"]) == 1
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    assert legend.get_window_extent().width < figure.bbox.width
+
+
 def test_many_columns_are_left_out_and_said_so(data):
     wide = data.transitions.obs.repeat(1, 10)
     wide[:, 0] = 7.0  # never changes

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from omegaconf.errors import (
     GrammarParseError,
@@ -198,16 +199,37 @@ def _explain_instantiation(error: InstantiationException) -> str | None:
 
 def _explain_override(error: OverrideParseException) -> str:
     """What cannot be read, and how it is typed if it is meant as text."""
-    key, is_setting, value = error.override.partition("=")
+    override = error.override.removeprefix("++")  # which open groups are given
+    key, is_setting, value = override.partition("=")
     reason = str(error).partition("See https://hydra.cc")[0]
     if reason.startswith("LexerNoViableAlt"):  # which points at a character below
         reason = "its special characters need quotes"
-    text = f"{error.override} cannot be read ({' '.join(reason.split())})"
+    text = f"{override} cannot be read ({' '.join(reason.split())})"
+    if value.startswith(("{", "[")) and (quoted := _quote_words(value)) is not None:
+        typed = shlex.quote(f"{key}={quoted}")
+        return f"{text}; names with other letters than a to z need quotes, so type {typed}"
+    if key == "dataset.columns":  # names of columns have units, and the whole is never text
+        example = shlex.quote('dataset.columns={actions: "valve [%]"}')
+        return f"{text}; names with spaces or signs need quotes of their own, as in {example}"
     if not is_setting:
         return f"{text}; settings are typed as key=value"
     meant = f"{key}={quote(value)}"
     typed = shlex.quote(meant) if re.search(r'[$`"\\!]', meant) else f'"{meant}"'
     return f"{text}; if it is meant as text, type {typed}"
+
+
+def _quote_words(value: str) -> str | None:
+    """A list or mapping with its words that Hydra cannot read in quotes; None if that helps not."""
+    quoted = re.sub(
+        r"""'[^']*'|"[^"]*"|[^\s,:{}\[\]'"]*[^\x00-\x7f][^\s,:{}\[\]'"]*""",
+        lambda word: word[0] if word[0][0] in "'\"" else f'"{word[0]}"',
+        value,
+    )
+    try:
+        OverridesParser.create().parse_overrides([f"key={quoted}"])
+    except HydraException:
+        return None
+    return quoted
 
 
 def _explain_composition(error: BaseException, typed: Sequence[str]) -> str:

@@ -12,7 +12,8 @@ _SLACK = 0.01
 NAMES = {"fqe": "fitted Q evaluation", "model": "the model rollouts"}
 _CAUSE = (
     "do not deploy; the likely cause are actions or states that the data lack, so keep the policy "
-    "closer to them: raise filter.penalty, lower source.horizon, or choose algorithm=td3_bc"
+    "closer to them: on rollouts raise filter.penalty or lower source.horizon; or choose "
+    "algorithm=td3_bc, with it a lower agent.alpha"
 )
 _RUN = "run=..."
 """Stands in sentences for a directory, since a run may be moved."""
@@ -33,8 +34,9 @@ def conclude(found: Mapping[str, Any], far: float) -> dict[str, Any]:
         allow; `cautions`, these and others; `sentence`, of all that.
 
     A gain in the model counts only where it is larger than what the model misses of the recorded
-    behaviour. No policy is better that an estimate promises the impossible of, or that often leaves
-    the data: what an estimate says there is a guess.
+    behaviour; so does a loss, unless fitted Q evaluation sees one too. No policy is better that an
+    estimate promises the impossible of, or that often leaves the data: what an estimate says there
+    is a guess.
     """
     made = [_of_seed(found, seed, far) for seed in range(found["seeds"])]
     return {name: [each[name] for each in made] for name in made[0]}
@@ -50,7 +52,9 @@ def _of_seed(found: Mapping[str, Any], seed: int, far: float) -> dict[str, Any]:
         else:
             unfit.append(reason)
     agreement = _agreement(found, signs, seed)
-    biased = _biased(found, seed) if signs.get("model") == 1 else None
+    # A loss that fitted Q evaluation confirms needs no such proof.
+    asked = signs.get("model") == 1 or (signs.get("model") == -1 and signs.get("fqe") != -1)
+    biased = _biased(found, seed, signs["model"]) if asked else None
     counted = signs | {"model": 0} if biased and agreement != "contradict" else signs
     outcome, said = _outcome(counted, agreement, unfit)
     impossible = _impossible(found, signs, seed)
@@ -68,18 +72,19 @@ def _of_seed(found: Mapping[str, Any], seed: int, far: float) -> dict[str, Any]:
     }
 
 
-def _biased(found: Mapping[str, Any], seed: int) -> str | None:
-    """Why a gain in the model may be an error of the model; None where it is larger than that."""
-    recorded, (_, gain, _) = found["model"]["recorded"], found["model"]["difference"][seed]
+def _biased(found: Mapping[str, Any], seed: int, sign: int) -> str | None:
+    """Why a gain (`sign` 1) or loss (-1) in the model may be its error; None where it is larger."""
+    recorded, (_, low, high) = found["model"]["recorded"], found["model"]["difference"][seed]
+    sure, what = (low, "gain") if sign == 1 else (-high, "loss")
     if recorded["broken"][seed] > BROKEN:
         return f"{recorded['broken'][seed]:.0%} of the recorded actions broke the model down"
-    _, low, high = recorded["bias"][seed]
-    missed = max(-low, high)
-    if gain > missed:
+    _, least, most = recorded["bias"][seed]
+    missed = max(-least, most)
+    if sure > missed:
         return None
     return (
-        f"the model itself misses the recorded value by up to {missed:.4g}, and the gain that it "
-        f"is sure of is {gain:.4g}"
+        f"the model itself misses the recorded value by up to {missed:.4g}, and the {what} that it "
+        f"is sure of is {sure:.4g}"
     )
 
 
@@ -116,8 +121,8 @@ def _outcome(signs: Mapping[str, int], agreement: str, unfit: Sequence[str]) -> 
         return "none", f"no verdict: {reasons}"
     if agreement == "contradict":
         return "contradiction", (
-            "the two estimates contradict each other: do not deploy; try a method that stays "
-            f"closer to the data (algorithm=td3_bc), or {LONGER}"
+            "the two estimates contradict each other: do not deploy; stay closer to the data "
+            f"(algorithm=td3_bc, with it a lower agent.alpha), or try {LONGER}"
         )
     by = {
         sign: [NAMES[method] for method, own in signs.items() if own == sign] for sign in (1, 0, -1)

@@ -166,7 +166,10 @@ def results(tasks: Tasks) -> Section:
         rows.append(["data: mean, best episode", "", mean, "-", best])
         summary = groups[0].runs[0].summary
         name = "normalised score" if unit == "score" else "return"
-        caption = f"{task}: {name} in {summary['environment']}, physics {summary['physics']}"
+        where = f" in {summary['environment']}, physics {summary['physics']}"
+        if summary["environment"] is None:
+            where = "; no environment is named, so only the recorded episodes have one"
+        caption = f"{task}: {name}{where}"
         section.blocks.append(Table(["method", "seeds", *KINDS.values()], rows, caption))
     return section
 

@@ -137,7 +137,7 @@ def test_an_agent_without_a_discount_gets_the_stated_one():
 def test_a_model_that_pays_too_much_contradicts_and_is_said_to_promise_the_impossible():
     found = judge(recording(), OneState(bonus=2.0), -0.9)
     assert found["outcome"] == ["contradiction"] and found["agreement"] == ["contradict"]
-    assert "contradict each other: do not deploy; try" in found["sentence"][0]
+    assert "contradict each other: do not deploy; stay" in found["sentence"][0]
     assert (
         "promise 0.1998, and the best recorded reward at every step comes to"
         in (found["impossible"][0][0])
@@ -269,7 +269,7 @@ def estimates(fqe, model, bias=0.0, **changes):
         ((3, 1, 5), (1, -1, 3), "better", "agree", "; the model rollouts cannot tell"),
         ((0, -1, 1), (-3, -4, -2), "worse", "differ", "do not deploy: worse than what"),
         ((0, -1, 1), (0, -1, 1), "unclear", "agree", "not to be told from what was recorded"),
-        ((3, 1, 5), (-3, -5, -1), "contradiction", "contradict", "do not deploy; try"),
+        ((3, 1, 5), (-3, -5, -1), "contradiction", "contradict", "do not deploy; stay"),
     ],
 )
 def test_conclusions_follow_from_the_signs_of_the_differences(fqe, model, outcome, agreement, said):
@@ -305,6 +305,22 @@ def test_a_model_counts_as_far_as_it_repeats_what_was_recorded(fqe, bias, outcom
     assert found["outcome"] == [outcome] and said in found["sentence"][0]
     worse = conclude(estimates([-3, -5, -1], [-4, -6, -2], bias), 0.5)
     assert worse["outcome"] == ["worse"] and "misses" not in worse["sentence"][0]
+
+
+@pytest.mark.parametrize(("bias", "outcome"), [(1.9, "worse"), (2.1, "unclear")])
+@pytest.mark.parametrize("converged", [True, False])
+def test_a_loss_that_only_the_model_sees_counts_as_far_as_well(bias, outcome, converged):
+    loss = estimates([0, -1, 1], [-4, -6, -2], bias)
+    loss["fqe"] = loss["fqe"] | {"converged": [converged]}
+    found = conclude(loss, 0.5)
+    assert found["outcome"] == [outcome]
+    said = (
+        "the model itself misses the recorded value by up to 2.1, and the loss that it is sure of"
+    )
+    assert (said in found["sentence"][0]) == (outcome == "unclear")
+    broken = estimates([0, -1, 1], [-4, -6, -2])
+    broken["model"]["recorded"]["broken"] = [0.5]
+    assert conclude(broken, 0.5)["outcome"] == ["unclear"]
 
 
 def test_the_table_fits_80_columns_and_names_the_seeds(both):

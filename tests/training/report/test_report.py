@@ -56,6 +56,15 @@ def test_the_table_says_what_metrics_csv_says(tmp_path, write):
     assert page.open == [] and found[0] in page.text
 
 
+def test_a_log_without_an_environment_is_not_scored_in_none(tmp_path, write):
+    place = write()
+    summary = json.loads((place / "summary.json").read_text()) | {"environment": None}
+    (place / "summary.json").write_text(json.dumps(summary))
+    _, markdown = report([tmp_path / "runs"], tmp_path / "out")
+    assert "no environment is named" in markdown.read_text()
+    assert " in None" not in markdown.read_text()
+
+
 def test_one_seed_never_looks_like_a_mean(tmp_path, write):
     write()
     html, markdown = report([tmp_path / "runs"], tmp_path / "out")
