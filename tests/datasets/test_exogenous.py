@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -177,9 +178,9 @@ def test_the_choice_survives_subsets_and_checkpoints_and_older_ones_have_none():
     assert part.spec.exogenous == (1,)
     plain = checkpoint._plain_spec(data.spec)
     record = {"spec": plain, "reference": None, "identity": {"dataset": data.fingerprint}}
-    assert checkpoint.facts_of(record).spec == data.spec
+    assert checkpoint.facts_of(Path("checkpoint.pt"), record).spec == data.spec
     older = {key: value for key, value in plain.items() if key != "exogenous"}
-    assert checkpoint.facts_of(record | {"spec": older}).spec.exogenous == ()
+    assert checkpoint.facts_of(Path("checkpoint.pt"), record | {"spec": older}).spec.exogenous == ()
 
 
 # Hints ---------------------------------------------------------------------------------------
