@@ -5,8 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from reverie.text import counted
+
 BROKEN = 0.05
 """Share of rollouts that break down above which the rest of them says nothing: they stop paying."""
+FEW = 20
+"""Recorded starts below which an interval over them is too narrow to be relied on."""
 _SLACK = 0.01
 """Share of the attainable range by which an estimate may miss it."""
 NAMES = {"fqe": "fitted Q evaluation", "model": "the model rollouts"}
@@ -55,11 +59,11 @@ def _of_seed(found: Mapping[str, Any], seed: int, far: float) -> dict[str, Any]:
     # A loss that fitted Q evaluation confirms needs no such proof.
     asked = signs.get("model") == 1 or (signs.get("model") == -1 and signs.get("fqe") != -1)
     biased = _biased(found, seed, signs["model"]) if asked else None
-    counted = signs | {"model": 0} if biased and agreement != "contradict" else signs
-    outcome, said = _outcome(counted, agreement, unfit)
+    weighed = signs | {"model": 0} if biased and agreement != "contradict" else signs
+    outcome, said = _outcome(weighed, agreement, unfit)
     impossible = _impossible(found, signs, seed)
     doubts = [*impossible, *_unsupported(found, signs, seed, far)]
-    cautions = [*([biased] if biased else []), *doubts]
+    cautions = [*([biased] if biased else []), *doubts, *_few(found)]
     sentence = "; but ".join([said, *cautions[:1]]) if signs else said
     if outcome == "better" and doubts:
         outcome, sentence = "unclear", f"do not rely on it: looks {said}, but {doubts[0]}"
@@ -70,6 +74,15 @@ def _of_seed(found: Mapping[str, Any], seed: int, far: float) -> dict[str, Any]:
         "cautions": cautions,
         "sentence": sentence,
     }
+
+
+def _few(found: Mapping[str, Any]) -> list[str]:
+    """That intervals over so few starts do not know how starts differ."""
+    if found["starts"] >= FEW:
+        return []
+    return [
+        f"its intervals rest on {counted(found['starts'], 'recorded start')} and are too narrow"
+    ]
 
 
 def _biased(found: Mapping[str, Any], seed: int, sign: int) -> str | None:

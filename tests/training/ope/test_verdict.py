@@ -252,6 +252,7 @@ def estimates(fqe, model, bias=0.0, **changes):
     measured |= {"recorded": {"bias": [[0.0, -bias, bias]], "broken": [0.0]}}
     return {
         "seeds": 1,
+        "starts": 64,
         "attainable": [-100.0, 100.0],
         "actions": {"beyond": [0.0], "recorded_beyond": 0.0},
         **{
@@ -259,6 +260,15 @@ def estimates(fqe, model, bias=0.0, **changes):
             for name, own in (("fqe", fqe), ("model", model))
         },
     } | changes
+
+
+def test_few_starts_are_said_to_make_intervals_too_narrow():
+    found = conclude(estimates([3, 1, 5], [4, 2, 6], starts=1), 0.5)
+    assert found["outcome"] == ["better"]
+    assert found["sentence"][0].endswith(
+        "; but its intervals rest on 1 recorded start and are too narrow"
+    )
+    assert conclude(estimates([3, 1, 5], [4, 2, 6], starts=20), 0.5)["cautions"] == [[]]
 
 
 @pytest.mark.parametrize(
