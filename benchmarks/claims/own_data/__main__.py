@@ -23,12 +23,15 @@ from reverie.benchmarks.claims import experiment
 from reverie.benchmarks.claims.experiment import CPU, run_all
 from reverie.benchmarks.claims.judging import estimate
 from reverie.benchmarks.claims.report import Claim, Findings, run_command
+from reverie.datasets.dataset import Dataset
 from reverie.datasets.options import read_option
 from reverie.envs import two_tanks
 from reverie.envs.make import spec_of
+from reverie.training.launch.options import build_option
 from reverie.training.ope.estimates import true_outcomes
 from reverie.training.ope.verdict import Verdict
 from reverie.training.seeding import seed_everything
+from reverie.world_models.base import WorldModel
 from reverie.world_models.measures import spearman
 
 NAME = "own_data"
@@ -147,9 +150,7 @@ def grade(seed: int, budget: Budget) -> Judged:
     data = datasets.load(DATASET)
     changes = {} if budget.epochs is None else {"max_epochs": budget.epochs}
     seed_everything(seed)
-    model = experiment.fit(
-        "world_model", "ensemble", data, changes=changes, seeds=1, seed=seed
-    ).model
+    model = shared_model(data, changes, seed)
     verdict: Verdict | None = reverie.make(
         "algorithm=td3_bc",
         dataset=data,
@@ -168,6 +169,19 @@ def grade(seed: int, budget: Budget) -> Judged:
         console=Console(markup=False, emoji=False),
     )
     return act(list(GRADED), control_graded, judged, budget)
+
+
+def shared_model(data: Dataset, changes: Mapping[str, Any], seed: int) -> WorldModel:
+    """One fitted ensemble, repeated for every graded controller."""
+    fitted = experiment.fit("world_model", "ensemble", data, changes=changes, seeds=1, seed=seed)
+    weights = fitted.model.state_dict()
+    model: WorldModel = build_option(
+        "world_model", "ensemble", changes=changes, spec=data.spec, seeds=len(GRADED), seed=seed
+    )
+    repeated = {name: weights[name].expand_as(each) for name, each in model.state_dict().items()}
+    model.load_state_dict(repeated)
+    model.replay_exogenous(data)
+    return model
 
 
 def control_graded(obs: Float[Tensor, "P B 4"]) -> Float[Tensor, "P B 1"]:
