@@ -211,8 +211,8 @@ def test_a_log_with_the_set_point_of_the_two_tanks_predicted_is_told_so():
     "name",
     [
         "builtin/pendulum-mixed",
-        "builtin/hopper-random",
-        "builtin/cartpole-swingup",
+        pytest.param("builtin/hopper-random", marks=pytest.mark.slow),
+        pytest.param("builtin/cartpole-swingup", marks=pytest.mark.slow),
         "builtin/refrigerator",
         "builtin/edge-of-reach",
     ],

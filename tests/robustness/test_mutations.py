@@ -9,7 +9,7 @@ from tests.robustness.sandbox import CHECKOUT
 
 
 @pytest.mark.parametrize(
-    ("mutations", "seed"), [(40, 0), pytest.param(100, 1, marks=pytest.mark.slow)]
+    ("mutations", "seed"), [(20, 0), pytest.param(100, 1, marks=pytest.mark.slow)]
 )
 def test_nothing_but_a_clear_refusal_comes_of_damage(mutations, seed):
     done = subprocess.run(

@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -86,12 +84,13 @@ def test_a_model_that_predicts_the_set_point_is_another_and_trains_otherwise(fin
     assert (tmp_path / METRICS).read_text() != (finished / METRICS).read_text()
 
 
-def test_reports_and_exports_name_them(finished, tmp_path):
+def test_reports_and_exports_name_them(finished, command, tmp_path):
     for arguments in (
         ("training.report", finished, "--output", tmp_path / "page"),
         ("training.export", f"run={finished}", f"output={tmp_path / 'export'}", "format=numpy"),
     ):
-        subprocess.run([sys.executable, "-m", *map(str, arguments)], check=True)
+        done = command("-m", *map(str, arguments))
+        assert done.returncode == 0, done.stderr
     page = next((tmp_path / "page").rglob("*.md")).read_text()
     assert "not predicted but replayed from the record: setpoint" in page
     manifest = next((tmp_path / "export").rglob("manifest.json"))
@@ -106,11 +105,9 @@ def test_reports_and_exports_name_them(finished, tmp_path):
         ("[h?,setpoint,position]", "names every observation, so no action moves anything"),
     ],
 )
-def test_a_wrong_name_ends_the_command_in_one_line(said, message):
+def test_a_wrong_name_ends_the_command_in_one_line(said, message, command):
     typed = ["dataset=builtin/two-tanks", "dataset.episodes=12", f"dataset.exogenous={said}"]
     for arguments in (["train.py"], ["-m", "datasets.check"]):
-        done = subprocess.run(
-            [sys.executable, *arguments, *typed], capture_output=True, text=True, check=False
-        )
+        done = command(*arguments, *typed)
         assert done.returncode == 1 and message in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1 and done.stderr.startswith("error: ")

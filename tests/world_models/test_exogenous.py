@@ -228,6 +228,7 @@ assert torch.equal(whole(starts), run(starts))
 """
 
 
+@pytest.mark.slow
 def test_rollouts_compile_whole():
     """In a process of its own, without the shape checker."""
     done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)
