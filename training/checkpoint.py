@@ -26,6 +26,10 @@ from reverie.world_models.sources import RolloutSource
 
 KIND = "checkpoint"
 FILE = "checkpoint.pt"
+_PARTS = {"update": int} | dict.fromkeys(
+    ("identity", "spec", "agent", "streams", "random", "log", "seconds"),
+    Mapping,
+)
 _REPAIR = "restore it, start over with overwrite=true, or give another run_dir"
 _DIVERGED = (
     "lower the learning rates or source.horizon, or raise filter.penalty, then start over with "
@@ -115,19 +119,22 @@ class State:
         Raises:
             Mistake: the checkpoint is damaged, has diverged, or belongs to another run.
         """
-        record = load_tensors(path, KIND, self.device, _REPAIR)
+        record = _load(path, self.device)
         _require_identity(path, record, identity(self.agent, self.data.fingerprint))
         require_same(path, record.get("settings", {}), self.settings)
         _take(path, self.agent, record["agent"])
+        with _whole(path):
+            for name in self.sources:
+                self.mixture[name].restore(record["streams"][name])
+            sources = {name: record.get("sources", {}).get(name, {}) for name in self.sources}
+            self.log.restore(record["log"])
+            self.seconds.update(record["seconds"])
+            restore_random_state(record["random"], self.device)
         for name, source in self.sources.items():
-            self.mixture[name].restore(record["streams"][name])
-            source.restore(record.get("sources", {}).get(name, {}))
+            source.restore(sources[name])
         if self.refitted is not None:
             _take(path, self.refitted, record["world_model"])
-        self.log.restore(record["log"])
-        self.seconds.update(record["seconds"])
         self._counted_until = self.clock()
-        restore_random_state(record["random"], self.device)
         return record["update"]
 
 
@@ -149,7 +156,7 @@ class Facts:
 
 def read_facts(path: Path) -> Facts:
     """The task a checkpoint was trained for."""
-    return facts_of(path, load_tensors(path, KIND, remedy=_REPAIR))
+    return facts_of(path, _load(path))
 
 
 def facts_of(path: Path, record: Mapping[str, Any]) -> Facts:
@@ -177,7 +184,7 @@ def facts_of(path: Path, record: Mapping[str, Any]) -> Facts:
 
 def load_agent(path: Path, agent: Agent, device: torch.device) -> int:
     """Load only the agent of a checkpoint; returns its finished updates."""
-    record = load_tensors(path, KIND, device, _REPAIR)
+    record = _load(path, device)
     _require_identity(path, record, identity(agent, record["identity"]["dataset"]))
     _take(path, agent, record["agent"])
     return record["update"]
@@ -185,7 +192,7 @@ def load_agent(path: Path, agent: Agent, device: torch.device) -> int:
 
 def load_refitted(path: Path, model: WorldModel, device: torch.device) -> None:
     """Load the world model of a checkpoint, if the run has fitted it again; else leave it."""
-    state = load_tensors(path, KIND, device, _REPAIR)["world_model"]
+    state = _load(path, device)["world_model"]
     if state is not None:
         _take(path, model, state)
 
@@ -202,14 +209,35 @@ def restore_settings(directory: Path, settings: Mapping[str, Any]) -> None:
             f"{directory} has lost its {CONFIG} and keeps no {FILE}, so nothing says "
             f"what it computed; restore {CONFIG}, or start over with overwrite=true"
         )
-    record = load_tensors(saved, KIND)
+    record = _load(saved)
     require_same(saved, record.get("settings", {}), settings)
     write_text(directory / CONFIG, write_settings(settings))
 
 
+def _load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    record = load_tensors(path, KIND, device, _REPAIR)
+    for name, kind in _PARTS.items():
+        if not isinstance(record.get(name), kind):
+            raise damaged(path, f"it has no {name} of a run", _REPAIR)
+    return record
+
+
 def _take(path: Path, module: nn.Module, state: Mapping[str, Any]) -> None:
-    require_finite(path, module, state, _DIVERGED)
-    module.load_state_dict(state)
+    with _whole(path):
+        require_finite(path, module, state, _DIVERGED)
+        module.load_state_dict(state)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Let parts that are none of a run's, which somebody else has written, be a mistake."""
+    try:
+        yield
+    except Mistake:
+        raise
+    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        reason = f"its contents are not a run's: {type(error).__name__} {error}"
+        raise damaged(path, reason, _REPAIR) from error
 
 
 def identity(agent: Agent, dataset: str) -> dict[str, Any]:

@@ -213,7 +213,7 @@ def _breaks(table: Table, name: str, ends: np.ndarray) -> np.ndarray:
         )
     if gap.any():
         longest = float(np.nanmax(steps[gap], initial=step))
-        lost = int(np.nansum(np.rint(steps[gap] / step) - 1))
+        lost = float(np.nansum(np.rint(steps[gap] / step) - 1))
         log.warning(
             "%s: %s has %s, the first after %s, the longest of %.4g%s where a step is %.4g%s (%s "
             "missing); episodes are cut there",
@@ -225,7 +225,7 @@ def _breaks(table: Table, name: str, ends: np.ndarray) -> np.ndarray:
             unit,
             step,
             unit,
-            "1 row is" if lost == 1 else f"{lost:,} rows are",
+            "1 row is" if lost == 1 else f"{lost:,.0f} rows are",
         )
     if back.any():
         log.warning(

@@ -456,3 +456,12 @@ def test_a_flipped_bit_of_a_parquet_with_checksums_is_refused(tmp_path):
     path.write_bytes(data)
     with pytest.raises(Mistake, match="cannot be read as parquet"):
         load_file(path)
+
+
+def test_a_time_beyond_all_bounds_is_told(tmp_path, caplog):
+    path = tmp_path / "log.csv"
+    lines = [f"{row * 0.1:.1f},{row % 7},{row % 5},1" for row in range(200)]
+    lines[120] = "1e308,1,2,1"
+    path.write_text("\n".join(["time,level,action,reward", *lines]) + "\n")
+    load_file(path)
+    assert "1 gap" in caplog.text and "missing); episodes are cut there" in caplog.text

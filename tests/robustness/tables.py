@@ -46,7 +46,9 @@ class Table:
         """Write the log."""
         write_log(folder / "log.csv")
         if self.name != "log.csv":
-            pandas.read_csv(folder / "log.csv").to_parquet(folder / self.name)
+            pandas.read_csv(folder / "log.csv").to_parquet(
+                folder / self.name, write_page_checksum=True
+            )  # without checksums other numbers are read as they stand
 
     def attempt(self, rng: Random, whole: Path, folder: Path) -> Attempt:
         """Damage its bytes, its cells or its columns, and check it."""

@@ -156,6 +156,35 @@ def test_a_run_that_diverged_keeps_the_checkpoint_of_before_and_is_not_read(make
             read()
 
 
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda record: record.pop("streams"),
+        lambda record: record.update(update="12"),
+        lambda record: record["random"].update(cpu=torch.zeros(0)),
+        lambda record: record["log"].update(scores=3),
+        lambda record: record["agent"].popitem(),
+        lambda record: record["agent"].update(more=torch.zeros(1)),
+    ],
+)
+def test_a_checkpoint_that_somebody_else_has_written_is_damaged(make_run, tmp_path, forge):
+    run = make_run()
+
+    def die(update, episodes):
+        raise Killed
+
+    run.on_evaluation = die
+    with pytest.raises(Killed):
+        run.train(tmp_path)
+    saved = tmp_path / checkpoint.FILE
+    make_run(periods=Periods(log=2, evaluate=0, checkpoint=3)).train(tmp_path / "other")
+    record = load_tensors(tmp_path / "other" / checkpoint.FILE, checkpoint.KIND)
+    forge(record)
+    save_tensors(saved, checkpoint.KIND, record)  # whole to the last bit
+    with pytest.raises(Mistake, match=r"checkpoint\.pt is damaged"):
+        make_run().train(tmp_path)
+
+
 def test_a_finished_run_that_kept_no_checkpoint_is_read(make_run, tmp_path):
     periods = Periods(log=2, evaluate=4, checkpoint=0)
     make_run(periods=periods).train(tmp_path)
