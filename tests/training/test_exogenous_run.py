@@ -1,13 +1,17 @@
 """Runs on data with exogenous observations: by a user's commands, killed, read back, exported."""
 
+import io
 import json
 import signal
 
 import pytest
 import torch
+from omegaconf import OmegaConf
+from rich.console import Console
 
 import reverie
 from reverie.training.launch.restore import load_run
+from reverie.training.ope.__main__ import world_model
 from reverie.training.run_directory import METRICS
 
 SMALL = (
@@ -67,6 +71,13 @@ def test_dreams_and_measurements_of_a_run_leave_the_set_point_to_the_record(fini
             assert found[: len(wanted)] == wanted
     measured = json.loads((finished / "world_model.json").read_text())
     assert measured["one_step"]["rmse"][0][2] is None
+
+
+def test_another_verdict_on_the_run_replays_them_too(finished):
+    run = load_run(finished)
+    settings = OmegaConf.create({"world_model": None})
+    model = world_model(run, run.load_dataset(), settings, Console(file=io.StringIO()))
+    assert model.record is not None
 
 
 def test_a_killed_run_ends_with_the_same_bits(finished, command, tmp_path):

@@ -116,6 +116,7 @@ def world_model(
     if not is_chosen(node):
         own = run.load_part("world_model")
         if isinstance(own, WorldModel):
+            own.replay_exogenous(data)
             return own
         node = run.config.get("world_model")
     if not is_chosen(node):
