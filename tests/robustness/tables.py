@@ -1,6 +1,7 @@
 """Tables that are damaged, and what somebody types to have them read."""
 
 import csv
+import io
 import shutil
 from functools import partial
 from pathlib import Path
@@ -148,15 +149,17 @@ def _compare(path: Path, named: bool) -> None:
         print(stored)
         return
     # Rows may be left out and put together by episodes, but none is made of two.
-    known = {_key(row) for row in stored}
-    followers = {_key(row) for row in stored[:, : rows.obs.shape[1]]}
-    alien = [row for row in read if _key(row) not in known]
-    alien += [row for row in rows.next_obs.numpy() if _key(row) not in followers]
-    print(f"{len(alien)} rows were read that are not there" if alien else RIGHT)
+    width = rows.obs.shape[1]
+    slack = np.full(read.shape[1], 1e-6)
+    slack[width:-1] *= high - low  # actions are kept as shares of their box
+    alien = sum(not _is_among(row, stored, slack) for row in read)
+    followers = stored[:, :width], slack[:width]
+    alien += sum(not _is_among(row, *followers) for row in rows.next_obs.double().numpy())
+    print(f"{alien} rows were read that are not there" if alien else RIGHT)
 
 
-def _key(row: np.ndarray) -> tuple[str, ...]:
-    return tuple(f"{value:.3e}" if value else "0" for value in np.asarray(row, np.float32))
+def _is_among(row: np.ndarray, known: np.ndarray, slack: np.ndarray) -> bool:
+    return bool((np.abs(known - row) <= slack + 1e-5 * np.abs(row)).all(1).any())
 
 
 def _stored(path: Path, names: tuple[str, ...]) -> Any:
@@ -167,13 +170,25 @@ def _stored(path: Path, names: tuple[str, ...]) -> Any:
         table = parquet.ParquetFile(path).read().to_pydict()
         found = {" ".join(name.split()): column for name, column in table.items()}
         return np.array([[_number(each) for each in found[name]] for name in names]).T
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        head, *lines = [line for line in csv.reader(file) if line]
-    if len({len(line) for line in lines}) > 1 or "\0" in path.read_text():
+    text = _decoded(path.read_bytes())
+    head, *lines = [line for line in csv.reader(io.StringIO(text, newline="")) if line]
+    if len({len(line) for line in lines}) > 1 or "\0" in text:
         return "lines of other lengths were read"
     head = [" ".join(name.split()) for name in head]
     places = [head.index(name) for name in names]
     return np.array([[_number(line[place]) for place in places] for line in lines])
+
+
+def _decoded(data: bytes) -> str:
+    for codec in ("utf-32", "utf-16") if data[:1] in (b"\xff", b"\xfe", b"\0") else ():
+        try:
+            return data.decode(codec)
+        except UnicodeError:
+            continue
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeError:
+        return data.decode("cp1252", errors="replace")
 
 
 def _number(cell: Any) -> float:

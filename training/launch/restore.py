@@ -290,8 +290,8 @@ def _require_settings_of(path: Path, plain: Mapping[str, Any], facts: Facts) -> 
     known, found = flat(facts.settings), flat(plain)
     for key in sorted({*known, *found}) if known else ():
         carried = key.split(".")[0] in CARRIED_OUT or key == "dataset.path"
-        if not carried and found.get(key) != known.get(key):
-            was, now = (one_line(str(each.get(key)), 200) for each in (known, found))
+        if not carried and (key in found, found.get(key)) != (key in known, known.get(key)):
+            was, now = (one_line(str(each.get(key, "nothing")), 200) for each in (known, found))
             raise damaged(
                 path, f"it says {key}={now}, and the checkpoint beside it {was}", _WRITTEN_ANEW
             )

@@ -282,6 +282,9 @@ def test_a_class_beside_ours_is_one_of_ours(run_dir, monkeypatch):
 def test_a_flipped_digit_in_the_settings_is_found(run_dir):
     config = run_dir / "config.yaml"
     text = config.read_text()
+    config.write_text(text.replace("regulariser: null", "regulatiser: null"))
+    with pytest.raises(Mistake, match=r"it says agent.regulariser=nothing, and .* None"):
+        reverie.load(run_dir)
     config.write_text(text.replace("discount: 0.99", "discount: 0.98"))
     with pytest.raises(Mistake, match=r"it says agent.discount=0.98, .* 0.99.*restore it, or del"):
         reverie.load(run_dir)
