@@ -360,10 +360,14 @@ def plot(trained: Mapping[str, Judged], graded: list[Judged]) -> Figure:
         truths = [value for judged in [*graded, *trained.values()] for value in judged.values]
         ends = [float(min(truths)), float(max(truths))]
         ax.plot(ends, ends, color="0.6", ls="--", lw=1)
+        # Costs of very different size.
+        ax.set(xscale="symlog", yscale="symlog")
         ax.set(xlabel=f"true value, discounted by {DISCOUNT}", ylabel="estimate from the log")
         ax.set_title(title, fontsize=10)
         ax.grid(alpha=0.3)
-        ax.legend(fontsize=8)
+    figure.legend(
+        *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8
+    )
     return figure
 
 
