@@ -4,6 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_ROOM = "free some disk space, or choose a folder that can be written"
+_MAKE = "make the folder {} first"
+
 
 class Mistake(ValueError):
     """Something in the settings, data, files, machine or numbers of a run that a user can mend.
@@ -19,14 +22,12 @@ class Unwritable(Mistake):
 
 
 @contextmanager
-def writing(
-    path: Path, remedy: str = "free some disk space, or choose a folder that can be written"
-) -> Iterator[None]:
+def writing(path: Path, remedy: str | None = None) -> Iterator[None]:
     """Let what the operating system refuses while the block writes be a mistake.
 
     Args:
         path: the file or folder that is written.
-        remedy: what to do; end of the message.
+        remedy: what to do; end of the message. None for room, or for the folder that is missing.
 
     Raises:
         Unwritable: names the path and the reason.
@@ -34,6 +35,7 @@ def writing(
     try:
         yield
     except OSError as error:
-        if isinstance(error, FileNotFoundError) and not path.parent.exists():
-            remedy = f"make the folder {path.parent} first"
+        if remedy is None:
+            missing = isinstance(error, FileNotFoundError) and not path.parent.exists()
+            remedy = _MAKE.format(path.parent) if missing else _ROOM
         raise Unwritable(f"could not write {path}: {error.strerror or error}; {remedy}") from error

@@ -192,7 +192,7 @@ def load_agent(path: Path, agent: Agent, device: torch.device) -> int:
 
 def load_refitted(path: Path, model: WorldModel, device: torch.device) -> None:
     """Load the world model of a checkpoint, if the run has fitted it again; else leave it."""
-    state = _load(path, device)["world_model"]
+    state = load_tensors(path, KIND, device, _REPAIR).get("world_model")
     if state is not None:
         _take(path, model, state)
 
