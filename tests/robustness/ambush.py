@@ -66,6 +66,8 @@ def run(
         "stdout": str(printed[0]),
         "stderr": str(printed[1]),
     }
+    for path in printed:
+        path.touch()  # a child may be killed before it opens them
     sys.stdout.flush()
     child = os.fork()
     if child == 0:

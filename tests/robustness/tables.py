@@ -167,9 +167,9 @@ def _stored(path: Path, names: tuple[str, ...]) -> Any:
     if path.suffix == ".parquet":
         from pyarrow import parquet
 
-        table = parquet.ParquetFile(path).read().to_pydict()
-        found = {" ".join(name.split()): column for name, column in table.items()}
-        return np.array([[_number(each) for each in found[name]] for name in names]).T
+        table = parquet.ParquetFile(path).read()
+        found = {" ".join(name.split()): table[name] for name in table.column_names}
+        return np.array([_numbers(found[name]) for name in names]).T
     text = _decoded(path.read_bytes())
     head, *lines = [line for line in csv.reader(io.StringIO(text, newline="")) if line]
     if len({len(line) for line in lines}) > 1 or "\0" in text:
@@ -189,6 +189,12 @@ def _decoded(data: bytes) -> str:
         return data.decode("utf-8-sig")
     except UnicodeError:
         return data.decode("cp1252", errors="replace")
+
+
+def _numbers(column: Any) -> list[float]:
+    if str(column.type).startswith("duration"):  # which is read in seconds
+        return (column.to_pandas() / pandas.Timedelta(seconds=1)).tolist()
+    return [_number(each) for each in column.to_pylist()]
 
 
 def _number(cell: Any) -> float:
