@@ -199,6 +199,8 @@ def _breaks(table: Table, name: str, ends: np.ndarray) -> np.ndarray:
             "dataset.columns.time, or [] for none"
         )
     step = float(np.median(steps[forward]))
+    with np.errstate(over="ignore"):
+        ratio = steps / step
     unit = f" {table.unit_of_time(name)}".rstrip()
     _require_one_sampling_time(table, name, steps, ends, step)
     back, gap = inside & (steps < 0), inside & ~(steps <= GAP * step)  # a missing time is a gap
@@ -213,7 +215,7 @@ def _breaks(table: Table, name: str, ends: np.ndarray) -> np.ndarray:
         )
     if gap.any():
         longest = float(np.nanmax(steps[gap], initial=step))
-        lost = float(np.nansum(np.rint(steps[gap] / step) - 1))
+        lost = float(np.nansum(np.rint(ratio[gap]) - 1))
         log.warning(
             "%s: %s has %s, the first after %s, the longest of %.4g%s where a step is %.4g%s (%s "
             "missing); episodes are cut there",
@@ -245,7 +247,7 @@ def _breaks(table: Table, name: str, ends: np.ndarray) -> np.ndarray:
             counted(repeats, "row"),
             table.places.at(int(np.argmax(inside & (steps == 0)))),
         )
-    uneven = int((forward & ~gap & (np.abs(steps / step - 1.0) > JITTER)).sum())
+    uneven = int((forward & ~gap & (np.abs(ratio - 1.0) > JITTER)).sum())
     if uneven:
         log.warning(
             "%s: %s of %s steps differ by more than %.0f %% from the sampling time of %.4g%s; to a "

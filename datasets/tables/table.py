@@ -104,14 +104,21 @@ class Table:
         return found is not None and int(np.isfinite(found.values).sum()) > int(found.text.sum())
 
     def numbers(self, name: str) -> np.ndarray:
-        """A column as float64, NaN where an entry is missing.
+        """A column as float64, durations in seconds, NaN where an entry is missing.
 
         Raises:
-            Mistake: it holds text, or numbers that can be read in two ways.
+            Mistake: it holds text or dates, or numbers that can be read in two ways.
         """
         column = self.columns[name]
         if column.dtype.kind in "fiub":
             return column.astype(np.float64)
+        if column.dtype.kind == "m":
+            return _since(column, np.timedelta64(1, "s"))
+        if column.dtype.kind == "M":
+            raise Mistake(
+                f"{self.source}: {name} holds dates, where numbers belong; leave {name} out of "
+                "dataset.columns, or convert it"
+            )
         found = self._parsed(name)
         if found.text.any():
             row, count = int(np.argmax(found.text)), int(found.text.sum())

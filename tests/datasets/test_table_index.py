@@ -6,6 +6,7 @@ import numpy as np
 import pandas
 import polars
 import pytest
+import torch
 
 from reverie.datasets import load
 from reverie.mistake import Mistake
@@ -74,3 +75,13 @@ def test_rows_of_a_frame_are_counted_from_0_and_texts_in_it_are_numbers(caplog):
     assert any(first + "row 7 (counted from 0): '---'); it is left out" in line for line in told)
     with pytest.raises(Mistake, match="encoding=utf-8 says how a file is written"):
         load(frame, encoding="utf-8")
+
+
+def test_durations_are_read_in_seconds_and_dates_are_no_numbers():
+    seconds = FRAME["reward"].round(3)
+    timed = FRAME.assign(reward=pandas.to_timedelta(seconds, unit="s"))
+    found = load(timed).transitions.reward
+    assert torch.allclose(found, load(FRAME.assign(reward=seconds)).transitions.reward)
+    dated = FRAME.assign(reward=pandas.Timestamp("2026-01-01") + timed["reward"])
+    with pytest.raises(Mistake, match="reward holds dates, where numbers belong; leave reward out"):
+        load(dated)
