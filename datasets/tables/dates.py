@@ -46,6 +46,9 @@ def parse_dates(column: np.ndarray, date_format: str | None) -> np.ndarray | Unr
         `[N]` float64, NaN where there is none; or why not.
     """
     present = np.flatnonzero(~pandas.isna(column))
+    for row in present:
+        if isinstance(column[row], list | dict | np.ndarray):
+            return Unread(int(row), "which is no date; name another column as dataset.columns.time")
     codes, cells = pandas.factorize(column[present])
     first = {code: int(present[int(np.argmax(codes == code))]) for code in (0,) if len(present)}
     if not len(cells):

@@ -102,3 +102,13 @@ def test_what_is_no_date_is_named_by_its_row(cells, given, row, why):
 def test_a_format_that_is_named_is_read():
     found = parse_dates(texts("28 Mar 2026 10:00:00", "28 Mar 2026 10:00:02"), "%d %b %Y %H:%M:%S")
     assert found.tolist() == [0.0, 2.0]
+
+
+@pytest.mark.parametrize("cell", [[1.0], {"t": 1}, np.ones(2)])
+def test_lists_are_no_times(cell):
+    frame = log()
+    frame["time [s]"] = [cell] * len(frame)
+    with pytest.raises(
+        Mistake, match=r"time \[s\] holds .* in row 0 .*which is no date; name anot"
+    ):
+        load_any(frame, columns={"actions": ["action [-]"]})
