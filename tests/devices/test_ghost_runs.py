@@ -37,7 +37,6 @@ def test_nothing_waits_for_a_device_and_its_numbers_are_those_of_the_cpu(run, pa
     assert all(each["operations"] > 100 for each in found)
     # Other kernels round otherwise: a linear layer is one operation on the CPU and two elsewhere,
     # and squares of gradients, kept by the optimisers, then differ by up to 0.9 % on some CPUs.
-    # A wrong number is off by about as much as it is.
     assert not [each["name"] for each in found if each["off"] > 2e-2]
 
 
