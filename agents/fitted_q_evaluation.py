@@ -126,6 +126,15 @@ class FittedQEvaluation(Agent):
         obs = obs.expand(self.seeds, -1, -1)
         return self.values(obs, self.act(obs)).view(self.policies, -1, obs.shape[1])
 
+    @torch.no_grad()
+    def bellman_errors(self, batch: Transition) -> Float[Tensor, "P R B"]:
+        """r + discount (1 - terminated) V(s') - Q(s, a) at rows `[B]`, by the fitted critics."""
+        shared = batch.map(lambda column: column.expand(self.seeds, *column.shape))
+        after = self.values(shared.next_obs, self.act(shared.next_obs))[:, 0]
+        target = bellman_target(shared.reward, shared.terminated, after, self.discount)
+        error = target - self.values(shared.obs, shared.action)[:, 0]
+        return error.view(self.policies, -1, error.shape[1])
+
     def update(self, batch: Transition) -> dict[str, Float[Tensor, " S"]]:
         wanted = self.target(batch)
         target = (wanted - self.offset.unsqueeze(1)) / self.scale

@@ -11,6 +11,7 @@ from reverie.benchmarks.claims.own_data.__main__ import (
     claim_outcomes,
     control_graded,
     covered,
+    covered_corrected,
     plot,
     rank_correlation,
 )
@@ -29,6 +30,8 @@ def judged(estimates, outcomes, truth, cautions=None):
         "model": {"value": values},
         "outcome": outcomes,
         "cautions": cautions or [[] for _ in outcomes],
+        "impossible": [[] for _ in outcomes],
+        "doubly_robust": None,
     }
     names = [f"policy {number}" for number in range(len(truth))]
     return Judged(names, verdict, torch.tensor(truth), 10 * torch.tensor(truth))
@@ -47,6 +50,14 @@ def test_order_and_intervals_by_hand():
     assert covered(without, "model") == []
 
 
+def test_corrected_values_count_where_their_weights_do():
+    weighed = judged([-5.0, -8.0, -30.0], ["better"] * 3, [-5.5, -6.0, -20.0])
+    weighed.verdict["doubly_robust"] = weighed.verdict["fqe"] | {"steps": [3, 2, 0]}
+    assert covered_corrected(weighed) == [True, False] and covered_corrected(GOOD) == []
+    (*_, told) = claim_estimates({"td3_bc": weighed}, [GOOD], judge=True)
+    assert told.measured == "50% of 2" and told.holds is None
+
+
 def test_control_pays_only_above_the_controller_that_recorded():
     trained = {"good": judged([0.0] * 3, ["better"] * 3, [-1.0, -1.1, -0.9])}
     trained["unsure"] = judged([0.0] * 3, ["better"] * 3, [-1.0, -5.0, 0.0])
@@ -57,20 +68,27 @@ def test_control_pays_only_above_the_controller_that_recorded():
 
 
 def test_a_false_promise_is_counted():
-    better, worse, harm, missed, fired, spared = claim_outcomes([GOOD, RASH], judge=True)
+    found = claim_outcomes([GOOD, RASH], judge=True)
+    better, worse, harm, missed, fired, alarmed, spared, quiet = found
     assert (better.measured, better.holds) == ("67% of 3", False)
     assert (worse.measured, worse.holds) == ("100% of 1", True)
     assert (harm.measured, harm.holds) == ("50% of 2", False)
     assert (missed.measured, missed.holds) == ("33% of 3", None)
     assert (fired.measured, spared.measured) == ("50% of 2", "0% of 3")
+    assert (alarmed.measured, quiet.measured) == ("0% of 2", "0% of 3")
+    torn = judged([-5.0, -6.0, -7.0], ["contradiction", "unclear", "worse"], [-50.0, -5.0, -60.0])
+    torn.verdict["impossible"][1].append("fitted Q evaluation promises ...")
+    *_, fired, alarmed, spared, quiet = claim_outcomes([torn], judge=True)
+    assert (fired.measured, spared.measured) == ("100% of 2", "100% of 1")
+    assert (alarmed.measured, quiet.measured) == ("50% of 2", "100% of 1")
     doubted = judged([-5.0], ["better"], [-50.0], cautions=[["in 90% of the states ..."]])
-    assert claim_outcomes([doubted], judge=True)[-2].measured == "100% of 1"
+    assert claim_outcomes([doubted], judge=True)[-4].measured == "100% of 1"
     assert claim_outcomes([GOOD], judge=False)[0].holds is None
 
 
 def test_the_picture_shows_every_policy_in_both_panels():
     trained = {"td3_bc": GOOD}
-    assert len(claim_estimates(trained, [RASH, GOOD], judge=False)) == 6
+    assert len(claim_estimates(trained, [RASH, GOOD], judge=False)) == 7
     for ax in plot(trained, [RASH]).axes:
         shown = {line.get_label(): len(line.get_xdata()) for line in ax.lines}
         assert shown["td3_bc"] == 3 and shown["graded controllers"] == 2

@@ -18,7 +18,7 @@ OPTIONAL = (
     *("pygame", "gymnasium_robotics", "optuna", "submitit", "ray", "onnx", "onnxruntime"),
 )
 """What the default job does without."""
-FQE = ("discount=0.9", "fqe.updates=20", "fqe.batch_size=8")
+FQE = ("discount=0.9", "fqe.updates=20", "fqe.batch_size=8", "doubly_robust.updates=20")
 TINY = (
     *("algorithm=bc", "dataset.episodes=12", "updates=20", "batch_size=32", "agent.hidden=[16]"),
     *("evaluate.every=10", "evaluate.episodes=1", "log_every=10", "checkpoint_every=10"),

@@ -50,7 +50,14 @@ def test_what_commands_write_into_a_run_directory_is_ours(train, command, tmp_pa
     here = (f"run_dir={run_dir}", "updates=20", *loggers)
     done = train("algorithm=mopo", "lipschitz.states=4", *here)
     assert done.returncode == 0, done.stderr
-    small = ("fqe.updates=2", "fqe.replicas=1", "fqe.hidden=[8,8]", "starts=8", "model.rollouts=1")
+    small = (
+        "fqe.updates=2",
+        "fqe.replicas=1",
+        "fqe.hidden=[8,8]",
+        "starts=8",
+        "doubly_robust.updates=2",
+        "model.rollouts=1",
+    )
     for words in (("evaluate.py", "episodes=1"), ("-m", "reverie.training.ope", *small)):
         done = command(*words, f"run={run_dir}", "threads=1" if "-m" in words else "seed=7")
         assert done.returncode == 0, done.stderr

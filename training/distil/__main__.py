@@ -130,7 +130,7 @@ def _by_records(run: SavedRun, settings: DictConfig, console: Console) -> Distil
     """
     plain: Any = OmegaConf.to_container(settings.verdict, resolve=True)
     judge, seeds, discount = judge_by(plain), run.agent.seeds, run.agent.discount
-    judge.learner(run.spec, run.policy, seeds, discount)  # is refused, if at all
+    judge.require_settings(run.spec, run.policy, seeds, discount)
     data, model = run.load_dataset(), run.load_part("world_model")
     records = InRecords(data, seeds=seeds, rows=settings.rows)
     if not isinstance(model, WorldModel):

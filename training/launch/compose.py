@@ -347,22 +347,25 @@ def build_verdict(config: DictConfig, data: Dataset, agent: Agent) -> Verdict | 
     if not config.verdict.starts:
         return None
     settings: Any = OmegaConf.to_container(config.verdict, resolve=True)
-    fqe, share = settings["fqe"], settings["fqe"].pop("share")
-    fqe["updates"] = min(fqe["updates"], math.ceil(share * config.updates))
+    most = math.ceil(settings["fqe"].pop("share") * config.updates)
+    for fit in (settings["fqe"], settings["doubly_robust"]):
+        fit["updates"] = min(fit["updates"], most)
     verdict = judge_by(settings)
     with side_stream(config.seed, next(agent.parameters()).device):
-        verdict.learner(data.spec, agent.act, agent.seeds, agent.discount)
+        verdict.require_settings(data.spec, agent.act, agent.seeds, agent.discount)
     return verdict
 
 
 def judge_by(settings: dict[str, Any]) -> Verdict:
     """A verdict of plain settings, `verdict` of conf/train.yaml or alike."""
-    fqe = dict(settings["fqe"])
+    fqe, clone = dict(settings["fqe"]), dict(settings["doubly_robust"])
     return Verdict(
         **{name: settings[name] for name in ("starts", "discount", "horizon", "far")},
         **{name: fqe.pop(name) for name in ("updates", "converged")},
         **settings["model"],
         fqe=fqe,
+        effective=clone.pop("effective"),
+        clone=clone,
     )
 
 

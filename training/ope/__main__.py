@@ -62,7 +62,7 @@ def evaluate(settings: DictConfig) -> None:
             "one; give one, such as discount=0.99"
         )
     judge = judge_by(plain | {"discount": settings.discount or run.agent.discount})
-    judge.learner(run.spec, run.policy, run.agent.seeds, judge.discount)  # is refused, if at all
+    judge.require_settings(run.spec, run.policy, run.agent.seeds, judge.discount)
     data = run.load_dataset()
     if settings.true_return:
         require_truth(run)

@@ -40,7 +40,8 @@ def conclude(found: Mapping[str, Any], far: float) -> dict[str, Any]:
     A gain in the model counts only where it is larger than what the model misses of the recorded
     behaviour; so does a loss, unless fitted Q evaluation sees one too. No policy is better that an
     estimate promises the impossible of, or that often leaves the data: what an estimate says there
-    is a guess.
+    is a guess. Nor is one whose doubly robust estimate, where there is one, is below the recorded
+    value.
     """
     made = [_of_seed(found, seed, far) for seed in range(found["seeds"])]
     return {name: [each[name] for each in made] for name in made[0]}
@@ -62,7 +63,7 @@ def _of_seed(found: Mapping[str, Any], seed: int, far: float) -> dict[str, Any]:
     weighed = signs | {"model": 0} if biased and agreement != "contradict" else signs
     outcome, said = _outcome(weighed, agreement, unfit)
     impossible = _impossible(found, signs, seed)
-    doubts = [*impossible, *_unsupported(found, signs, seed, far)]
+    doubts = [*impossible, *_unsupported(found, signs, seed, far), *_corrected(found, seed)]
     cautions = [*([biased] if biased else []), *doubts, *_few(found)]
     sentence = "; but ".join([said, *cautions[:1]]) if signs else said
     if outcome == "better" and doubts:
@@ -198,6 +199,25 @@ def _unsupported(
         beyond = found["model"]["beyond"][seed]
         said.append(f"{beyond:.0%} of its states in the model lie beyond the data")
     return said
+
+
+def corrected(found: Mapping[str, Any], seed: int) -> bool:
+    """Whether importance weights were fit to correct fitted Q evaluation."""
+    weighed = found.get("doubly_robust")
+    return weighed is not None and weighed["steps"][seed] > 0
+
+
+def _corrected(found: Mapping[str, Any], seed: int) -> list[str]:
+    """That corrected by its errors on recorded steps the value is below the recorded one."""
+    if not corrected(found, seed):
+        return []
+    difference, _, high = found["doubly_robust"]["difference"][seed]
+    if high >= 0:
+        return []
+    return [
+        f"corrected by its errors on recorded steps, fitted Q evaluation is {-difference:.4g} "
+        "below what was recorded"
+    ]
 
 
 def alarms(verdict: Mapping[str, Any] | None) -> list[str]:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reverie.text import counted
-from reverie.training.ope.conclusions import name_run, sentences
+from reverie.training.ope.conclusions import corrected, name_run, sentences
 
 _WIDTHS = (24, 13, 22, 17)
 _AGREE = {
@@ -51,6 +51,11 @@ def verdict_table(verdict: Mapping[str, Any]) -> Table:
             if measured is not None and not measured.get("diverged"):
                 value, difference = measured["value"][seed], measured["difference"][seed]
                 table.add_row(before + label, *_interval(value), _difference(difference))
+            if method == "fqe" and corrected(verdict, seed):
+                own = verdict["doubly_robust"]
+                value, difference = own["value"][seed], own["difference"][seed]
+                cells = *_interval(value), _difference(difference)
+                table.add_row(before + "doubly robust", *cells)
         own = (verdict["model"] or {}).get("recorded")
         if own is not None:  # older summaries lack it
             bias = f"{own['bias'][seed][0]:+.4g} bias"
@@ -73,6 +78,11 @@ def _rests_on(verdict: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
         rows.append(
             ("FQE, left to move", left, counted(fitted["updates"], "update"), _common(words))
         )
+    weighed = verdict.get("doubly_robust")  # older summaries lack it
+    if weighed is not None:
+        steps = _range(weighed["steps"], lambda each: f"{each}")
+        worth = _range(weighed["effective"], lambda each: f"{each:.0f}")
+        rows.append(("recorded steps weighed", steps, f"worth {worth} starts", ""))
     if model is not None:
         returns = _range([each[0] for each in model["return"]], _number)
         beside = f"recorded {_number(verdict['recorded']['return'][0])}"

@@ -1,9 +1,9 @@
 """A verdict on a trained policy from recorded data alone, beside what the behaviour earned there.
 
 Two estimates that fail in different ways, fitted Q evaluation and rollouts of the world model, from
-the same starts and under the same discount as the recorded behaviour's own value. Importance
-weights, and with them doubly robust estimates, need the density of the policy's actions, which a
-deterministic policy does not have.
+the same starts and under the same discount as the recorded behaviour's own value. Where the policy
+stays near a clone of that behaviour, a third one corrects the first by the errors that it makes on
+recorded steps.
 """
 
 from collections.abc import Mapping
@@ -19,15 +19,19 @@ from reverie.agents.fitted_q_evaluation import FittedQEvaluation
 from reverie.agents.losses import sum_bounds
 from reverie.datasets.dataset import Dataset
 from reverie.envs.specs import Spec
-from reverie.ranges import Count, Inside, Positive, Share, UnitInterval, Whole, Widths
+from reverie.ranges import Bounds, Count, Inside, Positive, Share, UnitInterval, Whole, Widths
 from reverie.training.ope.bias import ModelBias, model_bias
 from reverie.training.ope.conclusions import conclude
+from reverie.training.ope.doubly_robust import correct, weigh
 from reverie.training.ope.estimates import Fitted, Rollouts, box_of, fit_values, interval
 from reverie.training.ope.estimates import model_rollouts as roll_out
 from reverie.training.ope.recorded import Recorded, horizon_of, recorded_values, start_rows
 from reverie.training.ope.support import action_distance
+from reverie.training.progress import stage
 from reverie.training.results.statistics import Interval
+from reverie.training.seeding import side_stream
 from reverie.world_models.base import Policy, WorldModel
+from reverie.world_models.diffusion.behaviour import BehaviourClone
 
 RANGES: dict[str, Any] = {
     "discount": Inside,
@@ -41,6 +45,14 @@ RANGES: dict[str, Any] = {
     "fqe.learning_rate": Positive,
     "fqe.tau": Share,
     "fqe.offset_rate": UnitInterval,
+    "doubly_robust.updates": Whole,
+    "doubly_robust.effective": Count,
+    "doubly_robust.batch": Count,
+    "doubly_robust.hidden": Widths,
+    "doubly_robust.learning_rate": Positive,
+    "doubly_robust.log_std_bounds": Bounds,
+    "doubly_robust.heldout_episodes": Count,
+    "doubly_robust.measure_every": Count,
     "model.rollouts": Whole,
     "model.box": Positive | None,
 }
@@ -61,6 +73,9 @@ class Verdict:
             the model, lies beyond the data, recorded actions of which the same is true not counted.
         updates: of fitted Q evaluation; 0 for none.
         fqe: `batch_size`, and hyperparameters of `FittedQEvaluation`.
+        effective: starts that the weights of a recorded step must be worth to correct the values.
+        clone: `updates`, 0 for no correction, and hyperparameters of the `BehaviourClone` that
+            weighs.
         rollouts: in the model from each start; 0 for none.
         box: states in the model stay within so many times the range of the data; None lets them go.
     """
@@ -72,6 +87,8 @@ class Verdict:
     far: float
     updates: int
     fqe: Mapping[str, Any]
+    effective: int
+    clone: Mapping[str, Any]
     rollouts: int
     box: float | None
 
@@ -92,6 +109,29 @@ class Verdict:
             discount=self.discount_of(own),
             **{name: value for name, value in self.fqe.items() if name != "batch_size"},
         )
+
+    def require_settings(self, spec: Spec, policy: Policy, policies: int, own: float) -> None:
+        """Refuse what would else be refused after a long training.
+
+        Raises:
+            Mistake: a hyperparameter of the critics or of the clone is none.
+        """
+        self.learner(spec, policy, policies, own)
+        if self.clone["updates"]:
+            self._new_clone(spec, 0)
+
+    def _new_clone(self, spec: Spec, seed: int) -> BehaviourClone:
+        settings = {name: value for name, value in self.clone.items() if name != "updates"}
+        steps = self.clone["updates"]
+        with side_stream(seed, torch.device("cpu")):  # other numbers do not depend on it
+            return BehaviourClone(spec=spec, seeds=1, seed=seed, steps=steps, **settings)
+
+    def fit_clone(self, data: Dataset, seed: int, console: Console) -> BehaviourClone:
+        """A clone of the recorded behaviour, which draws from a stream of its own."""
+        clone = self._new_clone(data.spec, seed)
+        with stage("clone of the recorded behaviour", clone.steps, console) as shown:
+            clone.fit(data, lambda done, loss: shown.advance_to(done))
+        return clone
 
     def judge(
         self,
@@ -141,6 +181,7 @@ class Verdict:
                 "recorded_beyond": distance.recorded_beyond,
             },
             "fqe": None,
+            "doubly_robust": None,
             "model": None,
         }
         if self.updates:
@@ -154,6 +195,12 @@ class Verdict:
                 console=console,
             )
             found["fqe"] = self._describe_fit(fitted, known)
+            if fitted is not None and self.clone["updates"]:
+                clone = self.fit_clone(data, seed, console).to(device)
+                weighed = weigh(
+                    *(learner, clone, data, rows, known.present), effective=self.effective
+                )
+                found["doubly_robust"] = correct(weighed, known.values)
         if model is not None and self.rollouts:
             box = None if self.box is None else box_of(data, self.box).to(device)
             with torch.no_grad():

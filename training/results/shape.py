@@ -92,6 +92,12 @@ _REPLAYED: dict[str, Check] = {
     "recorded.broken": list_of(is_number),
 }
 """Of a model that was asked to repeat the recordings, which older summaries do not know."""
+_CORRECTED: dict[str, Check] = {
+    **{name: list_of(_is_interval) for name in ("value", "difference")},
+    "steps": list_of(is_count),
+    "effective": list_of(is_number),
+}
+"""Of doubly robust estimates, which older summaries do not know."""
 _SHARED = ("recorded.value", "recorded.return")
 """Lists that hold no entry a seed."""
 _MEASURED: dict[str, Check] = {
@@ -148,8 +154,11 @@ def complaint_of_verdict(verdict: Any, seeds: int) -> str | None:
     if verdict is None:
         return None
     checks = dict(_VERDICT)
-    for method, own in (("fqe", _FITTED), ("model", _ROLLED_OUT)):
+    parts = {"fqe": _FITTED, "model": _ROLLED_OUT, "doubly_robust": _CORRECTED}
+    for method, own in parts.items():
         measured = _at(verdict, method)
+        if measured is _MISSING and method == "doubly_robust":
+            continue
         if measured is not None:
             names = _DIVERGED if _at(measured, "diverged") is True else own
             if _at(measured, "recorded") is not _MISSING:

@@ -96,6 +96,22 @@ class BehaviourClone(Fitted):
         shape = (*obs.shape[:-1], self.spec.action_dim)
         return action.view(shape), std.view(shape)
 
+    @torch.no_grad()
+    def log_ratio(
+        self,
+        obs: Float[Tensor, "B D"],
+        action: Float[Tensor, "B A"],
+        chosen: Float[Tensor, "S B A"],
+    ) -> Float[Tensor, "S B"]:
+        """Log of how much likelier actions are of who acts about `chosen` than of the clone.
+
+        Both spread as the clone does, so the ratio is that of two Gaussians of one width.
+        """
+        mean, log_std = self._gaussian(obs.unsqueeze(0))
+        taken, std = _before_tanh(action), log_std.exp()
+        own, cloned = (taken - _before_tanh(chosen)) / std, (taken - mean) / std
+        return (cloned.square() - own.square()).sum(-1) / 2
+
     def _gaussian(self, obs: Float[Tensor, "1 B D"]) -> tuple[Tensor, Tensor]:
         """Mean and ln std of arctanh of the action."""
         mean, log_std = self.network((obs - self.obs_mean) / self.obs_std).chunk(2, -1)
@@ -112,13 +128,12 @@ class BehaviourClone(Fitted):
         device = self.obs_mean.device
         held = rows_of(data, held_out_episodes(data, self.heldout_episodes, self.seed))
         rows = data.transitions
-        limit = Segments.ACTION_LIMIT
-        before = torch.atanh(rows.action.clamp(-limit, limit))
+        before = _before_tanh(rows.action)
         self.obs_mean.copy_(rows.obs[~held].mean(0))
         self.obs_std.copy_(rows.obs[~held].std(0).clamp_min(1e-6))
         obs, before = rows.obs[~held].to(device), before[~held].to(device)
         measured = rows.map(lambda x: x[held if held.any() else ~held].to(device))
-        target = torch.atanh(measured.action.clamp(-limit, limit))
+        target = _before_tanh(measured.action)
         history: dict[str, list[Any]] = {"measured_at": [], "holdout_loss": []}
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(self.seed)
@@ -147,3 +162,7 @@ class BehaviourClone(Fitted):
             )
         self.network.load_state_dict(kept)
         return {**history, "best_holdout_loss": best, "updates": self.steps}
+
+
+def _before_tanh(action: Float[Tensor, "*B A"]) -> Float[Tensor, "*B A"]:
+    return torch.atanh(action.clamp(-Segments.ACTION_LIMIT, Segments.ACTION_LIMIT))

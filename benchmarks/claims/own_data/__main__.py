@@ -268,7 +268,19 @@ def claim_estimates(
                     f"{label}, {text}: true value in the 95 % interval", "95 %", share, None, "ours"
                 )
             )
-    return claims
+    hits = [hit for each in [*trained.values(), *graded] for hit in covered_corrected(each)]
+    share = f"{np.mean(hits):.0%} of {len(hits)}" if hits else "no weights count"
+    text = "all, doubly robust where its weights count: true value in the 95 % interval"
+    return [*claims, Claim(text, "95 %", share, None, "ours")]
+
+
+def covered_corrected(judged: Judged) -> list[bool]:
+    """Whether each doubly robust interval holds the true value, where there is one."""
+    weighed = judged.verdict["doubly_robust"]
+    if weighed is None:
+        return []
+    held = zip(covered(judged, "doubly_robust"), weighed["steps"], strict=True)
+    return [hit for hit, steps in held if steps]
 
 
 def rank_correlation(judged: Judged, method: str) -> float:
@@ -319,14 +331,18 @@ def claim_outcomes(all_judged: list[Judged], judge: bool) -> list[Claim]:
         claims.append(Claim(f"policies {text}", expected, measured, holds, "ours"))
     for label, deserved in (("worse than what was recorded", True), ("better", False)):
         fired = [
-            warns(judged.verdict, policy)
+            (warns(judged.verdict, policy), rings(judged.verdict, policy))
             for judged in all_judged
             for policy, value in enumerate(judged.values.tolist())
             if (value <= judged.verdict["recorded"]["value"][0]) == deserved
         ]
-        measured = f"{np.mean(fired):.0%} of {len(fired)}" if fired else "none"
-        text = f"policies truly {label}: a warning beside the verdict, or no deployment"
-        claims.append(Claim(text, "-", measured, None, "ours"))
+        proper = [alarm for _, alarm in fired]
+        for text, hits in (
+            ("a warning beside the verdict, or no deployment", [any(each) for each in fired]),
+            ("an alarm (contradiction, or what no reward allows)", proper),
+        ):
+            measured = f"{np.mean(hits):.0%} of {len(hits)}" if hits else "none"
+            claims.append(Claim(f"policies truly {label}: {text}", "-", measured, None, "ours"))
     return claims
 
 
@@ -334,6 +350,11 @@ def warns(verdict: Mapping[str, Any], policy: int) -> bool:
     """Whether a verdict advises against a policy, or names a reason for doubt."""
     against = verdict["outcome"][policy] in ("worse", "contradiction")
     return against or bool(verdict["cautions"][policy])
+
+
+def rings(verdict: Mapping[str, Any], policy: int) -> bool:
+    """Whether a run would end with an alarm about a policy."""
+    return verdict["outcome"][policy] == "contradiction" or bool(verdict["impossible"][policy])
 
 
 def plot(trained: Mapping[str, Judged], graded: list[Judged]) -> Figure:

@@ -29,6 +29,7 @@ SMALL = dict(
         "starts": 8,
         "discount": 0.8,
         "fqe": {"updates": 20, "batch_size": 16, "hidden": [8], "replicas": 2},
+        "doubly_robust": {"updates": 20, "hidden": [8]},
     },
 )
 

@@ -38,7 +38,17 @@ FQE = dict(
 )
 JUDGE = dict(
     starts=32, discount=0.9, horizon=None, converged=0.05, far=0.5, updates=150, fqe=FQE
-) | dict(rollouts=1, box=1.5)
+) | dict(rollouts=1, box=1.5, effective=20, clone={"updates": 0})
+CLONE = dict(
+    updates=200,
+    batch=64,
+    hidden=[16],
+    activation="relu",
+    learning_rate=1e-2,
+    log_std_bounds=[-5.0, 2.0],
+    heldout_episodes=2,
+    measure_every=50,
+)
 
 
 def reward_of(action):
@@ -260,6 +270,41 @@ def estimates(fqe, model, bias=0.0, **changes):
             for name, own in (("fqe", fqe), ("model", model))
         },
     } | changes
+
+
+def test_a_policy_near_the_recorded_behaviour_is_judged_by_its_weighed_errors_too():
+    data = recording()
+    without = judge(data, OneState(), 0.0, 0.9)
+    found = judge(data, OneState(), 0.0, 0.9, clone=CLONE, effective=3)
+    weighed = found["doubly_robust"]
+    # Random actions of a wide box: some steps resemble either policy.
+    assert weighed["steps"][0] > weighed["steps"][1]
+    assert weighed["effective"][0] > weighed["effective"][1]
+    assert {**found, "doubly_robust": None} == without  # it moves no other number
+    assert complaint_of_verdict(json.loads(json.dumps(found)), 2) is None
+    assert judge(data, OneState(), 0.0, 0.9, clone=CLONE, effective=3) == found
+    console = Console(file=io.StringIO(), width=80)
+    print_verdict(found, console, Path("run"))
+    table, _, _ = console.file.getvalue().partition("verdict: ")
+    assert all(len(line) <= 80 for line in table.splitlines())
+    assert table.count("doubly robust") == sum(each > 0 for each in weighed["steps"])
+    assert "recorded steps weighed" in table
+    spoiled = {**found, "doubly_robust": {**weighed, "steps": [1.5, 2]}}
+    assert "its verdict.doubly_robust.steps is" in complaint_of_verdict(spoiled, 2)
+    older = {key: value for key, value in found.items() if key != "doubly_robust"}
+    assert complaint_of_verdict(older, 2) is None
+    print_verdict(older, QUIET, Path("run"))
+
+
+def test_nobody_is_better_whose_weighed_errors_say_worse():
+    good = estimates([3, 1, 5], [3, 1, 5])
+    for steps, high, outcome in ((4, -1.0, "unclear"), (0, -1.0, "better"), (4, 1.0, "better")):
+        weighed = {"value": [[-2, -3, high]], "difference": [[-2, -3, high]], "steps": [steps]}
+        found = conclude(good | {"doubly_robust": weighed}, 0.5)
+        assert found["outcome"] == [outcome]
+        assert ("fitted Q evaluation is 2 below what was" in found["sentence"][0]) == (
+            outcome == "unclear"
+        )
 
 
 def test_few_starts_are_said_to_make_intervals_too_narrow():
