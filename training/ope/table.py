@@ -54,8 +54,8 @@ def verdict_table(verdict: Mapping[str, Any]) -> Table:
             if method == "fqe" and corrected(verdict, seed):
                 own = verdict["doubly_robust"]
                 value, difference = own["value"][seed], own["difference"][seed]
-                cells = *_interval(value), _difference(difference)
-                table.add_row(before + "doubly robust", *cells)
+                shown = (*_interval(value), _difference(difference))
+                table.add_row(before + "doubly robust", *shown)
         own = (verdict["model"] or {}).get("recorded")
         if own is not None:  # older summaries lack it
             bias = f"{own['bias'][seed][0]:+.4g} bias"
