@@ -34,8 +34,7 @@ from reverie.training.run_directory import (
 def run(config: DictConfig, overrides: list[str]) -> float | None:
     """Carry out one run, or what is left of it; returns the score to report."""
     console = Console(markup=False, emoji=False)
-    settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    require_sense(config, settings)
+    settings = plain(config)
     run_dir = run_directory(settings, overrides)
     settings = dict(pinned(settings, run_dir, anew=config.overwrite))
     config.init_sha256 = settings["init_sha256"]
@@ -54,6 +53,10 @@ def run(config: DictConfig, overrides: list[str]) -> float | None:
     return summary["result"].get("score_last10", summary["result"].get("return_last10"))
 
 
+def plain(config: DictConfig) -> dict[str, Any]:
+    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+
+
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def main(config: DictConfig) -> float | None:
     if sweeping():  # whose table tells what became of each job
@@ -68,6 +71,7 @@ def job(config: DictConfig) -> float | None:
     hydra_config = HydraConfig.get()
     tuned = settle(config, hydra_config)
     typed = list(hydra_config.overrides.task)
+    require_sense(config, plain(config))
     told = told_budget(config.updates, hydra_config.runtime.choices, typed)
     if tuned is not None:
         print(f"using the hyperparameters of {tuned}")

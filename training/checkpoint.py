@@ -20,7 +20,7 @@ from reverie.training.files import load_tensors, require_finite, save_tensors, w
 from reverie.training.logging import Log
 from reverie.training.run_directory import CARRIED_OUT, CONFIG, require_same
 from reverie.training.seeding import random_state, restore_random_state
-from reverie.training.stored import damaged, write_settings
+from reverie.training.stored import contents_of, damaged, write_settings
 from reverie.world_models.base import WorldModel
 from reverie.world_models.sources import RolloutSource
 
@@ -123,7 +123,7 @@ class State:
         _require_identity(path, record, identity(self.agent, self.data.fingerprint))
         require_same(path, record.get("settings", {}), self.settings)
         _take(path, self.agent, record["agent"])
-        with _whole(path):
+        with contents_of(path, "a run", _REPAIR):
             for name in self.sources:
                 self.mixture[name].restore(record["streams"][name])
             sources = {name: record.get("sources", {}).get(name, {}) for name in self.sources}
@@ -167,11 +167,12 @@ def facts_of(path: Path, record: Mapping[str, Any]) -> Facts:
     """
     try:
         plain, reference = dict(record["spec"]), record["reference"]
-        for name, kind in get_type_hints(Spec).items():
-            if name in plain and not fits(plain[name], kind):
-                raise ValueError(f"spec.{name} must be {describe(kind)}")
-            if isinstance(plain.get(name), list):
-                plain[name] = tuple(plain[name])
+        _require_types(plain, Spec, "spec")
+        for name, value in plain.items():
+            if isinstance(value, list):
+                plain[name] = tuple(value)
+        if reference is not None:
+            _require_types(reference, Reference, "reference")
         return Facts(
             Spec(**plain),
             None if reference is None else Reference(**reference),
@@ -180,6 +181,12 @@ def facts_of(path: Path, record: Mapping[str, Any]) -> Facts:
         )
     except (LookupError, TypeError, ValueError) as error:
         raise damaged(path, error, _REPAIR) from error
+
+
+def _require_types(values: Mapping[str, Any], kind: type, name: str) -> None:
+    for key, hint in get_type_hints(kind).items():
+        if key in values and not fits(values[key], hint):
+            raise ValueError(f"{name}.{key} must be {describe(hint)}")
 
 
 def load_agent(path: Path, agent: Agent, device: torch.device) -> int:
@@ -223,21 +230,9 @@ def _load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
 
 
 def _take(path: Path, module: nn.Module, state: Mapping[str, Any]) -> None:
-    with _whole(path):
+    with contents_of(path, "a run", _REPAIR):
         require_finite(path, module, state, _DIVERGED)
         module.load_state_dict(state)
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[None]:
-    """Let parts that are none of a run's, which somebody else has written, be a mistake."""
-    try:
-        yield
-    except Mistake:
-        raise
-    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        reason = f"its contents are not a run's: {type(error).__name__} {error}"
-        raise damaged(path, reason, _REPAIR) from error
 
 
 def identity(agent: Agent, dataset: str) -> dict[str, Any]:

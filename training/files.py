@@ -125,11 +125,12 @@ def load_tensors(
             f"{path} cannot be read as a {kind} ({reason}); it is damaged or not ours, so load it "
             f"in no other way: {remedy}"
         ) from error
-    if not isinstance(record, dict) or record.get("reverie") != kind:
+    marks = (record.get("reverie"), record.get("format")) if isinstance(record, dict) else ()
+    if not is_plain(marks) or not marks or marks[0] != kind:  # a tensor is like nothing
         raise Mistake(f"{path} is not a {kind} of this project; give the path of one")
-    if record.get("format") != FORMAT:
+    if marks[1] != FORMAT:
         raise Mistake(
-            f"{path} was written by another version of Reverie (format {record.get('format')}, "
+            f"{path} was written by another version of Reverie (format {marks[1]}, "
             f"this one reads {FORMAT}); make it again (a run: its command with another root=), or "
             "use the version that wrote it"
         )

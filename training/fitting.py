@@ -26,6 +26,8 @@ from reverie.training.files import (
 )
 from reverie.training.loop import Wrapper
 from reverie.training.progress import stage
+from reverie.training.results.shape import complaint_of_measurements
+from reverie.training.stored import contents_of
 from reverie.world_models import diagnostics, dreams
 from reverie.world_models.base import FitProgress, Fitted, Policy, WorldModel
 from reverie.world_models.morec import diagnostics as selection_diagnostics
@@ -267,7 +269,12 @@ def load(
         Mistake: damaged; other settings, other spaces, or fitted to other data; not finite.
     """
     record = load_tensors(path, kind_of(group), device, _REPAIR)
-    ours, theirs = model.signature(), record["signature"]
+    ours = model.signature()
+    with contents_of(path, f"a {kind_of(group)}", _REPAIR):
+        theirs, fitted_on = dict(record["signature"]), str(record["fitted_on"])
+        described = dict(record["described"])
+        if isinstance(model, WorldModel) and (wrong := complaint_of_measurements(described)):
+            raise ValueError(wrong)
     for name in sorted(set(ours) | set(theirs)):
         if name not in free and ours.get(name) != theirs.get(name):
             raise Mistake(
@@ -275,14 +282,14 @@ def load(
                 f"{name}={ours.get(name)}; give {group} the same settings, or leave "
                 f"{group}.path empty to fit a new one"
             )
-    if record["fitted_on"] != data.fingerprint:
+    if fitted_on != data.fingerprint:
         raise Mistake(
-            f"{path} was fitted to data with fingerprint {record['fitted_on']}, dataset "
+            f"{path} was fitted to data with fingerprint {fitted_on}, dataset "
             f"{data.name} has {data.fingerprint}; leave {group}.path empty to fit a new one"
         )
     _take(model, path, record, group)
-    model.fitted_on = record["fitted_on"]
-    return record["described"]
+    model.fitted_on = fitted_on
+    return described
 
 
 def load_weights(model: Fitted, path: Path, group: str, device: torch.device) -> None:
@@ -295,8 +302,9 @@ def load_weights(model: Fitted, path: Path, group: str, device: torch.device) ->
 
 
 def _take(model: Fitted, path: Path, record: Mapping[str, Any], group: str) -> None:
-    require_finite(path, model, record["state"], _diverged(group))
-    model.load_state_dict(record["state"])
+    with contents_of(path, f"a {kind_of(group)}", _REPAIR):
+        require_finite(path, model, record["state"], _diverged(group))
+        model.load_state_dict(record["state"])
 
 
 def _diverged(group: str) -> str:

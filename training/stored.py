@@ -5,7 +5,8 @@ said in one line that names the file.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,21 @@ def write_settings(settings: Mapping[str, Any]) -> str:
 def damaged(path: Path, reason: object, remedy: str) -> Mistake:
     """The mistake that a file of a run cannot be used as it is."""
     return Mistake(f"{path} is damaged ({one_line(str(reason), 200)}); {remedy}")
+
+
+@contextmanager
+def contents_of(path: Path, what: str, remedy: str) -> Iterator[None]:
+    """Let parts that are none of `what`, which somebody else has written, be a mistake.
+
+    For the lines that take a file apart, and no others: what they raise is the file's fault.
+    """
+    try:
+        yield
+    except Mistake:
+        raise
+    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        reason = f"its contents are not those of {what}: {type(error).__name__} {error}"
+        raise damaged(path, reason, remedy) from error
 
 
 def _read(path: Path, largest: int, remedy: str, parse: Callable[[str], Any]) -> dict[str, Any]:

@@ -122,6 +122,9 @@ def recorded(tmp_path):
             ["dataset=minari", "dataset.id=a/b-v0", "dataset.obs_slice=3"],
             "there is no setting 'dataset.obs_slice' with dataset=minari; choose dataset=",
         ),
+        (["updates={a:1}"], "updates={'a': 1} must be a whole number"),
+        (["name=null"], "name=None must be text"),
+        (["algorithm=mopo", "source.horizon='#'"], "source.horizon=# must be"),
         (["video=true"], "there is no setting 'video'"),  # which another command has
         (["fqe.updates=3"], "there is no setting 'fqe.updates'"),
         (

@@ -230,6 +230,14 @@ def test_who_waited_for_a_lock_file_that_is_gone_takes_the_new_one(tmp_path):
         thread.join()
 
 
+@pytest.mark.parametrize("mark", ["reverie", "format"])
+def test_a_file_whose_marks_are_tensors_is_not_ours(tmp_path, mark):
+    path = tmp_path / "model.pt"
+    files.save_tensors(path, "thing", {mark: torch.ones(2)})
+    with pytest.raises(Mistake, match=r"model\.pt is not a thing of this project"):
+        files.load_tensors(path, "thing")
+
+
 @pytest.mark.parametrize(
     "value", [torch.ones(2), {"a": [torch.ones(())]}, {1: 2}, (1, {"deep": torch.zeros(1)})]
 )

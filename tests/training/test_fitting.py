@@ -7,8 +7,8 @@ import torch
 
 from reverie.mistake import Mistake
 from reverie.training.files import load_tensors, save_tensors
-from reverie.training.fitting import _warn_of_lost_columns, fit_or_load
-from reverie.world_models.base import Fitted
+from reverie.training.fitting import _warn_of_lost_columns, fit_or_load, load_weights
+from reverie.world_models.base import Fitted, WorldModel
 
 
 class Counting(Fitted):
@@ -105,6 +105,51 @@ def test_damage_where_somebody_chose_the_file_is_an_error(tmp_path):
     # What the message says of a run that is not finished.
     (tmp_path / "own.pt").unlink()
     assert fitted(Counting(dies_at=1), tmp_path) == ({"done": 10}, True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"state": None},
+        {"state": {}},
+        {"state": {"total": torch.zeros(3)}},
+        {"state": {"total": 1}},
+        {"signature": None},
+        {"signature": [1]},
+        {"described": 3},
+        *({missing: ...} for missing in ("state", "signature", "fitted_on", "described")),
+    ],
+    ids=str,
+)
+def test_a_whole_file_that_somebody_else_has_written_is_no_model(tmp_path, change):
+    fitted(Counting(), tmp_path)
+    (cached,) = (tmp_path / "cache").glob("*.pt")
+    record = load_tensors(cached, "generator") | change
+    record = {name: value for name, value in record.items() if value is not ...}
+    for path in (cached, tmp_path / "own.pt"):
+        save_tensors(path, "generator", record)
+    with pytest.raises(Mistake, match=r"own\.pt (is damaged|was fitted)"):
+        fitted(Counting(), tmp_path)
+    if "state" in change:
+        with pytest.raises(Mistake, match=r"own\.pt is damaged \(its contents are not those of a"):
+            load_weights(Counting(), tmp_path / "own.pt", "generator", torch.device("cpu"))
+    (tmp_path / "own.pt").unlink()
+    assert fitted(Counting(), tmp_path) == ({"done": 10}, False)
+
+
+def test_what_describes_the_fit_of_a_world_model_can_be_drawn(tmp_path):
+    class Model(Counting, WorldModel):
+        def step(self, obs, action, candidates=1, state=None):
+            raise NotImplementedError
+
+    fitted(Model(), tmp_path)
+    own = tmp_path / "own.pt"
+    record = load_tensors(own, "generator")
+    save_tensors(own, "generator", record | {"described": {"holdout_loss": [3]}})
+    with pytest.raises(Mistake, match=r"own\.pt is damaged .*its holdout_loss is \[3\]"):
+        fitted(Model(), tmp_path)
+    save_tensors(own, "generator", record | {"described": {"holdout_loss": [[3.0, None]]}})
+    assert fitted(Model(), tmp_path)[1]
 
 
 class Diverging(Counting):

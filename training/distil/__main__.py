@@ -96,7 +96,7 @@ def distil(settings: DictConfig) -> float:
         for line in student.equations()[replica]:
             console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
     with unless_read_only(lambda line: console.print(line, highlight=False, soft_wrap=True)):
-        write_json(run_dir / "sparse_policy.json", result)
+        write_json(run_dir / "sparse_policy.json", result, with_digest=True)
         for replica in range(run.agent.seeds):
             write_text(run_dir / f"sparse_policy_{replica}.py", student.python(replica))
             write_text(run_dir / f"sparse_policy_{replica}.c", student.c(replica))

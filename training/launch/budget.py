@@ -42,6 +42,11 @@ def sized(source: DictConfig, rows: int, transitions: int = 1) -> DictConfig:
     return own
 
 
+def with_any_size(source: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a source with some number in the place of `auto`, for a look at the others."""
+    return {key: 1 if key in _SIZES and each == AUTO else each for key, each in source.items()}
+
+
 def told_size(source: DictConfig, rows: int, transitions: int = 1) -> str | None:
     """How large rollout rounds are and why, in words; None where somebody said how large."""
     now = sized(source, rows, transitions)

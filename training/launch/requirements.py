@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from reverie.agents.base import Agent
 from reverie.mistake import Mistake
@@ -13,7 +13,7 @@ from reverie.settings import require_declared
 from reverie.training.compilation import pick_device, should_compile
 from reverie.training.initialisation import Optimiser
 from reverie.training.launch import mistakes
-from reverie.training.launch.budget import sized
+from reverie.training.launch.budget import with_any_size
 from reverie.training.launch.compose import arguments, is_chosen, real_rows
 from reverie.training.ope.verdict import RANGES
 from reverie.training.population import population
@@ -22,6 +22,7 @@ from reverie.world_models.diffusion.parts import require_parts_suit
 Period = Whole
 """Of updates between two of something; 0 for never."""
 SETTINGS = {
+    "name": str,
     "seed": Seed,
     "seeds": Count,
     "updates": Count,
@@ -57,8 +58,7 @@ def require_sense(config: DictConfig, settings: dict[str, Any]) -> None:
     population(settings)
     known = settings
     if config.source is not None:  # of which sizes may wait for the dataset
-        source = OmegaConf.to_container(sized(config.source, rows=1), resolve=True)
-        known = {**settings, "source": source}
+        known = {**settings, "source": with_any_size(settings["source"])}
     require_declared(known, SETTINGS)
     require_parts_fit(config)
     if is_chosen(config.source) and real_rows(config) == config.batch_size:

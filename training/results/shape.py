@@ -103,6 +103,7 @@ _SHARED = ("recorded.value", "recorded.return")
 _MEASURED: dict[str, Check] = {
     **{f"one_step.{name}": list_of(is_number) for name in ("rmse_median", "r2_median")},
     "one_step.reward_rmse": list_of(is_number),
+    "holdout_loss": list_of(list_of(is_number)),
     "likelihood.mixture": list_of(is_number),
     **{f"calibration.{name}": list_of(is_number) for name in ("error", "z_std")},
 }

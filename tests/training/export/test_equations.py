@@ -12,6 +12,7 @@ from reverie.mistake import Mistake
 from reverie.training.distil.sparse_policy import SparsePolicy
 from reverie.training.export import equations
 from reverie.training.export.controller import TOLERANCE, controller_of, self_test_observations
+from reverie.training.files import write_json
 
 SPEC = Spec(None, 2, 2, (-2.0, 0.0), (2.0, 3.0), obs_names=("h_1 [cm]", "\\input{x} $"))
 POWERS = np.array([[0, 0], [1, 0], [2, 1]])
@@ -53,6 +54,19 @@ def test_a_run_that_was_not_distilled_says_how(tmp_path):
     with pytest.raises(Mistake, match=r"was not distilled.*python -m training\.distil run=") as e:
         equations.read(tmp_path, SPEC, 2)
     assert "\n" not in str(e.value)
+
+
+def test_terms_that_are_not_those_that_were_written_are_refused(tmp_path):
+    path = tmp_path / equations.DISTILLED
+    terms = [[{"x0": 1.5}, {"1": 2.0}], [{"x1": -0.5}, {}]]
+    write_json(path, {"terms": terms}, with_digest=True)
+    policy, _ = equations.read(tmp_path, SPEC, 2)
+    assert np.abs(policy.coefficients).sum() == 4.0
+    path.write_text(path.read_text().replace("1.5", "1.7"))
+    with pytest.raises(Mistake, match="its values are not those that were written"):
+        equations.read(tmp_path, SPEC, 2)
+    write_json(path, {"terms": terms})  # as earlier versions did
+    equations.read(tmp_path, SPEC, 2)
 
 
 @pytest.mark.parametrize(

@@ -319,6 +319,24 @@ def test_nothing_is_fetched_for_a_file(run_dir, tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("d4rl/*.hdf5"))
 
 
+@pytest.mark.parametrize(
+    ("part", "values"),
+    [("reference", {"low": (1.0,)}), ("reference", {"high": "x"}), ("spec", {"obs_dim": "x"})],
+)
+def test_the_task_of_a_checkpoint_has_the_right_types(run_dir, part, values):
+    path = run_dir / "checkpoint.pt"
+    record = torch.load(path, weights_only=True)
+    whole = {"low": 0.0, "high": 1.0, "source": "x"} | (record["reference"] or {})
+    before = whole if part == "reference" else record[part]
+    save_tensors(path, "checkpoint", record | {part: before})
+    read_facts(path)
+    save_tensors(path, "checkpoint", record | {part: before | values})
+    with pytest.raises(
+        Mistake, match=rf"checkpoint\.pt is damaged \({part}\.{next(iter(values))} must"
+    ):
+        read_facts(path)
+
+
 def test_a_malicious_checkpoint_is_refused_without_torchs_advice(run_dir, canary):
     torch.save({"reverie": "checkpoint", "format": 2, "x": Touch(str(canary))}, run_dir / "a.pt")
     for path in (run_dir / "a.pt", run_dir.parent / "pickled.npy"):
