@@ -20,7 +20,7 @@ from reverie.mistake import Mistake
 from reverie.text import one_line
 
 _TEXT = (".csv", ".tsv", ".txt")
-_LONGEST_NAME = 200
+LONGEST_NAME = 200
 _LONGEST_CELL = 40
 TIME, EPISODE = "time", "episode"
 """What the levels of an index are called that have no names."""
@@ -247,7 +247,7 @@ def from_frame(frame: Any, source: str, writing: Writing | None = None) -> Table
     Raises:
         Mistake: a name that stands twice, levels of an index without names, no rows.
     """
-    names = [one_line(str(name), _LONGEST_NAME) for name in frame.columns]
+    names = [one_line(str(name), LONGEST_NAME) for name in frame.columns]
     require_different(names, source)
     columns = {name: _as_array(frame[key]) for name, key in zip(names, frame.columns, strict=True)}
     roles: dict[str, str] = {}
@@ -275,7 +275,7 @@ def _index_levels(index: pandas.Index, source: str) -> dict[str, pandas.Index]:
     found: dict[str, pandas.Index] = {}
     for level in levels:
         usual = TIME if _is_time(level) else EPISODE if index.nlevels > 1 else None
-        name = usual if level.name is None else one_line(str(level.name), _LONGEST_NAME)
+        name = usual if level.name is None else one_line(str(level.name), LONGEST_NAME)
         if name is None:
             continue
         if name in found:

@@ -124,6 +124,7 @@ def recorded(tmp_path):
         ),
         (["updates={a:1}"], "updates={'a': 1} must be a whole number"),
         (["name=null"], "name=None must be text"),
+        (["verdict.fqe.activation=[1]"], "verdict.fqe.activation=[1] must be text"),
         (["algorithm=mopo", "source.horizon='#'"], "source.horizon=# must be"),
         (["video=true"], "there is no setting 'video'"),  # which another command has
         (["fqe.updates=3"], "there is no setting 'fqe.updates'"),

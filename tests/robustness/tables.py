@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pandas
 
+from reverie.datasets.tables.table import LONGEST_NAME
+from reverie.text import one_line
 from tests.robustness import mutations, sandbox
 from tests.robustness.judging import RIGHT, Attempt, judge_refusal, require
 from tests.robustness.mutations import Random
@@ -168,13 +170,13 @@ def _stored(path: Path, names: tuple[str, ...]) -> Any:
         from pyarrow import parquet
 
         table = parquet.ParquetFile(path).read()
-        found = {" ".join(name.split()): table[name] for name in table.column_names}
+        found = {one_line(name, LONGEST_NAME): table[name] for name in table.column_names}
         return np.array([_numbers(found[name]) for name in names]).T
     text = _decoded(path.read_bytes())
     head, *lines = [line for line in csv.reader(io.StringIO(text, newline="")) if line]
     if len({len(line) for line in lines}) > 1 or "\0" in text:
         return "lines of other lengths were read"
-    head = [" ".join(name.split()) for name in head]
+    head = [one_line(name, LONGEST_NAME) for name in head]
     places = [head.index(name) for name in names]
     return np.array([[_number(line[place]) for place in places] for line in lines])
 
