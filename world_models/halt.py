@@ -120,8 +120,8 @@ class PessimisticHalt(TransitionFilter):
     def _set_reward(self, data: Dataset, discount: float, warn: bool) -> None:
         if self.absorbing and discount == 1:
             raise Mistake(
-                "filter.absorbing=true pays filter.floor / (1 - discount), but the agent's discount "
-                "is 1; lower agent.discount, or set filter.absorbing=false"
+                "filter.absorbing=true pays filter.floor / (1 - discount), but the discount of the "
+                "agent is 1; lower agent.discount, or set filter.absorbing=false"
             )
         low, high = (bound.item() for bound in data.transitions.reward.aminmax())
         floor = low - (high - low) if self.floor == "auto" else float(self.floor)

@@ -106,7 +106,7 @@ def test_the_limit_is_a_quantile_over_the_recorded_rows_or_given(data, changes, 
     assert judge.metrics()["beyond_limit"].tolist() == pytest.approx(beyond)
     obs, action = torch.full((2, 1, 2), 0.6), torch.zeros(2, 1, 1)  # u = 0.6 and 1.2
     known = judge(obs, action, Ruler().step(obs, action)).goes_on
-    assert known.tolist() == [[0.6 <= limits[0]], [1.2 <= limits[1]]]
+    assert known.tolist() == [[u <= limit] for u, limit in zip((0.6, 1.2), limits, strict=True)]
 
 
 def test_equal_data_and_model_give_equal_bits_also_in_place(data):
