@@ -82,10 +82,11 @@ class PessimisticHalt(TransitionFilter):
         self._set_reward(data, discount, warn=first)
         uncertainty = recorded_uncertainty(model, data, seeds)
         scale = as_tensor(self.scale, seeds).to(uncertainty)
-        if self.quantile is not None:
-            limit = scale * nearest_rank(uncertainty, self.quantile)
+        if self.given_limit is not None:
+            limit = scale * self.given_limit
         else:
-            limit = scale * torch.full_like(scale, self.given_limit)
+            assert self.quantile is not None
+            limit = scale * nearest_rank(uncertainty, self.quantile)
         if not limit.isfinite().all():
             raise Mistake(
                 f"the world model's uncertainty of rows of dataset {data.name} is not finite, so "
