@@ -1,7 +1,7 @@
 """Cal-QL, arXiv:2303.05479: CQL that does not push values below what the data already earned."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -9,9 +9,8 @@ from torch import Tensor
 
 from reverie.agents.cql import CQL
 from reverie.datasets.dataset import Dataset
+from reverie.datasets.returns import AfterCut, returns_to_go
 from reverie.datasets.transition import Transition, register
-
-AfterCut = Literal["mean", "last", "nothing"]
 
 
 @register
@@ -70,28 +69,3 @@ class CalQL(CQL):
         floor = torch.where(batch.has_return, batch.return_to_go, -torch.inf)[:, None, :, None]
         uniform, proposed = values.tensor_split([self.samples], 3)
         return torch.cat([uniform, torch.maximum(proposed, floor)], 3)
-
-
-def returns_to_go(data: Dataset, discount: float, after_cut: AfterCut) -> Float[Tensor, " N"]:
-    """Discounted return from each row on, float64.
-
-    Args:
-        discount: per control step; 1 only where every cut earns nothing.
-        after_cut: see `CalQL`. After a termination nothing is earned.
-    """
-    reward = data.transitions.reward.double()
-    starts, lengths = data.episode_starts, data.episode_lengths
-    last = starts + lengths - 1
-    if after_cut == "nothing" or discount == 1:
-        tail = torch.zeros(len(starts), dtype=torch.float64)
-    else:
-        going_on = data.returns / lengths if after_cut == "mean" else reward[last]
-        tail = going_on / (1 - discount)
-    # One step back at a time for all episodes together.
-    found = torch.zeros_like(reward)
-    for remaining in range(int(lengths.max())):
-        alive = lengths > remaining
-        rows = (last - remaining)[alive]
-        later = torch.where(data.transitions.terminated[rows], 0.0, tail[alive])
-        tail[alive] = found[rows] = reward[rows] + discount * later
-    return found

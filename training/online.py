@@ -97,6 +97,7 @@ class Refit:
         every: gradient steps between two refits.
         model: its weights change during the run and are part of its checkpoints.
         count: counts the seconds of a block, as `training.checkpoint.State.count`.
+        then: called after each refit, for what was measured with the model before.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Refit:
         self.model, self.data, self.replay = model, data, replay
         self.every, self.warm, self.device = every, warm, device
         self.count: Counter = lambda stage: nullcontext()
+        self.then: Callable[[], None] = lambda: None
 
     def __call__(self) -> dict[str, Tensor]:
         """One refit; gives what describes it."""
@@ -119,4 +121,5 @@ class Refit:
         seed = int(torch.randint(2**62, ()))
         with self.count("fitting"), side_stream(seed, self.device):
             described = self.model.refit(self.data, self.replay.added_rows(), warm=self.warm)
+            self.then()
         return {f"world_model/{name}": value for name, value in described.items()}

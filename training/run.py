@@ -248,10 +248,12 @@ class Run:
         state = self._state(folder)
         log = state.log
         if self.refit is not None:
-            self.refit.count = state.count
+            self.refit.count, self.refit.then = state.count, self._prepare_sources
         first = 0
         if saved.is_file():
             first = state.resume(saved)
+            if self.refit is not None:  # the model is that of the checkpoint now
+                self._prepare_sources()
             console.print(f"resuming {folder} after update {first}", soft_wrap=True)
         if kept is not None:
             write_text(kept / CONFIG, write_settings(self.settings))
@@ -310,9 +312,20 @@ class Run:
                     console=console,
                 )
             self.seconds["fitting"] += self.clock() - begun
+        self._prepare_sources(console)
         if directory is not None:
             with side_stream(self.seed, self.device):
                 fitting.measure_selection(self.parts, self.sources, self.data, directory)
+
+    def _prepare_sources(self, console: Console | None = None) -> None:
+        """Let filters see the dataset, now that the models are fitted; tell what they found."""
+        for source in self.sources.values():
+            with side_stream(self.seed, self.device):
+                told = source.prepare(
+                    self.data, seeds=self.agent.seeds, discount=self.agent.discount
+                )
+            if told is not None and console is not None:
+                console.print(told, markup=False, highlight=False, soft_wrap=True)
 
     def _draw_dreams(self, directory: Path) -> None:
         """Draw what the world model expects of the trained policy, beside recorded episodes."""

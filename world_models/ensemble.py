@@ -31,7 +31,7 @@ from reverie.world_models.fitting import (
 from reverie.world_models.gaussian import GaussianMembers
 from reverie.world_models.optimiser import Adam
 from reverie.world_models.termination import LearnedTermination, resolve
-from reverie.world_models.uncertainty import DROPOUT, dropout_std, uncertainty_named
+from reverie.world_models.uncertainty import DROPOUT, STANDARDISED, dropout_std, uncertainty_named
 
 AUTO = "auto"
 AUTO_UPDATES = 10_000
@@ -57,7 +57,8 @@ class ProbabilisticEnsemble(WorldModel):
         patience: epochs without any improvement after which a seed stops.
         max_epochs: cap on epochs, None for none; auto caps the updates at `AUTO_UPDATES` instead.
         per_seed: an ensemble for every seed, or one that all seeds share.
-        uncertainty: `max_aleatoric`, `pairwise_difference`, `ensemble_std` or `dropout`.
+        uncertainty: `max_aleatoric`, `pairwise_difference`, `ensemble_std`, `max_pairwise` or
+            `dropout`.
         dropout: probability that the fit leaves a hidden unit out; predictions and holdout errors
             use all units. 0 for none.
         start_cut: standard deviations at which the normal of the starting weights is cut, None for
@@ -153,6 +154,7 @@ class ProbabilisticEnsemble(WorldModel):
         self.uncertainty_of = (
             None if uncertainty == DROPOUT else uncertainty_named(uncertainty, members)
         )
+        self.standardised = uncertainty in STANDARDISED
         self.termination = resolve(
             termination, spec, lambda: terminal_head(spec=spec, seeds=self.replicas)
         )
@@ -451,6 +453,9 @@ class ProbabilisticEnsemble(WorldModel):
         mean: Float[Tensor, "L E B Y"],
         std: Float[Tensor, "L E B Y"],
     ) -> Float[Tensor, "L B"]:
+        if self.standardised:
+            unit = self.gaussians.input_std[..., : self.spec.obs_dim]
+            mean = torch.cat([mean[..., :-1] / unit, mean[..., -1:]], -1)
         if self.uncertainty_of is not None:
             return self.uncertainty_of(*map(self.gaussians.of_learned, (mean, std)))
         inputs = torch.cat([obs, action], -1).unsqueeze(1)

@@ -4,17 +4,18 @@ A filter is the place of penalties (MOPO), of selection among candidates and of 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from reverie.datasets.dataset import Dataset
 from reverie.mistake import Mistake
 from reverie.ranges import Range
-from reverie.world_models.base import Step
+from reverie.world_models.base import Step, WorldModel
 from reverie.world_models.per_seed import PerSeed, as_list, set_per_seed
 
 ElapsedSteps = int | Tensor
@@ -46,6 +47,28 @@ class TransitionFilter(nn.Module, ABC):
 
     candidates: int = 1
     compiles: bool = True
+
+    def prepare(
+        self, data: Dataset, model: WorldModel, *, seeds: int, discount: float
+    ) -> str | None:
+        """Take from the dataset what judging needs, into buffers; most filters need nothing.
+
+        Called once the model is fitted, before the first rollout round, again after each refit
+        and when a run with refits resumes. Equal arguments and random state give equal bits.
+
+        Args:
+            model: whose steps will be judged, fitted.
+            seeds: S.
+            discount: of the agent, per control step.
+
+        Returns:
+            What the user should know of it, in one line.
+        """
+        return None
+
+    def metrics(self) -> dict[str, Float[Tensor, " S"]]:
+        """What `prepare` measured, by name."""
+        return {}
 
     @abstractmethod
     def forward(
@@ -111,6 +134,17 @@ class Chain(TransitionFilter):
         self.filters = nn.ModuleList(filters)
         self.candidates = filters[0].candidates
         self.compiles = all(part.compiles for part in filters)
+
+    def prepare(
+        self, data: Dataset, model: WorldModel, *, seeds: int, discount: float
+    ) -> str | None:
+        parts = cast("Iterable[TransitionFilter]", self.filters)
+        told = [part.prepare(data, model, seeds=seeds, discount=discount) for part in parts]
+        return "; ".join(each for each in told if each is not None) or None
+
+    def metrics(self) -> dict[str, Float[Tensor, " S"]]:
+        parts = cast("Iterable[TransitionFilter]", self.filters)
+        return {name: value for part in parts for name, value in part.metrics().items()}
 
     def forward(
         self, obs: Tensor, action: Tensor, step: Step, elapsed_steps: ElapsedSteps = 0

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition, concatenate
 from reverie.envs import snapshot
 from reverie.envs.perturbed import Perturbation, make_perturbed
@@ -48,6 +49,14 @@ class Simulator(nn.Module, ABC):
 
     environments: int
     starts: int
+
+    def prepare(self, data: Dataset, *, seeds: int, discount: float) -> str | None:
+        """Let the filter see the dataset, where there is one: see `TransitionFilter.prepare`."""
+        return None
+
+    def metrics(self) -> dict[str, Float[Tensor, " S"]]:
+        """What the filter measured on the dataset, where there is one."""
+        return {}
 
     @abstractmethod
     def move(self, policy: Policy, starts: Float[Tensor, "S B D"]) -> Moved:
@@ -171,6 +180,12 @@ class ModelSimulator(Simulator):
         self.register_buffer("elapsed_steps", torch.full((seeds, environments), horizon))
         self._state: Tensor | None = None  # [S, n, W], of models that need more than obs
 
+    def prepare(self, data: Dataset, *, seeds: int, discount: float) -> str | None:
+        return self.filter.prepare(data, self.model, seeds=seeds, discount=discount)
+
+    def metrics(self) -> dict[str, Float[Tensor, " S"]]:
+        return self.filter.metrics()
+
     @torch.no_grad()
     def move(self, policy: Policy, starts: Float[Tensor, "S B D"]) -> Moved:
         begins = self.elapsed_steps >= self.horizon
@@ -264,6 +279,9 @@ class SimulatorRollouts(RolloutSource):
     def _set_rounds(self, rounds: int) -> None:
         self.rounds, self.starts = rounds, rounds * self.simulator.starts
 
+    def prepare(self, data: Dataset, *, seeds: int, discount: float) -> str | None:
+        return self.simulator.prepare(data, seeds=seeds, discount=discount)
+
     @torch.no_grad()
     def generate(
         self, policy: Policy, starts: Float[Tensor, "S B D"]
@@ -281,12 +299,16 @@ class SimulatorRollouts(RolloutSource):
         return rows, torch.cat([moved.keep for moved in moves], 1)
 
     def metrics(self) -> dict[str, Float[Tensor, " S"]]:
-        """Mean return of the latest whole episode of every copy, once all had one."""
+        """Mean return of the latest whole episode of every copy, once all had one.
+
+        Beside it what the simulator's filter measured.
+        """
+        measured = self.simulator.metrics()
         if self._last is None:
-            return {}
+            return measured
         if not self._all_known:  # a GPU waits for this, so it is asked no longer than needed
             self._all_known = not bool(self._last.isnan().any())
-        return {"return": self._last.mean(1)} if self._all_known else {}
+        return measured | ({"return": self._last.mean(1)} if self._all_known else {})
 
     def _count(self, moved: Moved) -> None:
         if self._total is None or self._last is None:

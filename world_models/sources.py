@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition, column_names
 from reverie.mistake import Mistake
 from reverie.ranges import Count
@@ -43,6 +44,10 @@ class RolloutSource(nn.Module, ABC):
 
         Most sources need actions only.
         """
+
+    def prepare(self, data: Dataset, *, seeds: int, discount: float) -> str | None:
+        """Let the filter see the dataset, where there is one: see `TransitionFilter.prepare`."""
+        return None
 
     def metrics(self) -> dict[str, Float[Tensor, " S"]]:
         """What else the latest round tells, by name; `generate` itself is measured anyway."""
@@ -98,9 +103,15 @@ class BranchedRollouts(RolloutSource):
         self.capacity = horizon * starts * retain
         self._cut: Tensor | None = None  # [S], of the latest rollout round
 
+    def prepare(self, data: Dataset, *, seeds: int, discount: float) -> str | None:
+        return self.filter.prepare(data, self.model, seeds=seeds, discount=discount)
+
     def metrics(self) -> dict[str, Float[Tensor, " S"]]:
-        """`cut`: of the steps that were taken, the share at which the filter ended a rollout."""
-        return {} if self._cut is None else {"cut": self._cut}
+        """`cut`: of the steps that were taken, the share at which the filter ended a rollout.
+
+        Beside it what the filter measured on the dataset.
+        """
+        return {} if self._cut is None else {"cut": self._cut, **self.filter.metrics()}
 
     @torch.no_grad()
     def generate(

@@ -1,8 +1,9 @@
-"""How uncertain an ensemble is of a state and an action: the three penalties of the MOPO lineage.
+"""How uncertain an ensemble is of a state and an action: penalties of MOPO, the limit of MOReL.
 
-MOPO: arXiv:2005.13239. Each is a pure function of the Gaussians that all E members predict for
-the same input, in raw units, observation dimensions first and the reward last. Means may be of
-the change or of the next observation: only their differences count.
+MOPO: arXiv:2005.13239, MOReL: arXiv:2005.05951. Each is a pure function of the Gaussians that all
+E members predict for the same input, in raw units but for `STANDARDISED`, observation dimensions
+first and the reward last. Means may be of the change or of the next observation: only their
+differences count.
 """
 
 from collections.abc import Callable
@@ -50,6 +51,20 @@ def ensemble_std(
     return mean[..., :-1].var(1, correction=0).mean(-1).sqrt()
 
 
+def max_pairwise(
+    mean: Float[Tensor, "S E B D1"], std: Float[Tensor, "S E B D1"]
+) -> Float[Tensor, "S B"]:
+    """u = max_{i<j} ||mean_i - mean_j||_2 over observation dimensions.
+
+    Source: the disagreement of MOReL, arXiv:2005.05951. Differs: means come in standard
+    deviations of the observations, see `STANDARDISED`.
+    """
+    obs_mean = mean[..., :-1].transpose(1, 2)  # [S, B, E, D]
+    # The faster way by matrix products loses the digits of members that agree.
+    exact = "donot_use_mm_for_euclid_dist"
+    return torch.cdist(obs_mean, obs_mean, compute_mode=exact).amax((-1, -2))
+
+
 def dropout_std(mean: Float[Tensor, "S E K B D1"]) -> Float[Tensor, "S B"]:
     """u = max_e sqrt(mean over observation dimensions of Var_k[mean_ek]), population variance.
 
@@ -65,12 +80,16 @@ UNCERTAINTIES: dict[str, Uncertainty] = {
     "max_aleatoric": max_aleatoric,
     "pairwise_difference": pairwise_difference,
     "ensemble_std": ensemble_std,
+    "max_pairwise": max_pairwise,
 }
+
+STANDARDISED = ("max_pairwise",)
+"""Those that are given means in standard deviations of the observations, not in raw units."""
 
 DROPOUT = "dropout"
 """Needs passes of its own: `dropout_std` is a function of those, not of the members' Gaussians."""
 
-DISAGREEMENTS = ("pairwise_difference", "ensemble_std")
+DISAGREEMENTS = ("pairwise_difference", "ensemble_std", "max_pairwise")
 """Those that compare members and are therefore zero for a single model."""
 
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from reverie.agents.cal_ql import returns_to_go
 from reverie.agents.cql import CQL
 from reverie.datasets.dataset import Dataset
+from reverie.datasets.returns import returns_to_go
 
 
 @pytest.fixture

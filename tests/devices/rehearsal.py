@@ -71,6 +71,9 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
     "dropout": ("algorithm=mopo", "world_model.uncertainty=dropout", "world_model.dropout=0.1"),
     "spread of means": ("algorithm=mopo", "world_model.uncertainty=ensemble_std"),
     "pairs of means": ("algorithm=mopo", "world_model.uncertainty=pairwise_difference"),
+    "a halt and refits": (
+        *("algorithm=mbpo_online", "online.refit_every=2", "updates=6", "filter=halt"),
+    ),
     "learned termination": ("algorithm=mopo", "world_model.termination=learned"),
     "one model for all": ("algorithm=mopo", "world_model.per_seed=false"),
     "one equation of many": ("algorithm=sindy_rl", "world_model.prediction=member"),

@@ -156,11 +156,17 @@ class Distance(DynamicsReward):
 
 
 @pytest.mark.parametrize("option", options("filter"))
-def test_a_filter_leaves_one_candidate_and_judges_every_row(option):
+def test_a_filter_leaves_one_candidate_and_judges_every_row(option, data):
     hyperparameters = settings("filter", option)
     asked = inspect.signature(get_object(hyperparameters["_target_"]).__init__).parameters
     parts = {"dynamics_reward": Distance()} if "dynamics_reward" in asked else {}
     judge = instantiate(hyperparameters)(**parts)
+    model = instantiate(settings("world_model", "ensemble", **SMALL))(
+        spec=SPEC, seeds=SEEDS, seed=0
+    )
+    model.fit(data)
+    assert isinstance(judge.prepare(data, model, seeds=SEEDS, discount=0.9), str | None)
+    assert all(value.shape == (SEEDS,) for value in judge.metrics().values())
     k = judge.candidates
     step = Step(
         next_obs=torch.randn(k, SEEDS, ROWS, D),

@@ -404,6 +404,17 @@ def test_uncertainty_is_over_all_members_not_only_elites(make_ensemble):
     torch.testing.assert_close(step.uncertainty, torch.full((1, 3), 9.0 * math.sqrt(3)))
 
 
+def test_the_largest_distance_is_in_standard_deviations_of_the_observations(make_ensemble):
+    # The means of each member are alike in all columns: 0, 1 and 4, and the reward's do not count.
+    model = constant_model(
+        make_ensemble, mean=[0.0, 1.0, 4.0], std=[1.0] * 3, uncertainty="max_pairwise"
+    )
+    obs, action = torch.zeros(1, 3, 2), torch.zeros(1, 3, 1)
+    model.gaussians.input_std[..., :2] = torch.tensor([4.0, 2.0])
+    expected = torch.full((1, 3), math.hypot(4 / 4, 4 / 2))
+    torch.testing.assert_close(model.step(obs, action).uncertainty, expected)
+
+
 def test_termination_judges_the_sampled_next_observation_of_every_candidate(make_ensemble):
     model = constant_model(make_ensemble, mean=[0.0, 0.0], std=[1.0, 1.0], elites=2, seeds=2)
 

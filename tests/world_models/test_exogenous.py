@@ -393,7 +393,8 @@ def test_models_of_other_exogenous_columns_are_others(data, option):
 
 
 @pytest.mark.parametrize(
-    "uncertainty", ["max_aleatoric", "pairwise_difference", "ensemble_std", "dropout"]
+    "uncertainty",
+    ["max_aleatoric", "pairwise_difference", "ensemble_std", "max_pairwise", "dropout"],
 )
 def test_members_neither_learn_the_demand_nor_disagree_about_it(data, uncertainty):
     changes = {"uncertainty": uncertainty, "dropout": 0.1, "members": 3, "elites": 2}

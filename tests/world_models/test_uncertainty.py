@@ -1,4 +1,4 @@
-"""The three penalties against numbers worked out by hand."""
+"""The definitions of uncertainty against numbers worked out by hand."""
 
 import pytest
 import torch
@@ -25,6 +25,21 @@ def test_ensemble_std_is_the_root_of_the_mean_population_variance_without_reward
     # Population variances 1 and 4, mean 2.5.
     found = UNCERTAINTIES["ensemble_std"](MEAN, STD)
     torch.testing.assert_close(found, torch.tensor([[2.5**0.5]]))
+
+
+def test_max_pairwise_is_the_longest_distance_between_two_members_without_reward():
+    # Three members on a line at 0, 1 and 5: 5, where the distance to their mean is 3.
+    mean = torch.tensor([[0.0, 0.0, 9.0], [0.6, 0.8, -9.0], [3.0, 4.0, 0.0]]).view(1, 3, 1, 3)
+    found = UNCERTAINTIES["max_pairwise"](mean, torch.ones_like(mean))
+    torch.testing.assert_close(found, torch.tensor([[5.0]]))
+
+
+def test_max_pairwise_sees_small_differences_of_large_means_of_many_members():
+    # Of more than 25 points torch would otherwise multiply, and lose what they differ by.
+    mean = torch.full((1, 30, 2, 3), 1000.0)
+    mean[0, 7, :, 0] += 0.25
+    found = UNCERTAINTIES["max_pairwise"](mean, torch.ones_like(mean))
+    assert found.tolist() == [[0.25, 0.25]]
 
 
 def test_pairwise_difference_takes_the_farthest_member():
@@ -56,7 +71,7 @@ def test_an_unknown_name_lists_the_known_ones():
         uncertainty_named("entropy", 7)
 
 
-@pytest.mark.parametrize("name", ["pairwise_difference", "ensemble_std"])
+@pytest.mark.parametrize("name", ["pairwise_difference", "ensemble_std", "max_pairwise"])
 def test_a_single_member_cannot_disagree_with_itself(name):
     with pytest.raises(ValueError, match="nothing to compare"):
         uncertainty_named(name, 1)

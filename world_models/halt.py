@@ -1,0 +1,158 @@
+"""The pessimistic MDP of MOReL: where the model is unsure, a rollout halts at a low reward."""
+
+import logging
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from reverie.datasets.dataset import Dataset
+from reverie.datasets.returns import returns_to_go
+from reverie.mistake import Mistake
+from reverie.ranges import Finite, NonNegative, Range, Share
+from reverie.world_models.base import Step, WorldModel
+from reverie.world_models.filters import ElapsedSteps, FilterResult, TransitionFilter
+from reverie.world_models.measures import quantile as nearest_rank
+from reverie.world_models.per_seed import PerSeed, as_list, as_tensor
+
+_BLOCK = 2048
+
+log = logging.getLogger(__name__)
+
+
+class PessimisticHalt(TransitionFilter):
+    """Halts where the uncertainty u(s, a) exceeds a limit, and trusts the model elsewhere.
+
+    A step with u <= limit stays as it is. Any other is stored with the reward of a halt and as
+    terminal, whatever the model says of it, and ends its rollout: critics learn that reward there
+    and nothing behind it.
+
+    Args:
+        quantile: the limit is this quantile of u over the recorded rows, 1 for the largest; None
+            where `limit` is given.
+        limit: the limit itself, in the units of u; None where `quantile` is given.
+        scale: times either; a list gives each seed its own.
+        floor: reward of a halt, as the data's rewards; auto for their lowest minus their range.
+        absorbing: a halt pays the floor for ever, floor / (1 - discount) in its one row, instead of
+            once.
+
+    Source: MOReL, arXiv:2005.05951, definition of the pessimistic MDP, with the limit of its code:
+    the largest u over the data divided by a "pessimism", which is 1 / `scale`. Differs: the
+    quantile, `floor=auto` and `absorbing=False` are ours; see docs/methods/morel.md.
+    """
+
+    limit: Tensor
+    beyond_limit: Tensor
+
+    def __init__(
+        self,
+        *,
+        quantile: Share | None,
+        limit: NonNegative | None,
+        scale: Annotated[PerSeed, Range(above=0)],
+        floor: Literal["auto"] | Finite,
+        absorbing: bool,
+    ) -> None:
+        super().__init__()
+        if (quantile is None) == (limit is None):
+            raise Mistake(
+                f"filter.quantile={quantile} and filter.limit={limit}: one of them says where to "
+                "halt; set the other to null"
+            )
+        if min(as_list(scale)) <= 0:
+            raise Mistake(f"filter.scale must be positive, got {scale}")
+        self.quantile, self.given_limit, self.scale = quantile, limit, scale
+        self.floor, self.absorbing = floor, absorbing
+        self.halt_reward = 0.0
+        # Measured again at each start, so no part of what is saved. Empty before.
+        self.register_buffer("limit", torch.empty(0, 1), persistent=False)  # [S, 1]
+        self.register_buffer("beyond_limit", torch.empty(0), persistent=False)  # [S]
+
+    @torch.no_grad()
+    def prepare(
+        self, data: Dataset, model: WorldModel, *, seeds: int, discount: float
+    ) -> str | None:
+        """Measure limit and floor; warn where halting would attract.
+
+        Raises:
+            Mistake: an absorbing halt without a discount; u of recorded rows is not finite.
+        """
+        first = not len(self.limit)
+        self._set_reward(data, discount, warn=first)
+        uncertainty = recorded_uncertainty(model, data, seeds)
+        scale = as_tensor(self.scale, seeds).to(uncertainty)
+        if self.given_limit is not None:
+            limit = scale * self.given_limit
+        else:
+            assert self.quantile is not None
+            limit = scale * nearest_rank(uncertainty, self.quantile)
+        if not limit.isfinite().all():
+            raise Mistake(
+                f"the world model's uncertainty of rows of dataset {data.name} is not finite, so "
+                "it sets no limit; look at world_model.png, or fit again with a lower "
+                "world_model.learning_rate"
+            )
+        beyond = (~(uncertainty <= limit.unsqueeze(1))).to(limit.dtype).mean(1)
+        if first:
+            self.limit, self.beyond_limit = limit.unsqueeze(1), beyond
+        else:  # compiled rollouts read it where it was
+            self.limit.copy_(limit.unsqueeze(1))
+            self.beyond_limit.copy_(beyond)
+        return (
+            f"filter: halts at {self.halt_reward:.4g} where the model's uncertainty exceeds "
+            f"{_listed(limit)}; of the recorded rows {_listed(100 * beyond)} % do"
+        )
+
+    def metrics(self) -> dict[str, Float[Tensor, " S"]]:
+        """The limit on u, and the share of recorded rows above it."""
+        return {"limit": self.limit.squeeze(1), "beyond_limit": self.beyond_limit}
+
+    def forward(
+        self, obs: Tensor, action: Tensor, step: Step, elapsed_steps: ElapsedSteps = 0
+    ) -> FilterResult:
+        if not len(self.limit):
+            raise RuntimeError("the limit of a halt is not measured; call prepare first")
+        known = step.uncertainty <= self.limit
+        reward = torch.where(known, step.reward, self.halt_reward)
+        step = Step(step.next_obs, reward, step.terminated | ~known, step.uncertainty, step.state)
+        return FilterResult(step, keep=torch.ones_like(known), goes_on=known)
+
+    def _set_reward(self, data: Dataset, discount: float, warn: bool) -> None:
+        if self.absorbing and discount == 1:
+            raise Mistake(
+                "filter.absorbing=true pays filter.floor / (1 - discount), but the discount of the "
+                "agent is 1; lower agent.discount, or set filter.absorbing=false"
+            )
+        low, high = (bound.item() for bound in data.transitions.reward.aminmax())
+        floor = low - (high - low) if self.floor == "auto" else float(self.floor)
+        forever = 1.0 if discount == 1 else 1 / (1 - discount)
+        self.halt_reward = floor * forever if self.absorbing else floor
+        if not warn:
+            return
+        lowest = returns_to_go(data, discount, "mean").min().item()
+        if self.halt_reward > lowest:
+            enough = lowest / forever if self.absorbing else lowest
+            mended = not self.absorbing and discount < 1 and floor * forever <= lowest
+            log.warning(
+                "a halt is worth %.4g, more than the %.4g that follows the worst recorded row at "
+                "discount %g, so the agent may seek it; set %sfilter.floor to %.4g or less",
+                *(self.halt_reward, lowest, discount),
+                *("filter.absorbing=true, or " if mended else "", enough),
+            )
+
+
+def recorded_uncertainty(model: WorldModel, data: Dataset, seeds: int) -> Float[Tensor, "S N"]:
+    """The model's uncertainty of every recorded state and action."""
+    tensors = (*model.parameters(), *model.buffers())
+    device = tensors[0].device if tensors else torch.device("cpu")
+    found = []
+    for block in torch.arange(len(data)).split(_BLOCK):
+        rows = data.transitions[block].to(device)
+        obs, action = (column.expand(seeds, -1, -1) for column in (rows.obs, rows.action))
+        found.append(model.step(obs, action).uncertainty)
+    return torch.cat(found, 1)
+
+
+def _listed(values: Float[Tensor, " S"]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values.tolist())
