@@ -87,8 +87,15 @@ class FQL(Agent):
         self.flow = BatchedMLP((seeds,), obs + action + 1, outputs=action, **built)
         self.actor = BatchedMLP((seeds,), obs + action, outputs=action, **built)
         # Observations are standardised before they reach any network.
-        sizes = {"seeds": seeds, "critics": critics, "obs_dim": obs, "action_dim": action}
-        self.critics = Critics(normalise_obs=False, layer_norm=critic_layer_norm, **sizes, **built)
+        self.critics = Critics(
+            seeds=seeds,
+            critics=critics,
+            obs_dim=obs,
+            action_dim=action,
+            normalise_obs=False,
+            layer_norm=critic_layer_norm,
+            **built,
+        )
         self.regulariser = (regulariser or Regulariser)(
             critics=self.critics, ends=endings(spec, self.standardise.inverse)
         )
