@@ -1,13 +1,16 @@
 """FQL's flow, its teacher, the distillation and one step, with numbers worked out by hand."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch.func import functional_call
 
+from reverie.agents.regularisers import SpectralNorm
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
+from reverie.training.launch.options import read_option
 
 LINE = Spec(None, 1, 1, (-1.0,), (1.0,))
 
@@ -268,6 +271,20 @@ def test_the_moments_of_a_linear_policy_are_exact(make_agent):
     mean, std = agent.moments(torch.randn(1, 4, 3))
     assert torch.allclose(mean, torch.tensor([0.1, -0.2])) and mean.shape == (1, 4, 2)
     assert torch.allclose(std, torch.tensor([0.05, 0.13]))
+
+
+def test_a_regulariser_of_the_critics_acts(make_agent, make_data, make_batch):
+    settings = read_option("regulariser/spectral")
+    spectral = {key: value for key, value in settings.items() if not key.startswith("_")}
+    agent = make_agent(
+        "fql",
+        critic_layer_norm=False,
+        regulariser=partial(SpectralNorm, **{**spectral, "cap": 0.05}),
+    )
+    agent.prepare(make_data(1.0, 2.0))
+    agent.update(make_batch(1, 16))
+    for layer in agent.critics.body.layers:
+        assert torch.linalg.matrix_norm(layer.weight.detach(), 2).max() < 0.06
 
 
 def test_two_ways_to_act_are_both_kept(make_agent):

@@ -14,7 +14,7 @@ from reverie.agents.networks import Critics
 from reverie.agents.regularisers import AdversarialRobustness, Regulariser, SpectralNorm, endings
 from reverie.envs.specs import Spec
 
-AGENTS = ("sac", "edac", "ravl", "td3_bc", "iql", "cql", "fql")
+AGENTS = ("sac", "edac", "ravl", "td3_bc", "iql", "cql")
 SPECTRAL, ADVERSARIAL = "spectral", "adversarial"
 
 
