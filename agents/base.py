@@ -89,6 +89,8 @@ class Agent(nn.Module, ABC):
     def policy_layers(self, seed: int) -> list[Layer]:
         """What `act` computes for one seed without noise: a raw observation in, [-1, 1] out.
 
+        Actions beyond are clipped by whoever acts.
+
         By default the tanh of the perceptrons `actor.body`, of whose outputs the first are those.
         An agent that sees something else than the raw observation says so.
 

@@ -18,11 +18,24 @@ from torch.nn import functional as F
 from reverie.mistake import Mistake
 
 Activation = Callable[[Tensor], Tensor]
-ACTIVATIONS: dict[str, Activation] = {"relu": F.relu, "silu": F.silu, "tanh": torch.tanh}
+
+
+def gelu(x: Tensor) -> Tensor:
+    """x Phi(x) with the usual approximation of the normal's Phi by a tanh, which is Flax's gelu."""
+    return F.gelu(x, approximate="tanh")
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    "relu": F.relu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+    "gelu": gelu,
+}
 IN_PLACE: dict[str, Activation] = {
     "relu": F.relu_,
     "silu": partial(F.silu, inplace=True),
     "tanh": torch.tanh_,
+    "gelu": lambda x: x.copy_(gelu(x)),  # torch has none in place
 }
 """The same functions written over their argument, which nobody needs where no gradient is taken."""
 FROM_OUTPUT = ("relu", "tanh")

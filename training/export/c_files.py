@@ -268,6 +268,9 @@ _LAYERS: dict[str, Callable[[Step, str, str, int], list[str]]] = {
     "relu": _each("{x} < 0.0f ? 0.0f : {x}"),  # which leaves NaN as it is
     "silu": _each("{x} / (1.0f + expf(-{x}))"),
     "tanh": _each("tanhf({x})"),
+    "gelu": _each(
+        "0.5f * {x} * (1.0f + tanhf(0.7978845608f * ({x} + 0.044715f * {x} * {x} * {x})))"
+    ),
     "layer_norm": _layer_norm,
     "box": _box,
 }

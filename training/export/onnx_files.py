@@ -95,6 +95,18 @@ def _box(graph: Graph, x: str, step: Step, arrays: dict[str, str]) -> str:
     return graph.add("Min", graph.add("Max", x, arrays["low"]), arrays["high"])
 
 
+def _gelu(graph: Graph, x: str, step: Step, arrays: dict[str, str]) -> str:
+    """From its parts, for the operator is younger than `OPSET`."""
+    number = len(graph.nodes)
+    numbers = {"half": 0.5, "one": 1.0, "cubic": 0.044715, "slope": 0.7978845608}
+    half, one, cubic, slope = (
+        graph.constant(f"gelu{number}_{name}", value) for name, value in numbers.items()
+    )
+    cube = graph.add("Mul", cubic, graph.add("Mul", x, graph.add("Mul", x, x)))
+    bent = graph.add("Tanh", graph.add("Mul", slope, graph.add("Add", x, cube)))
+    return graph.add("Mul", graph.add("Mul", half, x), graph.add("Add", one, bent))
+
+
 _LAYERS: dict[str, Callable[[Graph, str, Step, dict[str, str]], str]] = {
     "standardise": lambda graph, x, step, arrays: graph.add(
         "Div", graph.add("Sub", x, arrays["mean"]), arrays["scale"]
@@ -103,6 +115,7 @@ _LAYERS: dict[str, Callable[[Graph, str, Step, dict[str, str]], str]] = {
     "relu": lambda graph, x, step, arrays: graph.add("Relu", x),
     "silu": lambda graph, x, step, arrays: graph.add("Mul", x, graph.add("Sigmoid", x)),
     "tanh": lambda graph, x, step, arrays: graph.add("Tanh", x),
+    "gelu": _gelu,
     "layer_norm": _layer_norm,
     "box": _box,
 }

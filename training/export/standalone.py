@@ -24,7 +24,7 @@ def policy(obs):
     width = next(len(a["weight"]) for kind, a in layers if kind == "linear")
     if x.ndim not in (1, 2) or x.shape[-1] != width:
         raise ValueError(f"an observation has {width} numbers, got the shape {x.shape}")
-    with np.errstate(over="ignore"):  # of exp, where silu is zero
+    with np.errstate(over="ignore"):  # of exp and cubes, far out, where their limit is right
         for kind, arrays in layers:
             x = _LAYERS[kind](x, **arrays)
     return x
@@ -54,6 +54,7 @@ _LAYERS: dict[str, Callable] = {
     "relu": lambda x: np.maximum(x, 0),
     "silu": lambda x: x / (1 + np.exp(-x)),
     "tanh": np.tanh,
+    "gelu": lambda x: 0.5 * x * (1 + np.tanh(0.7978845608 * (x + 0.044715 * x * x * x))),
     "layer_norm": _layer_norm,
     "box": lambda x, middle, half, low, high: np.clip(middle + half * x, low, high),
 }

@@ -39,6 +39,7 @@ AGENTS = {
     "iql": {"activation": "tanh"},
     "bc": {},
     "rvs": {"target": [0.2, 0.9]},
+    "fql": {"latent": "drawn"},
 }
 needs_compiler = pytest.mark.skipif(c_files.find_compiler() is None, reason="no C compiler")
 FORMATS = (
@@ -143,7 +144,7 @@ def test_an_agent_without_known_layers_says_so():
 
 
 @needs_compiler
-@pytest.mark.parametrize("name", ["td3_bc", "rebrac", "sac"])
+@pytest.mark.parametrize("name", ["td3_bc", "rebrac", "sac", "fql"])
 def test_not_a_number_in_gives_not_a_number_out(name, tmp_path):
     """A broken sensor must not look like a decision."""
     controller = make_controller(name)
