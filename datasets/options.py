@@ -43,8 +43,7 @@ def load(source: str | Mapping[str, np.ndarray] | Any, **settings: Any) -> Datas
                 f"expected the name of a dataset, arrays by name or a DataFrame, found "
                 f"{type(source).__name__}"
             )
-        options = read_option(TABLE, settings | {"path": "table"})
-        del options["path"], options["_target_"]
+        options = _read_given(TABLE, settings)
         options["name"] = options["name"] or "table"
         # Only who has a DataFrame waits for pandas.
         return resolve_name("reverie.datasets.readers.table:load_frame")(source, **options)
@@ -75,10 +74,27 @@ def from_arrays(
     Raises:
         Mistake: no such setting, or the data are refused.
     """
-    options = read_option(ARRAYS, {**settings, "path": "arrays"})
-    del options["path"], options["_target_"]
+    options = read_arrays_option(settings)
     options["name"] = options["name"] or "arrays"
     return from_columns(arrays, source=source, valid_next=valid_next, **options)
+
+
+def read_arrays_option(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What `conf/dataset/file.yaml` says about arrays that are given, with what is set otherwise.
+
+    Raises:
+        Mistake: no such setting, one of another kind, or a path.
+    """
+    return _read_given(ARRAYS, settings)
+
+
+def _read_given(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """An option for data in memory, which have no path."""
+    if "path" in settings:
+        raise Mistake("the data are given, so path=... would not be read; leave one of them out")
+    options = read_option(name, {**settings, "path": name})
+    del options["path"], options["_target_"]
+    return options
 
 
 def read_option(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
