@@ -85,7 +85,12 @@ def replaced(folder: Path) -> Iterator[Path]:
         with writing(folder, _REMEDY):
             if folder.exists():
                 os.rename(folder, old)
-            os.rename(new, folder)
+            try:
+                os.rename(new, folder)
+            except OSError:
+                if old.exists() and not folder.exists():  # the earlier export stays
+                    os.rename(old, folder)
+                raise
     finally:
         for path in (new, old):
             shutil.rmtree(path, ignore_errors=True)
