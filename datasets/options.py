@@ -21,6 +21,10 @@ ARRAYS = "file"
 """The option whose settings arrays take."""
 TABLE = "table"
 """The option whose settings a DataFrame takes."""
+_SUFFIXES = {
+    TABLE: (".csv", ".tsv", ".txt", ".parquet", ".feather"),
+    ARRAYS: (".hdf5", ".h5", ".npz"),
+}
 
 
 def load(source: str | Mapping[str, np.ndarray] | Any, **settings: Any) -> Dataset:
@@ -49,7 +53,7 @@ def load(source: str | Mapping[str, np.ndarray] | Any, **settings: Any) -> Datas
         return resolve_name("reverie.datasets.readers.table:load_frame")(source, **options)
     if not isinstance(source, str):
         return from_arrays(source, "the given arrays", settings)
-    if source.startswith("d4rl/"):
+    if source.startswith("d4rl/") and option_of(source) is None:
         source, settings = "d4rl", {"id": source.removeprefix("d4rl/"), **settings}
     options = read_option(source, settings)
     reader = resolve_name(options.pop("_target_"))
@@ -120,6 +124,12 @@ def read_option(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
+def option_of(path: str) -> str | None:
+    """The option that reads files of this suffix, None for any other name."""
+    suffix = Path(path).suffix.lower()
+    return next((option for option, suffixes in _SUFFIXES.items() if suffix in suffixes), None)
+
+
 def _read(name: str) -> dict[str, Any]:
     """A file with those that it builds on."""
     path = FOLDER / f"{name}.yaml"
@@ -127,6 +137,12 @@ def _read(name: str) -> dict[str, Any]:
         known = sorted(
             each.relative_to(FOLDER).with_suffix("").as_posix() for each in FOLDER.rglob("*.yaml")
         )
+        option = option_of(name)
+        if option is not None:
+            raise Mistake(
+                f"there is no dataset {name}; a file is given by its path: "
+                f"reverie.datasets.load({option!r}, path={name!r}, ...)"
+            )
         close = difflib.get_close_matches(name, known, 3) or known
         raise Mistake(f"there is no dataset {name}; did you mean {' or '.join(close)}?")
     own = yaml.safe_load(path.read_text())
