@@ -162,7 +162,7 @@ def results(tasks: Tasks) -> Section:
             seeds = sum(run.summary["seeds"] for run in group.runs)
             rows.append([group.method, str(seeds), *cells])
         data = groups[0].runs[0].summary["dataset"]["behaviour"]
-        mean, best = f"{data[f'{unit}_mean']:.1f}", f"{data[f'{unit}_best']:.1f}"
+        mean, best = f"{data[f'{unit}_mean']:z.1f}", f"{data[f'{unit}_best']:z.1f}"
         rows.append(["data: mean, best episode", "", mean, "-", best])
         summary = groups[0].runs[0].summary
         name = "normalised score" if unit == "score" else "return"
