@@ -47,7 +47,7 @@ def join_clock(table: Table, columns: Any) -> tuple[Table, Any]:
     if said is None:
         pair = _guess(table, named)
     elif isinstance(said, list | tuple) and len(said) == 2:
-        pair = tuple(table.find(each) if isinstance(each, str) else None for each in said)
+        pair = (_found(table, said[0]), _found(table, said[1]))
     else:
         return table, columns
     first, second = pair
@@ -74,6 +74,10 @@ def join_clock(table: Table, columns: Any) -> tuple[Table, Any]:
     # A date that is written as a number would be taken for an observation.
     others = {name: column for name, column in table.columns.items() if name not in pair}
     return replace(table, columns={**others, JOINED: days + clock}), {**named, TIME: JOINED}
+
+
+def _found(table: Table, name: Any) -> str | None:
+    return table.find(name) if isinstance(name, str) else None
 
 
 def _guess(table: Table, named: Mapping[str, Any]) -> tuple[str | None, str | None]:

@@ -80,7 +80,8 @@ def replaced(folder: Path) -> Iterator[Path]:
             folder.parent.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(folder)
             new.mkdir()
-        yield new
+        with writing(folder, f"free some disk space, or {_REMEDY}"):
+            yield new
         require_replaceable(folder)  # which may have been filled meanwhile
         with writing(folder, _REMEDY):
             if folder.exists():
