@@ -152,9 +152,9 @@ def table(result, returns: torch.Tensor, lengths: torch.Tensor, reference: Refer
 
 
 def _cells(label: str, returns, lengths, reference: Reference | None) -> list[str]:
-    score = "-" if reference is None else f"{reference.normalise(float(returns.mean())):.1f}"
+    score = "-" if reference is None else f"{reference.normalise(float(returns.mean())):z.1f}"
     spread = f"{returns.std(correction=0):.1f}"
-    return [label, f"{returns.mean():.1f}", spread, f"{lengths.mean():.0f}", score]
+    return [label, f"{float(returns.mean()):z.1f}", spread, f"{lengths.mean():.0f}", score]
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")

@@ -1,12 +1,11 @@
 """Recorded experience: readers, checks, and the replay layer that feeds every agent."""
 
 from reverie.datasets.importers import (
-    from_cleanrl,
     from_d3rlpy,
     from_imitation,
     from_padded,
-    from_sb3,
 )
 from reverie.datasets.options import load
+from reverie.datasets.ring_buffers import from_cleanrl, from_sb3
 
 __all__ = ["from_cleanrl", "from_d3rlpy", "from_imitation", "from_padded", "from_sb3", "load"]

@@ -1,160 +1,168 @@
-"""What other libraries hold in memory as a dataset, by its public attributes: none is imported.
+"""Episodes that other libraries hold in memory, by their public attributes: none is imported.
 
-What each one stores was read from its source: Stable-Baselines3 2 (`common/buffers.py`), CleanRL
-(`cleanrl_utils/buffers.py` and its scripts), d3rlpy 2 (`dataset/components.py`), `imitation` 1
-(`data/types.py`). They differ in what a "done" is, in the units of actions and in which successors
-are true.
+What each one stores was read from its source: d3rlpy 2 (`dataset/components.py`), `imitation` 1
+(`data/types.py`). `ring_buffers` reads those that keep rows instead. They differ in what an end is
+and in which successors are true. Every episode is checked by itself, for a row too few in one and a
+row too many in the next would shift all rows between.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from reverie.datasets.dataset import Dataset
-from reverie.datasets.options import from_arrays
-from reverie.datasets.readers.file import jumps
+from reverie.datasets.options import from_arrays, read_arrays_option
+from reverie.datasets.readers.columns import LOOSE, find_columns
 from reverie.mistake import Mistake
+from reverie.text import counted
 
-_BOTH = (
+ALIKE = (
     "so time limits and terminations look alike; give max_episode_steps=..., the time limit, or "
     "dones_terminate=True where there is none"
 )
+_LIMIT = "TimeLimit.truncated"
 
 
 def from_padded(
-    arrays: Mapping[str, Any], lengths: Sequence[int] | None = None, **settings: Any
+    arrays: Mapping[str, Any], lengths: Sequence[int] | np.ndarray | None = None, **settings: Any
 ) -> Dataset:
     """A dataset of E episodes side by side, padded to the longest.
 
     Args:
         arrays: `observations [E, T, D]`, or `[E, T + 1, D]` with the one after the last step;
             `actions [E, T, A]`, `rewards [E, T]`, `terminals [E, T]` or `[E]`, which say whether
-            an episode ended by itself; and where there are any `next_observations [E, T, D]`.
+            an episode ended by itself; where there are any `next_observations [E, T, D]` and
+            `timeouts [E, T]`, which must lie at the ends. Other usual names are understood.
         lengths: steps of each episode, None where all have T.
         settings: of `conf/dataset/file.yaml`.
 
     Raises:
-        Mistake: missing arrays or unequal shapes; a terminal before the end of its episode; see
+        Mistake: missing arrays or unequal shapes; flags other than 0 and 1; an end before the end
+            of its episode; rows of zeros at the end of an episode without `lengths`; see
             `datasets.load`.
     """
     source = "the padded arrays"
-    needed = ("observations", "actions", "rewards", "terminals")
-    missing = [name for name in needed if name not in arrays]
-    if missing:
-        raise Mistake(f"{source} lack {', '.join(missing)}; give {', '.join(needed)} by name")
-    given = {name: np.asarray(arrays[name]) for name in arrays}
+    read_arrays_option(settings)
+    given = _padded_columns(arrays, settings.pop("columns", None) or {}, source)
     if given["actions"].ndim != 3 or given["observations"].ndim != 3:
         raise Mistake(
             f"{source} have observations {list(given['observations'].shape)} and actions "
             f"{list(given['actions'].shape)}, expected [E, T, D] and [E, T, A]"
         )
     episodes, steps = given["actions"].shape[:2]
+    if not episodes or not steps:
+        raise Mistake(f"{source} hold {episodes} episodes of {steps} steps; record something first")
     if given["observations"].shape[1] == steps + 1:
+        if "next_observations" in given:
+            raise Mistake(
+                f"{source} have {steps + 1} observations for {steps} steps and next_observations "
+                "too; leave one of them out"
+            )
         given["next_observations"] = given["observations"][:, 1:]
         given["observations"] = given["observations"][:, :-1]
-    count = np.full(episodes, steps) if lengths is None else np.asarray(lengths)
-    if count.shape != (episodes,) or count.min(initial=1) < 1 or count.max(initial=1) > steps:
-        raise Mistake(
-            f"lengths must be {episodes} whole numbers from 1 to {steps}, one for each episode"
-        )
-    last = np.arange(steps) == count[:, None] - 1  # [E, T]
-    if given["terminals"].shape == (episodes,):
-        given["terminals"] = last & (given["terminals"] != 0)[:, None]
-    inside = np.arange(steps) < count[:, None]
-    for name in (*needed, *(["next_observations"] if "next_observations" in given else [])):
-        if given[name].shape[:2] != (episodes, steps):
+    for name in ("terminals", "timeouts"):
+        if name in given and given[name].shape == (episodes, steps, 1):
+            given[name] = given[name][..., 0]
+    for name, column in given.items():
+        ends = (episodes,) if name == "terminals" else None
+        wanted = 2 if name in ("terminals", "timeouts") else column.ndim
+        if column.shape != ends and (
+            column.shape[:2] != (episodes, steps) or column.ndim != wanted
+        ):
             raise Mistake(
-                f"{source} have {name} {list(given[name].shape)}, expected {episodes} episodes of "
+                f"{source} have {name} {list(column.shape)}, expected {episodes} episodes of "
                 f"{steps} steps"
             )
-    early = (given["terminals"] != 0) & inside & ~last
-    if early.any():
-        episode, step = np.argwhere(early)[0]
-        raise Mistake(
-            f"{source}: episode {episode} terminates in step {step} of {count[episode]}; give its "
-            "length so that it ends there"
-        )
-    flat = {name: given[name][inside] for name in (*needed, "next_observations") if name in given}
-    flat["timeouts"] = last[inside] & (flat["terminals"] == 0)
+    count = _lengths(lengths, episodes, steps)
+    last = np.arange(steps) == count[:, None] - 1  # [E, T]
+    inside = np.arange(steps) < count[:, None]
+    if lengths is None:
+        _require_no_padding(given, source)
+    if given["terminals"].ndim == 1:
+        flags = require_flags(given["terminals"], "terminals", source)
+        given["terminals"] = last & flags[:, None]
+    for name in ("terminals", "timeouts"):
+        if name not in given:
+            continue
+        flags = np.zeros((episodes, steps), bool)
+        flags[inside] = require_flags(given[name][inside], name, source)
+        if (flags & ~last).any():
+            episode, step = np.argwhere(flags & ~last)[0]
+            raise Mistake(
+                f"{source}: episode {episode} has {name} in step {step} of {count[episode]}; give "
+                "its length so that it ends there"
+            )
+        given[name] = flags
+    flat = {name: column[inside] for name, column in given.items()}
+    flat["timeouts"] = last[inside] & ~flat["terminals"]
     return from_arrays(flat, source, settings)
 
 
-def from_sb3(buffer: Any, *, dones_terminate: bool = False, **settings: Any) -> Dataset:
-    """A dataset of a Stable-Baselines3 `ReplayBuffer`, such as `model.replay_buffer`.
-
-    Actions stand there scaled to [-1, 1]; they are mapped back to `buffer.action_space`.
-    Observations and rewards are raw also under `VecNormalize`. Each environment's rows become
-    episodes in order, from the oldest row of a ring that went round. Where the buffer was made
-    with `optimize_memory_usage`, ends have no true successor: terminal rows are kept without,
-    others are dropped.
-
-    Args:
-        buffer: of vector observations and continuous actions.
-        dones_terminate: every done is a termination, for a buffer with
-            `handle_timeout_termination=False`, which does not tell time limits apart.
-        settings: of `conf/dataset/file.yaml`; `max_episode_steps` says where dones are time limits
-            if the buffer does not.
-
-    Raises:
-        Mistake: no such buffer, dict observations, discrete actions; dones that nobody can tell
-            apart; see `datasets.load`.
-    """
-    rows = _read_ring(buffer, "the replay buffer of Stable-Baselines3")
-    low, high = (np.asarray(getattr(rows.space, end), float).ravel() for end in ("low", "high"))
-    arrays = {**rows.arrays, "actions": low + (rows.arrays["actions"] + 1) / 2 * (high - low)}
-    arrays["actions"] = np.clip(arrays["actions"], low, high)  # but for what rounding adds
-    done = arrays.pop("dones") != 0
-    kept = np.ones(len(done), bool)
-    if buffer.handle_timeout_termination:
-        limit = done & (arrays["timeouts"] != 0)
-    elif dones_terminate or not done.any():
-        limit = np.zeros_like(done)
-    elif settings.get("max_episode_steps"):
-        # Of the oldest episodes of a ring that went round the beginnings are gone.
-        since, fragment = _steps_since(done, rows.last)
-        kept = ~(fragment & rows.went_round)
-        limit = done & (since >= settings["max_episode_steps"])
-    else:
-        raise Mistake(f"{rows.source} was made with handle_timeout_termination=False, {_BOTH}")
-    arrays |= {"terminals": done & ~limit, "timeouts": limit | (rows.last & ~done)}
-    arrays = {name: column[kept] for name, column in arrays.items()}
-    return from_arrays(arrays, rows.source, _with_box(settings, low, high))
+def _padded_columns(
+    arrays: Mapping[str, Any], named: Mapping[str, str | None], source: str
+) -> dict[str, np.ndarray]:
+    """The arrays of the columns, by D4RL's names."""
+    needed = ("observations", "actions", "rewards", "terminals")
+    held = list(arrays) if isinstance(arrays, Mapping) else []
+    found = find_columns(held, named, source)
+    # A "done" that may be a time limit is taken for a termination by nobody but its owner.
+    found = {
+        column: array for column, array in found.items() if array not in LOOSE or column in named
+    }
+    missing = [name for name in needed if name not in found]
+    if missing:
+        raise Mistake(f"{source} lack {', '.join(missing)}; give {', '.join(needed)} by name")
+    return {column: _array(arrays[array], f"{source}: {array}") for column, array in found.items()}
 
 
-def from_cleanrl(buffer: Any, **settings: Any) -> Dataset:
-    """A dataset of the `ReplayBuffer` of a CleanRL script, `rb`.
+def _array(column: Any, what: str) -> np.ndarray:
+    try:
+        return np.asarray(column)
+    except (TypeError, ValueError) as error:
+        raise Mistake(f"{what} is no array of numbers; pad it and give a numpy array") from error
 
-    Actions are in the units of the environment. The scripts store terminations only
-    (`handle_timeout_termination=False`): episodes also end where a stored successor is not the
-    following row. The successor of a terminal row is the start of the next episode there, so it
-    counts as unknown.
 
-    Args:
-        buffer: of vector observations and continuous actions.
-        settings: of `conf/dataset/file.yaml`.
-
-    Raises:
-        Mistake: see `from_sb3`.
-    """
-    rows = _read_ring(buffer, "the replay buffer of CleanRL")
-    arrays, valid = dict(rows.arrays), None
-    done = arrays.pop("dones") != 0
-    if buffer.handle_timeout_termination:
-        limit = done & (arrays["timeouts"] != 0)
-    elif "next_observations" in arrays:
-        limit = jumps(arrays["observations"], arrays["next_observations"])
-        valid = ~done
-        known = valid[:, None]
-        arrays["next_observations"] = np.where(
-            known, arrays["next_observations"], arrays["observations"]
+def _lengths(lengths: Any, episodes: int, steps: int) -> np.ndarray:
+    """Steps of each episode, `[E]`."""
+    if lengths is None:
+        return np.full(episodes, steps)
+    count = _array(lengths, "lengths")
+    whole = count.dtype.kind in "iu" and count.shape == (episodes,)
+    if not whole or count.min(initial=1) < 1 or count.max(initial=1) > steps:
+        raise Mistake(
+            f"lengths must be {episodes} whole numbers from 1 to {steps}, one for each episode"
         )
-    else:
-        limit = np.zeros_like(done)
-    terminated = done & ~(limit if buffer.handle_timeout_termination else False)
-    arrays |= {"terminals": terminated, "timeouts": (limit | rows.last) & ~terminated}
-    low, high = (np.asarray(getattr(rows.space, end), float).ravel() for end in ("low", "high"))
-    return from_arrays(arrays, rows.source, _with_box(settings, low, high), valid_next=valid)
+    return count
+
+
+def _require_no_padding(given: Mapping[str, np.ndarray], source: str) -> None:
+    """Refuse rows of nothing but zeros behind the others: somebody forgot the lengths."""
+    state = given.get("next_observations", given["observations"])
+    empty = np.ones(given["actions"].shape[:2], bool)  # [E, T]
+    for column in (state, given["actions"], given["rewards"]):
+        empty &= (column == 0).reshape(*empty.shape, -1).all(-1)
+    padded = empty[:, -1:].any(-1) & ~empty.all(-1)
+    if padded.any():
+        episode = int(padded.argmax())
+        rows = int(empty[episode, ::-1].argmin())
+        raise Mistake(
+            f"{source}: {counted(rows, 'row')} at the end of episode {episode} hold nothing but "
+            "zeros, which looks like padding; give lengths=[...], the steps of each episode (all "
+            "T if they were recorded so)"
+        )
+
+
+def require_flags(column: Any, name: str, source: str) -> np.ndarray:
+    """Flags as booleans.
+
+    Raises:
+        Mistake: some are neither 0 nor 1.
+    """
+    flags = np.asarray(column)
+    if flags.dtype.kind not in "biuf" or not np.isin(flags, (0, 1)).all():
+        raise Mistake(f"{source}: {name} must hold only 0 and 1; repair that column")
+    return flags != 0
 
 
 def from_d3rlpy(dataset: Any, **settings: Any) -> Dataset:
@@ -172,20 +180,18 @@ def from_d3rlpy(dataset: Any, **settings: Any) -> Dataset:
         Mistake: no such episodes, tuples of observations; see `datasets.load`.
     """
     source = "the d3rlpy dataset"
-    arrays: dict[str, list[np.ndarray]] = {}
-    for episode in _each(getattr(dataset, "episodes", dataset), source, "terminated"):
-        rows = len(episode.actions)
-        ends = np.arange(rows) == rows - 1
+    read_arrays_option(settings)
+    episodes = []
+    needed = ("terminated", "observations", "actions", "rewards")
+    for where, episode in _each(getattr(dataset, "episodes", dataset), source, needed):
+        terminated = _one_flag(episode.terminated, "terminated", where)
         columns = {
-            "observations": _vectors(episode.observations, source),
-            "actions": np.asarray(episode.actions),
-            "rewards": np.asarray(episode.rewards).reshape(rows, -1),
-            "terminals": ends & bool(episode.terminated),
-            "timeouts": ends & (not episode.terminated),
+            "observations": _vectors(episode.observations, where),
+            "actions": _array(episode.actions, f"{where}: actions"),
+            "rewards": _array(episode.rewards, f"{where}: rewards"),
         }
-        for name, column in columns.items():
-            arrays.setdefault(name, []).append(column)
-    return from_arrays(_joined(arrays, source), source, settings)
+        episodes.append(_with_ends(columns, terminated, where))
+    return from_arrays(_joined(episodes, source), source, settings)
 
 
 def from_imitation(
@@ -206,126 +212,124 @@ def from_imitation(
         Mistake: trajectories without rewards, dict observations; ends that nobody can tell apart;
             see `datasets.load`.
     """
-    source, longest = "the trajectories", settings.get("max_episode_steps")
-    arrays: dict[str, list[np.ndarray]] = {}
-    for each in _each(trajectories, source, "rews"):
-        rows = len(each.acts)
-        limit = not each.terminal
-        if each.terminal and not dones_terminate:
-            if each.infos is not None:
-                limit = bool(each.infos[-1].get("TimeLimit.truncated", False))
-            elif longest:
-                limit = rows >= longest
-            else:
-                raise Mistake(f"{source} were kept without infos, {_BOTH}")
-        ends = np.arange(rows) == rows - 1
-        obs = _vectors(each.obs, source)
+    source, longest = "the trajectories", read_arrays_option(settings)["max_episode_steps"]
+    needed = ("rews", "obs", "acts", "infos", "terminal")
+    given = list(_each(trajectories, source, needed))
+    told = [_told_limit(each, where) for where, each in given]
+    # Older wrappers write the key at time limits alone: one that has it speaks for all.
+    speak = any(limit is not None for limit in told)
+    episodes = []
+    for (where, each), limit in zip(given, told, strict=True):
+        obs = _vectors(each.obs, where)
         columns = {
             "observations": obs[:-1],
             "next_observations": obs[1:],
-            "actions": np.asarray(each.acts),
-            "rewards": np.asarray(each.rews),
-            "terminals": ends & (not limit),
-            "timeouts": ends & limit,
+            "actions": _array(each.acts, f"{where}: acts"),
+            "rewards": _array(each.rews, f"{where}: rews"),
         }
-        for name, column in columns.items():
-            arrays.setdefault(name, []).append(column)
-    return from_arrays(_joined(arrays, source), source, settings)
+        rows = len(columns["actions"]) if columns["actions"].ndim else 0
+        terminated = _one_flag(each.terminal, "terminal", where)
+        if terminated and not dones_terminate:
+            if speak and each.infos is not None:
+                terminated = not limit
+            elif longest:
+                if rows > longest:
+                    raise Mistake(
+                        f"{where} has {rows} steps, more than max_episode_steps={longest}; "
+                        "correct it"
+                    )
+                terminated = rows < longest
+            else:
+                raise Mistake(f"{source} were kept without infos[-1][{_LIMIT!r}], {ALIKE}")
+        episodes.append(_with_ends(columns, terminated, where))
+    return from_arrays(_joined(episodes, source), source, settings)
 
 
-class _Ring(NamedTuple):
-    """Rows of a ring buffer by environment, each in the order they were met.
+def _told_limit(each: Any, where: str) -> bool | None:
+    """Whether a trajectory was ended by a time limit, by its last info; None if that is silent."""
+    if each.infos is None:
+        return None
+    if len(each.infos) != len(each.acts):
+        raise Mistake(
+            f"{where} has {len(each.infos)} infos for {len(each.acts)} actions; set infos=None or "
+            "repair it"
+        )
+    last = each.infos[-1] if len(each.infos) else None
+    if not isinstance(last, Mapping) or _LIMIT not in last:
+        return None
+    return bool(last[_LIMIT])
 
-    Attributes:
-        arrays: by name, `[n_envs * T, ...]`.
-        last: `[n_envs * T]`, the newest row of each environment.
-        went_round: whether the oldest rows are gone.
-        space: of the actions.
-        source: for messages.
+
+def _with_ends(
+    columns: dict[str, np.ndarray], terminated: bool, where: str
+) -> dict[str, np.ndarray]:
+    """The columns of one episode with its end.
+
+    Raises:
+        Mistake: they differ in length, or there is no row.
     """
-
-    arrays: dict[str, np.ndarray]
-    last: np.ndarray
-    went_round: bool
-    space: Any
-    source: str
-
-
-def _read_ring(buffer: Any, source: str) -> _Ring:
-    """A buffer `[buffer_size, n_envs, ...]` with a position to write next, as rows."""
-    wanted = ("observations", "actions", "rewards", "dones", "timeouts")
-    for name in (*wanted, "pos", "full", "action_space", "handle_timeout_termination"):
-        if not hasattr(buffer, name):
-            raise Mistake(f"{source} has no attribute {name!r}; give a ReplayBuffer")
-    if not hasattr(buffer.action_space, "low"):
-        raise Mistake(f"{source} has discrete actions; only continuous ones can be learned")
-    size, went_round = len(buffer.actions), bool(buffer.full)
-    order = (np.arange(size) + buffer.pos) % size if went_round else np.arange(buffer.pos)
-    shared = bool(getattr(buffer, "optimize_memory_usage", False))
-    if shared and went_round:
-        order = order[1:]  # its observation is the newest row's successor by now
-    if not len(order):
-        raise Mistake(f"{source} is empty; record something first")
-
-    def flat(column: Any) -> np.ndarray:
-        by_environment = np.asarray(column)[order].swapaxes(0, 1)  # [n_envs, T, ...]
-        return by_environment.reshape(len(order) * by_environment.shape[0], -1)
-
-    for name in ("observations", *([] if shared else ["next_observations"])):
-        if isinstance(getattr(buffer, name, None), Mapping):
-            raise Mistake(
-                f"{source} holds dict observations; join them to one vector and give the arrays to "
-                "reverie.datasets.load"
-            )
-    arrays = {name: flat(getattr(buffer, name)) for name in wanted}
-    if not shared:
-        arrays["next_observations"] = flat(buffer.next_observations)
-    for name in ("rewards", "dones", "timeouts"):
-        arrays[name] = arrays[name].reshape(-1)
-    last = np.arange(len(arrays["rewards"])) % len(order) == len(order) - 1
-    return _Ring(arrays, last, went_round, buffer.action_space, source)
+    lengths = {name: len(column) if column.ndim else 0 for name, column in columns.items()}
+    rows = lengths["actions"]
+    if set(lengths.values()) != {rows} or not rows:
+        counts = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise Mistake(
+            f"{where} has columns that differ in length or are empty ({counts}); every step needs "
+            "one row in each, so repair or leave out that episode"
+        )
+    rewards = columns["rewards"]
+    if rewards.shape[1:] not in ((), (1,)):
+        raise Mistake(f"{where} has rewards {list(rewards.shape)}, expected one for each step")
+    last = np.arange(rows) == rows - 1
+    ends = {"terminals": last & terminated, "timeouts": last & (not terminated)}
+    return {**columns, "rewards": rewards.reshape(-1), **ends}
 
 
-def _steps_since(done: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Steps of each row since its episode began, from 1, and whether no beginning is known."""
-    since, fragment = np.empty(len(done), int), np.empty(len(done), bool)
-    steps, begun = 0, False
-    for row in range(len(done)):
-        steps += 1
-        since[row], fragment[row] = steps, not begun
-        if done[row] or last[row]:
-            steps, begun = 0, not last[row]
-    return since, fragment
+def _one_flag(value: Any, name: str, where: str) -> bool:
+    """Whether one flag is set.
+
+    Raises:
+        Mistake: it is no flag.
+    """
+    flag = np.atleast_1d(np.asarray(value))
+    if flag.size != 1:
+        raise Mistake(f"{where} has {name} of shape {list(flag.shape)}, expected True or False")
+    return bool(require_flags(flag, name, where).item())
 
 
-def _with_box(settings: Mapping[str, Any], low: np.ndarray, high: np.ndarray) -> dict[str, Any]:
-    """Settings with the box of the actions, which an environment knows by itself."""
-    if settings.get("env_id") is not None:
-        return dict(settings)
-    return {"action_low": low.tolist(), "action_high": high.tolist(), **settings}
-
-
-def _each(episodes: Any, source: str, attribute: str) -> Iterable[Any]:
-    """Episodes that have an attribute by which one knows them."""
+def _each(episodes: Any, source: str, needed: Sequence[str]) -> Iterable[tuple[str, Any]]:
+    """Episodes that have the attributes by which one knows them, each with its name."""
     if not isinstance(episodes, Iterable):
         raise Mistake(f"{source} holds no episodes; give an object that has them, or a list")
     for index, episode in enumerate(episodes):
-        if not hasattr(episode, attribute):
-            raise Mistake(f"{source}: episode {index} has no attribute {attribute!r}; add it")
-        yield episode
+        for attribute in needed:
+            if not hasattr(episode, attribute):
+                raise Mistake(f"{source}: episode {index} has no attribute {attribute!r}; add it")
+        yield f"{source}: episode {index}", episode
 
 
-def _vectors(column: Any, source: str) -> np.ndarray:
+def _vectors(column: Any, where: str) -> np.ndarray:
     """Observations as `[T, D]`."""
     if not isinstance(column, np.ndarray):
         raise Mistake(
-            f"{source} holds observations of several parts ({type(column).__name__}); join them to "
-            "one vector first"
+            f"{where} has observations of several parts, or no array ({type(column).__name__}); "
+            "join the parts to one vector, and give a numpy array [T, D]"
         )
     return column
 
 
-def _joined(arrays: Mapping[str, list[np.ndarray]], source: str) -> dict[str, np.ndarray]:
-    if not arrays:
+def _joined(episodes: Sequence[Mapping[str, np.ndarray]], source: str) -> dict[str, np.ndarray]:
+    """The columns of all episodes, one after another.
+
+    Raises:
+        Mistake: there is none, or they differ in shape.
+    """
+    if not episodes:
         raise Mistake(f"{source} holds no episodes; record something first")
-    return {name: np.concatenate(columns) for name, columns in arrays.items()}
+    for name, first in episodes[0].items():
+        for index, episode in enumerate(episodes):
+            if episode[name].shape[1:] != first.shape[1:]:
+                raise Mistake(
+                    f"{source}: episode {index} has {name} of {list(episode[name].shape[1:])} a "
+                    f"step, episode 0 of {list(first.shape[1:])}; give episodes of one task"
+                )
+    return {name: np.concatenate([each[name] for each in episodes]) for name in episodes[0]}

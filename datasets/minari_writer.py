@@ -35,6 +35,10 @@ from reverie.mistake import Mistake, Unwritable
 
 PROVENANCE = "provenance"
 """Key of a dataset's metadata for what we say of its making."""
+_OURS = {"run", "kind", "dataset", "settings"}
+"""What a collection always says there; others may use the same key for words of their own."""
+_FILES = {"data", "data/metadata.json", "data/main_data.hdf5"}
+"""What Minari writes in the folder of a dataset."""
 
 
 def root_of(path: str | None) -> Path:
@@ -64,7 +68,7 @@ def require_writable(root: Path) -> None:
 
 
 def provenance_of(root: Path, id: str) -> Mapping[str, Any] | None:
-    """What an existing dataset says of its making, empty if nothing; None if there is none.
+    """What a collection says of its dataset, empty if another made it; None if there is none.
 
     Raises:
         Mistake: the id is malformed.
@@ -74,27 +78,49 @@ def provenance_of(root: Path, id: str) -> Mapping[str, Any] | None:
         return None
     try:
         metadata = json.loads((root / id / "data" / "metadata.json").read_text())
-        return metadata.get(PROVENANCE) or {}
     except (OSError, ValueError):
         return {}
+    found = metadata.get(PROVENANCE) if isinstance(metadata, dict) else None
+    return found if isinstance(found, dict) and found.keys() >= _OURS else {}
 
 
 def require_made_here(root: Path, id: str) -> None:
-    """Refuse to replace a dataset that exists and was not written by `write` for a collection.
+    """Refuse a dataset that exists and was not written by `write` for a collection.
 
     Raises:
         Mistake: names it.
     """
     found = provenance_of(root, id)
-    if found is not None and "run" not in found:
+    if found == {}:
         raise Mistake(
             f"dataset {id} in {root} was not made by this command, so it is left alone; give "
             "another namespace=... or path=..."
         )
 
 
+def require_removable(root: Path, id: str) -> None:
+    """Refuse to delete a dataset of another origin, or one to which somebody added files.
+
+    Raises:
+        Mistake: names the dataset or the file.
+    """
+    require_made_here(root, id)
+    folder = root / id
+    added = sorted({str(path.relative_to(folder)) for path in folder.rglob("*")} - _FILES)
+    if added:
+        raise Mistake(
+            f"{folder / added[0]} is no file of a dataset, so overwrite=true leaves {id} alone; "
+            "move that file elsewhere"
+        )
+
+
 def remove(root: Path, id: str) -> None:
-    """Delete a dataset, if there is one; at no moment is there a half of it."""
+    """Delete a dataset, if there is one; at no moment is there a half of it.
+
+    Raises:
+        Mistake: see `require_removable`.
+    """
+    require_removable(root, id)
     if (root / id).exists():
         with _hidden(root, id) as folder:
             os.rename(root / id, folder / "old")

@@ -21,6 +21,10 @@ ARRAYS = "file"
 """The option whose settings arrays take."""
 TABLE = "table"
 """The option whose settings a DataFrame takes."""
+_SUFFIXES = {
+    TABLE: (".csv", ".tsv", ".txt", ".parquet", ".feather"),
+    ARRAYS: (".hdf5", ".h5", ".npz"),
+}
 
 
 def load(source: str | Mapping[str, np.ndarray] | Any, **settings: Any) -> Dataset:
@@ -43,14 +47,13 @@ def load(source: str | Mapping[str, np.ndarray] | Any, **settings: Any) -> Datas
                 f"expected the name of a dataset, arrays by name or a DataFrame, found "
                 f"{type(source).__name__}"
             )
-        options = read_option(TABLE, settings | {"path": "table"})
-        del options["path"], options["_target_"]
+        options = _read_given(TABLE, settings)
         options["name"] = options["name"] or "table"
         # Only who has a DataFrame waits for pandas.
         return resolve_name("reverie.datasets.readers.table:load_frame")(source, **options)
     if not isinstance(source, str):
         return from_arrays(source, "the given arrays", settings)
-    if source.startswith("d4rl/"):
+    if source.startswith("d4rl/") and option_of(source) is None:
         source, settings = "d4rl", {"id": source.removeprefix("d4rl/"), **settings}
     options = read_option(source, settings)
     reader = resolve_name(options.pop("_target_"))
@@ -75,10 +78,27 @@ def from_arrays(
     Raises:
         Mistake: no such setting, or the data are refused.
     """
-    options = read_option(ARRAYS, {**settings, "path": "arrays"})
-    del options["path"], options["_target_"]
+    options = read_arrays_option(settings)
     options["name"] = options["name"] or "arrays"
     return from_columns(arrays, source=source, valid_next=valid_next, **options)
+
+
+def read_arrays_option(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What `conf/dataset/file.yaml` says about arrays that are given, with what is set otherwise.
+
+    Raises:
+        Mistake: no such setting, one of another kind, or a path.
+    """
+    return _read_given(ARRAYS, settings)
+
+
+def _read_given(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """An option for data in memory, which have no path."""
+    if "path" in settings:
+        raise Mistake("the data are given, so path=... would not be read; leave one of them out")
+    options = read_option(name, {**settings, "path": name})
+    del options["path"], options["_target_"]
+    return options
 
 
 def read_option(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,6 +124,12 @@ def read_option(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
+def option_of(path: str) -> str | None:
+    """The option that reads files of this suffix, None for any other name."""
+    suffix = Path(path).suffix.lower()
+    return next((option for option, suffixes in _SUFFIXES.items() if suffix in suffixes), None)
+
+
 def _read(name: str) -> dict[str, Any]:
     """A file with those that it builds on."""
     path = FOLDER / f"{name}.yaml"
@@ -111,6 +137,12 @@ def _read(name: str) -> dict[str, Any]:
         known = sorted(
             each.relative_to(FOLDER).with_suffix("").as_posix() for each in FOLDER.rglob("*.yaml")
         )
+        option = option_of(name)
+        if option is not None:
+            raise Mistake(
+                f"there is no dataset {name}; a file is given by its path: "
+                f"reverie.datasets.load({option!r}, path={name!r}, ...)"
+            )
         close = difflib.get_close_matches(name, known, 3) or known
         raise Mistake(f"there is no dataset {name}; did you mean {' or '.join(close)}?")
     own = yaml.safe_load(path.read_text())

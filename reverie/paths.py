@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 
-NAMES = ("path", "run", "run_dir", "root", "cache", "name", "init")
+NAMES = ("path", "run", "run_dir", "root", "cache", "name", "init", "output")
 """Last parts of keys whose values are paths, or names that make up paths."""
 SWEEPS = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 _FORMULA = r"dataset\.reward"  # whose signs are the grammar's too

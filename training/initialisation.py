@@ -7,6 +7,7 @@ run the other one is not needed any more.
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +98,7 @@ class Initialisation:
             for key in sorted(known.keys() & mine.keys())
             if known[key] != mine[key]
         ]
+        changed += _said_of(facts.spec, agent.spec)
         kept = "moments of its optimisers kept" if self.optimiser == "keep" else "optimisers fresh"
         return "; ".join([f"starting from {self.run} after update {update:,}, {kept}", *changed])
 
@@ -105,16 +107,19 @@ class Initialisation:
             before, now = _plain(getattr(theirs, what)), _plain(getattr(ours, what))
             if before != now:
                 raise self._other_space(what, before, now)
-        for what in ("obs_names", "action_names"):
+        for what, column in (("obs_names", "observations"), ("action_names", "actions")):
             before, now = _plain(getattr(theirs, what)), _plain(getattr(ours, what))
             if before and now and before != now:  # they may be unknown
-                raise self._other_space(what, before, now)
+                raise self._other_space(what, before, now, column)
 
-    def _other_space(self, what: str, before: Any, now: Any) -> Mistake:
+    def _other_space(self, what: str, before: Any, now: Any, column: str | None = None) -> Mistake:
+        remedy = "give a dataset of the same spaces"
+        if column is not None and sorted(before) == sorted(now):
+            listed = one_line(json.dumps(before, ensure_ascii=False), 200)
+            remedy = f"put them into that order, 'dataset.columns.{column}={listed}'"
         return Mistake(
             f"init={self.run} was trained with {what} {one_line(str(before), 200)}, the dataset of "
-            f"this run has {one_line(str(now), 200)}; give a dataset of the same spaces, or leave "
-            "init out"
+            f"this run has {one_line(str(now), 200)}; {remedy}, or leave init out"
         )
 
     def _taken(self, path: Path, agent: Agent, state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -135,6 +140,23 @@ class Initialisation:
                 )
             taken[name] = found.to(own)
         return taken
+
+
+def _said_of(theirs: Spec, ours: Spec) -> list[str]:
+    """What may mean that equal sizes hold other quantities, for the user to judge."""
+    said = []
+    if theirs.env_id != ours.env_id:
+        before, now = (one_line(str(each.env_id), 100) for each in (theirs, ours))
+        said.append(
+            f"its environment was {before}, this one's is {now}: equal sizes may mean other "
+            "quantities"
+        )
+    for what in ("obs_names", "action_names"):
+        before, now = getattr(theirs, what), getattr(ours, what)
+        if bool(before) != bool(now):
+            known = "that run" if before else "this dataset"
+            said.append(f"only {known} has {what}, so their order is not compared")
+    return said
 
 
 def _plain(value: Any) -> Any:

@@ -124,4 +124,4 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.4g}"
+    return f"{value:z,.4g}"

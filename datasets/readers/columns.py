@@ -186,7 +186,7 @@ def require_columns(
     The first `required` must be observations, the second actions: both `[N, width]`.
 
     Raises:
-        Mistake: as above; or single integers as actions, which are a discrete space.
+        Mistake: as above; or single integers or booleans as actions, a discrete space.
     """
     missing = [name for name in required if name not in columns]
     if missing:
@@ -204,9 +204,10 @@ def require_columns(
     if not all(lengths.values()):
         raise Mistake(f"{path} has no rows; check that it is the right file")
     actions = columns[required[1]]
-    if np.issubdtype(actions.dtype, np.integer) and actions.shape[1:] in ((), (1,)):
+    if actions.dtype.kind in "iub" and actions.shape[1:] in ((), (1,)):
+        kind = "booleans" if actions.dtype.kind == "b" else "integers"
         raise Mistake(
-            f"{path} has single integers as actions, a discrete action space; only continuous "
+            f"{path} has single {kind} as actions, a discrete action space; only continuous "
             "actions [N, A] are supported"
         )
     for name, column in columns.items():

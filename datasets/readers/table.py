@@ -13,6 +13,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.names import short_name
 from reverie.datasets.readers.file import given_spec
 from reverie.datasets.subset import Subset
+from reverie.datasets.tables.clock import join_clock
 from reverie.datasets.tables.ends import find_ends, in_order, leave_out_missing
 from reverie.datasets.tables.expression import evaluate
 from reverie.datasets.tables.roles import Named, Roles, choose_roles
@@ -132,6 +133,7 @@ def from_table(
     Raises:
         Mistake: as `load`.
     """
+    table, columns = join_clock(table, columns)
     roles = choose_roles(table, columns, reward)
     table = in_order(table, roles)
     terminated, ends = find_ends(table, roles)

@@ -68,6 +68,9 @@ def parse_dates(column: np.ndarray, date_format: str | None) -> np.ndarray | Unr
         if isinstance(found, Unread):
             return Unread(row_of(found.row), found.why)
         times = found
+    # pandas takes `now` and `today` for the time at which it reads them.
+    words = [isinstance(each, str) and not any(map(str.isdigit, each)) for each in texts]
+    times = np.where(words, np.nan, times)
     if np.isnan(times).any():
         code = int(np.argmax(np.isnan(times)))
         how = (

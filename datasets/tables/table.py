@@ -181,15 +181,19 @@ class Table:
         numbers = self._parsed(name)
         if not numbers.text.any() and np.isfinite(numbers.values).any():
             return self.numbers(name)
-        dates = column.astype(object)
-        dates[~numbers.text] = None  # marks of missing values
-        found = parse_dates(dates, self.writing.date_format)
+        found = parse_dates(self.texts(name), self.writing.date_format)
         if isinstance(found, Unread):
             raise Mistake(
                 f"{self.source}: {name} holds {self.shown(name, found.row)} in "
                 f"{self.places.at(found.row)}, {found.why}"
             )
         return found
+
+    def texts(self, name: str) -> np.ndarray:
+        """The cells of a column that are no numbers, None elsewhere and where there is none."""
+        cells = self.columns[name].astype(object)
+        cells[~self._parsed(name).text] = None  # marks of missing values
+        return cells
 
     def unit_of_time(self, name: str) -> str:
         """The unit of `seconds`: of numbers as the name says, of dates s."""

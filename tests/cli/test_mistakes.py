@@ -52,6 +52,8 @@ def recorded(tmp_path):
         (["evaluate.evry=1"], "did you mean evaluate.every?"),
         (["algorithm=mopoo"], "algorithm=mopoo is not there; did you mean mopo"),
         (["dataset=builtin/pendulum"], "did you mean builtin/pendulum-mixed"),
+        (["dataset=logs/a.csv"], "a file is given as dataset=table dataset.path=logs/a.csv"),
+        (["dataset=my.hdf5"], "a file is given as dataset=file dataset.path=my.hdf5"),
         (
             ["dataset=table", "dataset.columns=[]"],
             "dataset.columns=[] is of another kind than that",

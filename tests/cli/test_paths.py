@@ -55,7 +55,9 @@ def read(arguments):
 
 
 @pytest.mark.parametrize("path", ODD)
-@pytest.mark.parametrize("key", ["dataset.path", "run", "run_dir", "world_model.path", "+cache"])
+@pytest.mark.parametrize(
+    "key", ["dataset.path", "run", "run_dir", "world_model.path", "+cache", "output"]
+)
 def test_an_odd_path_is_read_as_it_is_typed(key, path):
     quoted = quote_paths([f"{key}={path}"])
     assert read(quoted) == [path]

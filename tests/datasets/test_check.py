@@ -216,6 +216,12 @@ def test_numbers_are_whole_at_any_width(tmp_path):
     assert through(data, tmp_path / "narrow", 30) == wide
 
 
+def test_nothing_is_printed_without_a_sign(tmp_path):
+    text = through(healthy(reward=np.full(7, -0.0)), tmp_path / "out", 120)
+    (line,) = (each for each in text.splitlines() if each.split()[:1] == ["return"])
+    assert line.split()[1:] == ["0"] * 7
+
+
 def test_of_many_columns_the_first_are_printed_and_all_are_in_the_json(tmp_path):
     rng = np.random.default_rng(0)
     spec = replace(healthy().spec, obs_dim=400)

@@ -21,6 +21,7 @@ from reverie.envs.specs import Reference
 from reverie.mistake import Mistake
 
 ID = "tests/pendulum/mixed-v0"
+MADE = {"run": "x", "kind": "mixed", "dataset": {"list": [1, 2]}, "settings": {}}
 LIMIT = 3
 
 
@@ -54,7 +55,7 @@ def put(root, arrays, spec, id=ID):
         algorithm="none",
         description="test",
         requirements=["gymnasium==1"],
-        provenance={"run": "x", "nested": {"list": [1, 2]}},
+        provenance=MADE,
     )
 
 
@@ -87,7 +88,7 @@ def test_what_is_written_comes_back(tmp_path, arrays, spec):
     assert data.valid_next.all()
     assert (data.reference.low, data.reference.high) == (-5.0, 15.0)
     assert data.spec.max_episode_steps == LIMIT and data.spec.env_kwargs == {"g": 9.0}
-    assert provenance_of(root, ID) == {"run": "x", "nested": {"list": [1, 2]}}
+    assert provenance_of(root, ID) == MADE
     assert (root / "tests" / "namespace_metadata.json").is_file()
     remove(root, ID)
     assert provenance_of(root, ID) is None and not list(root.glob(".*"))
@@ -173,5 +174,31 @@ def test_a_dataset_that_no_collection_made_is_never_replaced(tmp_path, text):
     metadata.write_text(text)
     with pytest.raises(Mistake, match="was not made by this command, so it is left alone"):
         minari_writer.require_made_here(tmp_path, "mine/random-v0")
-    metadata.write_text(json.dumps({minari_writer.PROVENANCE: {"run": "abc"}}))
+    metadata.write_text(json.dumps({minari_writer.PROVENANCE: MADE}))
     minari_writer.require_made_here(tmp_path, "mine/random-v0")
+
+
+@pytest.mark.parametrize("words", ["a run of mine", ["run"], {"run": "abc", "plant": "north"}, 3])
+def test_words_of_somebody_else_about_the_making_are_not_ours(tmp_path, words):
+    metadata = tmp_path / "mine" / "random-v0" / "data" / "metadata.json"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text(json.dumps({minari_writer.PROVENANCE: words}))
+    for refuse in (minari_writer.require_made_here, remove):
+        with pytest.raises(Mistake, match="was not made by this command"):
+            refuse(tmp_path, "mine/random-v0")
+    assert metadata.is_file()
+
+
+def test_a_dataset_to_which_somebody_added_files_is_not_deleted(tmp_path, arrays, spec):
+    put(tmp_path, arrays, spec)
+    notes = tmp_path / ID / "data" / "notes.txt"
+    notes.write_text("measured on Monday")
+    minari_writer.require_made_here(tmp_path, ID)  # it may be read and gone on with
+    with pytest.raises(
+        Mistake, match=r"notes\.txt is no file of a dataset.*move that file"
+    ) as told:
+        remove(tmp_path, ID)
+    assert "\n" not in str(told.value) and notes.is_file()
+    notes.unlink()
+    remove(tmp_path, ID)
+    assert not (tmp_path / ID).exists()

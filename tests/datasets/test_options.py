@@ -7,6 +7,7 @@ import yaml
 
 from reverie.datasets import load
 from reverie.datasets.options import FOLDER, read_option
+from reverie.mistake import Mistake
 
 OWN = {
     "observations": np.arange(24, dtype=np.float32).reshape(8, 3),
@@ -68,3 +69,18 @@ def test_an_option_is_read_as_the_command_line_composes_it(path):
     assert {key: read[key] for key in read if key != "path"} == {
         key: composed[key] for key in composed if key != "path"
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("log.csv", "table"),
+        ("logs/A.PARQUET", "table"),
+        ("d4rl/my.hdf5", "file"),
+        ("a.npz", "file"),
+    ],
+)
+def test_a_path_in_the_place_of_a_name_is_told_how_to_be_given(name, option):
+    with pytest.raises(Mistake, match="a file is given by its path") as caught:
+        load(name)
+    assert f"reverie.datasets.load('{option}', path='{name}', ...)" in str(caught.value)

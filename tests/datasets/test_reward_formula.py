@@ -178,3 +178,17 @@ def test_the_micro_sign_of_a_keyboard_is_found():
 def test_a_formula_without_a_value_is_to_be_corrected():
     with pytest.raises(Mistake, match=r"dataset.reward has no value in any row; correct it"):
         load(log().drop(columns="reward"), reward="9**9**9")
+
+
+def test_a_failure_may_cost_what_running_badly_for_ever_would():
+    """As docs/own_log.md says: the formula knows the column that says where a plant failed."""
+    frame = log().drop(columns="reward").assign(cost=0.5, failed=0)
+    frame.loc[[59, 179], "failed"] = 1  # last rows of the first and the third episode
+    columns = {"terminated": "failed", "observations": ["level", "setpoint"]}
+    data = load(frame, columns=columns, reward="-cost-100*failed")
+    rows = data.transitions
+    assert rows.terminated.sum() == 2 and (~data.valid_next).sum() == 2  # nothing comes after
+    assert rows.reward[rows.terminated].tolist() == [-100.5] * 2
+    assert set(rows.reward[~rows.terminated].tolist()) == {-0.5}
+    # Worse than to go on at the same cost for ever, which would be -0.5 / (1 - 0.99) = -50.
+    assert -100.5 < -0.5 / (1 - 0.99)

@@ -112,3 +112,10 @@ def test_lists_are_no_times(cell):
         Mistake, match=r"time \[s\] holds .* in row 0 .*which is no date; name anot"
     ):
         load_any(frame, columns={"actions": ["action [-]"]})
+
+
+@pytest.mark.parametrize("word", ["now", "today"])
+@pytest.mark.parametrize("form", [None, "%Y-%m-%d %H:%M:%S"])
+def test_words_for_the_time_of_reading_are_no_dates(word, form):
+    found = parse_dates(texts("2026-01-31 12:00:00", word), form)
+    assert isinstance(found, Unread) and found.row == 1

@@ -259,3 +259,25 @@ def test_a_digest_is_recorded_even_where_the_settings_were_lost(source, begin, t
     (tmp_path / "run" / CONFIG).unlink()
     known = pinned({"init": str(tmp_path / "source")}, tmp_path / "run")
     assert known["init_sha256"] == digest(tmp_path / "source")
+
+
+def test_equal_sizes_of_another_task_are_said(source, begin, other_data):
+    spec = dataclasses.replace(
+        other_data.spec, env_id="Elsewhere-v0", obs_names=("a", "b", "c"), action_names=("u",)
+    )
+    run = begin(data=dataclasses.replace(other_data, spec=spec))
+    said = run.initialisation.give(run.agent, run.settings)
+    assert "its environment was Pendulum-v1, this one's is Elsewhere-v0" in said
+    assert "only this dataset has obs_names, so their order is not compared" in said
+    same = begin()
+    assert "environment" not in same.initialisation.give(same.agent, same.settings)
+
+
+def test_columns_in_another_order_are_refused_with_the_order(make_run, begin, data, tmp_path):
+    named = dataclasses.replace(data.spec, obs_names=("a [cm]", "b", "c"), action_names=("u",))
+    make_run(dataclasses.replace(data, spec=named)).train(tmp_path / "source")
+    swapped = dataclasses.replace(named, obs_names=("b", "a [cm]", "c"))
+    run = begin(data=dataclasses.replace(data, spec=swapped))
+    order = r"""'dataset.columns.observations=\["a \[cm\]", "b", "c"\]'"""
+    with pytest.raises(Mistake, match=f"put them into that order, {order}"):
+        run.initialisation.give(run.agent, run.settings)

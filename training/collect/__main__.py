@@ -136,7 +136,7 @@ def collect(config: DictConfig, overrides: list[str]) -> float:
     if config.overwrite:
         minari_writer.require_writable(root)
         for id in work.ids.values():
-            minari_writer.require_made_here(root, id)
+            minari_writer.require_removable(root, id)
     with claimed(run_dir, config.overwrite):
         for id in work.ids.values():
             minari_writer.remove_abandoned(root, id)

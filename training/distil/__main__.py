@@ -88,8 +88,8 @@ def distil(settings: DictConfig) -> float:
     kind, table = ("return", scores["returns"]) if known else ("value", scores["values"])
     for replica in range(run.agent.seeds):
         console.print(
-            f"seed {replica}: {kind} {table['student'][replica]:.4g} of "
-            f"{chosen[replica]['terms']} terms, {table['teacher'][replica]:.4g} of its teacher's "
+            f"seed {replica}: {kind} {table['student'][replica]:z.4g} of "
+            f"{chosen[replica]['terms']} terms, {table['teacher'][replica]:z.4g} of its teacher's "
             f"{weights:,} parameters",
             highlight=False,
         )

@@ -140,10 +140,11 @@ def chosen_formats(format: Any, what: str) -> list[str]:
     Raises:
         Mistake: a name is unknown, suits no world model, or needs what is not installed.
     """
-    names = list(dict.fromkeys(format if isinstance(format, list) else [format]))
-    for name in names:
+    given = format if isinstance(format, list) else [format]
+    for name in given:
         if name not in FORMATS:
             raise Mistake(f"format={one_line(str(name), 80)} is unknown; use {', '.join(FORMATS)}")
+    names = list(dict.fromkeys(given))
     if what not in ("policy", "world_model"):
         raise Mistake(f"what={one_line(str(what), 80)} is unknown; use policy or world_model")
     if not names:

@@ -80,12 +80,18 @@ def replaced(folder: Path) -> Iterator[Path]:
             folder.parent.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(folder)
             new.mkdir()
-        yield new
+        with writing(folder, f"free some disk space, or {_REMEDY}"):
+            yield new
         require_replaceable(folder)  # which may have been filled meanwhile
         with writing(folder, _REMEDY):
             if folder.exists():
                 os.rename(folder, old)
-            os.rename(new, folder)
+            try:
+                os.rename(new, folder)
+            except OSError:
+                if old.exists() and not folder.exists():  # the earlier export stays
+                    os.rename(old, folder)
+                raise
     finally:
         for path in (new, old):
             shutil.rmtree(path, ignore_errors=True)

@@ -26,6 +26,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
+from reverie.datasets.options import option_of
 from reverie.envs import extras
 from reverie.mistake import Mistake
 from reverie.output import outlive_readers
@@ -264,6 +265,9 @@ def _explain_composition(error: BaseException, typed: Sequence[str]) -> str:
 
 
 def _available(group: str, wrong: str) -> str:
+    option = option_of(wrong) if group == "dataset" else None
+    if option is not None:
+        return f"a file is given as dataset={option} dataset.path={quote(wrong)}"
     offered = options(group)
     close = difflib.get_close_matches(wrong, offered, 3)
     if close:

@@ -1,6 +1,7 @@
 """Runs read back from their directories: what they learnt, and what they fitted."""
 
 import logging
+import shlex
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -121,7 +122,8 @@ class SavedRun:
         if self.spec.env_id is None:
             raise Mistake(
                 f"the dataset of {self.directory} names no environment to evaluate in; train with "
-                "dataset.env_id=..."
+                "dataset.env_id=..., or ask the log alone with python -m training.ope "
+                f"{shlex.quote(f'run={self.directory}')}"
             )
 
     def load_dataset(self) -> Dataset:

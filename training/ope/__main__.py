@@ -205,7 +205,7 @@ def tables(run_dir: Path, found: Estimates, truth: Estimates, discount: float) -
         for seed, true in enumerate(truth[quantity]):
             cells = [str(seed)]
             for per_seed in columns.values():
-                cells += [_cell(per_seed[seed]), f"{per_seed[seed][0] - true[0]:+.4g}"]
+                cells += [_cell(per_seed[seed]), f"{per_seed[seed][0] - true[0]:+z.4g}"]
             shown.add_row(*cells, _cell(true))
         made.append(shown)
     return made
@@ -216,7 +216,7 @@ METHODS = {"fqe": "FQE", "model": "model rollouts"}
 
 def _cell(found: Sequence[float]) -> str:
     estimate, low, high = found
-    return f"{estimate:.4g} [{low:.4g}, {high:.4g}]"
+    return f"{estimate:z.4g} [{low:z.4g}, {high:z.4g}]"
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="ope")

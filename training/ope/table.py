@@ -58,7 +58,7 @@ def verdict_table(verdict: Mapping[str, Any]) -> Table:
                 table.add_row(before + "doubly robust", *shown)
         own = (verdict["model"] or {}).get("recorded")
         if own is not None:  # older summaries lack it
-            bias = f"{own['bias'][seed][0]:+.4g} bias"
+            bias = f"{own['bias'][seed][0]:+z.4g} bias"
             table.add_row(before + "recorded, in model", *_interval(own["value"][seed]), bias)
     for label, *cells in _rests_on(verdict):
         table.add_row(label, *cells)
@@ -105,16 +105,16 @@ def _interval(found: Sequence[float]) -> tuple[str, str]:
 def _difference(found: Sequence[float]) -> str:
     estimate, low, high = found
     word = "better" if low > 0 else "worse" if high < 0 else "unclear"
-    return f"{estimate:+.4g} {word}"
+    return f"{estimate:+z.4g} {word}"
 
 
 def _number(value: float) -> str:
-    return f"{value:.4g}"
+    return f"{value:z.4g}"
 
 
 def _shares(values: Sequence[float | None]) -> str:
     known = [each for each in values if each is not None and math.isfinite(each)]
-    return _range(known, lambda each: f"{each:.0%}") if known else "unknown"
+    return _range(known, lambda each: f"{each:z.0%}") if known else "unknown"
 
 
 def _range(values: Sequence[float], tell: Any) -> str:

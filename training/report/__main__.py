@@ -32,7 +32,16 @@ from reverie.training.report.groups import (
     read,
     split_population,
 )
-from reverie.training.report.page import Picture, Section, Table, Text, as_html, as_markdown
+from reverie.training.report.page import (
+    PAGES,
+    Picture,
+    Section,
+    Table,
+    Text,
+    as_html,
+    as_markdown,
+    require_ours,
+)
 from reverie.training.report.selection import PULLS, SUBSET, selected_scores
 from reverie.training.report.verdicts import verdicts
 from reverie.training.report.videos import videos
@@ -58,8 +67,10 @@ def report(paths: Sequence[Path], output: Path) -> list[Path]:
     """Write both pages about all finished runs at or below the paths; returns where.
 
     Raises:
-        Mistake: nothing finished there that can be read.
+        Mistake: nothing finished there that can be read; pages of somebody else in `output`.
     """
+    for page in PAGES:
+        require_ours(output / page)
     finished, left_out = find(paths)
     read_runs = []
     for directory in finished:
@@ -96,8 +107,10 @@ def report(paths: Sequence[Path], output: Path) -> list[Path]:
     title = (
         f"{runs} run{'s' if runs > 1 else ''} on {len(tasks)} task{'s' if len(tasks) > 1 else ''}"
     )
-    pages = {"report.html": as_html(title, sections), "report.md": as_markdown(title, sections)}
+    texts = (as_html(title, sections), as_markdown(title, sections))
+    pages = dict(zip(PAGES, texts, strict=True))
     for name, text in pages.items():
+        require_ours(output / name)  # which may have come meanwhile
         write_text(output / name, text)
     return [output / name for name in pages]
 
@@ -162,7 +175,7 @@ def results(tasks: Tasks) -> Section:
             seeds = sum(run.summary["seeds"] for run in group.runs)
             rows.append([group.method, str(seeds), *cells])
         data = groups[0].runs[0].summary["dataset"]["behaviour"]
-        mean, best = f"{data[f'{unit}_mean']:.1f}", f"{data[f'{unit}_best']:.1f}"
+        mean, best = f"{data[f'{unit}_mean']:z.1f}", f"{data[f'{unit}_best']:z.1f}"
         rows.append(["data: mean, best episode", "", mean, "-", best])
         summary = groups[0].runs[0].summary
         name = "normalised score" if unit == "score" else "return"

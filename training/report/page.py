@@ -9,10 +9,15 @@ import html
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from string import Template
 
+from reverie.mistake import Mistake
 from reverie.text import printable
 
+PAGES = ("report.html", "report.md")
+_OURS = re.compile(r"(?:# |<title>)\d+ runs? on \d+ tasks?(?:\n|</title>)")
+"""The title of every report."""
 _PAGE = Template(
     """<!DOCTYPE html>
 <html lang="en">
@@ -103,6 +108,26 @@ class Section:
 
 class Markup(str):
     """A text of the program's own that is Markdown already."""
+
+
+def require_ours(page: Path) -> None:
+    """Refuse to replace a file that is no report.
+
+    Raises:
+        Mistake: names it.
+    """
+    if not page.exists() and not page.is_symlink():
+        return
+    try:
+        with open(page, encoding="utf-8") as file:
+            ours = _OURS.search(file.read(1000)) is not None
+    except (OSError, ValueError):
+        ours = False
+    if not ours:
+        raise Mistake(
+            f"{page} is no report of this command, so it is left alone; give another folder with "
+            "--output, or move that file"
+        )
 
 
 def as_html(title: str, sections: Sequence[Section]) -> str:

@@ -95,4 +95,4 @@ def _estimate(measured: Mapping[str, Any] | None, replica: int) -> str:
 
 def _interval(found: Sequence[float]) -> str:
     estimate, low, high = found
-    return f"{estimate:.4g} [{low:.4g}, {high:.4g}]"
+    return f"{estimate:z.4g} [{low:z.4g}, {high:z.4g}]"

@@ -98,8 +98,8 @@ def results_table(summary: Mapping[str, Any]) -> Table:
     for column in ("", unit, "spread over seeds" if summary["seeds"] > 1 else "one seed"):
         table.add_column(column, justify="left" if column == "" else "right")
     data = summary["dataset"]["behaviour"]
-    table.add_row("behaviour policy, mean", f"{data[f'{unit}_mean']:.1f}", "")
-    table.add_row("behaviour policy, best episode", f"{data[f'{unit}_best']:.1f}", "")
+    table.add_row("behaviour policy, mean", f"{data[f'{unit}_mean']:z.1f}", "")
+    table.add_row("behaviour policy, best episode", f"{data[f'{unit}_best']:z.1f}", "")
     names = {
         "last10": f"{summary['name']}, mean of last {LAST} evaluations",
         "final": f"{summary['name']}, last evaluation",
@@ -113,11 +113,11 @@ def results_table(summary: Mapping[str, Any]) -> Table:
         per_seed = np.array(summary["result"][f"{unit}_{kind}_per_seed"], dtype=float)
         if population:  # of which each is another experiment
             for seed, value in enumerate(per_seed):
-                table.add_row(f"{text}, {label(population, seed)}", f"{value:.1f}", "one seed")
+                table.add_row(f"{text}, {label(population, seed)}", f"{value:z.1f}", "one seed")
             continue
         spread = f"std {per_seed.std():.1f} of {len(per_seed)}" if len(per_seed) > 1 else ""
         style = "bold" if kind == "last10" else None
-        table.add_row(text, f"{per_seed.mean():.1f}", spread, style=style)
+        table.add_row(text, f"{per_seed.mean():z.1f}", spread, style=style)
     for stage, seconds in summary["seconds"].items():
         table.add_row(f"wall-clock: {stage}", f"{seconds:.0f} s", "")
     return table

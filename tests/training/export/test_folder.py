@@ -70,6 +70,29 @@ def test_files_of_somebody_are_left_alone(folder, spoil, words):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_an_earlier_export_stays_where_the_new_one_cannot_take_its_place(folder, monkeypatch):
+    rename = os.rename
+
+    def refuse_new(source, target):
+        if str(source).endswith(".new"):
+            raise OSError(5, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", refuse_new)
+    with pytest.raises(Mistake, match="Input/output error; give"), replaced(folder) as new:
+        fill(new, "two")
+    assert (folder / "policy.c").read_text() == "one"
+    assert [path.name for path in folder.parent.iterdir()] == ["c"]
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_earlier_export(folder):
+    with pytest.raises(Mistake, match="No space left") as caught, replaced(folder):
+        raise OSError(28, "No space left on device")
+    assert f"could not write {folder}" in str(caught.value) and "output=" in str(caught.value)
+    assert (folder / "policy.c").read_text() == "one"
+    assert [path.name for path in folder.parent.iterdir()] == ["c"]
+
+
 def test_a_file_a_link_and_what_comes_meanwhile_are_left_alone(folder, tmp_path):
     (tmp_path / "file").write_text("x")
     (tmp_path / "link").symlink_to(folder)

@@ -1,7 +1,9 @@
 """Verdicts against closed forms: one state, whose reward is -(a - 1/2)^2 for ever."""
 
+import copy
 import io
 import json
+import re
 import shlex
 from pathlib import Path
 from unittest import mock
@@ -462,6 +464,18 @@ def test_a_run_without_environment_ends_with_a_verdict_to_the_same_bits(tmp_path
     plain = make(verdict={"starts": 0}).train(tmp_path / "plain", console=QUIET).summary
     assert plain["verdict"] is None and "verdict" not in plain["seconds"]
     assert plain["metrics_sha256"] == first["metrics_sha256"]
+
+
+def test_nothing_is_no_less_than_nothing(both):
+    """-0 is a number that nobody writes."""
+    console = Console(file=io.StringIO(), width=80)
+    verdict = copy.deepcopy(both)
+    for own in (verdict["fqe"], verdict["model"]):
+        own["value"] = [[-0.0, -0.0, 0.0] for _ in own["value"]]
+        own["difference"] = [[-0.0, -0.0, 0.0] for _ in own["difference"]]
+    print_verdict(verdict, console, Path("run"))
+    shown = console.file.getvalue()
+    assert "0 to 0" in shown and "+0 unclear" in shown and not re.search(r"-0(?![.\d])", shown)
 
 
 def test_a_verdict_is_scaled_to_the_run_and_refused_before_it():

@@ -473,3 +473,20 @@ def test_names_begin_no_formulas(write, tmp_path):
     write(name="a$x_{$", task="$y$ $\\frac{$")
     report([tmp_path / "runs"], tmp_path / "report")
     assert (tmp_path / "report" / "report.html").is_file()
+
+
+@pytest.mark.parametrize("name", ["report.md", "report.html"])
+def test_pages_of_somebody_are_left_alone_and_earlier_reports_replaced(write, tmp_path, name):
+    write(seed=0)
+    out = tmp_path / "out"
+    report([tmp_path / "runs"], out)
+    before = (out / name).read_text()
+    (out / name).write_text(before + "old")
+    report([tmp_path / "runs"], out)
+    assert (out / name).read_text() == before
+    for mine in ("# Report on 3 runs of the plant\n", "", "# 1 run on 1 task of mine\n"):
+        (out / name).write_text(mine)
+        with pytest.raises(Mistake, match=f"{name} is no report of this command") as caught:
+            report([tmp_path / "runs"], out)
+        assert "\n" not in str(caught.value) and "--output" in str(caught.value)
+        assert (out / name).read_text() == mine
