@@ -87,8 +87,8 @@ def _guess(table: Table, named: Mapping[str, Any]) -> tuple[str | None, str | No
     elsewhere = {
         table.find(each)
         for said in named.values()
-        for each in ([said] if isinstance(said, str) else said or ())
-        if isinstance(each, str)
+        for each in (said if isinstance(said, list | tuple) else [said])
+        if isinstance(each, str)  # anything else is refused with the others
     }
     first, second = (
         next((n for n in table.columns if bare(n).lower() in usual and n not in elsewhere), None)

@@ -100,3 +100,10 @@ def test_a_time_that_counts_and_a_date_beside_stay_what_they_were(tmp_path):
     frame = log().assign(date="2026-01-30")
     data = load_file(write(frame, tmp_path / "log.csv"))
     assert data.fingerprint == load_any(log()).fingerprint
+
+
+@pytest.mark.parametrize("role", ["episode", "reward", "observations"])
+def test_a_number_for_a_name_is_refused_beside_them(tmp_path, role):
+    path = write(apart(lambda at: at.strftime("%Y-%m-%d"), clock_of), tmp_path / "log.csv")
+    with pytest.raises(Mistake, match=rf"dataset\.columns\.{role}=1 must be a name"):
+        load_file(path, columns={**ROLES, role: 1})
