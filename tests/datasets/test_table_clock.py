@@ -5,6 +5,8 @@ import pandas
 import pytest
 
 from reverie.datasets import load as load_any
+from reverie.datasets.tables.clock import JOINED, join_clock
+from reverie.datasets.tables.table import from_frame
 from reverie.mistake import Mistake
 from tests.datasets.tables import load_file, log, write
 
@@ -103,7 +105,7 @@ def test_a_time_that_counts_and_a_date_beside_stay_what_they_were(tmp_path):
 
 
 @pytest.mark.parametrize("role", ["episode", "reward", "observations"])
-def test_a_number_for_a_name_is_refused_beside_them(tmp_path, role):
-    path = write(apart(lambda at: at.strftime("%Y-%m-%d"), clock_of), tmp_path / "log.csv")
-    with pytest.raises(Mistake, match=rf"dataset\.columns\.{role}=1 must be a name"):
-        load_file(path, columns={**ROLES, role: 1})
+def test_a_number_for_a_name_is_left_to_who_refuses_it(role):
+    table = from_frame(apart(lambda at: at.strftime("%Y-%m-%d"), clock_of), "log")
+    joined, columns = join_clock(table, {**ROLES, role: 1})
+    assert JOINED in joined.columns and columns == {**ROLES, role: 1, "time": JOINED}
