@@ -132,6 +132,8 @@ def fits(value: Any, annotation: Any) -> bool:
     if isinstance(kind, type) and issubclass(kind, Sequence):
         listed = isinstance(value, Sequence) and not isinstance(value, str)
         return listed and all(fits(item, inner[0]) for item in value if inner)
+    if isinstance(kind, type) and issubclass(kind, Mapping):  # of keys, `ArgumentsOf` knows more
+        return isinstance(value, Mapping)
     return True
 
 
@@ -154,6 +156,8 @@ def describe(annotation: Any) -> str:
         return "an option of its group"
     if isinstance(kind, type) and issubclass(kind, Sequence) and kind is not str:
         return f"a list, each entry {describe(inner[0])}" if inner else "a list"
+    if isinstance(kind, type) and issubclass(kind, Mapping):
+        return "keys with values"
     known = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
     return known.get(kind, getattr(kind, "__name__", str(kind)))
 
