@@ -27,7 +27,10 @@ def require_declared(settings: Any, own: Mapping[str, Any] | None = None, prefix
         Mistake: names the first one, with what it must be.
     """
     for key, annotation in (own or {}).items():
-        _require(f"{prefix}{key}", _at(settings, key), annotation)
+        value = _at(settings, key)
+        if value == MISSING:  # no class that is built from it would say so
+            raise Mistake(f"{prefix}{key}={MISSING} is no value; give one, or leave the key out")
+        _require(f"{prefix}{key}", value, annotation)
     for key, value, annotation in declared(settings, prefix):
         _require(key, value, annotation)
 

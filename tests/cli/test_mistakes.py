@@ -126,6 +126,7 @@ def recorded(tmp_path):
         ),
         (["updates={a:1}"], "updates={'a': 1} must be a whole number"),
         (["name=null"], "name=None must be text"),
+        (["verdict.fqe.hidden=???"], "verdict.fqe.hidden=??? is no value; give one"),
         (["dataset.mixture=[-1,2]"], "dataset.mixture=[-1, 2] must be a list, each entry keys"),
         (["verdict.fqe.activation=[1]"], "verdict.fqe.activation=[1] must be text"),
         (["algorithm=mopo", "source.horizon='#'"], "source.horizon=# must be"),
