@@ -82,7 +82,14 @@ def _rests_on(verdict: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     if weighed is not None:
         steps = _range(weighed["steps"], lambda each: f"{each}")
         worth = _range(weighed["effective"], lambda each: f"{each:.0f}")
-        rows.append(("recorded steps weighed", steps, f"worth {worth} starts", ""))
+        rows.append(
+            (
+                "recorded steps weighed",
+                steps,
+                f"worth {worth} {'start' if worth == '1' else 'starts'}",
+                "",
+            )
+        )
     if model is not None:
         returns = _range([each[0] for each in model["return"]], _number)
         beside = f"recorded {_number(verdict['recorded']['return'][0])}"
