@@ -267,7 +267,8 @@ def _explain_composition(error: BaseException, typed: Sequence[str]) -> str:
 def _available(group: str, wrong: str) -> str:
     option = option_of(wrong) if group == "dataset" else None
     if option is not None:
-        return f"a file is given as dataset={option} dataset.path={quote(wrong)}"
+        path = shlex.quote(f"dataset.path={wrong}")
+        return f"a file is given as dataset={option} {path}"
     offered = options(group)
     close = difflib.get_close_matches(wrong, offered, 3)
     if close:
