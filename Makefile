@@ -1,6 +1,6 @@
 # make demo   set up and train the default to a score above the behaviour policy
 # make test   set up and run the linter, the type checker and every test that is not slow
-# make check  set up and run the slow tests: compilers, long runs, other schedulers
+# make check  set up and run the others: whole sweeps, compilers, long runs, other schedulers
 PYTHON ?= python3
 PIP_OPTIONS ?=
 VENV := .venv

@@ -240,7 +240,8 @@ def resume(effort: Effort, device: torch.device, compiling: bool) -> dict[str, A
         settings: dict[str, Any] = {
             **{"updates": updates, "device": str(device), "compile": compiling, "seeds": 2},
             **{"checkpoint_every": updates // 2, "log_every": 10, "probe_starts": 0},
-            **{"evaluate": {"every": 0}, "value_gap": {"starts": 0}, "cache": f"{folder}/cache"},
+            **{"evaluate": {"every": 0}, "value_gap": {"starts": 0}, "verdict": {"starts": 0}},
+            "cache": f"{folder}/cache",
             "agent": {"hidden": [effort.hidden] * 2},
             "source": {"starts": 500, "every": 10, "horizon": 2},
             "world_model": {

@@ -10,20 +10,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from jaxtyping import install_import_hook
+
+from tests.pictures import leave_pictures_blank, render, rendered
+from tests.shapes import check_shapes
 
 CHECKOUT = Path(__file__).parent.parent
 
 # A compiled function cannot look into the checker, so tests of compilation run without it.
 CHECKED = [f"reverie.{layer}" for layer in ("agents", "world_models", "datasets", "envs")]
 if os.environ.get("REVERIE_SHAPE_CHECKS", "1") == "1":
-    install_import_hook(CHECKED, "beartype.beartype")
+    check_shapes(CHECKED)
+leave_pictures_blank()
 
 
 @pytest.fixture(autouse=True)
-def _seeded_and_apart(tmp_path_factory, monkeypatch):
+def _seeded_and_apart(request, tmp_path_factory, monkeypatch):
     """Every test starts from the same random state and writes no cache of the user's."""
     torch.manual_seed(0)
+    if rendered(request.node):
+        render(monkeypatch)
     monkeypatch.setenv("REVERIE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.setenv("WANDB_MODE", "offline")
 
@@ -118,7 +123,7 @@ def prepared(tmp_path_factory):
 
 
 @pytest.fixture
-def command(tmp_path, environment, prepared):
+def command(request, tmp_path, environment, prepared):
     """`command("train.py", "seed=1")` runs it in the checkout and gives what it printed.
 
     `limit` is the largest file it may write, in bytes; `death=(120, signal.SIGKILL)` sends it that
@@ -134,15 +139,16 @@ def command(tmp_path, environment, prepared):
                 os.mkfifo(path)
                 # Both ends wait for each other; then this one goes at once.
                 threading.Thread(target=lambda path=path: path.open().close(), daemon=True).start()
-        request = {
+        asked = {
             "arguments": arguments,
             "environment": environment,
             "folder": str(CHECKOUT),
             "limit": limit,
             "death": death,
+            "rendered": rendered(request.node),
             **{name: str(path) for name, path in printed.items()},
         }
-        prepared.stdin.write(json.dumps(request) + "\n")
+        prepared.stdin.write(json.dumps(asked) + "\n")
         prepared.stdin.flush()
         child = int(prepared.stdout.readline())
         killer = threading.Timer(timeout, os.kill, (child, signal.SIGKILL))

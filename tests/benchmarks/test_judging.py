@@ -63,6 +63,7 @@ def test_a_claim_that_fails_fails_the_command_and_is_written_all_the_same(tmp_pa
     assert report["claims"][0]["holds"] is holds and report["a"] == 1
 
 
+@pytest.mark.pictures
 def test_a_command_writes_what_was_measured_and_drawn(tmp_path, monkeypatch):
     figure = Figure()
     ax = figure.subplots()

@@ -2,9 +2,10 @@
 
 A command takes seconds to import torch and its company, and the tests run a hundred of them. Each
 request, a line of JSON on standard input, is carried out by a forked child, where the script runs
-as `python SCRIPT ARGUMENTS` would run it, or `python -m MODULE ARGUMENTS`; the answer is a line
-with its exit status. A request may ask for a death: the process sends itself a signal after an
-update that it names, so a test of kills waits for nothing and hits the same moment every time.
+as `python SCRIPT ARGUMENTS` would run it, or `python -m MODULE ARGUMENTS`, or `python -c CODE
+ARGUMENTS`; the answer is a line with its exit status. A request may ask for a death: the process
+sends itself a signal after an update that it names, so a test of kills waits for nothing and hits
+the same moment every time.
 """
 
 import atexit
@@ -47,8 +48,9 @@ MODULES = (
 def main() -> None:
     """Serve until standard input ends; in a child, become the command."""
     sys.path[0] = os.getcwd()  # the checkout
-    for name in MODULES:
+    for name in (*MODULES, "tests.pictures"):
         __import__(name)
+    warm_up()
     gc.freeze()  # a collection in a child would copy every page
     answers = os.fdopen(os.dup(1), "w")
     answers.write("ready\n")
@@ -67,6 +69,13 @@ def main() -> None:
         answers.flush()
 
 
+def warm_up() -> None:
+    """Compose a run: children find parsers and tables as the first composition left them."""
+    from reverie.training.launch.hyperparameters import compose_run
+
+    compose_run([])
+
+
 def become(request: dict) -> None:
     """Take over what the request names: files, environment, folder, arguments."""
     for number, path in ((0, os.devnull), (1, request["stdout"]), (2, request["stderr"])):
@@ -81,6 +90,10 @@ def become(request: dict) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["limit"], request["limit"]))
     if request["death"]:
         die_at(*request["death"])
+    if not request.get("rendered", True):
+        from tests.pictures import leave_pictures_blank
+
+        leave_pictures_blank()
     sys.argv = request["arguments"]
     own = filter(None, request["environment"].get("PYTHONPATH", "").split(os.pathsep))
     sys.path[1:1] = own
@@ -89,6 +102,9 @@ def become(request: dict) -> None:
             sys.path[0] = request["folder"]
             del sys.argv[0]
             runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        elif sys.argv[0] == "-c":
+            code = sys.argv.pop(1)
+            exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
         else:
             script = str(Path(request["folder"], sys.argv[0]))
             sys.path[0] = str(Path(script).parent)

@@ -10,6 +10,7 @@ import pytest
 
 from reverie.envs.extras import EXTRAS
 from reverie.training.launch import command as console
+from tests.cases import some
 
 CHECKOUT = Path(__file__).parent.parent.parent
 DRIVER = "tests/cli/loaded_twice.py"
@@ -56,19 +57,22 @@ def test_the_default_job_needs_no_extra(call, environment, train, tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "extra"),
-    [
-        (["train", "dataset=minari", "dataset.id=a/b-v0"], "minari"),
-        (["check", "dataset=minari", "dataset.id=a/b-v0"], "minari"),
-        (["train", "logger=wandb"], "wandb"),
-        (["train", "logger=tensorboard"], "tensorboard"),
-        (["train", "algorithm=sindy_rl", "dataset.episodes=12"], "sindy"),
-        (["train", "dataset=random", "dataset.env_id=AdroitHandPen-v1"], "robotics"),
-        (["collect", "env_id=Pendulum-v1"], "minari"),
-        (["distil", "run=nowhere"], "sindy"),
-        (["export", "run=nowhere", "format=onnx"], "export"),
-        (["evaluate", "run=nowhere", "video=true"], "video"),
-        (["tune", "study", "updates=interval(1,2)"], "tune"),
-    ],
+    some(
+        [
+            (["train", "dataset=minari", "dataset.id=a/b-v0"], "minari"),
+            (["check", "dataset=minari", "dataset.id=a/b-v0"], "minari"),
+            (["train", "logger=wandb"], "wandb"),
+            (["train", "logger=tensorboard"], "tensorboard"),
+            (["train", "algorithm=sindy_rl", "dataset.episodes=12"], "sindy"),
+            (["train", "dataset=random", "dataset.env_id=AdroitHandPen-v1"], "robotics"),
+            (["collect", "env_id=Pendulum-v1"], "minari"),
+            (["distil", "run=nowhere"], "sindy"),
+            (["export", "run=nowhere", "format=onnx"], "export"),
+            (["evaluate", "run=nowhere", "video=true"], "video"),
+            (["tune", "study", "updates=interval(1,2)"], "tune"),
+        ],
+        4,
+    ),
     ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
 )
 def test_what_needs_an_extra_names_it_in_one_line(call, environment, tmp_path, arguments, extra):

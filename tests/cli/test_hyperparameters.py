@@ -14,6 +14,7 @@ from reverie.training.launch.hyperparameters import compose_run, settle
 from reverie.training.launch.mistakes import expand_glob
 from reverie.training.launch.options import CONF, one_spelling, options, read_option, tuned
 from reverie.training.run_directory import flat, run_directory
+from tests.cases import some, some_of_each
 
 SPEC = Spec(env_id="Pendulum-v1", obs_dim=3, action_dim=1, action_low=(-2.0,), action_high=(2.0,))
 TUNED = [
@@ -28,7 +29,7 @@ def plain(config):
     return OmegaConf.to_container(config)
 
 
-@pytest.mark.parametrize("algorithm", ["mopo", "mobile", "iql", "td3_bc"])
+@pytest.mark.parametrize("algorithm", some(["mopo", "mobile", "iql", "td3_bc"], 3))
 def test_both_names_of_a_d4rl_dataset_give_the_same_run(algorithm):
     common = [f"algorithm={algorithm}", "seed=3", "updates=10"]
     runs = []
@@ -44,10 +45,11 @@ def test_both_names_of_a_d4rl_dataset_give_the_same_run(algorithm):
         assert settings[key] == value
 
 
-def test_every_id_that_the_reader_knows_is_an_option_and_no_other():
+@pytest.mark.parametrize("step", [15, pytest.param(1, marks=pytest.mark.slow)])
+def test_every_id_that_the_reader_knows_is_an_option_and_no_other(step):
     assert {name for name in options("dataset") if "d4rl/" in name} == {f"d4rl/{i}" for i in TASKS}
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        for id_ in TASKS:
+        for id_ in list(TASKS)[::step]:
             assert compose(overrides=[f"+dataset=d4rl/{id_}"]).dataset.id == id_
 
 
@@ -87,22 +89,25 @@ def test_two_names_of_different_datasets_are_refused():
         compose_run(["dataset=d4rl/hopper-medium-v2", "dataset.id=walker2d-medium-v2"])
 
 
-def test_a_sweep_over_names_of_d4rl_reaches_every_job(command, tmp_path, environment):
-    """With nowhere to download from, so that each job ends at the reader, in two processes."""
+@pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.slow)])
+def test_a_sweep_over_names_of_d4rl_reaches_every_job(command, tmp_path, environment, launcher):
+    """With nowhere to download from, so that each job ends at the reader."""
     environment["D4RL_DATASET_DIR"] = str(tmp_path)
     environment["http_proxy"] = environment["https_proxy"] = "http://127.0.0.1:9"
     sweep = expand_glob("dataset=glob(d4rl/maze2d-umaze*)")
     assert sweep == "dataset=d4rl/maze2d-umaze-dense-v1,d4rl/maze2d-umaze-v1"
     root = f"root={tmp_path / 'runs'}"
-    joblib = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-    done = command("train.py", "-m", root, sweep, "algorithm=td3_bc", *joblib)
+    how = [f"hydra/launcher={launcher}", "hydra.launcher.n_jobs=2"][: 1 + (launcher == "joblib")]
+    done = command("train.py", "-m", root, sweep, "algorithm=td3_bc", *how)
     assert done.returncode == 1
     assert done.stderr.count("cannot download maze2d-umaze-") == 2, done.stderr
     names = {path.relative_to(tmp_path).parts[2] for path in tmp_path.rglob("failed.json")}
     assert names == {"maze2d-umaze-dense-v1", "maze2d-umaze-v1"}
 
 
-@pytest.mark.parametrize(("algorithm", "dataset"), TUNED)
+@pytest.mark.parametrize(
+    ("algorithm", "dataset"), some_of_each(TUNED, ([each.values[0]] for each in TUNED))
+)
 def test_tuned_numbers_belong_to_a_dataset_and_to_options_of_the_preset(algorithm, dataset):
     assert algorithm in options("algorithm") and dataset in options("dataset")
     settings = flat(plain(compose_run([f"algorithm={algorithm}", f"dataset={dataset}"])))
@@ -110,7 +115,7 @@ def test_tuned_numbers_belong_to_a_dataset_and_to_options_of_the_preset(algorith
         assert settings[key] == value, key  # neither dropped nor beaten by the preset
 
 
-@pytest.mark.parametrize(("algorithm", "dataset"), TUNED[::7])
+@pytest.mark.parametrize(("algorithm", "dataset"), some(TUNED[::7], 5))
 def test_typed_beats_tuned_beats_preset(algorithm, dataset):
     hyperparameters = flat(tuned(algorithm)[dataset])
     first = next(iter(hyperparameters))
@@ -148,7 +153,7 @@ def test_numbers_for_one_model_leave_another_alone(algorithm, dataset):
 AGENTS = options("agent")
 
 
-@pytest.mark.parametrize(("algorithm", "agent"), list(product(["darc", "pgd"], AGENTS)))
+@pytest.mark.parametrize(("algorithm", "agent"), some(list(product(["darc", "pgd"], AGENTS)), 5))
 def test_an_agent_takes_what_is_left_of_another_presets_numbers(algorithm, agent):
     config = compose_run([f"algorithm={algorithm}", f"agent={agent}"])
     known = parameters(get_object(config.agent._target_))

@@ -16,6 +16,7 @@ from reverie.mistake import Mistake, writing
 from reverie.training.files import lock_directory
 from reverie.training.launch.mistakes import DEFECT, build, explain
 from reverie.training.run_directory import MARKER
+from tests.cases import some
 
 
 @pytest.fixture
@@ -44,114 +45,117 @@ def recorded(tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
-    [
-        (
-            ["agent.critcs=3"],
-            "no setting 'agent.critcs' (did you mean agent.critics or agent.critic_steps?)",
-        ),
-        (["evaluate.evry=1"], "did you mean evaluate.every?"),
-        (["algorithm=mopoo"], "algorithm=mopoo is not there; did you mean mopo"),
-        (["dataset=builtin/pendulum"], "did you mean builtin/pendulum-mixed"),
-        (["dataset=logs/a.csv"], "a file is given as dataset=table dataset.path=logs/a.csv"),
-        (["dataset=my.hdf5"], "a file is given as dataset=file dataset.path=my.hdf5"),
-        (
-            ["dataset=table", "dataset.columns=[]"],
-            "dataset.columns=[] is of another kind than that",
-        ),
-        (["source=[0]"], "source=[0] must be the name of an option; source has branched"),
-        (["device=true"], "device=True must be text"),
-        (["agent.regulariser=[0]"], "agent.regulariser=[0] must be"),
-        (["agent._partial_=false"], "agent._partial_ is no setting"),
-        (["dynamics_reward=&a"], "dynamics_reward=&a cannot be read"),
-        (
-            ["dataset=table", "dataset.columns={actions: Öl, observations: [T, Wärme]}"],
-            """type 'dataset.columns={actions: "Öl", observations: [T, "Wärme"]}'""",
-        ),
-        (
-            ["dataset=table", "dataset.columns={actions: valve [%]}"],
-            """quotes of their own, as in 'dataset.columns={actions: "valve [%]"}'""",
-        ),
-        (["dataset.task=[abc]"], "dataset.task=[abc] must be text"),
-        (["agent=null"], "agent=null must be the name of an option; agent has awac, bc"),
-        (["hydra/launcher=pbs"], "guide.md#sweeps says how to install launchers"),
-        (["nothing=1"], "there is no setting 'nothing'"),
-        (["seed=first"], "seed=first must be a whole number, in [0, 9"),
-        (["device=cuda:77"], "use device=cpu"),
-        (["compile=sometimes"], "use auto, true or false"),
-        (["world_model=none"], "choose one, for example world_model=ensemble"),
-        (["filter=morec", "dynamics_reward=none"], "for example dynamics_reward=adversarial"),
-        (["dynamics_reward=plain"], "no filter of a source asks for it"),
-        (["source=simulator"], "set filter=none"),
-        (["simulator=perturbed"], "set source=simulator"),
-        (["source=simulator", "simulator=none"], "for example simulator=perturbed"),
-        (["algorithm=sac_sim", "simulator=world_model"], "simulator needs a world model"),
-        (
-            ["algorithm=sac_sim", "simulator.gravity=0"],
-            "gravity=0 must be a number, above 0",
-        ),
-        (["algorithm=sac_sim", "simulator.friction=2"], "Pendulum-v1 has no friction"),
-        (["generator=trajectory"], "set source=trajectories, or generator=none"),
-        (["sampler=heun"], "a sampler is chosen"),
-        (["algorithm=pgd", "generator=none"], "for example generator=trajectory"),
-        (["algorithm=synther", "guidance=policy"], "guidance works on segments"),
-        (
-            ["algorithm=pgd", "noise_distribution=pfgmpp", "sampler=flow_sde"],
-            "sampler=dpm_solver_2m",
-        ),
-        (["noise_distribution=flow_matching"], "there is no generator to fit"),
-        (["condition=returns"], "noise_distribution=none and condition=none"),
-        (["warm_start=noisy"], "the source draws no records; set source=trajectories"),
-        (["algorithm=synther", "warm_start=noisy"], "source.every=null draws once"),
-        (["algorithm=pgd", "guidance=returns"], "set condition=returns"),
-        (["algorithm=pgd", "guidance=soft_value"], "set sampler=soft_value"),
-        (["algorithm=pgd", "guidance.behaviour_ratio=0.5"], "set behaviour=clone"),
-        (
-            [
-                *("algorithm=pgd", "agent=bc", "sampler=soft_value"),
-                *("guidance=soft_value", "guidance.value=critic"),
-            ],
-            "set guidance.value=reward, or another agent",
-        ),
-        (["simulator.gravity=2"], "simulator.gravity"),
-        (["filter=none", "filter.penalty=3"], "with filter=none; choose filter=morec or"),
-        (["agent.discriminators.noise=1"], "with the chosen agent; choose agent=darc or"),
-        (
-            ["seeds=2", "agent.discount=[0.9,0.99]"],
-            "agent.target_entropy, filter.penalty; or sweep",
-        ),
-        (["real_ratio=1.5"], "real_ratio=1.5 must lie in [0, 1]"),
-        (
-            ["dataset=minari", "dataset.id=a/b-v0", "dataset.obs_slice=3"],
-            "there is no setting 'dataset.obs_slice' with dataset=minari; choose dataset=",
-        ),
-        (["updates={a:1}"], "updates={'a': 1} must be a whole number"),
-        (["name=null"], "name=None must be text"),
-        (["verdict.fqe.hidden=???"], "verdict.fqe.hidden=??? is no value; give one"),
-        (["dataset.mixture=[-1,2]"], "dataset.mixture=[-1, 2] must be a list, each entry keys"),
-        (["verdict.fqe.activation=[1]"], "verdict.fqe.activation=[1] must be text"),
-        (["algorithm=mopo", "source.horizon='#'"], "source.horizon=# must be"),
-        (["video=true"], "there is no setting 'video'"),  # which another command has
-        (["fqe.updates=3"], "there is no setting 'fqe.updates'"),
-        (
-            ["agent.hidden=wide"],
-            "agent.hidden=wide must be a list, each entry a whole number",
-        ),
-        (["agent.hidden=[-3]"], "agent.hidden=[-3] must be a list"),
-        (
-            ["+agent.colour=red"],
-            "there is no setting 'agent.colour' with agent=sac",
-        ),
-        (["threads=0"], "threads=0 must be auto or a whole number, at least 1"),
-        (["device=abacus"], "device=abacus is unknown; use auto, cpu"),
-        (["cache=/proc/nowhere"], "REVERIE_CACHE"),
-        (["real_ratio=1.0"], "leaves no room in a batch of 256"),
-        (["dataset=minari"], "dataset.id"),
-        (["dataset=file"], "dataset.path"),
-        (["dataset=file", "dataset.path=/no/such/file.hdf5"], "/no/such/file.hdf5"),
-        (["world_model.path=/no/such/model.pt"], "/no/such/model.pt does not exist"),
-        (["world_model.uncertainty=none"], "max_aleatoric"),
-        (["world_model.termination=maybe"], "auto"),
-    ],
+    some(
+        [
+            (
+                ["agent.critcs=3"],
+                "no setting 'agent.critcs' (did you mean agent.critics or agent.critic_steps?)",
+            ),
+            (["evaluate.evry=1"], "did you mean evaluate.every?"),
+            (["algorithm=mopoo"], "algorithm=mopoo is not there; did you mean mopo"),
+            (["dataset=builtin/pendulum"], "did you mean builtin/pendulum-mixed"),
+            (["dataset=logs/a.csv"], "a file is given as dataset=table dataset.path=logs/a.csv"),
+            (["dataset=my.hdf5"], "a file is given as dataset=file dataset.path=my.hdf5"),
+            (
+                ["dataset=table", "dataset.columns=[]"],
+                "dataset.columns=[] is of another kind than that",
+            ),
+            (["source=[0]"], "source=[0] must be the name of an option; source has branched"),
+            (["device=true"], "device=True must be text"),
+            (["agent.regulariser=[0]"], "agent.regulariser=[0] must be"),
+            (["agent._partial_=false"], "agent._partial_ is no setting"),
+            (["dynamics_reward=&a"], "dynamics_reward=&a cannot be read"),
+            (
+                ["dataset=table", "dataset.columns={actions: Öl, observations: [T, Wärme]}"],
+                """type 'dataset.columns={actions: "Öl", observations: [T, "Wärme"]}'""",
+            ),
+            (
+                ["dataset=table", "dataset.columns={actions: valve [%]}"],
+                """quotes of their own, as in 'dataset.columns={actions: "valve [%]"}'""",
+            ),
+            (["dataset.task=[abc]"], "dataset.task=[abc] must be text"),
+            (["agent=null"], "agent=null must be the name of an option; agent has awac, bc"),
+            (["hydra/launcher=pbs"], "guide.md#sweeps says how to install launchers"),
+            (["nothing=1"], "there is no setting 'nothing'"),
+            (["seed=first"], "seed=first must be a whole number, in [0, 9"),
+            (["device=cuda:77"], "use device=cpu"),
+            (["compile=sometimes"], "use auto, true or false"),
+            (["world_model=none"], "choose one, for example world_model=ensemble"),
+            (["filter=morec", "dynamics_reward=none"], "for example dynamics_reward=adversarial"),
+            (["dynamics_reward=plain"], "no filter of a source asks for it"),
+            (["source=simulator"], "set filter=none"),
+            (["simulator=perturbed"], "set source=simulator"),
+            (["source=simulator", "simulator=none"], "for example simulator=perturbed"),
+            (["algorithm=sac_sim", "simulator=world_model"], "simulator needs a world model"),
+            (
+                ["algorithm=sac_sim", "simulator.gravity=0"],
+                "gravity=0 must be a number, above 0",
+            ),
+            (["algorithm=sac_sim", "simulator.friction=2"], "Pendulum-v1 has no friction"),
+            (["generator=trajectory"], "set source=trajectories, or generator=none"),
+            (["sampler=heun"], "a sampler is chosen"),
+            (["algorithm=pgd", "generator=none"], "for example generator=trajectory"),
+            (["algorithm=synther", "guidance=policy"], "guidance works on segments"),
+            (
+                ["algorithm=pgd", "noise_distribution=pfgmpp", "sampler=flow_sde"],
+                "sampler=dpm_solver_2m",
+            ),
+            (["noise_distribution=flow_matching"], "there is no generator to fit"),
+            (["condition=returns"], "noise_distribution=none and condition=none"),
+            (["warm_start=noisy"], "the source draws no records; set source=trajectories"),
+            (["algorithm=synther", "warm_start=noisy"], "source.every=null draws once"),
+            (["algorithm=pgd", "guidance=returns"], "set condition=returns"),
+            (["algorithm=pgd", "guidance=soft_value"], "set sampler=soft_value"),
+            (["algorithm=pgd", "guidance.behaviour_ratio=0.5"], "set behaviour=clone"),
+            (
+                [
+                    *("algorithm=pgd", "agent=bc", "sampler=soft_value"),
+                    *("guidance=soft_value", "guidance.value=critic"),
+                ],
+                "set guidance.value=reward, or another agent",
+            ),
+            (["simulator.gravity=2"], "simulator.gravity"),
+            (["filter=none", "filter.penalty=3"], "with filter=none; choose filter=morec or"),
+            (["agent.discriminators.noise=1"], "with the chosen agent; choose agent=darc or"),
+            (
+                ["seeds=2", "agent.discount=[0.9,0.99]"],
+                "agent.target_entropy, filter.penalty; or sweep",
+            ),
+            (["real_ratio=1.5"], "real_ratio=1.5 must lie in [0, 1]"),
+            (
+                ["dataset=minari", "dataset.id=a/b-v0", "dataset.obs_slice=3"],
+                "there is no setting 'dataset.obs_slice' with dataset=minari; choose dataset=",
+            ),
+            (["updates={a:1}"], "updates={'a': 1} must be a whole number"),
+            (["name=null"], "name=None must be text"),
+            (["verdict.fqe.hidden=???"], "verdict.fqe.hidden=??? is no value; give one"),
+            (["dataset.mixture=[-1,2]"], "dataset.mixture=[-1, 2] must be a list, each entry keys"),
+            (["verdict.fqe.activation=[1]"], "verdict.fqe.activation=[1] must be text"),
+            (["algorithm=mopo", "source.horizon='#'"], "source.horizon=# must be"),
+            (["video=true"], "there is no setting 'video'"),  # which another command has
+            (["fqe.updates=3"], "there is no setting 'fqe.updates'"),
+            (
+                ["agent.hidden=wide"],
+                "agent.hidden=wide must be a list, each entry a whole number",
+            ),
+            (["agent.hidden=[-3]"], "agent.hidden=[-3] must be a list"),
+            (
+                ["+agent.colour=red"],
+                "there is no setting 'agent.colour' with agent=sac",
+            ),
+            (["threads=0"], "threads=0 must be auto or a whole number, at least 1"),
+            (["device=abacus"], "device=abacus is unknown; use auto, cpu"),
+            (["cache=/proc/nowhere"], "REVERIE_CACHE"),
+            (["real_ratio=1.0"], "leaves no room in a batch of 256"),
+            (["dataset=minari"], "dataset.id"),
+            (["dataset=file"], "dataset.path"),
+            (["dataset=file", "dataset.path=/no/such/file.hdf5"], "/no/such/file.hdf5"),
+            (["world_model.path=/no/such/model.pt"], "/no/such/model.pt does not exist"),
+            (["world_model.uncertainty=none"], "max_aleatoric"),
+            (["world_model.termination=maybe"], "auto"),
+        ],
+        3,
+    ),
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
 def test_a_wrong_setting_is_named_with_a_remedy(fails, environment, arguments, expected):
@@ -268,7 +272,14 @@ def test_nothing_damages_a_finished_run(train, fails, command, finished):
     assert done.returncode == 0 and "resuming" in done.stdout, done.stderr
 
 
-def test_a_run_of_an_earlier_version_is_refused_with_a_remedy(call, train, finished, tmp_path):
+@pytest.mark.parametrize(
+    "readers",
+    some([["evaluate"], ["ope"], ["distil"], ["export", "format=c"]], 4),
+    ids=lambda words: words[0],
+)
+def test_a_run_of_an_earlier_version_is_refused_with_a_remedy(
+    call, train, finished, tmp_path, readers
+):
     """Its classes had other names, so nothing of it can be built."""
     config = finished / "config.yaml"
     config.write_text(config.read_text().replace("_target_: reverie.", "_target_: "))
@@ -285,8 +296,8 @@ def test_a_run_of_an_earlier_version_is_refused_with_a_remedy(call, train, finis
         assert (status, error.count("\n"), twice) == (1, 1, {}), error
         return error
 
-    for name, *more in (("evaluate",), ("ope",), ("distil",), ("export", "format=c")):
-        assert "another version of Reverie (format 1" in refused(name, f"run={finished}", *more)
+    name, *more = readers
+    assert "another version of Reverie (format 1" in refused(name, f"run={finished}", *more)
     written = refused("report", str(finished), "--output", str(tmp_path / "report"))
     assert "was written by another version of Reverie" in written
     assert "_target_=" in refused(*here)

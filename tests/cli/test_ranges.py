@@ -24,6 +24,7 @@ from reverie.training.launch.make import load_preset
 from reverie.training.launch.options import CONF, PACKAGES, options, read_option, tuned
 from reverie.world_models.ensemble import ProbabilisticEnsemble
 from reverie.world_models.per_seed import PerSeed
+from tests.cases import some
 
 COMMANDS = {
     "train": "reverie.training.launch.requirements",
@@ -187,7 +188,7 @@ def test_the_first_wrong_number_of_a_configuration_is_named(group, name):
                 require_declared(put(settings, key, wrong))
 
 
-@pytest.mark.parametrize("preset", options("algorithm"))
+@pytest.mark.parametrize("preset", some(options("algorithm"), 6))
 def test_presets_and_tuned_numbers_are_what_is_declared(preset):
     config: Any = yaml.safe_load(yaml.safe_dump(load_preset(preset)))
     require_declared(config, own_settings("train")[1])
@@ -203,25 +204,37 @@ def test_presets_and_tuned_numbers_are_what_is_declared(preset):
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
-    [
-        ({"agent.discount": 1.5}, "agent.discount=1.5 must lie in [0, 1]"),
-        ({"agent.discount": -1}, "agent.discount=-1 must lie in [0, 1]"),
-        ({"agent.discount": "nan"}, "agent.discount=nan must lie in [0, 1]"),
-        ({"agent.tau": 5}, "agent.tau=5 must lie in (0, 1]"),
-        ({"agent.hidden": "[256,0]"}, "agent.hidden=[256, 0] must be a list, each entry a whole"),
-        ({"agent.critic_learning_rate": "-1e-3"}, "must be a number, above 0"),
-        ({"agent.critic_learning_rate": "inf"}, "agent.critic_learning_rate=inf must be"),
-        ({"agent.actor_learning_rate": "abc"}, "agent.actor_learning_rate=abc must be a number"),
-        ({"seeds": 2, "filter.penalty": "[1,-1]"}, "filter.penalty=[1, -1] must be"),
-        ({"world_model.terminal_head.batch": 1}, "world_model.terminal_head.batch=1 must be"),
-        ({"dataset.subset.fraction": 2}, "dataset.subset.fraction=2 must lie in (0, 1]"),
-        ({"dataset.mixture": "[{strength:2,random:0}]"}, "dataset.mixture[0].strength=2 must lie"),
-        ({"threads": 0}, "threads=0 must be auto or a whole number, at least 1"),
-        ({"updates": 10.5}, "updates=10.5 must be a whole number, at least 1"),
-        ({"probe_starts": 1}, "probe_starts=1 must be 0 or a whole number, at least 2"),
-        ({"value_gap.factor": "nan"}, "value_gap.factor=nan must be a number, above 1"),
-        ({"seed": 2**63}, "must be a whole number, in [0, 9223372036854775807]"),
-    ],
+    some(
+        [
+            ({"agent.discount": 1.5}, "agent.discount=1.5 must lie in [0, 1]"),
+            ({"agent.discount": -1}, "agent.discount=-1 must lie in [0, 1]"),
+            ({"agent.discount": "nan"}, "agent.discount=nan must lie in [0, 1]"),
+            ({"agent.tau": 5}, "agent.tau=5 must lie in (0, 1]"),
+            (
+                {"agent.hidden": "[256,0]"},
+                "agent.hidden=[256, 0] must be a list, each entry a whole",
+            ),
+            ({"agent.critic_learning_rate": "-1e-3"}, "must be a number, above 0"),
+            ({"agent.critic_learning_rate": "inf"}, "agent.critic_learning_rate=inf must be"),
+            (
+                {"agent.actor_learning_rate": "abc"},
+                "agent.actor_learning_rate=abc must be a number",
+            ),
+            ({"seeds": 2, "filter.penalty": "[1,-1]"}, "filter.penalty=[1, -1] must be"),
+            ({"world_model.terminal_head.batch": 1}, "world_model.terminal_head.batch=1 must be"),
+            ({"dataset.subset.fraction": 2}, "dataset.subset.fraction=2 must lie in (0, 1]"),
+            (
+                {"dataset.mixture": "[{strength:2,random:0}]"},
+                "dataset.mixture[0].strength=2 must lie",
+            ),
+            ({"threads": 0}, "threads=0 must be auto or a whole number, at least 1"),
+            ({"updates": 10.5}, "updates=10.5 must be a whole number, at least 1"),
+            ({"probe_starts": 1}, "probe_starts=1 must be 0 or a whole number, at least 2"),
+            ({"value_gap.factor": "nan"}, "value_gap.factor=nan must be a number, above 1"),
+            ({"seed": 2**63}, "must be a whole number, in [0, 9223372036854775807]"),
+        ],
+        4,
+    ),
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_the_python_door_refuses_the_same(arguments, expected):

@@ -234,7 +234,7 @@ def test_slurm_gets_what_the_launcher_was_told(command, environment, tmp_path):
     assert "CPU, 2 threads" in json.loads(path.read_text())["device"]
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+@pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.slow)])
 def test_a_sweep_makes_one_run_directory_a_job(command, tmp_path, launcher):
     lists = ("agent.learning_rate=1e-3,1e-2", "seed=0,1")
     sweep = ("train.py", "-m", f"root={tmp_path / 'runs'}", *SMALL, *lists)

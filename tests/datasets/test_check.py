@@ -252,6 +252,7 @@ def test_the_picture_is_one(obs_dim):
     assert picture[:8] == b"\x89PNG\r\n\x1a\n" and b"reverie check" in picture[:4096]
 
 
+@pytest.mark.pictures
 def test_legends_of_the_picture_cover_no_curve(monkeypatch):
     figures = []
     save = Figure.savefig

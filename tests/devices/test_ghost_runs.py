@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tests.cases import some
 from tests.devices import ghost
 from tests.devices.ghost_runs import FAULTS, ON_HOST
 from tests.devices.rehearsal import names
@@ -25,7 +26,7 @@ def run(command):
     return run
 
 
-@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("part", some(range(PARTS), PARTS))
 def test_nothing_waits_for_a_device_and_its_numbers_are_those_of_the_cpu(run, part):
     asked = names()[part::PARTS]
     found = run(*asked)
@@ -40,7 +41,7 @@ def test_nothing_waits_for_a_device_and_its_numbers_are_those_of_the_cpu(run, pa
     assert not [each["name"] for each in found if each["off"] > 2e-2]
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", some(list(FAULTS), 3))
 def test_an_injected_fault_is_found(run, fault):
     (found,) = run("algorithm/sac", "--fault", fault)
     assert found["error"] and found["error"].startswith("Fault: "), found

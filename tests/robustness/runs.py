@@ -35,8 +35,8 @@ MODEL = (
     *("world_model.hidden=[16]", "world_model.weight_decay=[0.0,0.0]", "world_model.max_epochs=2"),
     *("source.starts=40", "source.every=20", "source.horizon=3"),
 )
-MOPO = ("algorithm=mopo", *TINY, *MODEL)
 VERDICT = ("verdict.starts=4", "verdict.fqe.updates=10", "verdict.fqe.hidden=[8]")
+MOPO = ("algorithm=mopo", *TINY, *MODEL, *VERDICT)
 PLANT = (
     *("algorithm=mopo", "dataset=table", *(each for each in TINY if "episodes" not in each)),
     *(*MODEL, *VERDICT, "seeds=2", "dataset.columns.actions=[valve]"),

@@ -1,8 +1,6 @@
 import errno
 import json
 import random
-import subprocess
-import sys
 import threading
 from multiprocessing.pool import ThreadPool
 
@@ -28,24 +26,21 @@ def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["state.pt"]
 
 
-def test_a_full_disk_is_reported_by_a_real_write(tmp_path):
+def test_a_full_disk_is_reported_by_a_real_write(command, tmp_path):
     """A file-size limit makes the operating system refuse the write half-way."""
     code = (
-        "import resource, signal, sys, torch; from pathlib import Path;"
+        "import sys, torch; from pathlib import Path;"
         "from reverie.training import files;"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000));"
         "files.save_tensors(Path(sys.argv[1]), 'thing', {'value': torch.ones(100000)})"
     )
-    path = tmp_path / "state.pt"
+    (tmp_path / "saved").mkdir()
+    path = tmp_path / "saved" / "state.pt"
     files.save_tensors(path, "thing", {"value": torch.zeros(2)})
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False
-    )
+    done = command("-c", code, str(path), limit=20000)
     assert done.returncode != 0
     assert "could not write" in done.stderr and "free some disk space" in done.stderr
     assert torch.equal(files.load_tensors(path, "thing")["value"], torch.zeros(2))
-    assert [p.name for p in tmp_path.iterdir()] == ["state.pt"]
+    assert [p.name for p in path.parent.iterdir()] == ["state.pt"]
 
 
 @pytest.mark.parametrize(
@@ -168,16 +163,15 @@ def test_json_is_whole_and_has_no_nan(tmp_path):
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": [1.0, None], "y": [None]}
 
 
-def test_a_directory_belongs_to_one_process_at_a_time(tmp_path):
+def test_a_directory_belongs_to_one_process_at_a_time(command, tmp_path):
     code = (
         "import sys; from pathlib import Path; from reverie.training.files import lock_directory\n"
         "with lock_directory(Path(sys.argv[1])): print('works')"
     )
-    command = [sys.executable, "-c", code, str(tmp_path)]
     with files.lock_directory(tmp_path):
-        second = subprocess.run(command, capture_output=True, text=True, check=False)
+        second = command("-c", code, str(tmp_path))
         assert second.returncode != 0 and "another process is working in" in second.stderr
-    after = subprocess.run(command, capture_output=True, text=True, check=False)
+    after = command("-c", code, str(tmp_path))
     assert after.stdout == "works\n", after.stderr
 
 

@@ -4,8 +4,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -193,20 +191,19 @@ def test_a_run_directory_is_marked_while_it_is_used_and_gone_if_nothing_is_kept(
     assert {path.name for path in run_dir.iterdir()} == {"metrics.csv", MARKER}
 
 
-def test_an_overwritten_run_directory_stays_locked(tmp_path):
+def test_an_overwritten_run_directory_stays_locked(command, tmp_path):
     code = (
         "import sys; from pathlib import Path; from reverie.training.run_directory import claimed\n"
         "with claimed(Path(sys.argv[1])): print('works')"
     )
     run_dir = tmp_path / "run"
-    command = [sys.executable, "-c", code, str(run_dir)]
     with claimed(run_dir):
         (run_dir / "metrics.csv").write_text("")
     with claimed(run_dir, True):
         assert {path.name for path in run_dir.iterdir()} == {LOCK, MARKER}
-        second = subprocess.run(command, capture_output=True, text=True, check=False)
+        second = command("-c", code, str(run_dir))
         assert "another process is working in" in second.stderr
-    third = subprocess.run(command, capture_output=True, text=True, check=False)
+    third = command("-c", code, str(run_dir))
     assert third.stdout == "works\n", third.stderr
 
 

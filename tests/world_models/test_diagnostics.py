@@ -339,6 +339,7 @@ def test_quantiles_stay_defined_with_infinite_errors():
     assert quantile(values, 0.9).item() == math.inf
 
 
+@pytest.mark.pictures
 def test_the_result_of_an_ensemble_is_plain_and_can_be_drawn(make_ensemble, make_dataset, tmp_path):
     data = make_dataset(noise=0.05, terminal_above=1.5)
     model = make_ensemble(seeds=2, termination="learned", heldout_episodes=2)
@@ -356,6 +357,7 @@ def test_the_result_of_an_ensemble_is_plain_and_can_be_drawn(make_ensemble, make
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.pictures
 def test_a_failed_drawing_leaves_the_earlier_one(data, tmp_path, monkeypatch):
     path = tmp_path / "world_model.png"
     path.write_bytes(b"earlier")
@@ -370,6 +372,7 @@ def test_a_failed_drawing_leaves_the_earlier_one(data, tmp_path, monkeypatch):
     assert path.read_bytes() == b"earlier" and list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.pictures
 def test_named_columns_are_measured_and_drawn_by_name(data, tmp_path):
     named = replace(data, spec=replace(data.spec, obs_names=("level [$]", "speed")))
     found = diagnostics.measure(Linear(), named)

@@ -129,6 +129,7 @@ def test_short_and_long_episodes_and_unknown_ends(make_dataset):
     plot(trace(Linear(), single, policy=still), "short").canvas.draw()
 
 
+@pytest.mark.pictures
 def test_pictures_name_columns_and_tell_actions_in_their_units(data, tmp_path):
     spec = replace(
         data.spec,

@@ -8,6 +8,7 @@ Hydra see them as if each row were a file.
 
 import re
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -108,9 +109,7 @@ def build_option(
 
 def tuned(algorithm: str) -> dict[str, dict[str, Any]]:
     """Hyperparameters of an algorithm by dataset, empty where none are known."""
-    path = CONF / "tuned" / f"{algorithm}.yaml"
-    numbers: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {}
-    return numbers
+    return deepcopy(_table(CONF / "tuned" / f"{algorithm}.yaml"))
 
 
 def choose_budget(
@@ -144,11 +143,17 @@ def limits(budget: str, chosen: Mapping[str, str]) -> dict[str, Any]:
         budget: laptop, or one without a table, which changes nothing.
         chosen: options by group.
     """
-    path = CONF / "limits" / f"{budget}.yaml"
-    table: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {}
+    table = _table(CONF / "limits" / f"{budget}.yaml")
     names = {"all", *(f"{group}/{option}" for group, option in chosen.items())}
     merged = OmegaConf.merge(*(table[name] for name in table if name in names), {"budget": budget})
     return OmegaConf.to_container(merged)  # type: ignore[return-value]
+
+
+@cache  # one composition asks a dozen times
+def _table(path: Path) -> dict[str, Any]:
+    """The rows of a table, none where there is no such file."""
+    rows: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {}
+    return rows
 
 
 def _limits_asked(path: str) -> dict[str, Any] | None:

@@ -87,6 +87,7 @@ def contents(root):
     return {kind: read(root, kind).fingerprint for kind in KINDS}
 
 
+@pytest.mark.pictures
 def test_the_datasets_are_graded_true_and_described(run, tmp_path, capsys):
     high = run()
     root = tmp_path / "a" / "data"

@@ -2,9 +2,7 @@
 
 import io
 import json
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +13,6 @@ import reverie.datasets
 from reverie.training.launch import check as command
 from reverie.training.launch import mistakes
 from reverie.training.launch.hyperparameters import compose_run
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -123,6 +119,7 @@ def test_help_says_how_to_call_it(check, capsys):
     assert check() == 2
 
 
+@pytest.mark.pictures
 def test_it_writes_a_picture_and_json_and_again_over_its_own(check, tmp_path, capsys):
     path = write(tmp_path / "log.npz")
     picture, table = tmp_path / "log.png", tmp_path / "log.json"
@@ -190,14 +187,9 @@ def test_it_finds_options_in_a_folder_of_ones_own(check, tmp_path, capsys, flag)
     assert "none is no folder" in error and error.count("\n") == 1
 
 
-def test_the_module_runs_from_the_checkout_and_returns_its_status(tmp_path):
+def test_the_module_runs_from_the_checkout_and_returns_its_status(command, tmp_path):
     path = write(tmp_path / "log.npz", rewards=np.full(7, np.inf))
-    done = subprocess.run(
-        [sys.executable, "-m", "datasets.check", "dataset=file", path],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    done = command("-m", "datasets.check", "dataset=file", str(path))
     assert done.returncode == 1
     assert "log.npz: reward 0 NaN and 7 Inf" in done.stderr
     assert done.stderr.count("\n") == 1

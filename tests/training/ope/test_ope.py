@@ -4,8 +4,6 @@ import json
 import math
 import os
 import shutil
-import subprocess
-import sys
 from io import StringIO
 
 import pytest
@@ -15,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from rich.console import Console
 from torch import nn
 
+import reverie
 from reverie.mistake import Mistake
 from reverie.training.checkpoint import load_refitted
 from reverie.training.files import save_tensors
@@ -38,14 +37,9 @@ FAST = (
 
 
 def trained(folder, *changes):
-    """A small run of two seeds, by the command of a user."""
-    run_dir = folder / "run"
-    arguments = (f"run_dir={run_dir}", *SMALL, "seeds=2", *changes)
-    done = subprocess.run(
-        [sys.executable, "train.py", *arguments], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return run_dir
+    """A small run of two seeds."""
+    reverie.make(*SMALL, "seeds=2", *changes).train(folder / "run")
+    return folder / "run"
 
 
 @pytest.fixture(scope="module")
@@ -190,12 +184,7 @@ def test_the_model_of_an_online_run_is_the_refitted_one(tmp_path):
     assert torch.equal(model.weight, refitted.weight)
 
 
-def test_the_command_line_prints_the_tables(finished):
-    done = subprocess.run(
-        [sys.executable, "-m", "training.ope", f"run={finished}", *FAST],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_the_command_line_prints_the_tables(command, finished):
+    done = command("-m", "training.ope", f"run={finished}", *FAST)
     assert done.returncode == 0, done.stderr
     assert "fitted Q evaluation" in done.stdout and f"written: {finished}" in done.stdout

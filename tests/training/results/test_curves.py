@@ -9,6 +9,7 @@ from reverie.training.results.curves import plot_curves, plot_values
 SUMMARY = {"name": "bc", "dataset": {"name": "toy"}}
 
 
+@pytest.mark.pictures
 @pytest.mark.parametrize(("metric", "drawn"), [("actor_loss", True), ("something", False)])
 def test_curves_of_an_agent_that_has_neither_critics_nor_scores(tmp_path, metric, drawn):
     log = Log(tmp_path / "m.csv", NoTracker(), 2)
@@ -19,6 +20,7 @@ def test_curves_of_an_agent_that_has_neither_critics_nor_scores(tmp_path, metric
     assert (tmp_path / "curves.png").is_file() == drawn
 
 
+@pytest.mark.pictures
 @pytest.mark.parametrize(("values", "scale"), [([-1.0, -5.0], "linear"), ([-1.0, 1e9], "symlog")])
 def test_values_of_one_size_have_numbers_on_their_axis(tmp_path, monkeypatch, values, scale):
     figures = []

@@ -107,6 +107,7 @@ def test_searches_that_cannot_work_are_refused(settings, message):
         question(settings)
 
 
+@pytest.mark.pictures
 def test_a_study_finds_the_best_reports_failures_and_goes_on(tuner, tmp_path, capsys, monkeypatch):
     tuner().run(6)
     study = tuner().study

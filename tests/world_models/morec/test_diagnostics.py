@@ -200,6 +200,7 @@ def test_true_rows_are_the_simulators():
     assert rows.is_real.all()
 
 
+@pytest.mark.pictures
 def test_the_picture_shows_even_what_is_undefined(tmp_path):
     one = {"points": [[], []], "pearson": [None], "hit": [0.1]}
     arm = {"median": [[0.1, None]], "alive": [[1.0, 0.0]], "cut": [[0.0, 1.0]]}
