@@ -244,3 +244,17 @@ def _with_row(state: Tensor | None, row: Tensor, lead: torch.Size) -> Tensor:
     if state is None:
         return own.double()
     return torch.cat([state, own.to(state.dtype)], -1)
+
+
+def watch_indices(module: nn.Module, name: str, entries: int) -> None:
+    """Refuse states in which a buffer of indices points beyond so many entries.
+
+    No fit writes such; a GPU would end at them without a word that helps.
+    """
+
+    def check(loaded: nn.Module, _: Any) -> None:
+        index = getattr(loaded, name)
+        if not ((index >= 0) & (index < entries)).all():
+            raise ValueError(f"{name} must lie in [0, {entries - 1}]")
+
+    module.register_load_state_dict_post_hook(check)

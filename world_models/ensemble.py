@@ -18,7 +18,7 @@ from reverie.datasets.transition import Transition, concatenate
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
 from reverie.ranges import Bounds, Count, Decay, Inside, NonNegative, Positive, Range, Whole, Widths
-from reverie.world_models.base import FitProgress, Step, WorldModel
+from reverie.world_models.base import FitProgress, Step, WorldModel, watch_indices
 from reverie.world_models.fitting import (
     EarlyStopping,
     bootstrap,
@@ -174,6 +174,7 @@ class ProbabilisticEnsemble(WorldModel):
         )
         self.register_buffer("held", torch.tensor(spec.exogenous, dtype=torch.int64), False)
         self.register_buffer("elite_members", torch.arange(elites).repeat(self.replicas, 1))
+        watch_indices(self, "elite_members", members)
         self.register_buffer("fitted", torch.tensor(False))
         # The flag as a Python value: reading a tensor in `step` would make a GPU wait.
         self.ready = False

@@ -230,3 +230,15 @@ def test_a_source_gives_as_many_rows_as_it_promises(make_model, data, option):
     )
     assert source.stream != "real"
     source.restore(source.contents())
+
+
+def test_indices_of_a_state_point_at_what_is_there(make_model):
+    """Else a GPU ends without a word that helps."""
+    model = make_model()
+    state = {name: each.clone() for name, each in model.state_dict().items()}
+    for name in [name for name, each in state.items() if each.dtype == torch.int64 and each.dim()]:
+        for wrong in (-1, 1_000):
+            spoiled = state | {name: torch.full_like(state[name], wrong)}
+            with pytest.raises(ValueError, match=rf"{name.split('.')[-1]} must lie in \[0, "):
+                model.load_state_dict(spoiled)
+    model.load_state_dict(state)

@@ -16,7 +16,7 @@ from torch import Tensor
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake, writing
 from reverie.temporary import replacing
-from reverie.world_models.base import Step, WorldModel
+from reverie.world_models.base import Step, WorldModel, watch_indices
 from reverie.world_models.sindy.dictionary import (
     Monomials,
     equation,
@@ -83,6 +83,7 @@ class SparseEquations(WorldModel):
         self.register_buffer("coefficients", torch.zeros(replicas, d + 1, features))
         self.register_buffer("members", torch.zeros(replicas, members, d + 1, features))
         self.register_buffer("partner", torch.arange(d))
+        watch_indices(self, "partner", d)
         everywhere = torch.tensor([[-torch.inf], [torch.inf]]).repeat(replicas, 1, d)
         self.register_buffer("limits", everywhere)  # [L, 2, D], as the box
         self.register_buffer("box", everywhere.clone())
