@@ -115,7 +115,12 @@ def fits(value: Any, annotation: Any) -> bool:
     if kind is Annotated:
         plain, *declared = inner
         limits = [each for each in declared if isinstance(each, Range | Pair)]
-        return fits(value, plain) and all(each.holds(value) for each in limits)
+        named = any(isinstance(each, ArgumentsOf) for each in declared) and plain is not Any
+        return (
+            (isinstance(value, Mapping) or not named)
+            and fits(value, plain)
+            and all(each.holds(value) for each in limits)
+        )
     if kind in (Union, UnionType):
         return any(fits(value, member) for member in inner)
     if kind is Literal:
@@ -132,8 +137,6 @@ def fits(value: Any, annotation: Any) -> bool:
     if isinstance(kind, type) and issubclass(kind, Sequence):
         listed = isinstance(value, Sequence) and not isinstance(value, str)
         return listed and all(fits(item, inner[0]) for item in value if inner)
-    if isinstance(kind, type) and issubclass(kind, Mapping):  # of keys, `ArgumentsOf` knows more
-        return isinstance(value, Mapping)
     return True
 
 

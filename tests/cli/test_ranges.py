@@ -18,7 +18,7 @@ from reverie.agents.sac import SAC
 from reverie.datasets.options import load
 from reverie.mistake import Mistake
 from reverie.ranges import Count, Pair, Positive, Range, Share, arguments_of, describe, fits
-from reverie.settings import declared, misfit, require_declared
+from reverie.settings import MISSING, declared, misfit, require_declared
 from reverie.training.launch.hyperparameters import compose_run
 from reverie.training.launch.make import load_preset
 from reverie.training.launch.options import CONF, PACKAGES, options, read_option, tuned
@@ -164,7 +164,12 @@ def test_every_number_of_a_command_is_declared_and_refused_outside(command):
 
 
 def interpolated(settings):
-    return {key: 1 for key, value in settings.items() if str(value).startswith("${")}
+    """What presets or other settings say."""
+    return {
+        key: "preset" if value == MISSING else 1
+        for key, value in settings.items()
+        if value == MISSING or str(value).startswith("${")
+    }
 
 
 def put(settings, key, value):

@@ -243,6 +243,7 @@ def test_the_json_holds_everything_and_no_nan():
     assert json.loads(text, parse_constant=pytest.fail)["rewards"] == [None] * 7
 
 
+@pytest.mark.pictures
 @pytest.mark.parametrize("obs_dim", [3, 40])
 def test_the_picture_is_one(obs_dim):
     rng = np.random.default_rng(0)

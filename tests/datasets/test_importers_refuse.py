@@ -35,8 +35,8 @@ def refused(match, call, *given, **settings):
 @pytest.mark.parametrize(
     ("changes", "lengths", "message"),
     [
-        ({}, [2.5, 4, 3, 4], "lengths must be 4 whole numbers"),
-        ({}, [np.nan, 4, 3, 4], "lengths must be 4 whole numbers"),
+        ({}, np.array([2.5, 4, 3, 4]), "lengths must be 4 whole numbers"),
+        ({}, np.array([np.nan, 4, 3, 4]), "lengths must be 4 whole numbers"),
         ({}, np.array(["2", "4", "3", "4"]), "lengths must be 4 whole numbers"),
         ({}, [True] * 4, "lengths must be 4 whole numbers"),
         ({"rewards": [[1], [2, 3]]}, LENGTHS, "rewards is no array of numbers"),

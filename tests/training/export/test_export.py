@@ -149,8 +149,7 @@ def refused(run_dir, **settings):
     ("settings", "words"),
     [
         ({"format": "matlab"}, "format=matlab is unknown; use torchscript"),
-        ({"format": ["c", ["numpy"]]}, r"format=\['numpy'\] is unknown; use torchscript"),
-        ({"format": {"c": 1}}, r"format=\{'c': 1\} is unknown; use torchscript"),
+        ({"format": ["c", ["numpy"]]}, "format=['numpy'] is unknown; use torchscript"),
         ({"format": []}, "names nothing to write"),
         ({"what": "critic"}, "what=critic is unknown; use policy or world_model"),
         ({"what": "world_model"}, "a world model is not written as numpy; use format=onnx"),
