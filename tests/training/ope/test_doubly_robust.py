@@ -37,21 +37,15 @@ def record(lengths, ended, seed=0, reward=None):
     return load(columns, name="toy")
 
 
+def new_clone(data, **changes):
+    settings = dict(hidden=[4], activation="relu", log_std_bounds=[-5.0, 2.0], learning_rate=1e-3)
+    settings |= dict(steps=1, batch=4, heldout_episodes=1, measure_every=1) | changes
+    return BehaviourClone(spec=data.spec, seeds=1, seed=0, **settings)
+
+
 def known_clone(data, monkeypatch):
     """The very behaviour of `record`."""
-    clone = BehaviourClone(
-        spec=data.spec,
-        seeds=1,
-        seed=0,
-        hidden=[4],
-        activation="relu",
-        log_std_bounds=[-5.0, 2.0],
-        learning_rate=1e-3,
-        steps=1,
-        batch=4,
-        heldout_episodes=1,
-        measure_every=1,
-    )
+    clone = new_clone(data)
     monkeypatch.setattr(
         clone,
         "_gaussian",
@@ -170,20 +164,7 @@ def test_a_start_that_is_cut_no_longer_counts_and_one_that_terminated_does(monke
 
 def test_the_ratio_is_that_of_two_gaussians():
     data = record([8] * 4, np.zeros(4, bool))
-    torch.manual_seed(0)
-    clone = BehaviourClone(
-        spec=data.spec,
-        seeds=1,
-        seed=0,
-        hidden=[8],
-        activation="relu",
-        log_std_bounds=[-5.0, 2.0],
-        learning_rate=1e-3,
-        steps=3,
-        batch=8,
-        heldout_episodes=1,
-        measure_every=1,
-    )
+    clone = new_clone(data, hidden=[8], steps=3, batch=8)
     clone.fit(data)
     obs, action = data.transitions.obs, data.transitions.action
     chosen = torch.rand(3, len(obs), 1) * 1.8 - 0.9
