@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from reverie.datasets.readers.hdf5 import missing_values
+from reverie.datasets.readers.rehearsal import rehearse
 from reverie.mistake import Mistake
 
 log = logging.getLogger(__name__)
@@ -113,15 +114,21 @@ def read_hdf5(path: Path, choose: Choice) -> Columns:
             column lies in another file that is gone, or was not written to its end.
     """
     require_file(path)
-    try:
+    remedy = "restore it from a copy, or write or fetch it again"
+
+    def read() -> Columns:
         with h5py.File(path, "r") as file:
             return {array: _read(path, file, array) for array in choose(file)}
+
+    rehearse(path, read, remedy)
+    try:
+        return read()
     except Mistake:
         raise
     except UNREADABLE as error:
         raise Mistake(
             f"{path} cannot be read as HDF5 ({in_one_line(error)}); it is cut short, damaged or of "
-            "another kind: restore it from a copy, or write or fetch it again"
+            f"another kind: {remedy}"
         ) from error
 
 

@@ -10,6 +10,7 @@ from gymnasium import spaces
 
 from reverie.datasets.readers.columns import UNREADABLE, in_one_line
 from reverie.datasets.readers.hdf5 import missing_values
+from reverie.datasets.readers.rehearsal import rehearse
 from reverie.envs.observations import flatten, observation_keys
 from reverie.mistake import Mistake
 
@@ -38,9 +39,14 @@ def read_hdf5(
     Raises:
         Mistake: a damaged file, or an episode that is not as the metadata and spaces say.
     """
-    try:
+
+    def read() -> Arrays:
         with h5py.File(file, "r") as handle:
             return _read_episodes(file, handle, metadata, space, box, keys)
+
+    rehearse(file, read, remedy)
+    try:
+        return read()
     except Mistake:
         raise
     except UNREADABLE as error:

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from gymnasium import spaces
 
 from reverie.datasets.cache import cache_root
 from reverie.datasets.readers.columns import UNREADABLE, in_one_line, listed
+from reverie.datasets.readers.rehearsal import rehearse
 from reverie.envs import extras
 from reverie.mistake import Mistake, writing
 
@@ -138,8 +140,8 @@ def read_metadata(data: Path) -> dict[str, Any]:
             metadata = json.loads(file.read_text())
         else:
             file = data / MAIN
-            with h5py.File(file, "r") as opened:
-                metadata = {key: _plain(value) for key, value in opened.attrs.items()}
+            rehearse(file, partial(_attributes, file), remedy_for(data))
+            metadata = _attributes(file)
     except UNREADABLE as error:
         raise Mistake(
             f"{file} cannot be opened as metadata of a Minari dataset: {in_one_line(error)}; "
@@ -183,13 +185,26 @@ def space_of(data: Path, metadata: Mapping[str, Any], key: str) -> spaces.Space 
 
 
 def _is_there(data: Path) -> bool:
+    file = data / MAIN
     if (data / "metadata.json").exists():
         return True
+    if not file.exists():
+        return False
+
+    def is_old() -> bool:  # of Minari 0.4; later ones have a main file when they are unfinished
+        with h5py.File(file, "r") as opened:
+            return "total_steps" in opened.attrs
+
+    rehearse(file, is_old, remedy_for(data))
     try:
-        with h5py.File(data / MAIN, "r") as file:  # Minari 0.4; later ones have it unfinished
-            return "total_steps" in file.attrs
+        return is_old()
     except OSError:
         return False
+
+
+def _attributes(file: Path) -> dict[str, Any]:
+    with h5py.File(file, "r") as opened:
+        return {key: _plain(value) for key, value in opened.attrs.items()}
 
 
 def _mark(data: Path) -> Path:
