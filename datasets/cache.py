@@ -61,7 +61,7 @@ def cached_arrays(path: Path, make: Callable[[], Mapping[str, np.ndarray]]) -> A
     stored = _read(path)
     if stored is not None:
         return stored
-    with _alone(path):
+    with alone(path):
         stored = _read(path)
         if stored is None:
             stored = dict(make())
@@ -79,7 +79,7 @@ def cached_text(path: Path, make: Callable[[], str]) -> Path:
     """
     if path.exists():
         return path
-    with _alone(path):
+    with alone(path):
         if not path.exists():
             text = make()
             with writing(path, _REMEDY), replacing(path) as temporary:
@@ -88,7 +88,7 @@ def cached_text(path: Path, make: Callable[[], str]) -> Path:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def alone(path: Path) -> Iterator[None]:
     """Let no other process make the file at `path` while the block runs."""
     lock = FileLock(f"{path}.lock")
     with writing(path, _REMEDY):

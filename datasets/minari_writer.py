@@ -5,6 +5,7 @@ hidden folder of the root, which Minari does not list, and renamed when it is co
 """
 
 import copy
+import hashlib
 import json
 import os
 import re
@@ -12,7 +13,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
+from reverie.datasets.cache import alone, cache_root
 from reverie.datasets.readers.columns import in_one_line
 from reverie.datasets.readers.minari_files import (
     dataset_root,
@@ -122,13 +124,14 @@ def remove(root: Path, id: str) -> None:
     """
     require_removable(root, id)
     if (root / id).exists():
-        with _hidden(root, id) as folder:
+        with _hidden(root, id) as folder, suppress(FileNotFoundError):  # removed meanwhile
             os.rename(root / id, folder / "old")
 
 
 def remove_abandoned(root: Path, id: str) -> None:
     """Delete what a killed process left of making or removing a dataset."""
-    shutil.rmtree(_hidden_folder(root, id), ignore_errors=True)
+    with alone(_claim(root, id)):
+        shutil.rmtree(_hidden_folder(root, id), ignore_errors=True)
 
 
 def write(
@@ -162,6 +165,11 @@ def write(
     """
     require_id(id)
     with _hidden(root, id) as folder:
+        if (root / id).exists():
+            raise Mistake(
+                f"dataset {id} came to be in {root} meanwhile, so it is left alone; give another "
+                "namespace=..., or replace it with overwrite=true"
+            )
         try:
             _create(folder, id, arrays, spec, algorithm, description, requirements)
             # Through Minari's own argument they would be lost without an environment.
@@ -274,14 +282,24 @@ def _environment(spec: Spec) -> EnvSpec:
 
 @contextmanager
 def _hidden(root: Path, id: str) -> Iterator[Path]:
-    """A folder that neither Minari nor our reader lists; what a killed process left there goes."""
-    remove_abandoned(root, id)
+    """A folder that neither Minari nor our reader lists; what a killed process left there goes.
+
+    Another process that makes or removes the same dataset waits.
+    """
     folder = _hidden_folder(root, id)
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
+    with alone(_claim(root, id)):
         shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _claim(root: Path, id: str) -> Path:
+    """Known to all processes with one cache, outside of the user's root."""
+    digest = hashlib.sha256(str((root / id).resolve()).encode()).hexdigest()[:16]
+    return cache_root() / "minari" / f"writing-{digest}"
 
 
 def _hidden_folder(root: Path, id: str) -> Path:

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from filelock import FileLock, Timeout
 
 from reverie.datasets import minari_writer
 from reverie.datasets.minari_writer import (
@@ -202,3 +203,24 @@ def test_a_dataset_to_which_somebody_added_files_is_not_deleted(tmp_path, arrays
     notes.unlink()
     remove(tmp_path, ID)
     assert not (tmp_path / ID).exists()
+
+
+def test_two_processes_do_not_write_one_dataset_at_once(tmp_path, arrays, spec, monkeypatch):
+    create, tried = minari_writer._create, []
+
+    def meanwhile(*arguments):
+        lock = FileLock(f"{minari_writer._claim(tmp_path, ID)}.lock", timeout=0)
+        with pytest.raises(Timeout):
+            lock.acquire()
+        tried.append(lock)
+        create(*arguments)
+
+    monkeypatch.setattr(minari_writer, "_create", meanwhile)
+    put(tmp_path, arrays, spec)
+    assert len(tried) == 1
+    with tried[0]:  # free again
+        pass
+    arrays["reward"] += 1
+    with pytest.raises(Mistake, match=f"dataset {ID} came to be in .* meanwhile"):
+        put(tmp_path, arrays, spec)
+    assert read(tmp_path).transitions.reward[0] == 0
