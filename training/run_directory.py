@@ -81,12 +81,10 @@ def run_directory(config: Mapping[str, Any], overrides: Sequence[str]) -> Path:
         overrides: what was typed, as `key=value`; those that change results become `changes`.
 
     Raises:
-        Mistake: `run_dir` is empty.
+        Mistake: `run_dir` or `root` is empty.
     """
     if config["run_dir"] is not None:
-        if not str(config["run_dir"]).strip():
-            raise Mistake("run_dir= is empty; give a folder of its own, or leave run_dir out")
-        return Path(str(config["run_dir"])).expanduser()
+        return given_folder("run_dir", config["run_dir"])
     dataset = short_name(**config["dataset"])
     typed = [(_key(each), each.lstrip("+")) for each in overrides]
     typed = [each for each in typed if each[0].split(".")[0] not in (*CARRIED_OUT, "seed")]
@@ -109,8 +107,20 @@ def run_directory(config: Mapping[str, Any], overrides: Sequence[str]) -> Path:
         text = json.dumps(known, default=str)
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         variant = f"{variant[: LONGEST_NAME - 13].rstrip('-')}@{digest}"
-    root = Path(str(config["root"])).expanduser()
+    root = given_folder("root", config["root"])
     return Path(root, config["name"], dataset, variant, str(config["seed"]))
+
+
+def given_folder(key: str, value: object) -> Path:
+    """The folder that a setting names.
+
+    Raises:
+        Mistake: the setting is empty, as from a shell variable that is not set; the working folder
+            is `.`.
+    """
+    if not str(value).strip():
+        raise Mistake(f"{key}= is empty; give a folder of its own, or leave {key} out")
+    return Path(str(value)).expanduser()
 
 
 def _key(override: str) -> str:

@@ -128,9 +128,12 @@ def test_no_run_takes_a_folder_that_others_live_in(folders, place, overwrite):
 
 
 @pytest.mark.parametrize("empty", ["", "  "])
-def test_an_empty_run_dir_is_refused(empty):
+def test_an_empty_folder_is_refused(empty):
     with pytest.raises(Mistake, match="run_dir= is empty"):
         run_directory({"run_dir": empty}, [])
+    config = {"run_dir": None, "root": empty, "name": "x", "seed": 0, "dataset": {"name": "y"}}
+    with pytest.raises(Mistake, match="root= is empty"):
+        run_directory(config, [])
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

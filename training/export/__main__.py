@@ -47,7 +47,7 @@ from reverie.training.export.subject import choose_seed, findings, recorded_rang
 from reverie.training.launch import mistakes
 from reverie.training.launch.options import CONF
 from reverie.training.launch.restore import SavedRun, load_run
-from reverie.training.run_directory import CONFIG, SUMMARY
+from reverie.training.run_directory import CONFIG, SUMMARY, given_folder
 
 SETTINGS = {"seed": Whole | None, "tests": Annotated[int, Range(16)], "decisions": Count}
 """What the numbers of conf/export.yaml may be."""
@@ -96,7 +96,9 @@ def export(settings: DictConfig) -> dict[str, Measured]:
     console = Console(markup=False, emoji=False)
     say = partial(console.print, highlight=False, soft_wrap=True)
     run_dir = Path(settings.run).expanduser()
-    output = run_dir / "export" if settings.output is None else Path(settings.output).expanduser()
+    output = (
+        run_dir / "export" if settings.output is None else given_folder("output", settings.output)
+    )
     own = "" if settings.what == "policy" else f"{settings.what}-"
     folders = {name: output / f"{own}{name}" for name in formats}
     require_trained(run_dir)

@@ -48,6 +48,7 @@ from reverie.training.report.videos import videos
 from reverie.training.results import statistics
 from reverie.training.results.statistics import CURVE_REPLICATES, Interval, bootstrap
 from reverie.training.results.summary import LAST
+from reverie.training.run_directory import given_folder
 
 log = logging.getLogger(__name__)
 
@@ -445,9 +446,9 @@ def having(tasks: Tasks, condition: Any) -> dict[str, list[Group]]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.report", description=__doc__)
     parser.add_argument("paths", nargs="+", type=Path, help="run directories, or folders of them")
-    parser.add_argument("--output", type=Path, default=Path("report"), help="folder for the pages")
+    parser.add_argument("--output", default="report", help="folder for the pages")
     arguments = parser.parse_args()
-    for path in report(arguments.paths, arguments.output):
+    for path in report(arguments.paths, given_folder("--output", arguments.output)):
         print(f"written: {path}")
 
 

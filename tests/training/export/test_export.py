@@ -51,6 +51,11 @@ def manifest_of(folder):
     return json.loads((folder / "manifest.json").read_text())
 
 
+def test_an_empty_output_is_refused(run_dir):
+    with pytest.raises(Mistake, match="output= is empty"):
+        export(run_dir, output="")
+
+
 def test_every_format_has_a_folder_and_a_manifest_that_is_true(run_dir, capsys):
     found = export(run_dir, format=ALL)
     assert list(found) == ALL

@@ -258,6 +258,12 @@ def test_mistakes_end_with_one_line(tmp_path, write, monkeypatch, capsys, break_
     assert printed.startswith("error: ") and message in printed
 
 
+def test_an_empty_output_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path), "--output", ""])
+    with pytest.raises(Mistake, match="--output= is empty"):
+        command.main()
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(Mistake, match="nowhere is no folder"):
         find([tmp_path / "nowhere"])
