@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from reverie.training.ope.conclusions import corrected
 from reverie.training.report.figures import Judged, Painter
 from reverie.training.report.groups import Group, Run
 from reverie.training.report.page import Picture, Section, Table, Text
@@ -18,6 +19,11 @@ _CAPTION = (
     "(grey); hollow: fitted Q evaluation had not converged"
 )
 _METHODS = {"fqe": "fitted Q evaluation", "model": "model rollouts"}
+_COLUMNS = {
+    "fqe": _METHODS["fqe"],
+    "doubly_robust": "doubly robust",
+    "model": _METHODS["model"],
+}
 _DRAWN = 24
 """Policies of a task in the picture; the table has all."""
 
@@ -38,7 +44,7 @@ def verdicts(tasks: Mapping[str, Sequence[Group]], painter: Painter) -> list[Sec
             drawn[task] = [_judged(*each) for each in judged[:_DRAWN]]
     if not rows:
         return []
-    header = ["", "seed", "discount", "recorded", *_METHODS.values(), "outcome", "verdict"]
+    header = ["", "seed", "discount", "recorded", *_COLUMNS.values(), "outcome", "verdict"]
     picture = Picture(painter.verdicts(drawn), _CAPTION)
     return [Section("Verdicts", [Text(_ABOUT), Table(header, rows), picture])]
 
@@ -78,10 +84,16 @@ def _row(name: str, run: Run, replica: int) -> list[str]:
         _seed(run, replica),
         f"{verdict['discount']:g}",
         _interval(verdict["recorded"]["value"]),
-        *(_estimate(verdict[method], replica) for method in _METHODS),
+        *(_estimate(_known(verdict, method, replica), replica) for method in _COLUMNS),
         verdict["outcome"][replica],
         verdict["sentence"][replica],
     ]
+
+
+def _known(verdict: Mapping[str, Any], method: str, replica: int) -> Mapping[str, Any] | None:
+    if method == "doubly_robust" and not corrected(verdict, replica):
+        return None
+    return verdict[method]
 
 
 def _estimate(measured: Mapping[str, Any] | None, replica: int) -> str:

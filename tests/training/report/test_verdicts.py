@@ -48,9 +48,18 @@ def test_verdicts_have_a_row_a_seed(write, tmp_path):
     _, markdown = report([tmp_path / "runs"], tmp_path / "out")
     common = ["0.95", "-1.5 [-2, -1]"]
     assert [row[1:] for row in verdict_rows(markdown)] == [
-        ["0, index 0", *common, "10 [9, 11]", "20 [19, 21]", "outcome 0", "sentence 0"],
-        ["0, index 1", *common, "11 [10, 12]", "21 [20, 22]", "outcome 1", "sentence 1"],
+        ["0, index 0", *common, "10 [9, 11]", "-", "20 [19, 21]", "outcome 0", "sentence 0"],
+        ["0, index 1", *common, "11 [10, 12]", "-", "21 [20, 22]", "outcome 1", "sentence 1"],
     ]
+
+
+def test_a_doubly_robust_estimate_is_shown_where_it_corrected_anything(write, tmp_path):
+    place = write(seeds=2)
+    spans = [[7.0, 6.0, 8.0]] * 2
+    weighed = {"value": spans, "difference": spans, "steps": [2, 0], "effective": [30.0, 1.0]}
+    judged(place, seeds=2, doubly_robust=weighed)
+    _, markdown = report([tmp_path / "runs"], tmp_path / "out")
+    assert [row[5] for row in verdict_rows(markdown)] == ["7 [6, 8]", "-"]
 
 
 def test_estimates_that_are_missing_or_unfit_are_said(write, tmp_path):
@@ -59,7 +68,7 @@ def test_estimates_that_are_missing_or_unfit_are_said(write, tmp_path):
     judged(place, fqe={**fitted, "converged": [False]}, model=None)
     judged(write(seed=1, level=1.0), fqe={"updates": 5, "diverged": True})
     _, markdown = report([tmp_path / "runs"], tmp_path / "out")
-    estimates = {row[1]: row[4:6] for row in verdict_rows(markdown)}
+    estimates = {row[1]: [row[4], row[6]] for row in verdict_rows(markdown)}
     assert estimates == {
         "0": ["10 [9, 11], not converged", "-"],
         "1": ["diverged", "20 [19, 21]"],
