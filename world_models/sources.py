@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -71,6 +71,8 @@ class BranchedRollouts(RolloutSource):
         starts: start states per rollout round and seed.
         every: gradient steps between two rollout rounds.
         retain: rollout rounds that the replay holds at full rollout length.
+        actions: of the `policy`, or `uniform` over the box, whatever the policy does (an option of
+            COMBO, arXiv:2102.08363, appendix B, and of RAMBO on AntMaze).
 
     Source: MBPO, arXiv:1906.08253, algorithm 2. A rollout ends at a termination; rows after its
     end are marked as absent. Rows that are not finite are dropped and end their rollout too, for
@@ -87,6 +89,7 @@ class BranchedRollouts(RolloutSource):
         starts: Count,
         every: Count,
         retain: Count,
+        actions: Literal["policy", "uniform"] = "policy",
     ) -> None:
         super().__init__()
         for name, value in (
@@ -101,6 +104,7 @@ class BranchedRollouts(RolloutSource):
         self.compiles = transition_filter.compiles and model.compiles
         self.horizon, self.starts, self.every = horizon, starts, every
         self.capacity = horizon * starts * retain
+        self.uniform = actions == "uniform"
         self._cut: Tensor | None = None  # [S], of the latest rollout round
 
     def prepare(self, data: Dataset, *, seeds: int, discount: float) -> str | None:
@@ -124,6 +128,8 @@ class BranchedRollouts(RolloutSource):
         cut, taken = torch.zeros(2, starts.shape[0], device=starts.device)
         for elapsed_steps in range(self.horizon):
             action = policy(obs)
+            if self.uniform:
+                action = torch.rand_like(action) * 2 - 1
             proposal = self.model.advance(obs, action, self.filter.candidates, state)
             filtered: FilterResult = self.filter(obs, action, proposal, elapsed_steps)
             row = Transition(

@@ -47,7 +47,7 @@ def policy(obs):
     return torch.zeros(*obs.shape[:-1], 2)
 
 
-def rollouts(model, transition_filter=None, horizon=4):
+def rollouts(model, transition_filter=None, horizon=4, **options):
     return BranchedRollouts(
         model=model,
         transition_filter=transition_filter or KeepAll(),
@@ -55,6 +55,7 @@ def rollouts(model, transition_filter=None, horizon=4):
         starts=3,
         every=10,
         retain=2,
+        **options,
     )
 
 
@@ -115,3 +116,12 @@ def test_a_penalty_reaches_the_stored_reward():
 def test_numbers_that_make_no_rollout_are_refused():
     with pytest.raises(ValueError, match=r"source\.horizon must be at least 1, got 0"):
         rollouts(Counter(), horizon=0)
+
+
+def test_uniform_actions_fill_the_box_whatever_the_policy_does():
+    starts = torch.zeros(2, 500, 1)
+    rows, _ = rollouts(Counter(), actions="uniform").generate(policy, starts)
+    assert rows.action.shape == (2, 2000, 2) and rows.action.abs().max() <= 1
+    assert rows.action.flatten().histc(4, -1, 1).div(8000).sub(0.25).abs().max() < 0.03
+    by_policy, _ = rollouts(Counter()).generate(policy, starts)
+    assert (by_policy.action == 0).all()
