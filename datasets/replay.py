@@ -178,25 +178,36 @@ class Replay(nn.Module, Generic[Record]):
 class GrowingReplay(Replay[Record]):
     """A recorded dataset that all seeds read, and a ring for what each seed adds to it.
 
-    Both are drawn as one store, every row of a seed alike. A ring that is full loses its oldest
-    rows; the dataset stays. `size`, `head` and `contents` are those of the rings.
+    Both are drawn as one store, every row of a seed alike, or in fixed shares. A ring that is full
+    loses its oldest rows; the dataset stays. `size`, `head` and `contents` are those of the rings.
 
     Args:
         recorded: `[N]`, the dataset, stored once.
         seeds, capacity: of the rings.
+        added_share: of the rows that are drawn, those of the ring, as soon as it holds any (half,
+            in RLPD, arXiv:2302.02948, and Cal-QL); None: as many as it has among all.
     """
 
     recorded: Tensor
 
-    def __init__(self, recorded: Record, *, seeds: int, capacity: int) -> None:
+    def __init__(
+        self, recorded: Record, *, seeds: int, capacity: int, added_share: float | None = None
+    ) -> None:
         super().__init__(recorded, seeds=seeds, capacity=capacity)
+        self.added_share = added_share
         self.register_buffer("recorded", self.layout.pack(recorded), persistent=False)
 
     def draw(self, seeds: int, batch: int) -> Float[Tensor, "S B W"]:
-        """`batch` packed rows for each seed, uniform over the dataset and the seed's own rows."""
-        count = len(self.recorded)
+        """`batch` packed rows for each seed, its own among them, with replacement."""
+        count, size = len(self.recorded), self.size.unsqueeze(1)
         number = torch.randint(_LARGE, (seeds, batch), device=self.rows.device)
-        index: Int[Tensor, "S B"] = number % (count + self.size).unsqueeze(1)
+        index: Int[Tensor, "S B"]
+        if self.added_share is None:
+            index = number % (count + size)
+        else:
+            place = torch.arange(batch, device=self.rows.device)
+            own = (place < round(self.added_share * batch)) & (size > 0)
+            index = torch.where(own, count + number % size.clamp(min=1), number % count)
         old = index < count
         recorded = self.recorded[torch.where(old, index, 0)]
         added = self.rows[self.seed_index, torch.where(old, self.capacity, index - count)]

@@ -34,7 +34,12 @@ def mix(
     sources: dict[str, RolloutSource] = {}
     if online is not None:
         sources["real"] = online.source
-        streams["real"] = GrowingReplay(recorded, seeds=seeds, capacity=online.source.capacity)
+        streams["real"] = GrowingReplay(
+            recorded,
+            seeds=seeds,
+            capacity=online.source.capacity,
+            added_share=online.collected_share,
+        )
     if source is not None:
         sources[source.stream] = source
         streams[source.stream] = Replay(recorded[:1], seeds=seeds, capacity=source.capacity)

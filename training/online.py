@@ -14,7 +14,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.replay import GrowingReplay
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
-from reverie.ranges import Count, Whole
+from reverie.ranges import Count, UnitInterval, Whole
 from reverie.training.seeding import side_stream
 from reverie.world_models.base import WorldModel
 from reverie.world_models.simulator import Collection
@@ -30,6 +30,8 @@ class Online:
         environments, steps, every, capacity: see `world_models.simulator.Collection`.
         refit_every: environment steps per seed between two refits of the world model; 0 = never.
         warm: a refit goes on from the present weights instead of new ones.
+        collected_share: of the real rows of a batch and the starts of rollouts, those collected;
+            None: as many as there are among all real ones.
 
     Raises:
         Mistake: no environment, or a number that makes no sense.
@@ -46,6 +48,7 @@ class Online:
         capacity: Count,
         refit_every: Whole,
         warm: bool,
+        collected_share: UnitInterval | None = None,
     ) -> None:
         if spec.env_id is None:
             raise Mistake(
@@ -69,6 +72,7 @@ class Online:
                 f"online.environments = {rows} steps that a rollout round collects"
             )
         self.refit_every, self.warm = refit_every // rows * every, warm
+        self.collected_share = collected_share
 
     def refit(
         self,

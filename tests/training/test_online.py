@@ -199,6 +199,20 @@ def test_a_full_ring_drops_its_oldest_rows_and_keeps_the_dataset(data):
     assert replay.contents()["rows"].shape[1] == 2  # the dataset is in no checkpoint
 
 
+def test_a_fixed_share_comes_from_what_was_collected_as_soon_as_there_is_any(data):
+    replay = GrowingReplay(data.transitions[:3], seeds=2, capacity=4, added_share=0.25)
+    rows = data.transitions[10:14].map(lambda c: torch.stack([c, c]))
+    replay.add(rows, torch.tensor([[True, True, False, False], [False] * 4]))
+    drawn = replay.sample(2, 4000).reward
+    own = torch.isin(drawn, data.transitions.reward[10:12])
+    assert own.sum(1).tolist() == [1000, 0]  # to the row; the second seed has none yet
+    for each, old in zip(drawn, ~own, strict=True):
+        shares = (each[old].unsqueeze(1) == data.transitions.reward[:3]).float().mean(0)
+        torch.testing.assert_close(shares, torch.full((3,), 1 / 3), rtol=0, atol=0.03)
+    ones = (drawn[0] == data.transitions.reward[10]).float().mean()
+    assert ones == pytest.approx(0.125, abs=0.03)
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
