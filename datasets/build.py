@@ -164,7 +164,7 @@ def _require_shapes(source: str, spec: Spec, columns: dict[str, Any]) -> None:
     if columns["action"].ndim == 1 and np.issubdtype(columns["action"].dtype, np.integer):
         raise Mistake(
             f"{source}: actions are single integers, a discrete action space; only "
-            "continuous actions [N, A] are supported"
+            "continuous actions [N, A] are supported; d3rlpy learns from discrete ones"
         )
     for key in ("obs", "next_obs", "action"):
         if key not in columns:

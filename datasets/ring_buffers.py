@@ -173,7 +173,10 @@ def _read_ring(buffer: Any, source: str) -> _Ring:
 def _box(buffer: Any, source: str) -> tuple[np.ndarray, np.ndarray]:
     """Bounds of the actions `[A]`, if they are numbers of a box."""
     if not hasattr(buffer.action_space, "low"):
-        raise Mistake(f"{source} has discrete actions; only continuous ones can be learned")
+        raise Mistake(
+            f"{source} has discrete actions; only continuous ones are learned "
+            "here (d3rlpy learns from discrete ones)"
+        )
     low, high = (np.asarray(getattr(buffer.action_space, end)) for end in ("low", "high"))
     if low.dtype.kind != "f" or high.dtype.kind != "f":
         raise Mistake(f"{source} has actions of whole numbers; only continuous ones can be learned")

@@ -215,7 +215,7 @@ def require_columns(
         kind = "booleans" if actions.dtype.kind == "b" else "integers"
         raise Mistake(
             f"{path} has single {kind} as actions, a discrete action space; only continuous "
-            "actions [N, A] are supported"
+            "actions [N, A] are supported; d3rlpy learns from discrete ones"
         )
     for name, column in columns.items():
         if column.dtype.kind not in "fiub":
