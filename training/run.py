@@ -35,6 +35,7 @@ from reverie.training.online import Online
 from reverie.training.ope import conclusions
 from reverie.training.ope.verdict import Verdict
 from reverie.training.plant_units import Named, decide
+from reverie.training.pretraining import Cloning
 from reverie.training.probes import blow_up
 from reverie.training.probes.value_gap import ValueGap, alarms
 from reverie.training.progress import Stage, stage
@@ -110,6 +111,7 @@ class Run:
         online: steps in the true environment.
         model_updates: what changes the world model during the run: refits on what was met there, or
             an adversary.
+        pretraining: what the actor learns before the first update, None for nothing.
         steps_before: environment steps behind the dataset, where the run counts them.
         evaluate_first: whether the untrained agent is evaluated too, as update 0.
         on_evaluation: told the update and the episodes, after they were logged.
@@ -143,6 +145,7 @@ class Run:
     initialisation: Initialisation | None = None
     online: Online | None = None
     model_updates: ModelUpdates | None = None
+    pretraining: Cloning | None = None
     steps_before: int = 0
     evaluate_first: bool = False
     on_evaluation: Callable[[int, Episodes | None], None] = lambda update, episodes: None
@@ -263,6 +266,9 @@ class Run:
         if kept is not None:
             write_text(kept / CONFIG, write_settings(self.settings))
         log.begin()
+        if first == 0 and self.pretraining is not None:
+            with state.count("fitting"):
+                self.pretraining.carry_out(self.agent, self.mixture["real"], compile, console)
         with stage(self.label, self.updates, console, first) as shown:
             self.tracker.start(folder, self.settings, first)
             try:
