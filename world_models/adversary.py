@@ -33,8 +33,8 @@ class Adversary(ModelUpdates):
         horizon: steps after which rollouts begin anew.
         learning_rate: of Adam, whose moments last from phase to phase.
 
-    Source: RAMBO, sections 4 and 5, with the advantage and the mixture of its code. Differs: recorded
-    rows include those that stopped the fit early; observations are not standardised.
+    Source: RAMBO, arXiv:2204.12581, with the advantage and the mixture of its code. Differs:
+    recorded rows include those that stopped the fit early; observations are not standardised.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Adversary(ModelUpdates):
         self.optimiser.load_state_dict(contents)
 
     def change(self) -> dict[str, Float[Tensor, " S"]]:
-        """One phase; both terms of the loss and log p of the outcomes, as means over its updates."""
+        """One phase; both terms of the loss, and log p of the outcomes, as means over updates."""
         gaussians, seeds = self.ensemble.gaussians, self.ensemble.seeds
         total = torch.zeros(3, seeds, device=self.table.device)
         gaussians.requires_grad_(True)

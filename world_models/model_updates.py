@@ -44,6 +44,7 @@ class ModelUpdates(ABC):
 
     def compile(self, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
         """Pass a step of fixed shapes through `wrapper`; what has none ignores it."""
+        return None
 
     def contents(self) -> dict[str, Any]:
         """What later calls depend on beside model and random numbers, as tensors."""
@@ -51,3 +52,4 @@ class ModelUpdates(ABC):
 
     def restore(self, contents: Mapping[str, Any]) -> None:
         """Take back what `contents` gave."""
+        return None

@@ -97,7 +97,7 @@ def test_a_run_killed_in_the_middle_of_a_phase_ends_with_the_same_bits(tmp_path)
 
 def test_a_weight_of_0_leaves_the_model_as_it_was_fitted(capsys):
     console = Console(width=200, markup=False)
-    run = reverie.make(*SMALL, "model_updates.weight=0", console=console)
+    run = reverie.make(*SMALL, "model_updates.weight=0.0", console=console)
     assert run.model_updates is None and run.pretraining is not None
     assert "the world model stays as it is fitted" in capsys.readouterr().out
     assert reverie.make(*SMALL).model_updates.every == 10
@@ -130,7 +130,7 @@ def arm(data, weight, make_sac):
     """The action that is chosen in the end, `[S]`."""
     torch.manual_seed(0)
     agent = make_sac(data.spec, seeds=2, initial_temperature=0.05, tau=0.02, discount=0.0)
-    model = ensemble(spec=data.spec, seeds=2, hidden=[16, 16], max_epochs=60, patience=20)
+    model = ensemble(spec=data.spec, seeds=2, hidden=[16, 16], max_epochs=40, patience=20)
     model.fit(data)
     source = BranchedRollouts(
         model=model, transition_filter=KeepAll(), horizon=1, starts=200, every=50, retain=2
@@ -151,7 +151,7 @@ def arm(data, weight, make_sac):
         learning_rate=3e-3,
     )
     periods = Periods(log=100, evaluate=0, checkpoint=0)
-    run = Run(data, agent, mixture, sources, 600, periods)
+    run = Run(data, agent, mixture, sources, 400, periods)
     run.model_updates = adversary if adversary.every else None
     run.train(None, Console(quiet=True))
     return agent.act(torch.zeros(2, 1, 1), deterministic=True).flatten()
