@@ -70,7 +70,7 @@ class Adversary(ModelUpdates):
         self.batch, self.horizon = batch, horizon
         gaussians = model.gaussians
         self.optimiser = Adam(gaussians.trained_parameters(), learning_rate).to(self.table.device)
-        self.step: Callable[..., tuple[Tensor, ...]] = self.update
+        self.step: Callable[..., tuple[Tensor, Tensor, Tensor | None]] = self.update
 
     def compile(self, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
         self.step = wrapper(self.update)
