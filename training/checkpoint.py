@@ -22,6 +22,7 @@ from reverie.training.run_directory import CARRIED_OUT, CONFIG, require_same
 from reverie.training.seeding import random_state, restore_random_state
 from reverie.training.stored import contents_of, damaged, write_settings
 from reverie.world_models.base import WorldModel
+from reverie.world_models.model_updates import ModelUpdates
 from reverie.world_models.sources import RolloutSource
 
 KIND = "checkpoint"
@@ -42,15 +43,15 @@ class State:
     """Everything that the rest of a run depends on.
 
     Streams that a source refills are saved; the dataset itself and fitted models are not, they
-    have files of their own and are compared by fingerprint. A model that is fitted again during
-    the run is saved too.
+    have files of their own and are compared by fingerprint. A model that changes during the run is
+    saved too.
 
     Attributes:
         agent, mixture, sources, log: what the loop works with.
         seconds: wall-clock per stage so far.
         data: the dataset, for its fingerprint and task.
         device: where the run takes place, for its random state.
-        refitted: the world model, where it changes during the run.
+        model_updates: what changes the world model during the run, None where it stays.
         settings: plain values, by which a checkpoint is known to belong to a run.
         clock: tells seconds.
     """
@@ -62,7 +63,7 @@ class State:
     seconds: dict[str, float]
     data: Dataset
     device: torch.device
-    refitted: WorldModel | None = None
+    model_updates: ModelUpdates | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     clock: Callable[[], float] = time.monotonic
 
@@ -87,10 +88,12 @@ class State:
         """
         with self.count("training"):
             pass
-        refitted = None if self.refitted is None else self.refitted.state_dict()
         require_finite(path, self.agent, self.agent.state_dict(), _DIVERGED)
-        if self.refitted is not None and refitted is not None:
-            require_finite(path, self.refitted, refitted, _DIVERGED)
+        changed, changes = None, {}
+        if self.model_updates is not None:
+            model = self.model_updates.model
+            changed, changes = model.state_dict(), self.model_updates.contents()
+            require_finite(path, model, changed, _DIVERGED)
         reference = self.data.reference
         save_tensors(
             path,
@@ -106,7 +109,8 @@ class State:
                 "agent": self.agent.state_dict(),
                 "streams": {name: self.mixture[name].contents() for name in self.sources},
                 "sources": {name: source.contents() for name, source in self.sources.items()},
-                "world_model": refitted,
+                "world_model": changed,
+                "model_updates": changes,
                 "random": random_state(self.device),
                 "log": self.log.state(),
                 "seconds": dict(self.seconds),
@@ -132,8 +136,10 @@ class State:
             restore_random_state(record["random"], self.device)
         for name, source in self.sources.items():
             source.restore(sources[name])
-        if self.refitted is not None:
-            _take(path, self.refitted, record["world_model"])
+        if self.model_updates is not None:
+            _take(path, self.model_updates.model, record["world_model"])
+            with contents_of(path, "a run", _REPAIR):
+                self.model_updates.restore(record.get("model_updates", {}))
         self._counted_until = self.clock()
         return record["update"]
 
@@ -197,8 +203,8 @@ def load_agent(path: Path, agent: Agent, device: torch.device) -> int:
     return record["update"]
 
 
-def load_refitted(path: Path, model: WorldModel, device: torch.device) -> None:
-    """Load the world model of a checkpoint, if the run has fitted it again; else leave it."""
+def load_changed(path: Path, model: WorldModel, device: torch.device) -> None:
+    """Load the world model of a checkpoint, if the run has changed it; else leave it."""
     state = load_tensors(path, KIND, device, _REPAIR).get("world_model")
     if state is not None:
         _take(path, model, state)

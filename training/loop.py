@@ -11,7 +11,7 @@ from reverie.agents.base import Agent
 from reverie.datasets.replay import Mixture
 from reverie.mistake import Mistake
 from reverie.training.logging import Log
-from reverie.training.online import Refit
+from reverie.world_models.model_updates import ModelUpdates
 from reverie.world_models.sources import RolloutSource
 
 Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -39,7 +39,7 @@ def train(
     checkpoint: Callable[[int], None],
     compile: Wrapper,
     on_update: Callable[[int], None],
-    refit: Refit | None = None,
+    model_updates: ModelUpdates | None = None,
 ) -> None:
     """Train from gradient step `first` up to `updates`.
 
@@ -51,8 +51,8 @@ def train(
         compile: wraps the update and the rollout rounds that can be compiled; the identity runs
             them as they are.
         on_update: called after every update with its number, for a progress bar.
-        refit: fits the world model again, on its period, to all that was collected before; the
-            sources that follow use it as it is then. Not before update 1, when the model is new.
+        model_updates: change the world model on their period; the sources that follow use it as it
+            is then. Not before update 1, when the model is new.
     """
 
     @compile
@@ -69,8 +69,8 @@ def train(
         for name, source in sources.items()
     }
     for step in range(first, updates):
-        if refit is not None and step and step % refit.every == 0:
-            log.add(refit())
+        if model_updates is not None and step and step % model_updates.every == 0:
+            log.add(model_updates())
         for name, source in sources.items():
             if step % source.every == 0:
                 log.add(rounds[name]())

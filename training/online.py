@@ -4,9 +4,6 @@ MBPO, arXiv:1906.08253, algorithm 2. Collected rows join the dataset in the repl
 so that batches and start states of rollouts come from both; refits are events of the one loop.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 from torch import Tensor
 
@@ -17,9 +14,8 @@ from reverie.mistake import Mistake
 from reverie.ranges import Count, UnitInterval, Whole
 from reverie.training.seeding import side_stream
 from reverie.world_models.base import WorldModel
+from reverie.world_models.model_updates import ModelUpdates
 from reverie.world_models.simulator import Collection
-
-Counter = Callable[[str], AbstractContextManager[None]]
 
 
 class Online:
@@ -94,15 +90,8 @@ class Online:
         return Refit(model, data, replay, self.refit_every, self.warm, device)
 
 
-class Refit:
-    """Fits the world model again to the dataset and to what each seed has collected.
-
-    Attributes:
-        every: gradient steps between two refits.
-        model: its weights change during the run and are part of its checkpoints.
-        count: counts the seconds of a block, as `training.checkpoint.State.count`.
-        then: called after each refit, for what was measured with the model before.
-    """
+class Refit(ModelUpdates):
+    """Fits the world model again to the dataset and to what each seed has collected."""
 
     def __init__(
         self,
@@ -113,17 +102,13 @@ class Refit:
         warm: bool,
         device: torch.device,
     ) -> None:
-        self.model, self.data, self.replay = model, data, replay
-        self.every, self.warm, self.device = every, warm, device
-        self.count: Counter = lambda stage: nullcontext()
-        self.then: Callable[[], None] = lambda: None
+        super().__init__(model, every)
+        self.data, self.replay = data, replay
+        self.warm, self.device = warm, device
 
-    def __call__(self) -> dict[str, Tensor]:
-        """One refit; gives what describes it."""
+    def change(self) -> dict[str, Tensor]:
         # A fit lasts until the slowest seed has stopped. On a stream of its own it takes one
         # number from the run's, so no seed's later draws depend on another seed's fit.
         seed = int(torch.randint(2**62, ()))
-        with self.count("fitting"), side_stream(seed, self.device):
-            described = self.model.refit(self.data, self.replay.added_rows(), warm=self.warm)
-            self.then()
-        return {f"world_model/{name}": value for name, value in described.items()}
+        with side_stream(seed, self.device):
+            return self.model.refit(self.data, self.replay.added_rows(), warm=self.warm)

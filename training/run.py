@@ -31,10 +31,11 @@ from reverie.training.initialisation import Initialisation, pinned
 from reverie.training.logging import Log, NoTracker, Tracker
 from reverie.training.loop import Periods, Wrapper, train
 from reverie.training.memory import keep_freed_memory
-from reverie.training.online import Online, Refit
+from reverie.training.online import Online
 from reverie.training.ope import conclusions
 from reverie.training.ope.verdict import Verdict
 from reverie.training.plant_units import Named, decide
+from reverie.training.pretraining import Cloning
 from reverie.training.probes import blow_up
 from reverie.training.probes.value_gap import ValueGap, alarms
 from reverie.training.progress import Stage, stage
@@ -61,6 +62,7 @@ from reverie.training.seeding import (
 )
 from reverie.training.stored import write_settings
 from reverie.world_models.base import WorldModel
+from reverie.world_models.model_updates import ModelUpdates
 from reverie.world_models.sources import RolloutSource
 
 
@@ -106,7 +108,10 @@ class Run:
         value_gap: a probe that is judged at the end as well, for an alarm.
         verdict: how the policy is judged at the end by the data and the world model; None for not.
         initialisation: networks of another run that the agent begins with, None for its own.
-        online, refit: steps in the true environment, and refits on what they met.
+        online: steps in the true environment.
+        model_updates: what changes the world model during the run: refits on what was met there, or
+            an adversary.
+        pretraining: what the actor learns before the first update, None for nothing.
         steps_before: environment steps behind the dataset, where the run counts them.
         evaluate_first: whether the untrained agent is evaluated too, as update 0.
         on_evaluation: told the update and the episodes, after they were logged.
@@ -139,7 +144,8 @@ class Run:
     verdict: Verdict | None = None
     initialisation: Initialisation | None = None
     online: Online | None = None
-    refit: Refit | None = None
+    model_updates: ModelUpdates | None = None
+    pretraining: Cloning | None = None
     steps_before: int = 0
     evaluate_first: bool = False
     on_evaluation: Callable[[int, Episodes | None], None] = lambda update, episodes: None
@@ -247,17 +253,22 @@ class Run:
         self._fit(kept, compile, console)
         state = self._state(folder)
         log = state.log
-        if self.refit is not None:
-            self.refit.count, self.refit.then = state.count, self._prepare_sources
+        changes = self.model_updates
+        if changes is not None:
+            changes.count, changes.then = state.count, self._prepare_sources
+            changes.compile(compile)
         first = 0
         if saved.is_file():
             first = state.resume(saved)
-            if self.refit is not None:  # the model is that of the checkpoint now
+            if changes is not None:  # the model is that of the checkpoint now
                 self._prepare_sources()
             console.print(f"resuming {folder} after update {first}", soft_wrap=True)
         if kept is not None:
             write_text(kept / CONFIG, write_settings(self.settings))
         log.begin()
+        if first == 0 and self.pretraining is not None:
+            with state.count("fitting"):
+                self.pretraining.carry_out(self.agent, self.mixture["real"], compile, console)
         with stage(self.label, self.updates, console, first) as shown:
             self.tracker.start(folder, self.settings, first)
             try:
@@ -275,7 +286,7 @@ class Run:
                     checkpoint=lambda update: state.save(saved, update),
                     compile=compile,
                     on_update=shown.advance_to,
-                    refit=self.refit,
+                    model_updates=changes,
                 )
             finally:
                 self.tracker.close()
@@ -293,7 +304,7 @@ class Run:
             seconds=self.seconds,
             data=self.data,
             device=self.device,
-            refitted=None if self.refit is None else self.refit.model,
+            model_updates=self.model_updates,
             settings=self.settings,
             clock=self.clock,
         )

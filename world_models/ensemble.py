@@ -267,6 +267,11 @@ class ProbabilisticEnsemble(WorldModel):
             "rows": torch.full_like(best, described["rows"]),
         }
 
+    def table(self, data: Dataset) -> Float[Tensor, "R W"]:
+        """Input and target, side by side, of every row that a fit to this dataset may see."""
+        rows = data.transitions[self._seen(data) & data.valid_next]
+        return torch.cat(_table(rows), -1).to(self.elite_members.device)
+
     def _seen(self, data: Dataset) -> Bool[Tensor, " N"]:
         """Rows of the dataset that the fit may see."""
         return ~rows_of(data, self.held_out(data))

@@ -159,18 +159,28 @@ class GaussianMembers(nn.Module):
 
         Source: MBPO, arXiv:1906.08253. Differs: none.
         """
+        losses = self.loss(rows, weight)
+        self.descend(optimiser, losses)
+        return losses.detach()
+
+    def loss(
+        self, rows: Float[Tensor, "S E B W"], weight: Float[Tensor, " B"]
+    ) -> Float[Tensor, " S"]:
+        """What `update` minimises, without the decay of the weights."""
         inputs, target = rows.split(self.widths, -1)
         mean, log_variance = self(inputs, self.dropout)
         mean, log_variance, target = map(self.of_learned, (mean, log_variance, target))
         losses = gaussian_loss(mean, log_variance, target, weight).sum(-1)
-        losses = losses + self.bound_coefficient * (self.high - self.low).sum((1, 2, 3))
+        return losses + self.bound_coefficient * (self.high - self.low).sum((1, 2, 3))
+
+    def descend(self, optimiser: Adam, losses: Float[Tensor, " S"]) -> None:
+        """One step of Adam down the losses and the decay of the weights."""
         trained = self.trained_parameters()
         gradients = list(torch.autograd.grad(losses.sum(), trained))
         for layer, decay in enumerate(self.weight_decay):
             weights = trained[2 * layer].detach()
             gradients[2 * layer] = torch.add(gradients[2 * layer], weights, alpha=decay)
         optimiser.apply_gradients(gradients)
-        return losses.detach()
 
     def snapshot(self) -> list[Tensor]:
         """A copy of all trained tensors."""

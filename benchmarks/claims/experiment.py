@@ -244,7 +244,7 @@ def run(
             learner, data, mixture, sources, budget, edge_of_reach, model, lipschitz
         ),
         online=online,
-        refit=refit,
+        model_updates=refit,
         on_evaluation=lambda *_: kept.append(copy.deepcopy(learner)) if keep else None,
         label=label,
         # An arm has a process and a thread of its own, so these are the seconds of an idle machine.

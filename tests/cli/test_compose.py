@@ -205,6 +205,8 @@ def test_no_hyperparameter_hides_in_python():
         "source",
         "filter",
         "online",
+        "model_updates",
+        "pretraining",
     ):
         for option in options(group):
             if option == "none" and group != "filter":

@@ -115,6 +115,13 @@ def recorded(tmp_path):
                 "set guidance.value=reward, or another agent",
             ),
             (["simulator.gravity=2"], "simulator.gravity"),
+            (["model_updates=adversarial", "agent=bc"], "model_updates=none, or choose agent=sac"),
+            (["algorithm=sac", "model_updates=adversarial"], "no world model to train"),
+            (["model_updates=adversarial", "source=none", "filter=none"], "set source=branched"),
+            (["algorithm=mbpo_online", "model_updates=adversarial"], "set online.refit_every=0"),
+            (["model_updates=adversarial", "world_model=sindy"], "set world_model=ensemble"),
+            (["algorithm=td3_bc", "pretraining=clone"], "set pretraining=none, or choose agent"),
+            (["model_updates.weight=1"], "model_updates.weight"),
             (["filter=none", "filter.penalty=3"], "with filter=none; choose filter=morec or"),
             (["agent.discriminators.noise=1"], "with the chosen agent; choose agent=darc or"),
             (

@@ -44,6 +44,8 @@ HOSTS: Mapping[str, tuple[str, ...]] = {
     "warm_start": ("pgd",),
     "filter": ("mopo",),
     "online": ("sac_online",),
+    "model_updates": ("mopo",),
+    "pretraining": ("sac",),
 }
 """By group, presets that may have use for an option of it; the first that takes it has it."""
 NEEDS: Mapping[str, tuple[str, ...]] = {
@@ -99,7 +101,7 @@ LIMITS: Mapping[str, int] = {
     **{"horizon": 2, "starts": 8, "every": 2, "retain": 1, "records": 6, "chunk": 4},
     **{"warmup": 2, "elites": 2, "members": 3, "samples": 2, "environments": 1},
     **{"steps": 3, "table": 20, "smoothing": 5, "length": 8, "stride": 4, "blocks": 2},
-    **{"hidden": 8, "player_hidden": 8, "width": 16, "max_epochs": 1, "updates": 2},
+    **{"hidden": 8, "epochs": 1, "player_hidden": 8, "width": 16, "max_epochs": 1, "updates": 2},
     **{"iterations": 4, "refit_every": 2, "behaviour_updates": 2, "restart_every": 2},
     **{"snapshot_every": 1, "keep": 2, "thin": 1, "gate_steps": 2, "draws": 2, "critics": 4},
     **{"heldout_records": 8, "measure_every": 2, "batch": 64, "behaviour_batch": 16},

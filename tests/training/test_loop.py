@@ -80,7 +80,7 @@ def run(spec, make_batch, tmp_path):
             checkpoint=lambda done: events.append(f"checkpoint {done}"),
             compile=lambda function: function,
             on_update=lambda done: None,
-            refit=None if refit is None else Refits(refit, events),
+            model_updates=None if refit is None else Refits(refit, events),
         )
         return agent, events, (tmp_path / "m.csv").read_text()
 

@@ -69,7 +69,8 @@ class Run:
         self.log = Log(folder / "metrics.csv", NoTracker(), 2)
         seconds = {"training": 0.0, "fitting": 0.0}
         self.state = State(
-            agent, self.mixture, self.sources, self.log, seconds, data, cpu, refitted=model
+            *(agent, self.mixture, self.sources, self.log, seconds, data, cpu),
+            model_updates=self.refit,
         )
         self.refit.count = self.state.count
 
@@ -88,7 +89,7 @@ class Run:
             checkpoint=lambda done: self.state.save(self.path, done) if done % 10 == 0 else None,
             compile=lambda function: function,
             on_update=lambda done: None,
-            refit=self.refit,
+            model_updates=self.refit,
         )
         return {
             "agent": self.agent.state_dict(),

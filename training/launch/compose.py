@@ -33,15 +33,17 @@ from reverie.training.launch.budget import sized, told_size
 from reverie.training.launch.mistakes import build
 from reverie.training.loop import Periods
 from reverie.training.mixing import mix
-from reverie.training.online import Online, Refit
+from reverie.training.online import Online
 from reverie.training.ope.verdict import Verdict
 from reverie.training.population import population
+from reverie.training.pretraining import Cloning
 from reverie.training.probes.lipschitz import LipschitzProbe
 from reverie.training.probes.value_gap import ValueGap
 from reverie.training.probes.values import ValueProbe
 from reverie.training.run import Run
 from reverie.training.seeding import seed_everything, side_stream
 from reverie.world_models.base import WorldModel
+from reverie.world_models.model_updates import ModelUpdates
 from reverie.world_models.sources import RolloutSource
 
 Builder = type | partial
@@ -115,7 +117,9 @@ def build_run(
         verdict=verdict,
         initialisation=build_initialisation(config),
         online=online,
-        refit=build_refit(online, models, data, mixture, device),
+        model_updates=build_adversary(config, learner, models, data, console)
+        or build_refit(online, models, data, mixture, device),
+        pretraining=build_pretraining(config, learner),
         tracker=instantiate(config.logger),
         name=config.name,
         settings=settings,
@@ -200,12 +204,47 @@ def build_refit(
     data: Dataset,
     mixture: Mixture,
     device: torch.device,
-) -> Refit | None:
+) -> ModelUpdates | None:
     """Refits of the world model on what is collected."""
     real = mixture["real"]
     if online is None or not isinstance(real, GrowingReplay):
         return None
     return online.refit(parts.get("world_model"), data, real, device)
+
+
+def build_adversary(
+    config: DictConfig,
+    agent: Agent,
+    parts: Mapping[str, Any],
+    data: Dataset,
+    console: Console,
+) -> ModelUpdates | None:
+    """What trains the world model against the agent, unless nobody asked, or with a weight of 0."""
+    if not is_chosen(config.model_updates):
+        return None
+    made: ModelUpdates = build(
+        "model_updates",
+        instantiate(config.model_updates),
+        model=parts["world_model"],
+        data=data,
+        policy=agent.act,
+        moments=agent.moments,
+        critics=agent.values,
+        discount=agent.discount,
+    )
+    if made.every:
+        return made
+    console.print("the world model stays as it is fitted, for model_updates.weight=0")
+    return None
+
+
+def build_pretraining(config: DictConfig, agent: Agent) -> Cloning | None:
+    """What the actor learns before training, unless nobody asked."""
+    if not is_chosen(config.pretraining):
+        return None
+    chosen: Cloning = build("pretraining", instantiate(config.pretraining))
+    chosen.require(agent)
+    return chosen
 
 
 def build_streams(

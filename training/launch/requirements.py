@@ -79,6 +79,8 @@ def require_parts_fit(config: DictConfig) -> None:
             f"online.refit_every={config.online.refit_every} has no world model to fit again; set "
             "online.refit_every=0, or choose world_model=ensemble"
         )
+    if is_chosen(config.model_updates):
+        require_model_can_change(config)
     dreams = is_chosen(config.source) or is_chosen(config.online)
     if config.agent.get("conservative_states") == "dreamed" and not dreams:
         raise Mistake(
@@ -148,6 +150,31 @@ def require_parts_fit(config: DictConfig) -> None:
         raise Mistake(
             f"filter={config.filter._target_} judges steps of a world model, but {group}="
             f"{config[group]._target_} asks none for a step; set filter=none"
+        )
+
+
+def require_model_can_change(config: DictConfig) -> None:
+    """Refuse a world model that is trained against nobody, for nobody, or twice."""
+    agent = get_object(config.agent._target_)
+    if agent.values is Agent.values or agent.moments is Agent.moments:
+        raise Mistake(
+            "model_updates=adversarial asks for critics and the mean of a policy, which agent="
+            f"{config.agent._target_} does not have; set model_updates=none, or choose agent=sac"
+        )
+    if not is_chosen(config.world_model):
+        raise Mistake(
+            "model_updates=adversarial has no world model to train; choose world_model=ensemble, "
+            "or set model_updates=none"
+        )
+    if not is_chosen(config.source) or "model" not in arguments(config.source):
+        raise Mistake(
+            "model_updates=adversarial trains a world model that no source rolls out; set "
+            "source=branched, or model_updates=none"
+        )
+    if is_chosen(config.online) and config.online.refit_every:
+        raise Mistake(
+            "model_updates=adversarial trains the world model that online=collect fits again; set "
+            "online.refit_every=0, or model_updates=none"
         )
 
 

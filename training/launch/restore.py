@@ -158,7 +158,7 @@ class SavedRun:
     def load_part(self, group: str) -> Fitted | None:
         """What the run fitted before training, such as its `world_model`; None if it did not.
 
-        A world model that was fitted again during training is as the checkpoint has it.
+        A world model that changed during training is as the checkpoint has it.
 
         Raises:
             Mistake: its file is damaged.
@@ -171,7 +171,7 @@ class SavedRun:
         model = build_part(self.config, group, self.spec, self.device).model
         load_weights(model, saved, group, self.device)
         if isinstance(model, WorldModel):
-            checkpoint.load_refitted(self.directory / checkpoint.FILE, model, self.device)
+            checkpoint.load_changed(self.directory / checkpoint.FILE, model, self.device)
         return model
 
 

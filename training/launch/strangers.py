@@ -20,6 +20,7 @@ from reverie.mistake import Mistake
 from reverie.text import one_line
 from reverie.training.logging import Tracker
 from reverie.training.online import Online
+from reverie.training.pretraining import Cloning
 from reverie.training.stored import damaged
 from reverie.world_models.base import Fitted, WorldModel
 from reverie.world_models.diffusion.guidance import Guidance
@@ -28,6 +29,7 @@ from reverie.world_models.diffusion.records import Records
 from reverie.world_models.diffusion.samplers import Sampler
 from reverie.world_models.diffusion.warm_start import WarmStart
 from reverie.world_models.filters import TransitionFilter
+from reverie.world_models.model_updates import ModelUpdates
 from reverie.world_models.morec.game import DynamicsGame
 from reverie.world_models.simulator import Simulator
 from reverie.world_models.sources import RolloutSource
@@ -52,6 +54,8 @@ KINDS: dict[str, type] = {
     "sampler": Sampler,
     "guidance": Guidance,
     "online": Online,
+    "model_updates": ModelUpdates,
+    "pretraining": Cloning,
     "logger": Tracker,
 }
 """Of what a setting builds, by its key: a class derived from this one."""
@@ -61,7 +65,7 @@ READER = "dataset"
 """The setting that builds by a function of `reverie.datasets.readers` which returns a `Dataset`."""
 
 _PACKAGES = ("reverie.agents.", "reverie.world_models.", "reverie.datasets.readers.")
-_MODULES = ("reverie.training.online", "reverie.training.logging")
+_MODULES = ("reverie.training.online", "reverie.training.pretraining", "reverie.training.logging")
 """Where the classes of Reverie lie that settings build; a checkout has folders of users beside."""
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+", re.ASCII)
 _WORDS = ("_target_", "_partial_", "_convert_")

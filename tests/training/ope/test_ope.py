@@ -15,7 +15,7 @@ from torch import nn
 
 import reverie
 from reverie.mistake import Mistake
-from reverie.training.checkpoint import load_refitted
+from reverie.training.checkpoint import load_changed
 from reverie.training.files import save_tensors
 from reverie.training.launch.mistakes import explain
 from reverie.training.ope.__main__ import FILE, evaluate
@@ -177,10 +177,10 @@ def test_the_model_of_an_online_run_is_the_refitted_one(tmp_path):
     saved, model, refitted = tmp_path / "checkpoint.pt", nn.Linear(2, 1), nn.Linear(2, 1)
     before = model.weight.clone()
     save_tensors(saved, "checkpoint", {"world_model": None})
-    load_refitted(saved, model, torch.device("cpu"))  # type: ignore[arg-type]
+    load_changed(saved, model, torch.device("cpu"))  # type: ignore[arg-type]
     assert torch.equal(model.weight, before)
     save_tensors(saved, "checkpoint", {"world_model": refitted.state_dict()})
-    load_refitted(saved, model, torch.device("cpu"))  # type: ignore[arg-type]
+    load_changed(saved, model, torch.device("cpu"))  # type: ignore[arg-type]
     assert torch.equal(model.weight, refitted.weight)
 
 
