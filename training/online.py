@@ -4,6 +4,9 @@ MBPO, arXiv:1906.08253, algorithm 2. Collected rows join the dataset in the repl
 so that batches and start states of rollouts come from both; refits are events of the one loop.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -85,8 +88,6 @@ class Online:
         if model is None or not self.refit_every:
             return None
         model.require_refit()
-        # A fit has as many rows as were collected, so each would be compiled anew.
-        model.compile_update(lambda function: function)
         return Refit(model, data, replay, self.refit_every, self.warm, device)
 
 
@@ -105,6 +106,10 @@ class Refit(ModelUpdates):
         super().__init__(model, every)
         self.data, self.replay = data, replay
         self.warm, self.device = warm, device
+
+    def compile(self, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        # A refit has as many rows as were collected, so each would be compiled anew.
+        self.model.compile_update(lambda function: function)
 
     def change(self) -> dict[str, Tensor]:
         # A fit lasts until the slowest seed has stopped. On a stream of its own it takes one

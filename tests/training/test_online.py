@@ -214,6 +214,26 @@ def test_a_fixed_share_comes_from_what_was_collected_as_soon_as_there_is_any(dat
     assert ones == pytest.approx(0.125, abs=0.03)
 
 
+def test_a_refit_is_not_compiled_though_the_first_fit_was(data, make_model):
+    model = make_model(max_epochs=1)
+    compiled = []
+
+    def wrapper(function):
+        compiled.append(function)
+        return function
+
+    model.compile_update(wrapper)  # as `training.fitting.fit` does
+    model.fit(data)
+    assert len(compiled) == 1
+    replay = GrowingReplay(data.transitions, seeds=2, capacity=200)
+    rows = data.transitions[:5].map(lambda c: torch.stack([c, c]))
+    replay.add(rows, torch.ones(2, 5, dtype=torch.bool))
+    refit = online(data.spec).refit(model, data, replay, torch.device("cpu"))
+    refit.compile(wrapper)
+    refit.change()
+    assert len(compiled) == 1
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
