@@ -72,7 +72,7 @@ def section(path: Path, found: Mapping[str, Any]) -> Section:
     table = claims(found["claims"]) if "claims" in found else speeds(found["results"])
     shown = Section(path.stem, [Text(Markup(origin)), table])
     for own in found.get("tables", []):
-        shown.blocks += [Text(own["caption"]), Table(own["header"], own["rows"])]
+        shown.blocks.extend([Text(own["caption"]), Table(own["header"], own["rows"])])
     pictures = sorted(path.parent.glob(f"{path.stem}[-.]*png"))
     for picture in (each for each in pictures if not each.stem.endswith(("-quick", "-part"))):
         link = Markup(f"![{picture.stem}](../benchmarks/results/{picture.name})")

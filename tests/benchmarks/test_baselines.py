@@ -12,7 +12,7 @@ from reverie.mistake import Mistake, Unwritable
 from reverie.training.launch.options import options
 
 TINY = replace(
-    training.QUICK, updates=4, batch=16, evaluate=2, episodes=1, iterations=4, fqe_updates=2
+    training.QUICK, updates=4, batch=16, evaluate=2, episodes=1, iterations=10, fqe_updates=2
 )
 RECORDED = baselines.Recorded(mean=100.0, best=300.0)
 
