@@ -15,7 +15,7 @@ Each finished (method, dataset) is recorded, so that a stopped command goes on w
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -83,7 +83,7 @@ def measure(
     recorded = {
         name: Recorded(found["return_mean"], found["return_best"]) for name, found in known.items()
     }
-    jobs = {}
+    jobs: dict[str, Callable[[], dict[str, Any]]] = {}
     for name in tasks:
         jobs |= prefix_names(
             name,

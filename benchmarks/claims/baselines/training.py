@@ -180,7 +180,11 @@ def train_or_read(method: str, name: str, budget: Budget, folder: Path) -> dict[
     path = folder / f"{name}-{method}-{digest(run)}.json"
     if path.is_file():
         return read_record(path, "delete it and run the same command again")
-    record = {"method": method, "dataset": name, "fingerprint": run.data.fingerprint}
+    record: dict[str, Any] = {
+        "method": method,
+        "dataset": name,
+        "fingerprint": run.data.fingerprint,
+    }
     record |= train(run)
     write_json(path, record, with_digest=True)
     said = record["stopped"] or f"{sum(record['seconds'].values()) / 60:.1f} minutes"
