@@ -90,7 +90,7 @@ def measure(
             {
                 method: partial(train_or_read, method, name, budget, folder)
                 for method in METHODS
-                if method in methods
+                if method in methods and method not in TASKS[name].unsuited
             },
         )
     records = split_by_task(run_all(jobs))
@@ -224,6 +224,7 @@ def tabulate(
         f"{recorded.best:.4g} (score 100). Minutes are of one core, without the {fits / 60:.1f} "
         "that fits of models took, which methods share"
     )
+    caption += "".join(f"; without {each}, {why}" for each, why in TASKS[name].unsuited.items())
     return {"caption": caption, "header": list(HEADER), "rows": rows}
 
 
@@ -264,7 +265,7 @@ def choose(arguments: argparse.Namespace) -> tuple[str, list[str], list[str], Bu
     """What to train, and the name of its files: a part never takes the place of the whole.
 
     Raises:
-        Mistake: a single seed, which has no interval.
+        Mistake: a single seed, which has no interval; a dataset that suits none of the methods.
     """
     quick = arguments.quick
     methods = arguments.only or list(QUICK_METHODS if quick else METHODS)
@@ -274,6 +275,13 @@ def choose(arguments: argparse.Namespace) -> tuple[str, list[str], list[str], Bu
         if arguments.seeds < 2:
             raise Mistake(f"--seeds {arguments.seeds} leaves no interval; give at least 2")
         budget = replace(budget, seeds=arguments.seeds)
+    for name in tasks:
+        if set(methods) <= set(TASKS[name].unsuited):
+            method = methods[0]
+            raise Mistake(
+                f"--datasets {name} leaves nothing to train with --only {' '.join(methods)}, "
+                f"{TASKS[name].unsuited[method]}; add a method, or give other --datasets"
+            )
     part = bool(arguments.only or arguments.datasets or arguments.seeds)
     return f"{NAME}-part" if part else NAME, methods, tasks, budget
 

@@ -54,12 +54,14 @@ class Task:
         dataset, options: its option and settings of it.
         epochs: of the ensemble: passes over the rows, so fewer where they are many.
         changes: settings by method that the task asks for.
+        unsuited: methods that are not trained on it, and why.
     """
 
     dataset: str
     options: Mapping[str, Any]
     epochs: int
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    unsuited: Mapping[str, str] = field(default_factory=dict)
 
     def load(self) -> Dataset:
         """All of it; Minari's is found through MINARI_DATASETS_PATH."""
@@ -72,7 +74,12 @@ TASKS = {
     "pendulum": Task(
         "builtin/pendulum-mixed", {}, 30, {"mobile": _NO_FLOOR, "morec_mobile": _NO_FLOOR}
     ),
-    "hopper": Task("minari", {"id": "bench/hopper/mixed-v0", "name": "hopper"}, 10),
+    "hopper": Task(
+        "minari",
+        {"id": "bench/hopper/mixed-v0", "name": "hopper"},
+        10,
+        unsuited={"sindy_rl": "whose equations are meant for few variables and no contacts"},
+    ),
 }
 
 
