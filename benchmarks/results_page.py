@@ -25,7 +25,7 @@ COMMAND = "python -m benchmarks.results_page"
 def page(results: Path) -> str:
     """The page of all results in a folder, in the order of their names.
 
-    Quick runs are looks, not evidence, and are left out.
+    Quick runs, and those of a part, are looks, not evidence, and are left out.
 
     Raises:
         Mistake: a file is damaged, or of a kind this page cannot show.
@@ -37,7 +37,7 @@ def page(results: Path) -> str:
     sections = [Section("How to read this", [Text(Markup(intro))])]
     for path in sorted(results.glob("*.json")):
         found = read(path)
-        if not found["quick"]:
+        if not (found["quick"] or found.get("partial")):
             sections.append(section(path, found))
     return as_markdown("Results", sections)
 
@@ -61,7 +61,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def section(path: Path, found: Mapping[str, Any]) -> Section:
-    """Provenance, table and pictures of one file."""
+    """Provenance, tables and pictures of one file."""
     hardware = found["hardware"]
     took = f", {found['seconds'] / 60:.0f} minutes" if "seconds" in found else ""
     origin = (
@@ -71,7 +71,10 @@ def section(path: Path, found: Mapping[str, Any]) -> Section:
     )
     table = claims(found["claims"]) if "claims" in found else speeds(found["results"])
     shown = Section(path.stem, [Text(Markup(origin)), table])
-    for picture in sorted(path.parent.glob(f"{path.stem}[-.]*png")):
+    for own in found.get("tables", []):
+        shown.blocks.extend([Text(own["caption"]), Table(own["header"], own["rows"])])
+    pictures = sorted(path.parent.glob(f"{path.stem}[-.]*png"))
+    for picture in (each for each in pictures if not each.stem.endswith(("-quick", "-part"))):
         link = Markup(f"![{picture.stem}](../benchmarks/results/{picture.name})")
         shown.blocks.append(Text(link))
     return shown

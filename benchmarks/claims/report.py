@@ -72,32 +72,43 @@ def run_command(
         measure: told whether the run is a quick one.
     """
     with one_line_errors():
-        arguments = parse(name, description)
-        begun = time.monotonic()
-        found = measure(arguments.quick)
-        for stem, figure in found.figures.items():
-            suffix = "-quick" if arguments.quick else ""
-            save_figure(figure, arguments.output / f"{stem}{suffix}.png")
-        status = finish(
-            name,
-            title,
-            found.claims,
-            found.details,
-            quick=arguments.quick,
-            output=arguments.output,
-            seconds=time.monotonic() - begun,
-        )
-        sys.exit(status)
+        arguments = parser(name, description).parse_args()
+        sys.exit(carry_out(name, title, arguments, lambda: measure(arguments.quick)))
 
 
-def parse(name: str, description: str | None) -> argparse.Namespace:
+def parser(name: str, description: str | None) -> argparse.ArgumentParser:
     """The options that every claim has."""
-    parser = argparse.ArgumentParser(
+    found = argparse.ArgumentParser(
         prog=f"python -m benchmarks.claims.{name}", description=description
     )
-    parser.add_argument("--quick", action="store_true", help="under 5 minutes on two cores")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for JSON and plots")
-    return parser.parse_args()
+    found.add_argument("--quick", action="store_true", help="under 5 minutes on two cores")
+    found.add_argument("--output", type=Path, default=RESULTS, help="folder for JSON and plots")
+    return found
+
+
+def carry_out(
+    name: str, title: str, arguments: argparse.Namespace, measure: Callable[[], Findings]
+) -> int:
+    """Measure, print and write; returns the exit status.
+
+    Args:
+        name: of the files.
+        arguments: with `quick` and `output`.
+    """
+    begun = time.monotonic()
+    found = measure()
+    for stem, figure in found.figures.items():
+        suffix = "-quick" if arguments.quick else ""
+        save_figure(figure, arguments.output / f"{stem}{suffix}.png")
+    return finish(
+        name,
+        title,
+        found.claims,
+        found.details,
+        quick=arguments.quick,
+        output=arguments.output,
+        seconds=time.monotonic() - begun,
+    )
 
 
 def table(title: str, claims: Sequence[Claim]) -> Table:
