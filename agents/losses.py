@@ -116,6 +116,61 @@ def expectile_error(
     return weight * difference.square()
 
 
+def lambda_returns(
+    values: Float[Tensor, "S T B"],
+    rewards: Float[Tensor, "S H B"],
+    alive: Bool[Tensor, "S T B"],
+    discount: float,
+    decay: float,
+) -> Float[Tensor, "S T B"]:
+    """G_i, the mean of the 0 to H-i step returns from step i on, weighted by powers of lambda.
+
+    G_H = Q_H,  G_i = (1 - w_i) Q_i + w_i (r_i + discount G_{i+1}), where w_i grows with the steps
+    that are left, so that the k-step return weighs lambda^k / sum_j lambda^j.
+
+    Args:
+        values: Q_0..Q_H of the T = H + 1 states and actions of imagined rollouts.
+        rewards: r_0..r_{H-1}, between them.
+        alive: whether step i is reached, before a termination; the first one is. What is not
+            reached adds nothing to the returns before it.
+        discount: per step.
+        decay: lambda, in [0, 1]: 0 leaves Q_i, 1 is the plain mean.
+
+    Source: LEQ, arXiv:2407.00699, its lambda-returns. Differs: none.
+    """
+    returns = [values[:, -1]]
+    for step, weight in reversed(list(enumerate(_lambda_weights(rewards.shape[1], decay)))):
+        # where, not a product: what is behind an end must not matter at all.
+        reward = torch.where(alive[:, step], rewards[:, step], 0.0)
+        following = torch.where(alive[:, step + 1], returns[-1], 0.0)
+        longer = reward + discount * following
+        returns.append((1 - weight) * values[:, step] + weight * longer)
+    return torch.stack(returns[::-1], 1)
+
+
+def lambda_influence(
+    alive: Bool[Tensor, "S T B"], discount: float, decay: float
+) -> Float[Tensor, "S T B"]:
+    """d (G_0 + ... + G_H) / d G_i of `lambda_returns`, at least 1.
+
+    An action a_i moves the returns before it through G_i alone, so that dividing the gradient of
+    the sum in a_i by this leaves d G_i / d a_i, for all steps by one pass backwards.
+    """
+    influence = [torch.ones_like(alive[:, 0], dtype=torch.get_default_dtype())]
+    for step, weight in enumerate(_lambda_weights(alive.shape[1] - 1, decay)):
+        earlier = torch.where(alive[:, step + 1], influence[-1], 0.0)
+        influence.append(1 + discount * weight * earlier)
+    return torch.stack(influence, 1)
+
+
+def _lambda_weights(horizon: int, decay: float) -> list[float]:
+    """Shares of the 1 and more step returns in G_0..G_{H-1}."""
+    counts = [1.0]  # sum_{k <= steps left} lambda^k
+    for _ in range(horizon):
+        counts.append(1 + decay * counts[-1])
+    return [decay * left / (1 + decay * left) for left in counts[-2::-1]]
+
+
 def sparse_error(
     target: Float[Tensor, "S B"], value: Float[Tensor, "S B"], sparsity: float
 ) -> Float[Tensor, "S B"]:
