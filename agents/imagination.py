@@ -1,6 +1,6 @@
 """Imagined rollouts through which gradients flow, for agents that differentiate a world model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -37,8 +37,13 @@ class Imagined:
         )
 
 
-Imagine = Callable[[Policy, Tensor, int], Imagined]
-"""`(policy, starts [S, B, D], horizon)`, differentiable in every action and state."""
+Imagine = Callable[[Policy, Tensor, Sequence[float]], Imagined]
+"""`(policy, starts [S, B, D], flow [H])`, differentiable in every action and state.
+
+The gradient that goes back through step i is multiplied by `flow[i]`, and is 0 through one that
+terminates: so a sum over steps has, in the action of step i, the gradient of a sum from i on in
+which what comes later is discounted by `flow`.
+"""
 
 
 def imagination_of(model: WorldModel | None, agent: str) -> Imagine:
@@ -57,14 +62,15 @@ def imagination_of(model: WorldModel | None, agent: str) -> Imagine:
             "world_model=ensemble"
         )
 
-    def imagine(policy: Policy, starts: Tensor, horizon: int) -> Imagined:
+    def imagine(policy: Policy, starts: Tensor, flow: Sequence[float]) -> Imagined:
         obs, state = starts, model.begin(starts)
         alive = torch.ones_like(starts[..., 0], dtype=torch.bool)
         visited, actions, rewards, reached = [obs], [policy(obs)], [], [alive]
-        for _ in range(horizon):
+        for share in flow:
             step = model.advance(obs, actions[-1], 1, state)
-            obs, state = step.next_obs[0], None if step.state is None else step.state[0]
             alive = alive & ~step.terminated[0]
+            obs = scale_gradient(step.next_obs[0], torch.where(alive, share, 0.0).unsqueeze(-1))
+            state = None if step.state is None else step.state[0]
             visited.append(obs)
             actions.append(policy(obs))
             rewards.append(step.reward[0])
@@ -74,3 +80,9 @@ def imagination_of(model: WorldModel | None, agent: str) -> Imagine:
         return Imagined(obs, actions, reward, alive)
 
     return imagine
+
+
+def scale_gradient(x: Tensor, scale: Tensor) -> Tensor:
+    """x, whose gradient is multiplied by `scale` on its way back."""
+    fixed = x.detach()
+    return fixed + scale * (x - fixed)

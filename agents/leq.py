@@ -15,8 +15,9 @@ from reverie.agents.losses import (
     bellman_target,
     critic_metrics,
     expectile_error,
-    lambda_influence,
     lambda_returns,
+    lambda_terms,
+    lambda_weights,
     masked_mean,
     polyak_,
 )
@@ -116,7 +117,7 @@ class LEQ(Agent):
             "activation": activation,
         }
         inputs = SymlogStandardiser if symlog else Standardiser
-        self.see, self.see_action = inputs(spec.obs_dim), inputs(spec.action_dim)
+        self.standardise, self.standardise_action = inputs(spec.obs_dim), inputs(spec.action_dim)
         self.actor = DeterministicActor(seeds=seeds, **sizes)
         # Observations and actions are standardised before they reach a network.
         self.critics = Critics(
@@ -130,7 +131,7 @@ class LEQ(Agent):
         for network in (self.actor, self.critics):
             orthogonal_start_(network.body, GAIN)
         self.regulariser = (regulariser or Regulariser)(
-            critics=self.critics, ends=endings(spec, self.see.inverse)
+            critics=self.critics, ends=endings(spec, self.standardise.inverse)
         )
         self.average_critics = copy.deepcopy(self.critics).requires_grad_(False)
         self.actor_optimiser = Adam(
@@ -165,9 +166,9 @@ class LEQ(Agent):
             Mistake: all episodes have the same return, which gives no scale.
         """
         rows = data.transitions
-        self.see.fit(rows.obs)
-        self.see_action.fit(rows.action)
-        self.regulariser.prepare(self.see(rows.obs.to(self.see.mean.device)))
+        self.standardise.fit(rows.obs)
+        self.standardise_action.fit(rows.action)
+        self.regulariser.prepare(self.standardise(rows.obs.to(self.standardise.mean.device)))
         if not self.automatic_scale:
             return
         spread = data.returns.max() - data.returns.min()
@@ -186,7 +187,7 @@ class LEQ(Agent):
     def act(
         self, obs: Float[Tensor, "S B D"], deterministic: bool = False
     ) -> Float[Tensor, "S B A"]:
-        mean = self.actor.body(self.see(obs))
+        mean = self.actor.body(self.standardise(obs))
         noise = 0.0 if deterministic else self.exploration_std * torch.randn_like(mean)
         return torch.tanh(mean + noise)
 
@@ -198,7 +199,7 @@ class LEQ(Agent):
         return mean, self.exploration_std * (1 - mean.square()) if self.exploration_std else None
 
     def policy_layers(self, seed: int) -> list[Layer]:
-        mean, scale = (each.cpu() for each in (self.see.mean, self.see.scale))
+        mean, scale = (each.cpu() for each in (self.standardise.mean, self.standardise.scale))
         bend: list[Layer] = [Activation("symlog")] if self.symlog else []
         return [Standardise(mean, scale), *bend, *super().policy_layers(seed)]
 
@@ -206,7 +207,9 @@ class LEQ(Agent):
         self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"]
     ) -> Float[Tensor, "S 1 B"]:
         """The critic's estimate in units of the raw reward, apart from `reward_offset`."""
-        return self.critics(self.see(obs), self.see_action(action)) / self.reward_scale
+        return (
+            self.critics(self.standardise(obs), self.standardise_action(action)) / self.reward_scale
+        )
 
     def update(self, batch: Transition) -> dict[str, Float[Tensor, " S"]]:
         dream = self.dream(batch)
@@ -224,7 +227,7 @@ class LEQ(Agent):
 
     def policy(self, obs: Float[Tensor, "S B D"]) -> Float[Tensor, "S B A"]:
         """The deterministic action, with its gradient."""
-        return self.actor(self.see(obs))
+        return self.actor(self.standardise(obs))
 
     def dream(self, batch: Transition) -> Imagined:
         """Rollouts of the deterministic policy from the last rows of a batch.
@@ -237,7 +240,8 @@ class LEQ(Agent):
                 "LEQ learns from a fitted world model and has none; call attach(model) first"
             )
         first = int(batch.obs.shape[1] * (1 - self.start_share) + 1e-9)
-        return self.imagine(self.policy, batch.obs[:, first:], self.horizon)
+        flow = [self.discount * weight for weight in lambda_weights(self.horizon, self.decay)]
+        return self.imagine(self.policy, batch.obs[:, first:], flow)
 
     def scaled(self, reward: Float[Tensor, "*lead"]) -> Float[Tensor, "*lead"]:
         """Rewards as they are learned from."""
@@ -252,19 +256,21 @@ class LEQ(Agent):
         e_H = 1/2, and what lies behind a termination counts too.
         """
         values = self.dreamed_values(self.critics, dream)
-        returns = self.returns(values, dream)
-        slopes = torch.stack(torch.autograd.grad(returns.sum(), dream.actions), 1)
+        returns = self.returns(values.detach(), dream.detach())
+        terms = lambda_terms(values, self.scaled(dream.reward), dream.alive, self.decay)
+        # The dream weighs what goes back through its steps: each slope is one of its own return.
+        slopes = torch.stack(torch.autograd.grad(terms.sum(), dream.actions), 1)
         expectile = self.expectile if isinstance(self.expectile, float) else self.expectile[:, None]
-        weight = torch.where(returns > values, expectile, 1 - expectile)[:, :-1]
+        above = (returns > values)[:, :-1]
+        weight = torch.where(above, expectile, 1 - expectile)
         weight = torch.cat([weight, torch.full_like(weight[:, :1], 0.5)], 1)
-        weight = weight / lambda_influence(dream.alive, self.discount, self.decay)
         ascent = (weight.unsqueeze(-1) * slopes).detach().flatten(1, 2)
         action = self.policy(dream.obs.detach().flatten(1, 2))
         loss = -(ascent * action).sum((1, 2)) / dream.obs.shape[2]
         return loss, {
             "actor_loss": loss.detach(),
-            "lambda_return": returns[:, 0].detach().mean(1),
-            "above_value": (returns > values)[:, :-1].float().mean((1, 2)),
+            "lambda_return": returns[:, 0].mean(1),
+            "above_value": above.float().mean((1, 2)),
             "imagined_ends": (~dream.alive[:, -1]).float().mean(1),
         }
 
@@ -282,12 +288,12 @@ class LEQ(Agent):
         """
         seen = replace(
             batch,
-            obs=self.see(batch.obs),
-            action=self.see_action(batch.action),
-            next_obs=self.see(batch.next_obs),
+            obs=self.standardise(batch.obs),
+            action=self.standardise_action(batch.action),
+            next_obs=self.standardise(batch.next_obs),
         )
         with torch.no_grad():
-            following = self.see_action(self.actor(seen.next_obs))
+            following = self.standardise_action(self.actor(seen.next_obs))
             value = self.critics(seen.next_obs, following).squeeze(1)
             reward = self.scaled(batch.reward)
             target = bellman_target(reward, batch.terminated, value, self.discount)
@@ -315,7 +321,7 @@ class LEQ(Agent):
     def dreamed_values(self, critics: Critics, dream: Imagined) -> Float[Tensor, "S T B"]:
         """Q of all imagined steps."""
         obs, action = dream.obs.flatten(1, 2), torch.cat(dream.actions, 1)
-        values = critics(self.see(obs), self.see_action(action))
+        values = critics(self.standardise(obs), self.standardise_action(action))
         return values.view(*dream.obs.shape[:-1])
 
     def returns(self, values: Float[Tensor, "S T B"], dream: Imagined) -> Float[Tensor, "S T B"]:

@@ -138,37 +138,35 @@ def lambda_returns(
 
     Source: LEQ, arXiv:2407.00699, its lambda-returns. Differs: none.
     """
-    returns = [values[:, -1]]
-    for step, weight in reversed(list(enumerate(_lambda_weights(rewards.shape[1], decay)))):
+    terms = lambda_terms(values, rewards, alive, decay)
+    returns = [terms[:, -1]]
+    for step, weight in reversed(list(enumerate(lambda_weights(rewards.shape[1], decay)))):
         # where, not a product: what is behind an end must not matter at all.
-        reward = torch.where(alive[:, step], rewards[:, step], 0.0)
         following = torch.where(alive[:, step + 1], returns[-1], 0.0)
-        longer = reward + discount * following
-        returns.append((1 - weight) * values[:, step] + weight * longer)
+        returns.append(terms[:, step] + discount * weight * following)
     return torch.stack(returns[::-1], 1)
 
 
-def lambda_influence(
-    alive: Bool[Tensor, "S T B"], discount: float, decay: float
+def lambda_terms(
+    values: Float[Tensor, "S T B"],
+    rewards: Float[Tensor, "S H B"],
+    alive: Bool[Tensor, "S T B"],
+    decay: float,
 ) -> Float[Tensor, "S T B"]:
-    """d (G_0 + ... + G_H) / d G_i of `lambda_returns`, at least 1.
-
-    An action a_i moves the returns before it through G_i alone, so that dividing the gradient of
-    the sum in a_i by this leaves d G_i / d a_i, for all steps by one pass backwards.
-    """
-    influence = [torch.ones_like(alive[:, 0], dtype=torch.get_default_dtype())]
-    for step, weight in enumerate(_lambda_weights(alive.shape[1] - 1, decay)):
-        earlier = torch.where(alive[:, step + 1], influence[-1], 0.0)
-        influence.append(1 + discount * weight * earlier)
-    return torch.stack(influence, 1)
+    """(1 - w_i) Q_i + w_i r_i, what each step of `lambda_returns` adds; Q_H at the last one."""
+    terms = [
+        (1 - weight) * values[:, step] + weight * torch.where(alive[:, step], rewards[:, step], 0.0)
+        for step, weight in enumerate(lambda_weights(rewards.shape[1], decay))
+    ]
+    return torch.stack([*terms, values[:, -1]], 1)
 
 
-def _lambda_weights(horizon: int, decay: float) -> list[float]:
-    """Shares of the 1 and more step returns in G_0..G_{H-1}."""
+def lambda_weights(horizon: int, decay: float) -> list[float]:
+    """w_0..w_{H-1} of `lambda_returns`: the share that all returns of 1 and more steps have."""
     counts = [1.0]  # sum_{k <= steps left} lambda^k
     for _ in range(horizon):
         counts.append(1 + decay * counts[-1])
-    return [decay * left / (1 + decay * left) for left in counts[-2::-1]]
+    return [1 - 1 / count for count in counts[:0:-1]]
 
 
 def sparse_error(
