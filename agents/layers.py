@@ -31,7 +31,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Activation:
-    """One of `ACTIVATIONS`, of every number by itself."""
+    """One of `ACTIVATIONS`, or `symlog`, of every number by itself."""
 
     name: str
 
@@ -62,13 +62,14 @@ def perceptron_layers(body: BatchedMLP, slot: int | tuple[int, ...], outputs: in
         kept = outputs if number == len(body.layers) - 1 else None
         weight, bias = (each.detach().cpu()[slot] for each in (layer.weight, layer.bias))
         found.append(Linear(weight[:, :kept], bias[0, :kept]))
-        if kept is None:
-            found.append(Activation(activation))
+        hidden: list[Layer] = [] if kept is not None else [Activation(activation)]
         if kept is None and body.norms:
             norm = body.norms[number]
             assert isinstance(norm, BatchedLayerNorm)
             scale, shift = (each.detach().cpu()[slot, 0] for each in (norm.scale, norm.shift))
-            found.append(LayerNorm(scale, shift, norm.EPSILON))
+            place = 0 if body.norm_first else 1
+            hidden.insert(place, LayerNorm(scale, shift, norm.EPSILON))
+        found += hidden
     return found
 
 

@@ -116,6 +116,59 @@ def expectile_error(
     return weight * difference.square()
 
 
+def lambda_returns(
+    values: Float[Tensor, "S T B"],
+    rewards: Float[Tensor, "S H B"],
+    alive: Bool[Tensor, "S T B"],
+    discount: float,
+    decay: float,
+) -> Float[Tensor, "S T B"]:
+    """G_i, the mean of the 0 to H-i step returns from step i on, weighted by powers of lambda.
+
+    G_H = Q_H,  G_i = (1 - w_i) Q_i + w_i (r_i + discount G_{i+1}), where w_i grows with the steps
+    that are left, so that the k-step return weighs lambda^k / sum_j lambda^j.
+
+    Args:
+        values: Q_0..Q_H of the T = H + 1 states and actions of imagined rollouts.
+        rewards: r_0..r_{H-1}, between them.
+        alive: whether step i is reached, before a termination; the first one is. What is not
+            reached adds nothing to the returns before it.
+        discount: per step.
+        decay: lambda, in [0, 1]: 0 leaves Q_i, 1 is the plain mean.
+
+    Source: LEQ, arXiv:2407.00699, its lambda-returns. Differs: none.
+    """
+    terms = lambda_terms(values, rewards, alive, decay)
+    returns = [terms[:, -1]]
+    for step, weight in reversed(list(enumerate(lambda_weights(rewards.shape[1], decay)))):
+        # where, not a product: what is behind an end must not matter at all.
+        following = torch.where(alive[:, step + 1], returns[-1], 0.0)
+        returns.append(terms[:, step] + discount * weight * following)
+    return torch.stack(returns[::-1], 1)
+
+
+def lambda_terms(
+    values: Float[Tensor, "S T B"],
+    rewards: Float[Tensor, "S H B"],
+    alive: Bool[Tensor, "S T B"],
+    decay: float,
+) -> Float[Tensor, "S T B"]:
+    """(1 - w_i) Q_i + w_i r_i, what each step of `lambda_returns` adds; Q_H at the last one."""
+    terms = [
+        (1 - weight) * values[:, step] + weight * torch.where(alive[:, step], rewards[:, step], 0.0)
+        for step, weight in enumerate(lambda_weights(rewards.shape[1], decay))
+    ]
+    return torch.stack([*terms, values[:, -1]], 1)
+
+
+def lambda_weights(horizon: int, decay: float) -> list[float]:
+    """w_0..w_{H-1} of `lambda_returns`: the share that all returns of 1 and more steps have."""
+    counts = [1.0]  # sum_{k <= steps left} lambda^k
+    for _ in range(horizon):
+        counts.append(1 + decay * counts[-1])
+    return [1 - 1 / count for count in counts[:0:-1]]
+
+
 def sparse_error(
     target: Float[Tensor, "S B"], value: Float[Tensor, "S B"], sparsity: float
 ) -> Float[Tensor, "S B"]:

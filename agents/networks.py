@@ -183,6 +183,7 @@ class Critics(nn.Module):
         hidden, activation: architecture of every critic.
         normalise_obs: standardise observations with the statistics that `prepare` is given.
         layer_norm: of every critic's hidden layers.
+        norm_first: before their activations, not after them.
     """
 
     def __init__(
@@ -196,13 +197,20 @@ class Critics(nn.Module):
         activation: str,
         normalise_obs: bool,
         layer_norm: bool = False,
+        norm_first: bool = False,
     ) -> None:
         super().__init__()
         if critics < 1:
             raise Mistake(f"critics must be at least 1, got {critics}")
         self.critics, self.obs_dim = critics, obs_dim
         self.body = BatchedMLP(
-            (seeds, critics), obs_dim + action_dim, hidden, 1, activation, layer_norm
+            (seeds, critics),
+            obs_dim + action_dim,
+            hidden,
+            1,
+            activation,
+            layer_norm,
+            norm_first,
         )
         self.standardise = Standardiser(obs_dim) if normalise_obs else nn.Identity()
 
@@ -314,3 +322,25 @@ class Standardiser(nn.Module):
     def inverse(self, obs: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead D"]:
         """Physical units again."""
         return self.mean + self.scale * obs
+
+
+class SymlogStandardiser(Standardiser):
+    """symlog of what `Standardiser` gives, so that predictions far off the data stay small.
+
+    Source: LEQ, arXiv:2407.00699, inputs of its networks. Differs: the offset of `Standardiser`.
+    """
+
+    def forward(self, obs: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead D"]:
+        return symlog(super().forward(obs))
+
+    def inverse(self, obs: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead D"]:
+        """Physical units again."""
+        return super().inverse(obs.sign() * obs.abs().expm1())
+
+
+def symlog(x: Tensor) -> Tensor:
+    """sign(x) log(1 + |x|), of every number by itself.
+
+    Source: DreamerV3, arXiv:2301.04104.
+    """
+    return x.sign() * x.abs().log1p()

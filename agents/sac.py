@@ -8,7 +8,7 @@ overrides the one hook it changes: `next_value`, `target`, `critic_loss` or `act
 import copy
 import math
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
@@ -87,7 +87,7 @@ class SAC(Agent):
                 f"agent.order={list(order)} must name critic and policy once each and temperature "
                 "at most once, for example [critic,policy]"
             )
-        sizes = {"obs_dim": spec.obs_dim, "action_dim": spec.action_dim}
+        sizes: dict[str, Any] = {"obs_dim": spec.obs_dim, "action_dim": spec.action_dim}
         self.actor = TanhGaussianActor(
             seeds=seeds,
             hidden=hidden,

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
@@ -93,7 +93,11 @@ class TD3BC(Agent):
             raise Mistake(f"agent.policy_delay={policy_delay} must lie between 1 and {MAX_DELAY}")
         if critic_steps < 1:
             raise Mistake(f"agent.critic_steps={critic_steps} must be at least 1")
-        sizes = {"seeds": seeds, "obs_dim": spec.obs_dim, "action_dim": spec.action_dim}
+        sizes: dict[str, Any] = {
+            "seeds": seeds,
+            "obs_dim": spec.obs_dim,
+            "action_dim": spec.action_dim,
+        }
         self.standardise = Standardiser(spec.obs_dim)
         self.actor = DeterministicActor(
             hidden=hidden, activation=activation, layer_norm=actor_layer_norm, **sizes

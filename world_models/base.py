@@ -109,10 +109,12 @@ class WorldModel(Fitted):
 
     Attributes:
         compiles: whether rollouts in it may be compiled: its `step` stays on the device.
+        differentiable: whether gradients of `step` reach the observation and the action.
         record: of the exogenous observations, None where there are none or no record is known.
     """
 
     compiles: bool = True
+    differentiable: bool = True
 
     def __init__(self) -> None:
         super().__init__()

@@ -5,7 +5,7 @@ A filter is the place of penalties (MOPO), of selection among candidates and of 
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, cast
 
 import torch
@@ -88,6 +88,23 @@ class KeepAll(TransitionFilter):
         self, obs: Tensor, action: Tensor, step: Step, elapsed_steps: ElapsedSteps = 0
     ) -> FilterResult:
         everything = torch.ones_like(step.terminated[0])
+        return FilterResult(step, keep=everything, goes_on=everything)
+
+
+class Unending(TransitionFilter):
+    """Goes on past terminations, and stores rows without them.
+
+    For an agent that takes nothing but observations from dreamed rows, and wants those behind an
+    end too.
+
+    Source: LEQ, arXiv:2407.00699, rollouts of the authors' code.
+    """
+
+    def forward(
+        self, obs: Tensor, action: Tensor, step: Step, elapsed_steps: ElapsedSteps = 0
+    ) -> FilterResult:
+        everything = torch.ones_like(step.terminated[0])
+        step = replace(step, terminated=torch.zeros_like(step.terminated))
         return FilterResult(step, keep=everything, goes_on=everything)
 
 

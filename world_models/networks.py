@@ -170,6 +170,7 @@ class BatchedMLP(nn.Module):
         inputs, hidden, outputs: widths.
         activation: see `ACTIVATIONS`.
         layer_norm: normalise the units of every hidden layer, after their activation.
+        norm_first: before it instead.
     """
 
     def __init__(
@@ -180,6 +181,7 @@ class BatchedMLP(nn.Module):
         outputs: int,
         activation: str,
         layer_norm: bool = False,
+        norm_first: bool = False,
     ) -> None:
         super().__init__()
         widths = [inputs, *hidden, outputs]
@@ -187,6 +189,7 @@ class BatchedMLP(nn.Module):
             BatchedLinear(lead, widths[i], widths[i + 1]) for i in range(len(widths) - 1)
         )
         self.norms = nn.ModuleList(BatchedLayerNorm(lead, width) for width in hidden if layer_norm)
+        self.norm_first = norm_first
         self.widths = widths[1:]
         self.activation = activation_named(activation)
         self.activation_in_place = IN_PLACE[activation]
@@ -215,9 +218,13 @@ class BatchedMLP(nn.Module):
         layers = [layer for layer in self.layers if isinstance(layer, BatchedLinear)]
         lead, rows = x.shape[:-1], x.flatten(0, -3)
         for number, layer in enumerate(layers[:-1]):
-            rows = activation(layer.flat(rows, first))
+            rows = layer.flat(rows, first)
+            if not self.norm_first:
+                rows = activation(rows)
             if self.norms:
                 rows = self.norms[number](rows.unflatten(0, lead[:-1]), first).flatten(0, -3)
+            if self.norm_first:
+                rows = activation(rows)
             if dropout:
                 rows = F.dropout(rows, dropout)
         return layers[-1].flat(rows, first).view(*lead, self.widths[-1])
@@ -261,6 +268,26 @@ class BatchedMLP(nn.Module):
                 affine_(values, weight, bias, result)
                 values = result
             target.copy_(values)
+
+
+@torch.no_grad()
+def orthogonal_start_(body: BatchedMLP, gain: float) -> None:
+    """Weights orthogonal times a gain, each slot its own draw; biases zero.
+
+    Args:
+        gain: singular value of every weight matrix.
+
+    Source: arXiv:1312.6120, as initialised by Flax in much code of offline learning.
+    """
+    for layer in body.layers:
+        assert isinstance(layer, BatchedLinear)
+        *lead, inputs, outputs = layer.weight.shape
+        tall = torch.randn(*lead, max(inputs, outputs), min(inputs, outputs))
+        basis, corner = torch.linalg.qr(tall)
+        # Of the two signs of each direction QR always takes one; a uniform draw takes either.
+        basis = basis * corner.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
+        layer.weight.copy_(gain * (basis if inputs >= outputs else basis.mT))
+        layer.bias.zero_()
 
 
 def normal_start_(layer: BatchedLinear, cut: float | None) -> None:

@@ -44,6 +44,7 @@ class TrueDynamics(WorldModel):
     """
 
     compiles = False  # physics runs outside of torch
+    differentiable = False
 
     def __init__(
         self,

@@ -68,7 +68,7 @@ def test_moments_are_those_of_the_actions(build):
 
 def test_seeds_start_different(build):
     agent = build(2)
-    action = agent.act(torch.zeros(2, 1, 3), deterministic=True)
+    action = agent.act(torch.ones(2, 1, 3), deterministic=True)
     assert not torch.equal(action[0], action[1])
 
 

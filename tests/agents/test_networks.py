@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
+from reverie.agents.layers import Activation, LayerNorm, Linear, perceptron_layers
 from reverie.agents.networks import Critics, GaussianActor, StateValue, TanhGaussianActor
+from reverie.world_models.networks import BatchedMLP
 
 KINDS = [GaussianActor, TanhGaussianActor]
 
@@ -68,3 +71,24 @@ def test_normalised_critics_are_separate_and_do_not_grow_with_their_inputs():
 def test_layer_norm_is_off_unless_it_is_asked_for():
     value = StateValue(seeds=2, obs_dim=3, hidden=[8], activation="relu")
     assert not any("norm" in name for name in value.state_dict())
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["after", "before"])
+def test_plain_layers_have_their_norms_where_the_perceptron_has_them(first):
+    body = BatchedMLP((2,), 3, [8, 6], 2, "tanh", layer_norm=True, norm_first=first)
+    with torch.no_grad():
+        for norm in body.norms:
+            norm.scale.uniform_(0.5, 2.0)
+            norm.shift.uniform_(-1.0, 1.0)
+    x = torch.randn(5, 3)
+    value = x
+    for layer in perceptron_layers(body, 1, 2):
+        match layer:
+            case Linear():
+                value = value @ layer.weight + layer.bias
+            case LayerNorm():
+                width = value.shape[-1:]
+                value = F.layer_norm(value, width, layer.scale, layer.shift, layer.epsilon)
+            case Activation():
+                value = value.tanh()
+    torch.testing.assert_close(value, body(x.expand(2, -1, -1))[1])

@@ -165,7 +165,10 @@ def test_every_combination_builds(make_batch, chosen):
     try:
         built.attach(model)
     except ValueError as refused:
-        assert agent == "mobile" and world_model != "ensemble"
+        if agent == "leq":  # which needs gradients, of any model
+            assert world_model in ("none", "true_dynamics")
+        else:
+            assert agent == "mobile" and world_model != "ensemble"
         assert "choose world_model=ensemble" in str(refused)
         return
     if is_chosen(config.generator):
@@ -177,6 +180,8 @@ def test_every_combination_builds(make_batch, chosen):
     rows = {"real": 20} if not sources else {"real": 1, stream: 19}
     assert mixture.rows == rows
     real = {"real": mixture["real"].sample(2, 8)}
+    if agent == "leq" and world_model == "sindy":
+        return  # it steps the model, and equations that were not fitted predict nothing
     measured = built.update(real["real"])
     assert all(value.shape == (2,) for value in measured.values())
 
@@ -236,7 +241,7 @@ def test_a_regulariser_joins_every_agent_that_has_critics(make_batch, agent, reg
         return
     built = build()
     data = episodes(make_batch(24, action_dim=1))
-    if agent == "mobile":
+    if agent in ("leq", "mobile"):
         settings = {k: v for k, v in config.world_model.items() if k != "path"}
         built.attach(mark_fitted(instantiate(settings)(spec=SPEC, seeds=2, seed=0)))
     assert type(built.regulariser) is get_object(config.agent.regulariser._target_)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from reverie.world_models.filters import (
     KeepAll,
     TransitionFilter,
     UncertaintyPenalty,
+    Unending,
 )
 
 
@@ -45,6 +48,14 @@ def test_keep_all_changes_nothing():
     step = proposal()
     filtered = KeepAll()(torch.zeros(2, 4, 3), torch.zeros(2, 4, 2), step)
     assert torch.equal(filtered.step.reward, step.reward) and filtered.keep.all()
+
+
+def test_unending_rollouts_go_on_and_forget_their_ends():
+    step = replace(proposal(), terminated=torch.rand(1, 2, 4) < 0.5)
+    assert step.terminated.any()
+    filtered = Unending()(torch.zeros(2, 4, 3), torch.zeros(2, 4, 2), step)
+    assert filtered.keep.all() and filtered.goes_on.all() and not filtered.step.terminated.any()
+    assert torch.equal(filtered.step.next_obs, step.next_obs)
 
 
 def test_a_chain_selects_first_and_then_penalises_what_was_selected():

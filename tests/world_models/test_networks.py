@@ -6,7 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from reverie.world_models.networks import ACTIVATIONS, BatchedLinear, BatchedMLP
+from reverie.world_models.networks import (
+    ACTIVATIONS,
+    BatchedLinear,
+    BatchedMLP,
+    orthogonal_start_,
+)
 
 
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
@@ -56,9 +61,10 @@ def test_blocks_of_rows_and_a_member_left_over_change_nothing(lead, outputs, row
         torch.testing.assert_close(batched(copies), batched(copies.clone()))
 
 
-def test_a_normalised_layer_is_torchs_after_the_activation(monkeypatch):
+@pytest.mark.parametrize("first", [False, True], ids=["after", "before"])
+def test_a_normalised_layer_is_torchs_on_either_side_of_the_activation(monkeypatch, first):
     monkeypatch.setattr("reverie.world_models.networks._CPU_ACTIVATIONS", 0)  # large at once
-    batched = BatchedMLP((2, 3), 4, [5, 6], 7, "relu", layer_norm=True)
+    batched = BatchedMLP((2, 3), 4, [5, 6], 7, "relu", layer_norm=True, norm_first=first)
     with torch.no_grad():
         for norm in batched.norms:
             norm.scale.uniform_(0.5, 2.0)
@@ -72,7 +78,7 @@ def test_a_normalised_layer_is_torchs_after_the_activation(monkeypatch):
                 plain = nn.LayerNorm(value.shape[-1], eps=1e-6)
                 plain.weight.data = batched.norms[i].scale[slot][0]
                 plain.bias.data = batched.norms[i].shift[slot][0]
-                value = plain(value.relu())
+                value = plain(value).relu() if first else plain(value.relu())
         torch.testing.assert_close(batched(x)[slot], value)
         with torch.no_grad():
             torch.testing.assert_close(batched(x)[slot], value)
@@ -102,3 +108,17 @@ def test_the_first_perceptrons_alone_are_those_of_all(lead, activation):
         for y in (batched(x, first=1), batched(x.expand(*lead, -1, -1))[..., :1, :, :])
     )
     torch.testing.assert_close(gradient, expected)
+
+
+def test_orthogonal_weights_are_turns_of_their_own_times_a_gain():
+    batched = BatchedMLP((2, 3), 4, [9, 9], 2, "relu")
+    orthogonal_start_(batched, 1.5)
+    for layer in batched.layers:
+        weight = layer.weight.detach()
+        inputs, outputs = weight.shape[-2:]
+        narrow = weight.mT @ weight if inputs >= outputs else weight @ weight.mT
+        unit = torch.eye(min(inputs, outputs)).expand_as(narrow)
+        torch.testing.assert_close(narrow, 2.25 * unit, atol=1e-4, rtol=0)
+        assert not layer.bias.any()
+        assert len({float(each) for each in weight[..., 0, 0].flatten()}) == 6
+        assert weight.diagonal(dim1=-2, dim2=-1).sign().unique().numel() == 2  # both directions

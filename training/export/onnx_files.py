@@ -107,6 +107,12 @@ def _gelu(graph: Graph, x: str, step: Step, arrays: dict[str, str]) -> str:
     return graph.add("Mul", graph.add("Mul", half, x), graph.add("Add", one, bent))
 
 
+def _symlog(graph: Graph, x: str, step: Step, arrays: dict[str, str]) -> str:
+    one = graph.constant(f"symlog{len(graph.nodes)}_one", 1.0)
+    size = graph.add("Log", graph.add("Add", one, graph.add("Abs", x)))
+    return graph.add("Mul", graph.add("Sign", x), size)
+
+
 _LAYERS: dict[str, Callable[[Graph, str, Step, dict[str, str]], str]] = {
     "standardise": lambda graph, x, step, arrays: graph.add(
         "Div", graph.add("Sub", x, arrays["mean"]), arrays["scale"]
@@ -116,6 +122,7 @@ _LAYERS: dict[str, Callable[[Graph, str, Step, dict[str, str]], str]] = {
     "silu": lambda graph, x, step, arrays: graph.add("Mul", x, graph.add("Sigmoid", x)),
     "tanh": lambda graph, x, step, arrays: graph.add("Tanh", x),
     "gelu": _gelu,
+    "symlog": _symlog,
     "layer_norm": _layer_norm,
     "box": _box,
 }

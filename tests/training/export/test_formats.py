@@ -40,6 +40,7 @@ AGENTS = {
     "bc": {},
     "rvs": {"target": [0.2, 0.9]},
     "fql": {"latent": "drawn"},
+    "leq": {},
 }
 needs_compiler = pytest.mark.skipif(c_files.find_compiler() is None, reason="no C compiler")
 FORMATS = (

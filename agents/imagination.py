@@ -1,0 +1,88 @@
+"""Imagined rollouts through which gradients flow, for agents that differentiate a world model."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from reverie.mistake import Mistake
+from reverie.world_models.base import Policy, WorldModel
+
+
+@dataclass(frozen=True)
+class Imagined:
+    """Rollouts of H steps through T = H + 1 states.
+
+    Attributes:
+        obs: `[S, T, B, D]` raw units.
+        actions: `[S, B, A]` of each state, which all that follows depends on.
+        reward: `[S, H, B]` environment units.
+        alive: `[S, T, B]` whether no step before has terminated; rollouts go on all the same.
+    """
+
+    obs: Float[Tensor, "S T B D"]
+    actions: list[Tensor]
+    reward: Float[Tensor, "S H B"]
+    alive: Bool[Tensor, "S T B"]
+
+    def detach(self) -> "Imagined":
+        """The same without gradients."""
+        return replace(
+            self,
+            obs=self.obs.detach(),
+            actions=[action.detach() for action in self.actions],
+            reward=self.reward.detach(),
+        )
+
+
+Imagine = Callable[[Policy, Tensor, Sequence[float]], Imagined]
+"""`(policy, starts [S, B, D], flow [H])`, differentiable in every action and state.
+
+The gradient that goes back through step i is multiplied by `flow[i]`, and is 0 through one that
+terminates: so a sum over steps has, in the action of step i, the gradient of a sum from i on in
+which what comes later is discounted by `flow`.
+"""
+
+
+def imagination_of(model: WorldModel | None, agent: str) -> Imagine:
+    """How a model imagines, as a function, so that the model is no part of an agent's state.
+
+    Args:
+        agent: its name, for the message.
+
+    Raises:
+        Mistake: no model, or one whose steps have no gradients.
+    """
+    if model is None or not model.differentiable:
+        found = "there is none" if model is None else f"{type(model).__name__} has none"
+        raise Mistake(
+            f"agent={agent} learns from gradients of a world model, but {found}; choose "
+            "world_model=ensemble"
+        )
+
+    def imagine(policy: Policy, starts: Tensor, flow: Sequence[float]) -> Imagined:
+        obs, state = starts, model.begin(starts)
+        alive = torch.ones_like(starts[..., 0], dtype=torch.bool)
+        visited, actions, rewards, reached = [obs], [policy(obs)], [], [alive]
+        for share in flow:
+            step = model.advance(obs, actions[-1], 1, state)
+            alive = alive & ~step.terminated[0]
+            obs = scale_gradient(step.next_obs[0], torch.where(alive, share, 0.0).unsqueeze(-1))
+            state = None if step.state is None else step.state[0]
+            visited.append(obs)
+            actions.append(policy(obs))
+            rewards.append(step.reward[0])
+            reached.append(alive)
+        stacked = (torch.stack(each, 1) for each in (visited, rewards, reached))
+        obs, reward, alive = stacked
+        return Imagined(obs, actions, reward, alive)
+
+    return imagine
+
+
+def scale_gradient(x: Tensor, scale: Tensor) -> Tensor:
+    """x, whose gradient is multiplied by `scale` on its way back."""
+    fixed = x.detach()
+    return fixed + scale * (x - fixed)
