@@ -27,7 +27,7 @@ from reverie.training.stored import read_record
 
 # The first one fits what others share; meanwhile another core trains those that fit nothing.
 METHODS = (
-    *("morec_mobile", "cql", "cal_ql", "edac", "sac_n", "fql", "td3_awr"),
+    *("morec_mobile", "rambo", "leq", "cql", "cal_ql", "edac", "sac_n", "fql", "td3_awr"),
     *("combo", "mobile", "ravl", "morec_mopo", "mobrac", "mopo", "mbpo", "morel", "sindy_rl"),
     *("sac", "rebrac", "awac", "iql", "td3_bc", "rvs", "bc_best", "bc"),
 )
@@ -88,9 +88,9 @@ class Budget:
     """One size for all; chosen before anything was seen.
 
     What it takes, from CPU seconds of runs of 10 to 30 updates on one thread of a busy machine: an
-    update of all 24 methods together 0.6 s, so 2,500 of them on two datasets 3,000 s; fits of
+    update of 24 of the methods together 0.6 s, so 2,500 of them on two datasets 3,000 s; fits of
     models 450 s, rollouts 350 s, evaluations 450 s, verdicts 350 s. That is 77 minutes of one core
-    and 38 of two, and less where nothing else runs.
+    and 38 of two, and less where nothing else runs; RAMBO and LEQ joined later.
 
     Attributes:
         seeds: S, replicas in one process.
