@@ -115,9 +115,11 @@ def given_folder(key: str, value: object) -> Path:
     """The folder that a setting names.
 
     Raises:
-        Mistake: the setting is empty, as from a shell variable that is not set; the working folder
-            is `.`.
+        Mistake: the setting is empty, as from a shell variable that is not set (the working folder
+            is `.`); a list or a mapping.
     """
+    if not isinstance(value, str | int | float | Path):
+        raise Mistake(f"{key}={value} must be a folder; quote a name that has brackets or braces")
     if not str(value).strip():
         raise Mistake(f"{key}= is empty; give a folder of its own, or leave {key} out")
     return Path(str(value)).expanduser()

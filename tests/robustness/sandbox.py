@@ -70,28 +70,34 @@ def run(
     arguments: Sequence[str],
     folder: Path,
     *,
+    at: Path = CHECKOUT,
     death: tuple[int, int] | None = None,
     then: Callable[[], None] | None = None,
 ) -> Outcome:
     """Run `arguments`, a script of the checkout or `-m` and a module, and wait for its end.
 
     Args:
-        folder: where it may keep its caches and its output.
+        folder: where it may keep its caches and its output; it takes it for the home folder.
+        at: its working folder.
         death: update and signal, with which it kills itself.
         then: called in its place, instead of a command.
     """
     printed = [folder / ".stdout", folder / ".stderr"]
+    arguments = list(arguments)
+    if arguments and arguments[0] != "-m":
+        arguments[0] = str(CHECKOUT / arguments[0])
     request = {
-        "arguments": list(arguments),
+        "arguments": arguments,
         "environment": {
             **os.environ,
             "REVERIE_CACHE": str(folder / "cache"),
+            "HOME": str(folder),
             "COLUMNS": "120",
             "WANDB_MODE": "offline",
             "WANDB_SILENT": "true",
             "OMP_NUM_THREADS": "1",
         },
-        "folder": str(CHECKOUT),
+        "folder": str(at),
         "limit": None,
         "death": death,
         "stdout": str(printed[0]),

@@ -20,7 +20,7 @@ class Settings:
     values = (
         *("-1", "0", "1", "2", "0.5", "1.5", "-0.1", "nan", "inf", "-.inf", "1e9", "null", "true"),
         *("abc", "''", "[]", "[0]", "[-1,2]", "[abc]", "{}", "{a:1}", "[[1]]", "'a=b'", "none"),
-        *("~/x", "/no/such/place", "a,b", "${seed}", "${oc.env:NOTHING}", "$HOME", "ü", "'  '"),
+        *("~/x", "/proc/no/place", "a,b", "${seed}", "${oc.env:NOTHING}", "$HOME", "ü", "'  '"),
         *("a(1)", "a[", "{", "#", "'#'", "%s", "\\", "=", "&a", "!!x", "???", "1e-400", "0x10"),
     )
     algorithms = ("mopo", "td3_bc", "iql", "cql", "edac", "ravl", "h2o", "sindy_rl")
@@ -47,7 +47,8 @@ class Settings:
         typed = [each for each in typed if not each.startswith(("cache=", "root="))]
         arguments = [f"algorithm={algorithm}", *self._short(folder), *typed]
         how = f"train.py algorithm={algorithm} {' '.join(typed)}"
-        outcome = sandbox.run(["train.py", *arguments], folder)
+        # What is typed may name a folder, below the working one or the home.
+        outcome = sandbox.run(["train.py", *arguments], folder, at=folder)
         names = [each.partition("=")[0].rpartition(".")[2] for each in typed]
         names += [name for each in typed for name in re.findall(r"\w{3,}", each.partition("=")[2])]
         verdict = judge_refusal(outcome, *filter(None, names))

@@ -136,6 +136,12 @@ def test_an_empty_folder_is_refused(empty):
         run_directory(config, [])
 
 
+@pytest.mark.parametrize("value", [{}, {"a": 1}, [0]])
+def test_what_is_no_folder_is_refused(value):
+    with pytest.raises(Mistake, match=r"run_dir=.* must be a folder"):
+        run_directory({"run_dir": value}, [])
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("name", ["config.yaml", "checkpoint.pt", "thesis.txt", "deep/thesis.txt"])
 def test_a_folder_with_files_and_no_marker_is_left_alone(tmp_path, name, overwrite):
