@@ -257,6 +257,7 @@ def plot(
         ax.set_yticks(range(len(done)), [method for method, _ in done])
         ax.set(xlabel="return in the true environment", title=name)
         ax.grid(alpha=0.3)
+        ax.locator_params(axis="x", nbins=6)
         ax.legend(fontsize=8)
     return figure
 
