@@ -12,13 +12,18 @@ import torch
 
 FREE = ("multirun.yaml",)
 """Files in which Hydra writes down where it was called."""
+PLACED = "writing-*.lock"
+"""Empty files that are named after the place of a folder, which no two commands share."""
 TIMES = ("seconds", "epoch_seconds", "sha256")
 """Keys of what no two commands share, the digest of a file with times among them."""
 
 
 def differences(expected: Path, found: Path) -> list[str]:
     """Paths that only one of them has, and those with other contents."""
-    paths = [{path.relative_to(each) for path in each.rglob("*")} for each in (expected, found)]
+    paths = [
+        {path.relative_to(each) for path in each.rglob("*") if not path.match(PLACED)}
+        for each in (expected, found)
+    ]
     result = [f"{path} is missing" for path in sorted(paths[0] - paths[1])]
     result += [f"{path} is left over" for path in sorted(paths[1] - paths[0])]
     for path in sorted(paths[0] & paths[1]):
