@@ -121,6 +121,11 @@ def read_option(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(options[key], str) and options[key] == "???":
             raise Mistake(f"dataset {name} needs {key}=...")
     require_declared(options, prefix="dataset.")
+    if options.pop("chunks", None) not in (None, 1):
+        raise Mistake(
+            "chunks are summed with a discount, that of the agent; load without chunks and give "
+            "the data to reverie.datasets.chunk(data, steps, discount=...)"
+        )
     return options
 
 
