@@ -7,5 +7,14 @@ from reverie.datasets.importers import (
 )
 from reverie.datasets.options import load
 from reverie.datasets.ring_buffers import from_cleanrl, from_sb3
+from reverie.datasets.transforms import chunk
 
-__all__ = ["from_cleanrl", "from_d3rlpy", "from_imitation", "from_padded", "from_sb3", "load"]
+__all__ = [
+    "chunk",
+    "from_cleanrl",
+    "from_d3rlpy",
+    "from_imitation",
+    "from_padded",
+    "from_sb3",
+    "load",
+]

@@ -31,6 +31,10 @@ class Dataset:
         origin: where the data came from (file, version, environment), for the run's summary.
         places: where the rows stand in a table, as its owner counts them; None where a row's number
             in the dataset says it.
+        untransformed: the recorded rows that these were made of, see `datasets.transforms`; None
+            where these are the recorded ones.
+        recorded_episodes: `[P]` int64, the number of the recorded episode that each was made of,
+            where several are made of one; None where each is one.
     """
 
     name: str
@@ -42,9 +46,23 @@ class Dataset:
     reference: Reference | None = None
     origin: Mapping[str, str] = field(default_factory=dict)
     places: Places | None = None
+    untransformed: "Dataset | None" = None
+    recorded_episodes: Int[Tensor, " P"] | None = None
 
     def __len__(self) -> int:
         return self.transitions.reward.shape[0]
+
+    @property
+    def recorded(self) -> "Dataset":
+        """The rows as they were recorded, a control step each: itself if nothing changed them."""
+        return self if self.untransformed is None else self.untransformed
+
+    @property
+    def first_rows(self) -> Int[Tensor, " R"]:
+        """Index of the first row of each recorded episode."""
+        if self.recorded_episodes is None:
+            return self.episode_starts
+        return self.episode_starts[self.recorded_episodes.diff(prepend=torch.tensor([-1])) > 0]
 
     def where(self, row: int) -> str:
         """Where a row stands, in words: `row 5`, or as `places` tells."""
@@ -106,4 +124,6 @@ class Dataset:
             digest.update(column.contiguous().numpy().tobytes())
         if self.spec.exogenous:  # models that do not predict them are others
             digest.update(repr(self.spec.exogenous).encode())
+        if self.spec.chunk > 1:
+            digest.update(repr((self.spec.chunk, self.spec.chunk_discount)).encode())
         return digest.hexdigest()[:16]

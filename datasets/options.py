@@ -55,7 +55,7 @@ def load(source: str | Mapping[str, np.ndarray] | Any, **settings: Any) -> Datas
         return from_arrays(source, "the given arrays", settings)
     if source.startswith("d4rl/") and option_of(source) is None:
         source, settings = "d4rl", {"id": source.removeprefix("d4rl/"), **settings}
-    options = read_option(source, settings)
+    options = _for_reader(source, settings)
     reader = resolve_name(options.pop("_target_"))
     options["name"] = short_name(**options)
     return reader(**options)
@@ -96,7 +96,7 @@ def _read_given(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """An option for data in memory, which have no path."""
     if "path" in settings:
         raise Mistake("the data are given, so path=... would not be read; leave one of them out")
-    options = read_option(name, {**settings, "path": name})
+    options = _for_reader(name, {**settings, "path": name})
     del options["path"], options["_target_"]
     return options
 
@@ -121,6 +121,21 @@ def read_option(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(options[key], str) and options[key] == "???":
             raise Mistake(f"dataset {name} needs {key}=...")
     require_declared(options, prefix="dataset.")
+    return options
+
+
+def _for_reader(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """An option without transforms, which readers do not know.
+
+    Raises:
+        Mistake: as `read_option`; chunks are asked for.
+    """
+    options = read_option(name, settings)
+    if options.pop("chunks", None) not in (None, 1):
+        raise Mistake(
+            "chunks are summed with a discount, that of the agent; load without chunks and give "
+            "the data to reverie.datasets.chunk(data, steps, discount=...)"
+        )
     return options
 
 

@@ -46,6 +46,11 @@ def choose_episodes(data: Dataset, choice: Mapping[str, Any] | None) -> Dataset:
         raise Mistake(f"dataset.subset.order={by} must be one of seed, return")
     if episodes is None and fraction is None:
         return data
+    if data.untransformed is not None:
+        raise Mistake(
+            f"dataset.subset chooses recorded episodes, and {data.name} is cut into chunks; choose "
+            "before datasets.transforms.chunk, or leave dataset.subset out"
+        )
     if episodes is not None and fraction is not None:
         raise Mistake(
             f"dataset.subset.episodes={episodes} and dataset.subset.fraction={fraction} both say "

@@ -12,6 +12,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from reverie.envs.chunks import OneAtATime
 from reverie.envs.faults import stepped
 from reverie.envs.make import make_env
 from reverie.envs.specs import Spec
@@ -66,9 +67,11 @@ class Evaluator:
                 f"episodes={episodes}; correct the settings of the evaluation"
             )
         self.spec, self.seeds, self.episodes = spec, seeds, episodes
+        # Chunks are played here, so that each control step counts, undiscounted and by itself.
+        self._single = spec.single
 
         def one_copy() -> gymnasium.Env:
-            return _HoldAfterEnd(make_env(spec))
+            return _HoldAfterEnd(make_env(self._single))
 
         self._envs = SyncVectorEnv(
             [one_copy] * (seeds * episodes), autoreset_mode=AutoresetMode.NEXT_STEP
@@ -92,17 +95,20 @@ class Evaluator:
         """One episode in every copy.
 
         Args:
-            policy: called once per control step with the observations of all copies; what it
-                returns for finished ones is ignored.
+            policy: called once per action, that is per control step or chunk, with the
+                observations of all copies; what it returns for finished ones is ignored.
             seed: episode p of every seed starts from seed + p, so all seeds meet the same starts.
-            discount: per control step, of the discounted returns.
+            discount: per action, of the discounted returns.
 
         Raises:
             Mistake: the environment failed.
             ValueError: actions of the wrong shape.
         """
         lead = (self.seeds, self.episodes)
-        copies, spec = self.seeds * self.episodes, self.spec
+        copies, spec = self.seeds * self.episodes, self._single
+        if self.spec.chunk > 1:
+            policy = OneAtATime(self.spec, policy)
+            discount = discount ** (1 / self.spec.chunk)
         starts: list[int | None] = [seed + episode for episode in range(self.episodes)]
         with stepped(spec.env_id):
             obs, _ = self._envs.reset(seed=starts * self.seeds)

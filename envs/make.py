@@ -12,6 +12,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers import TransformAction, TransformObservation
 
 from reverie.envs import cartpole_swingup, edge_of_reach, extras, refrigerator, two_tanks
+from reverie.envs.chunks import PlayedChunks
 from reverie.envs.faults import (
     import_module,
     require_finite,
@@ -56,7 +57,8 @@ def make_env(spec: Spec, render_mode: str | None = None) -> gymnasium.Env:
 
     Observations are flat float32 `[D]`. Actions `[A]` are clipped to [-1, 1], then mapped
     affinely to the environment's box. The time limit of the spec holds (None: the limit that the
-    environment was registered with).
+    environment was registered with). Where an action is a chunk, a step plays it, see
+    `envs.chunks.PlayedChunks`.
 
     Raises:
         Mistake: no or an unknown environment id, or spaces other than the spec says; the
@@ -78,11 +80,12 @@ def with_flat_spaces(spec: Spec, env: gymnasium.Env, faithful: bool = True) -> g
         Mistake: spaces other than the spec says; the environment is closed.
     """
     try:
-        require_spaces_match(spec, env)
+        require_spaces_match(spec.single, env)
     except Mistake:
         env.close()
         raise
-    return _take_unit_actions(with_flat_observations(spec, env, faithful))
+    flat = _take_unit_actions(with_flat_observations(spec, env, faithful))
+    return flat if spec.chunk == 1 else PlayedChunks(flat, spec)
 
 
 def with_flat_observations(spec: Spec, env: gymnasium.Env, faithful: bool = True) -> gymnasium.Env:

@@ -1,7 +1,7 @@
 """What an agent and a world model must know about a task: spaces, limits and which environment."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,11 @@ def is_bounded(low: Sequence[float], high: Sequence[float]) -> bool:
     """Whether a box of actions has bounds; the largest numbers of a type are none."""
     bounds = np.abs(np.array([low, high], np.float64))
     return bool((bounds < UNBOUNDED).all())  # not so for NaN and Inf
+
+
+def later(name: str, steps: int) -> str:
+    """What an action is called that is taken so many control steps later, `valve +1`."""
+    return f"{name} +{steps}" if steps else name
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,9 @@ class Spec:
             with the unit behind it where there is one, `level [cm]`; empty where nobody knows.
         exogenous: observations that actions do not move, such as set-points and weather, as
             ascending indices; a world model does not predict them.
+        chunk: control steps that one action spans, see `datasets.transforms.chunk`: the actions of
+            so many steps lie one after the other in it. 1 where it is an action of one step.
+        chunk_discount: per control step, of the rewards that one action spans.
     """
 
     env_id: str | None
@@ -61,6 +69,8 @@ class Spec:
     obs_names: tuple[str, ...] = ()
     action_names: tuple[str, ...] = ()
     exogenous: tuple[int, ...] = ()
+    chunk: int = 1
+    chunk_discount: float = 1.0
 
     def __post_init__(self) -> None:
         if self.obs_dim < 1 or self.action_dim < 1:
@@ -88,6 +98,34 @@ class Spec:
             )
         if self.physics not in PHYSICS:
             raise Mistake(f"physics={self.physics!r} is unknown; use one of {PHYSICS}")
+        if self.chunk < 1 or self.action_dim % self.chunk:
+            raise ValueError(f"{self.action_dim} actions are no chunk of {self.chunk} steps")
+
+    @property
+    def single(self) -> "Spec":
+        """The task of one control step at a time, as its environment is: itself without chunks."""
+        if self.chunk == 1:
+            return self
+        width = self.action_dim // self.chunk
+        return replace(
+            self,
+            action_dim=width,
+            action_low=self.action_low[:width],
+            action_high=self.action_high[:width],
+            action_names=self.action_names[:width],
+            chunk=1,
+            chunk_discount=1.0,
+        )
+
+    @property
+    def max_episode_actions(self) -> int | None:
+        """The time limit in actions; where they are chunks it may cut the last one short."""
+        limit = self.max_episode_steps
+        return None if limit is None else -(-limit // self.chunk)
+
+    def per_action(self, discount: float) -> float:
+        """A discount per control step as one per action."""
+        return discount**self.chunk
 
     @property
     def obs_labels(self) -> tuple[str, ...]:
@@ -97,7 +135,10 @@ class Spec:
     @property
     def action_labels(self) -> tuple[str, ...]:
         """A name for every action, length A: `action 0` where the data give none."""
-        return self.action_names or tuple(f"action {dim}" for dim in range(self.action_dim))
+        width = self.action_dim // self.chunk
+        return self.action_names or tuple(
+            later(f"action {dim % width}", dim // width) for dim in range(self.action_dim)
+        )
 
     @property
     def exogenous_labels(self) -> tuple[str, ...]:

@@ -103,6 +103,11 @@ def simulator_for(spec: Spec, threads: int) -> Simulator:
         Mistake: no such simulator, an option that it does not know, or other spaces than the
             environment's.
     """
+    if spec.chunk > 1:
+        raise Mistake(
+            f"the exact dynamics know single control steps and no dataset.chunks={spec.chunk}; use "
+            "a learned world_model, or leave dataset.chunks at null"
+        )
     known = [*MUJOCO_TASKS, *TENSOR_DYNAMICS]
     if spec.env_id not in known:
         raise Mistake(

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 
 from reverie.envs import extras
+from reverie.envs.chunks import OneAtATime
 from reverie.envs.evaluation import Policy
 from reverie.envs.make import make_env
 from reverie.envs.specs import Spec
@@ -55,6 +56,8 @@ def record(spec: Spec, policy: Policy, path: Path, seed: int) -> float:
         Mistake: another suffix, or an environment that does not render; this machine cannot render
             it; the file cannot be written.
     """
+    if spec.chunk > 1:  # a picture each control step
+        spec, policy = spec.single, OneAtATime(spec, policy)
     with _open(spec, Path(path)) as (env, temporary):
         return _record(spec, env, policy, seed, temporary)
 
@@ -72,8 +75,11 @@ def record_beside(
         steps: of the video, at most.
 
     Raises:
-        Mistake: see `record`, and a task whose pictures cannot be made from an observation.
+        Mistake: see `record`, and a task whose pictures cannot be made from an observation; an
+            action is a chunk.
     """
+    if spec.chunk > 1:
+        raise Mistake("a model of chunks skips the control steps that a picture would show")
     with _open(spec, Path(path)) as (env, temporary), _open(spec, Path(path)) as (other, _):
         show = _shower(spec, other)
         obs, _ = env.reset(seed=seed)

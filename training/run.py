@@ -367,7 +367,7 @@ class Run:
     def _measure(self, update: int, log: Log) -> None:
         seed, episodes = evaluation_seed(self.seed, update), None
         if self.online is not None:
-            steps = self.steps_before + self.online.source.taken
+            steps = self.steps_before + self.online.source.taken * self.data.spec.chunk
             log.write(update, {"env_steps": [steps] * self.agent.seeds})
         if self.evaluator is not None:
             episodes = self.evaluator.run(self.policy, seed, self.agent.discount)

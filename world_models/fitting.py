@@ -21,10 +21,14 @@ def held_out_episodes(data: Dataset, limit: int, seed: int) -> Int[Tensor, " P"]
     """Episodes that a fit never sees: min(limit, a tenth of all), ascending, drawn by `seed` alone.
 
     A pure function of its arguments, so whoever measures a fitted model finds the same episodes.
+    Those that were made of one recorded episode share its steps, so that they count as one.
     """
-    episodes = data.episode_starts.shape[0]
+    made_of = data.recorded_episodes
+    episodes = data.episode_starts.shape[0] if made_of is None else int(made_of[-1]) + 1
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randperm(episodes, generator=generator)[: min(limit, episodes // 10)]
+    if made_of is not None:
+        return torch.isin(made_of, drawn).nonzero()[:, 0]
     return drawn.sort().values
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition, concatenate
 from reverie.envs import snapshot
+from reverie.envs.chunks import TAKEN
 from reverie.envs.perturbed import Perturbation, make_perturbed
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
@@ -112,11 +113,12 @@ class PerturbedSimulator(Simulator):
         action = policy(obs)
         commanded = action.float().cpu().numpy().reshape(-1, self.spec.action_dim)
         after, reward = np.empty_like(self._obs), np.empty(len(commanded))
-        terminated, truncated = np.empty((2, len(commanded)), bool)
+        terminated, truncated, cut = np.empty((3, len(commanded)), bool)
         for copy, env in enumerate(self._envs):
-            after[copy], reward[copy], terminated[copy], truncated[copy], _ = env.step(
+            after[copy], reward[copy], terminated[copy], truncated[copy], info = env.step(
                 commanded[copy]
             )
+            cut[copy] = not terminated[copy] and info.get(TAKEN, self.spec.chunk) < self.spec.chunk
         finite = np.isfinite(after).all(1) & np.isfinite(reward) & np.isfinite(commanded).all(1)
         ended = terminated | truncated | ~finite
         rows = Transition(
@@ -130,7 +132,8 @@ class PerturbedSimulator(Simulator):
         self._obs = after.copy()  # the rows keep the last state of an episode
         for copy in np.flatnonzero(ended).tolist():
             self._obs[copy], _ = self._envs[copy].reset()
-        return Moved(rows, on_device(finite), on_device(ended))
+        # A chunk that a time limit cuts is no row: it would bootstrap as if it had been whole.
+        return Moved(rows, on_device(finite & ~cut), on_device(ended))
 
     def contents(self) -> dict[str, Any]:
         return {

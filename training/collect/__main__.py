@@ -327,6 +327,11 @@ def require_sense(settings: Mapping[str, Any]) -> None:
         Mistake: names the setting and what it must be.
     """
     require_declared(settings, SETTINGS)
+    if settings["dataset"]["chunks"] not in (None, 1):
+        raise Mistake(
+            f"dataset.chunks={settings['dataset']['chunks']} must be null: what is collected are "
+            "single control steps; give train.py the chunks"
+        )
     if settings["seeds"] != 1:
         raise Mistake(f"seeds={settings['seeds']} must be 1: a collection has one policy")
     for name, offered in CHOICES.items():

@@ -129,6 +129,7 @@ def _by_records(run: SavedRun, settings: DictConfig, console: Console) -> Distil
         Mistake: the dataset cannot be read again.
     """
     plain: Any = OmegaConf.to_container(settings.verdict, resolve=True)
+    plain["discount"] = run.spec.per_action(plain["discount"])
     judge, seeds, discount = judge_by(plain), run.agent.seeds, run.agent.discount
     judge.require_settings(run.spec, run.policy, seeds, discount)
     data, model = run.load_dataset(), run.load_part("world_model")

@@ -74,6 +74,8 @@ def write(
             "format": format,
             "inputs": inputs,
             "outputs": outputs,
+            # The actions of so many control steps, one after the other, are one answer.
+            **({"chunk": spec.chunk} if spec.chunk > 1 else {}),
             "environment": spec.env_id,
             "exogenous": list(spec.exogenous),
             "wrappers": [str(each.get("name")) for each in spec.wrappers],

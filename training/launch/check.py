@@ -18,6 +18,7 @@ from reverie.datasets.check.report import MADE_BY, as_json, report
 from reverie.datasets.check.text import show
 from reverie.mistake import Mistake, writing
 from reverie.temporary import replacing
+from reverie.text import counted
 from reverie.training.launch.compose import load_dataset
 from reverie.training.launch.hyperparameters import compose_run
 
@@ -48,12 +49,20 @@ def check(arguments: Sequence[str]) -> int:
     picture = None if chosen.plot is None else _to_write(chosen.plot, ".png")
     table = None if chosen.json in (None, STDOUT) else _to_write(chosen.json, ".json")
     overrides = [*_only_dataset(chosen.overrides), *_searched(chosen.config_dir)]
-    data = load_dataset(compose_run(overrides))
+    loaded = load_dataset(compose_run(overrides))
+    data = loaded.recorded
     found = report(data)
     if chosen.json == STDOUT:
         print(as_json(data, found), end="")
     else:
-        show(data, found, Console(markup=False, emoji=False))
+        console = Console(markup=False, emoji=False)
+        show(data, found, console)
+        if loaded is not data:
+            console.print(
+                f"as chunks of {counted(loaded.spec.chunk, 'control step')}: "
+                f"{counted(len(loaded), 'row')}, actions of size {loaded.spec.action_dim}",
+                highlight=False,
+            )
     if picture is not None:
         _write(picture, draw(data))
     if table is not None:

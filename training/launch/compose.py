@@ -11,10 +11,11 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
 from reverie.agents.base import Agent
+from reverie.datasets import transforms
 from reverie.datasets.cache import cache_at, cache_root
 from reverie.datasets.check.report import problems
 from reverie.datasets.dataset import Dataset
@@ -73,9 +74,9 @@ def build_run(
     device = pick_device(config.device)
     seed_everything(config.seed)
     with cache_at(config.cache):
-        data = load_dataset(config) if data is None else data
+        data = load_dataset(config, agent) if data is None else data
         cache = cache_root()
-    tell_problems(data, console)
+    tell_problems(data.recorded, console)
     learner = build_agent(config, data.spec, agent).to(device)
     learner.prepare(data)
     online = build_online(config, data)
@@ -128,11 +129,22 @@ def build_run(
     )
 
 
-def load_dataset(config: DictConfig) -> Dataset:
-    """The dataset that the settings name."""
+def load_dataset(config: DictConfig, agent: Builder | None = None) -> Dataset:
+    """The dataset that the settings name, as its transforms leave it.
+
+    Args:
+        agent: in the place of the configured one, whose discount sums the rewards of a chunk.
+    """
+    known = config.agent if agent is None else getattr(agent, "keywords", {})
+    discount = known.get("discount", 1.0)
+    config = config.copy()
+    with open_dict(config.dataset):
+        asked = {key: config.dataset.pop(key, None) for key in transforms.SETTINGS}
+    require_declared(asked, transforms.SETTINGS, "dataset.")
     plain: Any = OmegaConf.to_container(config.dataset, resolve=True)
     require_declared(plain, prefix="dataset.")
-    return instantiate(config.dataset, name=short_name(**plain), _convert_="all")
+    data = instantiate(config.dataset, name=short_name(**plain), _convert_="all")
+    return transforms.transform(data, asked, discount)
 
 
 def tell_problems(data: Dataset, console: Console) -> None:
@@ -153,13 +165,19 @@ def build_agent(config: DictConfig, spec: Spec, kind: Builder | None = None) -> 
     Args:
         kind: a class with its numbers, in the place of the configured one.
     """
-    return build(
-        "agent",
-        instantiate(config.agent) if kind is None else kind,
-        spec=spec,
-        seeds=config.seeds,
-        updates=config.updates,
-    )
+    kind = instantiate(config.agent) if kind is None else kind
+    given = getattr(kind, "keywords", {})
+    if spec.chunk > 1 and "discount" in given:
+        # The one place: settings count per control step, and an agent of chunks per chunk.
+        kind = partial(kind, discount=spec.per_action(given["discount"]))
+    agent = build("agent", kind, spec=spec, seeds=config.seeds, updates=config.updates)
+    if spec.chunk > 1 and agent.discount != spec.per_action(spec.chunk_discount):
+        raise Mistake(
+            f"agent.discount={given.get('discount', agent.discount)} is not the "
+            f"{spec.chunk_discount} by which the rewards of the chunks were summed; chunk the data "
+            "with the agent's discount (1 for an agent without one), or set agent.discount"
+        )
+    return agent
 
 
 def build_initialisation(config: DictConfig) -> Initialisation | None:
@@ -386,6 +404,7 @@ def build_verdict(config: DictConfig, data: Dataset, agent: Agent) -> Verdict | 
     if not config.verdict.starts:
         return None
     settings: Any = OmegaConf.to_container(config.verdict, resolve=True)
+    settings["discount"] = data.spec.per_action(settings["discount"])
     most = math.ceil(settings["fqe"].pop("share") * config.updates)
     for fit in (settings["fqe"], settings["doubly_robust"]):
         fit["updates"] = min(fit["updates"], most)

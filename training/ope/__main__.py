@@ -61,7 +61,10 @@ def evaluate(settings: DictConfig) -> None:
             f"the agent of {run_dir} has no discount below 1, so its policy has no value without "
             "one; give one, such as discount=0.99"
         )
-    judge = judge_by(plain | {"discount": settings.discount or run.agent.discount})
+    discount = run.agent.discount
+    if settings.discount is not None:
+        discount = run.spec.per_action(settings.discount)
+    judge = judge_by(plain | {"discount": discount})
     judge.require_settings(run.spec, run.policy, run.agent.seeds, judge.discount)
     data = run.load_dataset()
     if settings.true_return:
@@ -162,6 +165,12 @@ def require_truth(run: SavedRun) -> None:
         raise Mistake(
             "true_return=true, but the dataset names no environment; train with "
             "dataset.env_id=..., or leave true_return at false"
+        )
+    if run.spec.chunk > 1:
+        raise Mistake(
+            f"true_return=true compares returns, which those of chunks (dataset.chunks="
+            f"{run.spec.chunk}) are not, for they discount within each chunk; leave it at false, "
+            "and evaluate.py gives the true return"
         )
 
 

@@ -186,8 +186,8 @@ def fit_critics(
     device = next(learner.parameters()).device
     replay = ResampledReplay(
         data.transitions,
-        episode_starts=data.episode_starts,
-        episode_lengths=data.episode_lengths,
+        episode_starts=data.first_rows,
+        episode_lengths=data.first_rows.diff(append=torch.tensor([len(data)])),
         seeds=learner.seeds,
     )
     train(

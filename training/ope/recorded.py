@@ -49,13 +49,13 @@ def value_steps(discount: float) -> int:
 
 
 def horizon_of(data: Dataset) -> int:
-    """Control steps of a return.
+    """Actions of a return: control steps, or chunks.
 
     The task's time limit; else the longest recorded episode that a limit cut; else the longest of
     all. The latter two count `LONGEST` at most.
     """
-    if data.spec.max_episode_steps is not None:
-        return data.spec.max_episode_steps
+    if data.spec.max_episode_actions is not None:
+        return data.spec.max_episode_actions
     lengths = data.episode_lengths
     cut = data.truncated[data.episode_starts + lengths - 1]
     return min(int((lengths[cut] if cut.any() else lengths).max()), LONGEST)
@@ -66,10 +66,11 @@ def start_rows(data: Dataset, count: int, seed: int) -> Int[Tensor, " P"]:
 
     Of fewer than `FEWEST` episodes, as many rows as are asked for, spread evenly over the data.
     """
-    if len(data.episode_starts) < min(count, FEWEST):
+    starts = data.first_rows
+    if len(starts) < min(count, FEWEST):
         return torch.linspace(0, len(data) - 1, count).round().long().unique()
-    order = np.random.default_rng(seed).permutation(len(data.episode_starts))[:count]
-    return data.episode_starts[np.sort(order)]
+    order = np.random.default_rng(seed).permutation(len(starts))[:count]
+    return starts[np.sort(order)]
 
 
 def start_states(data: Dataset, count: int, seed: int) -> Float[Tensor, "P D"]:

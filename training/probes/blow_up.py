@@ -37,7 +37,7 @@ def attainable(data: Dataset, mixture: Mixture, agent: Agent) -> tuple[float, fl
     found = [_ends(data.transitions.reward)]
     found += [_ends(mixture[name].stored("reward")) for name in mixture.streams]
     low, high = agent.reward_bounds(min(low for low, _ in found), max(high for _, high in found))
-    longest = data.spec.max_episode_steps or int(data.episode_lengths.max())
+    longest = data.spec.max_episode_actions or int(data.episode_lengths.max())
     steps = 1 / (1 - agent.discount) if agent.discount < 1 else longest
     largest = max(abs(low), abs(high), high - low) * steps
     # Undiscounted, the last step of an episode pays once.

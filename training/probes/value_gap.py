@@ -43,9 +43,10 @@ class ValueGap:
         if factor <= 1:
             raise Mistake(f"value_gap.factor={factor} must be above 1")
         self.agent, self.model = agent, model
-        chosen = torch.linspace(0, len(data.episode_starts) - 1, starts).round().long()
+        first = data.first_rows
+        chosen = torch.linspace(0, len(first) - 1, starts).round().long()
         device = next(agent.parameters()).device
-        self.starts = data.transitions.obs[data.episode_starts[chosen]].to(device)
+        self.starts = data.transitions.obs[first[chosen]].to(device)
         self.steps = int(data.episode_lengths.max())
         recorded = data.returns[data.whole]
         self.best = recorded.max().item()

@@ -64,6 +64,7 @@ def final_scores(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def behaviour(data: Dataset) -> dict[str, float]:
     """How well the policies that made the data did, over episodes that are no fragments."""
+    data = data.recorded
     returns = data.returns[data.whole].numpy()
     result = {"return_mean": float(returns.mean()), "return_best": float(returns.max())}
     if data.reference is not None:
