@@ -76,6 +76,7 @@ def recordings(monkeypatch):
 def written(name):
     keys = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
     assert keys.pop("_target_") == "reverie.datasets.readers.builtin.load"
+    assert keys.pop("chunks", 0) is None  # a transform
     return keys
 
 

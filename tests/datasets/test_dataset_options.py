@@ -1,4 +1,5 @@
-"""The dataset files in conf/: they compose and name every argument of their reader."""
+"""The dataset files in conf/: they compose and name every argument of their reader, and the
+transforms."""
 
 import importlib
 import inspect
@@ -8,6 +9,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
+
+from reverie.datasets.transforms import SETTINGS
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -31,6 +34,7 @@ def options(*overrides):
 )
 def test_a_file_names_exactly_the_arguments_of_its_reader(overrides):
     found = options(*overrides)
+    assert [found.pop(key) for key in SETTINGS] == [None] * len(SETTINGS)
     module, _, function = found.pop("_target_").rpartition(".")
     load = getattr(importlib.import_module(module), function)
     assert set(found) == set(inspect.signature(load).parameters)

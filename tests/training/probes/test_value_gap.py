@@ -45,7 +45,7 @@ def recording(starts, returns=(1.0, 5.0), steps=4, rewards=(0.0, 2.0), ended=Fal
     terminated = torch.full(reward.shape, ended)
     return SimpleNamespace(
         transitions=SimpleNamespace(obs=obs, reward=reward, terminated=terminated),
-        episode_starts=torch.arange(len(starts)),
+        first_rows=torch.arange(len(starts)),
         episode_lengths=torch.tensor([steps] * len(starts)),
         returns=torch.tensor(returns),
         whole=torch.ones(len(returns), dtype=torch.bool),
