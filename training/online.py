@@ -47,7 +47,7 @@ class Online:
         capacity: Count,
         refit_every: Whole,
         warm: bool,
-        collected_share: UnitInterval | None = None,
+        collected_share: UnitInterval | None,
     ) -> None:
         if spec.env_id is None:
             raise Mistake(

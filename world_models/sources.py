@@ -89,7 +89,7 @@ class BranchedRollouts(RolloutSource):
         starts: Count,
         every: Count,
         retain: Count,
-        actions: Literal["policy", "uniform"] = "policy",
+        actions: Literal["policy", "uniform"],
     ) -> None:
         super().__init__()
         for name, value in (

@@ -74,6 +74,7 @@ class Budget(Schedule):
             starts=self.starts,
             every=self.every,
             retain=self.retain,
+            actions="policy",
         )
 
 

@@ -269,6 +269,7 @@ def rollout_transitions(sizes: Sizes, device: torch.device, compiling: bool) -> 
         starts=sizes.starts,
         every=1,
         retain=1,
+        actions="policy",
     )
 
     @torch.no_grad()

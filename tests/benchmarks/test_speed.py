@@ -75,6 +75,7 @@ def test_both_roll_out_the_same_number_of_rows_with_the_same_distribution():
         starts=4000,
         every=1,
         retain=1,
+        actions="policy",
     )
     rows, keep = source.generate(lambda obs: torch.zeros(*obs.shape[:-1], 3), starts)
     theirs = plain_rollouts(plain, lambda obs: torch.zeros(len(obs), 3), starts[0], 2, 1.0)

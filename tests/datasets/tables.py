@@ -3,6 +3,7 @@
 import numpy as np
 import pandas
 
+from reverie.datasets import transforms
 from reverie.datasets.options import read_option
 from reverie.datasets.readers.table import load
 
@@ -28,7 +29,8 @@ def log(rows=ROWS, episodes=EPISODES, step=0.5, seed=0):
 
 def settings(**given):
     options = read_option("table", {"path": "table", **given})
-    del options["path"], options["_target_"]
+    for key in ("path", "_target_", *transforms.SETTINGS):
+        del options[key]
     return options | {"name": options["name"] or "table"}
 
 

@@ -49,6 +49,7 @@ def train(wrap, updates: int) -> dict[str, torch.Tensor]:
         starts=20,
         every=5,
         retain=2,
+        actions="policy",
     )
     data = Transition(
         torch.randn(100, 3),

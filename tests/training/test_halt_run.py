@@ -94,7 +94,13 @@ def places(data, judge, make_sac):
     torch.manual_seed(0)
     agent = make_sac(data.spec, seeds=2, initial_temperature=0.05, tau=0.02)
     source = BranchedRollouts(
-        model=Corridor(), transition_filter=judge, horizon=5, starts=100, every=50, retain=4
+        model=Corridor(),
+        transition_filter=judge,
+        horizon=5,
+        starts=100,
+        every=50,
+        retain=4,
+        actions="policy",
     )
     mixture, sources = mix(data, seeds=2, batch_size=64, real_rows=16, source=source)
     run = Run(data, agent, mixture, sources, 800, Periods(log=100, evaluate=0, checkpoint=0))

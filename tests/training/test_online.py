@@ -17,6 +17,7 @@ from reverie.world_models.true_dynamics import TrueDynamics
 
 LIMIT = 7
 HYPERPARAMETERS = {"environments": 2, "steps": 1, "every": 2, "capacity": 200, "refit_every": 8}
+FIXED = {"warm": True, "collected_share": None}
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def make_model(data):
 
 
 def online(spec, **changes):
-    return Online(spec=spec, seeds=2, **(HYPERPARAMETERS | {"warm": True} | changes))
+    return Online(spec=spec, seeds=2, **(FIXED | HYPERPARAMETERS | changes))
 
 
 class Run:
@@ -55,7 +56,13 @@ class Run:
         self.agent, self.model = agent, model
         self.online = online(data.spec)
         synthetic = BranchedRollouts(
-            model=model, transition_filter=KeepAll(), horizon=2, starts=6, every=4, retain=2
+            model=model,
+            transition_filter=KeepAll(),
+            horizon=2,
+            starts=6,
+            every=4,
+            retain=2,
+            actions="policy",
         )
         self.real = GrowingReplay(data.transitions, seeds=2, capacity=200)
         self.synthetic = Replay(data.transitions[:1], seeds=2, capacity=synthetic.capacity)

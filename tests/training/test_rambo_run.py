@@ -133,7 +133,13 @@ def arm(data, weight, make_sac):
     model = ensemble(spec=data.spec, seeds=2, hidden=[16, 16], max_epochs=40, patience=20)
     model.fit(data)
     source = BranchedRollouts(
-        model=model, transition_filter=KeepAll(), horizon=1, starts=200, every=50, retain=2
+        model=model,
+        transition_filter=KeepAll(),
+        horizon=1,
+        starts=200,
+        every=50,
+        retain=2,
+        actions="policy",
     )
     mixture, sources = mix(data, seeds=2, batch_size=64, real_rows=16, source=source)
     adversary = Adversary(

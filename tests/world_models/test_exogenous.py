@@ -243,7 +243,9 @@ def test_the_record_is_no_part_of_a_saved_model(data):
 
 def branched(model, **changes):
     sizes = {"horizon": 4, "starts": 6, "every": 1, "retain": 1}
-    return BranchedRollouts(model=model, transition_filter=KeepAll(), **(sizes | changes))
+    return BranchedRollouts(
+        model=model, transition_filter=KeepAll(), **(sizes | changes), actions="policy"
+    )
 
 
 # Every rollout of the platform ---------------------------------------------------------------

@@ -175,7 +175,13 @@ def test_a_halt_and_a_penalty_compose(data):
 
 def test_a_rollout_halts_once_and_says_how_often(data):
     source = BranchedRollouts(
-        model=Ruler(), transition_filter=halt(), horizon=4, starts=3, every=1, retain=1
+        model=Ruler(),
+        transition_filter=halt(),
+        horizon=4,
+        starts=3,
+        every=1,
+        retain=1,
+        actions="policy",
     )
     source.prepare(data, seeds=1, discount=0.9)
     starts = torch.tensor([[0.0, 0.5, 2.0]]).unsqueeze(-1).expand(1, 3, 2)

@@ -55,7 +55,7 @@ def rollouts(model, transition_filter=None, horizon=4, **options):
         starts=3,
         every=10,
         retain=2,
-        **options,
+        **({"actions": "policy"} | options),
     )
 
 

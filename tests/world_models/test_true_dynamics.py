@@ -68,6 +68,7 @@ def rollouts(model, transition_filter=None, horizon=6):
         starts=2,
         every=1,
         retain=1,
+        actions="policy",
     )
 
 

@@ -209,6 +209,7 @@ def speed(
             starts=starts.shape[1],
             every=1,
             retain=1,
+            actions="policy",
         )
         with torch.random.fork_rng(devices=[]):
             source.generate(agent.act, starts[:, :1])  # warm

@@ -185,6 +185,7 @@ def roll_out(
         starts=segments,
         every=1,
         retain=1,
+        actions="policy",
     )
     starts = data.transitions.obs[torch.randint(len(data), (target.seeds, segments))]
     rows, keep = source.generate(partial(target.act, deterministic=True), starts)

@@ -88,6 +88,7 @@ def probe_for(critics=3, wall=100.0, edge=None, horizon=HORIZON):
         starts=50,
         every=1,
         retain=1,
+        actions="policy",
     )
     return ValueProbe(
         agent=Stepper(critics),

@@ -96,7 +96,13 @@ def test_an_infinite_candidate_loses_even_where_the_clip_would_make_it_finite(se
 def test_rollouts_under_selection_are_not_compiled_whole():
     def source(judge):
         return BranchedRollouts(
-            model=Decline(), transition_filter=judge, horizon=2, starts=1, every=1, retain=1
+            model=Decline(),
+            transition_filter=judge,
+            horizon=2,
+            starts=1,
+            every=1,
+            retain=1,
+            actions="policy",
         )
 
     assert not source(PenalisedSelection(**HYPERPARAMETERS, penalty=1.0)).compiles
@@ -157,6 +163,7 @@ def test_what_a_cut_leaves_in_the_replay(on_cut, stored, terminal):
         starts=2,
         every=1,
         retain=1,
+        actions="policy",
     )
     rows, keep = source.generate(lambda obs: obs[..., :1], torch.ones(1, 2, 2))
     replay = Replay(rows[0, :1], seeds=1, capacity=source.capacity)

@@ -157,7 +157,13 @@ def test_steps_stay_on_the_circle_and_below_the_clip_and_outside_the_box_are_not
 
 def test_rollouts_end_at_the_box_without_a_terminal_row(fitted):
     source = BranchedRollouts(
-        model=fitted, transition_filter=KeepAll(), horizon=4, starts=6, every=1, retain=1
+        model=fitted,
+        transition_filter=KeepAll(),
+        horizon=4,
+        starts=6,
+        every=1,
+        retain=1,
+        actions="policy",
     )
     box = fitted.box.clone()
     fitted.box[:, 1, 2] = 5.0
