@@ -42,6 +42,11 @@ class AWAC(SAC):
         **sac: Any,
     ) -> None:
         super().__init__(**sac)
+        if self.imitates:
+            raise Mistake(
+                f"agent.imitation={sac['imitation']} adds nothing to AWAC, whose actor imitates and "
+                "does nothing else; set agent.imitation=0"
+            )
         if min(as_list(inverse_temperature)) < 0:
             raise Mistake(
                 f"agent.inverse_temperature={inverse_temperature} must not be negative: it would "

@@ -15,7 +15,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from reverie.agents.base import Agent
-from reverie.agents.losses import bellman_target, critic_metrics, polyak_, squared_error
+from reverie.agents.losses import (
+    VALUE_FLOOR,
+    bellman_target,
+    critic_metrics,
+    masked_mean,
+    polyak_,
+    squared_error,
+)
 from reverie.agents.networks import Critics, TanhGaussianActor
 from reverie.agents.regularisers import BuildRegulariser, Regulariser, endings
 from reverie.datasets.dataset import Dataset
@@ -51,10 +58,14 @@ class SAC(Agent):
             policy, after it and on its sample, unless `temperature` is listed: then on a fresh one.
         normalise_critic_obs: the critics standardise observations with the dataset's statistics.
         critic_layer_norm: layer normalisation in the hidden layers of the critics.
+        imitation: weight of the squared distance to recorded actions in the actor's loss, whose
+            value is then divided by its standard deviation over the batch; 0 leaves both out, a
+            list gives each seed its own.
         regulariser: builds what holds the critics' slopes down, see `Regulariser`; null: none.
     """
 
     target_entropy: float | Tensor
+    imitation: float | Tensor
 
     def __init__(
         self,
@@ -79,9 +90,12 @@ class SAC(Agent):
         order: Sequence[str],
         normalise_critic_obs: bool,
         critic_layer_norm: bool,
+        imitation: Annotated[PerSeed, Range(0)],
         regulariser: BuildRegulariser | None,
     ) -> None:
         super().__init__(spec=spec, seeds=seeds)
+        if min(as_list(imitation)) < 0:
+            raise Mistake(f"agent.imitation={imitation} must not be negative; 0 is off")
         if sorted(order) not in (["critic", "policy"], ["critic", "policy", "temperature"]):
             raise Mistake(
                 f"agent.order={list(order)} must name critic and policy once each and temperature "
@@ -121,6 +135,8 @@ class SAC(Agent):
         self.max_temperature, self.entropy_in_target = max_temperature, entropy_in_target
         aim = -float(spec.action_dim) if target_entropy is None else target_entropy
         set_per_seed(self, "target_entropy", aim, trailing=1)
+        set_per_seed(self, "imitation", imitation, trailing=0)
+        self.imitates = max(as_list(imitation)) > 0
         self.order = tuple(order)
 
     def prepare(self, data: Dataset) -> None:
@@ -192,9 +208,26 @@ class SAC(Agent):
     def actor_loss(
         self, batch: Transition, action: Float[Tensor, "S B A"], log_prob: Float[Tensor, "S B"]
     ) -> Float[Tensor, " S"]:
-        """E[alpha log pi(a|s) - min_i Q_i(s, a)]."""
+        """E[alpha log pi(a|s) - min_i Q_i(s, a)], anchored to recorded actions if asked for."""
         value = self.critics(batch.obs, action).amin(1)
-        return (self.temperature.unsqueeze(1) * log_prob - value).mean(1)
+        loss = (self.temperature.unsqueeze(1) * log_prob - value).mean(1)
+        return self.anchored(loss, value, batch, action) if self.imitates else loss
+
+    def anchored(
+        self,
+        loss: Float[Tensor, " S"],
+        value: Float[Tensor, "S B"],
+        batch: Transition,
+        action: Float[Tensor, "S B A"],
+    ) -> Float[Tensor, " S"]:
+        """loss / std Q(s, a) + imitation * mean |a - a_recorded|^2 over the recorded rows.
+
+        Ours, after TD3+BC (arXiv:2106.06860). Differs: divides by the standard deviation of the
+        values and not by their mean size, so that a constant added to every reward changes nothing.
+        """
+        scale = value.detach().std(1, correction=0).clamp(min=VALUE_FLOOR)
+        distance = (action - batch.action).square().mean(-1)
+        return loss / scale + self.imitation * masked_mean(distance, batch.is_real)
 
     def _update_critic(self, batch: Transition) -> dict[str, Tensor]:
         target = self.target(batch)

@@ -85,6 +85,7 @@ def make_sac():
             "entropy_in_target": True,
             "order": ["critic", "policy"],
             "normalise_critic_obs": False,
+            "imitation": 0.0,
             "critic_layer_norm": False,
             "regulariser": None,
         }

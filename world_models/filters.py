@@ -6,7 +6,7 @@ A filter is the place of penalties (MOPO), of selection among candidates and of 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, cast
+from typing import Annotated, Literal, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,6 +17,9 @@ from reverie.mistake import Mistake
 from reverie.ranges import Range
 from reverie.world_models.base import Step, WorldModel
 from reverie.world_models.per_seed import PerSeed, as_list, set_per_seed
+from reverie.world_models.uncertainty import recorded_uncertainty
+
+UNITS = ("raw", "data")
 
 ElapsedSteps = int | Tensor
 """Steps made since a rollout began: one number for all rows, or `[*]`."""
@@ -112,23 +115,66 @@ class UncertaintyPenalty(TransitionFilter):
     """Pays for uncertainty: r - penalty * u(s, a), with u the model's uncertainty.
 
     Args:
-        penalty: lambda, in reward units per unit of uncertainty; a list gives each seed its own.
+        penalty: lambda; a list gives each seed its own.
+        unit: what lambda counts in: `raw`, reward units per unit of u; or `data`, standard
+            deviations of the recorded rewards per mean u of the recorded rows, which makes the
+            units of rewards, states and u irrelevant.
 
-    Source: MOPO, arXiv:2005.13239, equation 3 and algorithm 2.
+    Source: MOPO, arXiv:2005.13239, equation 3 and algorithm 2. Differs: `unit=data` is ours.
     """
 
     penalty: float | Tensor
+    rate: Tensor
 
-    def __init__(self, *, penalty: Annotated[PerSeed, Range(0)]) -> None:
+    def __init__(
+        self, *, penalty: Annotated[PerSeed, Range(0)], unit: Literal["raw", "data"] = "raw"
+    ) -> None:
         super().__init__()
         if min(as_list(penalty)) < 0:
             raise Mistake(f"filter.penalty must not be negative, got {penalty}")
+        if unit not in UNITS:
+            raise Mistake(f"filter.unit={unit} must be one of {', '.join(UNITS)}")
         set_per_seed(self, "penalty", penalty, trailing=1)
+        self.unit = unit
+        # Reward units per unit of u. Measured again at each start, so no part of what is saved.
+        self.register_buffer("rate", torch.empty(0, 1), persistent=False)  # [S, 1]
+
+    @torch.no_grad()
+    def prepare(
+        self, data: Dataset, model: WorldModel, *, seeds: int, discount: float
+    ) -> str | None:
+        """Measure the rewards' standard deviation and the mean u, where lambda counts in them.
+
+        Raises:
+            Mistake: u of the recorded rows is zero or not finite.
+        """
+        if self.unit == "raw":
+            return None
+        usual = recorded_uncertainty(model, data, seeds).double().mean(1, keepdim=True)
+        if not (usual.isfinite() & (usual > 0)).all():
+            raise Mistake(
+                f"the world model's uncertainty of the rows of dataset {data.name} is {usual[0, 0]:.4g} "
+                "in the mean, by which filter.unit=data cannot divide; set filter.unit=raw"
+            )
+        spread = data.transitions.reward.double().std(correction=0).item()
+        rate = (spread / usual).to(self.rate)
+        if len(self.rate):  # compiled rollouts read it where it was
+            self.rate.copy_(rate)
+        else:
+            self.rate = rate
+        each = (self.penalty * self.rate).flatten().tolist()
+        return (
+            f"filter: a unit of the model's uncertainty costs {', '.join(f'{own:.4g}' for own in each)}"
+            f" (rewards spread by {spread:.4g})"
+        )
 
     def forward(
         self, obs: Tensor, action: Tensor, step: Step, elapsed_steps: ElapsedSteps = 0
     ) -> FilterResult:
-        reward = penalise(step.reward, step.uncertainty, self.penalty)
+        if self.unit == "data" and not len(self.rate):
+            raise RuntimeError("the unit of a penalty is not measured; call prepare first")
+        penalty = self.penalty if self.unit == "raw" else self.penalty * self.rate
+        reward = penalise(step.reward, step.uncertainty, penalty)
         everything = torch.ones_like(step.terminated[0])
         step = Step(step.next_obs, reward, step.terminated, step.uncertainty, step.state)
         return FilterResult(step, keep=everything, goes_on=everything)

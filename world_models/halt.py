@@ -15,8 +15,7 @@ from reverie.world_models.base import Step, WorldModel
 from reverie.world_models.filters import ElapsedSteps, FilterResult, TransitionFilter
 from reverie.world_models.measures import quantile as nearest_rank
 from reverie.world_models.per_seed import PerSeed, as_list, as_tensor
-
-_BLOCK = 2048
+from reverie.world_models.uncertainty import recorded_uncertainty
 
 log = logging.getLogger(__name__)
 
@@ -140,18 +139,6 @@ class PessimisticHalt(TransitionFilter):
                 *(self.halt_reward, lowest, discount),
                 *("filter.absorbing=true, or " if mended else "", enough),
             )
-
-
-def recorded_uncertainty(model: WorldModel, data: Dataset, seeds: int) -> Float[Tensor, "S N"]:
-    """The model's uncertainty of every recorded state and action."""
-    tensors = (*model.parameters(), *model.buffers())
-    device = tensors[0].device if tensors else torch.device("cpu")
-    found = []
-    for block in torch.arange(len(data)).split(_BLOCK):
-        rows = data.transitions[block].to(device)
-        obs, action = (column.expand(seeds, -1, -1) for column in (rows.obs, rows.action))
-        found.append(model.step(obs, action).uncertainty)
-    return torch.cat(found, 1)
 
 
 def _listed(values: Float[Tensor, " S"]) -> str:

@@ -12,7 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from reverie.datasets.dataset import Dataset
 from reverie.mistake import Mistake
+from reverie.world_models.base import WorldModel
+
+_BLOCK = 2048
 
 Uncertainty = Callable[[Tensor, Tensor], Tensor]
 
@@ -104,3 +108,15 @@ def uncertainty_named(name: str, members: int) -> Uncertainty:
             " leaves nothing to compare; use max_aleatoric, dropout or more members"
         )
     return UNCERTAINTIES[name]
+
+
+def recorded_uncertainty(model: WorldModel, data: Dataset, seeds: int) -> Float[Tensor, "S N"]:
+    """A world model's u of every recorded state and action."""
+    tensors = (*model.parameters(), *model.buffers())
+    device = tensors[0].device if tensors else torch.device("cpu")
+    found = []
+    for block in torch.arange(len(data)).split(_BLOCK):
+        rows = data.transitions[block].to(device)
+        obs, action = (column.expand(seeds, -1, -1) for column in (rows.obs, rows.action))
+        found.append(model.step(obs, action).uncertainty)
+    return torch.cat(found, 1)

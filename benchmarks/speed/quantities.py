@@ -102,7 +102,12 @@ def make_agent(seeds: int, device: torch.device) -> SAC:
 def make_plain_agent(agent: SAC, seed: int, device: torch.device) -> PlainSAC:
     """The reference with the weights of one seed of ours."""
     hyperparameters = hyperparameters_of("agent", "sac")
-    for absent in ("normalise_critic_obs", "critic_layer_norm", "regulariser"):  # ours has none
+    for absent in (
+        "normalise_critic_obs",
+        "critic_layer_norm",
+        "imitation",
+        "regulariser",
+    ):  # of ours
         del hyperparameters[absent]
     plain = PlainSAC(
         obs_dim=OBS_DIM, action_dim=ACTION_DIM, updates=UPDATES, device=device, **hyperparameters

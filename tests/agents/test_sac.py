@@ -186,3 +186,40 @@ def test_the_order_of_an_update_is_a_setting(spec, make_sac, make_batch):
     assert not torch.equal(*results)
     with pytest.raises(ValueError, match="must name critic and policy once each"):
         make_sac(spec, order=["critic"])
+
+
+def test_the_anchor_weighs_values_by_their_spread_and_pulls_to_recorded_actions(
+    spec, make_sac, make_batch
+):
+    agent, batch = make_sac(spec, seeds=2, imitation=[0.0, 3.0]), make_batch(2, 6)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        action, log_prob = agent.actor.sample(batch.obs)
+        loss = agent.actor_loss(batch, action, log_prob)
+        value = agent.critics(batch.obs, action).amin(1)
+    for seed, weight in enumerate((0.0, 3.0)):
+        plain = (agent.temperature[seed] * log_prob[seed] - value[seed]).mean()
+        distance = (action - batch.action)[seed].square().mean(-1)
+        real = batch.is_real[seed]
+        expected = plain / value[seed].std(correction=0) + weight * distance[real].mean()
+        assert torch.allclose(loss[seed], expected, rtol=1e-5)
+
+
+def test_a_constant_in_every_value_moves_no_anchored_actor(spec, make_sac, make_batch):
+    batch, steps = make_batch(1, 16), []
+    for offset in (0.0, 512.0):
+        torch.manual_seed(0)
+        agent = make_sac(spec, imitation=1.0, temperature_learning_rate=0.0)
+        plain = agent.critics.forward
+        agent.critics.forward = lambda *a, plain=plain, offset=offset: plain(*a) + offset
+        torch.manual_seed(1)
+        agent._update_policy(batch)
+        steps.append(torch.cat([each.detach().flatten() for each in agent.actor.parameters()]))
+    assert torch.allclose(*steps, atol=1e-5)
+
+
+def test_imitation_is_no_option_of_awac_and_never_negative(spec, make_sac, make_agent):
+    with pytest.raises(ValueError, match="must not be negative"):
+        make_sac(spec, imitation=-1.0)
+    with pytest.raises(ValueError, match=r"agent\.imitation=0"):
+        make_agent("awac", imitation=1.0)

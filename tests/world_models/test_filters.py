@@ -3,7 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from reverie.world_models.base import Step
+from reverie.mistake import Mistake
+from reverie.world_models.base import Step, WorldModel
 from reverie.world_models.filters import (
     Chain,
     FilterResult,
@@ -76,3 +77,51 @@ def test_a_chain_refuses_a_selecting_filter_behind_another():
 def test_a_negative_penalty_is_refused():
     with pytest.raises(ValueError, match="must not be negative"):
         UncertaintyPenalty(penalty=-1.0)
+
+
+class Doubtful(WorldModel):
+    """Is unsure of a row by the size of its first column, seed 1 twice as much."""
+
+    def fit(self, data, progress=None):
+        return {}
+
+    def signature(self):
+        return {}
+
+    def step(self, obs, action, candidates=1, state=None):
+        doubt = obs[..., 0].abs() * torch.arange(1.0, len(obs) + 1).unsqueeze(1)
+        lead = (candidates, *obs.shape[:-1])
+        return Step(
+            next_obs=obs.expand(*lead, -1),
+            reward=torch.zeros(lead),
+            terminated=torch.zeros(lead, dtype=torch.bool),
+            uncertainty=doubt,
+        )
+
+
+def test_a_penalty_in_units_of_the_data_pays_its_share_of_their_rewards_spread(make_dataset):
+    data = make_dataset(episodes=2)
+    doubt = data.transitions.obs[:, 0].abs().mean()
+    spread = data.transitions.reward.std(correction=0)
+    penalty = UncertaintyPenalty(penalty=0.5, unit="data")
+    with pytest.raises(RuntimeError, match="call prepare first"):
+        penalty(torch.zeros(2, 4, 3), torch.zeros(2, 4, 2), proposal())
+    told = penalty.prepare(data, Doubtful(), seeds=2, discount=0.9)
+    assert f"{float(0.5 * spread / doubt):.4g}, {float(0.25 * spread / doubt):.4g}" in told
+    reward = penalty(torch.zeros(2, 4, 3), torch.zeros(2, 4, 2), proposal()).step.reward[0]
+    usual = torch.stack([doubt, 2 * doubt]).unsqueeze(1)
+    assert torch.allclose(reward, 1 - 0.5 * spread * proposal().uncertainty / usual)
+
+
+def test_a_penalty_in_units_of_the_data_needs_a_model_that_is_ever_unsure(make_dataset):
+    data = make_dataset(episodes=2)
+    sure = replace(data, transitions=replace(data.transitions, obs=0 * data.transitions.obs))
+    with pytest.raises(Mistake, match=r"set filter\.unit=raw"):
+        UncertaintyPenalty(penalty=0.5, unit="data").prepare(
+            sure, Doubtful(), seeds=1, discount=0.9
+        )
+
+
+def test_an_unknown_unit_of_a_penalty_is_refused():
+    with pytest.raises(Exception, match="unit"):
+        UncertaintyPenalty(penalty=1.0, unit="metres")
