@@ -153,8 +153,8 @@ class UncertaintyPenalty(TransitionFilter):
         usual = recorded_uncertainty(model, data, seeds).double().mean(1, keepdim=True)
         if not (usual.isfinite() & (usual > 0)).all():
             raise Mistake(
-                f"the world model's uncertainty of the rows of dataset {data.name} is {usual[0, 0]:.4g} "
-                "in the mean, by which filter.unit=data cannot divide; set filter.unit=raw"
+                f"the world model's mean uncertainty of the rows of dataset {data.name} is "
+                f"{usual[0, 0]:.4g}, by which filter.unit=data cannot divide; set filter.unit=raw"
             )
         spread = data.transitions.reward.double().std(correction=0).item()
         rate = (spread / usual).to(self.rate)
@@ -162,11 +162,8 @@ class UncertaintyPenalty(TransitionFilter):
             self.rate.copy_(rate)
         else:
             self.rate = rate
-        each = (self.penalty * self.rate).flatten().tolist()
-        return (
-            f"filter: a unit of the model's uncertainty costs {', '.join(f'{own:.4g}' for own in each)}"
-            f" (rewards spread by {spread:.4g})"
-        )
+        each = ", ".join(f"{own:.4g}" for own in (self.penalty * self.rate).flatten().tolist())
+        return f"filter: a unit of the model's uncertainty costs {each}, rewards spread by {spread:.4g}"
 
     def forward(
         self, obs: Tensor, action: Tensor, step: Step, elapsed_steps: ElapsedSteps = 0
