@@ -44,8 +44,8 @@ class AWAC(SAC):
         super().__init__(**sac)
         if self.imitates:
             raise Mistake(
-                f"agent.imitation={sac['imitation']} adds nothing to AWAC, whose actor does nothing "
-                "but imitate; set agent.imitation=0"
+                f"agent.imitation={sac['imitation']} adds nothing to AWAC, whose actor only "
+                "imitates; set agent.imitation=0"
             )
         if min(as_list(inverse_temperature)) < 0:
             raise Mistake(

@@ -163,7 +163,7 @@ class UncertaintyPenalty(TransitionFilter):
         else:
             self.rate = rate
         each = ", ".join(f"{own:.4g}" for own in (self.penalty * self.rate).flatten().tolist())
-        return f"filter: a unit of the model's uncertainty costs {each}, rewards spread by {spread:.4g}"
+        return f"filter: a unit of the model's uncertainty costs {each}"
 
     def forward(
         self, obs: Tensor, action: Tensor, step: Step, elapsed_steps: ElapsedSteps = 0
