@@ -63,6 +63,7 @@ from reverie.training.seeding import (
 from reverie.training.stored import write_settings
 from reverie.world_models.base import WorldModel
 from reverie.world_models.model_updates import ModelUpdates
+from reverie.world_models.precision import Precision
 from reverie.world_models.sources import RolloutSource
 
 
@@ -103,6 +104,7 @@ class Run:
         compiled: whether updates, rollouts and fits are compiled; None for where it repays.
         compile: what functions are passed through, in the place of that decision; None to decide.
         threads: of torch; None for those that torch has, or had when the run began.
+        precision: of hidden layers in updates and rollouts.
         evaluator: copies of the true environment, None for no scores.
         probes: measured at every evaluation, each on a random stream of its own.
         value_gap: a probe that is judged at the end as well, for an alarm.
@@ -138,6 +140,7 @@ class Run:
     compiled: bool | None = False
     compile: Wrapper | None = None
     threads: int | None = None
+    precision: Precision = "float32"
     evaluator: Evaluator | None = None
     probes: Sequence[Probe] = ()
     value_gap: ValueGap | None = None
@@ -285,6 +288,7 @@ class Run:
                     evaluate=lambda update: self._evaluate(update, state, shown),
                     checkpoint=lambda update: state.save(saved, update),
                     compile=compile,
+                    precision=self.precision,
                     on_update=shown.advance_to,
                     model_updates=changes,
                 )
