@@ -151,7 +151,7 @@ class SAC(Agent):
         return self.critics(obs, action)
 
     @torch.no_grad()
-    def bonus(self, obs: Float[Tensor, "S B D"]) -> Float[Tensor, "S B"]:
+    def bonus(self, obs: Float[Tensor, "S B D"]) -> Float[Tensor, "S B"] | None:
         """-alpha log pi, of one sampled action a state."""
         if not self.entropy_in_target:
             return obs.new_zeros(obs.shape[:-1])

@@ -75,9 +75,11 @@ def is_worse(verdict: Mapping[str, Any], seed: int) -> bool:
 
 
 def falls_short(verdict: Mapping[str, Any], seed: int) -> bool:
-    """Whether some estimate of a policy that is not called better is below the recorded one."""
-    below = any(value < known for _, value, known in _estimates(verdict, seed))
-    return below and verdict["outcome"][seed] != "better"
+    """Whether some estimate is below what was recorded, where the policy is not called better and
+    fitted Q evaluation is not sure that it is."""
+    if verdict["outcome"][seed] == "better" or _sign_of_fit(verdict, seed) == 1:
+        return False
+    return any(value < known for _, value, known in _estimates(verdict, seed))
 
 
 def unjudged(verdict: Mapping[str, Any], seed: int) -> bool:

@@ -90,7 +90,9 @@ def test_a_fit_that_is_not_converged_is_sure_where_what_is_left_is_less_than_the
     assert verdict(5.0, remaining=0.1)["outcome"] == ["none"]
     assert is_worse(verdict(5.0, remaining=0.1), 0)  # 14 below, 2 of 20 left to move
     assert not is_worse(verdict(5.0, remaining=0.8), 0)
-    assert not is_worse(verdict(5.0, 30.0, remaining=0.1), 0)  # the model sees a gain
+    far = {"beyond": [0.9], "recorded_beyond": 0.1}
+    gains = verdict(5.0, 30.0, remaining=0.1, actions=far)  # in the model
+    assert gains["outcome"] == ["unclear"] and not is_worse(gains, 0)
 
 
 def test_a_point_estimate_below_the_data_is_not_shown_to_be_better():
@@ -99,6 +101,11 @@ def test_a_point_estimate_below_the_data_is_not_shown_to_be_better():
         (said,) = alarms(found)
         assert said.startswith("not shown to be better than what was recorded: fitted Q evaluation")
     assert not falls_short(verdict(20.5), 0) and alarms(verdict(20.5)) == []
+    # Fitted Q evaluation is sure of a gain, and only its far actions keep it from `better`.
+    far = {"beyond": [0.9], "recorded_beyond": 0.1}
+    for remaining, short in ((0.0, False), (0.5, True)):
+        found = verdict(30.0, 19.5, actions=far, remaining=remaining)
+        assert found["outcome"] == ["unclear"] and falls_short(found, 0) is short
 
 
 def test_a_policy_that_nothing_judges_and_that_leaves_the_data_says_so():
@@ -210,16 +217,19 @@ class Inflated(SAC):
 def test_a_run_with_inflated_critics_says_so_and_its_twin_does_not(tmp_path):
     small = dict(
         dataset=recording(),
-        updates=200,
-        batch_size=64,
+        updates=100,
+        batch_size=32,
         threads=1,
         probe_starts=0,
         evaluate={"every": 0},
-        verdict={"fqe": {"share": 1.0, "converged": 1.0}, "doubly_robust": {"updates": 0}},
+        verdict={
+            "fqe": {"updates": 100, "share": 1.0, "replicas": 2, "hidden": [32, 32]},
+            "doubly_robust": {"updates": 0},
+        },
     )
     said = {}
     for kind in (SAC, Inflated):
-        run = reverie.make("algorithm=sac", agent=partial(kind), **small)
+        run = reverie.make("algorithm=sac", agent=partial(kind, hidden=[32, 32]), **small)
         summary = run.train(tmp_path / kind.__name__, console=QUIET).summary
         said[kind] = [each for each in summary["alarms"] if "critics expect" in each]
         kept = json.loads((tmp_path / kind.__name__ / "summary.json").read_text())
