@@ -15,7 +15,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from reverie.agents.base import Agent
-from reverie.agents.losses import bellman_target, critic_metrics, polyak_, squared_error
+from reverie.agents.losses import (
+    bellman_target,
+    critic_metrics,
+    polyak_,
+    settled_share,
+    squared_error,
+)
 from reverie.agents.networks import Critics, TanhGaussianActor
 from reverie.agents.regularisers import BuildRegulariser, Regulariser, endings
 from reverie.datasets.dataset import Dataset
@@ -143,6 +149,17 @@ class SAC(Agent):
         self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"]
     ) -> Float[Tensor, "S N B"]:
         return self.critics(obs, action)
+
+    @torch.no_grad()
+    def bonus(self, obs: Float[Tensor, "S B D"]) -> Float[Tensor, "S B"] | None:
+        """-alpha log pi, of one sampled action a state."""
+        if not self.entropy_in_target:
+            return obs.new_zeros(obs.shape[:-1])
+        _, log_prob = self.actor.sample(obs)
+        return -self.temperature.unsqueeze(1) * log_prob
+
+    def settled(self, updates: int) -> float:
+        return settled_share(updates, self.tau, self.discount)
 
     def reward_bounds(self, low: float, high: float) -> tuple[float, float]:
         if not self.entropy_in_target:

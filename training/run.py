@@ -32,7 +32,8 @@ from reverie.training.logging import Log, NoTracker, Tracker
 from reverie.training.loop import Periods, Wrapper, train
 from reverie.training.memory import keep_freed_memory
 from reverie.training.online import Online
-from reverie.training.ope import conclusions
+from reverie.training.ope import alarms as verdict_alarms
+from reverie.training.ope.expectations import expectations
 from reverie.training.ope.verdict import Verdict
 from reverie.training.plant_units import Named, decide
 from reverie.training.pretraining import Cloning
@@ -236,6 +237,11 @@ class Run:
             return decide(self.policy, self.data.spec, obs, seeds=seeds, seed=seed)
         return self.agent.act(obs.to(self.device), deterministic=True).cpu()
 
+    @property
+    def real_share(self) -> float:
+        """Of the rows in a batch, those that were recorded, or met in the true environment."""
+        return self.mixture.rows.get("real", 0) / sum(self.mixture.rows.values())
+
     def _train(self, folder: Path, kept: Path | None, console: Console) -> dict[str, Any]:
         """Carry the run out, or what is left of it.
 
@@ -400,6 +406,9 @@ class Run:
                 seed=self.seed,
                 device=self.device,
                 console=console,
+                expect=lambda starts: expectations(
+                    self.agent, self.data, starts, updates=self.updates
+                ),
             )
         self.seconds["verdict"] = self.clock() - begun
         return found
@@ -428,7 +437,9 @@ class Run:
         summary["alarms"] = [
             *blow_up.alarm(summary["blow_up"]),
             *alarms(described["world_model"], judged),
-            *conclusions.alarms(verdict),
+            *verdict_alarms.alarms(
+                verdict, real_share=self.real_share, critics=not summary["blow_up"]["alarm"]
+            ),
         ]
         return summary
 
