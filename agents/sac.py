@@ -200,6 +200,13 @@ class SAC(Agent):
             value = value - self.temperature.unsqueeze(1) * log_prob
         return value
 
+    def fit_critics(
+        self, batch: Transition, target: Float[Tensor, "S B"]
+    ) -> tuple[Float[Tensor, " S"], Float[Tensor, "S N B"]]:
+        """The critics' loss, and their predictions at the batch."""
+        prediction = self.critics(batch.obs, batch.action)
+        return self.critic_loss(batch, prediction, target), prediction
+
     def critic_loss(
         self, batch: Transition, prediction: Float[Tensor, "S N B"], target: Float[Tensor, "S B"]
     ) -> Float[Tensor, " S"]:
@@ -215,8 +222,7 @@ class SAC(Agent):
 
     def _update_critic(self, batch: Transition) -> dict[str, Tensor]:
         target = self.target(batch)
-        prediction = self.critics(batch.obs, batch.action)
-        loss = self.critic_loss(batch, prediction, target)
+        loss, prediction = self.fit_critics(batch, target)
         penalty = self.regulariser.penalty(self.critics, batch, prediction)
         self.critic_optimiser.step(loss + penalty)
         projected = self.regulariser.project_(self.critics)
