@@ -52,6 +52,7 @@ def test_every_preset_with_a_world_model_is_there():
     assert sorted(training.METHODS) == sorted([*training.MODEL_BASED, *training.MODEL_FREE])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["rebrac", "leq"])
 def test_nothing_is_changed_but_how_it_is_measured(method):
     ours = training.build(method, training.USUAL["pendulum"], training.Budget()).settings
@@ -114,7 +115,7 @@ def test_only_what_is_complete_is_judged():
     first, *lines, absent = judged({"pendulum": ABOVE, "hopper": BELOW})
     assert first.holds is True and first.measured.startswith("2 of 4 tasks count; yes: pendulum;")
     assert [line.holds for line in lines] == [None, True, None, None, True, None]
-    assert "hopper: leq" in absent.measured and "cartpole: leq" in absent.measured
+    assert "hopper: leq" in absent.measured and "cartpole: all" in absent.measured
     silent = {"pendulum": task([50.0, 51.0, 52.0], alarms=())}
     first, _, alarm, *_ = judged(silent)
     assert (first.holds, alarm.holds) == (False, False) and "silent: mopo" in alarm.measured
@@ -140,6 +141,7 @@ def test_a_table_grows_in_parts_and_drops_what_is_of_other_settings(tmp_path, mo
         return {key: found[key] for key in ("returns", "alarms", "seconds", "stopped")}
 
     monkeypatch.setattr(comparison, "train", train)
+    monkeypatch.setattr(laptop, "plot", lambda *_: None)  # which takes longer than all else
 
     def measured(asked, known, folder):
         return laptop.measure(
