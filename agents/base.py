@@ -114,3 +114,18 @@ class Agent(nn.Module, ABC):
     ) -> Float[Tensor, "S N B"] | None:
         """Every critic's estimate of the same pairs, None for an agent without critics."""
         return None
+
+    def bonus(self, obs: Float[Tensor, "S B D"]) -> Float[Tensor, "S B"] | None:
+        """What one step of the policy adds to `values` beside its reward, in their units.
+
+        None where that depends on more than the state and the action, and is not known.
+        """
+        return obs.new_zeros(obs.shape[:-1])
+
+    def settled(self, updates: int) -> float:
+        """Share of a constant error of the critics that so many updates take away, in [0, 1].
+
+        Target networks follow with a Polyak step of tau, and let an error of a constant shrink by
+        tau (1 - discount) each time. One for an agent without them.
+        """
+        return 1.0

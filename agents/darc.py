@@ -53,6 +53,9 @@ class DARC(SAC):
         super().prepare(data)
         self.discriminators.prepare(data)
 
+    def bonus(self, obs: Float[Tensor, "S B D"]) -> None:
+        """Corrections depend on the successors, too."""
+
     def reward_bounds(self, low: float, high: float) -> tuple[float, float]:
         most = float(torch.as_tensor(self.correction).max()) * 2 * self.discriminators.logit_bound
         return super().reward_bounds(low - most, high + most)

@@ -71,16 +71,16 @@ class EDAC(SAC):
         self.regulariser.project_(self.critics)
         self.target_critics.load_state_dict(self.critics.state_dict())
 
-    def critic_loss(
-        self, batch: Transition, prediction: Float[Tensor, "S N B"], target: Float[Tensor, "S B"]
-    ) -> Float[Tensor, " S"]:
+    def fit_critics(
+        self, batch: Transition, target: Float[Tensor, "S B"]
+    ) -> tuple[Float[Tensor, " S"], Float[Tensor, "S N B"]]:
         """Squared TD error of every critic, plus the diversity term at the batch's own actions."""
-        loss = super().critic_loss(batch, prediction, target)
         if not self.diverse:
-            return loss
-        gradient = self.critics.action_gradient(batch.obs, batch.action)  # [S, N, B, A]
+            return super().fit_critics(batch, target)
+        prediction, gradient = self.critics.with_action_gradient(batch.obs, batch.action)
+        loss = self.critic_loss(batch, prediction, target)
         if self.diversity_critics is not None:
             lots = torch.rand(gradient.shape[:2], device=gradient.device)
             drawn = lots.argsort(1)[:, : self.diversity_critics]  # [S, k]
             gradient = gradient.take_along_dim(drawn[..., None, None], 1)
-        return loss + self.diversity * gradient_similarity(gradient)
+        return loss + self.diversity * gradient_similarity(gradient), prediction

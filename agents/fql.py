@@ -16,6 +16,7 @@ from reverie.agents.losses import (
     inverse_value_scale,
     masked_mean,
     polyak_,
+    settled_share,
     squared_error,
 )
 from reverie.agents.networks import Critics, Standardiser
@@ -155,6 +156,9 @@ class FQL(Agent):
         self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"]
     ) -> Float[Tensor, "S N B"]:
         return self.critics(self.standardise(obs), action)
+
+    def settled(self, updates: int) -> float:
+        return settled_share(updates, self.tau, self.discount)
 
     def update(self, batch: Transition) -> dict[str, Float[Tensor, " S"]]:
         batch = replace(

@@ -15,6 +15,7 @@ from reverie.agents.losses import (
     critic_metrics,
     expectile_loss,
     polyak_,
+    settled_share,
     squared_error,
 )
 from reverie.agents.networks import Critics, GaussianActor, StateValue
@@ -163,6 +164,12 @@ class IQL(Agent):
                 "agent.normalise_rewards=false"
             )
         self.reward_scale.copy_(RETURN_RANGE / spread)
+
+    def bonus(self, obs: Float[Tensor, "S B D"]) -> Float[Tensor, "S B"]:
+        return obs.new_full(obs.shape[:-1], self.reward_offset) / self.reward_scale
+
+    def settled(self, updates: int) -> float:
+        return settled_share(updates, self.tau, self.discount)
 
     def reward_bounds(self, low: float, high: float) -> tuple[float, float]:
         scale = float(self.reward_scale)

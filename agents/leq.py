@@ -179,6 +179,9 @@ class LEQ(Agent):
             )
         self.reward_scale.copy_(RETURN_RANGE / spread)
 
+    def bonus(self, obs: Float[Tensor, "S B D"]) -> Float[Tensor, "S B"]:
+        return obs.new_full(obs.shape[:-1], self.reward_offset) / self.reward_scale
+
     def reward_bounds(self, low: float, high: float) -> tuple[float, float]:
         scale = float(self.reward_scale)
         return scale * low + self.reward_offset, scale * high + self.reward_offset

@@ -46,6 +46,16 @@ def sum_bounds(low: float, high: float, steps: int | float, ends: bool) -> tuple
     return least, most
 
 
+def settled_share(updates: int, tau: float, discount: float) -> float:
+    """Share of a constant error that targets lose: 1 - (1 - tau (1 - discount))^updates.
+
+    Args:
+        updates: of the target networks, each a Polyak step of `tau`.
+        discount: per control step, in [0, 1].
+    """
+    return 1 - (1 - tau * (1 - discount)) ** updates
+
+
 def squared_error(
     prediction: Float[Tensor, "S N B"], target: Float[Tensor, "S B"]
 ) -> Float[Tensor, " S"]:

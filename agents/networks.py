@@ -240,17 +240,17 @@ class Critics(nn.Module):
         action = action.unsqueeze(1).expand(-1, self.critics, -1, -1)
         return self.body(torch.cat([self.standardise(obs), action], -1)).squeeze(-1)
 
-    def action_gradient(
+    def with_action_gradient(
         self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"]
-    ) -> Float[Tensor, "S N B A"]:
-        """grad_a Q_1..Q_N at the same states and actions, itself differentiable in the weights."""
+    ) -> tuple[Float[Tensor, "S N B"], Float[Tensor, "S N B A"]]:
+        """Q_1..Q_N and grad_a of each, from one pass; both are differentiable in the weights."""
         # Each critic gets its own copy of the actions, so one backward pass keeps them apart.
         obs = self.standardise(obs)
         obs, action = (x.unsqueeze(1).expand(-1, self.critics, -1, -1) for x in (obs, action))
         action = action.detach().requires_grad_()
-        value = self.body(torch.cat([obs, action], -1))
+        value = self.body(torch.cat([obs, action], -1)).squeeze(-1)
         (gradient,) = torch.autograd.grad(value.sum(), action, create_graph=True)
-        return gradient
+        return value, gradient
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from reverie.agents.losses import (
     critic_metrics,
     masked_mean,
     polyak_,
+    settled_share,
     squared_error,
 )
 from reverie.agents.networks import Critics, TanhGaussianActor
@@ -163,6 +164,17 @@ class SAC(Agent):
     ) -> Float[Tensor, "S N B"]:
         return self.critics(obs, action)
 
+    @torch.no_grad()
+    def bonus(self, obs: Float[Tensor, "S B D"]) -> Float[Tensor, "S B"] | None:
+        """-alpha log pi, of one sampled action a state."""
+        if not self.entropy_in_target:
+            return obs.new_zeros(obs.shape[:-1])
+        _, log_prob = self.actor.sample(obs)
+        return -self.temperature.unsqueeze(1) * log_prob
+
+    def settled(self, updates: int) -> float:
+        return settled_share(updates, self.tau, self.discount)
+
     def reward_bounds(self, low: float, high: float) -> tuple[float, float]:
         if not self.entropy_in_target:
             return low, high
@@ -201,6 +213,13 @@ class SAC(Agent):
         if self.entropy_in_target:
             value = value - self.temperature.unsqueeze(1) * log_prob
         return value
+
+    def fit_critics(
+        self, batch: Transition, target: Float[Tensor, "S B"]
+    ) -> tuple[Float[Tensor, " S"], Float[Tensor, "S N B"]]:
+        """The critics' loss, and their predictions at the batch."""
+        prediction = self.critics(batch.obs, batch.action)
+        return self.critic_loss(batch, prediction, target), prediction
 
     def critic_loss(
         self, batch: Transition, prediction: Float[Tensor, "S N B"], target: Float[Tensor, "S B"]
@@ -241,8 +260,7 @@ class SAC(Agent):
 
     def _update_critic(self, batch: Transition) -> dict[str, Tensor]:
         target = self.target(batch)
-        prediction = self.critics(batch.obs, batch.action)
-        loss = self.critic_loss(batch, prediction, target)
+        loss, prediction = self.fit_critics(batch, target)
         penalty = self.regulariser.penalty(self.critics, batch, prediction)
         self.critic_optimiser.step(loss + penalty)
         projected = self.regulariser.project_(self.critics)

@@ -16,6 +16,7 @@ from reverie.agents.losses import (
     critic_metrics,
     inverse_value_scale,
     polyak_,
+    settled_share,
     smooth_action,
     squared_error,
 )
@@ -161,6 +162,9 @@ class TD3BC(Agent):
         self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"]
     ) -> Float[Tensor, "S N B"]:
         return self.critics(self.standardise(obs), action)
+
+    def settled(self, updates: int) -> float:
+        return settled_share(updates // self.policy_delay, self.tau, self.discount)
 
     def update(self, batch: Transition) -> dict[str, Float[Tensor, " S"]]:
         self.phase = (self.phase + 1) % self.policy_delay

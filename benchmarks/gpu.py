@@ -27,13 +27,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from reverie import make
 from reverie.agents.base import Agent
 from reverie.benchmarks.claims.report import RESULTS
+from reverie.benchmarks.speed.agents import agent_updates
 from reverie.benchmarks.speed.hardware import cpu_name, describe, slug
 from reverie.benchmarks.speed.quantities import (
     REFERENCE,
     SPEC,
     Quantity,
     Sizes,
-    agent_updates,
     ensemble_rows,
     make_agent,
     make_model,
@@ -117,7 +117,7 @@ class SameNumbers(TorchDispatchMode):
 
 def speeds(effort: Effort, device: torch.device, seeds: int, compiling: bool) -> dict[str, Any]:
     """Rates of sampling and updating, summed over seeds."""
-    quantity = agent_updates(seeds, effort.sizes, device, compiling)
+    quantity = agent_updates("sac", seeds, effort.sizes, device, compiling)
     if compiling and seeds == effort.seeds[0]:
         rows = random_rows(effort.sizes.stored_rows, device)
         mixture = Mixture({"real": Replay.of(rows)}, {"real": effort.sizes.batch}, seeds=seeds)

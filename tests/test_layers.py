@@ -14,6 +14,7 @@ ENTRY = {  # what reads configuration, besides training/launch/
     "training/distil/__main__.py",
     "training/ope/__main__.py",
     "training/export/__main__.py",
+    "training/fit_generator/__main__.py",
 }
 CLAIMS = Path("benchmarks/claims")
 FILES = [path for layer in LAYERS for path in sorted(Path(layer).rglob("*.py"))]

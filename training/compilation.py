@@ -55,8 +55,11 @@ def decided(choice: str | bool, device: torch.device) -> bool | None:
 
 def repays(updates: int) -> bool:
     """Whether a run of so many updates on a CPU is compiled, if there is a C++ compiler."""
-    if updates < REPAID:
-        return False
+    return updates >= REPAID and can_compile()
+
+
+def can_compile() -> bool:
+    """Whether there is a C++ compiler, which a CPU takes."""
     chosen = os.environ.get("CXX")
     return any(shutil.which(name) for name in ([chosen] if chosen else ["g++", "clang++"]))
 

@@ -213,7 +213,7 @@ def fit_or_load(
         return described, True
     if own is not None and own.is_file():
         return load(model, own, data, device, group=group), True
-    cached = cache / f"{_key(model, data)}.pt"
+    cached = cached_path(model, data, cache)
     with writing(cached, "free some disk space, or set cache=... to a folder that can be written"):
         cached.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(cached.parent)
@@ -340,6 +340,7 @@ def _read_cached(
         return None
 
 
-def _key(model: Fitted, data: Dataset) -> str:
+def cached_path(model: Fitted, data: Dataset, cache: Path) -> Path:
+    """Where a cache keeps this model fitted to these data."""
     text = json.dumps([model.signature(), data.fingerprint, torch.__version__], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
+    return cache / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.pt"

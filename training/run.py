@@ -32,7 +32,8 @@ from reverie.training.logging import Log, NoTracker, Tracker
 from reverie.training.loop import Periods, Wrapper, train
 from reverie.training.memory import keep_freed_memory
 from reverie.training.online import Online
-from reverie.training.ope import conclusions
+from reverie.training.ope import alarms as verdict_alarms
+from reverie.training.ope.expectations import expectations
 from reverie.training.ope.verdict import Verdict
 from reverie.training.plant_units import Named, decide
 from reverie.training.pretraining import Cloning
@@ -63,6 +64,7 @@ from reverie.training.seeding import (
 from reverie.training.stored import write_settings
 from reverie.world_models.base import WorldModel
 from reverie.world_models.model_updates import ModelUpdates
+from reverie.world_models.precision import Precision
 from reverie.world_models.sources import RolloutSource
 
 
@@ -103,6 +105,7 @@ class Run:
         compiled: whether updates, rollouts and fits are compiled; None for where it repays.
         compile: what functions are passed through, in the place of that decision; None to decide.
         threads: of torch; None for those that torch has, or had when the run began.
+        precision: of hidden layers in updates and rollouts.
         evaluator: copies of the true environment, None for no scores.
         probes: measured at every evaluation, each on a random stream of its own.
         value_gap: a probe that is judged at the end as well, for an alarm.
@@ -138,6 +141,7 @@ class Run:
     compiled: bool | None = False
     compile: Wrapper | None = None
     threads: int | None = None
+    precision: Precision = "float32"
     evaluator: Evaluator | None = None
     probes: Sequence[Probe] = ()
     value_gap: ValueGap | None = None
@@ -233,6 +237,11 @@ class Run:
             return decide(self.policy, self.data.spec, obs, seeds=seeds, seed=seed)
         return self.agent.act(obs.to(self.device), deterministic=True).cpu()
 
+    @property
+    def real_share(self) -> float:
+        """Of the rows in a batch, those that were recorded, or met in the true environment."""
+        return self.mixture.rows.get("real", 0) / sum(self.mixture.rows.values())
+
     def _train(self, folder: Path, kept: Path | None, console: Console) -> dict[str, Any]:
         """Carry the run out, or what is left of it.
 
@@ -285,6 +294,7 @@ class Run:
                     evaluate=lambda update: self._evaluate(update, state, shown),
                     checkpoint=lambda update: state.save(saved, update),
                     compile=compile,
+                    precision=self.precision,
                     on_update=shown.advance_to,
                     model_updates=changes,
                 )
@@ -396,6 +406,9 @@ class Run:
                 seed=self.seed,
                 device=self.device,
                 console=console,
+                expect=lambda starts: expectations(
+                    self.agent, self.data, starts, updates=self.updates
+                ),
             )
         self.seconds["verdict"] = self.clock() - begun
         return found
@@ -424,7 +437,9 @@ class Run:
         summary["alarms"] = [
             *blow_up.alarm(summary["blow_up"]),
             *alarms(described["world_model"], judged),
-            *conclusions.alarms(verdict),
+            *verdict_alarms.alarms(
+                verdict, real_share=self.real_share, critics=not summary["blow_up"]["alarm"]
+            ),
         ]
         return summary
 

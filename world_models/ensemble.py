@@ -30,6 +30,7 @@ from reverie.world_models.fitting import (
 )
 from reverie.world_models.gaussian import GaussianMembers
 from reverie.world_models.optimiser import Adam
+from reverie.world_models.precision import Precision, in_precision
 from reverie.world_models.termination import LearnedTermination, resolve
 from reverie.world_models.uncertainty import DROPOUT, STANDARDISED, dropout_std, uncertainty_named
 
@@ -68,6 +69,7 @@ class ProbabilisticEnsemble(WorldModel):
         terminal_head: builds the classifier that `learned` needs, given `spec` and `seeds`.
         heldout_episodes: whole episodes kept out of the fit for open-loop diagnostics, at most a
             tenth of all; 0 for none.
+        precision: of hidden layers in the updates of a fit, see `world_models.precision`.
 
     Source: MBPO and MOPO as specified above; holdout of single transitions for early stopping as
     there. Differs: time-limit rows with a true next observation are kept; `heldout_episodes`
@@ -108,6 +110,7 @@ class ProbabilisticEnsemble(WorldModel):
         termination: str,
         terminal_head: Callable[..., LearnedTermination],
         heldout_episodes: Whole,
+        precision: Precision,
     ) -> None:
         super().__init__()
         _require(1 <= elites <= members, "1 <= elites <= members", [elites, members])
@@ -150,7 +153,7 @@ class ProbabilisticEnsemble(WorldModel):
         # L, ensembles: one per seed, or one in all.
         self.replicas = seeds if per_seed else 1
         self.dropout, self.dropout_passes = dropout, dropout_passes
-        self.start_cut = start_cut
+        self.start_cut, self.precision = start_cut, precision
         self.uncertainty_of = (
             None if uncertainty == DROPOUT else uncertainty_named(uncertainty, members)
         )
@@ -188,6 +191,8 @@ class ProbabilisticEnsemble(WorldModel):
             fixed["dropout"] = self.dropout
         if self.start_cut != 2:  # likewise: all were cut there
             fixed["start_cut"] = self.start_cut
+        if self.precision != "float32":
+            fixed["precision"] = self.precision
         if self.spec.exogenous:
             fixed["exogenous"] = list(self.spec.exogenous)
         return {
@@ -362,7 +367,7 @@ class ProbabilisticEnsemble(WorldModel):
         def step(batch: Tensor, weight: Tensor) -> Tensor:
             return self.gaussians.update(optimiser, batch, weight)
 
-        update = self._wrap(step)
+        update = in_precision(self.precision, self._wrap(step))
         stopping = EarlyStopping.start(
             replicas,
             self.members,

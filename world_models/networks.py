@@ -16,6 +16,7 @@ from torch.compiler import is_compiling
 from torch.nn import functional as F
 
 from reverie.mistake import Mistake
+from reverie.world_models.precision import hidden_products, is_half
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -87,7 +88,8 @@ class BatchedLinear(nn.Module):
         """The same with the lead as the one dimension that products take; flattening is free."""
         slots = slice(first)
         weight, bias = (each[..., slots, :, :].flatten(0, -3) for each in (self.weight, self.bias))
-        if weight.shape[-1] <= _NARROW and rows.device.type == "cpu" and not is_compiling():
+        narrow = weight.shape[-1] <= _NARROW and rows.device.type == "cpu"
+        if narrow and not is_compiling() and not torch.is_autocast_enabled("cpu"):
             return _NarrowProduct.apply(rows, weight) + bias
         if weight.shape[-1] == 1:
             # Matrix libraries are slow at a single column, the usual output of a critic.
@@ -217,17 +219,18 @@ class BatchedMLP(nn.Module):
         activation = self.activation_in_place if in_place else self.activation
         layers = [layer for layer in self.layers if isinstance(layer, BatchedLinear)]
         lead, rows = x.shape[:-1], x.flatten(0, -3)
-        for number, layer in enumerate(layers[:-1]):
-            rows = layer.flat(rows, first)
-            if not self.norm_first:
-                rows = activation(rows)
-            if self.norms:
-                rows = self.norms[number](rows.unflatten(0, lead[:-1]), first).flatten(0, -3)
-            if self.norm_first:
-                rows = activation(rows)
-            if dropout:
-                rows = F.dropout(rows, dropout)
-        return layers[-1].flat(rows, first).view(*lead, self.widths[-1])
+        with hidden_products(x.device):
+            for number, layer in enumerate(layers[:-1]):
+                rows = layer.flat(rows, first)
+                if not self.norm_first:
+                    rows = activation(rows)
+                if self.norms:
+                    rows = self.norms[number](rows.unflatten(0, lead[:-1]), first).flatten(0, -3)
+                if self.norm_first:
+                    rows = activation(rows)
+                if dropout:
+                    rows = F.dropout(rows, dropout)
+        return layers[-1].flat(rows.to(x.dtype), first).view(*lead, self.widths[-1])
 
     def _infer_on_cpu(
         self, x: Float[Tensor, "*lead B inputs"], dropout: float
@@ -255,8 +258,11 @@ class BatchedMLP(nn.Module):
         width = len(x) * max(self.widths)
         blocks = max(math.ceil(x.shape[1] * width / _CPU_ACTIVATIONS), 1)
         block = max(math.ceil(x.shape[1] / blocks), 1)
-        spare = x.new_empty(2, width * block)
+        kind = torch.bfloat16 if is_half() else x.dtype
+        spare = x.new_empty(2, width * block, dtype=kind)
         layers = [layer.of(slots) for layer in self.layers if isinstance(layer, BatchedLinear)]
+        *hidden, last = layers
+        layers = [*((weight.to(kind), bias.to(kind)) for weight, bias in hidden), last]
         for values, target in zip(x.split(block, 1), out.split(block, 1), strict=True):
             for turn, (weight, bias) in enumerate(layers):
                 if turn:
@@ -264,8 +270,11 @@ class BatchedMLP(nn.Module):
                     if dropout:
                         F.dropout(values, dropout, inplace=True)
                 shape = (*values.shape[:2], weight.shape[-1])
-                result = spare[turn % 2, : math.prod(shape)].view(shape)
-                affine_(values, weight, bias, result)
+                if weight.dtype == kind:
+                    result = spare[turn % 2, : math.prod(shape)].view(shape)
+                else:  # the last layer of hidden ones in half precision
+                    result = weight.new_empty(shape)
+                affine_(values.to(weight.dtype), weight, bias, result)
                 values = result
             target.copy_(values)
 

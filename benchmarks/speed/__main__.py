@@ -1,36 +1,48 @@
-"""How fast training runs beside a plain reference: `python -m benchmarks.speed`.
+"""How fast everything runs that takes a run's time: `python -m benchmarks.speed`.
 
-Prints updates, model-training rows and rollout transitions per second of both, measured in turns in
-one process, and the share of the machine's own matrix-product rate that each reaches. Writes JSON,
-and ends with status 1 where a requirement is missed. `python -m benchmarks.speed sampler` does the
-same for the samplers of diffusion generators, at equal error.
+Updates of every agent, fits and rollouts of models, as they are and compiled, beside a plain
+reference where there is one; measured in turns in one process, with the share of the machine's own
+matrix-product rate that each reaches. Writes JSON as it goes and a picture, and ends with status 1
+where a requirement is missed. `--only` measures a part anew. `python -m benchmarks.speed sampler`
+does the same for the samplers of diffusion generators, at equal error.
 """
 
 import argparse
+import json
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
+from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
-from reverie.benchmarks.speed import samplers
+from reverie.benchmarks.claims.report import save_figure
+from reverie.benchmarks.speed import agents, models, samplers
 from reverie.benchmarks.speed.hardware import cpu_name, describe, slug, square_product
-from reverie.benchmarks.speed.quantities import REFERENCE, Quantity, Sizes, quantities
-from reverie.benchmarks.speed.timing import Contender, race
-from reverie.training.compilation import pick_device, should_compile, wrapper
+from reverie.benchmarks.speed.quantities import (
+    Quantity,
+    Sizes,
+    ensemble_rows,
+    rollout_transitions,
+)
+from reverie.benchmarks.speed.report import figure, judged, table
+from reverie.benchmarks.speed.timing import WARM_UP_CALLS, Contender, race
+from reverie.mistake import Mistake
+from reverie.training.compilation import can_compile, pick_device, should_compile, wrapper
 from reverie.training.files import write_json
 from reverie.training.launch.mistakes import one_line_errors
 
 RESULTS = Path(__file__).parent.parent / "results"
 CPU = Sizes(batch=256, stored_rows=100_000, many_seeds=4, starts=5_000, horizon=5, matrix=2048)
 GPU = replace(CPU, many_seeds=16, starts=50_000, matrix=8192)
-ROUNDS, SECONDS = 31, 0.5
-QUICK_ROUNDS, QUICK_SECONDS, QUICK_STARTS = 5, 0.5, 1_000
+ROUNDS, SECONDS = 7, 0.3
+QUICK_ROUNDS, QUICK_SECONDS, QUICK_STARTS = 3, 0.1, 1_000
+SLOW_ROUNDS = 3  # of what takes seconds a call
 
 
 def main() -> int:
@@ -45,16 +57,18 @@ def main() -> int:
     sizes = GPU if device.type == "cuda" else CPU
     if arguments.quick:
         sizes = replace(sizes, starts=QUICK_STARTS)
-    console = Console()
+    console, compiling = Console(), should_compile(choice, device)
+    if choice == "auto" and device.type == "cpu" and not arguments.quick:
+        compiling = can_compile()
+    built = builders(sizes, device, compiling)
+    chosen = choose(list(built), arguments.only)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+    quick = "-quick" if arguments.quick else ""
+    output: Path = arguments.output or RESULTS / f"speed-{slug(name)}{quick}.json"
 
     call, operations = square_product(sizes.matrix, device)
     products = race({"product": Contender(call, 1)}, rounds=5, seconds=seconds, device=device)
     peak = products.median("product") * operations
-    results = []
-    for quantity in quantities(sizes, device, should_compile(choice, device)):
-        result = measure(quantity, rounds, seconds, device, peak)
-        results.append(result)
-        console.print(f"measured: {quantity.key}", highlight=False)
     report = {
         "benchmark": "speed",
         "date": date.today().isoformat(),
@@ -65,104 +79,99 @@ def main() -> int:
         "sizes": vars(sizes),
         "rounds": rounds,
         "seconds_per_turn": seconds,
-        "results": results,
     }
+    results = earlier(output, report) if arguments.only else {}
+    for short in chosen:
+        quantity = built[short]()
+        warm_up = 1 if quantity.slow else WARM_UP_CALLS
+        rates = race(
+            quantity.contenders,
+            rounds=SLOW_ROUNDS if quantity.slow else rounds,
+            seconds=seconds,
+            device=device,
+            warm_up=warm_up,
+        )
+        results[short] = {"name": short, **judged(quantity, rates, peak)}
+        report["results"] = [results[each] for each in built if each in results]
+        report["partial"] = len(results) < len(built)
+        write_json(output, report)
+        console.print(f"measured: {quantity.key}", highlight=False)
+        del quantity
+        torch._dynamo.reset()  # or the eighth update would be refused as one compiled too often
     console.print(table(report))
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
-    quick = "-quick" if arguments.quick else ""
-    output = arguments.output or RESULTS / f"speed-{slug(name)}{quick}.json"
-    write_json(output, report)
+    save_figure(figure(report), output.with_suffix(".png"))
     console.print(f"written: {output}", highlight=False, soft_wrap=True)
-    return 0 if all(result["holds"] is not False for result in results) else 1
+    return 0 if all(results[short]["holds"] is not False for short in chosen) else 1
+
+
+def builders(
+    sizes: Sizes, device: torch.device, compiling: bool
+) -> dict[str, Callable[[], Quantity]]:
+    """Everything that is measured, by a short name; each is built when its turn comes."""
+    given = (sizes, device, compiling)
+    return {
+        **agents.builders(*given),
+        "ensemble": partial(ensemble_rows, *given),
+        "rollouts": partial(rollout_transitions, *given),
+        **models.builders(*given),
+    }
+
+
+def choose(names: Sequence[str], patterns: Sequence[str] | None) -> list[str]:
+    """The names that fit one of the patterns; all without patterns.
+
+    Raises:
+        Mistake: a pattern fits none.
+    """
+    if not patterns:
+        return list(names)
+    for pattern in patterns:
+        if not any(fnmatch(name, pattern) for name in names):
+            raise Mistake(f"--only {pattern} fits none of {', '.join(names)}")
+    return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
+
+
+def earlier(path: Path, report: Mapping[str, Any]) -> dict[str, Any]:
+    """Results, by short name, of a file that a run of a part adds to; none where there is none.
+
+    Raises:
+        Mistake: it is no such file, or was measured in another way or on another machine.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text())
+        results = {each["name"]: each for each in found["results"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise Mistake(
+            f"{path} holds no results that a part can be added to; measure without --only, or "
+            "give another file by --output"
+        ) from None
+    for key in ("hardware", "sizes", "rounds", "seconds_per_turn"):
+        if found.get(key) != report[key]:
+            raise Mistake(
+                f"{path} was measured with {key}={found.get(key)}, now it is {report[key]}; "
+                "measure without --only, or give another file by --output"
+            )
+    return results
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
     parser.add_argument("what", nargs="?", default="training", choices=["training", "sampler"])
-    parser.add_argument("--quick", action="store_true", help="under a minute on two cores")
+    parser.add_argument("--quick", action="store_true", help="a look: short turns, not compiled")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     parser.add_argument("--compile", default="auto", choices=["auto", "true", "false"])
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        help="a part: sac 'td3*' planner; joins the file",
+    )
     parser.add_argument(
         "--output", type=Path, help="JSON file (of sampler: folder); default benchmarks/results/"
     )
     return parser.parse_args()
-
-
-def measure(
-    quantity: Quantity, rounds: int, seconds: float, device: torch.device, peak: float
-) -> dict[str, Any]:
-    """Race the contenders of one quantity and judge it."""
-    rates = race(quantity.contenders, rounds=rounds, seconds=seconds, device=device)
-    found: dict[str, Any] = {}
-    for name, by_round in rates.by_name.items():
-        rate = rates.median(name)
-        found[name] = {
-            "rate": rate,
-            "rates": by_round,
-            "share_of_matrix_rate": rate * quantity.operations / peak,
-        }
-        if name != REFERENCE:
-            ratios = rates.ratios(name, REFERENCE)
-            found[name] |= {"ratio": median(ratios), "ratios": ratios}
-    verdict, holds = judge(quantity, found)
-    return {
-        "quantity": quantity.key,
-        "unit": quantity.unit,
-        "operations_per_unit": quantity.operations,
-        "contenders": found,
-        "verdict": verdict,
-        "holds": holds,
-    }
-
-
-def judge(quantity: Quantity, found: dict[str, Any]) -> tuple[str, bool | None]:
-    """Hold the paired median ratio against what is required."""
-    if quantity.required is None:
-        return "nothing required", None
-    name, least = quantity.required
-    if name not in found:
-        return f"{name} was not measured", None
-    ratio = found[name]["ratio"]
-    wanted_ratio = f"{name} >= {least:g}x"
-    if ratio >= least:
-        return f"{wanted_ratio}: yes", True
-    if ratio >= least * (1 - quantity.allowance):
-        return f"{wanted_ratio}: within noise ({quantity.allowance:.0%})", True
-    return f"{wanted_ratio}: NO", False
-
-
-def table(report: dict[str, Any]) -> Table:
-    """One row per quantity and contender of ours."""
-    hardware = report["hardware"]
-    peak = report["float32_matrix_product_flops"] / 1e9
-    shown = Table(
-        title=f"{hardware['gpu'] or hardware['cpu']}, {hardware['threads']} threads, float32 "
-        f"matrix products at {peak:,.0f} GFLOP/s",
-        title_justify="left",
-    )
-    for column in (
-        "per second",
-        "reference",
-        "ours",
-        "ratio (min-max)",
-        "share of matrix rate, ref | ours",
-        "required",
-    ):
-        shown.add_column(column, justify="left" if column == "per second" else "right")
-    for result in report["results"]:
-        reference = result["contenders"][REFERENCE]
-        for name, ours in result["contenders"].items():
-            if name == REFERENCE:
-                continue
-            shown.add_row(
-                f"{result['quantity']} ({name})",
-                f"{reference['rate']:,.0f}",
-                f"{ours['rate']:,.0f}",
-                f"{ours['ratio']:.2f} ({min(ours['ratios']):.2f}-{max(ours['ratios']):.2f})",
-                f"{reference['share_of_matrix_rate']:.1%} | {ours['share_of_matrix_rate']:.1%}",
-                result["verdict"],
-            )
-    return shown
 
 
 if __name__ == "__main__":

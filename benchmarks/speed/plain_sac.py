@@ -5,7 +5,7 @@ walks its parameters one by one, a Polyak loop over parameters, and a replay of 
 column. It computes what `agents.sac.SAC` computes for one seed (a test compares them) and draws
 its random numbers in the same order. Where public code differs, the faster habit was taken: no
 loss is read on the host, densities are written out instead of built from distribution objects,
-and the critics are frozen while the actor is updated.
+and the critics are frozen while the actor is updated. `plain_agents` builds on it.
 """
 
 import copy
@@ -100,8 +100,6 @@ class PlainSAC:
         order: Sequence[str],
         device: torch.device,
     ) -> None:
-        if list(order) != ["critic", "policy"]:
-            raise ValueError(f"the reference updates critic, then policy; got order={list(order)}")
         self.actor = PlainActor(obs_dim, action_dim, hidden, activation, log_std_bounds).to(device)
         self.critics = [
             perceptron(obs_dim + action_dim, hidden, 1, activation).to(device)
@@ -131,61 +129,94 @@ class PlainSAC:
         self.discount, self.tau = discount, tau
         self.max_temperature, self.entropy_in_target = max_temperature, entropy_in_target
         self.target_entropy = -float(action_dim) if target_entropy is None else target_entropy
+        self.order = tuple(order)
         self.done = 0
+
+    @property
+    def temperature(self) -> Tensor:
+        """Weight of the entropy term in the losses."""
+        value = self.log_temperature.detach().exp()
+        return value if self.max_temperature is None else value.clamp(max=self.max_temperature)
 
     def update(
         self, obs: Tensor, action: Tensor, reward: Tensor, next_obs: Tensor, terminated: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Learn from one batch; returns the losses of critics and actor."""
-        temperature = self.log_temperature.detach().exp().clamp(max=self.max_temperature)
-
+        critic_loss = actor_loss = torch.zeros((), device=obs.device)
+        for part in self.order:
+            if part == "critic":
+                target = self.target(reward, next_obs, terminated)
+                critic_loss = self.step_critics(obs, action, next_obs, terminated, target)
+            elif part == "policy":
+                actor_loss = self.step_actor(obs)
+            else:
+                with torch.no_grad():
+                    _, log_prob = self.actor(obs)
+                self.step_temperature(log_prob)
         with torch.no_grad():
-            next_action, next_log_prob = self.actor(next_obs)
-            pair = torch.cat([next_obs, next_action], -1)
-            value = self.target_critics[0](pair)
-            for critic in self.target_critics[1:]:
-                value = torch.min(value, critic(pair))
-            value = value.squeeze(-1)
-            if self.entropy_in_target:
-                value = value - temperature * next_log_prob
-            target = reward + self.discount * (1 - terminated) * value
+            for critic, target_critic in zip(self.critics, self.target_critics, strict=True):
+                move_towards(target_critic, critic, self.tau)
+        self.done += 1
+        if self.schedule is not None and self.done % COSINE_EVERY == 0:
+            self.schedule.step()
+        return critic_loss, actor_loss
 
+    @torch.no_grad()
+    def target(self, reward: Tensor, next_obs: Tensor, terminated: Tensor) -> Tensor:
+        """What critics are fitted to, `[B]`."""
+        next_action, next_log_prob = self.actor(next_obs)
+        value = least(self.target_critics, torch.cat([next_obs, next_action], -1))
+        if self.entropy_in_target:
+            value = value - self.temperature * next_log_prob
+        return reward + self.discount * (1 - terminated) * value
+
+    def step_critics(
+        self, obs: Tensor, action: Tensor, next_obs: Tensor, terminated: Tensor, target: Tensor
+    ) -> Tensor:
+        """Move every critic once; returns the sum of their losses."""
         pair = torch.cat([obs, action], -1)
-        critic_loss = torch.zeros((), device=obs.device)
+        total = torch.zeros((), device=obs.device)
         for critic, optimiser in zip(self.critics, self.critic_optimisers, strict=True):
             loss = F.mse_loss(critic(pair).squeeze(-1), target)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-            critic_loss = critic_loss + loss.detach()
+            total = total + loss.detach()
+        return total
 
+    def step_actor(self, obs: Tensor) -> Tensor:
+        """Move actor and temperature once; returns the actor's loss."""
         for critic in self.critics:
             critic.requires_grad_(False)
         new_action, log_prob = self.actor(obs)
-        pair = torch.cat([obs, new_action], -1)
-        value = self.critics[0](pair)
-        for critic in self.critics[1:]:
-            value = torch.min(value, critic(pair))
-        actor_loss = (temperature * log_prob - value.squeeze(-1)).mean()
+        value = least(self.critics, torch.cat([obs, new_action], -1))
+        loss = (self.temperature * log_prob - value).mean()
         self.actor_optimiser.zero_grad()
-        actor_loss.backward()
+        loss.backward()
         self.actor_optimiser.step()
         for critic in self.critics:
             critic.requires_grad_(True)
+        if "temperature" not in self.order:
+            self.step_temperature(log_prob.detach())
+        return loss.detach()
 
-        surplus = (log_prob.detach() + self.target_entropy).mean()
-        temperature_loss = -self.log_temperature * surplus
+    def step_temperature(self, log_prob: Tensor) -> None:
+        """Move the temperature once, towards the entropy that is aimed at."""
+        loss = -self.log_temperature * (log_prob + self.target_entropy).mean()
         self.temperature_optimiser.zero_grad()
-        temperature_loss.backward()
+        loss.backward()
         self.temperature_optimiser.step()
 
-        with torch.no_grad():
-            for critic, target_critic in zip(self.critics, self.target_critics, strict=True):
-                pairs = zip(critic.parameters(), target_critic.parameters(), strict=True)
-                for online, slow in pairs:
-                    slow.copy_(self.tau * online + (1 - self.tau) * slow)
 
-        self.done += 1
-        if self.schedule is not None and self.done % COSINE_EVERY == 0:
-            self.schedule.step()
-        return critic_loss, actor_loss.detach()
+def least(critics: Sequence[nn.Module], pair: Tensor) -> Tensor:
+    """The least of the critics' values, `[B]`."""
+    value = critics[0](pair)
+    for critic in critics[1:]:
+        value = torch.min(value, critic(pair))
+    return value.squeeze(-1)
+
+
+def move_towards(slow: nn.Module, online: nn.Module, rate: float) -> None:
+    """A Polyak step, parameter by parameter; to be called without gradients."""
+    for parameter, target in zip(online.parameters(), slow.parameters(), strict=True):
+        target.copy_(rate * parameter + (1 - rate) * target)

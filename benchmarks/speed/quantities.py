@@ -4,7 +4,7 @@ Sizes of the task are those of Hopper (11 observations, 3 actions); the data are
 no time measured here depends on their values. Both sides start from the same weights.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
@@ -15,10 +15,9 @@ from torch import Tensor
 from reverie.agents.sac import SAC
 from reverie.benchmarks.speed import flops
 from reverie.benchmarks.speed.plain_ensemble import PlainEnsemble, plain_rollouts
-from reverie.benchmarks.speed.plain_sac import PlainReplay, PlainSAC
+from reverie.benchmarks.speed.plain_sac import PlainSAC
 from reverie.benchmarks.speed.same_weights import copy_agent, copy_ensemble
 from reverie.benchmarks.speed.timing import Contender
-from reverie.datasets.replay import Mixture, Replay
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.training.compilation import wrapper
@@ -60,10 +59,12 @@ class Quantity:
 
     Attributes:
         key, unit: what is counted.
-        contenders: the reference first, then ours as `eager` and, where asked for, `compiled`.
+        contenders: what ours is measured against first: the reference, or, where there is none,
+            ours as `eager`; then ours as it is and, where asked for, `compiled`.
         operations: floating-point operations of matrix products per unit.
         required: contender and the least ratio to the reference, None where nothing is required.
         allowance: share by which a ratio may miss it and still be called noise.
+        slow: a call takes seconds, so that few must do.
     """
 
     key: str
@@ -72,6 +73,12 @@ class Quantity:
     operations: int
     required: tuple[str, float] | None
     allowance: float
+    slow: bool = False
+
+    @property
+    def baseline(self) -> str:
+        """What the others are divided by."""
+        return next(iter(self.contenders))
 
 
 def hyperparameters_of(group: str, option: str) -> dict[str, Any]:
@@ -102,12 +109,8 @@ def make_agent(seeds: int, device: torch.device) -> SAC:
 def make_plain_agent(agent: SAC, seed: int, device: torch.device) -> PlainSAC:
     """The reference with the weights of one seed of ours."""
     hyperparameters = hyperparameters_of("agent", "sac")
-    for absent in (
-        "normalise_critic_obs",
-        "critic_layer_norm",
-        "imitation",
-        "regulariser",
-    ):  # of ours
+    ours = ("normalise_critic_obs", "critic_layer_norm", "imitation", "imitate", "regulariser")
+    for absent in ours:
         del hyperparameters[absent]
     plain = PlainSAC(
         obs_dim=OBS_DIM, action_dim=ACTION_DIM, updates=UPDATES, device=device, **hyperparameters
@@ -158,53 +161,6 @@ def table_of(rows: Transition) -> tuple[Tensor, Tensor]:
     return inputs, torch.cat([rows.next_obs - rows.obs, rows.reward.unsqueeze(-1)], -1)
 
 
-def quantities(sizes: Sizes, device: torch.device, compiling: bool) -> Iterator[Quantity]:
-    """Each in turn; what one needs is freed before the next is built."""
-    yield agent_updates(1, sizes, device, compiling)
-    yield agent_updates(sizes.many_seeds, sizes, device, compiling)
-    yield ensemble_rows(sizes, device, compiling)
-    yield rollout_transitions(sizes, device, compiling)
-
-
-def agent_updates(seeds: int, sizes: Sizes, device: torch.device, compiling: bool) -> Quantity:
-    """Sampling and learning, as the training loop calls them.
-
-    The reference trains its agents one after another, so its rate for many seeds is that for one:
-    every turn goes to one agent, the next call to the same one.
-    """
-    rows = random_rows(sizes.stored_rows, device)
-    replay = PlainReplay(rows)
-
-    def ours() -> Callable[[], Any]:
-        agent = make_agent(seeds, device)
-        mixture = Mixture({"real": Replay.of(rows)}, {"real": sizes.batch}, seeds=seeds).to(device)
-        return lambda: agent.update(mixture.sample())
-
-    first = make_agent(seeds, device)
-    plain = make_plain_agent(first, 0, device)
-    contenders = {
-        REFERENCE: Contender(lambda: plain.update(*replay.sample(sizes.batch)), 1),
-        **_variants(ours, seeds, device, compiling),
-    }
-    actor = hyperparameters_of("agent", "sac")
-    required = {"cpu": ("eager", 1.0), "cuda": ("compiled", 5.0 if seeds == 1 else 40.0)}
-    whose = "seeds=1" if seeds == 1 else f"sum of {seeds} seeds"
-    return Quantity(
-        key=f"agent updates, {whose}",
-        unit="updates/s",
-        contenders=contenders,
-        operations=flops.sac_update(
-            obs_dim=OBS_DIM,
-            action_dim=ACTION_DIM,
-            hidden=actor["hidden"],
-            critics=actor["critics"],
-            batch=sizes.batch,
-        ),
-        required=required[device.type],
-        allowance=_allowance(device),
-    )
-
-
 def ensemble_rows(sizes: Sizes, device: torch.device, compiling: bool) -> Quantity:
     """Drawing a minibatch per member from its bootstrap order, and one training step."""
     model = make_model(device)
@@ -253,11 +209,11 @@ def ensemble_rows(sizes: Sizes, device: torch.device, compiling: bool) -> Quanti
         unit="member rows/s",
         contenders={
             REFERENCE: Contender(reference(), units),
-            **_variants(ours, units, device, compiling, fed),
+            **variants(ours, units, device, compiling, fed),
         },
         operations=flops.ensemble_row(obs_dim=OBS_DIM, action_dim=ACTION_DIM, hidden=model.hidden),
         required=("eager", 1.0) if device.type == "cpu" else None,
-        allowance=_allowance(device),
+        allowance=allowance_on(device),
     )
 
 
@@ -290,7 +246,7 @@ def rollout_transitions(sizes: Sizes, device: torch.device, compiling: bool) -> 
         unit="transitions/s",
         contenders={
             REFERENCE: Contender(reference, units),
-            **_variants(
+            **variants(
                 lambda: lambda: source.generate(agent.act, starts), units, device, compiling
             ),
         },
@@ -302,11 +258,11 @@ def rollout_transitions(sizes: Sizes, device: torch.device, compiling: bool) -> 
             members=model.members,
         ),
         required=("eager", 1.0) if device.type == "cpu" else None,
-        allowance=_allowance(device),
+        allowance=allowance_on(device),
     )
 
 
-def _variants(
+def variants(
     make: Callable[[], Callable[..., Any]],
     units: float,
     device: torch.device,
@@ -320,6 +276,6 @@ def _variants(
     return found
 
 
-def _allowance(device: torch.device) -> float:
+def allowance_on(device: torch.device) -> float:
     # The CPU claim is one of parity, where a few percent of noise would decide.
     return 0.03 if device.type == "cpu" else 0.0

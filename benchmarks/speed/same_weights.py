@@ -3,7 +3,11 @@
 import torch
 from torch import nn
 
+from reverie.agents.base import Agent
+from reverie.agents.iql import IQL
 from reverie.agents.sac import SAC
+from reverie.agents.td3_bc import TD3BC
+from reverie.benchmarks.speed.plain_agents import PlainIQL, PlainTD3BC
 from reverie.benchmarks.speed.plain_ensemble import PlainEnsemble
 from reverie.benchmarks.speed.plain_sac import PlainSAC
 from reverie.world_models.ensemble import ProbabilisticEnsemble
@@ -39,10 +43,34 @@ def copy_agent(plain: PlainSAC, ours: SAC, seed: int) -> None:
     for half, head in enumerate((plain.actor.mean, plain.actor.log_std)):
         head.weight.copy_(heads.weight[seed].T.chunk(2)[half])
         head.bias.copy_(heads.bias[seed].flatten().chunk(2)[half])
-    for i in range(len(plain.critics)):
-        copy_network(plain.critics[i], ours.critics.body, (seed, i))
-        copy_network(plain.target_critics[i], ours.target_critics.body, (seed, i))
+    copy_critics(plain, ours, seed)
     plain.log_temperature.copy_(ours.log_temperature[seed])
+
+
+def copy_critics(plain: PlainSAC | PlainTD3BC | PlainIQL, ours: Agent, seed: int) -> None:
+    """Every critic and its target."""
+    for name in ("critics", "target_critics"):
+        for i, critic in enumerate(getattr(plain, name)):
+            copy_network(critic, getattr(ours, name).body, (seed, i))
+
+
+@torch.no_grad()
+def copy_td3_bc(plain: PlainTD3BC, ours: TD3BC, seed: int) -> None:
+    """All networks of one seed, and the statistics of observations."""
+    copy_critics(plain, ours, seed)
+    copy_network(plain.actor, ours.actor.body, (seed,))
+    copy_network(plain.target_actor, ours.target_actor.body, (seed,))
+    plain.mean.copy_(ours.standardise.mean)
+    plain.scale.copy_(ours.standardise.scale)
+
+
+@torch.no_grad()
+def copy_iql(plain: PlainIQL, ours: IQL, seed: int) -> None:
+    """All networks of one seed."""
+    copy_critics(plain, ours, seed)
+    copy_network(plain.actor, ours.actor.body, (seed,))
+    copy_network(plain.value, ours.value.body, (seed,))
+    plain.log_std.copy_(ours.actor.free_log_std[seed].flatten())
 
 
 @torch.no_grad()

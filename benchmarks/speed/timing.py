@@ -42,16 +42,21 @@ class Rates:
 
 
 def race(
-    contenders: Mapping[str, Contender], *, rounds: int, seconds: float, device: torch.device
+    contenders: Mapping[str, Contender],
+    *,
+    rounds: int,
+    seconds: float,
+    device: torch.device,
+    warm_up: int = WARM_UP_CALLS,
 ) -> Rates:
     """Let contenders run in turns, A B A B ..., each for about `seconds` a turn.
 
-    Before the first round each has run `WARM_UP_CALLS` times, and once more to learn how many
+    Before the first round each has run `warm_up` times, and once more to learn how many
     calls fill a turn. Nothing of that is part of the result.
     """
     calls = {}
     for name, contender in contenders.items():
-        _time(contender.call, WARM_UP_CALLS, device)
+        _time(contender.call, warm_up, device)
         calls[name] = max(1, round(seconds / _time(contender.call, 1, device)))
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):

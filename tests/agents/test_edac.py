@@ -76,9 +76,9 @@ def test_a_hundred_critics_take_one_pass_and_no_table_of_pairs(make_edac, make_b
     batch, steps = make_batch(2, 7), {}
     for critics in (3, 100):
         agent = make_edac(seeds=2, critics=critics)
-        prediction, target = agent.critics(batch.obs, batch.action), agent.target(batch)
+        target = agent.target(batch)
         with _Shapes() as shapes:
-            loss = agent.critic_loss(batch, prediction, target)
+            loss, _ = agent.fit_critics(batch, target)
             torch.autograd.grad(loss.sum(), list(agent.critics.parameters()))
         steps[critics] = len(shapes.seen)
         assert all(shape.count(100) <= 1 for shape in shapes.seen)
@@ -113,7 +113,8 @@ def test_the_loss_and_its_slope_equal_a_double_loop_over_critics(make_edac, make
     agent = make_edac(seeds=2, critics=4, diversity=3.0, hidden=[8, 8]).double()
     batch = make_batch(2, 6).map(lambda x: x.double() if x.is_floating_point() else x)
     target = agent.target(batch)
-    loss = agent.critic_loss(batch, agent.critics(batch.obs, batch.action), target)
+    loss, prediction = agent.fit_critics(batch, target)
+    torch.testing.assert_close(prediction, agent.critics(batch.obs, batch.action))
     expected = naive_critic_loss(agent, batch, target, eta=3.0)
     torch.testing.assert_close(loss, expected)
     weights = list(agent.critics.parameters())
@@ -131,7 +132,7 @@ def test_training_against_the_term_makes_critics_less_alike(make_edac, make_batc
         agent = make_edac(critics=5, diversity=eta)
         for _ in range(60):
             agent.update(batch)
-        gradient = agent.critics.action_gradient(batch.obs, batch.action)
+        _, gradient = agent.critics.with_action_gradient(batch.obs, batch.action)
         similarity[eta] = gradient_similarity(gradient).item()
     assert similarity[1.0] < similarity[0.0] - 0.5
 
@@ -141,9 +142,9 @@ def test_some_critics_at_a_time_are_drawn_evenly(make_edac, make_batch, monkeypa
     seeds, rows = 600, 2
     agent = make_edac(seeds=seeds, critics=3, diversity=0.5, diversity_critics=2, hidden=[2])
     one = torch.tensor([1.0, 1.0, -1.0]).reshape(1, 3, 1, 1).expand(seeds, 3, rows, 2)
-    monkeypatch.setattr(agent.critics, "action_gradient", lambda obs, action: one)
-    target, prediction = torch.zeros(seeds, rows), torch.zeros(seeds, 3, rows)
-    term = agent.critic_loss(make_batch(seeds, rows), prediction, target)
+    nothing = torch.zeros(seeds, 3, rows)
+    monkeypatch.setattr(agent.critics, "with_action_gradient", lambda *_: (nothing, one))
+    term, _ = agent.fit_critics(make_batch(seeds, rows), torch.zeros(seeds, rows))
     assert set(term.mul(1e4).round().tolist()) == {10000.0, -10000.0}
     # Standard deviation of the share over 600 seeds: 0.019.
     assert (term > 0).float().mean().item() == pytest.approx(1 / 3, abs=0.08)

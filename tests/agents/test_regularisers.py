@@ -435,8 +435,8 @@ def test_standardised_critics_see_the_units_of_the_dataset(
         agent.critics.each(each, batch.action), agent.critics(batch.obs, batch.action)
     )
     torch.testing.assert_close(
-        agent.critics.action_gradient(batch.obs, batch.action),
-        plain.critics.action_gradient(seen, batch.action),
+        agent.critics.with_action_gradient(batch.obs, batch.action),
+        plain.critics.with_action_gradient(seen, batch.action),
     )
     for name in ("mean", "scale"):
         mine, its = (

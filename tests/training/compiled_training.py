@@ -41,7 +41,8 @@ def train(wrap, updates: int) -> dict[str, torch.Tensor]:
     )
     settings.pop("path", None)
     model = ProbabilisticEnsemble(spec=SPEC, seeds=SEEDS, seed=0, **settings)
-    model.ready = True  # as it is: what it predicts does not matter here
+    model.load_state_dict({**model.state_dict(), "fitted": torch.tensor(True)})  # as it is
+    agent.attach(model)
     source = BranchedRollouts(
         model=model,
         transition_filter=UncertaintyPenalty(penalty=0.5),

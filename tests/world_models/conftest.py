@@ -77,6 +77,7 @@ SMALL = dict(
     uncertainty="max_aleatoric",
     dropout=0.0,
     start_cut=2.0,
+    precision="float32",
     dropout_passes=10,
     termination="none",
     terminal_head=partial(

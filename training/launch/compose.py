@@ -112,6 +112,7 @@ def build_run(
         parts=parts,
         compiled=decided(config.compile, device),
         threads=None if config.threads == "auto" else int(config.threads),
+        precision=config.precision,
         evaluator=build_evaluator(config, data, console),
         probes=[probe for probe in probes if probe is not None],
         value_gap=gap,

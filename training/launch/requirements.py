@@ -18,6 +18,7 @@ from reverie.training.launch.compose import arguments, is_chosen, real_rows
 from reverie.training.ope.verdict import RANGES
 from reverie.training.population import population
 from reverie.world_models.diffusion.parts import require_parts_suit
+from reverie.world_models.precision import Precision
 
 Period = Whole
 """Of updates between two of something; 0 for never."""
@@ -44,6 +45,7 @@ SETTINGS = {
     "checkpoint_every": Period,
     "threads": Literal["auto"] | Count,
     "device": str,
+    "precision": Precision,
     "init": str | None,
     "init_optimiser": Optimiser,
     "init_sha256": str | None,

@@ -14,11 +14,6 @@ FEW = 20
 _SLACK = 0.01
 """Share of the attainable range by which an estimate may miss it."""
 NAMES = {"fqe": "fitted Q evaluation", "model": "the model rollouts"}
-_CAUSE = (
-    "do not deploy; the likely cause are actions or states that the data lack, so keep the policy "
-    "closer to them: on rollouts raise filter.penalty or lower source.horizon; or choose "
-    "algorithm=td3_bc, with it a lower agent.alpha"
-)
 _RUN = "run=..."
 """Stands in sentences for a directory, since a run may be moved."""
 LONGER = f"python -m training.ope {_RUN} fqe.updates=20000"
@@ -220,22 +215,6 @@ def _corrected(found: Mapping[str, Any], seed: int) -> list[str]:
     ]
 
 
-def alarms(verdict: Mapping[str, Any] | None) -> list[str]:
-    """What a finished run warns of, in sentences: contradictions, and what nobody can earn."""
-    if verdict is None:
-        return []
-    said: dict[str, list[int]] = {}
-    for seed, outcome in enumerate(verdict["outcome"]):
-        for each in verdict["impossible"][seed]:
-            said.setdefault(f"{each}: {_CAUSE}", []).append(seed)
-        if outcome == "contradiction":
-            said.setdefault(verdict["sentence"][seed], []).append(seed)
-    return [
-        f"{sentence}{'' if verdict['seeds'] == 1 else f' ({_seeds(own)})'}"
-        for sentence, own in said.items()
-    ]
-
-
 def name_run(sentence: str, run_dir: Path) -> str:
     """A sentence whose commands can be typed as they stand."""
     return sentence.replace(_RUN, shlex.quote(f"run={run_dir}"))
@@ -248,8 +227,9 @@ def sentences(verdict: Mapping[str, Any]) -> list[str]:
         said.setdefault(sentence, []).append(seed)
     if len(said) == 1:
         return list(said)
-    return [f"{_seeds(own)}: {sentence}" for sentence, own in said.items()]
+    return [f"{seeds_of(own)}: {sentence}" for sentence, own in said.items()]
 
 
-def _seeds(own: Sequence[int]) -> str:
+def seeds_of(own: Sequence[int]) -> str:
+    """Their numbers, in words."""
     return f"seed{'s' * (len(own) > 1)} {', '.join(map(str, own))}"

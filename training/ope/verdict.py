@@ -6,7 +6,7 @@ stays near a clone of that behaviour, a third one corrects the first by the erro
 recorded steps.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ from reverie.training.seeding import side_stream
 from reverie.world_models.base import Policy, WorldModel
 from reverie.world_models.diffusion.behaviour import BehaviourClone
 
+Expectations = Callable[[Float[Tensor, "P D"]], Mapping[str, Any] | None]
 RANGES: dict[str, Any] = {
     "discount": Inside,
     "horizon": Count | None,
@@ -147,6 +148,7 @@ class Verdict:
         seed: int,
         device: torch.device,
         console: Console,
+        expect: Expectations = lambda starts: None,
     ) -> dict[str, Any]:
         """Everything that is known of S policies, as plain values, with a conclusion each.
 
@@ -157,6 +159,7 @@ class Verdict:
             model: of S seeds, or of one that all share; None for no rollouts.
             discount: the agent's own.
             seed: of the choice of starts.
+            expect: what the agent's critics say of the starts, see `ope.expectations`.
 
         Returns:
             See `docs/guide.md`, "reading the verdict". Intervals are `[estimate, low, high]`.
@@ -227,6 +230,7 @@ class Verdict:
             found["model"] = describe_rollouts(simulated, known) | {
                 "recorded": describe_bias(missed, known)
             }
+        found["critics"] = expect(starts)
         return found | conclude(found, self.far)
 
     def _describe_fit(self, fitted: Fitted | None, known: Recorded) -> dict[str, Any]:

@@ -98,6 +98,12 @@ _CORRECTED: dict[str, Check] = {
     "effective": list_of(is_number),
 }
 """Of doubly robust estimates, which older summaries do not know."""
+_EXPECTED: dict[str, Check] = {
+    "value": list_of(_is_interval),
+    "bonus": list_of(is_number),
+    "settled": is_number,
+}
+"""Of the agent's own critics, which older summaries do not know."""
 _SHARED = ("recorded.value", "recorded.return")
 """Lists that hold no entry a seed."""
 _MEASURED: dict[str, Check] = {
@@ -155,10 +161,15 @@ def complaint_of_verdict(verdict: Any, seeds: int) -> str | None:
     if verdict is None:
         return None
     checks = dict(_VERDICT)
-    parts = {"fqe": _FITTED, "model": _ROLLED_OUT, "doubly_robust": _CORRECTED}
+    parts = {
+        "fqe": _FITTED,
+        "model": _ROLLED_OUT,
+        "doubly_robust": _CORRECTED,
+        "critics": _EXPECTED,
+    }
     for method, own in parts.items():
         measured = _at(verdict, method)
-        if measured is _MISSING and method == "doubly_robust":
+        if measured is _MISSING and method in ("doubly_robust", "critics"):
             continue
         if measured is not None:
             names = _DIVERGED if _at(measured, "diverged") is True else own

@@ -23,6 +23,7 @@ from reverie.world_models.diffusion.edm import EDM
 from reverie.world_models.diffusion.noise_distributions import NoiseDistribution
 from reverie.world_models.diffusion.records import Records, first_rows
 from reverie.world_models.diffusion.returns import ReturnCondition
+from reverie.world_models.diffusion.sharing import Alone
 from reverie.world_models.fitting import held_out_episodes, rows_of
 from reverie.world_models.optimiser import WarmupCosine, clip_gradients
 
@@ -141,6 +142,7 @@ class DiffusionGenerator(Fitted):
         }
         self._wrap: Callable[[Callable[..., Tensor]], Callable[..., Tensor]] = lambda f: f
         self._denoise: Callable[..., Tensor] = self._denoise_rows
+        self.share = Alone()
         self._read: ReadState | None = None
         self._write: WriteState | None = None
 
@@ -233,6 +235,7 @@ class DiffusionGenerator(Fitted):
             Mistake: other spaces than the generator's, or no record in the data; the fit diverged.
         """
         self.spec.require_same_spaces(data.spec, "the generator", f"dataset {data.name}")
+        self.share.begin(self.batch)
         device = self.records.mean.device
         limit = math.ceil(self.heldout_fraction * len(data.episode_starts))
         held = rows_of(data, held_out_episodes(data, limit, self.seed))
@@ -282,27 +285,28 @@ class DiffusionGenerator(Fitted):
             betas=self.betas,
         ).to(device)
         training = nn.ModuleDict({"network": network, "optimiser": optimiser})
+        history: dict[str, list[Any]] = {"measured_at": [], "holdout_loss": [], "train_loss": []}
+        first = self._resume(training, history)
+        called = self.share.wrap(network)
 
         def step() -> Tensor:
             drawn = torch.randint(len(index), (self.batch,), device=device)
-            clean = table[index[drawn]]
             normal, noise = torch.randn(self.batch, device=device), self.noise(self.batch)
             asked = None
             if self.condition is not None and labels is not None:
-                asked = self.condition.drop_some(labels[drawn])
-            call = self._cast(network, asked)
+                asked = self.share.part(self.condition.drop_some(labels[drawn]))
+            clean, normal, noise = map(self.share.part, (table[index[drawn]], normal, noise))
+            call = self._cast(called, asked)
             with torch.enable_grad():
                 loss = self.objective.loss(call, clean, normal, noise).mean()
-                gradients = torch.autograd.grad(loss, optimiser.targets)
+                gradients = self.share.gradients(loss, optimiser.targets)
             optimiser.apply_gradients(clip_gradients(gradients, self.gradient_norm))
             return loss.detach()
 
         update = self._wrap(step)
         weights: list[Tensor] = list(network.parameters())
         average: list[Tensor] = list(self.network.parameters())
-        history: dict[str, list[Any]] = {"measured_at": [], "holdout_loss": [], "train_loss": []}
         total = torch.zeros((), device=device)
-        first = self._resume(training, history)
         if progress is not None and first:
             progress(first, history["holdout_loss"][-1])
         for done in range(first + 1, self.steps + 1):
@@ -313,7 +317,7 @@ class DiffusionGenerator(Fitted):
             if done % self.measure_every == 0 or done == self.steps:
                 since = done - (history["measured_at"] or [0])[-1]
                 history["measured_at"].append(done)
-                history["train_loss"].append(total.item() / since)
+                history["train_loss"].append(self.share.mean(total).item() / since)
                 history["holdout_loss"].append(measure())
                 total.zero_()
                 self._require_finite(done, history)
@@ -389,6 +393,7 @@ class DiffusionGenerator(Fitted):
     def _resume(self, training: nn.Module, history: dict[str, list[Any]]) -> int:
         """Take back what `_state` gave; returns finished updates."""
         state = None if self._read is None else self._read()
+        state = self.share.same(state, self.records.mean.device)
         if state is None:
             return 0
         training.load_state_dict(state["training"])

@@ -1,12 +1,10 @@
-"""What is trained, on what and for how long, and the record that each finished training leaves.
+"""What is trained, on what and for how long.
 
 Every preset runs as `python train.py` runs it at `budget=laptop`, with the same updates, rows of a
 batch, widths and learning rates, and without hyperparameters that are tuned for a dataset. What is
 left is the method: its loss, its penalties, its critics, its share of recorded rows.
 """
 
-import hashlib
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,14 +14,9 @@ from typing import Any
 from rich.console import Console
 
 import reverie
-from reverie import datasets
-from reverie.datasets.dataset import Dataset
-from reverie.mistake import Mistake, Unwritable
-from reverie.training.files import write_json
+from reverie.benchmarks.claims import comparison
 from reverie.training.launch.make import load_preset
 from reverie.training.run import Run
-from reverie.training.run_directory import CARRIED_OUT, flat
-from reverie.training.stored import read_record
 
 # The first one fits what others share; meanwhile another core trains those that fit nothing.
 METHODS = (
@@ -46,45 +39,38 @@ LEFT_OUT = {
 """The other presets, and why."""
 
 
-@dataclass(frozen=True)
-class Task:
+@dataclass(frozen=True, kw_only=True)
+class Task(comparison.Task):
     """A dataset whose task can be played.
 
     Attributes:
-        dataset, options: its option and settings of it.
         epochs: of the ensemble: passes over the rows, so fewer where they are many.
         changes: settings by method that the task asks for.
-        unsuited: methods that are not trained on it, and why.
     """
 
-    dataset: str
-    options: Mapping[str, Any]
     epochs: int
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    unsuited: Mapping[str, str] = field(default_factory=dict)
-
-    def load(self) -> Dataset:
-        """All of it; Minari's is found through MINARI_DATASETS_PATH."""
-        return datasets.load(self.dataset, **self.options)
 
 
 # MOBILE cuts targets at zero; this task has nothing but costs.
 _NO_FLOOR = {"agent": {"target_floor": None}}
 TASKS = {
     "pendulum": Task(
-        "builtin/pendulum-mixed", {}, 30, {"mobile": _NO_FLOOR, "morec_mobile": _NO_FLOOR}
+        dataset="builtin/pendulum-mixed",
+        epochs=30,
+        changes={"mobile": _NO_FLOOR, "morec_mobile": _NO_FLOOR},
     ),
     "hopper": Task(
-        "minari",
-        {"id": "bench/hopper/mixed-v0", "name": "hopper"},
-        10,
+        dataset="minari",
+        options={"id": "bench/hopper/mixed-v0", "name": "hopper"},
         unsuited={"sindy_rl": "whose equations are meant for few variables and no contacts"},
+        epochs=10,
     ),
 }
 
 
 @dataclass(frozen=True)
-class Budget:
+class Budget(comparison.Budget):
     """One size for all; chosen before anything was seen.
 
     What it takes, from CPU seconds of runs of 10 to 30 updates on one thread of a busy machine: an
@@ -172,66 +158,5 @@ def build(method: str, task: Task, budget: Budget) -> Run:
 
 
 def train_or_read(method: str, name: str, budget: Budget, folder: Path) -> dict[str, Any]:
-    """Train, or read what an earlier command has trained.
-
-    Args:
-        name: of the task.
-        folder: of the records.
-
-    Returns:
-        What is known of the training, as plain values: `updates` `[T]` and `returns` `[S, T]` of
-        evaluations, `alarms`, `outcome` of the verdict by seed, `seconds` by stage, `stopped`, why
-        it did not come to its end (then the others are empty).
-    """
-    run = build(method, TASKS[name], budget)
-    path = folder / f"{name}-{method}-{digest(run)}.json"
-    if path.is_file():
-        return read_record(path, "delete it and run the same command again")
-    record: dict[str, Any] = {
-        "method": method,
-        "dataset": name,
-        "fingerprint": run.data.fingerprint,
-    }
-    record |= train(run)
-    write_json(path, record, with_digest=True)
-    said = record["stopped"] or f"{sum(record['seconds'].values()) / 60:.1f} minutes"
-    print(f"{name}, {method}: {said}", flush=True)
-    return record
-
-
-def digest(run: Run) -> str:
-    """Of all that decides the numbers of a run."""
-    settings = {
-        key: value
-        for key, value in flat(run.settings).items()
-        if key.split(".")[0] not in CARRIED_OUT
-    }
-    text = json.dumps([settings, run.data.fingerprint], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def train(run: Run) -> dict[str, Any]:
-    """What `train_or_read` records of a run, which may diverge: that is a result, too."""
-    try:
-        results = run.train(console=Console(quiet=True))
-    except Unwritable:
-        raise
-    except Mistake as error:
-        return {
-            "updates": [],
-            "returns": [],
-            "alarms": [],
-            "outcome": [],
-            "seconds": dict(run.seconds),
-            "stopped": str(error),
-        }
-    updates, returns = results.series["return"]
-    verdict = results.summary["verdict"]
-    return {
-        "updates": updates.tolist(),
-        "returns": returns.tolist(),
-        "alarms": results.summary["alarms"],
-        "outcome": verdict["outcome"],
-        "seconds": dict(run.seconds),
-        "stopped": None,
-    }
+    """The record of one method on one task, see `comparison.train_or_read`."""
+    return comparison.train_or_read(build(method, TASKS[name], budget), method, name, folder)

@@ -28,6 +28,7 @@ from reverie.datasets.options import read_option
 from reverie.envs import two_tanks
 from reverie.envs.make import spec_of
 from reverie.training.launch.options import build_option
+from reverie.training.ope.alarms import is_worse
 from reverie.training.ope.estimates import true_outcomes
 from reverie.training.ope.verdict import Verdict
 from reverie.training.seeding import seed_everything
@@ -339,7 +340,7 @@ def claim_outcomes(all_judged: list[Judged], judge: bool) -> list[Claim]:
         proper = [alarm for _, alarm in fired]
         for text, hits in (
             ("a warning beside the verdict, or no deployment", [any(each) for each in fired]),
-            ("an alarm (contradiction, or what no reward allows)", proper),
+            ("an alarm (contradiction, worse, or what no reward allows)", proper),
         ):
             measured = f"{np.mean(hits):.0%} of {len(hits)}" if hits else "none"
             claims.append(Claim(f"policies truly {label}: {text}", "-", measured, None, "ours"))
@@ -354,7 +355,8 @@ def warns(verdict: Mapping[str, Any], policy: int) -> bool:
 
 def rings(verdict: Mapping[str, Any], policy: int) -> bool:
     """Whether a run would end with an alarm about a policy."""
-    return verdict["outcome"][policy] == "contradiction" or bool(verdict["impossible"][policy])
+    contradicts = verdict["outcome"][policy] == "contradiction"
+    return contradicts or is_worse(verdict, policy) or bool(verdict["impossible"][policy])
 
 
 def plot(trained: Mapping[str, Judged], graded: list[Judged]) -> Figure:

@@ -17,7 +17,8 @@ import reverie
 from reverie.datasets.options import load
 from reverie.mistake import Mistake
 from reverie.training.fitting import Part
-from reverie.training.ope.conclusions import alarms, conclude, sentences
+from reverie.training.ope.alarms import alarms
+from reverie.training.ope.conclusions import conclude, sentences
 from reverie.training.ope.support import action_distance
 from reverie.training.ope.table import print_verdict
 from reverie.training.ope.verdict import Verdict, attainable

@@ -1,0 +1,146 @@
+"""What is trained, on what, and as `train.py` trains it at `budget=laptop`: no number is changed.
+
+`python train.py algorithm=X dataset=Y budget=laptop ~tuned` decides about networks, rates, rows of
+a batch and updates; `~tuned` because nobody has tuned them for a stranger's data.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+import reverie
+from reverie.benchmarks.claims import comparison
+from reverie.benchmarks.claims.comparison import Task, digest, record_path, train_or_read
+from reverie.benchmarks.speed.hardware import describe
+from reverie.training.launch.make import load_preset
+from reverie.training.run import Run
+
+MODEL_BASED = (
+    *("leq", "ravl", "mobile", "morec_mobile", "combo", "rambo", "mobrac"),
+    *("morec_mopo", "mopo", "mbpo", "morel", "sindy_rl"),
+)
+"""Presets that learn offline in a world model, longest first; generators of whole records are
+left out, for the fit of one takes longer than most of these train."""
+MODEL_FREE = ("rebrac", "iql", "td3_bc", "bc")
+METHODS = (*MODEL_BASED[:7], "rebrac", *MODEL_BASED[7:], *MODEL_FREE[1:])
+
+
+USUAL = {
+    "pendulum": Task(dataset="builtin/pendulum-mixed"),
+    "cartpole": Task(dataset="builtin/cartpole-swingup"),
+    "hopper": Task(dataset="minari", options={"id": "bench/hopper/mixed-v0", "name": "hopper"}),
+    "halfcheetah": Task(
+        dataset="minari", options={"id": "bench/halfcheetah/mixed-v0", "name": "halfcheetah"}
+    ),
+}
+"""What the claims are about, shortest first."""
+
+
+def cut(name: str, **subset: Any) -> dict[str, Task]:
+    """A part of every task by its name, such as `hopper-few`; see `datasets.subset`."""
+    return {
+        f"{task}-{name}": replace(
+            whole, options={**whole.options, "name": f"{task}-{name}", "subset": subset}
+        )
+        for task, whole in USUAL.items()
+    }
+
+
+TASKS = {**USUAL, **cut("few", fraction=0.1), **cut("best", fraction=0.3, order="return")}
+"""Those, and what is cut from them: a tenth of the rows, in episodes drawn at random, and three
+tenths, in the episodes of the highest return."""
+
+
+@dataclass(frozen=True)
+class Budget(comparison.Budget):
+    """How a run is measured; how long it is, `budget=laptop` says.
+
+    Attributes:
+        evaluate, episodes: updates between evaluations, and their episodes per seed.
+        updates, epochs: of a quick look, of every agent and of every ensemble at most; None for
+            what `budget=laptop` says.
+    """
+
+    seeds: int = 4
+    evaluate: int = 5_000
+    episodes: int = 10
+    updates: int | None = None
+    epochs: int | None = None
+
+
+QUICK = Budget(seeds=2, evaluate=30, episodes=2, updates=60, epochs=1)
+
+
+def name_task(dataset: str) -> tuple[str, Task]:
+    """A task of somebody else's by its Minari id or its option, and a name for its files."""
+    name = re.sub(r"[^\w.-]+", "-", dataset)
+    builtin = dataset.startswith("builtin/")
+    return name, Task(dataset=dataset) if builtin else Task(
+        dataset="minari", options={"id": dataset}
+    )
+
+
+def build(method: str, task: Task, budget: Budget) -> Run:
+    """The run of one preset on one task."""
+    parts: dict[str, Any] = {"dataset": task.options} if task.options else {}
+    if budget.updates is not None:
+        parts["updates"] = budget.updates
+    if budget.epochs is not None and "max_epochs" in (load_preset(method)["world_model"] or {}):
+        parts["world_model"] = {"max_epochs": budget.epochs}
+    run = reverie.make(
+        f"algorithm={method}",
+        f"dataset={task.dataset}",
+        "budget=laptop",
+        "~tuned",
+        "threads=1",
+        "compile=auto",
+        console=Console(quiet=True),
+        **parts,
+        seeds=budget.seeds,
+        evaluate={"every": budget.evaluate, "episodes": budget.episodes},
+    )
+    # Runs share the machine, and each has a thread of its own.
+    run.clock = count_core_seconds
+    return run
+
+
+def count_core_seconds() -> float:
+    """Of this process and of those that it has waited for, such as the compiler."""
+    return sum(os.times()[:4])
+
+
+def train_or_find(
+    method: str,
+    name: str,
+    task: Task,
+    budget: Budget,
+    folder: Path,
+    known: Mapping[str, Any] | None,
+    *,
+    train: bool,
+) -> dict[str, Any] | None:
+    """The record of one method on one task.
+
+    Args:
+        name: of the task.
+        folder: of the records.
+        known: one that may be of other settings; None for none.
+        train: whether it is trained where neither is a record of these settings; else the answer
+            is None then.
+    """
+    run = build(method, task, budget)
+    own = digest(run)
+    if known is not None and known.get("digest") == own:
+        return dict(known)
+    if not (train or record_path(folder, name, method, own).is_file()):
+        return None
+    hardware = describe(torch.device("cpu"))
+    about = {"digest": own, "date": date.today().isoformat(), "cpu": hardware["cpu"]}
+    return train_or_read(run, method, name, folder, about)
