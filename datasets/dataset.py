@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from reverie.datasets.arrays import stretches_of
 from reverie.datasets.places import Places
 from reverie.datasets.transition import Transition, column_names
 from reverie.envs.specs import Reference, Spec
@@ -118,10 +120,11 @@ class Dataset:
         Fitted models record it and refuse other data.
         """
         digest = hashlib.sha256()
-        for name in column_names(self.transitions):
-            digest.update(getattr(self.transitions, name).contiguous().numpy().tobytes())
-        for column in (self.truncated, self.valid_next, self.episode_starts):
-            digest.update(column.contiguous().numpy().tobytes())
+        columns = [getattr(self.transitions, name) for name in column_names(self.transitions)]
+        for column in (*columns, self.truncated, self.valid_next, self.episode_starts):
+            rows = column.numpy()
+            for part in stretches_of(rows):
+                digest.update(np.ascontiguousarray(rows[part]))
         if self.spec.exogenous:  # models that do not predict them are others
             digest.update(repr(self.spec.exogenous).encode())
         if self.spec.chunk > 1:
