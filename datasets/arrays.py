@@ -1,7 +1,7 @@
 """Arrays of as many rows as a dataset has: in memory, or on disk while a block says so.
 
-All code that makes such arrays asks `new_array` for them and fills them some rows at a time, so that
-reading a dataset takes about as much memory as the dataset, and on disk hardly any.
+All code that makes such arrays asks `new_array` for them and fills them some rows at a time, so
+that reading a dataset takes about as much memory as the dataset, and on disk hardly any.
 """
 
 import mmap
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from reverie.datasets.cache import REMEDY
 from reverie.mistake import writing
 
 AT_A_TIME = 2**22
@@ -66,7 +67,7 @@ def new_file(shape: tuple[int, ...], dtype: np.dtype | type) -> int:
         descriptor = os.memfd_create("reverie")
         os.ftruncate(descriptor, size)
         return descriptor
-    with writing(folder or Path(tempfile.gettempdir())):
+    with writing(folder or Path(tempfile.gettempdir()), REMEDY):
         descriptor, path = tempfile.mkstemp(dir=folder)
         os.unlink(path)
         try:

@@ -37,6 +37,7 @@ class Dataset:
             where these are the recorded ones.
         recorded_episodes: `[P]` int64, the number of the recorded episode that each was made of,
             where several are made of one; None where each is one.
+        mapped: whether the rows lie on disk, see `datasets.storage`.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Dataset:
     places: Places | None = None
     untransformed: "Dataset | None" = None
     recorded_episodes: Int[Tensor, " P"] | None = None
+    mapped: bool = False
 
     def __len__(self) -> int:
         return self.transitions.reward.shape[0]

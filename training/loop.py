@@ -55,15 +55,23 @@ def train(
             is then. Not before update 1, when the model is new.
     """
 
-    @compile
-    def update() -> dict[str, Tensor]:
-        return agent.update(mixture.sample())
+    if mixture.gathers_on_host:  # and only what follows is compiled
+        learn = compile(agent.update)
+
+        def update() -> dict[str, Tensor]:
+            return learn(mixture.sample())
+
+    else:
+
+        @compile
+        def update() -> dict[str, Tensor]:
+            return agent.update(mixture.sample())
 
     # On a CPU rollouts go through the layers block by block, in the caches, which the compiler
     # does not: compiled ones take 1.15 times as long.
-    on_cpu = mixture["real"].rows.device.type == "cpu"
+    as_they_are = mixture["real"].rows.device.type == "cpu" or mixture.gathers_on_host
     rounds = {
-        name: (compile if source.compiles and not on_cpu else _as_it_is)(
+        name: (compile if source.compiles and not as_they_are else _as_it_is)(
             rollout_round(agent, mixture, name, source)
         )
         for name, source in sources.items()

@@ -250,6 +250,13 @@ def load(
     )
 
 
+def source_of(settings: Mapping[str, Any]) -> Path:
+    """The file that `load` reads with these settings, and fetches where it is not there."""
+    if settings["path"] is not None:
+        return Path(settings["path"]).expanduser()
+    return dataset_dir() / find_task(settings["id"]).file.rpartition("/")[2]
+
+
 def find_task(id: str) -> Task:
     """The task of a D4RL id.
 

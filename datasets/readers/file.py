@@ -4,6 +4,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -105,6 +106,11 @@ def load(
         subset=subset,
         given=True,
     )
+
+
+def source_of(settings: Mapping[str, Any]) -> Path:
+    """The file that `load` reads with these settings."""
+    return Path(settings["path"]).expanduser()
 
 
 def from_columns(

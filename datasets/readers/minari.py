@@ -152,6 +152,11 @@ def load(
     )
 
 
+def source_of(settings: Mapping[str, Any]) -> Path:
+    """The folder that `load` reads with these settings, and fetches where it is not there."""
+    return dataset_root(settings["path"]) / local_id(settings["id"]) / "data"
+
+
 def _spaces(
     data: Path, metadata: Mapping[str, Any], task: Task
 ) -> tuple[spaces.Space, spaces.Space]:
