@@ -126,7 +126,7 @@ class Dataset:
         for column in (*columns, self.truncated, self.valid_next, self.episode_starts):
             rows = column.numpy()
             for part in stretches_of(rows):
-                digest.update(np.ascontiguousarray(rows[part]))
+                digest.update(np.ascontiguousarray(rows[part]).data)
         if self.spec.exogenous:  # models that do not predict them are others
             digest.update(repr(self.spec.exogenous).encode())
         if self.spec.chunk > 1:

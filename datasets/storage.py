@@ -142,18 +142,19 @@ def _as_arrays(data: Dataset) -> Arrays:
 
 def _as_dataset(arrays: Arrays) -> Dataset:
     facts = json.loads(arrays["facts"].tobytes())
-    plain = {
+    plain: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in facts["spec"].items()
     }
     columns = {name: torch.from_numpy(arrays[name]) for name in _COLUMNS}
+    masks: dict[str, Any] = {name: torch.from_numpy(arrays[name]) for name in _MASKS}
     data = Dataset(
         name=facts["name"],
         spec=Spec(**plain),
         transitions=Transition(
             **columns, is_real=torch.ones(1, dtype=torch.bool).expand(len(arrays["reward"]))
         ),
-        **{name: torch.from_numpy(arrays[name]) for name in _MASKS},
+        **masks,
         reference=None if facts["reference"] is None else Reference(**facts["reference"]),
         origin=facts["origin"],
         places=Places(arrays["places"]) if "places" in arrays else None,

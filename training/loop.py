@@ -55,18 +55,13 @@ def train(
             is then. Not before update 1, when the model is new.
     """
 
-    if mixture.gathers_on_host:  # and only what follows is compiled
-        learn = compile(agent.update)
+    # No graph holds what comes from the host's disk; then what follows is compiled alone.
+    learn = compile(agent.update) if mixture.gathers_on_host else agent.update
 
-        def update() -> dict[str, Tensor]:
-            return learn(mixture.sample())
+    def draw_and_learn() -> dict[str, Tensor]:
+        return learn(mixture.sample())
 
-    else:
-
-        @compile
-        def update() -> dict[str, Tensor]:
-            return agent.update(mixture.sample())
-
+    update = draw_and_learn if mixture.gathers_on_host else compile(draw_and_learn)
     # On a CPU rollouts go through the layers block by block, in the caches, which the compiler
     # does not: compiled ones take 1.15 times as long.
     as_they_are = mixture["real"].rows.device.type == "cpu" or mixture.gathers_on_host
