@@ -174,7 +174,7 @@ def write_log(path: Path, rows: int) -> None:
     rng = np.random.default_rng(0)
     walk = rng.standard_normal((100, CHUNK + 1, OBS), np.float32).cumsum(1) * 0.01
     ends = np.arange(1, CHUNK + 1) % EPISODE == 0
-    columns = {
+    columns: dict[str, np.ndarray] = {
         "observations": walk[:, :-1],
         "next_observations": walk[:, 1:],
         "actions": rng.uniform(-1, 1, (100, CHUNK, ACTIONS)).astype(np.float32),
