@@ -119,8 +119,7 @@ class FQL(Agent):
     def prepare(self, data: Dataset) -> None:
         if self.normalise_obs:
             self.standardise.fit(data.transitions.obs)
-        device = self.standardise.mean.device
-        self.regulariser.prepare(self.standardise(data.transitions.obs.to(device)))
+        self.regulariser.prepare(data.transitions.obs, self.standardise)
 
     @torch.no_grad()
     def act(

@@ -168,7 +168,7 @@ class LEQ(Agent):
         rows = data.transitions
         self.standardise.fit(rows.obs)
         self.standardise_action.fit(rows.action)
-        self.regulariser.prepare(self.standardise(rows.obs.to(self.standardise.mean.device)))
+        self.regulariser.prepare(rows.obs, self.standardise)
         if not self.automatic_scale:
             return
         spread = data.returns.max() - data.returns.min()

@@ -56,8 +56,14 @@ class Regulariser(nn.Module):
     def __init__(self, *, critics: Critics, ends: Ends | None) -> None:
         super().__init__()
 
-    def prepare(self, obs: Float[Tensor, "N D"]) -> None:
-        """Take statistics of the dataset's observations, as the critics are given them."""
+    def prepare(
+        self, obs: Float[Tensor, "N D"], standardise: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        """Take statistics of the dataset's observations.
+
+        Args:
+            standardise: what makes of them what the critics are given; None for nothing.
+        """
 
     def penalty(
         self, critics: Critics, batch: Transition, prediction: Float[Tensor, "S N B"]
@@ -274,7 +280,11 @@ class AdversarialRobustness(Regulariser):
         self.register_buffer("scale", torch.ones(critics.obs_dim))
         self.register_buffer("updates", torch.zeros(()))
 
-    def prepare(self, obs: Float[Tensor, "N D"]) -> None:
+    def prepare(
+        self, obs: Float[Tensor, "N D"], standardise: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        if standardise is not None:
+            obs = standardise(obs.to(self.scale.device))
         self.scale.copy_(obs.std(0, correction=0))
 
     def present_radius(self) -> Float[Tensor, ""]:

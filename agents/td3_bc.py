@@ -140,8 +140,7 @@ class TD3BC(Agent):
     def prepare(self, data: Dataset) -> None:
         if self.normalise_obs:
             self.standardise.fit(data.transitions.obs)
-        device = self.standardise.mean.device
-        self.regulariser.prepare(self.standardise(data.transitions.obs.to(device)))
+        self.regulariser.prepare(data.transitions.obs, self.standardise)
 
     @torch.no_grad()
     def act(

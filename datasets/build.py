@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 
+from reverie.datasets.arrays import keep_rows, new_array, own, stretches_of
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.places import Places
 from reverie.datasets.subset import choose_episodes
@@ -42,6 +43,7 @@ def build(
     clip_actions: bool,
     subset: Mapping[str, Any] | None = None,
     places: Places | None = None,
+    given: bool = False,
 ) -> Dataset:
     """Check N recorded rows and turn them into a `Dataset`.
 
@@ -68,6 +70,7 @@ def build(
         clip_actions: put actions outside the box on its edge instead of refusing them.
         subset: which whole episodes to keep, see `datasets.subset.choose_episodes`; None for all.
         places: where the rows stand in a table; None to count them from 0.
+        given: whether the columns may be kept and changed; else they are copied.
 
     Raises:
         Mistake: empty, unequal or wrongly shaped columns, NaN or Inf, actions outside the box,
@@ -86,10 +89,11 @@ def build(
     terminated = flags["terminated"]
     truncated = flags["truncated"] & ~terminated
 
+    once = [id(column) for column in columns.values()]  # one array may be named for two columns
     # Values are judged as they will be used: a float64 that overflows float32 is not finite.
     with np.errstate(over="ignore"):
         values: dict[str, Any] = {
-            key: np.array(columns[key], dtype=np.float32, order="C")
+            key: own(columns[key], np.float32, given=given and once.count(id(columns[key])) == 1)
             for key in ("obs", "action", "next_obs", "reward")
             if key in columns
         }
@@ -99,19 +103,22 @@ def build(
 
     end = truncated | flags.get("ends", terminated)
     end[-1] = True
-    episode = np.concatenate([[0], np.cumsum(end[:-1])])  # [N] number of the row's episode
+    last = end
     if "next_obs" in values:
         successor = values["next_obs"]
         valid = flags.get("valid_next", np.ones(len(end), dtype=bool))
     else:
-        rows, successor, valid = _following_rows(source, values["obs"], end, terminated)
-        if len(rows) < len(end):
-            episode, scaled = episode[rows], scaled[rows]
-            terminated, truncated = terminated[rows], truncated[rows]
-            values |= {key: values[key][rows] for key in ("obs", "reward")}
-            places = None if places is None else places.take(rows)
+        keep = ~end | terminated
+        successor = _following_rows(source, values["obs"], end, keep)
+        valid = ~end[keep]
+        if not keep.all():
+            # A row before one that is left out is the last of what stays of its episode.
+            last = (end | np.append(~keep[1:], False))[keep]
+            terminated, truncated = terminated[keep], truncated[keep]
+            scaled = keep_rows(scaled, keep)
+            values |= {key: keep_rows(values[key], keep) for key in ("obs", "reward")}
+            places = None if places is None else places.take(keep)
 
-    last = np.append(episode[1:] != episode[:-1], True)
     starts = np.flatnonzero(np.append(True, last[:-1]))
     truncated = truncated | (last & ~terminated)
     data = Dataset(
@@ -220,18 +227,20 @@ def _require_finite(source: str, values: Mapping[str, Any]) -> None:
         )
 
 
-def _following_rows(
-    source: str, obs: np.ndarray, end: np.ndarray, terminated: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows to keep, the observation after each, and whether that is its true successor."""
-    keep = ~end | terminated
+def _following_rows(source: str, obs: np.ndarray, end: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """The observation after each row that is kept, or its own where nobody knows the next one."""
     if not keep.any():
         raise Mistake(
             f"{source}: no row has a known successor (every one of the {len(end)} rows "
             "ends an episode without terminating); store next_observations"
         )
-    rows = np.flatnonzero(keep)
-    return rows, obs[np.where(end[rows], rows, rows + 1)], ~end[rows]
+    following = new_array((int(keep.sum()), obs.shape[1]), np.float32)
+    count = 0
+    for part in stretches_of(obs):
+        rows = part.start + np.flatnonzero(keep[part])
+        following[count : count + len(rows)] = obs[np.where(end[rows], rows, rows + 1)]
+        count += len(rows)
+    return following
 
 
 def _rescale_actions(
@@ -259,7 +268,8 @@ def _rescale_actions(
                 "all; correct the bounds, or set dataset.clip_actions=true to clip them"
             )
     np.clip(action, low, high, out=action)
-    if (low == -1.0).all() and (high == 1.0).all():
-        return action
-    scaled = 2.0 * (action - low) / (high - low) - 1.0
-    return np.clip(scaled, -1.0, 1.0, out=scaled)
+    if not ((low == -1.0).all() and (high == 1.0).all()):
+        for part in stretches_of(action):
+            scaled = 2.0 * (action[part] - low) / (high - low) - 1.0
+            np.clip(scaled, -1.0, 1.0, out=action[part])
+    return action

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from reverie.datasets.dataset import Dataset
+from reverie.datasets.storage import require_memory
 from reverie.datasets.transition import Transition, register
 
 SAME_STATE = 1e-3
@@ -33,6 +34,7 @@ def with_next_action(data: Dataset) -> WithNextAction:
     The last row of an episode has none, and neither has one that the next row does not go on from:
     a terminated one, or one in data whose rows were left out or shuffled.
     """
+    require_memory(data, 2.0, "an agent that compares with the next recorded action")
     rows = data.transitions
     following = torch.arange(1, len(data) + 1).clamp(max=len(data) - 1)
     last = torch.zeros(len(data), dtype=torch.bool)

@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from reverie.datasets.arrays import stretches_of
 from reverie.datasets.places import Places
 from reverie.datasets.transition import Transition, column_names
 from reverie.envs.specs import Reference, Spec
@@ -35,6 +37,7 @@ class Dataset:
             where these are the recorded ones.
         recorded_episodes: `[P]` int64, the number of the recorded episode that each was made of,
             where several are made of one; None where each is one.
+        mapped: whether the rows lie on disk, see `datasets.storage`.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Dataset:
     places: Places | None = None
     untransformed: "Dataset | None" = None
     recorded_episodes: Int[Tensor, " P"] | None = None
+    mapped: bool = False
 
     def __len__(self) -> int:
         return self.transitions.reward.shape[0]
@@ -118,10 +122,11 @@ class Dataset:
         Fitted models record it and refuse other data.
         """
         digest = hashlib.sha256()
-        for name in column_names(self.transitions):
-            digest.update(getattr(self.transitions, name).contiguous().numpy().tobytes())
-        for column in (self.truncated, self.valid_next, self.episode_starts):
-            digest.update(column.contiguous().numpy().tobytes())
+        columns = [getattr(self.transitions, name) for name in column_names(self.transitions)]
+        for column in (*columns, self.truncated, self.valid_next, self.episode_starts):
+            rows = column.numpy()
+            for part in stretches_of(rows):
+                digest.update(np.ascontiguousarray(rows[part]).data)
         if self.spec.exogenous:  # models that do not predict them are others
             digest.update(repr(self.spec.exogenous).encode())
         if self.spec.chunk > 1:

@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -13,6 +14,8 @@ import yaml
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.names import short_name
 from reverie.datasets.readers.file import from_columns
+from reverie.datasets.storage import Storage, read_into
+from reverie.datasets.transforms import SETTINGS
 from reverie.mistake import Mistake
 from reverie.settings import require_declared
 
@@ -55,10 +58,10 @@ def load(source: str | Mapping[str, np.ndarray] | Any, **settings: Any) -> Datas
         return from_arrays(source, "the given arrays", settings)
     if source.startswith("d4rl/") and option_of(source) is None:
         source, settings = "d4rl", {"id": source.removeprefix("d4rl/"), **settings}
-    options = _for_reader(source, settings)
-    reader = resolve_name(options.pop("_target_"))
+    options, storage = _for_reader(source, settings)
     options["name"] = short_name(**options)
-    return reader(**options)
+    given = {key: value for key, value in options.items() if key != "_target_"}
+    return read_into(storage, partial(resolve_name(options["_target_"]), **given), options)
 
 
 def from_arrays(
@@ -96,7 +99,12 @@ def _read_given(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """An option for data in memory, which have no path."""
     if "path" in settings:
         raise Mistake("the data are given, so path=... would not be read; leave one of them out")
-    options = _for_reader(name, {**settings, "path": name})
+    options, storage = _for_reader(name, {**settings, "path": name})
+    if storage == "memmap":
+        raise Mistake(
+            "the data are given, in memory, so storage=memmap would be too late; write them to a "
+            "file and load that"
+        )
     del options["path"], options["_target_"]
     return options
 
@@ -124,8 +132,8 @@ def read_option(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _for_reader(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """An option without transforms, which readers do not know.
+def _for_reader(name: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any], Storage | None]:
+    """An option without what readers do not know, and where its rows are to lie.
 
     Raises:
         Mistake: as `read_option`; chunks are asked for.
@@ -136,7 +144,9 @@ def _for_reader(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
             "chunks are summed with a discount, that of the agent; load without chunks and give "
             "the data to reverie.datasets.chunk(data, steps, discount=...)"
         )
-    return options
+    storage = options.pop("storage", None)
+    require_declared({"storage": storage}, {"storage": SETTINGS["storage"]}, "dataset.")
+    return options, storage
 
 
 def option_of(path: str) -> str | None:

@@ -101,8 +101,14 @@ class Replay(nn.Module, Generic[Record]):
         self.register_buffer("seed_index", torch.arange(seeds).unsqueeze(1), persistent=False)
 
     @classmethod
-    def of(cls, transitions: Record) -> "Replay[Record]":
-        """A full store of given rows `[N]`, read by every seed."""
+    def of(cls, transitions: Record, *, mapped: bool = False) -> "Replay[Record]":
+        """A full store of given rows `[N]`, read by every seed.
+
+        Args:
+            mapped: whether they lie on disk, from where batches are gathered.
+        """
+        if mapped:
+            return MappedReplay(transitions)
         replay = cls(transitions, seeds=1, capacity=len(transitions.reward))
         replay.rows[0, :-1] = replay.layout.pack(transitions)
         replay.size.fill_(replay.capacity)
@@ -140,6 +146,10 @@ class Replay(nn.Module, Generic[Record]):
         """`batch` packed rows for each of `seeds` seeds, uniform with replacement."""
         number = torch.randint(_LARGE, (seeds, batch), device=self.rows.device)
         index: Int[Tensor, "S B"] = number % self.size.clamp(min=1).unsqueeze(1)
+        return self.gather(index)
+
+    def gather(self, index: Int[Tensor, "S B"]) -> Float[Tensor, "S B W"]:
+        """These rows of each seed, packed."""
         return self.rows[0][index] if self.seeds == 1 else self.rows[self.seed_index, index]
 
     def sample(self, seeds: int, batch: int) -> Record:
@@ -173,6 +183,30 @@ class Replay(nn.Module, Generic[Record]):
         self.rows[:, : rows.shape[1]] = rows
         self.size.copy_(contents["size"])
         self.head.copy_(contents["head"])
+
+
+class MappedReplay(Replay[Record]):
+    """A recorded dataset on disk: nothing of it is copied but the rows of a batch.
+
+    Indices are drawn as in memory, so batches are the same to the bit. On a GPU they come back to
+    the host first, which waits for them.
+
+    Args:
+        recorded: `[N]`, on the host.
+    """
+
+    def __init__(self, recorded: Record) -> None:
+        super().__init__(recorded, seeds=1, capacity=1)  # `rows` only says on which device it is
+        self.recorded, self.capacity = recorded, len(recorded.reward)
+        self.size.fill_(self.capacity)
+
+    def gather(self, index: Int[Tensor, "S B"]) -> Float[Tensor, "S B W"]:
+        """These rows, packed, on the device of the index."""
+        return self.layout.pack(self.recorded[index.cpu()]).to(index.device)
+
+    def stored(self, name: str) -> Float[Tensor, " N"]:
+        """A column without a width."""
+        return getattr(self.recorded, name).float()
 
 
 class GrowingReplay(Replay[Record]):
@@ -229,9 +263,11 @@ class ResampledReplay(Replay[Record]):
         recorded: `[N]`, stored once.
         episode_starts, episode_lengths: `[P]`, of the dataset.
         seeds: S.
+        mapped: whether the rows lie on disk, and stay there.
     """
 
-    index: Tensor
+    first: Tensor
+    end: Tensor
 
     def __init__(
         self,
@@ -240,23 +276,28 @@ class ResampledReplay(Replay[Record]):
         episode_starts: Int[Tensor, " P"],
         episode_lengths: Int[Tensor, " P"],
         seeds: int,
+        mapped: bool = False,
     ) -> None:
-        super().__init__(recorded, seeds=1, capacity=len(recorded.reward))
-        self.rows[0, :-1] = self.layout.pack(recorded)
+        super().__init__(recorded, seeds=1, capacity=1)
+        self.store = Replay.of(recorded, mapped=mapped)
+        self.capacity = self.store.capacity
         episodes = torch.randint(len(episode_starts), (seeds, len(episode_starts)))
-        rows = [
-            torch.cat([torch.arange(begin, begin + length) for begin, length in drawn])
-            for drawn in torch.stack([episode_starts, episode_lengths], 1)[episodes].tolist()
-        ]
-        self.size = torch.tensor([len(drawn) for drawn in rows])
-        padded = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        self.register_buffer("index", padded, persistent=False)
-        self.seed_index = torch.arange(seeds).unsqueeze(1)
+        end = episode_lengths[episodes].cumsum(1)  # [S, P] rows up to the end of each
+        self.size = end[:, -1]
+        self.register_buffer("first", episode_starts[episodes], persistent=False)
+        self.register_buffer("end", end, persistent=False)
 
     def draw(self, seeds: int, batch: int) -> Float[Tensor, "S B W"]:
         """`batch` packed rows for each seed, uniform over the rows of its episodes."""
         number = torch.randint(_LARGE, (seeds, batch), device=self.rows.device)
-        return self.rows[0][self.index[self.seed_index, number % self.size.unsqueeze(1)]]
+        row = number % self.size.unsqueeze(1)
+        episode = torch.searchsorted(self.end, row, right=True)
+        before = self.end.gather(1, (episode - 1).clamp(min=0)) * (episode > 0)
+        return self.store.gather(self.first.gather(1, episode) + row - before)
+
+    def stored(self, name: str) -> Float[Tensor, " N"]:
+        """A column of the dataset."""
+        return self.store.stored(name)
 
 
 class Mixture(nn.Module):
@@ -293,6 +334,14 @@ class Mixture(nn.Module):
         full = {(each.layout.record, each.layout.width) for each in streams.values()}
         first: Layout = next(iter(streams.values())).layout
         self.shared = first if len(full) == 1 else base
+
+    @property
+    def gathers_on_host(self) -> bool:
+        """Whether a batch comes from the host's disk to another device, which no graph can hold."""
+        return any(
+            isinstance(stream, MappedReplay) and stream.rows.device.type != "cpu"
+            for stream in self.streams.values()
+        )
 
     def __getitem__(self, name: str) -> Replay:
         return self.streams[name]  # type: ignore[return-value]

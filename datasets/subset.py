@@ -3,10 +3,13 @@ by return (the best tenth of it, "10 % BC" of Decision Transformer, arXiv:2106.0
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 
+from reverie.datasets.arrays import take_rows
 from reverie.datasets.dataset import Dataset
 from reverie.mistake import Mistake
 from reverie.ranges import ArgumentsOf, Count, Range, Seed
@@ -78,7 +81,7 @@ def choose_episodes(data: Dataset, choice: Mapping[str, Any] | None) -> Dataset:
     row = kept.repeat_interleave(lengths)
     return replace(
         data,
-        transitions=data.transitions[row],
+        transitions=data.transitions.map(partial(_take, row.numpy())),
         truncated=data.truncated[row],
         valid_next=data.valid_next[row],
         places=None if data.places is None else data.places.take(row.numpy()),
@@ -89,3 +92,7 @@ def choose_episodes(data: Dataset, choice: Mapping[str, Any] | None) -> Dataset:
 
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _take(rows: np.ndarray, column: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(take_rows(column.numpy(), rows))

@@ -14,6 +14,7 @@ import torch
 
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.names import bare
+from reverie.datasets.storage import Storage
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import later
 from reverie.mistake import Mistake
@@ -21,8 +22,9 @@ from reverie.ranges import Count, UnitInterval
 from reverie.settings import misfit
 from reverie.text import counted
 
-SETTINGS: dict[str, Any] = {"chunks": Count | None}
-"""Settings of a dataset that are transforms, and what they may be."""
+SETTINGS: dict[str, Any] = {"chunks": Count | None, "storage": Storage | None}
+"""Settings of a dataset that readers do not know, and what they may be: transforms, and `storage`,
+where the rows lie, see `datasets.storage`."""
 
 
 def transform(data: Dataset, settings: Mapping[str, Any], discount: float) -> Dataset:
@@ -65,6 +67,11 @@ def chunk(data: Dataset, steps: int, *, discount: float) -> Dataset:
         why = misfit(name, value, kind)
         if why is not None:
             raise Mistake(why)
+    if data.mapped and steps > 1:
+        raise Mistake(
+            f"dataset.chunks={steps} makes new rows of all of {data.name}, in memory; set "
+            "dataset.storage=memory, or dataset.chunks=null"
+        )
     if data.spec.chunk > 1:
         raise Mistake(f"the rows of {data.name} are chunks already; give the recorded dataset")
     if steps == 1:

@@ -13,6 +13,7 @@ from filelock import FileLock
 from rich.console import Console
 
 from reverie.datasets.dataset import Dataset
+from reverie.datasets.storage import require_memory
 from reverie.mistake import Mistake, writing
 from reverie.temporary import remove_abandoned
 from reverie.text import printable
@@ -39,6 +40,8 @@ _REPAIR = (
     "restore it, or give another path; where it lies in a run directory, an unfinished run makes "
     "it again once it is deleted, a finished one with overwrite=true"
 )
+COPIES = 3.0
+"""Of all rows, that a fit holds at once at most: those it may see, its table, what it measures."""
 PAUSE = 10.0
 """Least seconds between two lines about a fit, where there is no progress bar."""
 
@@ -81,6 +84,7 @@ def fit(
         compile: what the training step of the fit is passed through.
     """
     model, name = part.model, group.replace("_", " ")
+    require_memory(data, COPIES, f"the fit of the {name}")
     if part.random is not None:
         torch.set_rng_state(part.random)
     model.compile_update(compile)

@@ -58,18 +58,23 @@ def train(
             is then. Not before update 1, when the model is new.
     """
 
-    def learn() -> dict[str, Tensor]:
-        return agent.update(mixture.sample())
+    # No graph holds what comes from the host's disk; then what follows is compiled alone.
+    learn = compile(agent.update) if mixture.gathers_on_host else agent.update
 
-    update = in_precision(precision, compile(learn))
+    def draw_and_learn() -> dict[str, Tensor]:
+        return learn(mixture.sample())
+
+    update = in_precision(
+        precision, draw_and_learn if mixture.gathers_on_host else compile(draw_and_learn)
+    )
 
     # On a CPU rollouts go through the layers block by block, in the caches, which the compiler
     # does not: compiled ones take 1.15 times as long.
-    on_cpu = mixture["real"].rows.device.type == "cpu"
+    as_they_are = mixture["real"].rows.device.type == "cpu" or mixture.gathers_on_host
     rounds = {
         name: in_precision(
             precision,
-            (compile if source.compiles and not on_cpu else _as_it_is)(
+            (compile if source.compiles and not as_they_are else _as_it_is)(
                 rollout_round(agent, mixture, name, source)
             ),
         )

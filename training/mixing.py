@@ -3,6 +3,7 @@
 from reverie.agents.base import Agent
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.replay import GrowingReplay, Mixture, Replay
+from reverie.datasets.storage import require_memory
 from reverie.training.online import Online
 from reverie.world_models.sources import RolloutSource
 
@@ -29,10 +30,13 @@ def mix(
         The mixture, and what refills its streams, by the name of the stream.
     """
     recorded = data.transitions if agent is None else agent.recorded(data)
-    streams: dict[str, Replay] = {"real": Replay.of(recorded)}
+    streams: dict[str, Replay] = {}
     rows = {"real": batch_size}
     sources: dict[str, RolloutSource] = {}
-    if online is not None:
+    if online is None:
+        streams["real"] = Replay.of(recorded, mapped=data.mapped)
+    else:
+        require_memory(data, 1, "a replay that grows online")
         sources["real"] = online.source
         streams["real"] = GrowingReplay(
             recorded,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from reverie.datasets.arrays import stretches
 from reverie.datasets.check.actions import find_in_actions
 from reverie.datasets.check.columns import Column, describe_columns
 from reverie.datasets.check.ends import find_in_ends
@@ -186,19 +187,21 @@ def _equal(column: np.ndarray, fixed: Sequence[int]) -> tuple[tuple[int, int], .
 
 def _duplicates(columns: Sequence[np.ndarray]) -> int:
     """Rows that are, bit for bit, equal to an earlier one."""
-    bits = np.concatenate(
-        [column.reshape(len(column), -1).view(np.uint32) for column in columns], axis=1
-    )
+    bits = [column.reshape(len(column), -1).view(np.uint32) for column in columns]
     # A cheap key leaves few rows to compare in full: equal rows have equal keys.
-    key = np.zeros(len(bits), np.uint64)
-    for column in bits.T:
-        key = (key ^ column) * np.uint64(0x9E3779B97F4A7C15)
-        key ^= key >> np.uint64(29)
-    _, group, sizes = np.unique(key, return_inverse=True, return_counts=True)
-    suspects = np.ascontiguousarray(bits[sizes[group] > 1])
-    if not len(suspects):
+    key = np.zeros(len(bits[0]), np.uint64)
+    for part in stretches(len(key), 4 * sum(column.shape[1] for column in bits)):
+        mixed = key[part]
+        for column in np.concatenate([column[part] for column in bits], axis=1).T:
+            mixed[:] = (mixed ^ column) * np.uint64(0x9E3779B97F4A7C15)
+            mixed ^= mixed >> np.uint64(29)
+    ordered = np.sort(key)
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not len(twice):
         return 0
-    rows = suspects.view(np.dtype((np.void, suspects.shape[1] * suspects.itemsize))).reshape(-1)
+    suspects = np.flatnonzero(np.isin(key, twice))
+    whole = np.concatenate([column[suspects] for column in bits], axis=1)
+    rows = whole.view(np.dtype((np.void, whole.shape[1] * whole.itemsize))).reshape(-1)
     return len(rows) - len(np.unique(rows))
 
 

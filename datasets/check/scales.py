@@ -27,13 +27,16 @@ def find_in_scales(rows: Rows) -> Iterator[Finding]:
     if len(starts) < _FEW:
         return
     low, high = np.asarray(rows.spec.action_low), np.asarray(rows.spec.action_high)
-    action = low + (rows.action + 1.0) / 2.0 * (high - low)
-    for labels, columns in (
-        (rows.spec.obs_labels, rows.obs),
-        (rows.spec.action_labels, action),
+
+    def told(dim: int) -> np.ndarray:
+        return low[dim] + (rows.action[:, dim] + 1.0) / 2.0 * (high[dim] - low[dim])
+
+    for labels, column in (
+        (rows.spec.obs_labels, lambda dim: rows.obs[:, dim].astype(np.float64)),
+        (rows.spec.action_labels, told),
     ):
         for dim, label in enumerate(labels):
-            found = _change(columns[:, dim].astype(np.float64), starts)
+            found = _change(column(dim), starts)
             if found is None:
                 continue
             row, factor = found

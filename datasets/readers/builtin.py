@@ -150,10 +150,11 @@ def _record(
         log.info("%s: recording in %s", source, builtin.env_id)
         return builtin.record(spec, **parameters)
 
+    columns: dict[str, Any] = cached_arrays(path, record)
     return build(
         name=name,
         spec=spec,
-        **cached_arrays(path, record),
+        **columns,
         reference=reference,
         origin={"source": source, "environment": builtin.env_id, "file": str(path)}
         | {key: str(value) for key, value in recipe.items() if key != "task"},

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from reverie.datasets.readers.hdf5 import missing_values
-from reverie.datasets.readers.rehearsal import rehearse
+from reverie.datasets.readers.rehearsal import New, read_in_child
 from reverie.mistake import Mistake
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def listed(names: Collection[str]) -> str:
 
 
 def read_hdf5(path: Path, choose: Choice) -> Columns:
-    """Arrays of an HDF5 file; others are not read.
+    """Arrays of an HDF5 file; others are not read. Rows of floating-point numbers are float32.
 
     Args:
         path: the file.
@@ -116,13 +116,12 @@ def read_hdf5(path: Path, choose: Choice) -> Columns:
     require_file(path)
     remedy = "restore it from a copy, or write or fetch it again"
 
-    def read() -> Columns:
+    def read(new: New) -> Columns:
         with h5py.File(path, "r") as file:
-            return {array: _read(path, file, array) for array in choose(file)}
+            return {array: _read(path, file, array, new) for array in choose(file)}
 
-    rehearse(path, read, remedy)
     try:
-        return read()
+        return read_in_child(path, read, remedy)
     except Mistake:
         raise
     except UNREADABLE as error:
@@ -132,7 +131,7 @@ def read_hdf5(path: Path, choose: Choice) -> Columns:
         ) from error
 
 
-def _read(path: Path, file: h5py.File, array: str) -> np.ndarray:
+def _read(path: Path, file: h5py.File, array: str, new: New) -> np.ndarray:
     found = file[array]
     if not isinstance(found, h5py.Dataset):
         raise Mistake(
@@ -145,7 +144,14 @@ def _read(path: Path, file: h5py.File, array: str) -> np.ndarray:
             f"{path}: {array} {missing}; bring back what is missing, or write the file again to "
             "its end"
         )
-    return found[()]
+    if not found.size or found.dtype.kind not in "fiub":
+        return found[()]
+    # Row numbers (`index`) may be stored as float64, of which float32 has too few.
+    rows = new(
+        found.shape, np.float32 if found.dtype.kind == "f" and found.ndim > 1 else found.dtype
+    )
+    found.read_direct(rows)
+    return rows
 
 
 def holds_episodes(held: Collection[str]) -> bool:

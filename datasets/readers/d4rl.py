@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from reverie.datasets.arrays import stretches_of
 from reverie.datasets.build import build
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.download import fetch, verify
@@ -244,8 +245,16 @@ def load(
         },
         clip_actions=clip_actions,
         subset=subset,
+        given=True,
         **rows,
     )
+
+
+def source_of(settings: Mapping[str, Any]) -> Path:
+    """The file that `load` reads with these settings, and fetches where it is not there."""
+    if settings["path"] is not None:
+        return Path(settings["path"]).expanduser()
+    return dataset_dir() / find_task(settings["id"]).file.rpartition("/")[2]
 
 
 def find_task(id: str) -> Task:
@@ -374,17 +383,20 @@ def _compare_successors(
     task: Task, obs: np.ndarray, next_obs: np.ndarray, ends: np.ndarray
 ) -> None:
     """Warn if stored next observations are not the following rows where an episode goes on."""
-    inside = ~ends[:-1]
+    wrong, largest = 0, 0.0
     with np.errstate(invalid="ignore"):
-        gap = np.abs(next_obs[:-1] - obs[1:]).max(axis=1)[inside]
-        scale = np.abs(obs[1:]).max(axis=1)[inside]
-        wrong = gap > 1e-5 * (1.0 + scale)
-    if wrong.any():
+        for part in stretches_of(obs[:-1]):
+            following = obs[part.start + 1 : part.stop + 1]
+            gap = np.abs(next_obs[part] - following).max(axis=1)
+            scale = np.abs(following).max(axis=1)
+            odd = ~ends[part] & (gap > 1e-5 * (1.0 + scale))
+            wrong, largest = wrong + int(odd.sum()), max(largest, gap[odd].max(initial=0.0))
+    if wrong:
         log.warning(
             "%s: in %d of %d rows inside episodes the stored next observation is not the following "
             "row's observation (largest difference %.3g); episodes may be split wrongly",
             task.id,
-            int(wrong.sum()),
-            len(gap),
-            float(gap[wrong].max()),
+            wrong,
+            int((~ends[:-1]).sum()),
+            largest,
         )

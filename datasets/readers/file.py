@@ -4,9 +4,11 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from reverie.datasets.arrays import stretches_of
 from reverie.datasets.build import LowAndHigh, build, given_reference
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.exogenous import Exogenous, find_exogenous
@@ -102,7 +104,13 @@ def load(
         columns=columns,
         exogenous=exogenous,
         subset=subset,
+        given=True,
     )
+
+
+def source_of(settings: Mapping[str, Any]) -> Path:
+    """The file that `load` reads with these settings."""
+    return Path(settings["path"]).expanduser()
 
 
 def from_columns(
@@ -123,6 +131,7 @@ def from_columns(
     exogenous: Exogenous = None,
     subset: Subset | None = None,
     valid_next: np.ndarray | None = None,
+    given: bool = False,
 ) -> Dataset:
     """Turn arrays with the names of `load` into a dataset.
 
@@ -130,6 +139,7 @@ def from_columns(
         arrays: by name.
         source: where they come from, for messages.
         valid_next: `[N]`, false where `next_observations` does not hold the true successor.
+        given: whether the arrays may be kept and changed; else they are copied.
 
     Raises:
         Mistake: as `load`.
@@ -173,6 +183,7 @@ def from_columns(
         origin={"source": "file", "file": source},
         clip_actions=clip_actions,
         subset=subset,
+        given=given,
     )
 
 
@@ -264,9 +275,13 @@ def _truncated(file: str, columns: Columns, limit: int | None) -> np.ndarray:
 
 def jumps(obs: np.ndarray, next_obs: np.ndarray) -> np.ndarray:
     """`[N]` whether a row's successor `[N, D]` is not the following row's observation."""
+    found = np.zeros(len(obs), dtype=bool)
     with np.errstate(invalid="ignore"):
-        gap = np.abs(next_obs[:-1] - obs[1:]).max(axis=1)
-        return np.append(gap > JUMP * (1.0 + np.abs(obs[1:]).max(axis=1)), False)
+        for part in stretches_of(obs[:-1]):
+            following = obs[part.start + 1 : part.stop + 1]
+            gap = np.abs(next_obs[part] - following).max(axis=1)
+            found[part] = gap > JUMP * (1.0 + np.abs(following).max(axis=1))
+    return found
 
 
 def given_spec(

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from reverie.datasets.arrays import are_on_disk, keep_rows, take_rows
 from reverie.datasets.build import LowAndHigh, build, given_reference
 from reverie.datasets.cache import cache_root, cached_arrays
 from reverie.datasets.dataset import Dataset
@@ -112,12 +113,17 @@ def load(
             return read_hdf5(data / MAIN, metadata, space, box, keys, remedy_for(data))
         return _read_any(data, metadata, space, box, keys)
 
-    arrays = cached_arrays(_cache_file(data, short, keys), read)
-    lengths = arrays["lengths"]
+    # What is on its way to the disk is kept there, and not twice.
+    arrays = read() if are_on_disk() else cached_arrays(_cache_file(data, short, keys), read)
     # Observations have one row more than actions in each episode.
-    rows = np.arange(int(lengths.sum())) + np.repeat(np.arange(len(lengths)), lengths)
-    ends = np.zeros(len(rows), dtype=bool)
-    ends[np.cumsum(lengths) - 1] = True
+    lengths, obs = arrays["lengths"], arrays["observations"]
+    last = np.cumsum(lengths)
+    first, final = np.zeros((2, len(obs)), dtype=bool)
+    final[last + np.arange(len(lengths))] = True
+    first[0], first[1:] = True, final[:-1]
+    next_obs = take_rows(obs, ~first)
+    ends = np.zeros(len(next_obs), dtype=bool)
+    ends[last - 1] = True
     spec = _spec(short, metadata, obs_dim, box, task, physics, keys)
     unmoved = find_exogenous(
         spec.obs_labels, exogenous, source=f"dataset {short}", key="dataset.exogenous"
@@ -125,12 +131,12 @@ def load(
     return build(
         name=short_name(name=name, id=id),
         spec=replace(spec, exogenous=unmoved),
-        obs=arrays["observations"][rows],
+        obs=keep_rows(obs, ~final),
         action=arrays["actions"],
         reward=arrays["rewards"],
         terminated=arrays["terminations"],
         truncated=arrays["truncations"],
-        next_obs=arrays["observations"][rows + 1],
+        next_obs=next_obs,
         ends=ends,
         reference=_reference(short, metadata, spec.env_id, reference),
         origin={
@@ -142,7 +148,13 @@ def load(
         },
         clip_actions=clip_actions,
         subset=subset,
+        given=True,
     )
+
+
+def source_of(settings: Mapping[str, Any]) -> Path:
+    """The folder that `load` reads with these settings, and fetches where it is not there."""
+    return dataset_root(settings["path"]) / local_id(settings["id"]) / "data"
 
 
 def _spaces(

@@ -10,8 +10,8 @@ from gymnasium import spaces
 
 from reverie.datasets.readers.columns import UNREADABLE, in_one_line
 from reverie.datasets.readers.hdf5 import missing_values
-from reverie.datasets.readers.rehearsal import rehearse
-from reverie.envs.observations import flatten, observation_keys
+from reverie.datasets.readers.rehearsal import New, read_in_child
+from reverie.envs.observations import flatten, flatten_space, observation_keys
 from reverie.mistake import Mistake
 
 Arrays = dict[str, np.ndarray]
@@ -40,13 +40,12 @@ def read_hdf5(
         Mistake: a damaged file, or an episode that is not as the metadata and spaces say.
     """
 
-    def read() -> Arrays:
+    def read(new: New) -> Arrays:
         with h5py.File(file, "r") as handle:
-            return _read_episodes(file, handle, metadata, space, box, keys)
+            return _read_episodes(file, handle, metadata, space, box, keys, new)
 
-    rehearse(file, read, remedy)
     try:
-        return read()
+        return read_in_child(file, read, remedy)
     except Mistake:
         raise
     except UNREADABLE as error:
@@ -63,6 +62,7 @@ def _read_episodes(
     space: spaces.Space,
     box: spaces.Box,
     keys: tuple[str, ...] | None,
+    new: New,
 ) -> Arrays:
     episodes = len(handle)
     if episodes != metadata["total_episodes"]:
@@ -80,14 +80,12 @@ def _read_episodes(
             f"{file} holds {steps:,} steps, its metadata says {metadata['total_steps']:,}; correct "
             "total_steps, or record the rest"
         )
-    leaves = {
-        path: np.empty((steps + episodes, *shape), np.float32)
-        for path, shape in _leaves(space, (b"observations",), keys)
-    }
+    leaves = dict(_leaves(space, (b"observations",), keys))
+    obs = new((steps + episodes, flatten_space(space, keys)), np.float32)
     columns = {
-        b"actions": np.empty((steps, *box.shape), np.float32),
-        b"rewards": np.empty(steps, np.float32),
-        **{key: np.empty(steps, bool) for key in FLAGS},
+        b"actions": new((steps, *box.shape), np.float32),
+        b"rewards": new((steps,), np.float32),
+        **{key: new((steps,), bool) for key in FLAGS},
     }
     begin = 0
     for number, (group, length) in enumerate(zip(groups, lengths.tolist(), strict=True)):
@@ -96,25 +94,40 @@ def _read_episodes(
             _read_into(file, number, group, key, column[rows])
         # The last observation of an episode makes it one row longer.
         rows = slice(begin + number, begin + number + length + 1)
-        for path, column in leaves.items():
-            _read_into(file, number, group, b"/".join(path), column[rows])
+        if len(leaves) == 1:
+            [(path, shape)] = leaves.items()
+            whole = obs[rows].reshape(length + 1, *shape)
+            _read_into(file, number, group, b"/".join(path), whole)
+        else:
+            obs[rows] = flatten(space, _read_nested(file, number, group, leaves, length + 1), keys)
         begin += length
-    nested: Any = leaves.get((b"observations",))
-    if nested is None:
-        nested = {}
-        for path, column in leaves.items():
-            inner = nested
-            for key in path[1:-1]:
-                inner = inner.setdefault(key.decode(), {})
-            inner[path[-1].decode()] = column
     return {
-        "observations": flatten(space, nested, keys),
+        "observations": obs,
         "actions": columns[b"actions"].reshape(steps, -1),
         "rewards": columns[b"rewards"],
         "terminations": columns[b"terminations"],
         "truncations": columns[b"truncations"],
         "lengths": lengths,
     }
+
+
+def _read_nested(
+    file: Path,
+    episode: int,
+    group: Any,
+    leaves: Mapping[tuple[bytes, ...], tuple[int, ...]],
+    rows: int,
+) -> dict[str, Any]:
+    """The dict observations of an episode."""
+    nested: dict[str, Any] = {}
+    for path, shape in leaves.items():
+        column = np.empty((rows, *shape), np.float32)
+        _read_into(file, episode, group, b"/".join(path), column)
+        inner = nested
+        for key in path[1:-1]:
+            inner = inner.setdefault(key.decode(), {})
+        inner[path[-1].decode()] = column
+    return nested
 
 
 def _group(file: Path, handle: h5py.File, episode: int) -> Any:

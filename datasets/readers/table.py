@@ -91,6 +91,11 @@ def load(
     )
 
 
+def source_of(settings: Mapping[str, Any]) -> Path:
+    """The file that `load` reads with these settings."""
+    return Path(settings["path"]).expanduser()
+
+
 def load_frame(
     frame: Any,
     *,

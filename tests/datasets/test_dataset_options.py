@@ -34,7 +34,7 @@ def options(*overrides):
 )
 def test_a_file_names_exactly_the_arguments_of_its_reader(overrides):
     found = options(*overrides)
-    assert [found.pop(key) for key in SETTINGS] == [None] * len(SETTINGS)
+    assert {key: found.pop(key) for key in SETTINGS} == {"chunks": None, "storage": "memory"}
     module, _, function = found.pop("_target_").rpartition(".")
     load = getattr(importlib.import_module(module), function)
     assert set(found) == set(inspect.signature(load).parameters)

@@ -21,6 +21,7 @@ from reverie.datasets.check.report import problems
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.names import short_name
 from reverie.datasets.replay import GrowingReplay, Mixture
+from reverie.datasets.storage import read_into
 from reverie.envs.evaluation import Evaluator
 from reverie.envs.specs import Spec
 from reverie.envs.true_dynamics import simulator_for
@@ -144,7 +145,9 @@ def load_dataset(config: DictConfig, agent: Builder | None = None) -> Dataset:
     require_declared(asked, transforms.SETTINGS, "dataset.")
     plain: Any = OmegaConf.to_container(config.dataset, resolve=True)
     require_declared(plain, prefix="dataset.")
-    data = instantiate(config.dataset, name=short_name(**plain), _convert_="all")
+    plain["name"] = short_name(**plain)
+    read = partial(instantiate, config.dataset, name=plain["name"], _convert_="all")
+    data = read_into(asked["storage"], read, plain)
     return transforms.transform(data, asked, discount)
 
 

@@ -189,6 +189,7 @@ def fit_critics(
         episode_starts=data.first_rows,
         episode_lengths=data.first_rows.diff(append=torch.tensor([len(data)])),
         seeds=learner.seeds,
+        mapped=data.mapped,
     )
     train(
         learner,
