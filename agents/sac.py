@@ -8,7 +8,7 @@ overrides the one hook it changes: `next_value`, `target`, `critic_loss` or `act
 import copy
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
@@ -62,8 +62,6 @@ class SAC(Agent):
         imitation: weight of the squared distance to recorded actions in the actor's loss, whose
             value is then divided by its standard deviation over the batch; 0 leaves both out, a
             list gives each seed its own.
-        imitate: rows whose recorded actions count there, `all` or those `better` than the policy's
-            by the critics.
         regulariser: builds what holds the critics' slopes down, see `Regulariser`; null: none.
     """
 
@@ -94,7 +92,6 @@ class SAC(Agent):
         normalise_critic_obs: bool,
         critic_layer_norm: bool,
         imitation: Annotated[PerSeed, Range(0)],
-        imitate: Literal["all", "better"],
         regulariser: BuildRegulariser | None,
     ) -> None:
         super().__init__(spec=spec, seeds=seeds)
@@ -140,7 +137,7 @@ class SAC(Agent):
         aim = -float(spec.action_dim) if target_entropy is None else target_entropy
         set_per_seed(self, "target_entropy", aim, trailing=1)
         set_per_seed(self, "imitation", imitation, trailing=0)
-        self.imitates, self.imitate = max(as_list(imitation)) > 0, imitate
+        self.imitates = max(as_list(imitation)) > 0
         self.order = tuple(order)
 
     def prepare(self, data: Dataset) -> None:
@@ -242,20 +239,13 @@ class SAC(Agent):
         batch: Transition,
         action: Float[Tensor, "S B A"],
     ) -> Float[Tensor, " S"]:
-        """loss / std Q(s, a) + imitation * mean w |a - a_recorded|^2 over the recorded rows.
-
-        w is 1 for all of them, or with `imitate=better` where min_i Q_i(s, a_recorded) is above
-        min_i Q_i(s, a), and 0 elsewhere (the filter of arXiv:1709.10089).
+        """loss / std Q(s, a) + imitation * mean |a - a_recorded|^2 over the recorded rows.
 
         Ours, after TD3+BC (arXiv:2106.06860). Differs: divides by the standard deviation of the
         values and not by their mean size, so that a constant added to every reward changes nothing.
         """
         scale = value.detach().std(1, correction=0).clamp(min=VALUE_FLOOR)
         distance = (action - batch.action).square().mean(-1)
-        if self.imitate == "better":
-            with torch.no_grad():
-                recorded = self.critics(batch.obs, batch.action).amin(1)
-            distance = torch.where(recorded > value.detach(), distance, 0.0)
         return loss / scale + self.imitation * masked_mean(distance, batch.is_real)
 
     def _update_critic(self, batch: Transition) -> dict[str, Tensor]:

@@ -86,7 +86,6 @@ def make_sac():
             "order": ["critic", "policy"],
             "normalise_critic_obs": False,
             "imitation": 0.0,
-            "imitate": "all",
             "critic_layer_norm": False,
             "regulariser": None,
         }

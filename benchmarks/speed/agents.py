@@ -51,7 +51,7 @@ PLAIN: Mapping[str, tuple[type, Callable[..., None]]] = {
 """The reference of an agent, and what copies weights into it."""
 OURS_ALONE = {
     *("normalise_critic_obs", "critic_layer_norm", "actor_layer_norm", "regulariser"),
-    *("imitation", "imitate"),
+    "imitation",
     *("normalise_obs", "normalise_rewards", "reward_offset", "critic_steps", "max_q_backup"),
     *("gap_limit", "weight_learning_rate", "conservative_states", "diversity_critics"),
     *("hidden_bias", "actor_output_bound", "critic_output_bound"),

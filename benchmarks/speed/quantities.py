@@ -109,7 +109,7 @@ def make_agent(seeds: int, device: torch.device) -> SAC:
 def make_plain_agent(agent: SAC, seed: int, device: torch.device) -> PlainSAC:
     """The reference with the weights of one seed of ours."""
     hyperparameters = hyperparameters_of("agent", "sac")
-    ours = ("normalise_critic_obs", "critic_layer_norm", "imitation", "imitate", "regulariser")
+    ours = ("normalise_critic_obs", "critic_layer_norm", "imitation", "regulariser")
     for absent in ours:
         del hyperparameters[absent]
     plain = PlainSAC(
