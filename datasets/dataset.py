@@ -35,6 +35,7 @@ class Dataset:
             where these are the recorded ones.
         recorded_episodes: `[P]` int64, the number of the recorded episode that each was made of,
             where several are made of one; None where each is one.
+        taken: of chunks, which of their control steps came before the task ended; None: all.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Dataset:
     places: Places | None = None
     untransformed: "Dataset | None" = None
     recorded_episodes: Int[Tensor, " P"] | None = None
+    taken: Bool[Tensor, "N chunk"] | None = None
 
     def __len__(self) -> int:
         return self.transitions.reward.shape[0]
