@@ -9,6 +9,7 @@ from torch import Tensor
 from reverie.agents.losses import advantage_weight, masked_mean
 from reverie.agents.networks import GaussianActor
 from reverie.agents.sac import SAC
+from reverie.datasets.columns import taken_actions
 from reverie.datasets.transition import Transition
 from reverie.mistake import Mistake
 from reverie.ranges import Positive, Range
@@ -30,6 +31,7 @@ class AWAC(SAC):
         sac: see `SAC`.
     """
 
+    imitates = True
     inverse_temperature: float | Tensor
     actor: Any
 
@@ -83,5 +85,5 @@ class AWAC(SAC):
     ) -> Float[Tensor, " S"]:
         """-mean over real rows of w log pi(a|s), a the recorded action."""
         weight = self.imitation_weight(batch, action)
-        likelihood = self.actor.log_prob(batch.obs, batch.action)
+        likelihood = self.actor.log_prob(batch.obs, batch.action, taken_actions(batch))
         return -masked_mean(weight * likelihood, batch.is_real)

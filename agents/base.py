@@ -1,11 +1,13 @@
 """What every agent is: S independent learners side by side, updated by one call."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from reverie.agents.layers import Activation, Layer, perceptron_layers
+from reverie.datasets.columns import with_taken
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
@@ -26,9 +28,11 @@ class Agent(nn.Module, ABC):
 
     Attributes:
         discount: per control step, of what `values` estimates.
+        imitates: whether it clones actions, and so is told which of a chunk's were taken.
     """
 
     discount: float = 1.0
+    imitates: ClassVar[bool] = False
 
     def __init__(self, *, spec: Spec, seeds: int) -> None:
         super().__init__()
@@ -46,12 +50,19 @@ class Agent(nn.Module, ABC):
     def recorded(self, data: Dataset) -> Transition:
         """The dataset's rows `[N]` with whatever further columns this agent learns from.
 
-        Those of `Transition` come first; most agents, and so the default, need no others.
+        Those of `Transition` come first; most agents, and so the default, need no others, apart
+        from those that imitate chunks.
         """
-        return data.transitions
+        return self.tell_taken(data.transitions, data.taken)
 
     def complete(self, rows: Transition) -> Transition:
         """Rows `[S, M]` that a source made, with the same columns as `recorded`."""
+        return self.tell_taken(rows, None)
+
+    def tell_taken(self, rows: Transition, taken: Bool[Tensor, "*lead N"] | None) -> Transition:
+        """Rows with which steps of their chunks were taken, all if None, for who clones chunks."""
+        if self.imitates and self.spec.chunk > 1:
+            return with_taken(rows, taken, self.spec.chunk)
         return rows
 
     def attach(self, model: WorldModel | None) -> None:
@@ -59,6 +70,13 @@ class Agent(nn.Module, ABC):
 
         It must not become part of `state_dict`, for the model has a file of its own; an evaluation
         never attaches one. Most agents, and so the default, ignore it.
+        """
+
+    def expect_rows(self, recorded: int, made: int) -> None:
+        """Rows of every batch from the dataset, and behind them those that a source made.
+
+        Told once, before the first update, to an agent that treats them differently by their
+        place. Most agents, and so the default, ignore it.
         """
 
     def reward_bounds(self, low: float, high: float) -> tuple[float, float]:

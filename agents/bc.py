@@ -6,6 +6,7 @@ from torch import Tensor
 
 from reverie.agents.base import Agent
 from reverie.agents.networks import GaussianActor
+from reverie.datasets.columns import taken_actions
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.ranges import Bounds, Positive, Widths
@@ -23,6 +24,8 @@ class BC(Agent):
             loss is half the squared error of the mean, up to a constant.
         learning_rate: of Adam.
     """
+
+    imitates = True
 
     def __init__(
         self,
@@ -59,6 +62,7 @@ class BC(Agent):
         return self.actor.moments(obs)
 
     def update(self, batch: Transition) -> dict[str, Float[Tensor, " S"]]:
-        loss = -self.actor.log_prob(batch.obs, batch.action).mean(1)
+        taken = taken_actions(batch)
+        loss = -self.actor.log_prob(batch.obs, batch.action, taken).mean(1)
         self.actor_optimiser.step(loss)
         return {"actor_loss": loss.detach()}

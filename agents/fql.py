@@ -21,6 +21,7 @@ from reverie.agents.losses import (
 )
 from reverie.agents.networks import Critics, Standardiser
 from reverie.agents.regularisers import BuildRegulariser, Regulariser, endings
+from reverie.datasets.columns import where_taken
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
@@ -55,6 +56,7 @@ class FQL(Agent):
         regulariser: builds what holds the critics' slopes down, see `Regulariser`; null: none.
     """
 
+    imitates = True
     alpha: float | Tensor
     latent: Tensor
 
@@ -190,7 +192,7 @@ class FQL(Agent):
         """mean |v(s, (1 - t) z + t a, t) - (a - z)|^2 over recorded rows and dimensions."""
         between = (1 - time) * noise + time * batch.action
         error = self.velocity(batch.obs, between, time) - (batch.action - noise)
-        return masked_mean(error.square().mean(-1), batch.is_real)
+        return masked_mean(where_taken(error.square(), batch).mean(-1), batch.is_real)
 
     @torch.no_grad()
     def teacher(

@@ -20,6 +20,7 @@ from reverie.agents.losses import (
 )
 from reverie.agents.networks import Critics, GaussianActor, StateValue
 from reverie.agents.regularisers import BuildRegulariser, Regulariser, endings
+from reverie.datasets.columns import taken_actions
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
@@ -70,6 +71,7 @@ class IQL(Agent):
         regulariser: builds what holds the critics' slopes down, see `Regulariser`; null: none.
     """
 
+    imitates = True
     reward_scale: Tensor
     expectile: float | Tensor
     inverse_temperature: float | Tensor
@@ -226,7 +228,7 @@ class IQL(Agent):
         with torch.no_grad():
             advantage = recorded - self.value(batch.obs)
             weight = advantage_weight(advantage, self.inverse_temperature, self.max_weight)
-        log_prob = self.actor.log_prob(batch.obs, batch.action)
+        log_prob = self.actor.log_prob(batch.obs, batch.action, taken_actions(batch))
         loss = -(weight * log_prob).mean(1)
         self.actor_optimiser.step(loss)
         return {

@@ -65,8 +65,8 @@ class LEQ(Agent):
         decay: lambda of the returns.
         model_weight: beta, weight of imagined steps in the critic's loss; 1 - beta of recorded.
         average_weight: weight of the distance to the average critic.
-        start_share: of the rows of a batch, the last ones, from which rollouts are imagined.
-            Dreamed rows come last.
+        start_share: of the rows of a batch, the last ones, from which rollouts are imagined; auto:
+            the dreamed rows, which come last, or all where there are none.
         shared_dreams: actor and critic learn from the same rollouts; off: each from its own.
         exploration_std: of the noise before tanh in actions that are not deterministic. No loss
             moves it.
@@ -100,7 +100,7 @@ class LEQ(Agent):
         decay: UnitInterval,
         model_weight: UnitInterval,
         average_weight: NonNegative,
-        start_share: Share,
+        start_share: Share | Literal["auto"],
         shared_dreams: bool,
         exploration_std: NonNegative,
         reward_scale: Positive | Literal["auto"],
@@ -144,7 +144,8 @@ class LEQ(Agent):
         set_per_seed(self, "expectile", expectile, trailing=1)
         self.discount, self.tau, self.horizon, self.decay = discount, tau, horizon, decay
         self.model_weight, self.average_weight = model_weight, average_weight
-        self.start_share, self.shared_dreams = start_share, shared_dreams
+        self.automatic_share, self.shared_dreams = start_share == "auto", shared_dreams
+        self.start_share = 1.0 if start_share == "auto" else float(start_share)
         self.exploration_std, self.symlog = exploration_std, symlog
         self.automatic_scale, self.reward_offset = reward_scale == "auto", reward_offset
         self.register_buffer(
@@ -158,6 +159,11 @@ class LEQ(Agent):
             Mistake: no model, or one without gradients.
         """
         self.imagine = imagination_of(model, "leq")
+
+    def expect_rows(self, recorded: int, made: int) -> None:
+        """Imagine from what a source made, unless a share is given."""
+        if self.automatic_share:
+            self.start_share = made / (recorded + made) if made else 1.0
 
     def prepare(self, data: Dataset) -> None:
         """Take the statistics of observations, actions and returns.

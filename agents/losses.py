@@ -210,10 +210,12 @@ def normal_log_prob(
     action: Float[Tensor, "*lead A"],
     mean: Float[Tensor, "*lead A"],
     log_std: Float[Tensor, "*#lead A"],
+    taken: Bool[Tensor, "*lead A"] | None = None,
 ) -> Float[Tensor, "*lead"]:
-    """Log density of a diagonal Gaussian, summed over action dimensions."""
+    """Log density of a diagonal Gaussian, summed over action dimensions, or those `taken`."""
     noise = (action - mean) * (-log_std).exp()
-    return (-0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+    each = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
+    return (each if taken is None else torch.where(taken, each, 0.0)).sum(-1)
 
 
 def smooth_action(
@@ -345,15 +347,19 @@ def tanh_normal_log_prob(
     noise: Float[Tensor, "*lead A"],
     log_std: Float[Tensor, "*lead A"],
     pre_tanh: Float[Tensor, "*lead A"],
+    taken: Bool[Tensor, "*lead A"] | None = None,
 ) -> Float[Tensor, "*lead"]:
     """Log density of a = tanh(u), u = mean + std * noise, summed over action dimensions.
+
+    Only over those `taken`, where some of a chunk's were not.
 
     Source: SAC, arXiv:1812.05905, appendix C. Differs: log(1 - tanh(u)^2) is written as
     2 (log 2 - u - softplus(-2u)), which is exact where the usual `+ 1e-6` saturates.
     """
     normal = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
     squash = 2 * (math.log(2) - pre_tanh - F.softplus(-2 * pre_tanh))
-    return (normal - squash).sum(-1)
+    each = normal - squash
+    return (each if taken is None else torch.where(taken, each, 0.0)).sum(-1)
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from reverie.agents.losses import normal_log_prob, tanh_normal_log_prob
@@ -67,14 +67,17 @@ class TanhGaussianActor(nn.Module):
         return torch.tanh(pre_tanh), tanh_normal_log_prob(noise, log_std, pre_tanh)
 
     def log_prob(
-        self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"]
+        self,
+        obs: Float[Tensor, "S B D"],
+        action: Float[Tensor, "S B A"],
+        taken: Bool[Tensor, "S B A"] | None = None,
     ) -> Float[Tensor, "S B"]:
         """Log density of given actions, those on the edge of the box moved inside by 1e-6."""
         mean, log_std = self(obs)
         # On the edge itself the density is that of an infinite sample before the squashing.
         pre_tanh = torch.atanh(action.clamp(-1 + 1e-6, 1 - 1e-6))
         noise = (pre_tanh - mean) * (-log_std).exp()
-        return tanh_normal_log_prob(noise, log_std, pre_tanh)
+        return tanh_normal_log_prob(noise, log_std, pre_tanh, taken)
 
     def sample_several(
         self, obs: Float[Tensor, "S B D"], count: int
@@ -167,11 +170,14 @@ class GaussianActor(nn.Module):
         return mean, log_std.exp().expand_as(mean)
 
     def log_prob(
-        self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"]
+        self,
+        obs: Float[Tensor, "S B D"],
+        action: Float[Tensor, "S B A"],
+        taken: Bool[Tensor, "S B A"] | None = None,
     ) -> Float[Tensor, "S B"]:
         """Log density of given actions, as if samples were not clipped."""
         mean, log_std = self(obs)
-        return normal_log_prob(action, mean, log_std)
+        return normal_log_prob(action, mean, log_std, taken)
 
 
 class Critics(nn.Module):

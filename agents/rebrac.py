@@ -10,7 +10,7 @@ from torch import Tensor
 from reverie.agents.losses import inverse_value_scale, masked_mean
 from reverie.agents.networks import initialise_
 from reverie.agents.td3_bc import TD3BC
-from reverie.datasets.columns import WithNextAction, with_next_action
+from reverie.datasets.columns import WithNextAction, where_taken, with_next_action
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.mistake import Mistake
@@ -77,7 +77,7 @@ class ReBRAC(TD3BC):
             Mistake: they do, and no row goes on in another.
         """
         if not self.penalises_targets:
-            return data.transitions
+            return super().recorded(data)
         rows = with_next_action(data)
         if not rows.has_next_action.any():
             raise Mistake(
@@ -85,17 +85,18 @@ class ReBRAC(TD3BC):
                 f"state, but no row of {data.name} is followed by another of its episode; set "
                 "agent.critic_penalty=0"
             )
-        return rows
+        return self.tell_taken(rows, data.taken)
 
     def complete(self, rows: Transition) -> Transition:
         """Rows of a source, whose next action is what the present policy does there."""
         if not self.penalises_targets:
-            return rows
-        return WithNextAction(
+            return super().complete(rows)
+        rows = WithNextAction(
             **vars(rows),
             next_action=self.act(rows.next_obs),
             has_next_action=torch.ones_like(rows.terminated),
         )
+        return self.tell_taken(rows, None)
 
     def values(
         self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"]
@@ -126,7 +127,8 @@ class ReBRAC(TD3BC):
     def actor_loss(self, batch: Transition, action: Float[Tensor, "S B A"]) -> Float[Tensor, " S"]:
         """beta_1 mean w |pi(s) - a|^2 - lambda mean min_i Q_i(s, pi(s)), summed over dimensions."""
         value = self.critics(batch.obs, action).amin(1)
-        distance = self.imitation_weight(batch) * (action - batch.action).square().sum(-1)
+        distance = where_taken((action - batch.action).square(), batch).sum(-1)
+        distance = self.imitation_weight(batch) * distance
         imitated = batch.is_real if self.imitate == "real" else torch.ones_like(batch.is_real)
         scale = inverse_value_scale(value, self.alpha) if self.normalise_value else self.alpha
         return self.actor_penalty * masked_mean(distance, imitated) - scale * value.mean(1)

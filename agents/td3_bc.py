@@ -22,6 +22,7 @@ from reverie.agents.losses import (
 )
 from reverie.agents.networks import Critics, DeterministicActor, Standardiser
 from reverie.agents.regularisers import BuildRegulariser, Regulariser, endings
+from reverie.datasets.columns import where_taken
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
@@ -56,6 +57,7 @@ class TD3BC(Agent):
         regulariser: builds what holds the critics' slopes down, see `Regulariser`; null: none.
     """
 
+    imitates = True
     alpha: float | Tensor
     policy_noise: float | Tensor
 
@@ -199,7 +201,7 @@ class TD3BC(Agent):
     def actor_loss(self, batch: Transition, action: Float[Tensor, "S B A"]) -> Float[Tensor, " S"]:
         """-lambda mean Q_1(s, pi(s)) + mean (pi(s) - a)^2, the latter over rows and dimensions."""
         value = self.critics.first(batch.obs, action)
-        imitation = (action - batch.action).square().mean((1, 2))
+        imitation = where_taken((action - batch.action).square(), batch).mean((1, 2))
         return imitation - inverse_value_scale(value, self.alpha) * value.mean(1)
 
     def _update_critic(self, batch: Transition) -> dict[str, Tensor]:
@@ -215,5 +217,5 @@ class TD3BC(Agent):
         action = self.actor(batch.obs)
         loss = self.actor_loss(batch, action)
         self.actor_optimiser.step(loss)
-        distance = (action.detach() - batch.action).square().mean((1, 2))
+        distance = where_taken((action.detach() - batch.action).square(), batch).mean((1, 2))
         return {"actor_loss": loss.detach(), "imitation_error": distance}

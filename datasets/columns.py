@@ -28,6 +28,48 @@ class WithNextAction(Transition):
     has_next_action: Bool[Tensor, "*lead"]
 
 
+@register
+@dataclass(frozen=True)
+class WithTaken(Transition):
+    """Rows of action chunks with the control steps that were taken before a task ended.
+
+    Attributes:
+        taken: `[*, N]` bool; false where a chunk repeats its last action behind a termination.
+    """
+
+    taken: Bool[Tensor, "*lead N"]
+
+
+@register
+@dataclass(frozen=True)
+class ChunkWithNextAction(WithNextAction, WithTaken):
+    """Rows of both kinds."""
+
+
+def with_taken(rows: Transition, taken: Bool[Tensor, "*lead N"] | None, steps: int) -> WithTaken:
+    """Rows of chunks of N steps, with their other columns; all are taken if nothing is known."""
+    if taken is None:
+        taken = torch.ones(*rows.shape, steps, dtype=torch.bool, device=rows.reward.device)
+    kind = ChunkWithNextAction if isinstance(rows, WithNextAction) else WithTaken
+    return kind(**vars(rows), taken=taken)
+
+
+def taken_actions(rows: Transition) -> Bool[Tensor, "*lead A"] | None:
+    """Which entries of `action` were done; None where all were, for rows that are no chunks.
+
+    What clones recorded actions leaves the others out, for nobody decided on them.
+    """
+    if not isinstance(rows, WithTaken):
+        return None
+    return rows.taken.repeat_interleave(rows.action.shape[-1] // rows.taken.shape[-1], -1)
+
+
+def where_taken(values: Float[Tensor, "*lead A"], rows: Transition) -> Float[Tensor, "*lead A"]:
+    """Values of the entries of `action`, zero at those that were not done."""
+    taken = taken_actions(rows)
+    return values if taken is None else torch.where(taken, values, 0.0)
+
+
 def with_next_action(data: Dataset) -> WithNextAction:
     """The dataset's rows `[N]`, each with the action of the row after it in the same episode.
 

@@ -38,6 +38,7 @@ class Dataset:
         recorded_episodes: `[P]` int64, the number of the recorded episode that each was made of,
             where several are made of one; None where each is one.
         mapped: whether the rows lie on disk, see `datasets.storage`.
+        taken: of chunks, which of their control steps came before the task ended; None: all.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Dataset:
     untransformed: "Dataset | None" = None
     recorded_episodes: Int[Tensor, " P"] | None = None
     mapped: bool = False
+    taken: Bool[Tensor, "N chunk"] | None = None
 
     def __len__(self) -> int:
         return self.transitions.reward.shape[0]

@@ -45,7 +45,8 @@ def chunk(data: Dataset, steps: int, *, discount: float) -> Dataset:
     episode holds so many steps: windows slide, and none crosses an end. Where the task terminates
     within the window, the row terminates, the last action is repeated for the steps that were never
     taken, and these pay nothing. Dropping such windows would leave all but one of the last N states
-    before a termination without a row that says so. Windows that a time limit or the end of the log
+    before a termination without a row that says so. Agents that clone actions leave repeated ones
+    out, see `columns.WithTaken`. Windows that a time limit or the end of the log
     cuts are left out, for nobody knows where they lead.
 
     The rows of a recorded episode become N episodes, of which each row is followed by its own
@@ -125,6 +126,7 @@ def chunk(data: Dataset, steps: int, *, discount: float) -> Dataset:
         places=None if data.places is None else data.places.take(row.numpy()),
         untransformed=data,
         recorded_episodes=episode.unique(return_inverse=True)[1],
+        taken=row.unsqueeze(1) + torch.arange(steps) <= end.unsqueeze(1),
     )
 
 

@@ -23,8 +23,8 @@ def mix(
     Args:
         batch_size: B, rows of an update for each seed.
         real_rows: how many of them come from the dataset where there is a source; all without.
-        agent: whose further columns the rows have; None: they have no others than those of
-            `Transition`.
+        agent: whose further columns the rows have, and who is told how many rows of which kind
+            to expect; None: they have no others than those of `Transition`.
 
     Returns:
         The mixture, and what refills its streams, by the name of the stream.
@@ -49,4 +49,6 @@ def mix(
         streams[source.stream] = Replay(recorded[:1], seeds=seeds, capacity=source.capacity)
         rows["real"] = batch_size if real_rows is None else real_rows
         rows[source.stream] = batch_size - rows["real"]
+    if agent is not None:
+        agent.expect_rows(rows["real"], batch_size - rows["real"])
     return Mixture(streams, rows, seeds=seeds), sources

@@ -1,6 +1,7 @@
 """The pessimistic MDP of MOReL: where the model is unsure, a rollout halts at a low reward."""
 
 import logging
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
@@ -23,9 +24,10 @@ log = logging.getLogger(__name__)
 class PessimisticHalt(TransitionFilter):
     """Halts where the uncertainty u(s, a) exceeds a limit, and trusts the model elsewhere.
 
-    A step with u <= limit stays as it is. Any other is stored with the reward of a halt and as
-    terminal, whatever the model says of it, and ends its rollout: critics learn that reward there
-    and nothing behind it.
+    A step with u <= limit stays as it is. Any other is stored with the reward of a halt, whatever
+    the model says of it, and ends its rollout. An absorbing halt leads back to where it was taken:
+    who chooses it again pays for ever, so it is worth floor / (1 - discount), which critics reach
+    as gradually as any other value. Else it is terminal, and worth the floor.
 
     Args:
         quantile: the limit is this quantile of u over the recorded rows, 1 for the largest; None
@@ -33,12 +35,13 @@ class PessimisticHalt(TransitionFilter):
         limit: the limit itself, in the units of u; None where `quantile` is given.
         scale: times either; a list gives each seed its own.
         floor: reward of a halt, as the data's rewards; auto for their lowest minus their range.
-        absorbing: a halt pays the floor for ever, floor / (1 - discount) in its one row, instead of
-            once.
+        absorbing: a halt pays the floor again and again, instead of once.
 
     Source: MOReL, arXiv:2005.05951, definition of the pessimistic MDP, with the limit of its code:
-    the largest u over the data divided by a "pessimism", which is 1 / `scale`. Differs: the
-    quantile, `floor=auto` and `absorbing=False` are ours; see docs/methods/morel.md.
+    the largest u over the data divided by a "pessimism", which is 1 / `scale`. Differs: its
+    HALT is one state for all, ours is the state where it was taken, of the same worth to a policy
+    that acts alike in a state; the quantile, `floor=auto` and `absorbing=False` are ours; see
+    docs/methods/morel.md.
     """
 
     limit: Tensor
@@ -63,7 +66,7 @@ class PessimisticHalt(TransitionFilter):
             raise Mistake(f"filter.scale must be positive, got {scale}")
         self.quantile, self.given_limit, self.scale = quantile, limit, scale
         self.floor, self.absorbing = floor, absorbing
-        self.halt_reward = 0.0
+        self.halt_reward = 0.0  # of one step
         # Measured again at each start, so no part of what is saved. Empty before.
         self.register_buffer("limit", torch.empty(0, 1), persistent=False)  # [S, 1]
         self.register_buffer("beyond_limit", torch.empty(0), persistent=False)  # [S]
@@ -99,7 +102,8 @@ class PessimisticHalt(TransitionFilter):
             self.limit.copy_(limit.unsqueeze(1))
             self.beyond_limit.copy_(beyond)
         return (
-            f"filter: halts at {self.halt_reward:.4g} where the model's uncertainty exceeds "
+            f"filter: halts at {self.halt_reward:.4g}{' a step' if self.absorbing else ''} where "
+            "the model's uncertainty exceeds "
             f"{_listed(limit)}; of the recorded rows {_listed(100 * beyond)} % do"
         )
 
@@ -114,29 +118,34 @@ class PessimisticHalt(TransitionFilter):
             raise RuntimeError("the limit of a halt is not measured; call prepare first")
         known = step.uncertainty <= self.limit
         reward = torch.where(known, step.reward, self.halt_reward)
-        step = Step(step.next_obs, reward, step.terminated | ~known, step.uncertainty, step.state)
+        if self.absorbing:
+            next_obs = torch.where(known.unsqueeze(-1), step.next_obs, obs)
+            step = replace(step, next_obs=next_obs, terminated=step.terminated & known)
+        else:
+            step = replace(step, terminated=step.terminated | ~known)
+        step = replace(step, reward=reward)
         return FilterResult(step, keep=torch.ones_like(known), goes_on=known)
 
     def _set_reward(self, data: Dataset, discount: float, warn: bool) -> None:
         if self.absorbing and discount == 1:
             raise Mistake(
-                "filter.absorbing=true pays filter.floor / (1 - discount), but the discount of the "
-                "agent is 1; lower agent.discount, or set filter.absorbing=false"
+                "filter.absorbing=true pays filter.floor for ever, which sums to nothing finite at "
+                "a discount of 1; lower agent.discount, or set filter.absorbing=false"
             )
         low, high = (bound.item() for bound in data.transitions.reward.aminmax())
-        floor = low - (high - low) if self.floor == "auto" else float(self.floor)
-        forever = 1.0 if discount == 1 else 1 / (1 - discount)
-        self.halt_reward = floor * forever if self.absorbing else floor
+        self.halt_reward = floor = low - (high - low) if self.floor == "auto" else float(self.floor)
         if not warn:
             return
+        forever = 1.0 if discount == 1 else 1 / (1 - discount)
+        worth = floor * forever if self.absorbing else floor
         lowest = returns_to_go(data, discount, "mean").min().item()
-        if self.halt_reward > lowest:
+        if worth > lowest:
             enough = lowest / forever if self.absorbing else lowest
             mended = not self.absorbing and discount < 1 and floor * forever <= lowest
             log.warning(
                 "a halt is worth %.4g, more than the %.4g that follows the worst recorded row at "
                 "discount %g, so the agent may seek it; set %sfilter.floor to %.4g or less",
-                *(self.halt_reward, lowest, discount),
+                *(worth, lowest, discount),
                 *("filter.absorbing=true, or " if mended else "", enough),
             )
 

@@ -115,7 +115,9 @@ def measure(what: str, storage: str, path: str) -> dict[str, float]:
     with watching() as peak:
         begun = cpu_seconds()
         if what == "minari":
-            data = datasets.load("minari", id="large/log-v0", path=path, download=False)
+            data = datasets.load(
+                "minari", id="large/log-v0", path=path, download=False, env_id=None
+            )
         else:
             data = datasets.load("file", path=path, storage=storage)
         found = {"seconds": cpu_seconds() - begun}

@@ -91,6 +91,26 @@ def test_the_teacher_takes_euler_steps(make_linear, flow, steps, start, end):
     assert float(found) == pytest.approx(end, rel=1e-5) and not found.requires_grad
 
 
+@pytest.mark.parametrize(("steps", "between"), [(5, 0.073), (10, 0.003), (50, 0.0001)])
+def test_ten_euler_steps_of_the_exact_flow_lose_nothing_between_two_ways(
+    make_linear, monkeypatch, steps, between
+):
+    """v = E[a - z | x_t] of actions that are 0.7 or -0.7, each with a std of 0.05."""
+    agent, way, std = make_linear(flow_steps=steps), torch.tensor([0.7, -0.7]), 0.05
+
+    def exact(obs, action, time):
+        variance = (1 - time) ** 2 + (time * std) ** 2
+        off = action - time * way  # [S, B, 2], from where either way would have led by now
+        likely = (-0.5 * off.square() / variance).softmax(-1)
+        drift = way + (time * std**2 - (1 - time)) / variance * off
+        return (likely * drift).sum(-1, keepdim=True)
+
+    monkeypatch.setattr(agent, "velocity", exact)
+    noise = torch.randn(1, 50_000, 1)
+    found = (agent.teacher(torch.zeros_like(noise), noise).abs() - 0.7).abs() > 0.2
+    assert found.float().mean().item() == pytest.approx(between, rel=0.1, abs=1e-3)
+
+
 def test_the_policy_is_compared_with_the_flow_from_the_same_noise(make_linear):
     """v = -0.9 x ends at 0.1 z in one step, and mu = 0.1 z does too."""
     agent = make_linear(flow=(0.0, -0.9, 0.0, 0.0), policy=(0.0, 0.1, 0.0), flow_steps=1)

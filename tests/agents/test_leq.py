@@ -9,7 +9,9 @@ import torch
 from reverie.agents.imagination import Imagined
 from reverie.agents.losses import lambda_returns, lambda_weights
 from reverie.mistake import Mistake
+from reverie.training.mixing import mix
 from reverie.world_models.base import Step, WorldModel
+from reverie.world_models.sources import RolloutSource
 
 
 class Valley(WorldModel):
@@ -247,6 +249,7 @@ def test_dreamed_rows_are_starts_and_recorded_rows_are_targets(make_leq, make_ba
     def train(rows, **changes):
         torch.manual_seed(0)
         agent = make_leq(Valley(noise=0.1), **changes)
+        agent.expect_rows(8, 8)
         agent.update(rows)
         return [
             torch.cat([p.detach().flatten() for p in network.parameters()])
@@ -268,6 +271,32 @@ def test_dreamed_rows_are_starts_and_recorded_rows_are_targets(make_leq, make_ba
     assert torch.equal(actor, other[0]) and not torch.equal(critic, other[1])
     other = train(records, start_share=1.0)  # from which recorded states are starts, too
     assert not torch.equal(train(batch, start_share=1.0)[0], other[0])
+
+
+@pytest.mark.parametrize(
+    ("real_rows", "batch_size", "starts"), [(4, 8, 4), (85, 128, 43), (0, 7, 7), (1, 3, 2)]
+)
+def test_imagination_begins_at_the_dreamed_rows_whatever_the_real_ratio(
+    make_leq, make_data, make_batch, real_rows, batch_size, starts
+):
+    class Nothing(RolloutSource):
+        every, starts, capacity = 1, 1, 1
+
+        def generate(self, policy, starts):
+            raise NotImplementedError
+
+    agent = make_leq(horizon=1)
+    sizes = {"seeds": 1, "batch_size": batch_size, "real_rows": real_rows}
+    mix(make_data(1.0), source=Nothing(), agent=agent, **sizes)
+    batch = doubles(make_batch(1, batch_size))
+    found = agent.dream(batch).obs[:, 0]
+    assert torch.equal(found, batch.obs[:, -starts:])
+    # Without a source all rows are starts, and a share that is given stays.
+    mix(make_data(1.0), agent=agent, **sizes)
+    assert torch.equal(agent.dream(batch).obs[:, 0], batch.obs)
+    given = make_leq(horizon=1, start_share=0.5)
+    mix(make_data(1.0), source=Nothing(), agent=given, **sizes)
+    assert given.dream(batch).obs.shape[2] == batch_size - batch_size // 2
 
 
 def test_dreams_are_shared_or_each_has_its_own(make_leq, make_batch):

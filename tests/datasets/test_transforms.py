@@ -9,6 +9,7 @@ import torch
 
 import reverie
 from reverie.datasets import chunk, load
+from reverie.datasets.columns import taken_actions, where_taken, with_taken
 from reverie.datasets.subset import choose_episodes
 from reverie.datasets.transition import column_names
 from reverie.mistake import Mistake
@@ -162,3 +163,43 @@ def test_what_is_chunked_is_not_chunked_or_chosen_from_again():
         choose_episodes(data, {"episodes": 1, "fraction": None, "seed": 0})
     with pytest.raises(Mistake, match=r"reverie\.datasets\.chunk\(data, steps"):
         three_episodes(chunks=2)
+
+
+def test_rows_tell_which_of_their_steps_were_taken():
+    data = chunk(three_episodes(), 3, discount=0.5)
+    counts = [3, 3, 3, 3, 1, 3, 2, 2, 1]
+    assert data.taken.tolist() == [[step < taken for step in range(3)] for taken in counts]
+    rows = with_taken(data.transitions, data.taken, 3)
+    assert torch.equal(taken_actions(rows), data.taken)  # one action a step
+    assert taken_actions(data.transitions) is None
+    wide = replace(rows, action=rows.action.repeat(1, 2))
+    assert taken_actions(wide)[4].tolist() == [True, True, False, False, False, False]
+    assert torch.equal(where_taken(wide.action, wide)[4, :3].sign(), torch.tensor([1.0, 1.0, 0.0]))
+
+
+def test_ten_chunks_are_worth_what_their_control_steps_are():
+    """MAC's value expansion, against a double loop over control steps, with a made-up V."""
+    recording, discount, steps = load("builtin/cartpole-swingup", steps=3000), 0.95, 4
+    data = chunk(recording, steps, discount=discount)
+    rows, per_step = data.transitions, recording.transitions
+    ended = 0
+    for start, length in zip(data.episode_starts, data.episode_lengths, strict=True):
+        count = min(10, int(length))
+        start = start + length - count  # the last ten, of which some terminate
+        expanded = rows.next_obs[start + count - 1].double().sum()
+        expanded = torch.where(rows.terminated[start + count - 1], 0.0, expanded)
+        for row in reversed(range(start, start + count)):
+            expanded = rows.reward[row].double() + discount**steps * expanded
+        (first,) = (per_step.obs == rows.obs[start]).all(-1).nonzero()
+        total, weight, over = 0.0, 1.0, False
+        for each in range(count):
+            for step in range(steps):
+                row = int(first) + each * steps + step
+                if not over:
+                    total, weight = total + weight * float(per_step.reward[row]), weight * discount
+                    over = bool(per_step.terminated[row])
+                    last = row
+        total += 0.0 if over else weight * float(per_step.next_obs[last].double().sum())
+        ended += over
+        assert float(expanded) == pytest.approx(total, rel=1e-4, abs=1e-4)
+    assert ended

@@ -31,6 +31,13 @@ MODEL = (
     *("source.starts=20", "source.every=10", "source.horizon=3"),
 )
 
+GENERATOR = (
+    *("generator=trajectory_small", "generator.network.width=16", "generator.steps=10"),
+    *("generator.batch=8", "generator.measure_every=5", "generator.checkpoint_every=5"),
+    *("generator.heldout_records=8", "generator.records.length=4", "source.records=20"),
+    *("source.chunk=20", "source.every=10", "sampler.steps=2"),
+)
+
 
 class Killed(BaseException):
     """Ends a process where a test says so."""
@@ -99,6 +106,15 @@ def test_a_world_model_and_online_steps_take_chunks(tmp_path):
     online = make("online=collect", "online.refit_every=0", "online.every=5", "updates=20")
     series = online.train().series
     assert series["env_steps"][1][0].tolist() == [10, 20]
+
+
+def test_a_generator_draws_segments_of_chunks():
+    run = make(*GENERATOR, "dataset.chunks=4", "updates=10", "real_ratio=0.25", algorithm="pgd")
+    run.train()
+    drawn = run.mixture["synthetic"]
+    rows = drawn.layout.unpack(drawn.rows[:, :4])
+    assert rows.action.shape == (1, 4, 4) and rows.action.abs().max() <= 1
+    assert rows.taken.all() and rows.obs.isfinite().all()
 
 
 @pytest.mark.parametrize(

@@ -111,8 +111,11 @@ def places(data, judge, make_sac):
     return obs.flatten()
 
 
-def test_an_agent_stays_where_the_data_are_though_the_model_promises_more(left_half, make_sac):
-    halt = PessimisticHalt(quantile=1.0, limit=None, scale=1.0, floor="auto", absorbing=True)
+@pytest.mark.parametrize("absorbing", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_an_agent_stays_where_the_data_are_though_the_model_promises_more(
+    left_half, make_sac, absorbing
+):
+    halt = PessimisticHalt(quantile=1.0, limit=None, scale=1.0, floor="auto", absorbing=absorbing)
     assert (places(left_half, KeepAll(), make_sac) > 0.1).all()
     assert (places(left_half, halt, make_sac) <= 0.0).all()
 

@@ -45,7 +45,7 @@ def data(make_dataset):
 
 
 def halt(data=None, seeds=2, discount=0.9, **changes):
-    numbers = {"quantile": 1.0, "limit": None, "scale": 1.0, "floor": "auto", "absorbing": False}
+    numbers = {"quantile": 1.0, "limit": None, "scale": 1.0, "floor": -9.0, "absorbing": False}
     judge = PessimisticHalt(**(numbers | changes))
     if data is not None:
         judge.prepare(data, Ruler(), seeds=seeds, discount=discount)
@@ -80,7 +80,6 @@ def test_what_is_known_stays_as_it_is_to_the_bit(data):
 def test_what_is_not_known_is_stored_as_an_end_at_the_floor(data):
     step = proposal(0.5, 0.5, 1.5, 1.5, float("nan"))
     found = judged(halt(data, seeds=1), step)
-    # Recorded rewards lie in [-5, -1]: the floor is -5 - 4.
     assert torch.equal(found.step.reward[0, 0, 2:], torch.full((3,), -9.0))
     assert torch.equal(found.step.reward[..., :2], step.reward[..., :2])
     assert found.step.terminated.tolist() == [[[False, True, True, True, True]]]
@@ -117,18 +116,31 @@ def test_equal_data_and_model_give_equal_bits_also_in_place(data):
     assert torch.equal(judge.limit, other.limit) and judge.limit.data_ptr() == place
 
 
-@pytest.mark.parametrize(
-    ("changes", "reward"),
-    [
-        ({}, -9.0),
-        ({"absorbing": True}, -90.0),
-        ({"floor": -7.0}, -7.0),
-        ({"floor": -7.0, "absorbing": True}, -70.0),
-    ],
-)
-def test_an_absorbing_halt_pays_its_floor_for_ever(data, changes, reward):
-    found = judged(halt(data, seeds=1, **changes), proposal(9.0))
-    assert found.step.reward.item() == pytest.approx(reward)
+@pytest.mark.parametrize(("floor", "reward"), [("auto", -9.0), (-7.0, -7.0)])
+def test_an_absorbing_halt_pays_its_floor_where_it_was_taken(data, floor, reward):
+    step, obs = proposal(0.5, 9.0, 9.0), torch.randn(1, 3, 2)
+    found = halt(data, seeds=1, floor=floor, absorbing=True)(obs, torch.zeros(1, 3, 1), step)
+    assert found.step.reward[0, 0].tolist() == [step.reward[0, 0, 0].item(), reward, reward]
+    assert torch.equal(found.step.next_obs[0, 0, 1:], obs[0, 1:])
+    assert torch.equal(found.step.next_obs[0, 0, 0], step.next_obs[0, 0, 0])
+    assert not found.step.terminated.any()  # the model ends the second row
+    assert found.goes_on.tolist() == [[True, False, False]] and found.keep.all()
+
+
+def test_who_halts_again_earns_the_floor_for_ever(data):
+    """Values of the policy that halts, and of one that does so half the time, by iteration.
+
+    The other half pays 1 and comes back: v = (floor + 1) / 2 + discount v.
+    """
+    rows = judged(halt(data, seeds=1, absorbing=True), proposal(9.0)).step
+    assert torch.equal(rows.next_obs, torch.zeros_like(rows.next_obs))  # where it began
+    always = sometimes = 0.0
+    for _ in range(400):
+        ahead = 0.9 * (1 - rows.terminated.double().item())
+        always = rows.reward.item() + ahead * always
+        sometimes = 0.5 * (rows.reward.item() + ahead * sometimes) + 0.5 * (1 + 0.9 * sometimes)
+    assert always == pytest.approx(-9 / (1 - 0.9))
+    assert sometimes == pytest.approx(-4 / (1 - 0.9))
 
 
 def test_a_halt_that_is_worth_more_than_the_data_is_warned_of(data, caplog):
