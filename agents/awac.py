@@ -44,7 +44,7 @@ class AWAC(SAC):
         **sac: Any,
     ) -> None:
         super().__init__(**sac)
-        if self.imitates:
+        if self.anchors:
             raise Mistake(
                 f"agent.imitation={sac['imitation']} adds nothing to AWAC, whose actor only "
                 "imitates; set agent.imitation=0"

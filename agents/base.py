@@ -1,7 +1,6 @@
 """What every agent is: S independent learners side by side, updated by one call."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -32,7 +31,7 @@ class Agent(nn.Module, ABC):
     """
 
     discount: float = 1.0
-    imitates: ClassVar[bool] = False
+    imitates: bool = False
 
     def __init__(self, *, spec: Spec, seeds: int) -> None:
         super().__init__()

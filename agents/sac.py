@@ -26,6 +26,7 @@ from reverie.agents.losses import (
 )
 from reverie.agents.networks import Critics, TanhGaussianActor
 from reverie.agents.regularisers import BuildRegulariser, Regulariser, endings
+from reverie.datasets.columns import where_taken
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
@@ -137,7 +138,8 @@ class SAC(Agent):
         aim = -float(spec.action_dim) if target_entropy is None else target_entropy
         set_per_seed(self, "target_entropy", aim, trailing=1)
         set_per_seed(self, "imitation", imitation, trailing=0)
-        self.imitates = max(as_list(imitation)) > 0
+        self.anchors = max(as_list(imitation)) > 0
+        self.imitates |= self.anchors
         self.order = tuple(order)
 
     def prepare(self, data: Dataset) -> None:
@@ -230,7 +232,7 @@ class SAC(Agent):
         """E[alpha log pi(a|s) - min_i Q_i(s, a)], anchored to recorded actions if asked for."""
         value = self.critics(batch.obs, action).amin(1)
         loss = (self.temperature.unsqueeze(1) * log_prob - value).mean(1)
-        return self.anchored(loss, value, batch, action) if self.imitates else loss
+        return self.anchored(loss, value, batch, action) if self.anchors else loss
 
     def anchored(
         self,
@@ -245,7 +247,7 @@ class SAC(Agent):
         values and not by their mean size, so that a constant added to every reward changes nothing.
         """
         scale = value.detach().std(1, correction=0).clamp(min=VALUE_FLOOR)
-        distance = (action - batch.action).square().mean(-1)
+        distance = where_taken((action - batch.action).square(), batch).mean(-1)
         return loss / scale + self.imitation * masked_mean(distance, batch.is_real)
 
     def _update_critic(self, batch: Transition) -> dict[str, Tensor]:
