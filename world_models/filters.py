@@ -127,7 +127,7 @@ class UncertaintyPenalty(TransitionFilter):
     rate: Tensor
 
     def __init__(
-        self, *, penalty: Annotated[PerSeed, Range(0)], unit: Literal["raw", "data"] = "raw"
+        self, *, penalty: Annotated[PerSeed, Range(0)], unit: Literal["raw", "data"]
     ) -> None:
         super().__init__()
         if min(as_list(penalty)) < 0:

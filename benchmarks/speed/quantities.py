@@ -225,7 +225,7 @@ def rollout_transitions(sizes: Sizes, device: torch.device, compiling: bool) -> 
     starts = torch.randn(1, sizes.starts, OBS_DIM, device=device)
     source = BranchedRollouts(
         model=model,
-        transition_filter=UncertaintyPenalty(penalty=PENALTY),
+        transition_filter=UncertaintyPenalty(penalty=PENALTY, unit="raw"),
         horizon=sizes.horizon,
         starts=sizes.starts,
         every=1,

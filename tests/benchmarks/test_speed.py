@@ -126,7 +126,7 @@ def test_both_roll_out_the_same_number_of_rows_with_the_same_distribution():
     plain = make_plain_model(model, CPU)
     source = BranchedRollouts(
         model=model,
-        transition_filter=UncertaintyPenalty(penalty=1.0),
+        transition_filter=UncertaintyPenalty(penalty=1.0, unit="raw"),
         horizon=2,
         starts=4000,
         every=1,

@@ -45,7 +45,7 @@ def train(wrap, updates: int) -> dict[str, torch.Tensor]:
     agent.attach(model)
     source = BranchedRollouts(
         model=model,
-        transition_filter=UncertaintyPenalty(penalty=0.5),
+        transition_filter=UncertaintyPenalty(penalty=0.5, unit="raw"),
         horizon=2,
         starts=20,
         every=5,

@@ -38,7 +38,7 @@ class Best(TransitionFilter):
 
 
 def test_the_penalty_is_paid_once_per_unit_of_uncertainty():
-    filtered = UncertaintyPenalty(penalty=0.5)(
+    filtered = UncertaintyPenalty(penalty=0.5, unit="raw")(
         torch.zeros(2, 4, 3), torch.zeros(2, 4, 2), proposal()
     )
     assert torch.equal(filtered.step.reward[0], 1 - 0.5 * torch.arange(8.0).view(2, 4))
@@ -60,7 +60,7 @@ def test_unending_rollouts_go_on_and_forget_their_ends():
 
 
 def test_a_chain_selects_first_and_then_penalises_what_was_selected():
-    chain = Chain(filters=[Best(), UncertaintyPenalty(penalty=1.0)])
+    chain = Chain(filters=[Best(), UncertaintyPenalty(penalty=1.0, unit="raw")])
     assert chain.candidates == 2
     step = proposal(2)
     filtered = chain(torch.zeros(2, 4, 3), torch.zeros(2, 4, 2), step)
@@ -76,7 +76,7 @@ def test_a_chain_refuses_a_selecting_filter_behind_another():
 
 def test_a_negative_penalty_is_refused():
     with pytest.raises(ValueError, match="must not be negative"):
-        UncertaintyPenalty(penalty=-1.0)
+        UncertaintyPenalty(penalty=-1.0, unit="raw")
 
 
 class Doubtful(WorldModel):

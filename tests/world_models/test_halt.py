@@ -174,7 +174,7 @@ def test_rewards_above_zero_need_no_floor_for_ever(data, caplog):
 
 
 def test_a_halt_and_a_penalty_compose(data):
-    chain = Chain(filters=[halt(), UncertaintyPenalty(penalty=0.5)])
+    chain = Chain(filters=[halt(), UncertaintyPenalty(penalty=0.5, unit="raw")])
     told = chain.prepare(data, Ruler(), seeds=1, discount=0.9)
     assert told.startswith("filter: halts at -9 where") and told.endswith("rows 0 % do")
     step = proposal(0.5, 0.5, 1.5)

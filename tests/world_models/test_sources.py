@@ -109,7 +109,9 @@ def test_the_share_of_steps_at_which_the_filter_cuts_is_measured():
 
 
 def test_a_penalty_reaches_the_stored_reward():
-    rows, _ = rollouts(Counter(), UncertaintyPenalty(penalty=2.0)).generate(policy, STARTS)
+    rows, _ = rollouts(Counter(), UncertaintyPenalty(penalty=2.0, unit="raw")).generate(
+        policy, STARTS
+    )
     assert torch.equal(rows.reward, rows.obs[..., 0] - 2 * rows.obs[..., 0])
 
 

@@ -155,7 +155,7 @@ def test_a_filter_that_loses_the_state_is_named():
 def test_penalties_keep_the_state_and_find_no_uncertainty():
     obs, action = torch.ones(2, 3, 17), torch.zeros(2, 3, 6)
     step = model_of(WALKER).step(obs, action)
-    judged = UncertaintyPenalty(penalty=5.0)(obs, action, step).step
+    judged = UncertaintyPenalty(penalty=5.0, unit="raw")(obs, action, step).step
     assert judged.state is step.state and torch.equal(judged.reward, step.reward)
 
 

@@ -154,7 +154,7 @@ class PenalisedSelection(Chain):
             on_cut=on_cut,
             bound=bound,
         )
-        super().__init__(filters=[selection, UncertaintyPenalty(penalty=penalty)])
+        super().__init__(filters=[selection, UncertaintyPenalty(penalty=penalty, unit="raw")])
 
 
 def take_candidate(step: Step, index: Int[Tensor, "*lead"]) -> Step:

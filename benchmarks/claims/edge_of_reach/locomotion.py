@@ -59,7 +59,7 @@ def run(arm: str, data: Dataset, budget: Budget) -> History:
         "world_model", "true_dynamics", spec=data.spec, seeds=budget.seeds, seed=0
     )
     model.fit(data)  # warns where the simulator is not the one that made the data
-    penalty = UncertaintyPenalty(penalty=PENALTY) if arm == "mopo" else None
+    penalty = UncertaintyPenalty(penalty=PENALTY, unit="raw") if arm == "mopo" else None
     return experiment.run(
         f"halfcheetah, {arm}",
         data,

@@ -135,7 +135,7 @@ def run(arm: str, data: Dataset, budget: Budget) -> History:
     model: TrueDynamics = build_option(
         "world_model", "true_dynamics", spec=data.spec, seeds=budget.seeds, seed=0
     )
-    penalty = UncertaintyPenalty(penalty=PENALTY) if settings.penalised else None
+    penalty = UncertaintyPenalty(penalty=PENALTY, unit="raw") if settings.penalised else None
     return experiment.run(
         f"plane, {arm}",
         data,

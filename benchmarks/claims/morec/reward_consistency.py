@@ -140,7 +140,7 @@ def run(task: str, data: Dataset, budget: Budget) -> dict[str, Any]:
     )
     penalty = PENALTY[task]
     filters: dict[str, TransitionFilter] = {
-        "mopo": UncertaintyPenalty(penalty=penalty),
+        "mopo": UncertaintyPenalty(penalty=penalty, unit="raw"),
         "morec_mopo": PenalisedSelection(dynamics_reward=reward, penalty=penalty, **SELECTION),
     }
     histories = {

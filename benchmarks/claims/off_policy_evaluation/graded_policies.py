@@ -199,7 +199,7 @@ def grade_policies(task: Task, data: Dataset, seed: int) -> tuple[list[str], lis
         agent, make_source = arm, None
         if arm == "mopo":
             model = fitted_model(task, data, seeds=1, seed=seed + 100)
-            penalty = UncertaintyPenalty(penalty=1.0)
+            penalty = UncertaintyPenalty(penalty=1.0, unit="raw")
             agent, make_source = "sac", partial(task.budget.branch, model, penalty)
         known = load_option("agent", agent)
         run = experiment.run(

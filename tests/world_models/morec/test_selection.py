@@ -106,7 +106,7 @@ def test_rollouts_under_selection_are_not_compiled_whole():
         )
 
     assert not source(PenalisedSelection(**HYPERPARAMETERS, penalty=1.0)).compiles
-    assert source(UncertaintyPenalty(penalty=1.0)).compiles
+    assert source(UncertaintyPenalty(penalty=1.0, unit="raw")).compiles
 
 
 def test_a_candidate_brings_its_own_termination_along():
@@ -177,10 +177,15 @@ def test_what_a_cut_leaves_in_the_replay(on_cut, stored, terminal):
 
 def test_selection_composes_with_other_filters_first_in_the_chain():
     step = proposal([[[0.7]], [[0.8]], [[0.1]]])
-    chain = Chain(filters=[selection(), UncertaintyPenalty(penalty=2.0)])
+    chain = Chain(filters=[selection(), UncertaintyPenalty(penalty=2.0, unit="raw")])
     assert chain.candidates == 3
     assert judge(chain, step).step.reward.item() == 1 - 2
-    late = Chain(filters=[selection(min_length=1, min_reward=9.0), UncertaintyPenalty(penalty=2.0)])
+    late = Chain(
+        filters=[
+            selection(min_length=1, min_reward=9.0),
+            UncertaintyPenalty(penalty=2.0, unit="raw"),
+        ]
+    )
     assert (
         judge(late, step, elapsed_steps=0).goes_on.all()
         and not judge(late, step, elapsed_steps=1).goes_on.any()
