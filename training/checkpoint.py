@@ -132,7 +132,7 @@ class State:
                 self.mixture[name].restore(record["streams"][name])
             sources = {name: record.get("sources", {}).get(name, {}) for name in self.sources}
             self.log.restore(record["log"])
-            self.seconds.update(record["seconds"])
+            self.seconds.update({name: float(each) for name, each in record["seconds"].items()})
             restore_random_state(record["random"], self.device)
         for name, source in self.sources.items():
             source.restore(sources[name])

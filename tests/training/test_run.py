@@ -163,6 +163,7 @@ def test_a_run_that_diverged_keeps_the_checkpoint_of_before_and_is_not_read(make
         lambda record: record.update(update="12"),
         lambda record: record["random"].update(cpu=torch.zeros(0)),
         lambda record: record["log"].update(scores=3),
+        lambda record: record["seconds"].update(evaluation={}),
         lambda record: record["agent"].popitem(),
         lambda record: record["agent"].update(more=torch.zeros(1)),
     ],
