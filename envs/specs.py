@@ -118,6 +118,15 @@ class Spec:
         )
 
     @property
+    def how_to_play(self) -> str:
+        """What a controller must know of an answer that is a chunk, a sentence; else empty."""
+        if self.chunk == 1:
+            return ""
+        return (
+            f"Actions of {self.chunk} control steps, one after the other: play all, then ask again."
+        )
+
+    @property
     def max_episode_actions(self) -> int | None:
         """The time limit in actions; where they are chunks it may cut the last one short."""
         limit = self.max_episode_steps

@@ -37,7 +37,7 @@ from reverie.training.ope.expectations import expectations
 from reverie.training.ope.verdict import Verdict
 from reverie.training.plant_units import Named, decide
 from reverie.training.pretraining import Cloning
-from reverie.training.probes import blow_up
+from reverie.training.probes import advice, blow_up
 from reverie.training.probes.value_gap import ValueGap, alarms
 from reverie.training.progress import Stage, stage
 from reverie.training.results import curves
@@ -434,13 +434,14 @@ class Run:
         summary["blow_up"] = blow_up.judge(
             read_metrics(log.path), self.data, self.mixture, self.agent
         )
-        summary["alarms"] = [
+        said = [
             *blow_up.alarm(summary["blow_up"]),
             *alarms(described["world_model"], judged),
             *verdict_alarms.alarms(
                 verdict, real_share=self.real_share, critics=not summary["blow_up"]["alarm"]
             ),
         ]
+        summary["alarms"] = [advice.suit(each, self.settings) for each in said]
         return summary
 
 

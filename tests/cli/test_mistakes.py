@@ -121,6 +121,7 @@ def recorded(tmp_path):
             (["algorithm=mbpo_online", "model_updates=adversarial"], "set online.refit_every=0"),
             (["model_updates=adversarial", "world_model=sindy"], "set world_model=ensemble"),
             (["algorithm=td3_bc", "pretraining=clone"], "set pretraining=none, or choose agent"),
+            (["algorithm=rambo", "init=runs/first"], "set pretraining=none, or leave init out"),
             (["model_updates.weight=1"], "model_updates.weight"),
             (["filter=none", "filter.penalty=3"], "with filter=none; choose filter=morec or"),
             (["agent.discriminators.noise=1"], "with the chosen agent; choose agent=darc or"),

@@ -17,6 +17,7 @@ from reverie.training.export import __main__ as export
 from reverie.training.launch import check as checker
 from reverie.training.launch.make import compose_command
 from reverie.training.ope.__main__ import evaluate as ope
+from reverie.training.ope.conclusions import tell_horizon
 from reverie.training.run_directory import METRICS
 
 SMALL = (
@@ -100,9 +101,12 @@ def test_a_return_of_chunks_is_not_compared_with_the_true_one(finished):
 
 
 def test_a_world_model_and_online_steps_take_chunks(tmp_path):
-    run = make(*MODEL, algorithm="mopo")
+    run = make(*MODEL, "verdict.horizon=12", algorithm="mopo")
     summary = run.train(tmp_path / "mopo").summary
-    assert summary["verdict"]["model"] is not None and run.agent.discount == 0.99**5
+    verdict = summary["verdict"]
+    assert verdict["model"] is not None and run.agent.discount == 0.99**5
+    # Twelve control steps lie in three chunks of five.
+    assert verdict["horizon"] == 3 and tell_horizon(verdict) == "3 chunks"
     online = make("online=collect", "online.refit_every=0", "online.every=5", "updates=20")
     series = online.train().series
     assert series["env_steps"][1][0].tolist() == [10, 20]

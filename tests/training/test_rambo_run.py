@@ -103,6 +103,14 @@ def test_a_weight_of_0_leaves_the_model_as_it_was_fitted(capsys):
     assert reverie.make(*SMALL).model_updates.every == 10
 
 
+def test_a_run_too_short_for_the_adversary_says_so(capsys):
+    console = Console(width=80, markup=False)
+    reverie.make(*SMALL, "model_updates.every=39", console=console)
+    assert "stays as it is fitted" not in capsys.readouterr().out
+    reverie.make(*SMALL, "model_updates.every=40", console=console)
+    assert "for model_updates.every=40 is not below updates=40" in capsys.readouterr().out
+
+
 @pytest.fixture(scope="module")
 def left_half():
     """Gambles of which only those with actions below 0 are recorded, and pay less than nothing."""

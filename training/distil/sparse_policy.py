@@ -113,12 +113,15 @@ class SparsePolicy:
 
     def _columns(self) -> list[str]:
         """What the entries of x and u are, where the data say so, as lines of a comment."""
-        named = (("x", self.spec.obs_names), ("u", self.spec.action_names))
-        return [
+        spec = self.spec
+        outputs = spec.action_names if spec.chunk == 1 else spec.action_labels
+        named = (("x", spec.obs_names), ("u", outputs))
+        columns = [
             f"{letter}[{index}]: {in_comment(name)}"
             for letter, names in named
             for index, name in enumerate(names)
         ]
+        return [spec.how_to_play, *columns] if spec.how_to_play else columns
 
     def _expressions(self, seed: int, power: str) -> list[str]:
         def product(value: float, exponents: np.ndarray) -> str:

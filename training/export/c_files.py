@@ -151,6 +151,7 @@ def _run(command: list[str]) -> str:
 def header(spec: Spec, stack: int) -> str:
     """The interface, with what the numbers are."""
     columns = [
+        *(f" * {line}" for line in filter(None, [spec.how_to_play])),
         *(f" * obs[{i}]: {in_comment(label)}" for i, label in enumerate(spec.obs_labels)),
         *(
             f" * action[{i}]: {in_comment(label)}, from {low:.9g} to {high:.9g}"

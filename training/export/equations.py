@@ -106,6 +106,7 @@ def text(policy: SparsePolicy, seed: int) -> str:
     ]
     lines += ["", *(f"x{i}: {in_comment(label)}" for i, label in enumerate(spec.obs_labels))]
     lines += [f"u{i}: {in_comment(label)}" for i, label in enumerate(spec.action_labels)]
+    lines += filter(None, [spec.how_to_play])
     return "\n".join(lines) + "\n"
 
 
@@ -122,6 +123,7 @@ def latex(policy: SparsePolicy, seed: int) -> str:
     items = [
         *(f"  \\item $x_{{{i}}}$: {in_latex(label)}" for i, label in enumerate(spec.obs_labels)),
         *(f"  \\item $u_{{{i}}}$: {in_latex(label)}" for i, label in enumerate(spec.action_labels)),
+        *(f"  \\item {sentence}" for sentence in filter(None, [spec.how_to_play])),
     ]
     body = " \\\\\n".join(equations)
     legend = "\n".join(items)

@@ -3,7 +3,8 @@
 `policy(obs)` takes a raw observation `[D]` in the units of the plant, or rows of them `[N, D]`, and
 gives the action `[A]` or `[N, A]` in the units of the plant, inside its box, as float32. An
 observation that is not a number gives an action that is none either. manifest.json says which
-columns these are.
+columns these are. Where it has "chunk": N, an action holds those of N control steps, one after the
+other: play all, then ask again.
 """
 
 from collections.abc import Callable

@@ -254,10 +254,16 @@ def build_adversary(
         critics=agent.values,
         discount=agent.discount,
     )
-    if made.every:
-        return made
-    console.print("the world model stays as it is fitted, for model_updates.weight=0")
-    return None
+    if not made.every:
+        console.print("the world model stays as it is fitted, for model_updates.weight=0")
+        return None
+    if made.every >= config.updates:
+        console.print(
+            f"the world model stays as it is fitted, for model_updates.every={made.every} is not "
+            f"below updates={config.updates}; lower it, or raise updates",
+            soft_wrap=True,
+        )
+    return made
 
 
 def build_pretraining(config: DictConfig, agent: Agent) -> Cloning | None:

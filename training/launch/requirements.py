@@ -83,6 +83,11 @@ def require_parts_fit(config: DictConfig) -> None:
         )
     if is_chosen(config.model_updates):
         require_model_can_change(config)
+    if config.init is not None and is_chosen(config.pretraining):
+        raise Mistake(
+            f"pretraining=clone would train the actor of init={config.init} anew, on the recorded "
+            "actions; set pretraining=none, or leave init out"
+        )
     dreams = is_chosen(config.source) or is_chosen(config.online)
     if config.agent.get("conservative_states") == "dreamed" and not dreams:
         raise Mistake(

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from reverie.training.ope.conclusions import BROKEN, LONGER, NAMES, seeds_of
+from reverie.training.ope.conclusions import BROKEN, LONGER, NAMES, seeds_of, tell_horizon
 
 EXCESS = 0.1
 """Share of the attainable range by which critics may expect more than every estimate gives."""
@@ -139,7 +139,7 @@ def _estimates(verdict: Mapping[str, Any], seed: int) -> list[tuple[str, float, 
     if _measured(verdict, "model", seed):
         own = verdict["model"]["return"][seed][0]
         found.append(
-            (f"a return of {verdict['horizon']} steps in the model", own, recorded["return"][0])
+            (f"a return of {tell_horizon(verdict)} in the model", own, recorded["return"][0])
         )
     return found
 

@@ -215,6 +215,12 @@ def _corrected(found: Mapping[str, Any], seed: int) -> list[str]:
     ]
 
 
+def tell_horizon(verdict: Mapping[str, Any]) -> str:
+    """How long a return is, such as "200 steps", or in chunks where actions are such."""
+    # Runs of before there were chunks do not say.
+    return counted(verdict["horizon"], "chunk" if verdict.get("chunk", 1) > 1 else "step")
+
+
 def name_run(sentence: str, run_dir: Path) -> str:
     """A sentence whose commands can be typed as they stand."""
     return sentence.replace(_RUN, shlex.quote(f"run={run_dir}"))

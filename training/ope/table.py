@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reverie.text import counted
-from reverie.training.ope.conclusions import corrected, name_run, sentences
+from reverie.training.ope.conclusions import corrected, name_run, sentences, tell_horizon
 
 _WIDTHS = (24, 13, 22, 17)
 _AGREE = {
@@ -93,7 +93,7 @@ def _rests_on(verdict: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     if model is not None:
         returns = _range([each[0] for each in model["return"]], _number)
         beside = f"recorded {_number(verdict['recorded']['return'][0])}"
-        rows.append((f"return of {counted(verdict['horizon'], 'step')}", returns, beside, ""))
+        rows.append((f"return of {tell_horizon(verdict)}", returns, beside, ""))
         rows.append(("states beyond the data", _shares(model["beyond"]), "in the model", ""))
     usual = f"recorded {actions['recorded_beyond']:.0%}"
     rows.append(("actions off the recorded", _shares(actions["distance"]), "of the box", ""))

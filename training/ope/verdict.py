@@ -165,7 +165,9 @@ class Verdict:
             See `docs/guide.md`, "reading the verdict". Intervals are `[estimate, low, high]`.
         """
         discount = self.discount_of(discount)
-        horizon = horizon_of(data) if self.horizon is None else self.horizon
+        # Control steps were asked for; a row is an action, which may be a chunk of them.
+        actions = None if self.horizon is None else -(-self.horizon // data.spec.chunk)
+        horizon = horizon_of(data) if actions is None else actions
         rows = start_rows(data, self.starts, seed)
         known = recorded_values(data, rows, horizon=horizon, discount=discount)
         starts = data.transitions.obs[rows].to(device)
@@ -173,6 +175,7 @@ class Verdict:
         found: dict[str, Any] = {
             "discount": discount,
             "horizon": horizon,
+            "chunk": data.spec.chunk,
             "starts": len(rows),
             "seeds": seeds,
             "recorded": {

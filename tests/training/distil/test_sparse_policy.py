@@ -76,6 +76,14 @@ def test_equations_and_exports_name_the_columns(policy):
     compile(named.python(0), "act", "exec")
 
 
+def test_code_for_chunks_says_how_to_play_them(policy):
+    found = replace(policy[0], spec=replace(SPEC, chunk=2))
+    for text in (found.python(0), found.c(0)):
+        assert "Actions of 2 control steps, one after the other: play all, then ask again." in text
+        assert "u[0]: action 0\n" in text and "u[1]: action 0 +1\n" in text
+    assert "control steps" not in policy[0].python(0) + policy[0].c(0)
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_exported_python_and_c_agree_with_the_policy(policy, seed, tmp_path):
     found, _ = policy

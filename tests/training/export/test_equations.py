@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -48,6 +49,13 @@ def test_text_and_latex_hold_every_digit_and_name(run_dir):
     assert "3 \\cdot 10^{-7} x_{0}^{2} x_{1}" in latex and "h\\_1 [cm]" in latex
     assert "\\input" not in latex and "\\textbackslash{}input\\{x\\} \\$" in latex
     assert latex.count("{") == latex.count("}")
+
+
+def test_equations_of_chunks_say_how_to_play_them():
+    chunked = SparsePolicy(replace(SPEC, chunk=2), POWERS, COEFFICIENTS)
+    for write in (equations.text, equations.latex):
+        assert "play all, then ask again" in write(chunked, 0)
+        assert "ask again" not in write(POLICY, 0)
 
 
 def test_a_run_that_was_not_distilled_says_how(tmp_path):

@@ -211,3 +211,11 @@ def test_a_box_is_what_the_environment_takes():
     assert isinstance(box, Box)
     ends = box(np.array([[-1.0, -1.0], [1.0, 1.0], [0.0, 0.0]], np.float32))
     assert ends == pytest.approx(np.array([[-0.1, 2], [0.3, 80], [0.1, 41]]), rel=1e-6)
+
+
+def test_a_header_for_chunks_says_how_to_play_them():
+    spec = Spec(None, 1, 4, 4 * (-1.0,), 4 * (1.0,), chunk=2)
+    text = c_files.header(spec, stack=8)
+    assert " * Actions of 2 control steps, one after the other: play all, then ask again.\n" in text
+    assert "action[2]: action 0 +1," in text
+    assert "ask again" not in c_files.header(spec.single, stack=8)
