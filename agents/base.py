@@ -1,7 +1,6 @@
 """What every agent is: S independent learners side by side, updated by one call."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -28,11 +27,12 @@ class Agent(nn.Module, ABC):
 
     Attributes:
         discount: per control step, of what `values` estimates.
-        imitates: whether it clones actions, and so is told which of a chunk's were taken.
+        imitates: whether actions are cloned, by it or before it learns, and so its rows say which of
+            a chunk's were taken.
     """
 
     discount: float = 1.0
-    imitates: ClassVar[bool] = False
+    imitates: bool = False
 
     def __init__(self, *, spec: Spec, seeds: int) -> None:
         super().__init__()
