@@ -27,7 +27,8 @@ class Agent(nn.Module, ABC):
 
     Attributes:
         discount: per control step, of what `values` estimates.
-        imitates: whether it clones actions, and so is told which of a chunk's were taken.
+        imitates: whether it clones actions, or its actor is cloned first; its rows then say which
+            steps of a chunk were taken.
     """
 
     discount: float = 1.0

@@ -1,34 +1,21 @@
 """RvS-R, arXiv:2112.10751: behaviour cloning given what the episode goes on to earn."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from reverie.agents.bc import BC
 from reverie.agents.layers import Layer, Linear, folded
 from reverie.agents.losses import masked_mean
+from reverie.datasets.columns import WithOutcome, taken_actions
 from reverie.datasets.dataset import Dataset
-from reverie.datasets.transition import Transition, register
+from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.ranges import Range
 from reverie.world_models.per_seed import PerSeed, set_per_seed
-
-
-@register
-@dataclass(frozen=True)
-class WithOutcome(Transition):
-    """Rows with what their episode went on to earn.
-
-    Attributes:
-        outcome: `[*]` reward per step that a full episode has left; zero where unknown.
-        has_outcome: `[*]` bool; false for rows that are no part of a recorded episode.
-    """
-
-    outcome: Float[Tensor, "*lead"]
-    has_outcome: Bool[Tensor, "*lead"]
 
 
 class RvS(BC):
@@ -66,17 +53,19 @@ class RvS(BC):
         self.register_buffer("outcome_range", torch.tensor([0.0, 1.0]))
         self.register_buffer("outcome_moments", torch.tensor([0.0, 1.0]))
 
-    def recorded(self, data: Dataset) -> WithOutcome:
-        return WithOutcome(
+    def recorded(self, data: Dataset) -> Transition:
+        rows = WithOutcome(
             **vars(data.transitions),
             outcome=outcomes(data).float(),
             has_outcome=torch.ones(len(data), dtype=torch.bool),
         )
+        return self.tell_taken(rows, data.taken)
 
-    def complete(self, rows: Transition) -> WithOutcome:
+    def complete(self, rows: Transition) -> Transition:
         """Rows of a source, of which nothing is learnt: nobody knows their episode's end."""
         nothing = torch.zeros_like(rows.reward)
-        return WithOutcome(**vars(rows), outcome=nothing, has_outcome=nothing.bool())
+        rows = WithOutcome(**vars(rows), outcome=nothing, has_outcome=nothing.bool())
+        return self.tell_taken(rows, None)
 
     def prepare(self, data: Dataset) -> None:
         """Take the outcomes of the worst and the best episode, and their spread over rows."""
@@ -119,7 +108,8 @@ class RvS(BC):
     def update(self, batch: Transition) -> dict[str, Float[Tensor, " S"]]:
         if not isinstance(batch, WithOutcome):
             raise RuntimeError("RvS needs rows with `outcome`, as `mix(..., agent=agent)` gives")
-        likelihood = self.actor.log_prob(self.given(batch.obs, batch.outcome), batch.action)
+        given = self.given(batch.obs, batch.outcome)
+        likelihood = self.actor.log_prob(given, batch.action, taken_actions(batch))
         loss = -masked_mean(likelihood, batch.has_outcome)
         self.actor_optimiser.step(loss)
         return {"actor_loss": loss.detach()}

@@ -30,6 +30,20 @@ class WithNextAction(Transition):
 
 @register
 @dataclass(frozen=True)
+class WithOutcome(Transition):
+    """Rows with what their episode went on to earn.
+
+    Attributes:
+        outcome: `[*]` reward per step that a full episode has left; zero where unknown.
+        has_outcome: `[*]` bool; false for rows that are no part of a recorded episode.
+    """
+
+    outcome: Float[Tensor, "*lead"]
+    has_outcome: Bool[Tensor, "*lead"]
+
+
+@register
+@dataclass(frozen=True)
 class WithTaken(Transition):
     """Rows of action chunks with the control steps that were taken before a task ended.
 
@@ -46,12 +60,24 @@ class ChunkWithNextAction(WithNextAction, WithTaken):
     """Rows of both kinds."""
 
 
+@register
+@dataclass(frozen=True)
+class ChunkWithOutcome(WithOutcome, WithTaken):
+    """Rows of both kinds."""
+
+
+_CHUNKS: dict[type[Transition], type[WithTaken]] = {
+    Transition: WithTaken,
+    WithNextAction: ChunkWithNextAction,
+    WithOutcome: ChunkWithOutcome,
+}
+
+
 def with_taken(rows: Transition, taken: Bool[Tensor, "*lead N"] | None, steps: int) -> WithTaken:
     """Rows of chunks of N steps, with their other columns; all are taken if nothing is known."""
     if taken is None:
         taken = torch.ones(*rows.shape, steps, dtype=torch.bool, device=rows.reward.device)
-    kind = ChunkWithNextAction if isinstance(rows, WithNextAction) else WithTaken
-    return kind(**vars(rows), taken=taken)
+    return _CHUNKS[type(rows)](**vars(rows), taken=taken)
 
 
 def taken_actions(rows: Transition) -> Bool[Tensor, "*lead A"] | None:

@@ -36,7 +36,7 @@ def mix(
     if online is None:
         streams["real"] = Replay.of(recorded, mapped=data.mapped)
     else:
-        require_memory(data, 1, "a replay that grows online")
+        require_memory(data, 1.0, "a replay that grows online")
         sources["real"] = online.source
         streams["real"] = GrowingReplay(
             recorded,

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from reverie.agents.base import Agent
 from reverie.agents.networks import GaussianActor, TanhGaussianActor
+from reverie.datasets.columns import taken_actions
 from reverie.datasets.replay import Replay
 from reverie.mistake import Mistake
 from reverie.ranges import Count, Positive
@@ -18,6 +19,8 @@ _EDGE = 1 - 1e-6
 
 class Cloning:
     """Fits an agent's actor to the recorded actions by maximum likelihood.
+
+    Repeated actions of chunks are left out, where the rows say so, see `Agent.imitates`.
 
     Args:
         epochs: passes over the dataset, of which each seed draws as many rows with replacement.
@@ -51,8 +54,9 @@ class Cloning:
         @compile
         def update() -> Tensor:
             rows = recorded.sample(agent.seeds, self.batch)
-            inside = (rows.action.abs() < _EDGE).all(-1)  # [S, B]
-            log_prob = actor.log_prob(rows.obs, rows.action)
+            edge, taken = rows.action.abs() >= _EDGE, taken_actions(rows)
+            inside = ~(edge if taken is None else edge & taken).any(-1)  # [S, B]
+            log_prob = actor.log_prob(rows.obs, rows.action, taken)
             loss = -torch.where(inside, log_prob, 0.0).sum(1) / inside.sum(1).clamp(min=1)
             optimiser.step(loss)
             return loss.detach()

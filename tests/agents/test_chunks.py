@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from reverie.datasets.columns import WithTaken, with_taken
+from reverie.datasets.columns import WithOutcome, WithTaken, with_taken
 from reverie.envs.specs import Spec
 
 CHUNKS = Spec(None, 3, 4, (-1.0,) * 4, (1.0,) * 4, chunk=2, chunk_discount=1.0)
 """Two control steps of two actions each."""
 
 
-@pytest.mark.parametrize("option", ["bc", "td3_bc", "rebrac", "awac", "iql"])
+@pytest.mark.parametrize("option", ["bc", "rvs", "td3_bc", "rebrac", "td3_awr", "awac", "iql"])
 def test_the_policy_does_not_learn_from_repeated_actions(make_agent, make_batch, option):
     rows = make_batch(1, 16)
     rows = replace(
@@ -20,13 +20,17 @@ def test_the_policy_does_not_learn_from_repeated_actions(make_agent, make_batch,
     )
     taken = torch.ones(1, 16, 2, dtype=torch.bool)
     taken[:, ::2, 1] = False
-    changes = {"td3_bc": {"policy_delay": 1}, "rebrac": {"policy_delay": 1, "critic_penalty": 0.0}}
+    alone = {"policy_delay": 1, "critic_penalty": 0.0}
+    changes = {"td3_bc": {"policy_delay": 1}, "rebrac": alone, "td3_awr": alone}
+    if option == "rvs":
+        known = torch.ones_like(rows.is_real)
+        rows = WithOutcome(**vars(rows), outcome=rows.reward, has_outcome=known)
 
     def train(taken, action):
         torch.manual_seed(0)
         agent = make_agent(option, spec=CHUNKS, **changes.get(option, {}))
         before = actor_of(agent)
-        if option != "bc":
+        if hasattr(agent, "critics"):
             # Critics that look at no action and learn nothing: it is cloning alone that sees one.
             agent.critic_optimiser.learning_rate.zero_()
             for critics in (agent.critics, agent.target_critics):
@@ -68,7 +72,7 @@ def test_the_flow_is_not_taught_repeated_actions(make_agent, make_batch):
 
 
 def test_agents_that_imitate_are_told_and_others_are_not(make_agent, make_rows, make_batch):
-    for option, told in (("td3_bc", True), ("rebrac", True), ("sac", False)):
+    for option, told in (("td3_bc", True), ("rebrac", True), ("rvs", True), ("sac", False)):
         agent = make_agent(option, spec=CHUNKS)
         rows = agent.complete(replace(make_batch(1, 4), action=torch.zeros(1, 4, 4)))
         assert isinstance(rows, WithTaken) == told

@@ -325,3 +325,21 @@ def test_two_ways_to_act_are_both_kept(make_agent):
         for mode in (0.7, -0.7):
             assert float(((actions - mode).abs() < 0.2).float().mean()) > 0.3
     assert float((taught - done).abs().mean()) < 0.1  # both still move
+
+
+@pytest.mark.slow
+def test_critics_do_not_take_one_of_two_ways_from_the_policy(make_agent):
+    """The ways pay 1 and 0.5, what lies between them -1: each keeps 0.4 of the policy's mass."""
+    torch.manual_seed(0)
+    rates = {"actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3}
+    agent = make_agent("fql", spec=LINE, hidden=[64, 64], alpha=3.0, updates=3000, **rates)
+    nothing, real = torch.zeros(1, 256, 1), torch.ones(1, 256, dtype=torch.bool)
+    for _ in range(3000):
+        side = torch.where(torch.rand(1, 256, 1) < 0.5, 0.7, -0.7)
+        action = side + 0.05 * torch.randn(1, 256, 1)
+        near = ((action - way).abs() < 0.2 for way in (0.7, -0.7))
+        reward = sum(pay * each for pay, each in zip((2.0, 1.5), near, strict=True)) - 1
+        agent.update(Transition(nothing, action, reward[..., 0], nothing, real, real))
+    found = agent.act(torch.zeros(1, 20_000, 1))
+    for way in (0.7, -0.7):
+        assert float(((found - way).abs() < 0.2).float().mean()) >= 0.4

@@ -11,6 +11,7 @@ from rich.console import Console
 
 import reverie
 from reverie.agents.td3_bc import TD3BC
+from reverie.datasets.columns import WithTaken
 from reverie.mistake import Mistake
 from reverie.training.collect.__main__ import require_sense
 from reverie.training.export import __main__ as export
@@ -110,6 +111,13 @@ def test_a_world_model_and_online_steps_take_chunks(tmp_path):
     online = make("online=collect", "online.refit_every=0", "online.every=5", "updates=20")
     series = online.train().series
     assert series["env_steps"][1][0].tolist() == [10, 20]
+
+
+def test_cloning_is_told_what_was_taken_of_chunks_where_the_agent_itself_clones_nothing():
+    cloned = make(*MODEL, algorithm="rambo").mixture["real"].sample(1, 4)
+    assert isinstance(cloned, WithTaken) and cloned.taken.shape == (1, 4, 5)
+    plain = make(*MODEL, "pretraining=none", algorithm="rambo").mixture["real"].sample(1, 4)
+    assert not isinstance(plain, WithTaken)
 
 
 def test_a_generator_draws_segments_of_chunks():

@@ -1,10 +1,13 @@
 """Behaviour cloning before the first update: what it moves, and whom it refuses."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from rich.console import Console
 
 from reverie.agents.base import Agent
+from reverie.datasets.columns import with_taken
 from reverie.datasets.replay import Replay
 from reverie.mistake import Mistake
 from reverie.training.pretraining import Cloning
@@ -44,6 +47,29 @@ def test_rows_on_the_edge_of_the_box_alone_teach_nothing(spec, make_sac, recorde
     begun = {name: value.clone() for name, value in agent.state_dict().items()}
     learnt = cloned(recorded[200:], agent)
     assert all(torch.equal(begun[name], learnt[name]) for name in begun)
+
+
+def test_repeated_actions_of_chunks_teach_nothing_and_keep_no_row_out(spec, make_sac, recorded):
+    """Two control steps of one action each; the second was never taken, and lies on the edge."""
+    rows = recorded[:200]
+    rows.action[:, 1] = 1.0
+    taken = torch.tensor([True, False]).expand(200, 2)
+
+    def learnt(taken, second):
+        action = torch.stack([rows.action[:, 0], torch.full((200,), second)], 1)
+        told = with_taken(replace(rows, action=action), taken, 2)
+        torch.manual_seed(0)
+        return cloned(told, make_sac(spec, seeds=2))
+
+    def same(one, other):
+        return all(torch.equal(one[name], other[name]) for name in one)
+
+    torch.manual_seed(0)
+    begun = make_sac(spec, seeds=2).state_dict()
+    found = learnt(taken, 1.0)
+    assert not same(found, begun) and same(found, learnt(taken, 0.5))
+    every = torch.ones_like(taken)
+    assert same(learnt(every, 1.0), begun) and not same(learnt(every, 0.5), found)
 
 
 def test_an_agent_without_a_stochastic_actor_is_refused(spec):

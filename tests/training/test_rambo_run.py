@@ -13,8 +13,9 @@ from reverie.training.loop import Periods
 from reverie.training.mixing import mix
 from reverie.training.run import Run
 from reverie.training.run_directory import METRICS
-from reverie.world_models.adversary import Adversary
+from reverie.world_models.adversary import Adversary, mixture_log_prob
 from reverie.world_models.filters import KeepAll
+from reverie.world_models.fitting import rows_of
 from reverie.world_models.sources import BranchedRollouts
 from tests.world_models.conftest import ensemble
 
@@ -175,3 +176,43 @@ def arm(data, weight, make_sac):
 def test_the_arm_that_nobody_pulled_is_shunned_where_the_adversary_is_strong(left_half, make_sac):
     risky, safe = (arm(left_half, weight, make_sac) for weight in (0.0, 1.0))
     assert (risky > 0.5).all() and (safe < 0.2).all(), (risky, safe)
+
+
+@pytest.mark.slow
+def test_the_preset_weight_leaves_the_model_a_model_of_the_data():
+    """Nats per column of what no fit saw, the density being the elites' in equal parts."""
+    found = {}
+    for weight in (3e-4, 1e3):
+        run = reverie.make(
+            *SMALL,
+            *("dataset.episodes=30", "seeds=1", "updates=100", "batch_size=64"),
+            *("world_model.hidden=[32]", "world_model.max_epochs=40"),
+            *("world_model.learning_rate=1e-3", "world_model.holdout_fraction=0.2"),
+            *("model_updates.every=50", "model_updates.steps=200", "model_updates.batch=64"),
+            f"model_updates.weight={weight}",
+        )
+        before, change = [], run.model_updates.change
+
+        def measured(run=run, before=before, change=change):
+            if not before:
+                before.append(held_out_loss(run))
+            return change()
+
+        run.model_updates.change = measured
+        run.train(console=Console(quiet=True))
+        found[weight] = held_out_loss(run) - before[0]
+    assert found[3e-4] < 0.5 < found[1e3], found
+
+
+def held_out_loss(run):
+    """Mean of -log p of the recorded changes and rewards that the fit has left out."""
+    model, rows = run.model_updates.ensemble, run.data.transitions
+    rows = rows[rows_of(run.data, model.held_out(run.data))]
+    target = torch.cat([rows.next_obs - rows.obs, rows.reward.unsqueeze(-1)], -1)[None, None]
+    inputs = torch.cat([rows.obs, rows.action], -1)[None, None]
+    with torch.no_grad():
+        mean, log_variance = model.gaussians(inputs)
+        elite = torch.zeros(1, model.members).scatter(1, model.elite_members, 1.0) > 0
+        of_learned = model.gaussians.of_learned
+        log_prob = mixture_log_prob(*map(of_learned, (mean, log_variance, target)), elite)
+    return -log_prob.mean().item() / target.shape[-1]

@@ -84,6 +84,9 @@ def build_run(
     parts = {group: build_part(config, group, data.spec, device) for group in chosen_parts(config)}
     models: dict[str, Any] = {group: part.model for group, part in parts.items()}
     learner.attach(models.get("world_model"))
+    pretraining = build_pretraining(config, learner)
+    if pretraining is not None:
+        learner.imitates = True  # before the rows are made, which then say what was taken
     mixture, sources = build_streams(config, data, models, device, online, learner)
     if is_chosen(config.source):
         told = told_size(config.source, *_rows(config, data, models))
@@ -122,7 +125,7 @@ def build_run(
         online=online,
         model_updates=build_adversary(config, learner, models, data, console)
         or build_refit(online, models, data, mixture, device),
-        pretraining=build_pretraining(config, learner),
+        pretraining=pretraining,
         tracker=instantiate(config.logger),
         name=config.name,
         settings=settings,
