@@ -9,6 +9,7 @@ from torch import Tensor
 
 from reverie.agents.base import Agent
 from reverie.datasets.replay import Mixture
+from reverie.datasets.transition import Transition
 from reverie.mistake import Mistake
 from reverie.training.logging import Log
 from reverie.world_models.model_updates import ModelUpdates
@@ -58,14 +59,20 @@ def train(
             is then. Not before update 1, when the model is new.
     """
 
-    # No graph holds what comes from the host's disk; then what follows is compiled alone.
-    learn = compile(agent.update) if mixture.gathers_on_host else agent.update
+    @compile
+    def learn(rows: Transition) -> dict[str, Tensor]:
+        return agent.update(rows)
 
+    @compile
     def draw_and_learn() -> dict[str, Tensor]:
+        return agent.update(mixture.sample())
+
+    def gather_and_learn() -> dict[str, Tensor]:
+        # No graph holds what comes from the host's disk.
         return learn(mixture.sample())
 
     update = in_precision(
-        precision, draw_and_learn if mixture.gathers_on_host else compile(draw_and_learn)
+        precision, gather_and_learn if mixture.gathers_on_host else draw_and_learn
     )
 
     # On a CPU rollouts go through the layers block by block, in the caches, which the compiler

@@ -27,6 +27,10 @@ def supporting():
 PAIRS = [pytest.param(*found, id="-".join(found[:2])) for found in supporting()]
 
 
+LIVELY = {"imitation": 1.0}
+"""A value that acts, of numbers whose usual one is nothing."""
+
+
 @pytest.mark.parametrize(("option", "name", "usual"), PAIRS)
 def test_a_seed_learns_as_if_all_had_its_number(
     make_agent, make_model, spec, make_rows, option, name, usual
@@ -34,7 +38,7 @@ def test_a_seed_learns_as_if_all_had_its_number(
     if name == "expectile":
         values = [0.5, 0.75, 0.875]  # one minus each is exact, in float32 as in Python
     else:
-        values = [(usual or -1.0) * factor for factor in (0.5, 1.0, 2.0)]
+        values = [(usual or LIVELY.get(name, -1.0)) * factor for factor in (0.5, 1.0, 2.0)]
 
     def train(value, poisoned=False):
         torch.manual_seed(0)

@@ -23,11 +23,13 @@ RECORDED = -10.0
 def judged(estimates, outcomes, truth, cautions=None):
     """Policies with one interval of width 2 for both methods."""
     values = [[value, value - 1.0, value + 1.0] for value in estimates]
+    gains = [[each - RECORDED for each in value] for value in values]
+    both = {"value": values, "difference": gains}
     verdict = {
         "discount": 0.99,
         "recorded": {"value": [RECORDED, -11.0, -9.0]},
-        "fqe": {"value": values},
-        "model": {"value": values},
+        "fqe": both | {"diverged": False, "remaining": [0.0 for _ in values]},
+        "model": both | {"broken": [0.0 for _ in values]},
         "outcome": outcomes,
         "cautions": cautions or [[] for _ in outcomes],
         "impossible": [[] for _ in outcomes],
@@ -75,12 +77,12 @@ def test_a_false_promise_is_counted():
     assert (harm.measured, harm.holds) == ("50% of 2", False)
     assert (missed.measured, missed.holds) == ("33% of 3", None)
     assert (fired.measured, spared.measured) == ("50% of 2", "0% of 3")
-    assert (alarmed.measured, quiet.measured) == ("0% of 2", "0% of 3")
+    assert (alarmed.measured, quiet.measured) == ("50% of 2", "0% of 3")
     torn = judged([-5.0, -6.0, -7.0], ["contradiction", "unclear", "worse"], [-50.0, -5.0, -60.0])
     torn.verdict["impossible"][1].append("fitted Q evaluation promises ...")
     *_, fired, alarmed, spared, quiet = claim_outcomes([torn], judge=True)
     assert (fired.measured, spared.measured) == ("100% of 2", "100% of 1")
-    assert (alarmed.measured, quiet.measured) == ("50% of 2", "100% of 1")
+    assert (alarmed.measured, quiet.measured) == ("100% of 2", "100% of 1")
     doubted = judged([-5.0], ["better"], [-50.0], cautions=[["in 90% of the states ..."]])
     assert claim_outcomes([doubted], judge=True)[-4].measured == "100% of 1"
     assert claim_outcomes([GOOD], judge=False)[0].holds is None

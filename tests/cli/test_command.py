@@ -123,7 +123,7 @@ def test_no_command_and_a_wrong_one_say_what_there_is(monkeypatch, capsys):
     [
         ("reverie ", set(console.COMMANDS)),
         ("reverie e", {"evaluate", "export"}),
-        ("reverie train algorithm=mop", {"algorithm=mopo"}),
+        ("reverie train algorithm=mop", {"algorithm=mopo", "algorithm=mopo_bc"}),
         ("reverie ope fqe.upda", {"fqe.updates="}),
         ("reverie report ru", set()),
     ],

@@ -127,7 +127,7 @@ def recorded(tmp_path):
             (["agent.discriminators.noise=1"], "with the chosen agent; choose agent=darc or"),
             (
                 ["seeds=2", "agent.discount=[0.9,0.99]"],
-                "agent.target_entropy, filter.penalty; or sweep",
+                "agent.target_entropy, agent.imitation, filter.penalty; or sweep",
             ),
             (["real_ratio=1.5"], "real_ratio=1.5 must lie in [0, 1]"),
             (

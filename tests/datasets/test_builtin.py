@@ -77,6 +77,7 @@ def written(name):
     keys = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
     assert keys.pop("_target_") == "reverie.datasets.readers.builtin.load"
     assert keys.pop("chunks", 0) is None  # a transform
+    assert keys.pop("storage") == "memory"  # of its rows, once it is read
     return keys
 
 
