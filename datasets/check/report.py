@@ -195,14 +195,15 @@ def _duplicates(columns: Sequence[np.ndarray]) -> int:
         for column in np.concatenate([column[part] for column in bits], axis=1).T:
             mixed[:] = (mixed ^ column) * np.uint64(0x9E3779B97F4A7C15)
             mixed ^= mixed >> np.uint64(29)
-    ordered = np.sort(key)
-    twice = ordered[1:][ordered[1:] == ordered[:-1]]
-    if not len(twice):
-        return 0
-    suspects = np.flatnonzero(np.isin(key, twice))
-    whole = np.concatenate([column[suspects] for column in bits], axis=1)
-    rows = whole.view(np.dtype((np.void, whole.shape[1] * whole.itemsize))).reshape(-1)
-    return len(rows) - len(np.unique(rows))
+    # Sorted by key, equal rows lie side by side; what only collides is told apart by its bits.
+    order = np.argsort(key, kind="stable")
+    alike = np.flatnonzero(key[order[1:]] == key[order[:-1]])
+    count = 0
+    for part in stretches(len(alike), 8 * sum(column.shape[1] for column in bits)):
+        later, earlier = order[alike[part] + 1], order[alike[part]]
+        same = [(column[later] == column[earlier]).all(axis=1) for column in bits]
+        count += int(np.logical_and.reduce(same).sum())
+    return count
 
 
 def _quantiles(values: np.ndarray) -> tuple[float, ...]:
