@@ -10,8 +10,9 @@ mean comes without an alarm. The first takes the best of thirteen against the be
 favours the thirteen: it says what the right choice can gain, not what any choice does. The numbers
 of MOPO+BC were chosen on the Hopper task with other seeds.
 
-Everything takes many hours of a core (never measured as a whole), so it goes in parts: `--only ... --datasets ...
---continue` adds what it trains to the table that is there, and the page says what is missing.
+Everything takes many hours of a core (never measured as a whole), so it goes in parts:
+`--only ... --datasets ... --continue` adds what it trains to the table that is there, and the page
+says what is missing.
 """
 
 import argparse
