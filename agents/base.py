@@ -29,10 +29,12 @@ class Agent(nn.Module, ABC):
         discount: per control step, of what `values` estimates.
         imitates: whether it clones actions, or its actor is cloned first; its rows then say which
             steps of a chunk were taken.
+        gains_by_compiling: whether its updates become faster on a CPU too (`benchmarks.speed`).
     """
 
     discount: float = 1.0
     imitates: bool = False
+    gains_by_compiling: bool = True
 
     def __init__(self, *, spec: Spec, seeds: int) -> None:
         super().__init__()

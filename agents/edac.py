@@ -51,6 +51,7 @@ class EDAC(SAC):
         if min(as_list(diversity)) < 0:
             raise Mistake(f"agent.diversity={diversity} must not be negative; 0 switches it off")
         self.diverse = max(as_list(diversity)) > 0
+        self.gains_by_compiling = not self.diverse
         if self.diverse and critics < 2:
             raise Mistake(
                 f"agent.diversity={diversity} compares critics, but agent.critics={critics}; use "

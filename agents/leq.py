@@ -161,7 +161,16 @@ class LEQ(Agent):
         self.imagine = imagination_of(model, "leq")
 
     def expect_rows(self, recorded: int, made: int) -> None:
-        """Imagine from what a source made, unless a share is given."""
+        """Imagine from what a source made, unless a share is given.
+
+        Raises:
+            Mistake: no row is recorded, and one step of the critics would be learned from none.
+        """
+        if not recorded:
+            raise Mistake(
+                "agent=leq learns a part of its critics from recorded rows, of which real_ratio=0 "
+                "leaves none in a batch; raise it, to 0.5 for instance"
+            )
         if self.automatic_share:
             self.start_share = made / (recorded + made) if made else 1.0
 

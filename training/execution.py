@@ -32,7 +32,12 @@ class Execution:
 
 
 def settle(
-    directory: Path | None, *, threads: int | None, compiled: bool | None, updates: int
+    directory: Path | None,
+    *,
+    threads: int | None,
+    compiled: bool | None,
+    updates: int,
+    gains: bool = True,
 ) -> Execution:
     """Decide, or go on as before, and set torch's threads.
 
@@ -41,6 +46,7 @@ def settle(
         threads: what the settings say; None takes what the run began with, or torch's number.
         compiled: likewise; None lets a run compile on whose updates that repays.
         updates: of the whole run.
+        gains: whether compiled updates of the agent are faster on a CPU.
 
     Raises:
         Mistake: what was written down earlier is damaged.
@@ -50,7 +56,7 @@ def settle(
         # On a machine with fewer cores the bits would be others in any case.
         threads = torch.get_num_threads() if known is None else min(known.threads, count_cores())
     if compiled is None:
-        compiled = repays(updates) if known is None else known.compiled
+        compiled = gains and repays(updates) if known is None else known.compiled
     torch.set_num_threads(threads)
     decided = Execution(threads, compiled)
     if directory is not None and decided != known:

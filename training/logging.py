@@ -142,10 +142,16 @@ class Log:
 
     The CSV is tidy, `update,seed,metric,value`. A checkpoint holds all of it, so a killed and
     resumed run leaves the same file as an undisturbed one, whatever became of the file meanwhile.
+
+    Args:
+        seeds: S.
+        remedy: what to try where a measurement is not finite.
     """
 
-    def __init__(self, path: Path, tracker: Tracker, seeds: int) -> None:
-        self.path, self.tracker, self.seeds = path, tracker, seeds
+    def __init__(
+        self, path: Path, tracker: Tracker, seeds: int, *, remedy: str = "lower the learning rates"
+    ) -> None:
+        self.path, self.tracker, self.seeds, self.remedy = path, tracker, seeds, remedy
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
         self.text: list[str] = []
@@ -197,8 +203,7 @@ class Log:
             raise Mistake(
                 f"not finite by update {update}: "
                 + ", ".join(f"{name} (seeds {per_seed})" for name, per_seed in broken.items())
-                + "; the run has diverged: lower the learning rates or source.horizon, or raise "
-                "filter.penalty, then start over with overwrite=true"
+                + f"; the run has diverged: {self.remedy}, then start over with overwrite=true"
             )
 
     def write(self, update: int, values: Mapping[str, list[float]]) -> None:

@@ -250,7 +250,13 @@ class Run:
             kept: the run's directory, None where nothing is kept.
         """
         self._trained = True
-        decided = settle(kept, threads=self.threads, compiled=self.compiled, updates=self.updates)
+        decided = settle(
+            kept,
+            threads=self.threads,
+            compiled=self.compiled,
+            updates=self.updates,
+            gains=self.agent.gains_by_compiling,
+        )
         console.print(_told(decided, self.device), highlight=False, soft_wrap=True)
         compile = self.compile or wrapper(decided.compiled, self.device)
         keep_compiled(self.cache)
@@ -310,7 +316,10 @@ class Run:
             agent=self.agent,
             mixture=self.mixture,
             sources=self.sources,
-            log=Log(folder / METRICS, self.tracker, self.agent.seeds),
+            log=Log(
+                *(folder / METRICS, self.tracker, self.agent.seeds),
+                remedy=advice.after_divergence(self.settings),
+            ),
             seconds=self.seconds,
             data=self.data,
             device=self.device,

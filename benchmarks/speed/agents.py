@@ -143,7 +143,7 @@ def agent_updates(
         contenders[REFERENCE] = Contender(lambda: plain.update(*replay.sample(sizes.batch)), 1)
         on_gpu = ("compiled", 5.0 if seeds == 1 else 40.0) if name == "sac" else None
         required = ("eager", 1.0) if device.type == "cpu" else on_gpu
-    elif compiling and device.type == "cpu":
+    elif first.gains_by_compiling and compiling and device.type == "cpu":
         required = ("compiled", 1.0)
     made = partial(make_updates, name, seeds, sizes, data, device)
     contenders |= variants(lambda: made()[1], seeds, device, compiling)

@@ -241,6 +241,11 @@ def test_lower_expectiles_value_noise_lower_and_a_half_without_bias(make_leq, ma
     assert lowest + 0.3 < low < mean - 0.3
 
 
+def test_a_batch_without_recorded_rows_is_refused(make_leq):
+    with pytest.raises(Mistake, match=r"real_ratio=0 leaves none in a batch; raise it"):
+        make_leq(Valley(noise=0.1)).expect_rows(0, 16)
+
+
 def test_dreamed_rows_are_starts_and_recorded_rows_are_targets(make_leq, make_batch):
     batch = doubles(make_batch(1, 16))
     batch.is_real[:] = torch.arange(16) < 8  # as a mixture lays them
@@ -274,7 +279,7 @@ def test_dreamed_rows_are_starts_and_recorded_rows_are_targets(make_leq, make_ba
 
 
 @pytest.mark.parametrize(
-    ("real_rows", "batch_size", "starts"), [(4, 8, 4), (85, 128, 43), (0, 7, 7), (1, 3, 2)]
+    ("real_rows", "batch_size", "starts"), [(4, 8, 4), (85, 128, 43), (1, 3, 2)]
 )
 def test_imagination_begins_at_the_dreamed_rows_whatever_the_real_ratio(
     make_leq, make_data, make_batch, real_rows, batch_size, starts

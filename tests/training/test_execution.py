@@ -34,6 +34,13 @@ def test_a_run_keeps_what_it_began_with(tmp_path):
     assert resumed == Execution(threads=1, compiled=False)
 
 
+def test_an_agent_that_gains_nothing_is_compiled_where_the_settings_say_so(tmp_path):
+    given = {"threads": 1, "updates": REPAID, "gains": False}
+    assert not settle(tmp_path, compiled=None, **given).compiled
+    assert settle(tmp_path, compiled=True, **given).compiled
+    assert settle(tmp_path, compiled=None, **given).compiled  # as it was
+
+
 def test_what_the_settings_say_wins_and_is_kept(tmp_path):
     settle(tmp_path, threads=2, compiled=False, updates=REPAID)
     assert settle(tmp_path, threads=4, compiled=True, updates=3) == Execution(4, True)

@@ -21,9 +21,30 @@ def suit(sentence: str, settings: Mapping[str, Any]) -> str:
     Args:
         settings: of the run, nested as on the command line; others leave the sentence as it is.
     """
-    for group, key, (change, more, lever) in _LEVERS:
+    if (found := _lever_of(settings)) is None:
+        return sentence
+    change, more, lever = found
+    told = sentence.replace(f"raise {_PENALTY}", f"{change} {lever}")
+    return told.replace(f"a higher {_PENALTY}", f"{more} {lever}")
+
+
+def after_divergence(settings: Mapping[str, Any]) -> str:
+    """What to do about a run whose numbers have left the finite ones, by what it has.
+
+    Args:
+        settings: see `suit`.
+    """
+    advised = "lower the learning rates"
+    source = settings.get("source")
+    if isinstance(source, Mapping) and source.get("horizon") is not None:
+        advised += " or source.horizon"
+    change, _, lever = _lever_of(settings) or ("", "", "")
+    return f"{advised}, or {change} {lever}" if lever else advised
+
+
+def _lever_of(settings: Mapping[str, Any]) -> tuple[str, str, str] | None:
+    for group, key, lever in _LEVERS:
         part = settings.get(group)
         if isinstance(part, Mapping) and part.get(key) is not None:
-            told = sentence.replace(f"raise {_PENALTY}", f"{change} {lever}")
-            return told.replace(f"a higher {_PENALTY}", f"{more} {lever}")
-    return sentence
+            return lever
+    return None

@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from reverie.training.launch.make import compose_command
-from reverie.training.probes.advice import suit
+from reverie.training.probes.advice import after_divergence, suit
 
 SAID = "raise filter.penalty or lower source.horizon; try a higher filter.penalty"
 
@@ -29,3 +29,17 @@ def test_the_lever_is_one_that_the_method_has(algorithm, advised):
 
 def test_a_run_put_together_by_hand_keeps_its_sentence():
     assert suit(SAID, {"name": "run"}) == SAID
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "advised"),
+    [
+        ("mopo", " or source.horizon, or raise filter.penalty"),
+        ("mobile", " or source.horizon, or raise agent.penalty"),
+        ("pgd", ""),
+        ("td3_bc", ""),
+    ],
+)
+def test_a_run_that_diverged_is_advised_what_it_has(algorithm, advised):
+    settings = OmegaConf.to_container(compose_command("train", algorithm=algorithm))
+    assert after_divergence(settings) == "lower the learning rates" + advised
