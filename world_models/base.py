@@ -110,11 +110,13 @@ class WorldModel(Fitted):
     Attributes:
         compiles: whether rollouts in it may be compiled: its `step` stays on the device.
         differentiable: whether gradients of `step` reach the observation and the action.
+        draws: whether `step` draws random numbers, so that `expect` must be one of its own.
         record: of the exogenous observations, None where there are none or no record is known.
     """
 
     compiles: bool = True
     differentiable: bool = True
+    draws: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,15 +150,16 @@ class WorldModel(Fitted):
         state: Tensor | None = None,
         *,
         sampled: bool = False,
+        expected: bool = False,
     ) -> Step:
-        """`step` of a rollout, or `sample`, with the exogenous observations of the record.
+        """`step` of a rollout, `sample` or `expect`, with the exogenous observations of the record.
 
         Whether the outcome terminates is the model's judgement of its own prediction.
 
         Args:
             state: what `begin` or the outcome before gave; None begins.
         """
-        propose = self.sample if sampled else self.step
+        propose = self.sample if sampled else self.expect if expected else self.step
         if self.record is None:
             return propose(obs, action, candidates, state)
         state = self.begin(obs) if state is None else state
@@ -207,6 +210,15 @@ class WorldModel(Fitted):
         """`step`, of a model that knows how unsure it is spread accordingly.
 
         For pictures of what the model holds possible, where rollouts want its best guess.
+        """
+        return self.step(obs, action, candidates, state)
+
+    def expect(
+        self, obs: Tensor, action: Tensor, candidates: int = 1, state: Tensor | None = None
+    ) -> Step:
+        """`step` without random numbers: equal actions have equal outcomes, so plans compare.
+
+        By default `step` itself, of a model that draws none.
         """
         return self.step(obs, action, candidates, state)
 
