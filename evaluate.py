@@ -1,9 +1,7 @@
 """Score a run in its true environment: `python evaluate.py run=runs/mopo/pendulum-mixed/0`."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 
 import hydra
 import numpy as np
@@ -12,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from reverie.envs.evaluation import Policy, episode_returns
+from reverie.envs.evaluation import Policy, episode_returns, time_decisions
 from reverie.envs.specs import Reference
 from reverie.envs.video import record, record_beside, require_encoder
 from reverie.mistake import Mistake
@@ -49,7 +47,9 @@ def score(settings: DictConfig) -> float | None:
     returns, lengths = episode_returns(
         facts.spec, begin(), agent.seeds, settings.episodes, settings.seed
     )
-    milliseconds = time_decisions(begin(), run) if planned or agent.plans else None
+    milliseconds = None
+    if planned or agent.plans:
+        milliseconds = time_decisions(begin(), facts.spec, agent.seeds)
     reference = facts.reference
     result = {
         "run": str(run_dir),
@@ -82,18 +82,6 @@ def score(settings: DictConfig) -> float | None:
             record_imagined_videos(run, settings, console)
     mean = returns.mean()
     return float(mean if reference is None else reference.normalise(mean))
-
-
-@torch.no_grad()
-def time_decisions(policy: Policy, run: SavedRun, calls: int = 20) -> float:
-    """Milliseconds of one decision in one episode of each seed: the median of so many calls."""
-    obs = torch.zeros(run.agent.seeds, 1, run.spec.obs_dim)
-    seconds = []
-    for _ in range(calls + 1):
-        begun = time.perf_counter()
-        policy(obs)
-        seconds.append(time.perf_counter() - begun)
-    return median(seconds[1:]) * 1e3  # the first one makes ready
 
 
 def record_imagined_videos(run: SavedRun, settings: DictConfig, console: Console) -> None:

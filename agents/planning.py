@@ -11,8 +11,7 @@ from reverie.agents.layers import Layer
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
-from reverie.world_models.base import Policy
-from reverie.world_models.mpc import ModelPredictivePlanner
+from reverie.world_models.base import Plans, Policy
 
 
 class Planning(Agent):
@@ -33,10 +32,10 @@ class Planning(Agent):
         super().__init__(spec=spec, seeds=seeds)
         if updates:
             raise Mistake(f"agent=none learns nothing in updates={updates}; set updates=0")
-        self.planner: ModelPredictivePlanner | None = None
+        self.planner: Plans | None = None
         self.register_buffer("empty", torch.zeros(0), persistent=False)  # where it is
 
-    def plan_by(self, planner: ModelPredictivePlanner) -> None:
+    def plan_by(self, planner: Plans) -> None:
         """Take the planner, whose model may be fitted later and is no part of `state_dict`."""
         self.planner, self.discount = planner, planner.discount
 
@@ -65,7 +64,7 @@ class Planning(Agent):
     def update(self, batch: Transition) -> NoReturn:
         raise RuntimeError("a planner learns nothing; its run has updates=0")
 
-    def _ready(self) -> ModelPredictivePlanner:
+    def _ready(self) -> Plans:
         if self.planner is None:
             raise RuntimeError("agent=none acts by a planner; call plan_by first")
         return self.planner

@@ -4,7 +4,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,6 +23,23 @@ Moments = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
 Critics = Callable[[Tensor, Tensor], Tensor | None]
 """Every critic's estimate `[S, N, B]` of `obs [S, B, D]` and `action [S, B, A]`; None without."""
+
+
+class Plans(Protocol):
+    """What acts by plans, as an agent that learns nothing sees it.
+
+    Attributes:
+        discount: per action, of what plans earn.
+    """
+
+    discount: float
+
+    def plan(self, obs: Tensor) -> Tensor:
+        """Plans `[S, P, H, A]` from `obs [S, P, D]` alone, on the device."""
+
+    def restart(self) -> Policy:
+        """A policy of new episodes, whose plans go on from each other."""
+
 
 TerminationRule = Callable[[Tensor, Tensor, Tensor], Tensor]
 """`(obs [*, D], action [*, A], next_obs [*, D]) -> terminated [*]`, raw units."""
