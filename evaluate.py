@@ -22,8 +22,10 @@ from reverie.training.launch import mistakes
 from reverie.training.launch.compose import is_chosen
 from reverie.training.launch.options import CONF
 from reverie.training.launch.restore import SavedRun, build_planner, load_run
+from reverie.training.results.shape import complaint_of_measurements
 from reverie.training.results.summary import versions
 from reverie.training.run_directory import unless_read_only
+from reverie.training.stored import read_optional
 from reverie.world_models.base import WorldModel
 
 SETTINGS = {"episodes": Count, "seed": Seed, "video_steps": Count}
@@ -69,6 +71,9 @@ def score(settings: DictConfig) -> float | None:
     console.print(table(result, returns, lengths, reference))
     if milliseconds is not None:
         told = f"{milliseconds:.3g} ms per decision on {run.device}, of {agent.seeds} x 1 episodes"
+        told += told_error(
+            run, run.config.planner if agent.plans and not planned else settings.planner
+        )
         console.print(told, highlight=False, soft_wrap=True)
     with unless_read_only(lambda line: console.print(line, highlight=False, soft_wrap=True)):
         write_json(run_dir / f"{name}.json", result)
@@ -82,6 +87,19 @@ def score(settings: DictConfig) -> float | None:
             record_imagined_videos(run, settings, console)
     mean = returns.mean()
     return float(mean if reference is None else reference.normalise(mean))
+
+
+def told_error(run: SavedRun, planner: DictConfig) -> str:
+    """How far the run's world model is off some steps ahead, none further than plans look."""
+    known = read_optional(run.directory / "world_model.json", complaint_of_measurements)
+    if "horizon" not in planner or "open_loop" not in known:
+        return ""
+    measured = known["open_loop"]
+    near = [at for at, steps in enumerate(measured["horizons"]) if steps <= planner.horizon]
+    errors = [own[near[-1]] for own in measured["mean"]["median"]]
+    shown = ", ".join("none" if each is None else f"{each:.2g}" for each in errors)
+    steps = measured["horizons"][near[-1]]
+    return f"; error of the world model after {steps} steps: {shown} standard deviations"
 
 
 def record_imagined_videos(run: SavedRun, settings: DictConfig, console: Console) -> None:

@@ -289,17 +289,22 @@ def build_planner(
         model, behaviour: fitted by the time it is asked for a plan; `behaviour` is a clone.
         agent: proposes plans, and its critics value their ends; None for no agent.
     """
-    valued = agent is not None and type(agent).values is not Agent.values
     return build(
         "planner",
         instantiate(settings),
         spec=spec,
         model=model,
-        moments=None if agent is None else agent.moments,
-        critics=agent.values if agent is not None and valued else None,
-        value_discount=1.0 if agent is None else agent.discount,
         behaviour=None if behaviour is None else behaviour.moments,
+        **asked_by_planner(agent),
     )
+
+
+def asked_by_planner(agent: Agent | None) -> dict[str, Any]:
+    """What a planner asks of an agent, or of none."""
+    if agent is None:
+        return {"moments": None, "critics": None, "value_discount": 1.0}
+    critics = None if type(agent).values is Agent.values else agent.values
+    return {"moments": agent.moments, "critics": critics, "value_discount": agent.discount}
 
 
 def build_pretraining(config: DictConfig, agent: Agent) -> Cloning | None:

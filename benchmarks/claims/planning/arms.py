@@ -4,14 +4,12 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from reverie.agents.base import Agent
 from reverie.datasets.dataset import Dataset
 from reverie.envs.evaluation import Policy, episode_returns, time_decisions
-from reverie.training.launch.compose import build_planner
+from reverie.training.launch.compose import asked_by_planner
 from reverie.training.launch.make import load_preset
-from reverie.training.launch.options import load_option
+from reverie.training.launch.options import build_option
 from reverie.training.seeding import seed_everything
 from reverie.world_models.base import WorldModel
 
@@ -40,8 +38,14 @@ def plan(
         changes: of the option's hyperparameters.
         agent: of the run, whose proposals and critics the planner uses.
     """
-    settings = OmegaConf.create({**load_option("planner", option), **changes})
-    planner = build_planner(settings, data.spec, model, None, agent)
+    planner = build_option(
+        *("planner", option),
+        changes=changes,
+        spec=data.spec,
+        model=model,
+        behaviour=None,
+        **asked_by_planner(agent),
+    )
     return score(data, planner.restart(), episodes=episodes, seeds=seeds) | {
         "milliseconds": time_decisions(planner.restart(), data.spec, seeds)
     }

@@ -10,6 +10,7 @@ from torch import Tensor
 from reverie.benchmarks.claims.report import Claim, Findings
 from reverie.datasets.dataset import Dataset
 from reverie.envs.specs import Spec
+from reverie.training.launch.compose import asked_by_planner
 from reverie.training.launch.options import build_option
 from reverie.training.seeding import seed_everything
 from reverie.world_models.base import FitProgress, Step, WorldModel
@@ -71,8 +72,15 @@ def run(option: str) -> dict[str, Any]:
     """The cost of a planner beside the least."""
     seed_everything(0)
     gain = riccati()
-    agent = {"moments": None, "critics": None, "value_discount": 1.0, "behaviour": None}
-    planner = build_option("planner", option, changes=SEARCH, spec=SPEC, model=Plant(), **agent)
+    planner = build_option(
+        "planner",
+        option,
+        changes=SEARCH,
+        spec=SPEC,
+        model=Plant(),
+        behaviour=None,
+        **asked_by_planner(None),
+    )
     return {"cost": cost_of(planner), "least": cost_of(lambda obs: -obs @ gain.T)}
 
 
