@@ -4,7 +4,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -25,6 +25,7 @@ Critics = Callable[[Tensor, Tensor], Tensor | None]
 """Every critic's estimate `[S, N, B]` of `obs [S, B, D]` and `action [S, B, A]`; None without."""
 
 
+@runtime_checkable
 class Plans(Protocol):
     """What acts by plans, as an agent that learns nothing sees it.
 

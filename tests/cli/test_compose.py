@@ -212,6 +212,7 @@ def test_no_hyperparameter_hides_in_python():
         "online",
         "model_updates",
         "pretraining",
+        "planner",
     ):
         for option in options(group):
             if option == "none" and group != "filter":
