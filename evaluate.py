@@ -1,5 +1,6 @@
 """Score a run in its true environment: `python evaluate.py run=runs/mopo/pendulum-mixed/0`."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import hydra
@@ -9,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from reverie.envs.evaluation import Policy, episode_returns
+from reverie.envs.evaluation import Policy, episode_returns, time_decisions
 from reverie.envs.specs import Reference
 from reverie.envs.video import record, record_beside, require_encoder
 from reverie.mistake import Mistake
@@ -21,8 +22,10 @@ from reverie.training.launch import mistakes
 from reverie.training.launch.compose import is_chosen
 from reverie.training.launch.options import CONF
 from reverie.training.launch.restore import SavedRun, build_planner, load_run
+from reverie.training.results.shape import complaint_of_measurements
 from reverie.training.results.summary import versions
 from reverie.training.run_directory import unless_read_only
+from reverie.training.stored import read_optional
 from reverie.world_models.base import WorldModel
 
 SETTINGS = {"episodes": Count, "seed": Seed, "video_steps": Count}
@@ -39,15 +42,16 @@ def score(settings: DictConfig) -> float | None:
     run = load_run(run_dir, settings.device, settings.seed, settings.allow)
     run.require_environment()
     agent, facts = run.agent, run.facts
-    policy: Policy = run.policy
-    name = "evaluation"
-    planner = None
-    if is_chosen(settings.planner):
-        name = "planning"
-        policy = planner = build_planner(run, settings.planner)
+    begin: Callable[[], Policy] = run.begin
+    name, planned = "evaluation", is_chosen(settings.planner)
+    if planned:
+        name, begin = "planning", build_planner(run, settings.planner).restart
     returns, lengths = episode_returns(
-        facts.spec, policy, agent.seeds, settings.episodes, settings.seed
+        facts.spec, begin(), agent.seeds, settings.episodes, settings.seed
     )
+    milliseconds = None
+    if planned or agent.plans:
+        milliseconds = time_decisions(begin(), facts.spec, agent.seeds)
     reference = facts.reference
     result = {
         "run": str(run_dir),
@@ -56,7 +60,8 @@ def score(settings: DictConfig) -> float | None:
         "physics": facts.spec.physics,
         "episodes_per_seed": settings.episodes,
         "evaluation_seed": settings.seed,
-        "planner": OmegaConf.to_container(settings.planner) if planner else None,
+        "planner": OmegaConf.to_container(settings.planner) if planned else None,
+        "milliseconds_per_decision": milliseconds,
         "returns": returns.tolist(),
         "lengths": lengths.tolist(),
         "reference": None if reference is None else vars(reference),
@@ -64,25 +69,40 @@ def score(settings: DictConfig) -> float | None:
         "versions": versions(),
     }
     console.print(table(result, returns, lengths, reference))
+    if milliseconds is not None:
+        told = f"{milliseconds:.3g} ms per decision on {run.device}, of {agent.seeds} x 1 episodes"
+        told += told_error(
+            run, run.config.planner if agent.plans and not planned else settings.planner
+        )
+        console.print(told, highlight=False, soft_wrap=True)
     with unless_read_only(lambda line: console.print(line, highlight=False, soft_wrap=True)):
         write_json(run_dir / f"{name}.json", result)
         console.print(f"written: {run_dir / name}.json", highlight=False, soft_wrap=True)
     if settings.video:
         for seed in range(agent.seeds):
-            if planner is not None:
-                planner.restart()
-            path = run_dir / f"{'video' if planner is None else 'planned'}-seed{seed}.mp4"
-            record(facts.spec, policy_of_seed(policy, seed, agent.seeds), path, settings.seed)
+            path = run_dir / f"{'planned' if planned else 'video'}-seed{seed}.mp4"
+            record(facts.spec, policy_of_seed(begin(), seed, agent.seeds), path, settings.seed)
             console.print(f"written: {path}", highlight=False, soft_wrap=True)
-        if planner is None:
-            record_imagined_videos(run, policy, settings, console)
+        if not planned:
+            record_imagined_videos(run, settings, console)
     mean = returns.mean()
     return float(mean if reference is None else reference.normalise(mean))
 
 
-def record_imagined_videos(
-    run: SavedRun, policy: Policy, settings: DictConfig, console: Console
-) -> None:
+def told_error(run: SavedRun, planner: DictConfig) -> str:
+    """How far the run's world model is off some steps ahead, none further than plans look."""
+    known = read_optional(run.directory / "world_model.json", complaint_of_measurements)
+    if "horizon" not in planner or "open_loop" not in known:
+        return ""
+    measured = known["open_loop"]
+    near = [at for at, steps in enumerate(measured["horizons"]) if steps <= planner.horizon]
+    errors = [own[near[-1]] for own in measured["mean"]["median"]]
+    shown = ", ".join("none" if each is None else f"{each:.2g}" for each in errors)
+    steps = measured["horizons"][near[-1]]
+    return f"; error of the world model after {steps} steps: {shown} standard deviations"
+
+
+def record_imagined_videos(run: SavedRun, settings: DictConfig, console: Console) -> None:
     """Record what the run's world model imagines beside the truth, where it has a model."""
     model, seeds = run.load_part("world_model"), run.agent.seeds
     if not isinstance(model, WorldModel):
@@ -92,9 +112,9 @@ def record_imagined_videos(
 
         def imagine(obs: np.ndarray, seed: int = seed) -> tuple[np.ndarray, np.ndarray]:
             start = torch.from_numpy(obs).expand(seeds, 1, -1)
-            return imagine_episodes(model, policy, start, settings.video_steps)[seed]
+            return imagine_episodes(model, run.begin(), start, settings.video_steps)[seed]
 
-        own = policy_of_seed(policy, seed, seeds)
+        own = policy_of_seed(run.begin(), seed, seeds)
         try:
             record_beside(run.spec, own, imagine, path, settings.seed, settings.video_steps)
         except Mistake as error:  # there is nothing to draw, for any seed

@@ -1,9 +1,11 @@
 """What every agent is: S independent learners side by side, updated by one call."""
 
 from abc import ABC, abstractmethod
+from functools import partial
+from itertools import chain
 
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor, device, nn
 
 from reverie.agents.layers import Activation, Layer, perceptron_layers
 from reverie.datasets.columns import with_taken
@@ -11,7 +13,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
-from reverie.world_models.base import WorldModel
+from reverie.world_models.base import Policy, WorldModel
 from reverie.world_models.networks import BatchedMLP
 
 
@@ -30,17 +32,24 @@ class Agent(nn.Module, ABC):
         imitates: whether it clones actions, or its actor is cloned first; its rows then say which
             steps of a chunk were taken.
         gains_by_compiling: whether its updates become faster on a CPU too (`benchmarks.speed`).
+        plans: whether it searches a plan at each state, which takes too long for thousands of them.
     """
 
     discount: float = 1.0
     imitates: bool = False
     gains_by_compiling: bool = True
+    plans: bool = False
 
     def __init__(self, *, spec: Spec, seeds: int) -> None:
         super().__init__()
         if seeds < 1:
             raise Mistake(f"seeds must be at least 1, got {seeds}")
         self.spec, self.seeds = spec, seeds
+
+    @property
+    def device(self) -> device:
+        """Where its tensors are."""
+        return next(chain(self.parameters(), self.buffers())).device
 
     def prepare(self, data: Dataset) -> None:
         """Take statistics of the dataset into buffers, once, before the first update.
@@ -91,6 +100,13 @@ class Agent(nn.Module, ABC):
     ) -> Float[Tensor, "S B A"]:
         """Actions in [-1, 1]; deterministic ones are those an evaluation uses."""
 
+    def begin(self) -> Policy:
+        """The deterministic policy of new episodes, which are at the same step at any time.
+
+        By default `act`, which remembers nothing.
+        """
+        return partial(self.act, deterministic=True)
+
     def moments(
         self, obs: Float[Tensor, "S B D"]
     ) -> tuple[Float[Tensor, "S B A"], Float[Tensor, "S B A"] | None]:
@@ -103,7 +119,7 @@ class Agent(nn.Module, ABC):
         """
         raise Mistake(
             f"{type(self).__name__} does not tell mean and std of its actions, which guidance "
-            "needs; set guidance=none"
+            "and planners ask for; set guidance=none, or planner=none"
         )
 
     def policy_layers(self, seed: int) -> list[Layer]:

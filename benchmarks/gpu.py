@@ -46,7 +46,7 @@ from reverie.datasets.replay import Mixture, Replay
 from reverie.training.compilation import pick_device, wrapper
 from reverie.training.files import write_json
 from reverie.training.launch.mistakes import one_line_errors
-from reverie.training.launch.options import build_option, load_option, options
+from reverie.training.launch.options import build_option, learners, load_option
 
 LIMIT = 480.0
 """Seconds of a call; a lent machine is given back then."""
@@ -181,7 +181,7 @@ def diffusion(effort: Effort, device: torch.device, compiling: bool) -> dict[str
 
 def agreement(effort: Effort, device: torch.device) -> dict[str, Any]:
     """Differences of every agent's parameters from the CPU's, after updates by the same numbers."""
-    found = {option: differs(option, effort, device) for option in options("agent")}
+    found = {option: differs(option, effort, device) for option in learners()}
     return {"largest": found, "tolerance": TOLERANCE, "holds": max(found.values()) <= TOLERANCE}
 
 

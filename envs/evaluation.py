@@ -1,9 +1,11 @@
 """Returns of policies in the true environment, all seeds and episodes side by side."""
 
 import logging
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from statistics import median
 
 import gymnasium
 import numpy as np
@@ -163,6 +165,18 @@ def episode_returns(
     """Returns and lengths of one evaluation; see `Evaluator` for many of the same task."""
     with closing(Evaluator(spec=spec, seeds=seeds, episodes=episodes)) as evaluator:
         return evaluator.episode_returns(policy, seed)
+
+
+@torch.no_grad()
+def time_decisions(policy: Policy, spec: Spec, seeds: int, calls: int = 20) -> float:
+    """Milliseconds of one decision in one episode of each seed: the median of so many calls."""
+    obs = torch.zeros(seeds, 1, spec.obs_dim)
+    seconds = []
+    for _ in range(calls + 1):
+        begun = time.perf_counter()
+        policy(obs)
+        seconds.append(time.perf_counter() - begun)
+    return median(seconds[1:]) * 1e3  # the first one makes ready
 
 
 class _HoldAfterEnd(gymnasium.Wrapper):

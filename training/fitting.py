@@ -151,7 +151,7 @@ def draw_dreams(
     data: Dataset,
     directory: Path,
     *,
-    policy: Policy,
+    policy: Policy | None,
     seeds: int,
     title: str,
 ) -> None:

@@ -272,8 +272,8 @@ class Run:
         if changes is not None:
             changes.count, changes.then = state.count, self._prepare_sources
             changes.compile(compile)
-        first = 0
-        if saved.is_file():
+        first, fresh = 0, not saved.is_file()
+        if not fresh:
             first = state.resume(saved)
             if changes is not None:  # the model is that of the checkpoint now
                 self._prepare_sources()
@@ -287,7 +287,7 @@ class Run:
         with stage(self.label, self.updates, console, first) as shown:
             self.tracker.start(folder, self.settings, first)
             try:
-                if self.evaluate_first and first == 0:
+                if self.evaluate_first and fresh:
                     self._evaluate(0, state, shown)
                 train(
                     self.agent,
@@ -304,6 +304,8 @@ class Run:
                     on_update=shown.advance_to,
                     model_updates=changes,
                 )
+                if fresh and not self.updates and self.periods.checkpoint:
+                    state.save(saved, 0)  # which no update did
             finally:
                 self.tracker.close()
                 if self.evaluator is not None:
@@ -371,7 +373,7 @@ class Run:
                 part.model,
                 self.data,
                 directory,
-                policy=policy,
+                policy=None if self.agent.plans else policy,  # 96 dreams of 200 steps
                 seeds=self.agent.seeds,
                 title=f"{self.name} on {self.data.name}",
             )
@@ -389,7 +391,11 @@ class Run:
             steps = self.steps_before + self.online.source.taken * self.data.spec.chunk
             log.write(update, {"env_steps": [steps] * self.agent.seeds})
         if self.evaluator is not None:
-            episodes = self.evaluator.run(self.policy, seed, self.agent.discount)
+            begun = self.agent.begin()
+            with side_stream(seed, self.device):  # of plans; agents draw nothing
+                episodes = self.evaluator.run(
+                    lambda obs: begun(obs.to(self.device)).cpu(), seed, self.agent.discount
+                )
             mean, reference = episodes.returns.mean(1), self.data.reference
             scores = None if reference is None else reference.normalise(mean).tolist()
             log.record_evaluation(update, mean.tolist(), scores)

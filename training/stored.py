@@ -41,6 +41,24 @@ def read_settings(path: Path, remedy: str = "restore it") -> dict[str, Any]:
     return _read(path, LARGEST_SETTINGS, remedy, lambda text: yaml.load(text, _PlainLoader))
 
 
+def read_optional(
+    path: Path, complain: Callable[[Mapping[str, Any]], str | None]
+) -> dict[str, Any]:
+    """A file that a run may lack; damaged ones are named.
+
+    Raises:
+        Mistake: the file is damaged.
+    """
+    if not path.is_file():
+        return {}
+    remedy = "restore it, or delete it to do without"
+    record = read_record(path, remedy)
+    wrong = complain(record)
+    if wrong is not None:
+        raise damaged(path, wrong, remedy)
+    return record
+
+
 def read_record(path: Path, remedy: str = "restore it") -> dict[str, Any]:
     """A JSON file of ours: an object whose numbers are finite and of 64 bits.
 

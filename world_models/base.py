@@ -4,7 +4,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,6 +23,24 @@ Moments = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
 Critics = Callable[[Tensor, Tensor], Tensor | None]
 """Every critic's estimate `[S, N, B]` of `obs [S, B, D]` and `action [S, B, A]`; None without."""
+
+
+@runtime_checkable
+class Plans(Protocol):
+    """What acts by plans, as an agent that learns nothing sees it.
+
+    Attributes:
+        discount: per action, of what plans earn.
+    """
+
+    discount: float
+
+    def plan(self, obs: Tensor) -> Tensor:
+        """Plans `[S, P, H, A]` from `obs [S, P, D]` alone, on the device."""
+
+    def restart(self) -> Policy:
+        """A policy of new episodes, whose plans go on from each other."""
+
 
 TerminationRule = Callable[[Tensor, Tensor, Tensor], Tensor]
 """`(obs [*, D], action [*, A], next_obs [*, D]) -> terminated [*]`, raw units."""
@@ -110,11 +128,13 @@ class WorldModel(Fitted):
     Attributes:
         compiles: whether rollouts in it may be compiled: its `step` stays on the device.
         differentiable: whether gradients of `step` reach the observation and the action.
+        draws: whether `step` draws random numbers, so that `expect` must be one of its own.
         record: of the exogenous observations, None where there are none or no record is known.
     """
 
     compiles: bool = True
     differentiable: bool = True
+    draws: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,15 +168,16 @@ class WorldModel(Fitted):
         state: Tensor | None = None,
         *,
         sampled: bool = False,
+        expected: bool = False,
     ) -> Step:
-        """`step` of a rollout, or `sample`, with the exogenous observations of the record.
+        """`step` of a rollout, `sample` or `expect`, with the exogenous observations of the record.
 
         Whether the outcome terminates is the model's judgement of its own prediction.
 
         Args:
             state: what `begin` or the outcome before gave; None begins.
         """
-        propose = self.sample if sampled else self.step
+        propose = self.sample if sampled else self.expect if expected else self.step
         if self.record is None:
             return propose(obs, action, candidates, state)
         state = self.begin(obs) if state is None else state
@@ -207,6 +228,15 @@ class WorldModel(Fitted):
         """`step`, of a model that knows how unsure it is spread accordingly.
 
         For pictures of what the model holds possible, where rollouts want its best guess.
+        """
+        return self.step(obs, action, candidates, state)
+
+    def expect(
+        self, obs: Tensor, action: Tensor, candidates: int = 1, state: Tensor | None = None
+    ) -> Step:
+        """`step` without random numbers: equal actions have equal outcomes, so plans compare.
+
+        By default `step` itself, of a model that draws none.
         """
         return self.step(obs, action, candidates, state)
 

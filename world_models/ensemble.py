@@ -78,6 +78,7 @@ class ProbabilisticEnsemble(WorldModel):
     stopped waits for the others, its weights, bounds and elites as they were.
     """
 
+    draws = True
     elite_members: Tensor
     fitted: Tensor
     held: Tensor
@@ -454,6 +455,30 @@ class ProbabilisticEnsemble(WorldModel):
             next_obs=next_obs.reshape(candidates, *shape, -1),
             reward=sample[..., -1].reshape(candidates, *shape),
             terminated=ended.reshape(candidates, *shape),
+            uncertainty=self._uncertainty(obs, action, mean, std).reshape(shape),
+        )
+
+    def expect(
+        self,
+        obs: Float[Tensor, "S B D"],
+        action: Float[Tensor, "S B A"],
+        candidates: int = 1,
+        state: Tensor | None = None,
+    ) -> Step:
+        """The mean of the elites' means, `candidates` times over; see `step`."""
+        if state is not None:
+            raise ValueError("an ensemble carries no state between steps; pass state=None")
+        shape = obs.shape[:-1]
+        obs, action = self._by_replica(obs), self._by_replica(action)
+        mean, std = self.all_members(obs, action)
+        index = self.elite_members[..., None, None].expand(-1, -1, *mean.shape[2:])
+        centre = mean.gather(1, index).mean(1).unsqueeze(0)  # [1, L, B, D + 1]
+        next_obs = obs + centre[..., :-1]
+        ended = self.termination(obs.unsqueeze(0), action.unsqueeze(0), next_obs)
+        return Step(
+            next_obs=next_obs.reshape(1, *shape, -1).expand(candidates, *shape, -1),
+            reward=centre[..., -1].reshape(1, *shape).expand(candidates, *shape),
+            terminated=ended.reshape(1, *shape).expand(candidates, *shape),
             uncertainty=self._uncertainty(obs, action, mean, std).reshape(shape),
         )
 

@@ -1,16 +1,15 @@
 """What must hold for every agent. A new agent joins by its YAML in `conf/agent/`."""
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
 from hydra.utils import get_class
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from reverie.training.launch.options import read_option
+from reverie.training.launch.options import learners, read_option
 
-AGENTS = sorted(path.stem for path in Path("conf/agent").glob("*.yaml"))
+AGENTS = learners()
 IMITATORS = {"bc", "rvs"}  # look at no successor
 
 

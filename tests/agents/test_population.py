@@ -1,27 +1,25 @@
 """A seed with a number of its own learns as in a run where all seeds have that number."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from hydra.utils import get_class
 
 from reverie.settings import parameters
-from reverie.training.launch.options import read_option
+from reverie.training.launch.options import learners, read_option
 from reverie.training.population import differs_by_seed
 from reverie.world_models.per_seed import as_list, as_tensor, set_per_seed
 
 
 def supporting():
     """Every number that seeds may differ in, with an agent whose class declares it."""
-    for path in sorted(Path("conf/agent").glob("*.yaml")):
-        settings = read_option(f"agent/{path.stem}")
+    for agent in learners():
+        settings = read_option(f"agent/{agent}")
         cls = get_class(settings["_target_"])
         inherited = parameters(cls.__base__)
         for name, parameter in parameters(cls).items():
             declared = differs_by_seed(parameter.annotation)
-            if declared and name not in inherited and path.stem != "ravl":  # EDAC's class
-                yield path.stem, name, settings[name]
+            if declared and name not in inherited and agent != "ravl":  # EDAC's class
+                yield agent, name, settings[name]
 
 
 PAIRS = [pytest.param(*found, id="-".join(found[:2])) for found in supporting()]

@@ -6,7 +6,6 @@ No shape checker, no code made.
 import sys
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import torch
 from hydra.utils import get_class, instantiate
@@ -16,7 +15,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.replay import Mixture, Replay
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
-from reverie.training.launch.options import read_option
+from reverie.training.launch.options import learners, read_option
 
 SPEC = Spec(env_id=None, obs_dim=3, action_dim=2, action_low=(-1, -1), action_high=(1, 1))
 SEEDS, ROWS, UPDATES = 2, 50, 4
@@ -87,8 +86,7 @@ def learn(option: str, wrap) -> dict[str, torch.Tensor]:
 
 def main() -> None:
     torch._dynamo.config.trace_autograd_ops = True
-    agents = sorted(path.stem for path in Path("conf/agent").glob("*.yaml"))
-    for option in sys.argv[1:] or [*agents, *REGULARISED]:
+    for option in sys.argv[1:] or [*learners(), *REGULARISED]:
         graphs = []
 
         def count(graph, inputs, graphs=graphs):

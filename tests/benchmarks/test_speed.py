@@ -33,7 +33,7 @@ from reverie.benchmarks.speed.quantities import (
 from reverie.benchmarks.speed.same_weights import layers_of
 from reverie.benchmarks.speed.timing import Contender, Rates, race
 from reverie.mistake import Mistake
-from reverie.training.launch.options import options
+from reverie.training.launch.options import learners
 from reverie.world_models.filters import UncertaintyPenalty
 from reverie.world_models.optimiser import Adam
 from reverie.world_models.sources import BranchedRollouts
@@ -67,7 +67,7 @@ def test_the_plain_agent_learns_what_ours_learns(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", options("agent"))
+@pytest.mark.parametrize("name", learners())
 def test_every_agent_is_built_and_its_operations_are_counted(name):
     sizes = Sizes(batch=8, stored_rows=2000, many_seeds=2, starts=10, horizon=2, matrix=64)
     quantity = agent_updates(name, 1, sizes, CPU, False)

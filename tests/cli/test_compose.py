@@ -16,7 +16,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.envs.specs import Spec
 from reverie.settings import parameters
 from reverie.training.launch.compose import arguments, build_streams, is_chosen, real_rows
-from reverie.training.launch.options import read_option
+from reverie.training.launch.options import learners, read_option
 from reverie.training.launch.requirements import require_parts_fit
 from reverie.world_models.base import Fitted, WorldModel
 from reverie.world_models.ensemble import ProbabilisticEnsemble
@@ -108,7 +108,7 @@ COMBINATIONS = [
         "filter": filter_,
     }
     for agent, world_model, source, filter_ in product(
-        options("agent"), options("world_model"), options("source"), options("filter")
+        learners(), options("world_model"), options("source"), options("filter")
     )
     if filter_ == "none" or agent == "sac"  # a filter never sees the agent
     for simulator in (options("simulator") if source == "simulator" else ["none"])
@@ -212,6 +212,7 @@ def test_no_hyperparameter_hides_in_python():
         "online",
         "model_updates",
         "pretraining",
+        "planner",
     ):
         for option in options(group):
             if option == "none" and group != "filter":
@@ -227,7 +228,7 @@ def test_no_hyperparameter_hides_in_python():
 
 @pytest.mark.parametrize(
     ("agent", "regulariser"),
-    some(list(product(options("agent"), [o for o in options("regulariser") if o != "none"])), 5),
+    some(list(product(learners(), [o for o in options("regulariser") if o != "none"])), 5),
 )
 def test_a_regulariser_joins_every_agent_that_has_critics(make_batch, agent, regulariser):
     chosen = (f"agent={agent}", "dataset=builtin/hopper-random")

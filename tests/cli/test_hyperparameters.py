@@ -12,7 +12,14 @@ from reverie.envs.specs import Spec
 from reverie.settings import parameters
 from reverie.training.launch.hyperparameters import compose_run, settle
 from reverie.training.launch.mistakes import expand_glob
-from reverie.training.launch.options import CONF, one_spelling, options, read_option, tuned
+from reverie.training.launch.options import (
+    CONF,
+    learners,
+    one_spelling,
+    options,
+    read_option,
+    tuned,
+)
 from reverie.training.run_directory import flat, run_directory
 from tests.cases import some, some_of_each
 
@@ -150,7 +157,7 @@ def test_numbers_for_one_model_leave_another_alone(algorithm, dataset):
     instantiate(settings)(spec=SPEC, seeds=1, seed=0)
 
 
-AGENTS = options("agent")
+AGENTS = learners()
 
 
 @pytest.mark.parametrize(("algorithm", "agent"), some(list(product(["darc", "pgd"], AGENTS)), 5))

@@ -344,7 +344,7 @@ def test_help_explains_itself_to_a_newcomer_on_two_screens(command):
         assert expected in text, expected
     assert len(text.splitlines()) <= 75 and max(map(len, text.splitlines())) <= 100
     for group in (path.name for path in CONF.iterdir() if path.is_dir()):
-        listed = group not in ("hydra", "tuned", "limits", "planner", "discriminators")
+        listed = group not in ("hydra", "tuned", "limits", "discriminators")
         assert (f"\n{group} " in text) == listed, group
     assert "run=RUN_DIRECTORY" in command("evaluate.py", "--help").stdout
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -20,8 +20,10 @@ from torch import Tensor
 
 from reverie.agents.base import Agent
 from reverie.training import loop
+from reverie.training.launch.compose import asked_by_planner
 from reverie.training.launch.options import build_option, read_option
 from reverie.training.run import Run
+from reverie.world_models.base import WorldModel
 from reverie.world_models.diffusion.planner import Planner
 from reverie.world_models.diffusion.source import GeneratedTransitions
 from reverie.world_models.simulator import PerturbedSimulator
@@ -65,9 +67,24 @@ def act_on(ghost: device.Ghost, run: Run) -> None:
         action = agent.act(there, deterministic=True)
         agent.values(there, action)
         agent.moments(there)
+    part = run.parts.get("world_model")
+    if part is not None and part.model.compiles:  # which stays on the device
+        plan_in_model(ghost, part.model, agent, there)
     for source in run.sources.values():
         if isinstance(source, GeneratedTransitions) and source.generator.records.squashed:
             plan(ghost, source, agent, obs)
+
+
+def plan_in_model(ghost: device.Ghost, model: WorldModel, agent: Agent, there: Tensor) -> None:
+    asked = asked_by_planner(agent)
+    asked["value_discount"] = 0.99
+    small = {"horizon": 2, "samples": 8, "elites": 3, "policy_samples": 2, "penalty": 1.0}
+    planner = build_option(
+        *("planner", "mppi"), changes=small, spec=agent.spec, model=model, behaviour=None, **asked
+    )
+    with ghost.watched():
+        ahead = planner.plan(there)
+        planner.plan(there, ahead, ahead[..., 0, :])
 
 
 def plan(ghost: device.Ghost, source: GeneratedTransitions, agent: Agent, obs: Tensor) -> None:

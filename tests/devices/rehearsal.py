@@ -124,7 +124,7 @@ WIDTHS = {"hidden", "player_hidden", "width", "members", "elites", "critics", "b
 @cache
 def names() -> list[str]:
     """Compositions by name: presets, options that no preset has, and variants of both."""
-    presets = options("algorithm")
+    presets = [each for each in options("algorithm") if each != "mpc"]  # nothing is learned
     covered = set().union(*map(_chosen, presets))
     found = [
         f"{group}/{option}" for group in HOSTS for option in options(group) if option != "none"

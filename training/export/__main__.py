@@ -105,7 +105,7 @@ def export(settings: DictConfig) -> dict[str, Measured]:
     for folder in folders.values():
         require_replaceable(folder)
     run = load_run(run_dir, "cpu", allow=settings.allow)
-    if run.update == 0:
+    if run.update == 0 and not run.agent.plans:
         raise Mistake(f"{run_dir} has not been trained yet; run its training command to the end")
     summary = summary_of(run)
     seed, why = choose_seed(run.agent.seeds, settings.seed, summary)

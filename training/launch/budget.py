@@ -74,6 +74,8 @@ def told_budget(
         typed: what stands on the command line.
         called: what the dataset is called where it was made in Python.
     """
+    if not updates:  # of plans, which no budget limits
+        return None
     names = [str(choices[group]) for group in ("budget", "algorithm", "dataset")]
     budget, why = choose_budget(names[0], names[1], names[2], called)
     if names[0] == AUTO and budget == PAPER and names[2] in tuned(names[1]):

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
 from reverie.agents.base import Agent
+from reverie.agents.planning import Planning
 from reverie.datasets import transforms
 from reverie.datasets.cache import cache_at, cache_root
 from reverie.datasets.check.report import problems
@@ -44,8 +45,9 @@ from reverie.training.probes.value_gap import ValueGap
 from reverie.training.probes.values import ValueProbe
 from reverie.training.run import Run
 from reverie.training.seeding import seed_everything, side_stream
-from reverie.world_models.base import WorldModel
+from reverie.world_models.base import Fitted, WorldModel
 from reverie.world_models.model_updates import ModelUpdates
+from reverie.world_models.mpc import ModelPredictivePlanner
 from reverie.world_models.sources import RolloutSource
 
 Builder = type | partial
@@ -84,6 +86,10 @@ def build_run(
     parts = {group: build_part(config, group, data.spec, device) for group in chosen_parts(config)}
     models: dict[str, Any] = {group: part.model for group, part in parts.items()}
     learner.attach(models.get("world_model"))
+    if isinstance(learner, Planning):
+        learner.plan_by(
+            build_planner(config.planner, data.spec, models["world_model"], models.get("behaviour"))
+        )
     pretraining = build_pretraining(config, learner)
     if pretraining is not None:
         learner.imitates = True  # before the rows are made, which then say what was taken
@@ -122,6 +128,7 @@ def build_run(
         value_gap=gap,
         verdict=verdict,
         initialisation=build_initialisation(config),
+        evaluate_first=not config.updates,
         online=online,
         model_updates=build_adversary(config, learner, models, data, console)
         or build_refit(online, models, data, mixture, device),
@@ -267,6 +274,37 @@ def build_adversary(
             soft_wrap=True,
         )
     return made
+
+
+def build_planner(
+    settings: DictConfig,
+    spec: Spec,
+    model: WorldModel,
+    behaviour: Fitted | None,
+    agent: Agent | None = None,
+) -> ModelPredictivePlanner:
+    """A planner in a world model.
+
+    Args:
+        model, behaviour: fitted by the time it is asked for a plan; `behaviour` is a clone.
+        agent: proposes plans, and its critics value their ends; None for no agent.
+    """
+    return build(
+        "planner",
+        instantiate(settings),
+        spec=spec,
+        model=model,
+        behaviour=None if behaviour is None else behaviour.moments,
+        **asked_by_planner(agent),
+    )
+
+
+def asked_by_planner(agent: Agent | None) -> dict[str, Any]:
+    """What a planner asks of an agent, or of none."""
+    if agent is None:
+        return {"moments": None, "critics": None, "value_discount": 1.0}
+    critics = None if type(agent).values is Agent.values else agent.values
+    return {"moments": agent.moments, "critics": critics, "value_discount": agent.discount}
 
 
 def build_pretraining(config: DictConfig, agent: Agent) -> Cloning | None:
@@ -422,7 +460,7 @@ def build_verdict(config: DictConfig, data: Dataset, agent: Agent) -> Verdict | 
     for fit in (settings["fqe"], settings["doubly_robust"]):
         fit["updates"] = min(fit["updates"], most)
     verdict = judge_by(settings)
-    with side_stream(config.seed, next(agent.parameters()).device):
+    with side_stream(config.seed, agent.device):
         verdict.require_settings(data.spec, agent.act, agent.seeds, agent.discount)
     return verdict
 

@@ -57,6 +57,11 @@ def options(group: str) -> list[str]:
     return sorted(names | {row.relative_to(group).as_posix() for row in rows})
 
 
+def learners() -> list[str]:
+    """Options of `agent` that learn."""
+    return [name for name in options("agent") if name != "none"]
+
+
 def read_option(name: str, folders: Sequence[Path] = (CONF,)) -> dict[str, Any]:
     """An option with those that it builds on, as plain values: `read_option("agent/edac")`.
 

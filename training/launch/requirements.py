@@ -26,7 +26,7 @@ SETTINGS = {
     "name": str,
     "seed": Seed,
     "seeds": Count,
-    "updates": Count,
+    "updates": Whole,
     "batch_size": Count,
     "real_ratio": UnitInterval,
     "evaluate.every": Period,
@@ -51,6 +51,8 @@ SETTINGS = {
     "init_sha256": str | None,
 }
 """What the numbers of conf/train.yaml may be that no class takes."""
+PLANNING = "reverie.agents.planning.Planning"
+"""The agent that learns nothing."""
 KEEP_ALL = "reverie.world_models.filters.KeepAll"
 """The filter that does nothing."""
 
@@ -88,6 +90,7 @@ def require_parts_fit(config: DictConfig) -> None:
             f"pretraining=clone would train the actor of init={config.init} anew, on the recorded "
             "actions; set pretraining=none, or leave init out"
         )
+    require_plans_make_sense(config)
     dreams = is_chosen(config.source) or is_chosen(config.online)
     if config.agent.get("conservative_states") == "dreamed" and not dreams:
         raise Mistake(
@@ -119,10 +122,14 @@ def require_parts_fit(config: DictConfig) -> None:
         )
     for part in ("generator", "sampler", "guidance", "behaviour"):
         used = is_chosen(config.source) and part in arguments(config.source)
+        if part == "behaviour" and is_chosen(config.planner):
+            used = config.planner.get("proposals") == part
         if is_chosen(config[part]) and not used:
+            planned = part == "behaviour" and is_chosen(config.planner)
+            use = "planner.proposals=behaviour" if planned else "source=trajectories"
             raise Mistake(
-                f"a {part} is chosen, but the source does not use it; set source=trajectories, or "
-                f"{part}=none"
+                f"a {part} is chosen, but the {'planner' if planned else 'source'} does not use "
+                f"it; set {use}, or {part}=none"
             )
     generated = is_chosen(config.source) and "generator" in arguments(config.source)
     if config.generator is not None and not is_chosen(config.generator) and not generated:
@@ -158,6 +165,40 @@ def require_parts_fit(config: DictConfig) -> None:
             f"filter={config.filter._target_} judges steps of a world model, but {group}="
             f"{config[group]._target_} asks none for a step; set filter=none"
         )
+
+
+def require_plans_make_sense(config: DictConfig) -> None:
+    """Refuse plans beside an agent, nobody to act, and what only an agent could use."""
+    nobody = config.agent._target_ == PLANNING
+    if not nobody:
+        if is_chosen(config.planner):
+            raise Mistake(
+                "a planner acts where there is no agent; train with agent=none, as algorithm=mpc "
+                "does, or train as you do with planner=none and score plans in the run's world "
+                "model with python evaluate.py run=... planner=mppi"
+            )
+        if config.updates == 0:
+            raise Mistake(
+                "updates=0 trains no agent; raise it, or choose algorithm=mpc, which plans"
+            )
+        return
+    if not is_chosen(config.planner) or "model" not in arguments(config.planner):
+        raise Mistake(
+            "agent=none acts by plans in a world model; choose planner=mppi or planner=cem, or "
+            "another agent, for example agent=sac"
+        )
+    if not is_chosen(config.world_model):
+        raise Mistake(
+            "plans need a world model, but world_model=none; choose one, for example "
+            "world_model=ensemble"
+        )
+    if config.updates:
+        raise Mistake(f"agent=none learns nothing in updates={config.updates}; set updates=0")
+    for part in ("source", "online", "model_updates", "pretraining"):
+        if is_chosen(config[part]):
+            raise Mistake(f"{part} serves an agent that learns, and agent=none; set {part}=none")
+    if config.init is not None:
+        raise Mistake(f"init={config.init} has networks for an agent, and agent=none; leave it out")
 
 
 def require_model_can_change(config: DictConfig) -> None:

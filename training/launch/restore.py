@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from reverie.agents.base import Agent
+from reverie.agents.planning import Planning
 from reverie.datasets.dataset import Dataset
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
@@ -25,8 +26,14 @@ from reverie.training.checkpoint import Facts
 from reverie.training.compilation import pick_device
 from reverie.training.export.subject import choose_seed
 from reverie.training.fitting import FITTED, load_weights
-from reverie.training.launch import renamed
-from reverie.training.launch.compose import build_agent, build_part, is_chosen, load_dataset
+from reverie.training.launch import compose, renamed
+from reverie.training.launch.compose import (
+    arguments,
+    build_agent,
+    build_part,
+    is_chosen,
+    load_dataset,
+)
 from reverie.training.launch.mistakes import build, explain
 from reverie.training.launch.strangers import (
     named,
@@ -38,8 +45,9 @@ from reverie.training.results.summary import Series, read_series, read_summary
 from reverie.training.run_directory import CARRIED_OUT, CONFIG, METRICS, SUMMARY, flat
 from reverie.training.seeding import seed_everything
 from reverie.training.stored import damaged, read_settings
-from reverie.world_models.base import Fitted, WorldModel
+from reverie.world_models.base import Fitted, Policy, WorldModel
 from reverie.world_models.diffusion.planner import Planner
+from reverie.world_models.mpc import ModelPredictivePlanner
 
 _TABLES = ("reverie.datasets.tables", "reverie.datasets.readers.table")
 """Loggers of what reads tables."""
@@ -112,6 +120,11 @@ class SavedRun:
             finished = seeds > 1 and (self.directory / SUMMARY).is_file()
             seed, _ = choose_seed(seeds, None, self.summary if finished else {})
         return decide(self.policy, self.spec, obs, seeds=seeds, seed=seed)
+
+    def begin(self) -> Policy:
+        """The deterministic policy of new episodes, as `policy`, which are at the same step."""
+        begun = self.agent.begin()
+        return lambda obs: begun(obs.to(self.device)).cpu()
 
     def require_environment(self) -> None:
         """Refuse a run that knows no environment.
@@ -240,7 +253,10 @@ def load_run(
     config = OmegaConf.create(plain)
     agent = build_agent(config, facts.spec).to(place)
     update = checkpoint.load_agent(saved, agent, place)
-    return SavedRun(directory, config, agent, facts, update, place)
+    run = SavedRun(directory, config, agent, facts, update, place)
+    if isinstance(agent, Planning):
+        agent.plan_by(plan_in_model(run, config.planner))
+    return run
 
 
 _WRITTEN_ANEW = (
@@ -267,7 +283,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     for group in ("agent", "dataset"):
         if not isinstance(plain.get(group), dict):
             raise damaged(path, f"its {group} is {plain.get(group)!r}", _WRITTEN_ANEW)
-    for key, least in (("seed", 0), ("seeds", 1), ("updates", 1)):
+    plain.setdefault("planner", None)
+    for key, least in (("seed", 0), ("seeds", 1), ("updates", 0)):
         value = plain.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise damaged(path, f"its {key} is {value!r}", _WRITTEN_ANEW)
@@ -299,12 +316,32 @@ def _require_settings_of(path: Path, plain: Mapping[str, Any], facts: Facts) -> 
             )
 
 
-def build_planner(run: SavedRun, settings: DictConfig) -> Planner:
-    """A policy that plans by the generator of a finished run.
+def build_planner(run: SavedRun, settings: DictConfig) -> Planner | ModelPredictivePlanner:
+    """A policy that plans by what a finished run fitted: its world model, or its generator.
 
     Raises:
-        Mistake: the run fitted no generator, or its parts do not suit each other.
+        Mistake: the run fitted neither of the kind, or the parts do not suit each other.
     """
+    if "generator" in arguments(settings):
+        return plan_by_generator(run, settings)
+    return plan_in_model(run, settings)
+
+
+def plan_in_model(run: SavedRun, settings: DictConfig) -> ModelPredictivePlanner:
+    """Plans in the run's world model, with its agent's proposals and values if it has one."""
+    model = run.load_part("world_model")
+    if not isinstance(model, WorldModel):
+        raise Mistake(
+            f"{run.directory} keeps no fitted world model to plan in; train with a world_model, "
+            "such as algorithm=mpc, or set planner=none"
+        )
+    agent = None if isinstance(run.agent, Planning) else run.agent
+    behaviour = run.load_part("behaviour")
+    return compose.build_planner(settings, run.spec, model, behaviour, agent)
+
+
+def plan_by_generator(run: SavedRun, settings: DictConfig) -> Planner:
+    """Plans that the run's generator draws."""
     generator = run.load_part("generator")
     if generator is None:
         raise Mistake(

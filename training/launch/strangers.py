@@ -31,6 +31,7 @@ from reverie.world_models.diffusion.warm_start import WarmStart
 from reverie.world_models.filters import TransitionFilter
 from reverie.world_models.model_updates import ModelUpdates
 from reverie.world_models.morec.game import DynamicsGame
+from reverie.world_models.mpc import ModelPredictivePlanner
 from reverie.world_models.simulator import Simulator
 from reverie.world_models.sources import RolloutSource
 from reverie.world_models.termination import Termination
@@ -56,6 +57,7 @@ KINDS: dict[str, type] = {
     "online": Online,
     "model_updates": ModelUpdates,
     "pretraining": Cloning,
+    "planner": ModelPredictivePlanner,
     "logger": Tracker,
 }
 """Of what a setting builds, by its key: a class derived from this one."""

@@ -56,6 +56,12 @@ def evaluate(settings: DictConfig) -> None:
     torch.set_num_threads(threads(settings.threads))
     run_dir = Path(settings.run).expanduser()
     run = load_run(run_dir, settings.device, settings.seed, settings.allow)
+    if run.agent.plans and settings.fqe.updates:
+        raise Mistake(
+            f"{run_dir} plans at every state, and fitted Q evaluation would ask it for "
+            f"{settings.fqe.updates} x {settings.fqe.batch_size} plans; set fqe.updates=0, which "
+            "leaves rollouts in its model, or score it with evaluate.py"
+        )
     if not 0 < (run.agent.discount if settings.discount is None else settings.discount) < 1:
         raise Mistake(
             f"the agent of {run_dir} has no discount below 1, so its policy has no value without "

@@ -45,7 +45,7 @@ class ValueGap:
         self.agent, self.model = agent, model
         first = data.first_rows
         chosen = torch.linspace(0, len(first) - 1, starts).round().long()
-        device = next(agent.parameters()).device
+        device = agent.device
         self.starts = data.transitions.obs[first[chosen]].to(device)
         self.steps = int(data.episode_lengths.max())
         recorded = data.returns[data.whole]

@@ -1,7 +1,7 @@
 """Finished runs read from their directories, and which of them repeat one another."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from reverie.training.population import settings_of_seed
 from reverie.training.results.shape import complaint_of_evaluation, complaint_of_measurements
 from reverie.training.results.summary import OfAnother, read_metrics, read_summary
 from reverie.training.run_directory import CARRIED_OUT, CONFIG, MARKER, METRICS, SUMMARY, flat
-from reverie.training.stored import damaged, read_record, read_settings
+from reverie.training.stored import damaged, read_optional, read_settings
 
 Series = Mapping[str, Mapping[int, tuple[list[int], list[float]]]]
 """{metric: {seed: (updates, values)}}."""
@@ -169,8 +169,8 @@ def read(directory: Path) -> Run:
         summary=summary,
         settings=settings,
         metrics=metrics,
-        world_model=_record(directory / "world_model.json", complaint_of_measurements),
-        evaluation=_record(directory / "evaluation.json", complaint_of_evaluation),
+        world_model=read_optional(directory / "world_model.json", complaint_of_measurements),
+        evaluation=read_optional(directory / "evaluation.json", complaint_of_evaluation),
         # Not one that is being written, nor one that lies elsewhere.
         videos=sorted(
             path for path in directory.glob("[!.]*.mp4") if path.is_file() and not path.is_symlink()
@@ -305,19 +305,3 @@ def _of_replica(measured: Mapping[str, Any], replica: int) -> dict[str, Any]:
             several = isinstance(value, list) and name not in _SHARED and len(value) > replica
             found[name] = value[replica : replica + 1] if several else value
     return found
-
-
-def _record(path: Path, complain: Callable[[Mapping[str, Any]], str | None]) -> dict[str, Any]:
-    """A file that a run may lack; damaged ones are named.
-
-    Raises:
-        Mistake: the file is damaged.
-    """
-    if not path.is_file():
-        return {}
-    remedy = "restore it, or delete it to do without"
-    record = read_record(path, remedy)
-    wrong = complain(record)
-    if wrong is not None:
-        raise damaged(path, wrong, remedy)
-    return record

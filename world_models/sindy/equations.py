@@ -114,6 +114,12 @@ class SparseEquations(WorldModel):
         """The outcome of a random member for each row and candidate."""
         return self._step(obs, action, candidates, "member")
 
+    def expect(
+        self, obs: Tensor, action: Tensor, candidates: int = 1, state: Tensor | None = None
+    ) -> Step:
+        """The median's outcome, `candidates` times over, whatever `prediction` is."""
+        return self._step(obs, action, candidates, "median")
+
     def _step(self, obs: Tensor, action: Tensor, candidates: int, prediction: str) -> Step:
         values, uncertainty = self._predict(obs, action)  # [S, 1 + E, B, D + 1]
         if prediction == "median":
