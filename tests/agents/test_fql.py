@@ -328,18 +328,29 @@ def test_two_ways_to_act_are_both_kept(make_agent):
 
 
 @pytest.mark.slow
-def test_critics_do_not_take_one_of_two_ways_from_the_policy(make_agent):
-    """The ways pay 1 and 0.5, what lies between them -1: each keeps 0.4 of the policy's mass."""
-    torch.manual_seed(0)
-    rates = {"actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3}
-    agent = make_agent("fql", spec=LINE, hidden=[64, 64], alpha=3.0, updates=3000, **rates)
-    nothing, real = torch.zeros(1, 256, 1), torch.ones(1, 256, dtype=torch.bool)
-    for _ in range(3000):
-        side = torch.where(torch.rand(1, 256, 1) < 0.5, 0.7, -0.7)
-        action = side + 0.05 * torch.randn(1, 256, 1)
+@pytest.mark.parametrize("lesser", [0.5, 1.0])
+def test_critics_do_not_take_one_of_two_ways_from_the_policy(make_agent, lesser):
+    """What lies between pays -1. Each way keeps 0.4 of the mass; one mean of equal ways pays -1."""
+
+    def reward_of(action):
         near = ((action - way).abs() < 0.2 for way in (0.7, -0.7))
-        reward = sum(pay * each for pay, each in zip((2.0, 1.5), near, strict=True)) - 1
-        agent.update(Transition(nothing, action, reward[..., 0], nothing, real, real))
-    found = agent.act(torch.zeros(1, 20_000, 1))
+        return sum(pay * each for pay, each in zip((2.0, 1 + lesser), near, strict=True)) - 1
+
+    def train(name, **given):
+        torch.manual_seed(0)
+        rates = {"actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3}
+        agent = make_agent(name, spec=LINE, hidden=[64, 64], updates=3000, **rates, **given)
+        nothing, real = torch.zeros(1, 256, 1), torch.ones(1, 256, dtype=torch.bool)
+        for _ in range(3000):
+            side = torch.where(torch.rand(1, 256, 1) < 0.5, 0.7, -0.7)
+            action = side + 0.05 * torch.randn(1, 256, 1)
+            reward = reward_of(action)[..., 0]
+            agent.update(Transition(nothing, action, reward, nothing, real, real))
+        return agent
+
+    found = train("fql", alpha=3.0).act(torch.zeros(1, 20_000, 1))
     for way in (0.7, -0.7):
         assert float(((found - way).abs() < 0.2).float().mean()) >= 0.4
+    if lesser == 1.0:
+        mean = train("td3_bc").act(torch.zeros(1, 1, 1), deterministic=True)
+        assert float(reward_of(mean)) == -1 and float(reward_of(found).mean()) > 0.5
