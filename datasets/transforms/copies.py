@@ -8,6 +8,8 @@ import numpy as np
 
 from reverie.datasets.arrays import stretches_of
 from reverie.datasets.dataset import Dataset
+from reverie.envs.specs import Spec
+from reverie.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -59,28 +61,31 @@ def find_copies(data: Dataset) -> Pairs:
 
 
 def with_copies(data: Dataset) -> Dataset:
-    """The dataset whose spec tells the copies that `find_copies` finds, and says how many."""
+    """The dataset whose spec tells the copies that `find_copies` finds."""
     found = find_copies(data)
-    if found:
-        log.info("dataset %s: %s", data.name, describe(found, data.spec.obs_dim))
-    else:
+    if not found:
         log.warning(
             "dataset.copies=auto found no column of %s that copies another one of the row before",
             data.name,
         )
-    return replace(data, spec=replace(data.spec, copies=found))
+        return data
+    spec = replace(data.spec, copies=found)
+    return replace(data, spec=spec, origin={**data.origin, "copies": describe_copies(spec)})
 
 
-def describe(copies: Pairs, obs_dim: int) -> str:
-    """Pairs in words, runs together: `columns 3..27 copy columns 2..26`."""
+def describe_copies(spec: Spec) -> str:
+    """The copies of a spec in words, runs together: `columns 3..27 copy columns 2..26`."""
+    obs = [printable(name) for name in spec.obs_names] or [*map(str, range(spec.obs_dim))]
+    actions = [printable(name) for name in spec.action_names]
+    actions = actions or [*map(str, range(spec.action_dim))]
     return ", ".join(
-        f"{_run('column', columns)} {'copy' if len(columns) > 1 else 'copies'} "
+        f"{_run('column', obs, columns)} {'copy' if len(columns) > 1 else 'copies'} "
         + (
-            _run("column", sources)
-            if sources[0] < obs_dim
-            else _run("action", [each - obs_dim for each in sources])
+            _run("column", obs, sources)
+            if sources[0] < spec.obs_dim
+            else _run("action", actions, [each - spec.obs_dim for each in sources])
         )
-        for columns, sources in _runs(copies, obs_dim)
+        for columns, sources in _runs(spec.copies, spec.obs_dim)
     )
 
 
@@ -89,8 +94,8 @@ def _runs(copies: Pairs, obs_dim: int) -> Iterator[tuple[list[int], list[int]]]:
     columns: list[int] = []
     sources: list[int] = []
     for column, source in copies:
-        goes_on = columns and (column, source) == (columns[-1] + 1, sources[-1] + 1)
-        if columns and not (goes_on and source != obs_dim):
+        follows = columns and (column, source) == (columns[-1] + 1, sources[-1] + 1)
+        if columns and (not follows or source == obs_dim):
             yield columns, sources
             columns, sources = [], []
         columns.append(column)
@@ -99,7 +104,7 @@ def _runs(copies: Pairs, obs_dim: int) -> Iterator[tuple[list[int], list[int]]]:
         yield columns, sources
 
 
-def _run(what: str, indices: list[int]) -> str:
+def _run(what: str, names: list[str], indices: list[int]) -> str:
     if len(indices) == 1:
-        return f"{what} {indices[0]}"
-    return f"{what}s {indices[0]}..{indices[-1]}"
+        return f"{what} {names[indices[0]]}"
+    return f"{what}s {names[indices[0]]}..{names[indices[-1]]}"
