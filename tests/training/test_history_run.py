@@ -212,3 +212,9 @@ def test_a_collection_is_of_whole_single_observations():
         config = compose_command("collect", env_id="Pendulum-v1", dataset={name: value})
         with pytest.raises(Mistake, match=rf"^dataset\.{name}=.* must be null"):
             require_sense(OmegaConf.to_container(config, resolve=True))
+
+
+def test_a_run_is_not_continued_from_one_that_saw_something_else(finished):
+    # Three observations and two actions are as wide as four observations and none.
+    with pytest.raises(Mistake, match=r"stacked_obs 3, the dataset of this run has 4"):
+        make(f"init={finished}", "dataset.history={obs: 4, actions: 0}").train()
