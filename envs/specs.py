@@ -190,8 +190,9 @@ class Spec:
         )
         rest = " and the middle of the action box" if self.stacked_actions else ""
         return (
-            f"An observation is a history, newest first: the last {self.stacked_obs} of "
-            f"{counted(self.newest_dim, 'column')} each{actions}. "
+            f"An observation is a history, newest first: the last "
+            f"{counted(self.stacked_obs, 'observation')} of {counted(self.newest_dim, 'column')}"
+            f"{actions}. "
             f"Before the first: the first observation again{rest}."
         )
 

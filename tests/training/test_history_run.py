@@ -100,7 +100,7 @@ def exported(finished, format):
 def test_an_exported_controller_keeps_its_history(finished, capsys):
     folder, measured = exported(finished, "numpy")
     assert measured.difference < 1e-5
-    assert "newest first: the last 3 of 2 columns each, then the last 2" in capsys.readouterr().out
+    assert "newest first: the last 3 observations of 2 columns, then" in capsys.readouterr().out
     manifest = json.loads((folder / "manifest.json").read_text())
     history = manifest["history"]
     assert (history["observations"], history["columns_of_each"], history["actions"]) == (3, 2, 2)
@@ -142,7 +142,7 @@ def test_the_c_file_keeps_it_and_tests_that(finished):
     assert (
         "void policy_next(policy_history *history" in header and "#define POLICY_SEEN 2" in header
     )
-    assert "newest first: the last 3 of" in header and "obs[7]: action 0 -2" in header
+    assert "newest first: the last 3 observations of" in header and "obs[7]: action 0 -2" in header
     assert "policy_next(&history, frames[n], action)" in test
     # A keeper that forgets fails its own test.
     source = (folder / "policy.c").read_text()

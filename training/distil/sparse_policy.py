@@ -113,6 +113,7 @@ class SparsePolicy:
             *(
                 f"    const double x{dim} = (x[{dim}] - {middle!r}) / {half!r};"
                 for dim, middle, half in self._scaled()
+                if self.powers[self.coefficients[seed].any(0), dim].any()  # else it is unused
             ),
             *(f"    u[{i}] = {line};" for i, line in enumerate(self._expressions(seed, "*"))),
             "}",
