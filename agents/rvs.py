@@ -45,7 +45,15 @@ class RvS(BC):
         standardise_outcome: bool,
         **bc: Any,
     ) -> None:
-        super().__init__(spec=replace(spec, obs_dim=spec.obs_dim + 1, obs_names=()), **bc)
+        plain = replace(  # nothing that is said of the columns holds with one more
+            spec,
+            obs_dim=spec.obs_dim + 1,
+            obs_names=(),
+            stacked_obs=1,
+            stacked_actions=0,
+            copies=(),
+        )
+        super().__init__(spec=plain, **bc)
         self.spec = spec
         self.standardise_outcome = standardise_outcome
         set_per_seed(self, "target", target, trailing=2)

@@ -7,7 +7,7 @@ from reverie.datasets.importers import (
 )
 from reverie.datasets.options import load
 from reverie.datasets.ring_buffers import from_cleanrl, from_sb3
-from reverie.datasets.transforms import chunk
+from reverie.datasets.transforms import chunk, hide, stack, with_copies
 
 __all__ = [
     "chunk",
@@ -16,5 +16,8 @@ __all__ = [
     "from_imitation",
     "from_padded",
     "from_sb3",
+    "hide",
     "load",
+    "stack",
+    "with_copies",
 ]

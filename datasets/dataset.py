@@ -119,7 +119,8 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of the stored values, and of which observations are exogenous, if any are.
+        """Digest of the stored values, of which observations are exogenous, if any are, and of
+        what makes a chunk or a history.
 
         Fitted models record it and refuse other data.
         """
@@ -133,4 +134,7 @@ class Dataset:
             digest.update(repr(self.spec.exogenous).encode())
         if self.spec.chunk > 1:
             digest.update(repr((self.spec.chunk, self.spec.chunk_discount)).encode())
+        if self.spec.has_history:  # rules of termination see a part of each observation
+            stacked = self.spec.stacked_obs, self.spec.stacked_actions
+            digest.update(repr(("history", *stacked)).encode())
         return digest.hexdigest()[:16]

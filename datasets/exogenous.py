@@ -10,22 +10,38 @@ from reverie.mistake import Mistake
 from reverie.ranges import Whole
 from reverie.text import one_line
 
-Exogenous = str | Whole | Sequence[str | Whole] | None
+Columns = str | Whole | Sequence[str | Whole] | None
 """Names, patterns such as `T_*`, or indices of observations; None for none."""
+Exogenous = Columns
 
 
 def find_exogenous(
     labels: Sequence[str], said: Exogenous, *, source: str, key: str
 ) -> tuple[int, ...]:
-    """Ascending indices of the exogenous ones of some observations.
-
-    Args:
-        labels: a name for every observation, the unit behind it or not.
-        said: see `Exogenous`; a name may lack its unit.
-        source, key: of the data and of the setting, for messages.
+    """Ascending indices of the exogenous ones of some observations, see `find_columns`.
 
     Raises:
         Mistake: an observation that there is not, one that is named twice, or all of them.
+    """
+    found = find_columns(labels, said, source=source, key=key)
+    if found and len(found) == len(labels):
+        raise Mistake(
+            f"{source}: {key} names every observation, so no action moves anything; leave out "
+            "those that the actions move"
+        )
+    return found
+
+
+def find_columns(labels: Sequence[str], said: Columns, *, source: str, key: str) -> tuple[int, ...]:
+    """Ascending indices of some observations that a setting names.
+
+    Args:
+        labels: a name for every observation, the unit behind it or not.
+        said: see `Columns`; a name may lack its unit.
+        source, key: of the data and of the setting, for messages.
+
+    Raises:
+        Mistake: an observation that there is not, or one that is named twice.
     """
     found: list[int] = []
     for each in [] if said is None else said if isinstance(said, list | tuple) else [said]:
@@ -40,11 +56,6 @@ def find_exogenous(
         if twice:
             raise Mistake(f"{source}: {key} names {twice[0]} twice; name it once")
         found.extend(matching)
-    if found and len(found) == len(labels):
-        raise Mistake(
-            f"{source}: {key} names every observation, so no action moves anything; leave out "
-            "those that the actions move"
-        )
     return tuple(sorted(found))
 
 

@@ -14,8 +14,8 @@ import yaml
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.names import short_name
 from reverie.datasets.readers.file import from_columns
-from reverie.datasets.storage import Storage, read_into
-from reverie.datasets.transforms import SETTINGS
+from reverie.datasets.storage import read_into
+from reverie.datasets.transforms import SETTINGS, transform
 from reverie.mistake import Mistake
 from reverie.settings import require_declared
 
@@ -50,18 +50,20 @@ def load(source: str | Mapping[str, np.ndarray] | Any, **settings: Any) -> Datas
                 f"expected the name of a dataset, arrays by name or a DataFrame, found "
                 f"{type(source).__name__}"
             )
-        options = _read_given(TABLE, settings)
+        options, asked = _read_given(TABLE, settings)
         options["name"] = options["name"] or "table"
         # Only who has a DataFrame waits for pandas.
-        return resolve_name("reverie.datasets.readers.table:load_frame")(source, **options)
+        read = resolve_name("reverie.datasets.readers.table:load_frame")
+        return transform(read(source, **options), asked, 1.0)
     if not isinstance(source, str):
         return from_arrays(source, "the given arrays", settings)
     if source.startswith("d4rl/") and option_of(source) is None:
         source, settings = "d4rl", {"id": source.removeprefix("d4rl/"), **settings}
-    options, storage = _for_reader(source, settings)
+    options, asked = _for_reader(source, settings)
     options["name"] = short_name(**options)
     given = {key: value for key, value in options.items() if key != "_target_"}
-    return read_into(storage, partial(resolve_name(options["_target_"]), **given), options)
+    read = partial(resolve_name(options["_target_"]), **given)
+    return transform(read_into(asked["storage"], read, options), asked, 1.0)
 
 
 def from_arrays(
@@ -81,9 +83,10 @@ def from_arrays(
     Raises:
         Mistake: no such setting, or the data are refused.
     """
-    options = read_arrays_option(settings)
+    options, asked = _read_given(ARRAYS, settings)
     options["name"] = options["name"] or "arrays"
-    return from_columns(arrays, source=source, valid_next=valid_next, **options)
+    data = from_columns(arrays, source=source, valid_next=valid_next, **options)
+    return transform(data, asked, 1.0)
 
 
 def read_arrays_option(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,21 +95,21 @@ def read_arrays_option(settings: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         Mistake: no such setting, one of another kind, or a path.
     """
-    return _read_given(ARRAYS, settings)
+    return _read_given(ARRAYS, settings)[0]
 
 
-def _read_given(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """An option for data in memory, which have no path."""
+def _read_given(name: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """An option for data in memory, which have no path, and its transforms."""
     if "path" in settings:
         raise Mistake("the data are given, so path=... would not be read; leave one of them out")
-    options, storage = _for_reader(name, {**settings, "path": name})
-    if storage == "memmap":
+    options, asked = _for_reader(name, {**settings, "path": name})
+    if asked["storage"] == "memmap":
         raise Mistake(
             "the data are given, in memory, so storage=memmap would be too late; write them to a "
             "file and load that"
         )
     del options["path"], options["_target_"]
-    return options
+    return options, asked
 
 
 def read_option(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,21 +135,21 @@ def read_option(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _for_reader(name: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any], Storage | None]:
-    """An option without what readers do not know, and where its rows are to lie.
+def _for_reader(name: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """An option without what readers do not know, and that, by the keys of `SETTINGS`.
 
     Raises:
         Mistake: as `read_option`; chunks are asked for.
     """
     options = read_option(name, settings)
-    if options.pop("chunks", None) not in (None, 1):
+    asked = {key: options.pop(key, None) for key in SETTINGS}
+    if asked["chunks"] not in (None, 1):
         raise Mistake(
             "chunks are summed with a discount, that of the agent; load without chunks and give "
             "the data to reverie.datasets.chunk(data, steps, discount=...)"
         )
-    storage = options.pop("storage", None)
-    require_declared({"storage": storage}, {"storage": SETTINGS["storage"]}, "dataset.")
-    return options, storage
+    require_declared(asked, SETTINGS, "dataset.")
+    return options, {**asked, "chunks": None}
 
 
 def option_of(path: str) -> str | None:

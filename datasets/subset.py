@@ -51,8 +51,8 @@ def choose_episodes(data: Dataset, choice: Mapping[str, Any] | None) -> Dataset:
         return data
     if data.untransformed is not None:
         raise Mistake(
-            f"dataset.subset chooses recorded episodes, and {data.name} is cut into chunks; choose "
-            "before datasets.transforms.chunk, or leave dataset.subset out"
+            f"dataset.subset chooses recorded episodes, and {data.name} was transformed; choose "
+            "before datasets.chunk, stack or hide, or leave dataset.subset out"
         )
     if episodes is not None and fraction is not None:
         raise Mistake(

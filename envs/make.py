@@ -21,6 +21,7 @@ from reverie.envs.faults import (
     step_result,
     stepped,
 )
+from reverie.envs.history import WithHistory
 from reverie.envs.observations import flatten, flatten_space
 from reverie.envs.physics import quieten, restore_contact_margin
 from reverie.envs.specs import Spec, is_bounded
@@ -80,11 +81,13 @@ def with_flat_spaces(spec: Spec, env: gymnasium.Env, faithful: bool = True) -> g
         Mistake: spaces other than the spec says; the environment is closed.
     """
     try:
-        require_spaces_match(spec.single, env)
+        require_spaces_match(spec.single.newest, env)
     except Mistake:
         env.close()
         raise
-    flat = _take_unit_actions(with_flat_observations(spec, env, faithful))
+    flat = _take_unit_actions(with_flat_observations(spec.newest, env, faithful))
+    if spec.has_history:
+        return WithHistory(flat, spec)
     return flat if spec.chunk == 1 else PlayedChunks(flat, spec)
 
 
@@ -98,6 +101,7 @@ class _FlatObservation(TransformObservation):
 
     def __init__(self, spec: Spec, env: gymnasium.Env, faithful: bool) -> None:
         space, keys, env_id = env.observation_space, spec.obs_keys, spec.env_id
+        hidden = list(spec.hidden)
 
         def observe(value):
             try:
@@ -109,7 +113,8 @@ class _FlatObservation(TransformObservation):
                     f"environment {env_id}: an observation has the shape {np.shape(value)}, "
                     f"expected {space.shape} as its space says; return one observation"
                 )
-            return flat[: spec.obs_slice]
+            flat = flat[: spec.obs_slice]
+            return np.delete(flat, hidden) if hidden else flat
 
         flat = spaces.Box(-np.inf, np.inf, (spec.obs_dim,), np.float32)
         super().__init__(env, observe, flat)
@@ -231,6 +236,7 @@ def require_spaces_match(spec: Spec, env: gymnasium.Env) -> None:
     obs_dim = _obs_dim(name, env.observation_space, spec.obs_keys)
     if spec.obs_slice is not None:
         obs_dim = min(obs_dim, spec.obs_slice)
+    obs_dim -= len(spec.hidden)
     action_dim = int(np.prod(box.shape))
     if (spec.obs_dim, spec.action_dim) != (obs_dim, action_dim):
         raise Mistake(

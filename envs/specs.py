@@ -23,8 +23,8 @@ def is_bounded(low: Sequence[float], high: Sequence[float]) -> bool:
 
 
 def later(name: str, steps: int) -> str:
-    """What an action is called that is taken so many control steps later, `valve +1`."""
-    return f"{name} +{steps}" if steps else name
+    """What a column is called so many control steps later, `valve +1`, or earlier, `level -1`."""
+    return f"{name} {steps:+d}" if steps else name
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,12 @@ class Spec:
         chunk: control steps that one action spans, see `datasets.transforms.chunk`: the actions of
             so many steps lie one after the other in it. 1 where it is an action of one step.
         chunk_discount: per control step, of the rewards that one action spans.
+        hidden: columns of the environment's observation that are left out, ascending.
+        stacked_obs, stacked_actions: how many observations and past actions lie in one, newest
+            first, see `datasets.transforms.history`: [o_t, o_{t-1}, .., a_{t-1}, a_{t-2}, ..],
+            past actions in [-1, 1]. 1 and 0 where it is what is seen now alone.
+        copies: pairs (column of `next_obs`, column of `obs` and `action` side by side) that are
+            equal in every row, ascending. Not of what never moves, nor of what is exogenous.
     """
 
     env_id: str | None
@@ -71,6 +77,10 @@ class Spec:
     exogenous: tuple[int, ...] = ()
     chunk: int = 1
     chunk_discount: float = 1.0
+    hidden: tuple[int, ...] = ()
+    stacked_obs: int = 1
+    stacked_actions: int = 0
+    copies: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if self.obs_dim < 1 or self.action_dim < 1:
@@ -100,6 +110,18 @@ class Spec:
             raise Mistake(f"physics={self.physics!r} is unknown; use one of {PHYSICS}")
         if self.chunk < 1 or self.action_dim % self.chunk:
             raise ValueError(f"{self.action_dim} actions are no chunk of {self.chunk} steps")
+        seen = self.obs_dim - self.stacked_actions * self.action_dim
+        if self.stacked_obs < 1 or self.stacked_actions < 0 or seen < 1 or seen % self.stacked_obs:
+            raise ValueError(
+                f"{self.obs_dim} columns are no {self.stacked_obs} observations and "
+                f"{self.stacked_actions} actions of size {self.action_dim}"
+            )
+        copied = [column for column, _ in self.copies]
+        known = range(self.obs_dim + self.action_dim)
+        if copied != sorted({*copied} & {*range(self.obs_dim)} - {*self.exogenous}) or any(
+            source not in known for _, source in self.copies
+        ):
+            raise ValueError(f"copies={self.copies} are no pairs of ascending columns")
 
     @property
     def single(self) -> "Spec":
@@ -115,7 +137,37 @@ class Spec:
             action_names=self.action_names[:width],
             chunk=1,
             chunk_discount=1.0,
+            copies=(),
         )
+
+    @property
+    def has_history(self) -> bool:
+        """Whether an observation holds more than what is seen now."""
+        return self.stacked_obs > 1 or self.stacked_actions > 0
+
+    @property
+    def newest_dim(self) -> int:
+        """Columns of what is seen now, the first ones of an observation."""
+        return (self.obs_dim - self.stacked_actions * self.action_dim) // self.stacked_obs
+
+    @property
+    def newest(self) -> "Spec":
+        """The task whose observation is what is seen now alone: itself without history."""
+        if not self.has_history:
+            return self
+        return replace(
+            self,
+            obs_dim=self.newest_dim,
+            obs_names=self.obs_names[: self.newest_dim],
+            stacked_obs=1,
+            stacked_actions=0,
+            copies=(),
+        )
+
+    @property
+    def past_actions(self) -> slice:
+        """Columns of an observation that are past actions."""
+        return slice(self.stacked_obs * self.newest_dim, self.obs_dim)
 
     @property
     def how_to_play(self) -> str:
@@ -124,6 +176,24 @@ class Spec:
             return ""
         return (
             f"Actions of {self.chunk} control steps, one after the other: play all, then ask again."
+        )
+
+    @property
+    def how_to_see(self) -> str:
+        """What a controller must be given where an observation is a history; else empty."""
+        if not self.has_history:
+            return ""
+        actions = (
+            f", then the last {counted(self.stacked_actions, 'action')}"
+            if self.stacked_actions
+            else ""
+        )
+        rest = " and the middle of the action box" if self.stacked_actions else ""
+        return (
+            f"An observation is a history, newest first: the last "
+            f"{counted(self.stacked_obs, 'observation')} of {counted(self.newest_dim, 'column')}"
+            f"{actions}. "
+            f"Before the first: the first observation again{rest}."
         )
 
     @property
@@ -139,7 +209,34 @@ class Spec:
     @property
     def obs_labels(self) -> tuple[str, ...]:
         """A name for every observation, length D: `obs 3` where the data give none."""
-        return self.obs_names or tuple(f"obs {dim}" for dim in range(self.obs_dim))
+        if self.obs_names:
+            return self.obs_names
+        seen, width = self.newest_dim, self.action_dim
+        return (
+            *(later(f"obs {dim % seen}", -(dim // seen)) for dim in range(self.stacked_obs * seen)),
+            *(
+                later(f"action {dim % width}", -(1 + dim // width))
+                for dim in range(self.stacked_actions * width)
+            ),
+        )
+
+    @property
+    def actions_are_scaled(self) -> bool:
+        """Whether an observation holds past actions of a box that is not [-1, 1]."""
+        box = {*self.action_low} | {*self.action_high}
+        return self.stacked_actions > 0 and box != {-1.0, 1.0}
+
+    @property
+    def scaled_labels(self) -> tuple[str, ...]:
+        """`obs_labels` for who computes with an observation, `(valve -1 [%] - 50) / 50`."""
+        if not self.actions_are_scaled:
+            return self.obs_labels
+        first, labels = self.past_actions.start, self.obs_labels
+        box = [*zip(self.action_low, self.action_high, strict=True)] * self.stacked_actions
+        return labels[:first] + tuple(
+            f"({label} - {(low + high) / 2:g}) / {(high - low) / 2:g}"
+            for label, (low, high) in zip(labels[first:], box, strict=True)
+        )
 
     @property
     def action_labels(self) -> tuple[str, ...]:
@@ -163,6 +260,15 @@ class Spec:
             return action
         low, high = np.array([self.action_low, self.action_high], action.dtype)
         return (low + high) / 2 + (high - low) / 2 * action
+
+    def told_obs(self, obs: np.ndarray) -> np.ndarray:
+        """Observations `[*, D]` with their past actions as people are told them, see `told`."""
+        if not self.stacked_actions:
+            return obs
+        shown, shape = obs.copy(), (*obs.shape[:-1], self.stacked_actions, self.action_dim)
+        past = self.told(shown[..., self.past_actions].reshape(shape))
+        shown[..., self.past_actions] = past.reshape(*obs.shape[:-1], -1)
+        return shown
 
     def require_same_spaces(self, other: "Spec", ours: str, theirs: str) -> None:
         """Refuse two things whose flattened spaces differ, naming both."""

@@ -10,6 +10,7 @@ codebases add to HalfCheetah and Walker2d is left out, the tasks have none.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -85,11 +86,16 @@ def rule_for(env_id: str) -> TerminationRule | None:
 
 
 def rule_for_spec(spec: Spec) -> TerminationRule | None:
-    """The rule of a task as configured; None also where options or sizes make the rule doubtful."""
+    """The rule of a task as configured; None also where options or sizes make the rule doubtful.
+
+    Of histories it sees what is seen now; where columns are hidden, only a rule that reads none
+    is known.
+    """
     if spec.env_id not in _RULES or not are_transparent(spec.wrappers):
         return None
     rule, sizes = _RULES[spec.env_id]
-    if sizes and spec.obs_dim not in sizes:
+    seen = spec.newest_dim + len(spec.hidden)
+    if (sizes and seen not in sizes) or (spec.hidden and rule is not never):
         return None
     if spec.env_kwargs.get("continuing_task", True) is not True:
         return None
@@ -97,7 +103,13 @@ def rule_for_spec(spec: Spec) -> TerminationRule | None:
         option.startswith(_ENDING_OPTIONS) and option != "healthy_reward"
         for option in spec.env_kwargs
     )
-    return None if changed else rule
+    if changed:
+        return None
+    return partial(_of_newest, rule, spec.newest_dim) if spec.has_history else rule
+
+
+def _of_newest(rule: TerminationRule, width: int, obs: Obs, action: Action, next_obs: Obs) -> Ended:
+    return rule(obs[..., :width], action, next_obs[..., :width])
 
 
 # Options of Gymnasium's MuJoCo tasks that move the limits or shift the observation.

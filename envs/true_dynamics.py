@@ -108,6 +108,8 @@ def simulator_for(spec: Spec, threads: int) -> Simulator:
             f"the exact dynamics know single control steps and no dataset.chunks={spec.chunk}; use "
             "a learned world_model, or leave dataset.chunks at null"
         )
+    if spec.has_history:
+        raise Mistake("the exact dynamics step single observations; leave dataset.history at null")
     known = [*MUJOCO_TASKS, *TENSOR_DYNAMICS]
     if spec.env_id not in known:
         raise Mistake(
@@ -117,10 +119,11 @@ def simulator_for(spec: Spec, threads: int) -> Simulator:
         )
     if threads < 1:
         raise Mistake(f"a simulator needs at least one thread, got threads={threads}")
-    if spec.obs_slice is not None or spec.obs_keys is not None:
+    if spec.obs_slice is not None or spec.obs_keys is not None or spec.hidden:
         raise Mistake(
-            f"obs_slice={spec.obs_slice} and obs_keys={spec.obs_keys} change the observation of "
-            f"{spec.env_id}, from which its state is rebuilt; leave both at null"
+            f"obs_slice={spec.obs_slice}, obs_keys={spec.obs_keys} and dataset.hide="
+            f"{list(spec.hidden) or None} change the observation of {spec.env_id}, from which its "
+            "state is rebuilt; leave all at null"
         )
     if spec.wrappers:
         names = ", ".join(wrapper["name"] for wrapper in spec.wrappers)

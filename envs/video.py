@@ -146,6 +146,8 @@ def _shower(spec: Spec, env: gymnasium.Env) -> Callable[[np.ndarray], np.ndarray
         Mistake: the task is none of those whose observation shows its state.
     """
     task: Any = env.unwrapped
+    if spec.hidden:
+        raise Mistake("hidden columns (dataset.hide) are missing in a picture of what is imagined")
     if spec.env_id == "Pendulum-v1" and not spec.wrappers:
 
         def show_pendulum(obs: np.ndarray) -> np.ndarray:
@@ -158,12 +160,12 @@ def _shower(spec: Spec, env: gymnasium.Env) -> Callable[[np.ndarray], np.ndarray
             f"observations of {spec.env_id} cannot be drawn, so there is no video of imagined ones"
         )
     positions = task.model.nq
-    hidden = positions + task.model.nv - spec.obs_dim
+    hidden = positions + task.model.nv - spec.newest_dim
     travelled = np.zeros(hidden)
 
     def show_bodies(obs: np.ndarray) -> np.ndarray:
         # The observation leaves out where the body is; its speed says how far it moved.
-        velocity = np.asarray(obs[positions - hidden :], float)
+        velocity = np.asarray(obs[positions - hidden : spec.newest_dim], float)
         position = np.concatenate([travelled, obs[: positions - hidden]])
         task.set_state(position, velocity)
         travelled[:] += task.dt * velocity[:hidden]

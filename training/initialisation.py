@@ -103,7 +103,8 @@ class Initialisation:
         return "; ".join([f"starting from {self.run} after update {update:,}, {kept}", *changed])
 
     def _require_same_spaces(self, theirs: Spec, ours: Spec) -> None:
-        for what in ("obs_dim", "action_dim", "action_low", "action_high"):
+        sizes = ("obs_dim", "action_dim", "action_low", "action_high")
+        for what in (*sizes, "stacked_obs", "stacked_actions", "hidden"):
             before, now = _plain(getattr(theirs, what)), _plain(getattr(ours, what))
             if before != now:
                 raise self._other_space(what, before, now)

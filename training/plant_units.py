@@ -45,7 +45,11 @@ def decide(
         told = ", ".join(f"{label} {length}" for label, length in lengths.items())
         raise Mistake(f"the observations have different lengths, {told}; give as many of each")
     rows = np.stack(np.broadcast_arrays(*columns.values()), -1).astype(np.float32)
-    obs = torch.from_numpy(rows.reshape(-1, spec.obs_dim))
+    rows = rows.reshape(-1, spec.obs_dim)
+    if spec.stacked_actions:
+        box, past = box_of(spec), rows[:, spec.past_actions].reshape(-1, spec.action_dim)
+        rows[:, spec.past_actions] = ((past - box.middle) / box.half).reshape(len(rows), -1)
+    obs = torch.from_numpy(rows)
     actions = box_of(spec)(act(obs.expand(seeds, -1, -1))[seed].detach().numpy())
     if lengths:
         return dict(zip(spec.action_labels, actions.T, strict=True))

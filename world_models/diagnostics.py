@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from reverie.datasets.dataset import Dataset
+from reverie.envs.specs import Spec
 from reverie.mistake import Mistake, writing
 from reverie.temporary import replacing
 from reverie.text import printable
@@ -84,7 +85,7 @@ def measure(
 
     Units: one-step errors and likelihoods are of (next_obs - obs, reward), each column divided by
     its std over the other episodes' rows; states several steps ahead are divided by the std of
-    the state over the whole dataset. Columns that are constant or exogenous are left out.
+    the state over the whole dataset. Columns that are constant, exogenous or copies are left out.
     """
     held_out = getattr(model, "held_out", None)
     if episodes is None and held_out is not None:
@@ -117,7 +118,7 @@ def _one_step(
     model: WorldModel, data: Dataset, index: Tensor, rest: Tensor, candidates: int
 ) -> dict[str, Any]:
     seeds, device = _seeds_and_device(model)
-    standard = _Standard.of(_changes(data, rest), device, data.spec.exogenous)
+    standard = _Standard.of(_changes(data, rest), device, _given(data.spec))
     whole = _judge(model, data, index, standard, candidates)
     of_state = standard.columns < data.spec.obs_dim
     error = whole["error"]
@@ -226,7 +227,7 @@ def _open_loop(
     states = data.transitions.obs
     unit = states.std(0, correction=0)
     columns = unit > _CONSTANT
-    columns[list(data.spec.exogenous)] = False
+    columns[_given(data.spec)] = False
     low = torch.minimum(states.amin(0), data.transitions.next_obs.amin(0))
     high = torch.maximum(states.amax(0), data.transitions.next_obs.amax(0))
     unit, low, high, columns = (x.to(device) for x in (unit, low, high, columns))
@@ -304,7 +305,7 @@ def _draw_segments(
 class _Standard:
     """Changes in units of their std in some rows.
 
-    Columns that are constant there, or exogenous, are left out.
+    Columns that are constant there, or `given`, are left out.
     """
 
     columns: Int[Tensor, " C"]
@@ -313,11 +314,11 @@ class _Standard:
 
     @classmethod
     def of(
-        cls, changes: Float[Tensor, "N Y"], device: torch.device, exogenous: Sequence[int]
+        cls, changes: Float[Tensor, "N Y"], device: torch.device, given: Sequence[int]
     ) -> "_Standard":
         centre, unit = changes.mean(0), changes.std(0, correction=0)
         judged = unit > _CONSTANT
-        judged[list(exogenous)] = False
+        judged[list(given)] = False
         columns = judged.nonzero().flatten()
         return cls(columns.to(device), centre[columns].to(device), unit[columns].to(device))
 
@@ -329,6 +330,11 @@ def _changes(data: Dataset, index: Tensor) -> Float[Tensor, "N Y"]:
     """(next_obs - obs, reward) of some rows."""
     rows = data.transitions[index]
     return torch.cat([rows.next_obs - rows.obs, rows.reward.unsqueeze(-1)], -1)
+
+
+def _given(spec: Spec) -> list[int]:
+    """Columns that no model has to predict: exogenous ones, and copies."""
+    return [*spec.exogenous, *(column for column, _ in spec.copies)]
 
 
 def _seeds_and_device(model: WorldModel) -> tuple[int, torch.device]:

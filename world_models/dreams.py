@@ -87,7 +87,7 @@ def trace(
         told = spec.told(action.double().cpu().numpy())[..., action_dims]
         so_far = reward.double().cpu().numpy().cumsum(-1)[..., None]
         shown = [
-            obs.double().cpu().numpy()[..., obs_dims],
+            spec.told_obs(obs.double().cpu().numpy())[..., obs_dims],
             np.concatenate([told, np.full_like(told[..., :1, :], np.nan)], -2),
             np.concatenate([np.zeros_like(so_far[..., :1, :]), so_far], -2),
         ]

@@ -7,6 +7,7 @@ and the members with the lowest holdout error, the elites, take turns in rollout
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -19,6 +20,7 @@ from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
 from reverie.ranges import Bounds, Count, Decay, Inside, NonNegative, Positive, Range, Whole, Widths
 from reverie.world_models.base import FitProgress, Step, WorldModel, watch_indices
+from reverie.world_models.copies import Copies
 from reverie.world_models.fitting import (
     EarlyStopping,
     bootstrap,
@@ -70,12 +72,14 @@ class ProbabilisticEnsemble(WorldModel):
         heldout_episodes: whole episodes kept out of the fit for open-loop diagnostics, at most a
             tenth of all; 0 for none.
         precision: of hidden layers in the updates of a fit, see `world_models.precision`.
+        respect_copies: whether columns that copy others (`spec.copies`) are copied exactly, and
+            count for no loss and no uncertainty; else they are predicted as all others.
 
     Source: MBPO and MOPO as specified above; holdout of single transitions for early stopping as
     there. Differs: time-limit rows with a true next observation are kept; `heldout_episodes`
     leave the fit, which no published variant does (0 restores it); the order of target columns is
-    change of observation, then reward; exogenous observations are no targets; a seed that has
-    stopped waits for the others, its weights, bounds and elites as they were.
+    change of observation, then reward; exogenous observations and copies are no targets; a seed
+    that has stopped waits for the others, its weights, bounds and elites as they were.
     """
 
     draws = True
@@ -112,6 +116,7 @@ class ProbabilisticEnsemble(WorldModel):
         terminal_head: Callable[..., LearnedTermination],
         heldout_episodes: Whole,
         precision: Precision,
+        respect_copies: bool,
     ) -> None:
         super().__init__()
         _require(1 <= elites <= members, "1 <= elites <= members", [elites, members])
@@ -162,6 +167,8 @@ class ProbabilisticEnsemble(WorldModel):
         self.termination = resolve(
             termination, spec, lambda: terminal_head(spec=spec, seeds=self.replicas)
         )
+        self.copies = Copies(spec if respect_copies else replace(spec, copies=()))
+        held = sorted([*spec.exogenous, *self.copies.columns.tolist()])
         self.gaussians = GaussianMembers(
             seeds=self.replicas,
             members=members,
@@ -174,9 +181,9 @@ class ProbabilisticEnsemble(WorldModel):
             weight_decay=weight_decay,
             dropout=dropout,
             start_cut=start_cut,
-            left_out=spec.exogenous,
+            left_out=held,
         )
-        self.register_buffer("held", torch.tensor(spec.exogenous, dtype=torch.int64), False)
+        self.register_buffer("held", torch.tensor(held, dtype=torch.int64), False)
         self.register_buffer("elite_members", torch.arange(elites).repeat(self.replicas, 1))
         watch_indices(self, "elite_members", members)
         self.register_buffer("fitted", torch.tensor(False))
@@ -196,6 +203,8 @@ class ProbabilisticEnsemble(WorldModel):
             fixed["precision"] = self.precision
         if self.spec.exogenous:
             fixed["exogenous"] = list(self.spec.exogenous)
+        if len(self.copies.columns):
+            fixed["copies"] = [list(pair) for pair in self.spec.copies]
         return {
             "model": type(self).__name__,
             "obs_dim": self.spec.obs_dim,
@@ -399,12 +408,12 @@ class ProbabilisticEnsemble(WorldModel):
     ) -> tuple[Float[Tensor, "L E B Y"], Float[Tensor, "L E B Y"]]:
         """Mean and standard deviation of (next_obs - obs, reward) from every member.
 
-        Both are 0 of what is exogenous, which the members do not learn.
+        Both are 0 of what is exogenous or copied, which the members do not learn.
         """
         inputs = torch.cat([obs, action], -1).unsqueeze(1)
         mean, log_variance = self.gaussians(inputs)
         std = log_variance.mul(0.5).exp()
-        if self.spec.exogenous:
+        if not self.gaussians.all_learned:
             mean, std = mean.index_fill(-1, self.held, 0.0), std.index_fill(-1, self.held, 0.0)
         return mean, std
 
@@ -447,7 +456,7 @@ class ProbabilisticEnsemble(WorldModel):
         sample = centre + spread * torch.randn_like(centre)
         sample = sample.transpose(0, 1)  # [K, L, B, D + 1]
 
-        next_obs = obs + sample[..., :-1]
+        next_obs = self.copies(obs, action, obs + sample[..., :-1])
         ended = self.termination(
             obs.expand_as(next_obs), action.expand(candidates, -1, -1, -1), next_obs
         )
@@ -508,8 +517,9 @@ class ProbabilisticEnsemble(WorldModel):
         mean, std = mean.gather(1, index), std.gather(1, index)
         if self.replicas != seeds:  # one ensemble serves all seeds: [1, E, S * B] -> [S, E, B]
             mean, std = (x.view(self.elites, seeds, rows, -1).transpose(0, 1) for x in (mean, std))
-        change, reward = mean.split([self.spec.obs_dim, 1], -1)
-        return torch.cat([obs.unsqueeze(1) + change, reward], -1), std
+        obs, action = obs.unsqueeze(1), action.unsqueeze(1)
+        next_obs = self.copies(obs, action, obs + mean[..., :-1])
+        return torch.cat([next_obs, mean[..., -1:]], -1), std
 
     def _by_replica(self, values: Float[Tensor, "S B W"]) -> Float[Tensor, "L rows W"]:
         """Rows grouped by the ensemble that serves them."""

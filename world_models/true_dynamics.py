@@ -5,6 +5,7 @@ the model is perfect. This is that model.
 """
 
 import logging
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,7 @@ from reverie.envs.specs import Spec
 from reverie.envs.true_dynamics import MUJOCO_TASKS, simulator_for
 from reverie.ranges import Count, Range
 from reverie.world_models.base import FitProgress, Step, WorldModel
+from reverie.world_models.copies import Copies
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +28,8 @@ class TrueDynamics(WorldModel):
     """Steps the task's own simulator; knows no uncertainty and learns nothing.
 
     Serves any number of seeds: the task is the same for all, so diagnostics measure it once.
-    Start states come from observations alone. Where these hide a part of the state, the full
-    state is carried along the rollout (`Step.state`).
+    Start states come from observations alone, of a history from what is seen now. Where these hide
+    a part of the state, the full state is carried along the rollout (`Step.state`).
 
     Args:
         spec: of a task in `envs.true_dynamics`, with its options and physics.
@@ -59,7 +61,8 @@ class TrueDynamics(WorldModel):
         super().__init__()
         self.spec, self.seed, self.rows, self.tolerance = spec, seed, rows, tolerance
         count = torch.get_num_threads() if threads == "auto" else int(threads)
-        self.simulator = simulator_for(spec, count)
+        self.simulator = simulator_for(spec.newest, count)
+        self.copies = Copies(spec if spec.has_history else replace(spec, copies=()))
 
     def signature(self) -> dict[str, Any]:
         libraries = ("gymnasium", "mujoco") if self.spec.env_id in MUJOCO_TASKS else ("gymnasium",)
@@ -72,6 +75,7 @@ class TrueDynamics(WorldModel):
             "physics": self.spec.physics,
             "seed": self.seed,
             "rows": self.rows,
+            **({"obs": self.spec.stacked_obs} if self.spec.has_history else {}),
             **{name: version(name) for name in libraries},
         }
 
@@ -93,7 +97,7 @@ class TrueDynamics(WorldModel):
         known = data.valid_next.nonzero().flatten()
         order = torch.randperm(len(known), generator=torch.Generator().manual_seed(self.seed))
         replayed = data.transitions[known[order[: self.rows]]]
-        rebuilt = ~self.simulator.clipped(replayed.obs)
+        rebuilt = ~self.simulator.clipped(self._seen(replayed.obs))
         found = {
             "all": self._replay(replayed),
             "rebuilt": self._replay(replayed[rebuilt]),
@@ -111,7 +115,7 @@ class TrueDynamics(WorldModel):
                 judged["next_obs_p90"],
                 self.tolerance,
             )
-        hidden = self.simulator.clipped(data.transitions.obs)
+        hidden = self.simulator.clipped(self._seen(data.transitions.obs))
         return {
             "rows": len(replayed.reward),
             "clipped_fraction": hidden.double().mean().item(),
@@ -122,7 +126,7 @@ class TrueDynamics(WorldModel):
         """Nothing to replay: the task itself moves what no action moves."""
 
     def initial_state(self, obs: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead W"] | None:
-        return self.simulator.initial_state(obs)
+        return self.simulator.initial_state(self._seen(obs))
 
     def step(
         self,
@@ -136,24 +140,32 @@ class TrueDynamics(WorldModel):
         Computed on the CPU for MuJoCo, on the device of `obs` otherwise, without gradients
         through MuJoCo. A row that is not finite, or on which MuJoCo gives up, is NaN and ends.
         """
-        outcome = self.simulator.step(obs, action, state)
+        outcome = self.simulator.step(self._seen(obs), action, state)
+        next_obs = outcome.next_obs
+        if self.spec.has_history:
+            rest = next_obs.new_zeros(*next_obs.shape[:-1], obs.shape[-1] - next_obs.shape[-1])
+            next_obs = self.copies(obs, action, torch.cat([next_obs, rest], -1))
 
         def repeat(values: Tensor) -> Tensor:
             return values.expand(candidates, *values.shape)
 
         return Step(
-            next_obs=repeat(outcome.next_obs),
+            next_obs=repeat(next_obs),
             reward=repeat(outcome.reward),
             terminated=repeat(outcome.terminated),
             uncertainty=torch.zeros_like(outcome.reward),
             state=None if outcome.state is None else repeat(outcome.state),
         )
 
+    def _seen(self, obs: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead D1"]:
+        """What is seen now, of observations that are histories."""
+        return obs[..., : self.spec.newest_dim]
+
     def _replay(self, rows: Transition) -> dict[str, float] | None:
         if not len(rows.reward):
             return None
-        outcome = self.simulator.step(rows.obs, rows.action)
-        state_error = (outcome.next_obs - rows.next_obs).abs().amax(-1)
+        outcome = self.simulator.step(self._seen(rows.obs), rows.action)
+        state_error = (outcome.next_obs - self._seen(rows.next_obs)).abs().amax(-1)
         reward_error = (outcome.reward - rows.reward).abs()
         levels = torch.tensor([0.5, 0.9, 1.0])
         found = torch.stack([state_error, reward_error]).quantile(levels, 1)  # [3, 2]

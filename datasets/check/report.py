@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from reverie.datasets.check.rows import Rows
 from reverie.datasets.check.scales import find_in_scales, find_small_changes
 from reverie.datasets.check.values import constant, find_in_values
 from reverie.datasets.dataset import Dataset
+from reverie.datasets.transforms.copies import describe_copies, find_copies
 from reverie.text import counted
 
 QUANTILES = {
@@ -92,6 +93,7 @@ def report(dataset: Dataset) -> Report:
                 *find_small_changes(rows),
                 *find_missing_excitation(rows),
                 *find_exogenous_columns(rows),
+                *_copies(dataset),
             ]
         # More bins than lengths would leave gaps between them.
         spread = int(rows.lengths.max() - rows.lengths.min()) + 1
@@ -152,6 +154,16 @@ def _findings(rows: Rows) -> Iterator[Finding]:
         yield from find_in_scales(rows)
     if rows.spec.env_id is None:
         yield warning("no environment is named, so policies cannot be scored")
+
+
+def _copies(dataset: Dataset) -> Iterator[Finding]:
+    """Shift registers that nobody has told of."""
+    if not dataset.spec.copies and (found := find_copies(dataset)):
+        told = describe_copies(replace(dataset.spec, copies=found))
+        yield warning(
+            f"{told} of the row before: set dataset.copies=auto, so that no world model learns "
+            "what is known"
+        )
 
 
 def _repeats(duplicates: int, rows: int) -> Iterator[Finding]:

@@ -76,7 +76,8 @@ def recordings(monkeypatch):
 def written(name):
     keys = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
     assert keys.pop("_target_") == "reverie.datasets.readers.builtin.load"
-    assert keys.pop("chunks", 0) is None  # a transform
+    for transform in ("hide", "history", "chunks", "copies"):
+        assert keys.pop(transform, 0) is None
     assert keys.pop("storage") == "memory"  # of its rows, once it is read
     return keys
 

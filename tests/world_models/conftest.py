@@ -89,6 +89,7 @@ SMALL = dict(
         updates=300,
     ),
     heldout_episodes=0,
+    respect_copies=True,
 )
 
 

@@ -332,6 +332,12 @@ def require_sense(settings: Mapping[str, Any]) -> None:
             f"dataset.chunks={settings['dataset']['chunks']} must be null: what is collected are "
             "single control steps; give train.py the chunks"
         )
+    for name in ("hide", "history", "copies"):
+        if settings["dataset"][name] is not None:
+            raise Mistake(
+                f"dataset.{name}={settings['dataset'][name]} must be null: what is collected are "
+                f"whole single observations; give train.py dataset.{name}"
+            )
     if settings["seeds"] != 1:
         raise Mistake(f"seeds={settings['seeds']} must be 1: a collection has one policy")
     for name, offered in CHOICES.items():

@@ -91,6 +91,10 @@ class SparsePolicy:
             "",
             "def act(x):",
             *(f"    # {line}" for line in self._columns()),
+            *(
+                f"    x = [*x[:{dim}], (x[{dim}] - {middle!r}) / {half!r}, *x[{dim + 1}:]]"
+                for dim, middle, half in self._scaled()
+            ),
             "    return [",
             *(f"        {line}," for line in self._expressions(seed, "**")),
             "    ]",
@@ -106,6 +110,11 @@ class SparsePolicy:
             "void act(const double *x, double *u)",
             "{",
             *(f"    // {line}" for line in self._columns()),
+            *(
+                f"    const double x{dim} = (x[{dim}] - {middle!r}) / {half!r};"
+                for dim, middle, half in self._scaled()
+                if self.powers[self.coefficients[seed].any(0), dim].any()  # else it is unused
+            ),
             *(f"    u[{i}] = {line};" for i, line in enumerate(self._expressions(seed, "*"))),
             "}",
         ]
@@ -121,16 +130,30 @@ class SparsePolicy:
             for letter, names in named
             for index, name in enumerate(names)
         ]
-        return [spec.how_to_play, *columns] if spec.how_to_play else columns
+        return [*filter(None, [spec.how_to_play, spec.how_to_see]), *columns]
+
+    def _scaled(self) -> list[tuple[int, float, float]]:
+        """Past actions in the plant's units among the inputs: column, middle and half width."""
+        spec, (middle, half) = self.spec, self._box()
+        if not spec.actions_are_scaled:
+            return []
+        past = range(spec.past_actions.start, spec.obs_dim)
+        return [
+            (dim, middle[n % spec.action_dim], half[n % spec.action_dim])
+            for n, dim in enumerate(past)
+        ]
 
     def _expressions(self, seed: int, power: str) -> list[str]:
+        scaled = {dim for dim, *_ in self._scaled()} if power == "*" else set()
+
         def product(value: float, exponents: np.ndarray) -> str:
             factors = [repr(float(value))]
             for index, exponent in enumerate(exponents):
                 if power == "**" and exponent > 1:
                     factors.append(f"x[{index}] ** {exponent}")
                 else:  # C has no operator for it, and pow() is slow
-                    factors += [f"x[{index}]"] * int(exponent)
+                    entry = f"x{index}" if index in scaled else f"x[{index}]"
+                    factors += [entry] * int(exponent)
             return " * ".join(factors)
 
         found = []

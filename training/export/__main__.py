@@ -128,6 +128,8 @@ def export(settings: DictConfig) -> dict[str, Measured]:
     job = Job(run, seed, read_data(run, say), facts, settings.tests, settings.decisions)
     write = write_policy if settings.what == "policy" else write_world_model
     found = {name: write(job, name, folder) for name, folder in folders.items()}
+    if run.spec.has_history:
+        say(f"{run.spec.how_to_see} Past actions are in the plant's units.")
     console.print(table(found, folders))
     for name, folder in folders.items():
         if found[name].difference is None:

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,12 +40,82 @@ extern "C" {{
 #endif
 
 void policy(const float obs[POLICY_OBSERVATIONS], float action[POLICY_ACTIONS]);
-
+{keeper}
 #ifdef __cplusplus
 }}
 #endif
 
 #endif
+"""
+_KEEPER = """
+/*
+ * The same with the history kept for you: what is seen now in, once a control step. One structure a
+ * plant. policy_start before the first step and wherever the plant starts anew; policy_took after a
+ * step in which the plant did something else than it was told, in its own units.
+ */
+#define POLICY_SEEN {seen}
+
+typedef struct {{
+    float obs[POLICY_OBSERVATIONS];
+    float action[POLICY_ACTIONS];
+    int begun;
+}} policy_history;
+
+void policy_start(policy_history *history);
+void policy_next(policy_history *history, const float seen[POLICY_SEEN],
+                 float action[POLICY_ACTIONS]);
+void policy_took(policy_history *history, const float action[POLICY_ACTIONS]);
+"""
+_KEEPER_SOURCE = """
+void policy_start(policy_history *history)
+{{
+    history->begun = 0;
+}}
+
+void policy_next(policy_history *history, const float seen[POLICY_SEEN],
+                 float action[POLICY_ACTIONS])
+{{
+    if (!history->begun) {{
+        for (int i = 0; i < {past}; i++)
+            history->obs[i] = seen[i % POLICY_SEEN];
+        {before}
+        history->begun = 1;
+    }} else {{
+        for (int i = {past} - 1; i >= POLICY_SEEN; i--)
+            history->obs[i] = history->obs[i - POLICY_SEEN];
+        for (int i = 0; i < POLICY_SEEN; i++)
+            history->obs[i] = seen[i];
+        {after}
+    }}
+    policy(history->obs, action);
+    policy_took(history, action);
+}}
+
+void policy_took(policy_history *history, const float action[POLICY_ACTIONS])
+{{
+    for (int i = 0; i < POLICY_ACTIONS; i++)
+        history->action[i] = action[i];
+}}
+"""
+_BEFORE = """for (int i = {past}; i < POLICY_OBSERVATIONS; i++)
+            history->obs[i] = {box}_middle[(i - {past}) % POLICY_ACTIONS];"""
+_AFTER = """for (int i = POLICY_OBSERVATIONS - 1; i >= {past} + POLICY_ACTIONS; i--)
+            history->obs[i] = history->obs[i - POLICY_ACTIONS];
+        for (int i = 0; i < POLICY_ACTIONS; i++)
+            history->obs[{past} + i] = history->action[i];"""
+_FOLLOWING = """\
+    policy_history history;
+    policy_start(&history);
+    for (int n = 0; n < {steps}; n++) {{
+        policy_next(&history, frames[n], action);
+        for (int a = 0; a < POLICY_ACTIONS; a++) {{
+            const float difference = fabsf(action[a] - followed[n][a]) / widths[a];
+            if (!(difference <= {tolerance}f))
+                failed++;
+            if (difference > largest)
+                largest = difference;
+        }}
+    }}
 """
 _TEST = """\
 /* Compares policy.c with what the policy did where it was exported; an argument is how many
@@ -74,7 +145,8 @@ int main(int argc, char **argv)
                 largest = difference;
         }}
     }}
-    printf("failed %d\\nlargest difference %.9g of the action box\\n", failed, (double)largest);
+{following}    printf("failed %d\\n", failed);
+    printf("largest difference %.9g of the action box\\n", (double)largest);
     if (argc > 1) {{
         const long decisions = atol(argv[1]);
         float sum = 0.0f;
@@ -151,7 +223,11 @@ def _run(command: list[str]) -> str:
 def header(spec: Spec, stack: int) -> str:
     """The interface, with what the numbers are."""
     columns = [
-        *(f" * {line}" for line in filter(None, [spec.how_to_play])),
+        *(
+            f" * {line}"
+            for sentence in (spec.how_to_play, spec.how_to_see)
+            for line in textwrap.wrap(sentence, 96)
+        ),
         *(f" * obs[{i}]: {in_comment(label)}" for i, label in enumerate(spec.obs_labels)),
         *(
             f" * action[{i}]: {in_comment(label)}, from {low:.9g} to {high:.9g}"
@@ -161,7 +237,11 @@ def header(spec: Spec, stack: int) -> str:
         ),
     ]
     return _HEADER.format(
-        columns="\n".join(columns), obs_dim=spec.obs_dim, action_dim=spec.action_dim, stack=stack
+        columns="\n".join(columns),
+        obs_dim=spec.obs_dim,
+        action_dim=spec.action_dim,
+        stack=stack,
+        keeper=_KEEPER.format(seen=spec.newest_dim) if spec.has_history else "",
     )
 
 
@@ -195,7 +275,21 @@ void policy(const float obs[POLICY_OBSERVATIONS], float action[POLICY_ACTIONS])
         action[i] = {now}[i];
 }}
 """
+        + _keeper(controller)
     )
+
+
+def _keeper(controller: Controller) -> str:
+    """What keeps a history."""
+    spec = controller.spec
+    if not spec.has_history:
+        return ""
+    known = {"past": spec.past_actions.start, "box": f"box{len(controller.steps) - 1}"}
+    of_actions = [
+        each.format(**known) if spec.stacked_actions else "" for each in (_BEFORE, _AFTER)
+    ]
+    before, after = of_actions
+    return _KEEPER_SOURCE.format(**known, before=before, after=after)
 
 
 def test(controller: Controller) -> str:
@@ -205,8 +299,15 @@ def test(controller: Controller) -> str:
         _array("expected", controller.actions),
         _array("widths", controller.widths),
     ]
+    following = ""
+    if steps := len(controller.followed):
+        arrays += [_array("frames", controller.frames), _array("followed", controller.followed)]
+        following = _FOLLOWING.format(steps=steps, tolerance=TOLERANCE)
     return _TEST.format(
-        tests=len(controller.observations), arrays="\n".join(arrays), tolerance=TOLERANCE
+        tests=len(controller.observations),
+        arrays="\n".join(arrays),
+        tolerance=TOLERANCE,
+        following=following,
     )
 
 

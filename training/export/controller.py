@@ -18,6 +18,8 @@ TOLERANCE = 1e-5
 """Largest difference between an exported file and what it was made of, as a share of the range."""
 _BEYOND = 0.5
 """How far out of the recorded range a self-test goes, in widths of the range."""
+_FRAMES = 12
+"""Steps of an episode by which a history is tested, at most."""
 Arrays = dict[str, np.ndarray]
 Act = Callable[[Tensor], Tensor]
 """Actions `[N, A]` in [-1, 1] for observations `[N, D]`."""
@@ -107,23 +109,38 @@ class Controller:
         spec: of the task.
         steps: from a raw observation to an action in the plant's box; none of a policy that is
             made of something else.
-        observations: `[N, D]` float32, raw.
+        observations: `[N, D]` float32, raw, past actions in the plant's units.
         actions: `[N, A]` float32, what the policy does there, in the plant's box.
+        followed: `[T, A]` what it does when it is shown what is seen in the first T of these, one
+            after the other, as one episode; none where an observation is no history.
     """
 
     spec: Spec
     steps: Sequence[Step]
     observations: Float[np.ndarray, "N D"]
     actions: Float[np.ndarray, "N A"]
+    followed: Float[np.ndarray, "T A"]
+
+    @property
+    def frames(self) -> Float[np.ndarray, "T D1"]:
+        """What is seen in the episode of `followed`."""
+        return self.observations[: len(self.followed), : self.spec.newest_dim]
 
     @property
     def widths(self) -> Float[np.ndarray, " A"]:
         """Of the action box."""
         return np.array(self.spec.action_high) - np.array(self.spec.action_low)
 
-    def difference(self, actions: Float[np.ndarray, "N A"]) -> float:
+    def difference(
+        self,
+        actions: Float[np.ndarray, "N A"],
+        followed: Float[np.ndarray, "T A"] | None = None,
+    ) -> float:
         """Largest difference from the policy, as a share of the width of the action box."""
-        return float((np.abs(actions.astype(float) - self.actions) / self.widths).max())
+        pairs = [(actions, self.actions)]
+        pairs += [] if followed is None else [(followed, self.followed)]
+        found = (np.abs(each.astype(float) - wanted) / self.widths for each, wanted in pairs)
+        return max(float(each.max(initial=0.0)) for each in found)
 
 
 @dataclass(frozen=True)
@@ -175,8 +192,44 @@ def controller_of(
     box = box_of(spec)
     with torch.no_grad():
         actions = box(act(obs).cpu().numpy())
-    steps = steps_of([*layers, box]) if layers else []
-    return Controller(spec, steps, obs.numpy(), actions)
+        followed = _follow(spec, obs[:_FRAMES, : spec.newest_dim], act)
+    steps = steps_of([*_to_unit(spec, box), *layers, box]) if layers else []
+    return Controller(spec, steps, in_plant_units(spec, obs.numpy()), actions, box(followed))
+
+
+def in_plant_units(spec: Spec, obs: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
+    """Observations whose past actions, if they hold any, are as the plant knows them."""
+    if not spec.stacked_actions:
+        return obs
+    box, past, shown = box_of(spec), spec.past_actions, obs.copy()
+    unit = obs[:, past].reshape(len(obs), spec.stacked_actions, -1).astype(float)
+    shown[:, past] = (box.middle + box.half * unit).reshape(len(obs), -1)
+    return shown
+
+
+def _to_unit(spec: Spec, box: Box) -> list[Layer]:
+    """What brings past actions of the plant to [-1, 1]; nothing where they are there."""
+    if not spec.actions_are_scaled:
+        return []
+    mean, scale = torch.zeros(spec.obs_dim), torch.ones(spec.obs_dim)
+    mean[spec.past_actions] = torch.from_numpy(box.middle).repeat(spec.stacked_actions)
+    scale[spec.past_actions] = torch.from_numpy(box.half).repeat(spec.stacked_actions)
+    return [Standardise(mean, scale)]
+
+
+def _follow(spec: Spec, frames: Float[Tensor, "T D1"], act: Act) -> Float[np.ndarray, "T A"]:
+    """A policy's actions in [-1, 1] where it is shown some frames one after the other."""
+    if not spec.has_history:
+        return np.empty((0, spec.action_dim))
+    seen = frames[:1].expand(spec.stacked_obs, -1)
+    done = torch.zeros(spec.stacked_actions, spec.action_dim)
+    found: list[Tensor] = []
+    for frame in frames:
+        if found:
+            seen = torch.cat([frame.unsqueeze(0), seen])[: spec.stacked_obs]
+            done = torch.cat([found[-1], done])[: spec.stacked_actions]
+        found.append(act(torch.cat([seen.flatten(), done.flatten()]).unsqueeze(0)).cpu().float())
+    return torch.cat(found).numpy()
 
 
 def microseconds(decide: Callable[[], object], decisions: int) -> float:
@@ -186,11 +239,19 @@ def microseconds(decide: Callable[[], object], decisions: int) -> float:
 
 
 def measured(
-    act: Callable[[np.ndarray], np.ndarray], controller: Controller, decisions: int
+    act: Callable[[np.ndarray], np.ndarray],
+    controller: Controller,
+    decisions: int,
+    follow: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Measured:
-    """Ask something that takes and gives float32 rows."""
+    """Ask something that takes and gives float32 rows.
+
+    Args:
+        follow: likewise, for the frames of an episode, of what keeps the history itself.
+    """
     one = controller.observations[:1]
+    followed = None if follow is None else np.asarray(follow(controller.frames))
     return Measured(
-        controller.difference(np.asarray(act(controller.observations))),
+        controller.difference(np.asarray(act(controller.observations)), followed),
         microseconds(lambda: act(one), decisions),
     )

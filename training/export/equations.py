@@ -104,9 +104,9 @@ def text(policy: SparsePolicy, seed: int) -> str:
         f"u{action} = {middle:.9g} + {half:.9g} tanh({' '.join(terms) or '0'})"
         for action, middle, half, terms in _lines(policy, seed, lambda i, n: f"x{i}" + _power(n))
     ]
-    lines += ["", *(f"x{i}: {in_comment(label)}" for i, label in enumerate(spec.obs_labels))]
+    lines += ["", *(f"x{i}: {in_comment(label)}" for i, label in enumerate(spec.scaled_labels))]
     lines += [f"u{i}: {in_comment(label)}" for i, label in enumerate(spec.action_labels)]
-    lines += filter(None, [spec.how_to_play])
+    lines += filter(None, [spec.how_to_play, spec.how_to_see])
     return "\n".join(lines) + "\n"
 
 
@@ -121,9 +121,9 @@ def latex(policy: SparsePolicy, seed: int) -> str:
         )
     ]
     items = [
-        *(f"  \\item $x_{{{i}}}$: {in_latex(label)}" for i, label in enumerate(spec.obs_labels)),
+        *(f"  \\item $x_{{{i}}}$: {in_latex(label)}" for i, label in enumerate(spec.scaled_labels)),
         *(f"  \\item $u_{{{i}}}$: {in_latex(label)}" for i, label in enumerate(spec.action_labels)),
-        *(f"  \\item {sentence}" for sentence in filter(None, [spec.how_to_play])),
+        *(f"  \\item {sentence}" for sentence in filter(None, [spec.how_to_play, spec.how_to_see])),
     ]
     body = " \\\\\n".join(equations)
     legend = "\n".join(items)

@@ -46,6 +46,19 @@ def action_columns(spec: Spec) -> Columns:
     )
 
 
+def history(spec: Spec) -> dict[str, Any]:
+    """What an observation holds beside what is seen now, and what where there is nothing yet."""
+    middle = [(low + high) / 2 for low, high in zip(spec.action_low, spec.action_high, strict=True)]
+    return {
+        "say": spec.how_to_see,
+        "observations": spec.stacked_obs,
+        "columns_of_each": spec.newest_dim,
+        "actions": spec.stacked_actions,
+        "before_the_first_action": middle,
+        "kept_by": {"numpy": "Controller in policy.py", "c": "policy_next in policy.h"},
+    }
+
+
 def write(
     folder: Path,
     *,
@@ -76,6 +89,8 @@ def write(
             "outputs": outputs,
             # The actions of so many control steps, one after the other, are one answer.
             **({"chunk": spec.chunk} if spec.chunk > 1 else {}),
+            **({"history": history(spec)} if spec.has_history else {}),
+            **({"hidden": list(spec.hidden)} if spec.hidden else {}),
             "environment": spec.env_id,
             "exogenous": list(spec.exogenous),
             "wrappers": [str(each.get("name")) for each in spec.wrappers],

@@ -1,6 +1,7 @@
 """`format=numpy`: one Python file and its weights."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,19 @@ def export(controller: Controller, folder: Path, decisions: int) -> Measured:
     }
     # Text of a fixed width, which is stored without pickle.
     kinds = np.array([step.kind for step in controller.steps], np.str_)
+    spec = controller.spec
+    if spec.has_history:
+        arrays["history"] = np.array([spec.stacked_obs, spec.stacked_actions])
     np.savez(folder / "policy.npz", kinds=kinds, **arrays)
-    return measured(load(folder / "policy.py"), controller, decisions)
+    path = folder / "policy.py"
+    follow = partial(_follow, load(path, "Controller")) if spec.has_history else None
+    return measured(load(path), controller, decisions, follow)
+
+
+def _follow(keeper: Any, frames: np.ndarray) -> np.ndarray:
+    """Actions of an episode, by what keeps the history itself."""
+    decide = keeper()
+    return np.array([decide(frame) for frame in frames])
 
 
 def load(path: Path, function: str = "policy") -> Any:

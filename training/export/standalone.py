@@ -4,7 +4,8 @@
 gives the action `[A]` or `[N, A]` in the units of the plant, inside its box, as float32. An
 observation that is not a number gives an action that is none either. manifest.json says which
 columns these are. Where it has "chunk": N, an action holds those of N control steps, one after the
-other: play all, then ask again.
+other: play all, then ask again. Where it has "history", an observation is a stack of the last ones
+and of past actions, newest first: `Controller` keeps it, and is given what is seen now.
 """
 
 from collections.abc import Callable
@@ -22,7 +23,7 @@ def policy(obs):
     """
     layers = _layers()
     x = np.asarray(obs, np.float32)
-    width = next(len(a["weight"]) for kind, a in layers if kind == "linear")
+    width = _width()
     if x.ndim not in (1, 2) or x.shape[-1] != width:
         raise ValueError(f"an observation has {width} numbers, got the shape {x.shape}")
     with np.errstate(over="ignore"):  # of exp and cubes, far out, where their limit is right
@@ -31,10 +32,65 @@ def policy(obs):
     return x
 
 
+class Controller:
+    """The policy of one plant, with the history of what was seen and done: ask it every step.
+
+    Call `start` where the plant starts anew, and `took` after a step in which the plant did
+    something else than it was told, a saturated valve or an operator, in its own units.
+    """
+
+    def __init__(self):
+        self._obs, self._actions = _history()
+        self._middle = next(arrays["middle"] for kind, arrays in _layers() if kind == "box")
+        self.start()
+
+    def start(self):
+        """Forget what was seen and done."""
+        self._seen, self._done = [], [self._middle] * self._actions
+        self._last = None
+
+    def took(self, action):
+        """Correct the last action."""
+        action = np.asarray(action, np.float32)
+        if self._last is None or action.shape != self._last.shape:
+            raise ValueError(f"expected the {len(self._middle)} numbers of an action just answered")
+        self._last = action
+
+    def __call__(self, newest):
+        """The action `[A]` for what is seen now.
+
+        Raises:
+            ValueError: it has another length than what the policy sees in a step.
+        """
+        newest = np.asarray(newest, np.float32)
+        width = _width() - len(self._middle) * self._actions
+        if newest.shape != (width // self._obs,):
+            raise ValueError(f"{width // self._obs} numbers are seen now, got {newest.shape}")
+        if self._last is not None:
+            self._done = [self._last, *self._done][: self._actions]
+        self._seen = [newest, *(self._seen or [newest] * self._obs)][: self._obs]
+        self._last = policy(np.concatenate([*self._seen, *self._done]))
+        return self._last.copy()
+
+
+@cache
+def _stored():
+    with np.load(Path(__file__).with_name("policy.npz"), allow_pickle=False) as file:
+        return dict(file)
+
+
+def _history():
+    """Observations and past actions in one."""
+    return tuple(int(each) for each in _stored().get("history", (1, 0)))
+
+
+def _width():
+    return next(len(arrays["weight"]) for kind, arrays in _layers() if kind == "linear")
+
+
 @cache
 def _layers():
-    with np.load(Path(__file__).with_name("policy.npz"), allow_pickle=False) as file:
-        stored = dict(file)
+    stored = {name: value for name, value in _stored().items() if name != "history"}
     layers = []
     for number, kind in enumerate(stored.pop("kinds").tolist()):
         start = f"{number}_"

@@ -8,6 +8,7 @@ import torch
 
 from reverie.datasets.dataset import Dataset
 from reverie.mistake import Mistake
+from reverie.training.export.controller import in_plant_units
 from reverie.training.ope.conclusions import NAMES, unfit_reason
 
 
@@ -91,4 +92,5 @@ def recorded_ranges(data: Dataset | None) -> list[list[float]] | None:
     if data is None:
         return None
     obs = data.transitions.obs
-    return torch.stack([obs.amin(0), obs.amax(0)], 1).tolist()
+    ends = torch.stack([obs.amin(0), obs.amax(0)])
+    return in_plant_units(data.spec, ends.numpy()).T.tolist()

@@ -40,6 +40,11 @@ def require_ensemble(model: Fitted | None, place: Path) -> ProbabilisticEnsemble
             f"{place} has a world model of the kind {type(model).__name__}, of which there is no "
             "export; train with world_model=ensemble or single, or choose what=policy"
         )
+    if model.spec.has_history:
+        raise Mistake(
+            f"the world model of {place} predicts histories (dataset.history), which are not "
+            "exported; choose what=policy"
+        )
     return model
 
 
@@ -65,7 +70,7 @@ def layers_of(model: ProbabilisticEnsemble, seed: int) -> list[Layer]:
     last = together[-1]
     assert isinstance(last, Linear)
     for each in (last.weight, last.bias):
-        each.index_fill_(-1, model.held.cpu(), 0.0)  # exogenous: no change
+        each.index_fill_(-1, model.held.cpu(), 0.0)  # exogenous or copied: no change
     return together
 
 
@@ -76,8 +81,8 @@ def write(model: ProbabilisticEnsemble, seed: int, spec: Spec, path: Path) -> No
     unit = graph.add("Div", centred, graph.constant("half", box.half))
     least = graph.add("Max", unit, graph.constant("least", np.float32(-1)))
     inside = graph.add("Min", least, graph.constant("most", np.float32(1)))
-    x = graph.add("Concat", "obs", inside, axis=-1)
-    x = graph.layers(steps_of(layers_of(model, seed)), x)  # [E, B, D + 1]
+    x_row = graph.add("Concat", "obs", inside, axis=-1)
+    x = graph.layers(steps_of(layers_of(model, seed)), x_row)  # [E, B, D + 1]
     x = graph.add("Transpose", x, perm=[1, 0, 2])
 
     def part(name: str, start: int, end: int) -> str:
@@ -89,8 +94,18 @@ def write(model: ProbabilisticEnsemble, seed: int, spec: Spec, path: Path) -> No
 
     of_members = graph.constant("of_members", [1], np.int64)
     of_reward = graph.constant("of_reward", [2], np.int64)
-    change = part("change", 0, d)
-    graph.add("Add", graph.add("Unsqueeze", "obs", of_members), change, name="member_next_obs")
+    wide = graph.add("Unsqueeze", "obs", of_members)
+    if not len(model.copies.columns):
+        graph.add("Add", wide, part("change", 0, d), name="member_next_obs")
+    else:  # one gather: predicted columns, then those of the row
+        moved = graph.add("Add", wide, part("change", 0, d))
+        row = graph.add("Unsqueeze", x_row, of_members)
+        count = graph.constant("of_each", [1, model.elites, 1], np.int64)
+        both = graph.add("Concat", moved, graph.add("Tile", row, count), axis=-1)
+        index = np.arange(d)
+        index[model.copies.columns.cpu()] = d + model.copies.sources.cpu()
+        chosen = graph.constant("columns", index, np.int64)
+        graph.add("Gather", both, chosen, axis=2, name="member_next_obs")
     graph.add("Squeeze", part("reward", d, d + 1), of_reward, name="member_reward")
     for name in ("next_obs", "reward"):
         graph.add("ReduceMean", f"member_{name}", of_members, name=name, keepdims=0)

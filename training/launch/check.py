@@ -16,6 +16,7 @@ from rich.console import Console
 from reverie.datasets.check.figures import draw
 from reverie.datasets.check.report import MADE_BY, as_json, report
 from reverie.datasets.check.text import show
+from reverie.datasets.dataset import Dataset
 from reverie.mistake import Mistake, writing
 from reverie.temporary import replacing
 from reverie.text import counted
@@ -58,16 +59,28 @@ def check(arguments: Sequence[str]) -> int:
         console = Console(markup=False, emoji=False)
         show(data, found, console)
         if loaded is not data:
-            console.print(
-                f"as chunks of {counted(loaded.spec.chunk, 'control step')}: "
-                f"{counted(len(loaded), 'row')}, actions of size {loaded.spec.action_dim}",
-                highlight=False,
-            )
+            console.print(_transformed(loaded), highlight=False, soft_wrap=True)
     if picture is not None:
         _write(picture, draw(data))
     if table is not None:
         _write(table, as_json(data, found).encode())
     return 1 if found.problems else 0
+
+
+def _transformed(data: Dataset) -> str:
+    """What was made of the recorded rows."""
+    spec, made = data.spec, []
+    if spec.hidden:
+        made.append(f"without {counted(len(spec.hidden), 'column')}")
+    if spec.has_history:
+        actions = counted(spec.stacked_actions, "action")
+        made.append(f"as histories of {counted(spec.stacked_obs, 'observation')} and {actions}")
+    if spec.chunk > 1:
+        made.append(f"as chunks of {counted(spec.chunk, 'control step')}")
+    seen = f"observations of size {spec.obs_dim}, " if spec.hidden or spec.has_history else ""
+    return (
+        f"{', '.join(made)}: {counted(len(data), 'row')}, {seen}actions of size {spec.action_dim}"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -150,10 +150,12 @@ def load_dataset(config: DictConfig, agent: Builder | None = None) -> Dataset:
     known = config.agent if agent is None else getattr(agent, "keywords", {})
     discount = known.get("discount", 1.0)
     config = config.copy()
-    with open_dict(config.dataset):
-        asked = {key: config.dataset.pop(key, None) for key in transforms.SETTINGS}
-    require_declared(asked, transforms.SETTINGS, "dataset.")
     plain: Any = OmegaConf.to_container(config.dataset, resolve=True)
+    with open_dict(config.dataset):
+        asked = {key: plain.pop(key, None) for key in transforms.SETTINGS}
+        for key in asked:
+            config.dataset.pop(key, None)
+    require_declared(asked, transforms.SETTINGS, "dataset.")
     require_declared(plain, prefix="dataset.")
     plain["name"] = short_name(**plain)
     read = partial(instantiate, config.dataset, name=plain["name"], _convert_="all")

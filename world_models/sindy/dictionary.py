@@ -179,9 +179,9 @@ def readable_names(spec: Spec) -> list[str]:
 
 def legend(spec: Spec) -> dict[str, str]:
     """What the words of `readable_names` stand for; empty where the data name nothing."""
-    if not spec.obs_names and not spec.action_names:
+    if not (spec.obs_names or spec.action_names or spec.has_history):
         return {}
-    labels = (*spec.obs_labels, *spec.action_labels)
+    labels = (*spec.scaled_labels, *spec.action_labels)
     return dict(zip(readable_names(spec), map(printable, labels), strict=True))
 
 

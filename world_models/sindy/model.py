@@ -141,6 +141,12 @@ class SINDy(SparseEquations):
         _require_pairs(angles, spec.obs_dim)
         if not thresholds or list(thresholds) != sorted(thresholds):
             raise Mistake(f"world_model.thresholds={list(thresholds)} must ascend and not be empty")
+        if spec.copies:
+            raise Mistake(
+                "world_model=sindy would look for an equation of every column, of copies of others "
+                "as well (dataset.history, dataset.copies); choose world_model=ensemble, or set "
+                "both to null"
+            )
         replicas = seeds if per_seed else 1
         sizes = {"obs_dim": spec.obs_dim, "action_dim": spec.action_dim}
         # The features of the dynamics, then those of the reward; a target has zeros in the other's.

@@ -84,6 +84,23 @@ def test_code_for_chunks_says_how_to_play_them(policy):
     assert "control steps" not in policy[0].python(0) + policy[0].c(0)
 
 
+def test_code_for_histories_takes_past_actions_in_their_own_units(policy):
+    # x[0] is seen now, x[1] the action before, from 0 to 3.
+    spec = replace(SPEC, action_dim=1, action_low=(0.0,), action_high=(3.0,), stacked_actions=1)
+    found = SparsePolicy(spec, policy[0].powers, policy[0].coefficients[:, :1])
+    module: dict = {}
+    exec(found.python(0), module)
+    (seen, done), middle, half = (0.7, 2.5), 1.5, 1.5
+    unit = torch.tensor([[[seen, (done - middle) / half]]], dtype=torch.float64)
+    expected = middle + half * found.act(unit.expand(2, -1, -1))[0, 0, 0]
+    assert module["act"]([seen, done])[0] == pytest.approx(float(expected), abs=1e-12)
+    text = found.c(0)
+    assert "const double x1 = (x[1] - 1.5) / 1.5;" in text and "* x1 * x1" in text
+    assert "const double x1" not in found.c(1)  # of x[0] alone: compilers refuse what is not used
+    for each in (text, found.python(0)):
+        assert "newest first: the last 1 observation of 1 column, then the last 1 action" in each
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_exported_python_and_c_agree_with_the_policy(policy, seed, tmp_path):
     found, _ = policy

@@ -3,6 +3,7 @@
 import ctypes
 import re
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -219,3 +220,39 @@ def test_a_header_for_chunks_says_how_to_play_them():
     assert " * Actions of 2 control steps, one after the other: play all, then ask again.\n" in text
     assert "action[2]: action 0 +1," in text
     assert "ask again" not in c_files.header(spec.single, stack=8)
+
+
+@pytest.mark.parametrize(("obs", "actions"), [(3, 2), (1, 2), (2, 0)])
+@pytest.mark.parametrize("format", FORMATS)
+def test_histories_are_taken_in_the_plants_units_and_kept(format, obs, actions, tmp_path):
+    if format is onnx_files:
+        pytest.importorskip("onnxruntime")
+    width = obs * 3 + actions * 2
+    spec = replace(SPEC, obs_dim=width, stacked_obs=obs, stacked_actions=actions)
+    agent = build_option(
+        "agent", "td3_bc", changes={"hidden": [16, 12]}, spec=spec, seeds=2, updates=10
+    )
+    recorded = torch.rand(50, width, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    agent.standardise.fit(recorded)
+    layers = agent.policy_layers(1)
+    rows = self_test_observations(spec, 16, recorded, layers)
+
+    def act(obs):
+        return agent.act(obs.expand(2, -1, -1), deterministic=True)[1]
+
+    controller = controller_of(spec, layers, rows, act)
+    assert controller.followed.shape == (12, 2) and controller.frames.shape == (12, 3)
+    past = controller.observations[:, obs * 3 :].reshape(16, actions, 2)
+    box = box_of(spec)
+    unit = rows[:, obs * 3 :].reshape(16, actions, 2).numpy()
+    assert past == pytest.approx(box.middle + box.half * unit, rel=1e-5)
+    found = format.export(controller, tmp_path, 2)
+    assert found.difference is not None and found.difference < TOLERANCE
+    # What was followed is an episode: the second answer saw the first.
+    second = np.concatenate([controller.frames[1], *[controller.frames[0]] * (obs - 1)])
+    done = [controller.followed[0], *[box.middle] * (actions - 1)][:actions]
+    scaled = [(np.asarray(each) - box.middle) / box.half for each in done]
+    stacked = torch.from_numpy(np.concatenate([second, *scaled]).astype(np.float32))
+    with torch.no_grad():
+        again = box(act(stacked.unsqueeze(0)).numpy())
+    assert again[0] == pytest.approx(controller.followed[1], rel=1e-4)

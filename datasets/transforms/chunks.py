@@ -1,41 +1,18 @@
-"""What is made of recorded rows before anything learns from them, whatever source they have.
+"""Action chunks: the actions of several control steps, decided at once."""
 
-A transform is a function from a dataset to a dataset, and a setting of it in `SETTINGS` and in
-every file of `conf/dataset/`. Readers know none of them. What a transform changes in actions or
-observations it tells in the spec, by which `envs.make` gives the environment the same form.
-"""
-
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.names import bare
-from reverie.datasets.storage import Storage
 from reverie.datasets.transition import Transition
-from reverie.envs.specs import later
+from reverie.envs.specs import Spec, later
 from reverie.mistake import Mistake
 from reverie.ranges import Count, UnitInterval
 from reverie.settings import misfit
 from reverie.text import counted
-
-SETTINGS: dict[str, Any] = {"chunks": Count | None, "storage": Storage | None}
-"""Settings of a dataset that readers do not know, and what they may be: transforms, and `storage`,
-where the rows lie, see `datasets.storage`."""
-
-
-def transform(data: Dataset, settings: Mapping[str, Any], discount: float) -> Dataset:
-    """The dataset as the settings want it; a setting that is null or absent changes nothing.
-
-    Args:
-        settings: by the keys of `SETTINGS`.
-        discount: per control step, the agent's; 1 for one that has none.
-    """
-    steps = settings.get("chunks")
-    return data if steps is None else chunk(data, steps, discount=discount)
 
 
 def chunk(data: Dataset, steps: int, *, discount: float) -> Dataset:
@@ -77,6 +54,11 @@ def chunk(data: Dataset, steps: int, *, discount: float) -> Dataset:
         raise Mistake(f"the rows of {data.name} are chunks already; give the recorded dataset")
     if steps == 1:
         return data
+    if data.spec.has_history:
+        raise Mistake(
+            f"dataset.chunks={steps} and histories do not go together: what is seen within a chunk "
+            "is not in its row; set one of dataset.chunks and dataset.history to null"
+        )
     recorded, terminated = data.transitions, data.transitions.terminated
     cut = terminated | ~data.valid_next  # beyond which no window sees
     cut[data.episode_starts[1:] - 1] = cut[-1] = True
@@ -124,13 +106,13 @@ def chunk(data: Dataset, steps: int, *, discount: float) -> Dataset:
         episode_starts=starts,
         origin={**data.origin, "chunks": f"{steps} control steps, discounted by {discount:g}"},
         places=None if data.places is None else data.places.take(row.numpy()),
-        untransformed=data,
+        untransformed=data.recorded,
         recorded_episodes=episode.unique(return_inverse=True)[1],
         taken=row.unsqueeze(1) + torch.arange(steps) <= end.unsqueeze(1),
     )
 
 
-def _spec(data: Dataset, steps: int, discount: float):
+def _spec(data: Dataset, steps: int, discount: float) -> Spec:
     spec = data.spec
     names = [
         later(bare(name), step) + name[len(bare(name)) :]  # the unit stays behind
@@ -145,4 +127,5 @@ def _spec(data: Dataset, steps: int, discount: float):
         action_names=tuple(names),
         chunk=steps,
         chunk_discount=discount,
+        copies=(),
     )
