@@ -37,8 +37,13 @@ def still_actions(rows: Rows) -> list[int]:
     if len(rows) < _FEWEST:
         return []
     fixed = constant(rows.action)
-    low, high = np.quantile(rows.action, [(1 - _MOST) / 2, (1 + _MOST) / 2], axis=0)
-    return [dim for dim in np.flatnonzero(high - low < _STILL * 2.0).tolist() if dim not in fixed]
+    sides = [(1 - _MOST) / 2, (1 + _MOST) / 2]
+    still = []
+    for dim, column in enumerate(rows.action.T):
+        low, high = np.quantile(column, sides)  # one by one, for little memory
+        if high - low < _STILL * 2.0 and dim not in fixed:
+            still.append(dim)
+    return still
 
 
 def following_actions(rows: Rows) -> list[int]:

@@ -98,13 +98,15 @@ def _explained(rows: Rows, dims: list[int], lag: int) -> np.ndarray | None:
 
     None where too few episodes are that long.
     """
-    last = np.repeat(rows.ends, rows.lengths)
-    first = np.flatnonzero(np.arange(len(rows)) + lag <= last)
+    goes_on = np.ones(len(rows), bool)
+    for before in range(lag):
+        late = rows.ends - before
+        goes_on[late[late >= rows.starts]] = False
+    first = np.flatnonzero(goes_on)
     if len(first) < _FEWEST:
         return None
     first = some(first)
-    total = np.concatenate([np.zeros((1, rows.action.shape[1])), rows.action.cumsum(0, np.float64)])
-    action = _standard((total[first + lag] - total[first]) / lag)
+    action = _standard(rows.action[first[:, None] + np.arange(lag)].mean(axis=1, dtype=np.float64))
     obs = _standard(rows.obs[first].astype(np.float64))
     target = rows.obs[first + lag][:, dims].astype(np.float64)
     target = target - rows.obs[first][:, dims]

@@ -35,6 +35,7 @@ MADE_BY = "reverie check"
 """In every file that holds a report, so that it may be written over."""
 BINS = 10
 MANY = 0.2  # share of rows that repeat an earlier one, beyond which it is worth a line
+_PIECES = 16  # in which rows are compared with each other
 
 
 @dataclass(frozen=True)
@@ -207,14 +208,16 @@ def _duplicates(columns: Sequence[np.ndarray]) -> int:
         for column in np.concatenate([column[part] for column in bits], axis=1).T:
             mixed[:] = (mixed ^ column) * np.uint64(0x9E3779B97F4A7C15)
             mixed ^= mixed >> np.uint64(29)
-    # Sorted by key, equal rows lie side by side; what only collides is told apart by its bits.
-    order = np.argsort(key, kind="stable")
-    alike = np.flatnonzero(key[order[1:]] == key[order[:-1]])
     count = 0
-    for part in stretches(len(alike), 8 * sum(column.shape[1] for column in bits)):
-        later, earlier = order[alike[part] + 1], order[alike[part]]
-        same = [(column[later] == column[earlier]).all(axis=1) for column in bits]
-        count += int(np.logical_and.reduce(same).sum())
+    for piece in range(_PIECES):  # of the keys, one at a time, for little memory
+        rows = np.flatnonzero(key % np.uint64(_PIECES) == piece)
+        # Sorted by key, equal rows lie side by side; what only collides is told apart by its bits.
+        rows = rows[np.argsort(key[rows], kind="stable")]
+        alike = np.flatnonzero(key[rows[1:]] == key[rows[:-1]])
+        for part in stretches(len(alike), 8 * sum(column.shape[1] for column in bits)):
+            later, earlier = rows[alike[part] + 1], rows[alike[part]]
+            same = [(column[later] == column[earlier]).all(axis=1) for column in bits]
+            count += int(np.logical_and.reduce(same).sum())
     return count
 
 
