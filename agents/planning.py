@@ -45,7 +45,7 @@ class Planning(Agent):
         with torch.random.fork_rng([obs.device] if obs.device.type == "cuda" else []):
             torch.manual_seed(0)
             with torch.no_grad():
-                return self._ready().plan(obs)[..., 0, :]
+                return self._ready().plan(obs, alike=True)[..., 0, :]
 
     def begin(self) -> Policy:
         return self._ready().restart()
