@@ -13,6 +13,9 @@ from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
 from reverie.world_models.base import Plans, Policy
 
+AT_ONCE = 256
+"""States that are planned for at once, each with all its plans, so that memory is bounded."""
+
 
 class Planning(Agent):
     """Stands where a run has its agent, and acts by the run's planner.
@@ -42,10 +45,15 @@ class Planning(Agent):
     def act(
         self, obs: Float[Tensor, "S B D"], deterministic: bool = False
     ) -> Float[Tensor, "S B A"]:
-        with torch.random.fork_rng([obs.device] if obs.device.type == "cuda" else []):
+        planner = self._ready()
+
+        def first(some: Tensor) -> Tensor:
             torch.manual_seed(0)
-            with torch.no_grad():
-                return self._ready().plan(obs)[..., 0, :]
+            return planner.plan(some, alike=True)[..., 0, :]
+
+        devices = [obs.device] if obs.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), torch.no_grad():
+            return torch.cat([first(some) for some in obs.split(AT_ONCE, 1)], 1)
 
     def begin(self) -> Policy:
         return self._ready().restart()

@@ -145,6 +145,9 @@ def describe(annotation: Any) -> str:
     kind, inner = get_origin(annotation) or annotation, get_args(annotation)
     if kind is Annotated:
         plain, *declared = inner
+        example = next((each for each in declared if isinstance(each, str)), None)
+        if example is not None:
+            return example
         limits = (str(each) for each in declared if isinstance(each, Range | Pair))
         return ", ".join([describe(plain), *limits])
     if kind in (Union, UnionType):
@@ -152,7 +155,8 @@ def describe(annotation: Any) -> str:
             inner = tuple(each for each in inner if each is not int)
         members = [describe(each) for each in inner if each is not NoneType]
         null = ["null"] if NoneType in inner else []
-        return " or ".join(dict.fromkeys([*members, *null]))
+        listed = list(dict.fromkeys([*members, *null]))
+        return (" or " if len(listed) < 3 else ", or ").join(listed)
     if kind is Literal:
         return " or ".join(map(str, inner))
     if kind is Callable:

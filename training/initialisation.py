@@ -104,7 +104,7 @@ class Initialisation:
 
     def _require_same_spaces(self, theirs: Spec, ours: Spec) -> None:
         sizes = ("obs_dim", "action_dim", "action_low", "action_high")
-        for what in (*sizes, "stacked_obs", "stacked_actions", "hidden"):
+        for what in ("stacked_obs", "stacked_actions", "hidden", *sizes):  # the first say why
             before, now = _plain(getattr(theirs, what)), _plain(getattr(ours, what))
             if before != now:
                 raise self._other_space(what, before, now)
@@ -115,6 +115,8 @@ class Initialisation:
 
     def _other_space(self, what: str, before: Any, now: Any, column: str | None = None) -> Mistake:
         remedy = "give a dataset of the same spaces"
+        if what in ("stacked_obs", "stacked_actions", "hidden"):
+            remedy = f"set dataset.{'hide' if what == 'hidden' else 'history'} as it was there"
         if column is not None and sorted(before) == sorted(now):
             listed = one_line(json.dumps(before, ensure_ascii=False), 200)
             remedy = f"put them into that order, 'dataset.columns.{column}={listed}'"

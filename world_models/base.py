@@ -35,8 +35,12 @@ class Plans(Protocol):
 
     discount: float
 
-    def plan(self, obs: Tensor) -> Tensor:
-        """Plans `[S, P, H, A]` from `obs [S, P, D]` alone, on the device."""
+    def plan(self, obs: Tensor, *, alike: bool) -> Tensor:
+        """Plans `[S, P, H, A]` from `obs [S, P, D]` alone, on the device.
+
+        Args:
+            alike: whether all P states meet the same random numbers.
+        """
 
     def restart(self) -> Policy:
         """A policy of new episodes, whose plans go on from each other."""

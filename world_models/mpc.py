@@ -181,6 +181,7 @@ class ModelPredictivePlanner:
         ahead: Float[Tensor, "S P H A"] | None = None,
         last: Float[Tensor, "S P A"] | None = None,
         limits: Limits | None = None,
+        alike: bool = False,
     ) -> Float[Tensor, "S P H A"]:
         """The mean of the plans from `obs`, without what was planned before; on the device.
 
@@ -188,16 +189,18 @@ class ModelPredictivePlanner:
             ahead: where the search begins; None for zeros.
             last: actions that were played before, for their rate; None for none.
             limits: of the actions, which broadcast against `[S, P, A]`.
+            alike: whether all states of a seed meet the same random numbers, so that a plan does
+                not depend on what it is asked beside.
         """
         limits = self._limits(limits, obs)
         sides = tuple(side.expand(*obs.shape[:-1], -1).unsqueeze(2) for side in limits)
         shape = (*obs.shape[:-1], self.horizon, self.spec.action_dim)
         mean = obs.new_zeros(shape) if ahead is None else ahead
         std = torch.full_like(mean, self.std_max)
-        followed = self._policy_plans(obs, sides)
+        followed = self._policy_plans(obs, sides, alike)
         for iteration in range(self.iterations):
             known = ahead is not None or iteration > 0  # else the mean is nobody's plan
-            mean, std = self._improve(obs, mean, std, followed, last, sides, known)
+            mean, std = self._improve(obs, mean, std, followed, last, sides, known, alike)
         return mean
 
     def _improve(
@@ -209,13 +212,15 @@ class ModelPredictivePlanner:
         last: Float[Tensor, "S P A"] | None,
         limits: tuple[Tensor, ...],
         known: bool,
+        alike: bool,
     ) -> tuple[Float[Tensor, "S P H A"], Float[Tensor, "S P H A"]]:
         """One iteration: mean and std of the plans, from those that did best."""
         low, high = limits
         drawn = self.samples - followed.shape[2]
-        lead = (*obs.shape[:-1], drawn, self.spec.action_dim)
+        lead = (*_drawn_for(obs, alike), drawn, self.spec.action_dim)
         noise = coloured_noise(lead, self.horizon, self.noise_exponent, obs.device).mT
         noise[:, :, 0] = 0.0
+        noise = noise.expand(*obs.shape[:-1], *noise.shape[2:])
         centre, width = mean.unsqueeze(2), std.unsqueeze(2)  # [S, P, 1, H, A]
         sampled = centre + width * noise
 
@@ -313,15 +318,16 @@ class ModelPredictivePlanner:
         return torch.cat([first, steps], -2).diff(dim=-2).square().sum((-1, -2))
 
     def _policy_plans(
-        self, obs: Float[Tensor, "S P D"], limits: tuple[Tensor, ...]
+        self, obs: Float[Tensor, "S P D"], limits: tuple[Tensor, ...], alike: bool
     ) -> Float[Tensor, "S P K2 H A"]:
         """What the agent does in the model from each state, the first time without noise."""
         count = self.policy_samples
         shape = (*obs.shape[:-1], count, self.horizon, self.spec.action_dim)
         if not count:
             return obs.new_zeros(shape)
-        noise = torch.randn(shape, device=obs.device)
+        noise = torch.randn(*_drawn_for(obs, alike), *shape[2:], device=obs.device)
         noise[:, :, 0] = 0.0
+        noise = noise.expand(shape)
 
         def choose(t: int, states: Tensor) -> Tensor:
             assert self.moments is not None
@@ -343,12 +349,22 @@ class ModelPredictivePlanner:
         if bounds is None:
             return -box, box
         low, high = (torch.as_tensor(side).to(box).expand(*box.shape) for side in bounds)
-        return low.clamp(-1, 1), high.clamp(-1, 1)
+        if not bool(((low >= -1) & (low <= high) & (high <= 1)).all()):
+            raise Mistake(
+                f"bounds of actions {low.tolist()} to {high.tolist()} must rise, and lie within "
+                "-1 to 1, the whole range of the plant's actions"
+            )
+        return low, high
 
 
 def moved_on(mean: Float[Tensor, "S P H A"], played: int) -> Float[Tensor, "S P H A"]:
     """What is left of a plan, its last action repeated."""
     return torch.cat([mean[..., played:, :], mean[..., -1:, :].expand_as(mean[..., :played, :])], 2)
+
+
+def _drawn_for(obs: Float[Tensor, "S P D"], alike: bool) -> torch.Size:
+    """Seeds and states that meet random numbers of their own."""
+    return obs[:, :1].shape[:2] if alike else obs.shape[:2]
 
 
 def _last_of(chunk: Float[Tensor, "S B A"], steps: int) -> Float[Tensor, "S B 1 A1"]:

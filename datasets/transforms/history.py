@@ -18,7 +18,8 @@ from reverie.text import counted
 
 LENGTHS: dict[str, Any] = {"obs": Count, "actions": Whole}
 """How many observations, the one of now included, and how many past actions."""
-Lengths = Count | Annotated[Mapping[str, Any], ArgumentsOf(lambda _: LENGTHS)] | None
+_Both = Annotated[Mapping[str, Any], ArgumentsOf(lambda _: LENGTHS), "{obs: 3, actions: 2}"]
+Lengths = Count | _Both | None
 """The setting: `3` stands for `{obs: 3, actions: 2}`."""
 
 

@@ -11,8 +11,10 @@ from reverie.datasets import chunk, hide, load, stack, with_copies
 from reverie.datasets.check.report import report
 from reverie.datasets.subset import choose_episodes
 from reverie.datasets.transforms.copies import FEWEST, describe_copies, find_copies
+from reverie.datasets.transforms.history import Lengths
 from reverie.datasets.transition import column_names
 from reverie.mistake import Mistake
+from reverie.settings import misfit
 from reverie.world_models.fitting import held_out_episodes
 
 
@@ -229,3 +231,10 @@ def _columns():
         "terminals": np.zeros(30),
         "timeouts": np.arange(30) % 10 == 9,
     }
+
+
+@pytest.mark.parametrize("said", [[3], "3", 2.5, 0])
+def test_a_history_of_no_such_form_is_told_both_forms(said):
+    told = "at least 1, or {obs: 3, actions: 2}, or null"
+    assert str(misfit("dataset.history", said, Lengths)).endswith(told)
+    assert misfit("dataset.history", {"obs": 3}, Lengths) is None

@@ -216,5 +216,7 @@ def test_a_collection_is_of_whole_single_observations():
 
 def test_a_run_is_not_continued_from_one_that_saw_something_else(finished):
     # Three observations and two actions are as wide as four observations and none.
-    with pytest.raises(Mistake, match=r"stacked_obs 3, the dataset of this run has 4"):
-        make(f"init={finished}", "dataset.history={obs: 4, actions: 0}").train()
+    for lengths, now in (("{obs: 4, actions: 0}", 4), ("2", 2)):
+        told = rf"stacked_obs 3, the dataset of this run has {now}; set dataset\.history as it was"
+        with pytest.raises(Mistake, match=told):
+            make(f"init={finished}", f"dataset.history={lengths}").train()

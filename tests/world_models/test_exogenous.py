@@ -318,7 +318,7 @@ def test_the_gap_of_values_replays(data):
     model.replay_exogenous(data)
 
     class Agent(torch.nn.Linear):
-        seeds = S
+        seeds, device = S, torch.device("cpu")
 
         def act(self, obs, deterministic):
             return still(obs)

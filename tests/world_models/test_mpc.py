@@ -231,6 +231,27 @@ def test_bounds_hold_at_the_call_that_names_them():
     assert (made(obs) < -0.1).all()
 
 
+@pytest.mark.parametrize("sides", [(20.0, 60.0), (0.2, -0.1), (-1.0, math.nan)])
+def test_bounds_in_the_units_of_the_plant_are_refused(sides):
+    bounds = tuple(torch.tensor([side]) for side in sides)
+    with pytest.raises(ValueError, match="must rise, and lie within -1 to 1"):
+        planner()(OBS, bounds)
+
+
+@pytest.mark.parametrize("changes", [{"noise_exponent": 2.0}, {"moments": True}])
+def test_a_plan_from_nothing_does_not_depend_on_what_it_is_asked_beside(changes):
+    if "moments" in changes:
+        changes = {"moments": policy}
+    whole = planned_alike(planner(**changes), OBS)
+    torch.testing.assert_close(planned_alike(planner(**changes), OBS.flip(1)), whole.flip(1))
+    torch.testing.assert_close(planned_alike(planner(**changes), OBS[:, 1:2]), whole[:, 1:2])
+
+
+def planned_alike(made, obs):
+    torch.manual_seed(0)
+    return made.plan(obs, alike=True)
+
+
 def policy(obs):
     return torch.tanh(-obs[..., :1]), 0.1 * torch.ones_like(obs[..., :1])
 

@@ -34,6 +34,7 @@ from reverie.training.launch import mistakes
 from reverie.training.launch.compose import judge_by
 from reverie.training.launch.options import CONF
 from reverie.training.launch.restore import SavedRun, load_run
+from reverie.training.ope.plans import SAMPLE, refuse_fitted_q, tell_duration
 from reverie.training.ope.table import print_verdict
 from reverie.training.ope.verdict import RANGES
 from reverie.training.run_directory import unless_read_only
@@ -132,6 +133,11 @@ def _by_records(run: SavedRun, settings: DictConfig, console: Console) -> Distil
     plain["discount"] = run.spec.per_action(plain["discount"])
     judge, seeds, discount = judge_by(plain), run.agent.seeds, run.agent.discount
     judge.require_settings(run.spec, run.policy, seeds, discount)
+    if run.agent.plans:
+        refuse_fitted_q(
+            *(judge.updates, judge.fqe["batch_size"], "verdict.fqe.updates"),
+            "the rollouts in its model to score by",
+        )
     data, model = run.load_dataset(), run.load_part("world_model")
     records = InRecords(data, seeds=seeds, rows=settings.rows)
     if not isinstance(model, WorldModel):
@@ -148,6 +154,13 @@ def _by_records(run: SavedRun, settings: DictConfig, console: Console) -> Distil
             "rollouts of that model"
         )
     console.print(f"no environment is known: {told}", highlight=False, soft_wrap=True)
+    if run.agent.plans:
+        states = judge.single_states(data, discount, settings.seed)
+        states += settings.rows * settings.copies * (settings.rounds + 1)
+        obs = data.transitions.obs[:SAMPLE].to(run.device)
+        tell_duration(
+            run.agent, obs, states, "fewer rows, copies, rounds and verdict.starts", console
+        )
     if model is None:
         student, chosen = teach(run.policy, records, OmegaConf.create({**settings, "rounds": 0}))
     else:

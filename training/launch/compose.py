@@ -382,11 +382,11 @@ def build_evaluator(config: DictConfig, data: Dataset, console: Console) -> Eval
     if not config.evaluate.every:
         return None
     if data.spec.env_id is None:
-        console.print(
-            f"dataset {data.name} names no environment, so nothing is scored; "
-            "dataset.env_id=... adds one",
-            soft_wrap=True,
-        )
+        told = f"dataset {data.name} names no environment, so nothing is scored; "
+        told += "dataset.env_id=... adds one"
+        if is_chosen(config.planner):  # a policy has its verdict
+            told += ", or ask the log afterwards: python -m training.ope run=... fqe.updates=0"
+        console.print(told, soft_wrap=True)
         return None
     return Evaluator(spec=data.spec, seeds=config.seeds, episodes=config.evaluate.episodes)
 

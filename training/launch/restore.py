@@ -113,6 +113,11 @@ class SavedRun:
             `[S, B, A]` in [-1, 1] on the host; or of a mapping, the actions by name in the plant's
             units, see `training.plant_units.decide`.
         """
+        if not isinstance(obs, Mapping | Tensor):
+            raise TypeError(
+                f"a policy takes a tensor [S, B, D], or values by the names of columns, not a "
+                f"{type(obs).__name__}; for one seed torch.as_tensor(obs).float()[None]"
+            )
         if not isinstance(obs, Mapping):
             return self.agent.act(obs.to(self.device), deterministic=True).cpu()
         seeds = self.agent.seeds

@@ -27,6 +27,7 @@ from reverie.training.launch.compose import build_part, is_chosen, judge_by, thr
 from reverie.training.launch.options import CONF
 from reverie.training.launch.restore import SavedRun, load_run
 from reverie.training.ope import estimates as value_estimates
+from reverie.training.ope.plans import SAMPLE, refuse_fitted_q, tell_duration
 from reverie.training.ope.table import print_verdict
 from reverie.training.ope.verdict import RANGES
 from reverie.training.ope.verdict import plain as plain_interval
@@ -56,12 +57,11 @@ def evaluate(settings: DictConfig) -> None:
     torch.set_num_threads(threads(settings.threads))
     run_dir = Path(settings.run).expanduser()
     run = load_run(run_dir, settings.device, settings.seed, settings.allow)
-    if run.agent.plans and settings.fqe.updates:
-        raise Mistake(
-            f"{run_dir} plans at every state, and fitted Q evaluation would ask it for "
-            f"{settings.fqe.updates} x {settings.fqe.batch_size} plans; set fqe.updates=0, which "
-            "leaves rollouts in its model, or score it with evaluate.py"
-        )
+    if run.agent.plans:
+        left = "rollouts in its model"
+        if run.spec.env_id is not None:
+            left += ", or score it with evaluate.py"
+        refuse_fitted_q(settings.fqe.updates, settings.fqe.batch_size, "fqe.updates", left)
     if not 0 < (run.agent.discount if settings.discount is None else settings.discount) < 1:
         raise Mistake(
             f"the agent of {run_dir} has no discount below 1, so its policy has no value without "
@@ -81,6 +81,10 @@ def evaluate(settings: DictConfig) -> None:
             "nothing is left to estimate with: fqe.updates=0, and there is no world model or "
             "model.rollouts=0; choose world_model=ensemble, or raise fqe.updates"
         )
+    if run.agent.plans:
+        obs = data.transitions.obs[:SAMPLE].to(run.device)
+        states = judge.single_states(data, judge.discount, settings.seed)
+        tell_duration(run.agent, obs, states, "fewer starts", console)
     found = judge.judge(
         lambda obs: run.agent.act(obs, deterministic=True),
         data,

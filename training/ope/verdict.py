@@ -25,8 +25,14 @@ from reverie.training.ope.conclusions import conclude
 from reverie.training.ope.doubly_robust import correct, weigh
 from reverie.training.ope.estimates import Fitted, Rollouts, box_of, fit_values, interval
 from reverie.training.ope.estimates import model_rollouts as roll_out
-from reverie.training.ope.recorded import Recorded, horizon_of, recorded_values, start_rows
-from reverie.training.ope.support import action_distance
+from reverie.training.ope.recorded import (
+    Recorded,
+    horizon_of,
+    recorded_values,
+    start_rows,
+    value_steps,
+)
+from reverie.training.ope.support import STATES, action_distance
 from reverie.training.progress import stage
 from reverie.training.results.statistics import Interval
 from reverie.training.seeding import side_stream
@@ -165,9 +171,7 @@ class Verdict:
             See `docs/guide.md`, "reading the verdict". Intervals are `[estimate, low, high]`.
         """
         discount = self.discount_of(discount)
-        # Control steps were asked for; a row is an action, which may be a chunk of them.
-        actions = None if self.horizon is None else -(-self.horizon // data.spec.chunk)
-        horizon = horizon_of(data) if actions is None else actions
+        horizon = self._horizon(data)
         rows = start_rows(data, self.starts, seed)
         known = recorded_values(data, rows, horizon=horizon, discount=discount)
         starts = data.transitions.obs[rows].to(device)
@@ -235,6 +239,16 @@ class Verdict:
             }
         found["critics"] = expect(starts)
         return found | conclude(found, self.far)
+
+    def _horizon(self, data: Dataset) -> int:
+        # Control steps were asked for; a row is an action, which may be a chunk of them.
+        return horizon_of(data) if self.horizon is None else -(-self.horizon // data.spec.chunk)
+
+    def single_states(self, data: Dataset, discount: float, seed: int) -> int:
+        """States at which `judge` asks for an action, one by one, without fitted Q evaluation."""
+        steps = max(self._horizon(data), value_steps(self.discount_of(discount)))
+        starts = len(start_rows(data, self.starts, seed)) * self.rollouts
+        return min(STATES, len(data)) + starts * steps
 
     def _describe_fit(self, fitted: Fitted | None, known: Recorded) -> dict[str, Any]:
         if fitted is None:

@@ -105,8 +105,9 @@ def alarm(judged: Mapping[str, Any]) -> list[str]:
     if judged["optimistic"]:
         return [
             f"the critics promise what nobody can earn: {said}; they had too few updates to come "
-            "down, or their actions leave the data: raise updates, then raise filter.penalty, "
-            "lower source.horizon, or choose algorithm=td3_bc"
+            "down, or their actions leave the data: raise updates; then, of rollouts, raise "
+            "filter.penalty or lower source.horizon, else stay nearer to the data, as "
+            "algorithm=td3_bc agent.alpha=1 and algorithm=bc do"
         ]
     return [
         f"the run has blown up: {said}; lower the learning rates, and do not use its policy",
