@@ -264,13 +264,15 @@ def _open_loop(
         return {name: plain(torch.stack(values, -1)) for name, values in found.items()}
 
     predict = getattr(model, "predict", None)
+    if model.initial_state(start) is not None:
+        predict = None  # it would forget what the steps before left
 
     def mean_step(obs: Tensor, action: Tensor, state: Carried) -> tuple[Tensor, Tensor, Carried]:
         if predict is not None:
             mean = predict(obs, action)[0].mean(1)
             next_obs, state = model.replayed(obs, mean[..., :-1], state)
             return next_obs, mean[..., -1], state
-        step = model.advance(obs, action, candidates, state)
+        step = model.advance(obs, action, candidates, state, expected=True)
         following = None if step.state is None else step.state.mean(0)
         return step.next_obs.mean(0), step.reward.mean(0), following
 
