@@ -17,7 +17,7 @@ from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
 from reverie.ranges import Bounds, Count, Decay, Inside, NonNegative, Positive, Whole
 from reverie.world_models.base import FitProgress, ReadState, Step, WorldModel, WriteState
-from reverie.world_models.fitting import held_out_episodes, rows_of
+from reverie.world_models.fitting import held_out_episodes, rows_of, uninterrupted
 from reverie.world_models.recurrent import RecurrentGaussian
 from reverie.world_models.termination import LearnedTermination, resolve
 from reverie.world_models.windows import (
@@ -84,11 +84,11 @@ class AnyStep(WorldModel):
         terminal_head: builds the classifier that `learned` needs, given `spec` and `seeds`.
         heldout_episodes: whole episodes kept out of the fit for open-loop diagnostics, at most a
             tenth of all; 0 for none.
+        uncertainty: of a step, the root mean square over observations of the standard deviation
+            over k of the means: of `standardised` ones, in units of the targets' std, or of `raw`
+            ones. It is 0 at the first step of a rollout.
 
-    `uncertainty` is the root mean square over observations of the standard deviation over k of the
-    means, in standard deviations of the targets. It is 0 at the first step of a rollout.
-
-    Source: ADMPO and its code. Differs: targets and u are standardised; k is drawn for every row of
+    Source: ADMPO and its code. Differs: targets are standardised, and u is (`raw` undoes that); k is drawn for every row of
     a rollout, not once for all; a rollout begins with one state, not with its recorded past; early
     stopping holds out whole episodes, and windows end at their ends; exogenous observations are no
     targets and go in at every step, like actions.
@@ -123,6 +123,7 @@ class AnyStep(WorldModel):
         termination: str,
         terminal_head: Callable[..., LearnedTermination],
         heldout_episodes: Whole,
+        uncertainty: Literal["standardised", "raw"],
     ) -> None:
         super().__init__()
         self.spec, self.seeds, self.seed = spec, seeds, seed
@@ -134,7 +135,7 @@ class AnyStep(WorldModel):
         self.holdout_fraction, self.holdout_limit = holdout_fraction, holdout_limit
         self.improvement, self.patience, self.max_epochs = improvement, patience, max_epochs
         self.checkpoint_every, self.heldout_episodes = checkpoint_every, heldout_episodes
-        self.per_seed = per_seed
+        self.per_seed, self.standardised = per_seed, uncertainty == "standardised"
         # L, models: one per seed, or one in all.
         self.replicas = seeds if per_seed else 1
         self.termination = resolve(
@@ -267,6 +268,16 @@ class AnyStep(WorldModel):
         state[..., -1] = 1.0
         return state
 
+    def recorded_state(self, data: Dataset, rows: Int[Tensor, " R"]) -> Float[Tensor, "R W"]:
+        """The queue of the recorded pairs before each row, as many as its episode has."""
+        first, _ = uninterrupted(data)
+        length = (rows - first[rows] + 1).clamp(max=self.backtrack)
+        back = torch.arange(self.backtrack - 1, 0, -1)
+        before = data.transitions[(rows.unsqueeze(-1) - back).clamp(min=0)]
+        pairs = torch.cat([before.obs, before.action], -1)
+        pairs = torch.where((back < length.unsqueeze(-1)).unsqueeze(-1), pairs, 0.0).flatten(1)
+        return torch.cat([pairs, length.unsqueeze(-1)], -1).to(self.fitted.device)
+
     def answers(
         self,
         obs: Float[Tensor, "L B D"],
@@ -381,8 +392,9 @@ class AnyStep(WorldModel):
         ended = self.termination(
             obs.expand_as(next_obs), action.expand(candidates, -1, -1, -1), next_obs
         )
-        unit = self.network.output_std[:-1]
-        spread = answers.spread()[..., :-1] / unit.square()
+        spread = answers.spread()[..., :-1]
+        if self.standardised:
+            spread = spread / self.network.output_std[:-1].square()
         learned = spread.index_select(-1, self.network.learned[:-1])
         following = self._following(obs, action, state).expand(candidates, -1, -1, -1)
         return Step(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from reverie.datasets.dataset import Dataset
@@ -208,6 +208,13 @@ class WorldModel(Fitted):
         """What the first `step` from recorded `obs [S, B, D]` takes as `state`, `[S, B, W]`.
 
         None for models whose observation is the whole state; their `step` is given None for ever.
+        """
+        return None
+
+    def recorded_state(self, data: Dataset, rows: Int[Tensor, " R"]) -> Float[Tensor, "R W"] | None:
+        """What `step` takes as `state` at these rows of a dataset, with the past that they had.
+
+        None where that is what `initial_state` gives.
         """
         return None
 

@@ -177,7 +177,9 @@ def _judge(
         obs, action = (x.expand(seeds, *x.shape) for x in (here.obs, here.action))
         origin = torch.cat([here.obs, torch.zeros_like(here.reward).unsqueeze(-1)], -1)
         truth = standard(_changes(data, block).to(device))
-        step = model.step(obs, action, candidates)
+        past = model.recorded_state(data, block)
+        past = None if past is None else past.expand(seeds, -1, -1)
+        step = model.step(obs, action, candidates, past)
         found = {"uncertainty": step.uncertainty, "ended": step.terminated[0]}
         if predict is None:
             outcome = torch.cat([step.next_obs, step.reward.unsqueeze(-1)], -1)

@@ -119,7 +119,7 @@ class RecurrentGaussian(nn.Module):
             getattr(self, f"{name}_std").copy_(std)
 
     def standardised(
-        self, sequence: Sequence[Float[Tensor, "L B X"]], dropout: float = 0.0
+        self, sequence: Sequence[Float[Tensor, "L _ X"]], dropout: float = 0.0
     ) -> tuple[Float[Tensor, "L B Y"], Float[Tensor, "L B Y"]]:
         """Mean and log-variance after the last input, in units of the outputs' std.
 
@@ -142,7 +142,7 @@ class RecurrentGaussian(nn.Module):
         return mean, soft_clamp(log_variance, self.low, self.high)
 
     def forward(
-        self, sequence: Sequence[Float[Tensor, "L B X"]]
+        self, sequence: Sequence[Float[Tensor, "L _ X"]]
     ) -> tuple[Float[Tensor, "L B Y"], Float[Tensor, "L B Y"]]:
         """Mean and standard deviation in raw units; see `standardised`.
 
