@@ -84,14 +84,13 @@ class AnyStep(WorldModel):
         terminal_head: builds the classifier that `learned` needs, given `spec` and `seeds`.
         heldout_episodes: whole episodes kept out of the fit for open-loop diagnostics, at most a
             tenth of all; 0 for none.
-        uncertainty: of a step, the root mean square over observations of the standard deviation
-            over k of the means: of `standardised` ones, in units of the targets' std, or of `raw`
-            ones. It is 0 at the first step of a rollout.
+        uncertainty_unit: of u, the root mean square over observations of the standard deviation
+            over k of the means: `std` of the targets, or `raw`. At a first step u is 0.
 
-    Source: ADMPO and its code. Differs: targets are standardised, and u is (`raw` undoes that); k is drawn for every row of
-    a rollout, not once for all; a rollout begins with one state, not with its recorded past; early
-    stopping holds out whole episodes, and windows end at their ends; exogenous observations are no
-    targets and go in at every step, like actions.
+    Source: ADMPO and its code. Differs: targets are standardised, and u is (`raw` undoes that); k
+    is drawn for every row of a rollout, not once for all; a rollout begins with one state, not with
+    its recorded past; early stopping holds out whole episodes, and windows end at their ends;
+    exogenous observations are no targets and go in at every step, like actions.
     """
 
     draws = True
@@ -123,7 +122,7 @@ class AnyStep(WorldModel):
         termination: str,
         terminal_head: Callable[..., LearnedTermination],
         heldout_episodes: Whole,
-        uncertainty: Literal["standardised", "raw"],
+        uncertainty_unit: Literal["std", "raw"],
     ) -> None:
         super().__init__()
         self.spec, self.seeds, self.seed = spec, seeds, seed
@@ -135,7 +134,7 @@ class AnyStep(WorldModel):
         self.holdout_fraction, self.holdout_limit = holdout_fraction, holdout_limit
         self.improvement, self.patience, self.max_epochs = improvement, patience, max_epochs
         self.checkpoint_every, self.heldout_episodes = checkpoint_every, heldout_episodes
-        self.per_seed, self.standardised = per_seed, uncertainty == "standardised"
+        self.per_seed, self.standardised = per_seed, uncertainty_unit == "std"
         # L, models: one per seed, or one in all.
         self.replicas = seeds if per_seed else 1
         self.termination = resolve(

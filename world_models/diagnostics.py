@@ -393,7 +393,7 @@ def _plot_calibration(axes: Axes, found: Mapping[str, Any] | None) -> None:
 
 
 def _plot_fit(axes: Axes, losses: Sequence[Sequence[float]] | None) -> None:
-    axes.set(xlabel="epoch", ylabel="mean squared error, raw units", title="holdout error")
+    axes.set(xlabel="epoch", ylabel="mean squared error", title="holdout error")
     if not losses:
         axes.text(0.5, 0.5, "no fit recorded", ha="center", va="center")
         return

@@ -12,6 +12,7 @@ from reverie.mistake import Mistake
 from reverie.training.launch.options import read_option
 from reverie.world_models import diagnostics
 from reverie.world_models.any_step import Answers, AnyStep
+from reverie.world_models.measures import spearman
 from reverie.world_models.uncertainty import recorded_uncertainty
 from reverie.world_models.windows import holdout_rows, windows
 
@@ -193,6 +194,18 @@ def test_a_linear_system_is_learned_and_all_jumps_agree(toy_spec, make_dataset):
     seen, past = data.transitions[rows], model.recorded_state(data, rows)
     found = model.step(seen.obs[None], seen.action[None], 1, past[None])
     assert found.uncertainty.median() < 1e-2
+
+    # Beyond the data it is the more unsure, the more it errs.
+    torch.manual_seed(0)
+    obs = 4 * torch.randn(1, 300, 2)
+    state = model.initial_state(obs)
+    for _ in range(3):
+        action = torch.rand(1, 300, 1) * 2 - 1
+        told = model.expect(obs, action, 1, state)
+        drift = [0.1 * obs[..., 1], 0.2 * action[..., 0] - 0.1 * obs[..., 0]]
+        obs, state = obs + torch.stack(drift, -1), told.state[0]
+    error = (told.next_obs[0] - obs).norm(dim=-1)
+    assert spearman(told.uncertainty, error).item() > 0.5
 
 
 def test_a_fit_learns_and_keeps_the_best_weights(toy_spec, data):
