@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from reverie.datasets.dataset import Dataset
@@ -215,6 +215,13 @@ class WorldModel(Fitted):
         """
         return None
 
+    def recorded_state(self, data: Dataset, rows: Int[Tensor, " R"]) -> Float[Tensor, "R W"] | None:
+        """What `step` takes as `state` at these rows of a dataset, with the past that they had.
+
+        None where that is what `initial_state` gives.
+        """
+        return None
+
     @abstractmethod
     def step(
         self, obs: Tensor, action: Tensor, candidates: int = 1, state: Tensor | None = None
@@ -276,10 +283,8 @@ class WorldModel(Fitted):
 
 def _with_row(state: Tensor | None, row: Tensor, lead: torch.Size) -> Tensor:
     """A state `[*lead, W]` and behind it the row of the record, which float64 holds exactly."""
-    own = row.expand(lead).unsqueeze(-1)
-    if state is None:
-        return own.double()
-    return torch.cat([state, own.to(state.dtype)], -1)
+    own = row.expand(lead).unsqueeze(-1).double()
+    return own if state is None else torch.cat([state.double(), own], -1)
 
 
 def watch_indices(module: nn.Module, name: str, entries: int) -> None:

@@ -178,7 +178,9 @@ def _judge(
         obs, action = (x.expand(seeds, *x.shape) for x in (here.obs, here.action))
         origin = torch.cat([here.obs, torch.zeros_like(here.reward).unsqueeze(-1)], -1)
         truth = standard(_changes(data, block).to(device))
-        step = model.step(obs, action, candidates)
+        past = model.recorded_state(data, block)
+        past = None if past is None else past.expand(seeds, -1, -1)
+        step = model.step(obs, action, candidates, past)
         found = {"uncertainty": step.uncertainty, "ended": step.terminated[0]}
         if predict is None:
             outcome = torch.cat([step.next_obs, step.reward.unsqueeze(-1)], -1)
@@ -265,13 +267,15 @@ def _open_loop(
         return {name: plain(torch.stack(values, -1)) for name, values in found.items()}
 
     predict = getattr(model, "predict", None)
+    if model.initial_state(start) is not None:
+        predict = None  # it would forget what the steps before left
 
     def mean_step(obs: Tensor, action: Tensor, state: Carried) -> tuple[Tensor, Tensor, Carried]:
         if predict is not None:
             mean = predict(obs, action)[0].mean(1)
             next_obs, state = model.replayed(obs, mean[..., :-1], state)
             return next_obs, mean[..., -1], state
-        step = model.advance(obs, action, candidates, state)
+        step = model.advance(obs, action, candidates, state, expected=True)
         following = None if step.state is None else step.state.mean(0)
         return step.next_obs.mean(0), step.reward.mean(0), following
 
@@ -395,7 +399,7 @@ def _plot_calibration(axes: Axes, found: Mapping[str, Any] | None) -> None:
 
 
 def _plot_fit(axes: Axes, losses: Sequence[Sequence[float]] | None) -> None:
-    axes.set(xlabel="epoch", ylabel="mean squared error, raw units", title="holdout error")
+    axes.set(xlabel="epoch", ylabel="mean squared error", title="holdout error")
     if not losses:
         axes.text(0.5, 0.5, "no fit recorded", ha="center", va="center")
         return

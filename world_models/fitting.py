@@ -39,6 +39,17 @@ def rows_of(data: Dataset, episodes: Int[Tensor, " P"]) -> Bool[Tensor, " N"]:
     return chosen.repeat_interleave(data.episode_lengths)
 
 
+def uninterrupted(data: Dataset) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"]]:
+    """First and last row of the piece that each row belongs to; terminations end one as well."""
+    ends = data.transitions.terminated.clone()
+    ends[data.episode_starts + data.episode_lengths - 1] = True
+    position = torch.arange(len(ends))
+    last = ends.nonzero().flatten()
+    piece = torch.searchsorted(last, position)
+    first = torch.cat([position[:1], position[1:][ends[:-1]]])
+    return first[piece], last[piece]
+
+
 def split(
     rows: Int[Tensor, "S N"], holdout: int
 ) -> tuple[Int[Tensor, "S train"], Int[Tensor, "S holdout"]]:

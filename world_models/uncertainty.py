@@ -111,12 +111,14 @@ def uncertainty_named(name: str, members: int) -> Uncertainty:
 
 
 def recorded_uncertainty(model: WorldModel, data: Dataset, seeds: int) -> Float[Tensor, "S N"]:
-    """A world model's u of every recorded state and action."""
+    """A world model's u of every recorded state and action, with its past where it counts."""
     tensors = (*model.parameters(), *model.buffers())
     device = tensors[0].device if tensors else torch.device("cpu")
     found = []
     for block in torch.arange(len(data)).split(_BLOCK):
         rows = data.transitions[block].to(device)
         obs, action = (column.expand(seeds, -1, -1) for column in (rows.obs, rows.action))
-        found.append(model.step(obs, action).uncertainty)
+        past = model.recorded_state(data, block)
+        past = None if past is None else past.expand(seeds, -1, -1)
+        found.append(model.step(obs, action, state=past).uncertainty)
     return torch.cat(found, 1)

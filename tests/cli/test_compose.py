@@ -18,6 +18,7 @@ from reverie.settings import parameters
 from reverie.training.launch.compose import arguments, build_streams, is_chosen, real_rows
 from reverie.training.launch.options import learners, read_option
 from reverie.training.launch.requirements import require_parts_fit
+from reverie.world_models.any_step import AnyStep
 from reverie.world_models.base import Fitted, WorldModel
 from reverie.world_models.ensemble import ProbabilisticEnsemble
 from reverie.world_models.filters import TransitionFilter
@@ -70,7 +71,7 @@ def merged(**chosen):
 
 
 def mark_fitted(model):
-    """Let an ensemble predict with the weights it starts from."""
+    """Let a network predict with the weights it starts from."""
     model.load_state_dict({**model.state_dict(), "fitted": torch.tensor(True)})
     return model
 
@@ -160,7 +161,7 @@ def test_every_combination_builds(make_batch, chosen):
         assert isinstance(instantiate(config.filter)(**asked), TransitionFilter)
 
     data = episodes(make_batch(30, action_dim=1))
-    if isinstance(model, ProbabilisticEnsemble):
+    if isinstance(model, ProbabilisticEnsemble | AnyStep):
         mark_fitted(model)
     try:
         built.attach(model)

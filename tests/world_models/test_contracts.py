@@ -20,6 +20,7 @@ SEEDS, ROWS, D, A = 2, 6, 3, 1
 SPEC = Spec(env_id="Pendulum-v1", obs_dim=D, action_dim=A, action_low=(-2.0,), action_high=(2.0,))
 SMALL = {
     "hidden": [16],
+    "width": 8,
     "weight_decay": [0.0, 0.0],
     "max_epochs": 2,
     "termination": "none",

@@ -14,17 +14,6 @@ CONSTANT = 1e-12
 """A channel with a smaller standard deviation does not vary."""
 
 
-def uninterrupted(data: Dataset) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"]]:
-    """First and last row of the piece that each row belongs to; terminations end one as well."""
-    ends = data.transitions.terminated.clone()
-    ends[data.episode_starts + data.episode_lengths - 1] = True
-    position = torch.arange(len(ends))
-    last = ends.nonzero().flatten()
-    piece = torch.searchsorted(last, position)
-    first = torch.cat([position[:1], position[1:][ends[:-1]]])
-    return first[piece], last[piece]
-
-
 def first_rows(index: Tensor) -> Tensor:
     """The row of the dataset that each record begins with."""
     return index.reshape(len(index), -1)[:, 0]

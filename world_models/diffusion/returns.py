@@ -15,8 +15,8 @@ from reverie.mistake import Mistake
 from reverie.ranges import Finite, Inside, Levels, NonNegative
 from reverie.world_models.diffusion.conditioning import ClassifierFree, ConditionalDenoiser
 from reverie.world_models.diffusion.guidance import Channels, GaussianPolicy, Guidance, Guided
-from reverie.world_models.diffusion.records import uninterrupted
 from reverie.world_models.diffusion.samplers import Denoiser
+from reverie.world_models.fitting import uninterrupted
 
 LIMITS = ("extrapolate", "stop")
 

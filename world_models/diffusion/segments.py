@@ -11,7 +11,8 @@ from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
 from reverie.ranges import Count, Range
-from reverie.world_models.diffusion.records import Records, uninterrupted
+from reverie.world_models.diffusion.records import Records
+from reverie.world_models.fitting import uninterrupted
 
 
 class Segments(Records):

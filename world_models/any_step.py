@@ -1,0 +1,453 @@
+"""One recurrent model that is asked the same question from several pasts: ADMPO's dynamics.
+
+ADMPO, arXiv:2405.17031. What follows the action at time t is predicted from the state k steps back
+and the actions since, for every k in 1, ..., m. Jumps from older states go through fewer predicted
+ones, and how far the m answers lie apart tells how unsure they are.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from reverie.datasets.dataset import Dataset
+from reverie.envs.specs import Spec
+from reverie.mistake import Mistake
+from reverie.ranges import Bounds, Count, Decay, Inside, NonNegative, Positive, Whole
+from reverie.world_models.base import FitProgress, ReadState, Step, WorldModel, WriteState
+from reverie.world_models.fitting import held_out_episodes, rows_of, uninterrupted
+from reverie.world_models.recurrent import RecurrentGaussian
+from reverie.world_models.termination import LearnedTermination, resolve
+from reverie.world_models.windows import (
+    WindowFit,
+    WindowTable,
+    holdout_errors,
+    holdout_rows,
+    windows,
+)
+
+# Rows of a CPU that go through the network at a time; more would leave its caches.
+_BLOCK = 2048
+# torch.randint needs a bound that is no tensor; its modulo by a few steps is even.
+_LARGE = 2**62
+
+
+class Answers(NamedTuple):
+    """What the model says of one step, from m pasts: jump i goes over k = m - i steps.
+
+    Attributes:
+        mean, std: `[L, m, B, D + 1]` of (next_obs, reward), raw units.
+        known: `[L, m, B]` bool; whether the rollout is old enough for the jump.
+    """
+
+    mean: Float[Tensor, "L m B Y"]
+    std: Float[Tensor, "L m B Y"]
+    known: Bool[Tensor, "L m B"]
+
+    def average(self) -> Float[Tensor, "L B Y"]:
+        """Mean over the jumps that are known."""
+        known = self.known.unsqueeze(-1)
+        return torch.where(known, self.mean, 0.0).sum(1) / known.sum(1)
+
+    def spread(self) -> Float[Tensor, "L B Y"]:
+        """Population variance of the means over the jumps that are known."""
+        known = self.known.unsqueeze(-1)
+        apart = (self.mean - self.average().unsqueeze(1)).square()
+        return torch.where(known, apart, 0.0).sum(1) / known.sum(1)
+
+
+class AnyStep(WorldModel):
+    """A recurrent Gaussian over (s_{t+1} - s_{t-k+1}, r_t) given s_{t-k+1} and a_{t-k+1..t}.
+
+    Args:
+        spec: spaces and environment of the task.
+        seeds: S, agents trained side by side.
+        seed: of everything the fit draws; the fit depends on nothing else but data and settings.
+        backtrack: m, the longest jump in steps.
+        width, layers: of the gated recurrent units.
+        blocks: residual blocks behind them.
+        dropout: probability that the fit leaves a unit of a block out.
+        learning_rate, batch: of Adam, windows per update.
+        log_variance_bounds: where the trainable lower and upper bounds start.
+        bound_coefficient: weight of sum(upper) - sum(lower) in the loss.
+        holdout_fraction: of the episodes of the fit, kept for early stopping; of a single episode
+            its end.
+        holdout_limit: at most so many windows of each length measure the fit.
+        improvement: share by which the holdout error must fall to count.
+        patience: epochs without any improvement after which a seed stops.
+        max_epochs: cap on epochs, None for none; auto: as many as take `windows.AUTO_UPDATES`.
+        checkpoint_every: epochs after which a killed fit can go on; 0 for none.
+        per_seed: a model for every seed, or one that all seeds share.
+        termination: `auto`, `known`, `learned` or `none`, see `world_models.termination`.
+        terminal_head: builds the classifier that `learned` needs, given `spec` and `seeds`.
+        heldout_episodes: whole episodes kept out of the fit for open-loop diagnostics, at most a
+            tenth of all; 0 for none.
+        uncertainty_unit: of u, the root mean square over observations of the standard deviation
+            over k of the means: `std` of the targets, or `raw`. At a first step u is 0.
+
+    Source: ADMPO and its code. Differs: targets are standardised, and u is (`raw` undoes that); k
+    is drawn for every row of a rollout, not once for all; a rollout begins with one state, not with
+    its recorded past; early stopping holds out whole episodes, and windows end at their ends;
+    exogenous observations are no targets and go in at every step, like actions.
+    """
+
+    draws = True
+    fitted: Tensor
+    held: Tensor
+
+    def __init__(
+        self,
+        *,
+        spec: Spec,
+        seeds: int,
+        seed: int,
+        backtrack: Count,
+        width: Count,
+        layers: Count,
+        blocks: Whole,
+        dropout: Decay,
+        learning_rate: Positive,
+        batch: Count,
+        log_variance_bounds: Bounds,
+        bound_coefficient: NonNegative,
+        holdout_fraction: Inside,
+        holdout_limit: Count,
+        improvement: Decay,
+        patience: Count,
+        max_epochs: Count | Literal["auto"] | None,
+        checkpoint_every: Whole,
+        per_seed: bool,
+        termination: str,
+        terminal_head: Callable[..., LearnedTermination],
+        heldout_episodes: Whole,
+        uncertainty_unit: Literal["std", "raw"],
+    ) -> None:
+        super().__init__()
+        self.spec, self.seeds, self.seed = spec, seeds, seed
+        self.backtrack = backtrack
+        self.width, self.layers, self.blocks, self.dropout = width, layers, blocks, dropout
+        self.learning_rate, self.batch = learning_rate, batch
+        self.log_variance_bounds = list(log_variance_bounds)
+        self.bound_coefficient = bound_coefficient
+        self.holdout_fraction, self.holdout_limit = holdout_fraction, holdout_limit
+        self.improvement, self.patience, self.max_epochs = improvement, patience, max_epochs
+        self.checkpoint_every, self.heldout_episodes = checkpoint_every, heldout_episodes
+        self.per_seed, self.standardised = per_seed, uncertainty_unit == "std"
+        # L, models: one per seed, or one in all.
+        self.replicas = seeds if per_seed else 1
+        self.termination = resolve(
+            termination, spec, lambda: terminal_head(spec=spec, seeds=self.replicas)
+        )
+        self.network = self._build().requires_grad_(False)
+        self.register_buffer("held", torch.tensor(spec.exogenous, dtype=torch.int64), False)
+        self.register_buffer("fitted", torch.tensor(False))
+        # The flag as a Python value: reading a tensor in `step` would make a GPU wait.
+        self.ready = False
+        self.register_load_state_dict_post_hook(_read_flag)
+        self._wrap: Callable[[Callable[..., Tensor]], Callable[..., Tensor]] = lambda f: f
+        self._read: ReadState | None = None
+        self._write: WriteState | None = None
+
+    def _build(self) -> RecurrentGaussian:
+        """A network whose weights come from torch's global generator."""
+        spec = self.spec
+        return RecurrentGaussian(
+            lead=(self.replicas,),
+            inputs=spec.obs_dim + spec.action_dim + len(spec.exogenous),
+            outputs=spec.obs_dim + 1,
+            width=self.width,
+            layers=self.layers,
+            blocks=self.blocks,
+            dropout=self.dropout,
+            log_variance_bounds=self.log_variance_bounds,
+            bound_coefficient=self.bound_coefficient,
+            left_out=spec.exogenous,
+        )
+
+    def signature(self) -> dict[str, Any]:
+        fixed = {name: getattr(self, name) for name in _SIGNED}
+        if self.spec.exogenous:
+            fixed["exogenous"] = list(self.spec.exogenous)
+        return {
+            "model": type(self).__name__,
+            "obs_dim": self.spec.obs_dim,
+            "action_dim": self.spec.action_dim,
+            "termination": self.termination.signature(),
+            **fixed,
+        }
+
+    def held_out(self, data: Dataset) -> Int[Tensor, " P"]:
+        """Episodes of this dataset that the fit does not see."""
+        return held_out_episodes(data, self.heldout_episodes, self.seed)
+
+    def compile_update(
+        self, wrapper: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
+    ) -> None:
+        """Pass the training step of later fits, of fixed shapes for each k, through `wrapper`."""
+        self._wrap = wrapper
+
+    def keep_partial_fits(self, read: ReadState, write: WriteState) -> None:
+        self._read, self._write = read, write
+
+    def fit(self, data: Dataset, progress: FitProgress | None = None) -> dict[str, Any]:
+        """Fit from scratch, or go on with a killed fit, on a random stream seeded by `seed`.
+
+        Returns:
+            Rows and windows, by length, of the fit and of the holdout; per model: epochs, holdout
+            error by epoch (mean squared error of the Gaussian's mean over outputs and k, in
+            variances of the targets), the best of it, and `jump_error`, its root for each k;
+            `heldout_episodes`, and what the termination says of its own fit.
+
+        Raises:
+            Mistake: other spaces than the model's, or too few consecutive rows; the fit diverged.
+        """
+        self.spec.require_same_spaces(data.spec, "the world model", f"dataset {data.name}")
+        device = self.fitted.device
+        seen = ~rows_of(data, self.held_out(data))
+        holdout = holdout_rows(data, seen, self.holdout_fraction, self.seed)
+        train, held = (
+            windows(data, rows, self.backtrack) for rows in (seen & ~holdout, seen & holdout)
+        )
+        if not train.counts[-1] or not held.counts[0]:
+            longest = max((k for k, count in enumerate(train.counts, 1) if count), default=0)
+            raise Mistake(
+                f"dataset {data.name} has no {self.backtrack} consecutive rows to fit to and one "
+                f"for the holdout; the longest stretch has {longest}: lower world_model.backtrack "
+                f"({self.backtrack}), or give more data"
+            )
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(self.seed)
+            table = WindowTable(data, device, self.held)
+            self.network.load_state_dict(self._build().state_dict())
+            self.network.normalise_by(*table.statistics(train))
+            tests = [
+                table.batch(held.starts[:count][torch.randperm(count)[: self.holdout_limit]], k)
+                for k, count in enumerate(held.counts, 1)
+                if count
+            ]
+            self.network.requires_grad_(True)
+            try:
+                described = self._windows_fit().run(self.network, table, train, tests, progress)
+            finally:
+                self.network.requires_grad_(False)
+            self.fit_first = described.pop("first")
+            self.ready = True
+            self.fitted.fill_(True)
+            described |= {
+                "jump_error": holdout_errors(self.network, tests).sqrt().tolist(),
+                "windows": train.counts,
+                "holdout_windows": held.counts,
+                "heldout_episodes": len(self.held_out(data)),
+                "termination": self.termination.fit(data, seen),
+            }
+        return described
+
+    def _windows_fit(self) -> WindowFit:
+        return WindowFit(
+            batch=self.batch,
+            learning_rate=self.learning_rate,
+            improvement=self.improvement,
+            patience=self.patience,
+            max_epochs=self.max_epochs,
+            checkpoint_every=self.checkpoint_every,
+            wrap=self._wrap,
+            read=self._read,
+            write=self._write,
+        )
+
+    def initial_state(self, obs: Tensor) -> Tensor:
+        """An empty queue: the m - 1 pairs (s, a) before `obs`, the latest last, and its length.
+
+        The length counts the present pair, so that it is the longest jump there is: 1.
+        """
+        pairs = (self.backtrack - 1) * (self.spec.obs_dim + self.spec.action_dim)
+        state = obs.new_zeros(*obs.shape[:-1], pairs + 1)
+        state[..., -1] = 1.0
+        return state
+
+    def recorded_state(self, data: Dataset, rows: Int[Tensor, " R"]) -> Float[Tensor, "R W"]:
+        """The queue of the recorded pairs before each row, as many as its episode has."""
+        first, _ = uninterrupted(data)
+        length = (rows - first[rows] + 1).clamp(max=self.backtrack)
+        back = torch.arange(self.backtrack - 1, 0, -1)
+        before = data.transitions[(rows.unsqueeze(-1) - back).clamp(min=0)]
+        pairs = torch.cat([before.obs, before.action], -1)
+        pairs = torch.where((back < length.unsqueeze(-1)).unsqueeze(-1), pairs, 0.0).flatten(1)
+        return torch.cat([pairs, length.unsqueeze(-1)], -1).to(self.fitted.device)
+
+    def answers(
+        self,
+        obs: Float[Tensor, "L B D"],
+        action: Float[Tensor, "L B A"],
+        state: Float[Tensor, "L B W"],
+    ) -> Answers:
+        """The outcome of `action` as all jumps tell it that end with it, in one pass."""
+        if obs.device.type == "cpu" and not torch.is_grad_enabled() and obs.shape[1] > _BLOCK:
+            parts = zip(*(each.split(_BLOCK, 1) for each in (obs, action, state)), strict=True)
+            found = [self._answers(*part) for part in parts]
+            return Answers(
+                *(
+                    torch.cat(columns, -2 if columns[0].ndim == 4 else -1)
+                    for columns in zip(*found, strict=True)
+                )
+            )
+        return self._answers(obs, action, state)
+
+    def _answers(self, obs: Tensor, action: Tensor, state: Tensor) -> Answers:
+        m, (lanes, rows, dim) = self.backtrack, obs.shape
+        pairs = self._pairs(obs, action, state)  # [m, L, B, D + A], oldest first
+        past, actions = pairs.split([dim, action.shape[-1]], -1)
+        driving = torch.cat([actions, past.index_select(-1, self.held)], -1)
+        # At the j-th time the jumps that began earlier go on, and one more begins. All of them
+        # take what drove that time.
+        sequence = [
+            torch.cat(
+                [
+                    past[: j + 1].transpose(0, 1).reshape(lanes, (j + 1) * rows, dim),
+                    driving[j].repeat(1, j + 1, 1),
+                ],
+                -1,
+            )
+            for j in range(m)
+        ]
+        mean, std = (each.view(lanes, m, rows, -1) for each in self.network(sequence))
+        change, reward = mean.split([dim, 1], -1)
+        next_obs = past.transpose(0, 1) + change
+        if self.spec.exogenous:  # stay as they are now, not as they were
+            now = obs.index_select(-1, self.held).unsqueeze(1).expand(-1, m, -1, -1)
+            next_obs = next_obs.index_copy(-1, self.held, now)
+        jump = torch.arange(m, 0, -1, device=obs.device).unsqueeze(-1)
+        known = jump <= state[..., -1].unsqueeze(1)
+        return Answers(torch.cat([next_obs, reward], -1), std, known)
+
+    def _pairs(self, obs: Tensor, action: Tensor, state: Tensor) -> Float[Tensor, "m L B W"]:
+        """The queue with the present pair (s, a) behind it."""
+        now = torch.cat([obs, action], -1).unsqueeze(0)
+        past = state[..., :-1].reshape(*obs.shape[:-1], self.backtrack - 1, now.shape[-1])
+        return torch.cat([past.movedim(-2, 0), now])
+
+    def _following(self, obs: Tensor, action: Tensor, state: Tensor) -> Float[Tensor, "L B W"]:
+        """The queue one step later, whatever the outcome of this one."""
+        pairs = self._pairs(obs, action, state)[1:].movedim(0, -2).flatten(-2)
+        length = (state[..., -1:] + 1).clamp(max=self.backtrack)
+        return torch.cat([pairs, length], -1)
+
+    def step(
+        self,
+        obs: Float[Tensor, "S B D"],
+        action: Float[Tensor, "S B A"],
+        candidates: int = 1,
+        state: Tensor | None = None,
+    ) -> Step:
+        """Sample K outcomes per row, each from one of the jumps that its rollout is old enough for.
+
+        All of these are equally likely. Reward and next observation come from the same jump.
+
+        Raises:
+            RuntimeError: the model has not been fitted.
+            ValueError: another number of seeds than the model was built for.
+        """
+
+        def choose(answers: Answers) -> Tensor:
+            oldest = answers.known.sum(1)  # [L, B]
+            shape = (candidates, *oldest.shape)
+            back = torch.randint(_LARGE, shape, device=obs.device) % oldest
+            jump = (self.backtrack - 1 - back).movedim(0, 1).unsqueeze(-1)  # [L, K, B, 1]
+            mean, std = (each.take_along_dim(jump, 1) for each in (answers.mean, answers.std))
+            return (mean + std * torch.randn_like(mean)).movedim(1, 0)
+
+        return self._outcome(obs, action, candidates, state, choose)
+
+    def expect(
+        self,
+        obs: Float[Tensor, "S B D"],
+        action: Float[Tensor, "S B A"],
+        candidates: int = 1,
+        state: Tensor | None = None,
+    ) -> Step:
+        """The mean over k of the means, `candidates` times over; see `step`."""
+
+        def choose(answers: Answers) -> Tensor:
+            return answers.average().expand(candidates, -1, -1, -1)
+
+        return self._outcome(obs, action, candidates, state, choose)
+
+    def _outcome(
+        self,
+        obs: Tensor,
+        action: Tensor,
+        candidates: int,
+        state: Tensor | None,
+        choose: Callable[[Answers], Float[Tensor, "K L B Y"]],
+    ) -> Step:
+        shape = obs.shape[:-1]
+        state = self.initial_state(obs) if state is None else state.to(obs.dtype)
+        obs, action, state = map(self._by_replica, (obs, action, state))
+        answers = self.answers(obs, action, state)
+        chosen = choose(answers)
+        next_obs = chosen[..., :-1]
+        ended = self.termination(
+            obs.expand_as(next_obs), action.expand(candidates, -1, -1, -1), next_obs
+        )
+        spread = answers.spread()[..., :-1]
+        if self.standardised:
+            spread = spread / self.network.output_std[:-1].square()
+        learned = spread.index_select(-1, self.network.learned[:-1])
+        following = self._following(obs, action, state).expand(candidates, -1, -1, -1)
+        return Step(
+            next_obs=next_obs.reshape(candidates, *shape, -1),
+            reward=chosen[..., -1].reshape(candidates, *shape),
+            terminated=ended.reshape(candidates, *shape),
+            uncertainty=learned.mean(-1).sqrt().reshape(shape),
+            state=following.reshape(candidates, *shape, -1),
+        )
+
+    def predict(
+        self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"]
+    ) -> tuple[Float[Tensor, "S 1 B Y"], Float[Tensor, "S 1 B Y"]]:
+        """Mean and standard deviation of (next_obs, reward) after a first step, raw units."""
+        seeds, rows = obs.shape[:-1]
+        parts = (obs, action, obs.index_select(-1, self.held))
+        inputs = self._by_replica(torch.cat(parts, -1))
+        mean, std = (each.reshape(seeds, 1, rows, -1) for each in self.network([inputs]))
+        change, reward = mean.split([self.spec.obs_dim, 1], -1)
+        return torch.cat([obs.unsqueeze(1) + change, reward], -1), std
+
+    def _by_replica(self, values: Float[Tensor, "S B W"]) -> Float[Tensor, "L rows W"]:
+        """Rows grouped by the model that serves them."""
+        if not self.ready:
+            raise RuntimeError("the world model is not fitted; call fit or load a fitted one first")
+        if values.ndim != 3 or (self.per_seed and values.shape[0] != self.seeds):
+            raise ValueError(
+                f"the world model was built for seeds={self.seeds} and takes observations and "
+                f"actions [S, B, *], got shape {list(values.shape)}"
+            )
+        return values.reshape(self.replicas, -1, values.shape[-1])
+
+
+# What two models must agree on, besides spaces and termination, to be exchangeable.
+_SIGNED = (
+    "replicas",
+    "seed",
+    "backtrack",
+    "width",
+    "layers",
+    "blocks",
+    "dropout",
+    "learning_rate",
+    "batch",
+    "log_variance_bounds",
+    "bound_coefficient",
+    "holdout_fraction",
+    "holdout_limit",
+    "improvement",
+    "patience",
+    "max_epochs",
+    "heldout_episodes",
+)
+
+
+def _read_flag(model: AnyStep, _: object) -> None:
+    model.ready = bool(model.fitted)

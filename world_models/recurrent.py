@@ -1,0 +1,212 @@
+"""Gated recurrent networks with Gaussian outputs, all seeds as one set of tensors.
+
+GRU arXiv:1406.1078. The stack of units, residual blocks and heads is that of ADMPO,
+arXiv:2405.17031.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from reverie.world_models.gaussian import gaussian_loss, soft_clamp
+from reverie.world_models.networks import BatchedLayerNorm, BatchedLinear
+from reverie.world_models.optimiser import Adam
+
+
+class BatchedGRUCell(nn.Module):
+    """`lead` independent gated recurrent units; torch's own have no leading dimension."""
+
+    def __init__(self, lead: Sequence[int], inputs: int, width: int) -> None:
+        super().__init__()
+        self.width = width
+        # Reset gate, update gate and candidate, side by side.
+        self.of_input = BatchedLinear(lead, inputs, 3 * width)
+        self.of_hidden = BatchedLinear(lead, width, 3 * width)
+
+    def forward(
+        self, x: Float[Tensor, "*lead B inputs"], hidden: Float[Tensor, "*lead B width"]
+    ) -> Float[Tensor, "*lead B width"]:
+        """The hidden state after one more input.
+
+        r, z = sigmoid(W_rz x + U_rz h),  n = tanh(W_n x + r * U_n h),  h' = z h + (1 - z) n.
+
+        Source: arXiv:1406.1078 in the form of torch, where r scales the product U_n h.
+        """
+        widths = [2 * self.width, self.width]
+        gates, candidate = self.of_input(x).split(widths, -1)
+        of_hidden, recalled = self.of_hidden(hidden).split(widths, -1)
+        reset, update = torch.sigmoid(gates + of_hidden).chunk(2, -1)
+        return torch.lerp(torch.tanh(candidate + reset * recalled), hidden, update)
+
+
+class ResidualBlock(nn.Module):
+    """`lead` independent maps x -> LayerNorm(x + dropout(silu(W x)))."""
+
+    def __init__(self, lead: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.linear = BatchedLinear(lead, width, width)
+        self.norm = BatchedLayerNorm(lead, width)
+
+    def forward(
+        self, x: Float[Tensor, "*lead B width"], dropout: float
+    ) -> Float[Tensor, "*lead B width"]:
+        """Leaves units out with this probability, 0 for none."""
+        added = F.silu(self.linear(x))
+        return self.norm(x + (F.dropout(added, dropout) if dropout else added))
+
+
+class RecurrentGaussian(nn.Module):
+    """Reads sequences and answers with a diagonal Gaussian after each one's last input.
+
+    Inputs and outputs are raw; inside, both are standardised. The bounds of the log-variance are
+    trained too.
+
+    Args:
+        lead: shape of the independent networks, `(seeds,)`; it stands for L below.
+        inputs, outputs: X and Y.
+        width, layers: of the recurrent units.
+        blocks: residual blocks behind them.
+        dropout: probability that `loss` leaves a unit of a block out.
+        log_variance_bounds: where lower and upper bound start.
+        bound_coefficient: weight of sum(upper) - sum(lower) in the loss.
+        left_out: indices of outputs that are not learned: they count for no loss and no error.
+    """
+
+    input_mean: Tensor
+    input_std: Tensor
+    output_mean: Tensor
+    output_std: Tensor
+    learned: Tensor
+
+    def __init__(
+        self,
+        *,
+        lead: Sequence[int],
+        inputs: int,
+        outputs: int,
+        width: int,
+        layers: int,
+        blocks: int,
+        dropout: float,
+        log_variance_bounds: Sequence[float],
+        bound_coefficient: float,
+        left_out: Sequence[int],
+    ) -> None:
+        super().__init__()
+        self.width, self.dropout, self.bound_coefficient = width, dropout, bound_coefficient
+        sizes = [inputs, *[width] * layers]
+        self.cells = nn.ModuleList(
+            BatchedGRUCell(lead, sizes[layer], width) for layer in range(layers)
+        )
+        self.blocks = nn.ModuleList(ResidualBlock(lead, width) for _ in range(blocks))
+        self.heads = BatchedLinear(lead, width, 2 * outputs)
+        low, high = log_variance_bounds
+        self.low = nn.Parameter(torch.full((*lead, 1, outputs), low))
+        self.high = nn.Parameter(torch.full((*lead, 1, outputs), high))
+        for name, size in (("input", inputs), ("output", outputs)):
+            self.register_buffer(f"{name}_mean", torch.zeros(size))
+            self.register_buffer(f"{name}_std", torch.ones(size))
+        learned = [output for output in range(outputs) if output not in left_out]
+        self.register_buffer("learned", torch.tensor(learned), persistent=False)
+
+    def normalise_by(self, inputs: tuple[Tensor, Tensor], outputs: tuple[Tensor, Tensor]) -> None:
+        """Take over mean and std `[X]` of the inputs, `[Y]` of the outputs."""
+        for name, (mean, std) in (("input", inputs), ("output", outputs)):
+            getattr(self, f"{name}_mean").copy_(mean)
+            getattr(self, f"{name}_std").copy_(std)
+
+    def standardised(
+        self, sequence: Sequence[Float[Tensor, "L _ X"]], dropout: float = 0.0
+    ) -> tuple[Float[Tensor, "L B Y"], Float[Tensor, "L B Y"]]:
+        """Mean and log-variance after the last input, in units of the outputs' std.
+
+        Args:
+            sequence: inputs in order. One may hold more rows than that before it: those behind
+                begin their sequence there, so that sequences of several lengths end together.
+            dropout: probability that a unit of a block is left out.
+        """
+        first = sequence[0]
+        hidden = [first.new_zeros(*first.shape[:-2], 0, self.width) for _ in self.cells]
+        x = first
+        for raw in sequence:
+            x = (raw - self.input_mean) / self.input_std
+            for layer, cell in enumerate(self.cells):
+                begun = raw.shape[-2] - hidden[layer].shape[-2]
+                x = hidden[layer] = cell(x, F.pad(hidden[layer], (0, 0, 0, begun)))
+        for block in self.blocks:
+            x = block(x, dropout)
+        mean, log_variance = self.heads(x).chunk(2, -1)
+        return mean, soft_clamp(log_variance, self.low, self.high)
+
+    def forward(
+        self, sequence: Sequence[Float[Tensor, "L _ X"]]
+    ) -> tuple[Float[Tensor, "L B Y"], Float[Tensor, "L B Y"]]:
+        """Mean and standard deviation in raw units; see `standardised`.
+
+        Outputs that are not learned have mean and std 0.
+        """
+        mean, log_variance = self.standardised(sequence)
+        learned = torch.zeros_like(self.output_std).index_fill(0, self.learned, 1.0)
+        mean = (mean * self.output_std + self.output_mean) * learned
+        return mean, log_variance.mul(0.5).exp() * self.output_std * learned
+
+    def _residuals(
+        self, sequence: Sequence[Tensor], target: Tensor, dropout: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, log-variance and target of the learned outputs, standardised."""
+        target = (target - self.output_mean) / self.output_std
+        answers = (*self.standardised(sequence, dropout), target)
+        mean, log_variance, target = (each.index_select(-1, self.learned) for each in answers)
+        return mean, log_variance, target
+
+    def loss(
+        self, sequence: Sequence[Float[Tensor, "L B X"]], target: Float[Tensor, "L B Y"]
+    ) -> Float[Tensor, " L"]:
+        """mean((mu - y)^2 exp(-l) + l) + bound_coefficient (sum high - sum low), l log-variances.
+
+        Source: ADMPO, arXiv:2405.17031. Differs: y is standardised.
+        """
+        mean, log_variance, target = self._residuals(sequence, target, self.dropout)
+        losses = gaussian_loss(mean, log_variance, target, target.new_ones(target.shape[-2]))
+        return losses + self.bound_coefficient * (self.high - self.low).sum((-1, -2))
+
+    @torch.no_grad()
+    def errors(
+        self, sequence: Sequence[Float[Tensor, "L B X"]], target: Float[Tensor, "L B Y"]
+    ) -> Float[Tensor, " L"]:
+        """Mean squared error of the mean over rows and learned outputs, in their variances."""
+        mean, _, target = self._residuals(sequence, target, 0.0)
+        return (mean - target).square().mean((-1, -2))
+
+    def update(
+        self,
+        optimiser: Adam,
+        sequence: Sequence[Float[Tensor, "L B X"]],
+        target: Float[Tensor, "L B Y"],
+    ) -> Float[Tensor, " L"]:
+        """One step of Adam over all parameters; fixed shapes, no host sync."""
+        with torch.enable_grad():
+            losses = self.loss(sequence, target)
+            optimiser.step(losses)
+        return losses.detach()
+
+    def snapshot(self) -> list[Tensor]:
+        """A copy of all trained tensors."""
+        return [parameter.detach().clone() for parameter in self.parameters()]
+
+    def merge(self, kept: Sequence[Tensor], improved: Bool[Tensor, " L"]) -> list[Tensor]:
+        """A snapshot with the present weights of the networks that `improved`."""
+        chosen = improved[:, None, None]
+        return [
+            torch.where(chosen, now.detach(), then)
+            for now, then in zip(self.parameters(), kept, strict=True)
+        ]
+
+    @torch.no_grad()
+    def restore(self, kept: Sequence[Tensor]) -> None:
+        """Put a snapshot in place."""
+        for parameter, value in zip(self.parameters(), kept, strict=True):
+            parameter.copy_(value)

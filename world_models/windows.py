@@ -1,0 +1,262 @@
+"""Windows of consecutive steps, and how a recurrent network is fitted to windows of all lengths.
+
+ADMPO, arXiv:2405.17031.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from reverie.datasets.dataset import Dataset
+from reverie.mistake import Mistake
+from reverie.world_models.base import FitProgress, ReadState, WriteState
+from reverie.world_models.fitting import EarlyStopping, moments, uninterrupted
+from reverie.world_models.optimiser import Adam
+from reverie.world_models.recurrent import RecurrentGaussian
+
+AUTO = "auto"
+AUTO_UPDATES = 10_000
+"""Updates after which max_epochs=auto ends a fit."""
+
+Batch = tuple[Tensor, Tensor, Tensor]
+"""Of windows: first state `[L, B, D]`, what drove each step `[L, B, k, F]`, target `[L, B, Y]`."""
+
+_STOPPING = ("best", "stale", "active", "epochs", "failed")
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Rows at which stretches of consecutive steps begin, those with the longest first.
+
+    Attributes:
+        starts: `[N]` rows of the dataset with at least one step behind them.
+        counts: by length k = 1, ..., m: the first so many of them have k steps or more.
+    """
+
+    starts: Int[Tensor, " N"]
+    counts: list[int]
+
+
+def windows(data: Dataset, rows: Bool[Tensor, " N"], longest: int) -> Windows:
+    """All windows of 1 to m = `longest` steps that hold nothing but these rows.
+
+    Every row of a window has a known next observation and all lie in one episode, in which a
+    termination is at most the last.
+    """
+    _, last = uninterrupted(data)
+    position = torch.arange(len(last))
+    blocked = torch.cat(
+        [(~(rows & data.valid_next)).nonzero().flatten(), torch.tensor([len(last)])]
+    )
+    room = torch.minimum(last + 1, blocked[torch.searchsorted(blocked, position)]) - position
+    order = room.argsort(descending=True, stable=True)
+    counts = [int((room >= length).sum()) for length in range(1, longest + 1)]
+    return Windows(order[: counts[0]], counts)
+
+
+def holdout_rows(
+    data: Dataset, seen: Bool[Tensor, " N"], fraction: float, seed: int
+) -> Bool[Tensor, " N"]:
+    """Those of the `seen` rows that only measure a fit: of whole episodes, drawn by `seed` alone.
+
+    Episodes that were made of one recorded episode share its steps and count as one. Of a single
+    one its end measures the fit.
+    """
+    made_of = data.recorded_episodes
+    made_of = torch.arange(len(data.episode_starts)) if made_of is None else made_of
+    of_row = made_of.repeat_interleave(data.episode_lengths)
+    episodes = of_row[seen].unique()
+    if len(episodes) == 1:
+        rows = seen.nonzero().flatten()
+        chosen = torch.zeros_like(seen)
+        chosen[rows[-max(1, round(fraction * len(rows))) :]] = True
+        return chosen
+    generator = torch.Generator().manual_seed(seed)
+    count = max(1, round(fraction * len(episodes)))
+    drawn = torch.randperm(len(episodes), generator=generator)[:count]
+    return seen & torch.isin(of_row, episodes[drawn])
+
+
+class WindowTable:
+    """The rows of a dataset, from which windows are cut."""
+
+    def __init__(self, data: Dataset, device: torch.device, exogenous: Tensor) -> None:
+        rows = data.transitions.to(device)
+        self.obs, self.next_obs = rows.obs, rows.next_obs
+        self.reward = rows.reward.unsqueeze(-1)
+        self.driving = torch.cat([rows.action, rows.obs.index_select(-1, exogenous)], -1)
+
+    def target(self, starts: Int[Tensor, "*lead"], k: int) -> Float[Tensor, "*lead Y"]:
+        """(s_{t+1} - s_{t-k+1}, r_t) of windows of k steps that begin at these rows."""
+        last = starts + k - 1
+        return torch.cat([self.next_obs[last] - self.obs[starts], self.reward[last]], -1)
+
+    def batch(self, starts: Int[Tensor, "*lead"], k: int) -> Batch:
+        """Windows of k steps that begin at these rows."""
+        starts = starts.to(self.obs.device)
+        steps = starts.unsqueeze(-1) + torch.arange(k, device=starts.device)
+        return self.obs[starts], self.driving[steps], self.target(starts, k)
+
+    def statistics(self, train: Windows) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Mean and std of inputs, over rows, and of targets, over all windows and lengths alike."""
+        starts = train.starts.to(self.obs.device)
+        inputs = torch.cat([self.obs, self.driving], -1)
+        mean, std = moments(inputs, starts.unsqueeze(0))
+        found = []
+        for k, count in enumerate(train.counts, 1):
+            target = self.target(starts[:count], k)
+            everything = torch.arange(count, device=starts.device).unsqueeze(0)
+            found.append([each[0].double() for each in moments(target, everything)])
+        means, stds = (torch.stack(each) for each in zip(*found, strict=True))
+        # A column that is constant has std 1 for every k, and so here.
+        pooled = (stds.square().mean(0) + means.var(0, correction=0)).sqrt()
+        return (mean[0], std[0]), (means.mean(0), pooled)
+
+
+def sequence_of(
+    obs: Float[Tensor, "L B D"], driving: Float[Tensor, "L B k F"]
+) -> list[Float[Tensor, "L B X"]]:
+    """What the network reads of a window: its first state at every step, and what drove each."""
+    return [torch.cat([obs, each], -1) for each in driving.unbind(-2)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowFit:
+    """How networks are fitted to windows whose length is drawn for every minibatch.
+
+    Attributes:
+        batch, learning_rate: windows per update, of Adam.
+        improvement, patience: see `EarlyStopping`.
+        max_epochs: cap on epochs, None for none; auto caps the updates at `AUTO_UPDATES`.
+        checkpoint_every: epochs between two calls of `write`, 0 for none.
+        wrap: what the training step is passed through, once for every length.
+        read, write: of the state of a killed fit, None for nowhere.
+    """
+
+    batch: int
+    learning_rate: float
+    improvement: float
+    patience: int
+    max_epochs: int | Literal["auto"] | None
+    checkpoint_every: int
+    wrap: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
+    read: ReadState | None
+    write: WriteState | None
+
+    def run(
+        self,
+        network: RecurrentGaussian,
+        table: WindowTable,
+        train: Windows,
+        tests: Sequence[Batch],
+        progress: FitProgress | None,
+    ) -> dict[str, Any]:
+        """Train until all L networks have stopped, and put their best weights in place.
+
+        Draws from torch's global generators, in fixed shapes: no network depends on another.
+
+        Args:
+            tests: windows of the holdout, by their length.
+
+        Returns:
+            Rows and updates; per network epochs, holdout error by epoch and the best of it;
+            `first`, the epochs that a killed fit had done.
+
+        Raises:
+            Mistake: a holdout error was not finite; names seeds and epochs.
+        """
+        lanes, device = network.low.shape[0], network.low.device
+        longest = len(train.counts)
+        optimiser = Adam(network.parameters(), self.learning_rate).to(device)
+        stopping = EarlyStopping.start(
+            lanes, 1, improvement=self.improvement, patience=self.patience, device=device
+        )
+        best, losses = network.snapshot(), list[Tensor]()
+
+        def step(obs: Tensor, driving: Tensor, target: Tensor) -> Tensor:
+            return network.update(optimiser, sequence_of(obs, driving), target)
+
+        updates = [self.wrap(step) for _ in train.counts]
+        per_epoch = max(1, train.counts[0] // self.batch) * longest
+        cap = max(1, AUTO_UPDATES // per_epoch) if self.max_epochs == AUTO else self.max_epochs
+        partial = None if self.read is None else self.read()
+        if partial is not None:
+            network.load_state_dict(partial["network"])
+            optimiser.load_state_dict(partial["optimiser"])
+            stopping = replace(stopping, **partial["stopping"])
+            best, losses = list(partial["best"]), list(partial["losses"])
+            _restore_random(partial["random"], device)
+        first = len(losses)
+        if progress is not None and first:
+            progress(first, losses[-1].mean().item())
+        starts = train.starts.to(device)
+        while bool(stopping.active.any()) and len(losses) != cap:
+            for _ in range(per_epoch):
+                k = int(torch.randint(1, longest + 1, ()))
+                drawn = torch.randint(train.counts[k - 1], (lanes, self.batch), device=device)
+                updates[k - 1](*table.batch(starts[drawn], k))
+            loss = holdout_errors(network, tests).mean(-1)
+            running = stopping.active
+            best = network.merge(best, stopping.observe(loss.unsqueeze(-1)).squeeze(-1))
+            losses.append(loss)
+            if progress is not None:
+                progress(len(losses), loss[running].nanmean().item())
+            due = self.checkpoint_every and len(losses) % self.checkpoint_every == 0
+            if due and self.write is not None:
+                self.write(
+                    {
+                        "network": network.state_dict(),
+                        "optimiser": optimiser.state_dict(),
+                        "stopping": {name: getattr(stopping, name) for name in _STOPPING},
+                        "best": best,
+                        "losses": losses,
+                        "random": _random_state(device),
+                    }
+                )
+        network.restore(best)
+        failed = {seed: epoch for seed, epoch in enumerate(stopping.failed.tolist()) if epoch}
+        if failed:
+            raise Mistake(
+                "the holdout error of the world model was not finite: "
+                + ", ".join(f"seed {seed} at epoch {epoch}" for seed, epoch in failed.items())
+                + "; check the data (python -m reverie.datasets.check), or lower "
+                "world_model.learning_rate"
+            )
+        curves, epochs = torch.stack(losses, -1).tolist(), stopping.epochs.tolist()
+        return {
+            "rows": train.counts[0],
+            "updates": len(losses) * per_epoch,
+            "epochs": epochs,
+            "holdout_loss": [curve[:last] for curve, last in zip(curves, epochs, strict=True)],
+            "best_loss": stopping.best.squeeze(-1).tolist(),
+            "first": first,
+        }
+
+
+def holdout_errors(
+    network: RecurrentGaussian, tests: Sequence[Batch]
+) -> Float[Tensor, "L lengths"]:
+    """Mean squared error by length of window, in variances of the targets."""
+    lanes = network.low.shape[0]
+    found = []
+    for test in tests:
+        obs, driving, target = (each.expand(lanes, *each.shape) for each in test)
+        found.append(network.errors(sequence_of(obs, driving), target))
+    return torch.stack(found, -1)
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def _restore_random(state: dict[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"].cpu())
+    if "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
