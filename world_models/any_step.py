@@ -17,6 +17,7 @@ from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
 from reverie.ranges import Bounds, Count, Decay, Inside, NonNegative, Positive, Whole
 from reverie.world_models.base import FitProgress, ReadState, Step, WorldModel, WriteState
+from reverie.world_models.copies import Copies
 from reverie.world_models.fitting import held_out_episodes, rows_of, uninterrupted
 from reverie.world_models.recurrent import RecurrentGaussian
 from reverie.world_models.termination import LearnedTermination, resolve
@@ -90,7 +91,8 @@ class AnyStep(WorldModel):
     Source: ADMPO and its code. Differs: targets are standardised, and u is (`raw` undoes that); k
     is drawn for every row of a rollout, not once for all; a rollout begins with one state, not with
     its recorded past; early stopping holds out whole episodes, and windows end at their ends;
-    exogenous observations are no targets and go in at every step, like actions.
+    exogenous observations are no targets and go in at every step, like actions; copies of other
+    columns (`spec.copies`) are copied exactly, and count in the loss and in u as all others do.
     """
 
     draws = True
@@ -140,6 +142,7 @@ class AnyStep(WorldModel):
         self.termination = resolve(
             termination, spec, lambda: terminal_head(spec=spec, seeds=self.replicas)
         )
+        self.copies = Copies(spec)
         self.network = self._build().requires_grad_(False)
         self.register_buffer("held", torch.tensor(spec.exogenous, dtype=torch.int64), False)
         self.register_buffer("fitted", torch.tensor(False))
@@ -387,7 +390,7 @@ class AnyStep(WorldModel):
         obs, action, state = map(self._by_replica, (obs, action, state))
         answers = self.answers(obs, action, state)
         chosen = choose(answers)
-        next_obs = chosen[..., :-1]
+        next_obs = self.copies(obs, action, chosen[..., :-1])
         ended = self.termination(
             obs.expand_as(next_obs), action.expand(candidates, -1, -1, -1), next_obs
         )
@@ -413,7 +416,8 @@ class AnyStep(WorldModel):
         inputs = self._by_replica(torch.cat(parts, -1))
         mean, std = (each.reshape(seeds, 1, rows, -1) for each in self.network([inputs]))
         change, reward = mean.split([self.spec.obs_dim, 1], -1)
-        return torch.cat([obs.unsqueeze(1) + change, reward], -1), std
+        obs, action = obs.unsqueeze(1), action.unsqueeze(1)
+        return torch.cat([self.copies(obs, action, obs + change), reward], -1), std
 
     def _by_replica(self, values: Float[Tensor, "S B W"]) -> Float[Tensor, "L rows W"]:
         """Rows grouped by the model that serves them."""

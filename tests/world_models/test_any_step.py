@@ -7,6 +7,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
+from reverie.datasets import stack
 from reverie.datasets.dataset import Dataset
 from reverie.mistake import Mistake
 from reverie.training.launch.options import read_option
@@ -376,3 +377,16 @@ def test_what_cannot_be_fitted_or_stepped_says_why(toy_spec, make_dataset):
     with pytest.raises(Mistake, match="holdout error of the world model was not finite: seed 0"):
         model.fit(make_dataset(episodes=10, length=5))
     assert not model.ready
+
+
+def test_the_past_of_a_history_is_copied(data):
+    histories = stack(data, 3)
+    spec, rows = histories.spec, histories.transitions
+    model = any_step(spec, seeds=2)
+    model.fit(histories)
+    obs, action = rows.obs[:7].expand(2, -1, -1), rows.action[:7].expand(2, -1, -1)
+    columns, sources = map(list, zip(*spec.copies, strict=True))
+    known = torch.cat([obs, action], -1)[..., sources]
+    for outcome in (model.step(obs, action, 4).next_obs, model.expect(obs, action).next_obs):
+        assert torch.equal(outcome[..., columns], known.expand(len(outcome), -1, -1, -1))
+    assert torch.equal(model.predict(obs, action)[0][:, 0, :, columns], known)
