@@ -266,7 +266,9 @@ class AnyStep(WorldModel):
         The length counts the present pair, so that it is the longest jump there is: 1.
         """
         pairs = (self.backtrack - 1) * (self.spec.obs_dim + self.spec.action_dim)
-        state = obs.new_zeros(*obs.shape[:-1], pairs + 1)
+        # Beside it the record of exogenous observations has a row's number, too long for 32 bits.
+        kind = torch.float64 if self.spec.exogenous else obs.dtype
+        state = obs.new_zeros(*obs.shape[:-1], pairs + 1, dtype=kind)
         state[..., -1] = 1.0
         return state
 
@@ -287,6 +289,7 @@ class AnyStep(WorldModel):
         state: Float[Tensor, "L B W"],
     ) -> Answers:
         """The outcome of `action` as all jumps tell it that end with it, in one pass."""
+        state = state.to(obs.dtype)
         if obs.device.type == "cpu" and not torch.is_grad_enabled() and obs.shape[1] > _BLOCK:
             parts = zip(*(each.split(_BLOCK, 1) for each in (obs, action, state)), strict=True)
             found = [self._answers(*part) for part in parts]
@@ -386,7 +389,8 @@ class AnyStep(WorldModel):
         choose: Callable[[Answers], Float[Tensor, "K L B Y"]],
     ) -> Step:
         shape = obs.shape[:-1]
-        state = self.initial_state(obs) if state is None else state.to(obs.dtype)
+        state = self.initial_state(obs) if state is None else state
+        kind = state.dtype
         obs, action, state = map(self._by_replica, (obs, action, state))
         answers = self.answers(obs, action, state)
         chosen = choose(answers)
@@ -398,7 +402,11 @@ class AnyStep(WorldModel):
         if self.standardised:
             spread = spread / self.network.output_std[:-1].square()
         learned = spread.index_select(-1, self.network.learned[:-1])
-        following = self._following(obs, action, state).expand(candidates, -1, -1, -1)
+        following = (
+            self._following(obs, action, state.to(obs.dtype))
+            .to(kind)
+            .expand(candidates, -1, -1, -1)
+        )
         return Step(
             next_obs=next_obs.reshape(candidates, *shape, -1),
             reward=chosen[..., -1].reshape(candidates, *shape),

@@ -283,8 +283,10 @@ class WorldModel(Fitted):
 
 def _with_row(state: Tensor | None, row: Tensor, lead: torch.Size) -> Tensor:
     """A state `[*lead, W]` and behind it the row of the record, which float64 holds exactly."""
-    own = row.expand(lead).unsqueeze(-1).double()
-    return own if state is None else torch.cat([state.double(), own], -1)
+    own = row.expand(lead).unsqueeze(-1)
+    if state is None:
+        return own.double()
+    return torch.cat([state, own.to(state.dtype)], -1)
 
 
 def watch_indices(module: nn.Module, name: str, entries: int) -> None:
