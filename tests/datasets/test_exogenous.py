@@ -119,7 +119,7 @@ def test_arrays_and_files_name_them_by_index(tmp_path):
         ([-1], r"dataset.exogenous=\[-1\] must be"),
         ([1, 1], "names obs 1 twice"),
         ([0, 1, 2], "names every observation"),
-        ([True], r"dataset.exogenous=\[True\] must be text or a whole number"),
+        ([True], r"dataset.exogenous=\[True\] must be text, or a whole number"),
         ([[1]], r"dataset.exogenous=\[\[1\]\] must be"),
     ):
         with pytest.raises(Mistake, match=message):
