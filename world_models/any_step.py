@@ -19,6 +19,7 @@ from reverie.ranges import Bounds, Count, Decay, Inside, NonNegative, Positive, 
 from reverie.world_models.base import FitProgress, ReadState, Step, WorldModel, WriteState
 from reverie.world_models.copies import Copies
 from reverie.world_models.fitting import held_out_episodes, rows_of, uninterrupted
+from reverie.world_models.per_seed import grouped_by_replica
 from reverie.world_models.recurrent import RecurrentGaussian
 from reverie.world_models.termination import LearnedTermination, resolve
 from reverie.world_models.windows import (
@@ -431,12 +432,9 @@ class AnyStep(WorldModel):
         """Rows grouped by the model that serves them."""
         if not self.ready:
             raise RuntimeError("the world model is not fitted; call fit or load a fitted one first")
-        if values.ndim != 3 or (self.per_seed and values.shape[0] != self.seeds):
-            raise ValueError(
-                f"the world model was built for seeds={self.seeds} and takes observations and "
-                f"actions [S, B, *], got shape {list(values.shape)}"
-            )
-        return values.reshape(self.replicas, -1, values.shape[-1])
+        return grouped_by_replica(
+            values, seeds=self.seeds, replicas=self.replicas, per_seed=self.per_seed
+        )
 
 
 # What two models must agree on, besides spaces and termination, to be exchangeable.

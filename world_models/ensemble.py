@@ -32,6 +32,7 @@ from reverie.world_models.fitting import (
 )
 from reverie.world_models.gaussian import GaussianMembers
 from reverie.world_models.optimiser import Adam
+from reverie.world_models.per_seed import grouped_by_replica
 from reverie.world_models.precision import Precision, in_precision
 from reverie.world_models.termination import LearnedTermination, resolve
 from reverie.world_models.uncertainty import DROPOUT, STANDARDISED, dropout_std, uncertainty_named
@@ -525,12 +526,9 @@ class ProbabilisticEnsemble(WorldModel):
         """Rows grouped by the ensemble that serves them."""
         if not self.ready:
             raise RuntimeError("the world model is not fitted; call fit or load a fitted one first")
-        if values.ndim != 3 or (self.per_seed and values.shape[0] != self.seeds):
-            raise ValueError(
-                f"the world model was built for seeds={self.seeds} and takes observations and "
-                f"actions [S, B, *], got shape {list(values.shape)}"
-            )
-        return values.reshape(self.replicas, -1, values.shape[-1])
+        return grouped_by_replica(
+            values, seeds=self.seeds, replicas=self.replicas, per_seed=self.per_seed
+        )
 
 
 # What two models must agree on, besides spaces and termination, to be exchangeable.
