@@ -1,13 +1,14 @@
 # make demo   set up and train the default to a score above the behaviour policy
 # make test   set up and run the linter, the type checker and every test that is not slow
 # make check  set up and run the others: whole sweeps, compilers, long runs, other schedulers
+# make docs   set up and write the site of docs/ to site/
 PYTHON ?= python3
 PIP_OPTIONS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: demo test check lint setup speed clean
+.PHONY: demo test check docs lint setup speed clean
 
 setup: $(VENV)/.installed
 
@@ -39,8 +40,11 @@ test: lint
 check: setup
 	$(PYTEST) -m slow
 
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 speed: setup
 	$(BIN)/python -m benchmarks.speed
 
 clean:
-	rm -rf $(VENV) .typed .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .typed site .mypy_cache .ruff_cache .pytest_cache

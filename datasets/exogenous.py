@@ -1,6 +1,5 @@
 """Observations that actions do not move: set-points, disturbances, weather, demand."""
 
-import difflib
 import re
 from collections.abc import Sequence
 
@@ -8,7 +7,7 @@ from reverie.datasets.names import bare
 from reverie.datasets.readers.columns import listed
 from reverie.mistake import Mistake
 from reverie.ranges import Whole
-from reverie.text import one_line
+from reverie.text import near, one_line
 
 Columns = str | Whole | Sequence[str | Whole] | None
 """Names, patterns such as `T_*`, or indices of observations; None for none."""
@@ -48,8 +47,8 @@ def find_columns(labels: Sequence[str], said: Columns, *, source: str, key: str)
         matching = _matching(labels, each)
         if not matching:
             shown = one_line(str(each), 80)
-            near = difflib.get_close_matches(shown, [*labels, *map(bare, labels)], 3, cutoff=0.6)
-            names = [label for label in labels if {label, bare(label)} & {*near}]
+            close = near(shown, [*labels, *map(bare, labels)])
+            names = [label for label in labels if {label, bare(label)} & {*close}]
             told = f"did you mean {' or '.join(names)}?" if names else f"they are {listed(labels)}"
             raise Mistake(f"{source} has no observation {shown!r}, which {key} names; {told}")
         twice = [labels[dim] for dim in matching if dim in found]

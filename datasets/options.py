@@ -1,6 +1,5 @@
 """Datasets by the names of their options, for Python: `reverie.datasets.load("file", path=...)`."""
 
-import difflib
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -18,6 +17,7 @@ from reverie.datasets.storage import read_into
 from reverie.datasets.transforms import SETTINGS, transform
 from reverie.mistake import Mistake
 from reverie.settings import require_declared
+from reverie.text import near
 
 FOLDER = Path(__file__).resolve().parent.parent / "conf" / "dataset"
 ARRAYS = "file"
@@ -171,7 +171,7 @@ def _read(name: str) -> dict[str, Any]:
                 f"there is no dataset {name}; a file is given by its path: "
                 f"reverie.datasets.load({option!r}, path={name!r}, ...)"
             )
-        close = difflib.get_close_matches(name, known, 3) or known
+        close = near(name, known) or known
         raise Mistake(f"there is no dataset {name}; did you mean {' or '.join(close)}?")
     own = yaml.safe_load(path.read_text())
     read: dict[str, Any] = {}

@@ -1,6 +1,5 @@
 """Environments as the platform sees them: flat float32 observations, actions in [-1, 1]."""
 
-import difflib
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,6 +26,7 @@ from reverie.envs.physics import quieten, restore_contact_margin
 from reverie.envs.specs import Spec, is_bounded
 from reverie.envs.wrappers import Wrappers, wrap
 from reverie.mistake import Mistake
+from reverie.text import near
 
 # Tasks of our own, beside those that Gymnasium and other packages register.
 for _task, _environment in (
@@ -343,11 +343,10 @@ def _find(env_id: str) -> str | EnvSpec:
     if callable(getattr(imported, name, None)):
         return EnvSpec(name, entry_point=f"{module}:{name}")
     theirs = [known for known, spec in gymnasium.registry.items() if _made_by(spec) == module]
-    by_lower = {known.lower(): known for known in theirs or gymnasium.registry}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)
+    close = near(name, theirs or gymnasium.registry)
     hint = "give the exact id, with its version, e.g. Hopper-v5"
     if close:
-        hint = f"did you mean {' or '.join(by_lower[match] for match in close)}?"
+        hint = f"did you mean {' or '.join(close)}?"
     elif theirs:
         hint = f"{module} registers {', '.join(sorted(theirs)[:10])}"
     raise Mistake(f"environment {env_id!r} is not registered with Gymnasium; {hint}")

@@ -130,6 +130,7 @@ def _open(spec: Spec, path: Path) -> Iterator[tuple[gymnasium.Env, Path]]:
     if "rgb_array" not in env.metadata.get("render_modes", []):
         env.close()
         raise Mistake(f"{spec.env_id} cannot be rendered to images; leave out the video")
+    _follow(env)
     # The suffix tells imageio the format, so the temporary name keeps it.
     try:
         with writing(path), replacing(path, path.suffix) as temporary:
@@ -137,6 +138,15 @@ def _open(spec: Spec, path: Path) -> Iterator[tuple[gymnasium.Env, Path]]:
     finally:
         with suppress(AttributeError):  # closing a renderer that never came up fails
             env.close()
+
+
+def _follow(env: gymnasium.Env) -> None:
+    """Let the camera go with a body that travels, where its MuJoCo model has one that does."""
+    task: Any = env.unwrapped
+    if hasattr(task, "mujoco_renderer"):
+        camera = mujoco.mj_name2id(task.model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
+        if camera >= 0:
+            task.mujoco_renderer.camera_id = camera
 
 
 def _shower(spec: Spec, env: gymnasium.Env) -> Callable[[np.ndarray], np.ndarray]:

@@ -1,6 +1,7 @@
 """Text that somebody else may have written, made harmless to show."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -24,6 +25,20 @@ def counted(count: int, noun: str) -> str:
     """`1 row`, `2 rows`, `1,000 rows`, `2 entries`."""
     many = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
     return f"{count:,} {noun if count == 1 else many}"
+
+
+def near(name: str, known: Iterable[str], most: int = 3, cutoff: float = 0.6) -> list[str]:
+    """Known names that one may have meant, nearest first, whatever their case, `-` and `_`."""
+    by_plain: dict[str, list[str]] = {}
+    for each in known:
+        by_plain.setdefault(_plain(each), []).append(each)
+    same = [_plain(name)] if _plain(name) in by_plain else []
+    close = same or difflib.get_close_matches(_plain(name), by_plain, most, cutoff)
+    return [each for match in close for each in by_plain[match]][:most]
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("-", "_")
 
 
 def all_printable(value: Any) -> Any:

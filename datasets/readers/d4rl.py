@@ -4,7 +4,6 @@ Only the corrected generation of each family is accepted. The environments of th
 exist as such; `TASKS` says what stands for them in today's Gymnasium.
 """
 
-import difflib
 import logging
 import os
 import re
@@ -32,6 +31,7 @@ from reverie.envs.reference import reference_for
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
 from reverie.ranges import Count
+from reverie.text import near
 
 log = logging.getLogger(__name__)
 
@@ -274,7 +274,7 @@ def find_task(id: str) -> Task:
         )
     if known:
         raise Mistake(f"D4RL dataset {id} was corrected since; use {known[0]}")
-    close = difflib.get_close_matches(id, TASKS, n=3) or ["hopper-medium-v2"]
+    close = near(id, TASKS) or ["hopper-medium-v2"]
     raise Mistake(
         f"D4RL dataset {id!r} is unknown; did you mean {' or '.join(close)}? "
         "`python train.py --help hydra/help=options` lists all that can be used"

@@ -1,7 +1,6 @@
 """Where Minari datasets lie, how one is fetched, and what its metadata say."""
 
 import contextlib
-import difflib
 import hashlib
 import io
 import json
@@ -23,6 +22,7 @@ from reverie.datasets.readers.columns import UNREADABLE, in_one_line, listed
 from reverie.datasets.readers.rehearsal import rehearse
 from reverie.envs import extras
 from reverie.mistake import Mistake, writing
+from reverie.text import near
 
 log = logging.getLogger(__name__)
 
@@ -236,7 +236,7 @@ def _require_offered(root: Path, id: str) -> None:
     if Path(inner) in folders:
         return
     offered = [(Path(group) / folder).as_posix() for folder in folders]
-    close = difflib.get_close_matches(short, offered, 3) or offered
+    close = near(short, offered) or offered
     there = f"it has {listed(close)}" if close else f"nor anything in {group}/"
     raise Mistake(
         f"Minari dataset {short} is not in {root} (found there: {_local(root)}) and {remote} does "

@@ -1,6 +1,5 @@
 """A logged table: named columns of equal length, from a file or a DataFrame."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from reverie.datasets.tables.cells import DECIMALS, Decimal, Numbers, as_missing
 from reverie.datasets.tables.dates import Unread, parse_dates
 from reverie.datasets.tables.text import Lines, read_text, require_different
 from reverie.mistake import Mistake
-from reverie.text import one_line
+from reverie.text import near, one_line
 
 _TEXT = (".csv", ".tsv", ".txt")
 LONGEST_NAME = 200
@@ -90,7 +89,7 @@ class Table:
     def near(self, name: str) -> str:
         """What to say of a name that no column has: near ones, or all."""
         known = {bare(each): each for each in self.columns} | {each: each for each in self.columns}
-        close = difflib.get_close_matches(name, known, 3, cutoff=0.5)
+        close = near(name, known, cutoff=0.5)
         if close:
             return f"did you mean {' or '.join(dict.fromkeys(known[each] for each in close))}?"
         return f"it has {listed(self.columns)}"

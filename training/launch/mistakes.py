@@ -1,6 +1,5 @@
 """How the commands start and fail: one clear line for a mistake, and a non-zero exit."""
 
-import difflib
 import errno
 import fnmatch
 import os
@@ -32,7 +31,7 @@ from reverie.mistake import Mistake
 from reverie.output import outlive_readers
 from reverie.paths import quote, quote_paths
 from reverie.settings import require_declared
-from reverie.text import printable
+from reverie.text import near, printable
 from reverie.training.launch import help, renamed
 from reverie.training.launch.hyperparameters import refusal
 from reverie.training.launch.misfits import is_of_the_call, is_of_the_name, misfit
@@ -63,10 +62,41 @@ def run(main: Callable[[], Any], sweeps: bool | None = None) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     help.register()
     with one_line_errors():
+        if sweeps is not True:  # such a command has options of its own
+            refuse_dashes(sys.argv[1:])
         renamed.refuse_arguments(sys.argv[1:])
         typed = [expand_glob(argument) for argument in sys.argv[1:]]
         sys.argv[1:] = one_spelling(quote_paths(typed, sweeps))
         main()
+
+
+def refuse_dashes(arguments: Sequence[str]) -> None:
+    """Refuse a setting that is typed as an option of a command would be.
+
+    Raises:
+        Mistake: the first one, and how it is typed.
+    """
+    for place, argument in enumerate(arguments):
+        found = re.fullmatch(r"--?([A-Za-z][\w.-]+)(?:=(.*))?", argument, re.DOTALL)
+        if found is None or argument.startswith("--config"):
+            continue
+        name, value = found[1].replace("-", "_"), found[2]
+        following = arguments[place + 1 : place + 2]
+        if not is_setting(name) or (argument == "--run" and (not following or "=" in following[0])):
+            continue  # --run is an option of Hydra
+        if value is None and following and not following[0].startswith("-"):
+            value = following[0]
+        typed = f"{name}={'...' if value is None else value}"
+        raise Mistake(f"{argument} is no option; settings are typed without dashes, as {typed}")
+
+
+def is_setting(name: str) -> bool:
+    """Whether `name=...` or `name.key=...` sets something of `train.py` or `evaluate.py`."""
+    first = name.partition(".")[0]
+    if (CONF / first).is_dir():
+        return True
+    files = (CONF / "train.yaml", CONF / "evaluate.yaml")
+    return any(first in yaml.safe_load(path.read_text()) for path in files)
 
 
 def expand_glob(argument: str) -> str:
@@ -249,7 +279,7 @@ def _explain_composition(error: BaseException, typed: Sequence[str]) -> str:
                     known += f"; to get it: {extras.remedy(extra)}"
                 if extra == "ray":  # it asks for packages that conflict with ours
                     known += " and pip install --no-deps hydra-ray-launcher"
-                known += "; docs/guide.md#sweeps says how to install launchers"
+                known += "; docs/reference/sweeps.md says how to install launchers"
             return f"{group}={wrong} is not there; {known}"
         return f"{group}={wrong} is not there; {_available(group, wrong)}"
     key = re.search(r"Could not override '([^']+)'", text)
@@ -270,7 +300,7 @@ def _available(group: str, wrong: str) -> str:
         path = shlex.quote(f"dataset.path={wrong}")
         return f"a file is given as dataset={option} {path}"
     offered = options(group)
-    close = difflib.get_close_matches(wrong, offered, 3)
+    close = near(wrong, offered)
     if close:
         return f"did you mean {' or '.join(close)}?"
     return f"options: {', '.join(offered[:12])}{', ...' if len(offered) > 12 else ''}"
@@ -295,7 +325,7 @@ def _explain_key(wrong: str, arguments: Sequence[str]) -> str:
         # A group of one option is part of another and leaves no choice.
         several = [group for group in groups if len(options(group)) > 1]
         return refusal(wrong, wrong, {group: typed.get(group) for group in several})
-    close = difflib.get_close_matches(wrong, sorted(keys - {wrong}), 2, cutoff=0.7)
+    close = near(wrong, sorted(keys - {wrong}), 2, cutoff=0.7)
     hint = f" (did you mean {' or '.join(close)}?)" if close else ""
     return (
         f"there is no setting '{wrong}'{hint}; "

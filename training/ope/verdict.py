@@ -168,7 +168,8 @@ class Verdict:
             expect: what the agent's critics say of the starts, see `ope.expectations`.
 
         Returns:
-            See `docs/guide.md`, "reading the verdict". Intervals are `[estimate, low, high]`.
+            See `docs/reference/evaluation.md`, "reading the verdict". Intervals are
+            `[estimate, low, high]`.
         """
         discount = self.discount_of(discount)
         horizon = self._horizon(data)
