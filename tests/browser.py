@@ -115,3 +115,8 @@ def _serve(folder: Path, page: str, width: int) -> Iterator[int]:
             yield server.server_address[1]
         finally:
             server.shutdown()
+
+
+def brightness(colour: str) -> float:
+    """Of `rgb(r, g, b)` or `rgba(r, g, b, a)`."""
+    return sum(float(each) for each in colour.partition("(")[2].rstrip(")").split(",")[:3])

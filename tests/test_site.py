@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import look, needs_browser
+from tests.browser import brightness, look, needs_browser
 
 pytestmark = pytest.mark.slow
 
@@ -51,8 +51,3 @@ def test_the_site_is_dark_where_the_reader_wants_it(site, tmp_path):
     dark = look(site, "index.html", tmp_path / "dark", width=1280, dark=True)
     assert brightness(light.background) > brightness(light.colour)
     assert brightness(dark.background) < brightness(dark.colour)
-
-
-def brightness(colour: str) -> float:
-    """Of `rgb(r, g, b)` or `rgba(r, g, b, a)`."""
-    return sum(float(each) for each in colour.partition("(")[2].rstrip(")").split(",")[:3])

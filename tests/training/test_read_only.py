@@ -122,5 +122,5 @@ def test_its_scores_are_printed_though_not_kept(run_dir, capsys):
 
 
 def test_it_is_reported_on(run_dir, tmp_path):
-    _, markdown = report([run_dir], tmp_path / "out")
+    _, markdown, *_ = report([run_dir], tmp_path / "out")
     assert "# 1 run on 1 task" in markdown.read_text()

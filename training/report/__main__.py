@@ -1,15 +1,16 @@
 """One page about many runs: `python -m training.report runs/mopo runs/td3_bc`.
 
 Takes run directories and folders of them, of any methods and tasks; writes `report.html`, which
-needs no other file, and `report.md` with the same tables. Trains and evaluates nothing. Where
-Reverie is installed, `reverie report` is the same.
+needs no other file, `report.md` with the same tables, and the results as `results.csv` and
+`results.tex`. Trains and evaluates nothing. Where Reverie is installed, `reverie report` is the
+same.
 """
 
 import argparse
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from reverie.training.report.page import (
     require_ours,
 )
 from reverie.training.report.selection import PULLS, SUBSET, selected_scores
+from reverie.training.report.tables import Score, as_csv, as_latex
 from reverie.training.report.verdicts import verdicts
 from reverie.training.report.videos import videos
 from reverie.training.results import statistics
@@ -108,7 +110,8 @@ def report(paths: Sequence[Path], output: Path) -> list[Path]:
     title = (
         f"{runs} run{'s' if runs > 1 else ''} on {len(tasks)} task{'s' if len(tasks) > 1 else ''}"
     )
-    texts = (as_html(title, sections), as_markdown(title, sections))
+    table = scores(tasks)
+    texts = (as_html(title, sections), as_markdown(title, sections), as_csv(table), as_latex(table))
     pages = dict(zip(PAGES, texts, strict=True))
     for name, text in pages.items():
         require_ours(output / name)  # which may have come meanwhile
@@ -131,6 +134,21 @@ def interval(found: Interval, digits: int = 1) -> str:
     if np.isnan(found.low):
         return f"{found.estimate:.{digits}f} (one seed)"
     return f"{found.estimate:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+
+
+def scores(tasks: Tasks) -> list[Score]:
+    """The numbers of the tables of results, one line each."""
+    return [
+        Score(
+            *(group.method, task, len(values), unit, name),
+            bootstrap(statistics.mean, statistics.columns([values])),
+        )
+        for task, groups in tasks.items()
+        for unit in (unit_of(groups),)
+        for group in groups
+        for kind, name in KINDS.items()
+        if (values := group.per_seed(f"{unit}_{kind}_per_seed")) and np.isfinite(values).all()
+    ]
 
 
 def overview(groups: Sequence[Group], remarks: Sequence[str]) -> Section:
@@ -245,14 +263,20 @@ def aggregates(tasks: Tasks, painter: Painter) -> list[Section]:
     }
     caption = "performance profiles: share of runs that score above each threshold, band: interval"
     section.blocks.append(Picture(painter.profiles(thresholds, profiles), caption))
-    pairs = []
-    for (x, of_x), (y, of_y) in combinations(table.items(), 2):
-        better = bootstrap(
-            statistics.probability_of_improvement, of_x, of_y, replicates=CURVE_REPLICATES
-        )
-        pairs.append([f"{x} over {y}", interval(better, 2)])
-    if pairs:
-        section.blocks.append(Table(["probability of improvement", ""], pairs))
+    if len(table) > 1:
+        matrix = {
+            (x, y): interval(
+                bootstrap(
+                    *(statistics.probability_of_improvement, table[x], table[y]),
+                    replicates=CURVE_REPLICATES,
+                ),
+                2,
+            )
+            for x, y in permutations(table, 2)
+        }
+        rows = [[x, *(matrix.get((x, y), "-") for y in table)] for x in table]
+        caption = "probability that the method of the row scores above that of the column"
+        section.blocks.append(Table(["", *table], rows, caption))
     return [section]
 
 
@@ -406,7 +430,7 @@ def wall_clock(groups: Sequence[Group]) -> Section:
 
 
 def settings(groups: Sequence[Group]) -> list[Section]:
-    """Settings in which the methods differ, those that only one of them has in a line apart."""
+    """Settings in which methods that have them differ, those of only one in a line apart."""
     keys = differing([run for group in groups for run in group.runs])
     keys = [key for key in keys if key.split(".")[-1] not in ("_partial_", "_convert_")]
     if not keys:
@@ -418,9 +442,10 @@ def settings(groups: Sequence[Group]) -> list[Section]:
     alone: dict[str, list[str]] = defaultdict(list)
     for key in keys:
         owners = [m for m, own in methods.items() if any(key in g.runs[0].experiment for g in own)]
-        if len(owners) > 1 or len(methods) == 1:
-            rows.append([key, *(setting(own, key) for own in methods.values())])
-        else:
+        told = [setting(own, key) for own in methods.values()]
+        if len(methods) == 1 or len({*told} - {"-"}) > 1:
+            rows.append([key, *told])
+        elif len(owners) == 1:
             alone[owners[0]].append(f"{key}={setting(methods[owners[0]], key)}")
     section = Section("Settings that differ")
     if rows:

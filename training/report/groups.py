@@ -26,6 +26,8 @@ _RESTORE = (
     "checkpoint knows the settings"
 )
 _LONGEST_LABEL = 60
+# Settings that measure a training and do not change it.
+_WATCHING = ("evaluate", "verdict", "value_gap", "probe_starts", "lipschitz", "budget")
 # Lists in the measurements of a world model that have no entry a seed.
 _SHARED = ("horizons", "levels", "columns")
 
@@ -230,16 +232,20 @@ def group_runs(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
     by_kind: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run, task in zip(runs, tasks, strict=True):
         by_kind[run.summary["name"], task].append(run)
-    varying: dict[str, list[str]] = defaultdict(list)
+    by_name: dict[str, list[Run]] = defaultdict(list)
     for (name, _), members in by_kind.items():
-        varying[name] += [key for key in differing(members) if key not in varying[name]]
+        by_name[name] += members
+    varying = {name: telling(members) for name, members in by_name.items()}
 
     groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
     seen: dict[tuple[Any, ...], Run] = {}
     remarks = []
+    labels = {}
     for (name, task), members in by_kind.items():
+        trained = [key for key in varying[name] if key.split(".")[0] not in _WATCHING]
         for run in members:
-            method = ", ".join([name, *(f"{k}={run.experiment.get(k)}" for k in varying[name])])
+            method = ", ".join([name, *_told(run.experiment, varying[name])])
+            labels[method] = ", ".join([name, *_told(run.experiment, trained)])
             identity = (method, task, run.summary["seed"], run.summary["seeds"], run.replica)
             if identity in seen:
                 remarks.append(
@@ -249,7 +255,7 @@ def group_runs(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
                 continue
             seen[identity] = run
             groups[method, task].append(run)
-    short = _short_names([method for method, _ in groups])
+    short = _short_names(labels)
     return [Group(short[method], task, runs) for (method, task), runs in groups.items()], remarks
 
 
@@ -260,6 +266,26 @@ def differing(runs: Sequence[Run]) -> list[str]:
     return [
         key for key in keys if any(e.get(key) != experiments[0].get(key) for e in experiments[1:])
     ]
+
+
+def telling(runs: Sequence[Run]) -> list[str]:
+    """Keys that tell experiments apart; of a part that is another class, that says enough."""
+    found = differing(runs)
+    others = {key.rpartition(".")[0] for key in found if key.endswith("._target_")}
+    return [key for key in found if key.rpartition(".")[0] not in others or "_target_" in key]
+
+
+def _told(experiment: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+    """Settings as a label names them: by their last name where that is no other one's."""
+    last = [key.rpartition(".")[2] for key in keys]
+    told = []
+    for key, short in zip(keys, last, strict=True):
+        value = experiment.get(key)
+        if short == "_target_":  # `agent=SAC`
+            told.append(f"{key.removesuffix('._target_')}={str(value).rpartition('.')[2]}")
+        elif value is not None:
+            told.append(f"{short if last.count(short) == 1 else key}={value}")
+    return told
 
 
 def _task_names(runs: Sequence[Run]) -> list[str]:
@@ -285,13 +311,22 @@ def _task_names(runs: Sequence[Run]) -> list[str]:
     return names
 
 
-def _short_names(methods: Sequence[str]) -> dict[str, str]:
-    """Numbers instead of many settings; the table of differences tells what they mean."""
+def _short_names(labels: Mapping[str, str]) -> dict[str, str]:
+    """A label of what was trained, or of all that differs, or a number where both are too long.
+
+    Args:
+        labels: of what was trained, by those of all that differs. The table of differences tells
+            what a number means.
+    """
     short: dict[str, str] = {}
-    for method in methods:
+    for method, label in labels.items():
+        alone = list(labels.values()).count(label) == 1
         name = method.split(",")[0]
         number = sum(key.split(",")[0] == name for key in short) + 1
-        short.setdefault(method, method if len(method) <= _LONGEST_LABEL else f"{name} #{number}")
+        fitting = [each for each in (label, method) if len(each) <= _LONGEST_LABEL]
+        if not alone:
+            fitting = [each for each in fitting if each == method]
+        short[method] = fitting[0] if fitting else f"{name} #{number}"
     return short
 
 

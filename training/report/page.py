@@ -15,15 +15,21 @@ from string import Template
 from reverie.mistake import Mistake
 from reverie.text import printable
 
-PAGES = ("report.html", "report.md")
-_OURS = re.compile(r"(?:# |<title>)\d+ runs? on \d+ tasks?(?:\n|</title>)")
-"""The title of every report."""
+PAGES = ("report.html", "report.md", "results.csv", "results.tex")
+CSV_HEADER = "method,task,seeds,unit,measure,mean,low,high"
+LATEX_HEADER = "% Results by method and task; needs the package booktabs."
+_OURS = re.compile(
+    rf"(?:# |<title>)\d+ runs? on \d+ tasks?(?:\n|</title>)"
+    rf"|\A(?:{re.escape(CSV_HEADER)}|{re.escape(LATEX_HEADER)})\r?\n"
+)
+"""What every file of a report begins with."""
 _PAGE = Template(
     """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
 <title>$title</title>
 <style>
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem;
@@ -42,6 +48,14 @@ img, video { max-width: 100%; height: auto; }
 .picture p { color: #555; font-size: .9em; margin: 0 0 1.5rem; }
 figure { display: inline-block; width: 23rem; margin: 0 1rem 1rem 0; vertical-align: top; }
 figure video { width: 100%; border: 1px solid #ddd; }
+p, li, figcaption { overflow-wrap: anywhere; }
+@media (prefers-color-scheme: dark) {
+  body { color: #ddd; background: #181a1b; }
+  h2, th, td { border-color: #555; }
+  .picture p { color: #aaa; }
+  a { color: #8ab4f8; }
+  img { background: #fff; }
+}
 </style>
 </head>
 <body>

@@ -24,6 +24,7 @@ from reverie.training.report.__main__ import cell, report
 from reverie.training.report.figures import Painter
 from reverie.training.report.groups import find, group_runs, read
 from reverie.training.report.page import Section, Table, as_markdown
+from tests.browser import brightness, look, needs_browser
 from tests.training.report.conftest import EVIL, MODEL, Checked
 
 
@@ -35,7 +36,7 @@ def tables(text):
 
 def test_the_table_says_what_metrics_csv_says(tmp_path, write):
     places = [write(seed=seed, level=level) for seed, level in enumerate([10.0, 20.0, 60.0])]
-    html, markdown = report([tmp_path / "runs"], tmp_path / "out")
+    html, markdown, *_ = report([tmp_path / "runs"], tmp_path / "out")
     last, final, best = [], [], []
     for place in places:
         with open(place / "metrics.csv") as file:
@@ -60,14 +61,14 @@ def test_a_log_without_an_environment_is_not_scored_in_none(tmp_path, write):
     place = write()
     summary = json.loads((place / "summary.json").read_text()) | {"environment": None}
     (place / "summary.json").write_text(json.dumps(summary))
-    _, markdown = report([tmp_path / "runs"], tmp_path / "out")
+    _, markdown, *_ = report([tmp_path / "runs"], tmp_path / "out")
     assert "no environment is named" in markdown.read_text()
     assert " in None" not in markdown.read_text()
 
 
 def test_one_seed_never_looks_like_a_mean(tmp_path, write):
     write()
-    html, markdown = report([tmp_path / "runs"], tmp_path / "out")
+    html, markdown, *_ = report([tmp_path / "runs"], tmp_path / "out")
     assert tables(markdown.read_text())["mopo"][:2] == ["1", "51.0 (one seed)"]
     first = html.read_text()
     report([tmp_path / "runs"], tmp_path / "out")
@@ -81,14 +82,16 @@ def test_seeds_of_a_run_count_and_variants_are_told_apart(tmp_path, write):
     write(seed=1, seeds=4, level=60.0, penalty=0.5)
     write(seeds=2, level=90.0, penalty=2.0)
     write(name="td3_bc", seeds=2, level=10.0, order=["critic"], _partial_=True)
-    _, markdown = report([tmp_path / "runs"], tmp_path / "out")
+    _, markdown, *_ = report([tmp_path / "runs"], tmp_path / "out")
     text = markdown.read_text()
     assert "# 4 runs on 1 task" in text
     found = tables(text)
     assert "| mopo, penalty=0.5 | 8 | 66.0 [" in text
     assert found["penalty"] == ["0.5", "2.0", "-"]
     assert "\nOnly td3_bc has: order=['critic'].\n" in text
-    assert found["mopo, penalty=2.0 over td3_bc"] == ["1.00 [1.00, 1.00]"]
+    # Of the row over the column: mopo with 0.5, with 2.0, td3_bc.
+    better = [row for row in text.splitlines() if row.startswith("| mopo, penalty=2.0 |")][-1]
+    assert better.split(" | ")[2:4] == ["-", "1.00 [1.00, 1.00] |"]
     assert "| mopo, penalty=0.5 on toy | 4 | 20 | 24 | 2 | 4 | some CPU |" in text  # by stage
 
 
@@ -103,7 +106,7 @@ def test_seeds_of_a_population_are_experiments_of_their_own(tmp_path, write):
         (place / "evaluation.json").write_text(
             json.dumps({"scores": [[replica] for replica in range(4)]})
         )
-    _, markdown = report([tmp_path / "runs"], tmp_path / "out")
+    _, markdown, *_ = report([tmp_path / "runs"], tmp_path / "out")
     text = markdown.read_text()
     assert "# 2 runs on 1 task" in text
     # Means of seeds 0, 1 (levels 0 and 10) and of seed 3 (level 30), each of both runs.
@@ -117,7 +120,7 @@ def test_seeds_of_a_shared_model_are_no_repetitions(tmp_path, write):
     place = write(seeds=3, world_model={"per_seed": False})
     model = {**MODEL, "one_step": {"rmse_median": [0.2] * 3}}
     (place / "world_model.json").write_text(json.dumps(model))
-    _, markdown = report([tmp_path / "runs"], tmp_path / "out")
+    _, markdown, *_ = report([tmp_path / "runs"], tmp_path / "out")
     assert "| mopo on toy | 0.200 (one seed) |" in markdown.read_text()
 
 
@@ -125,7 +128,7 @@ def test_a_collection_of_data_is_no_run(tmp_path, write):
     write()
     place = write(name="collect")
     (place / "summary.json").write_text('{"datasets": {}, "seed": 0}')
-    _, markdown = report([tmp_path / "runs"], tmp_path / "out")
+    _, markdown, *_ = report([tmp_path / "runs"], tmp_path / "out")
     assert "# 1 run on 1 task" in markdown.read_text()
 
 
@@ -136,7 +139,7 @@ def test_tasks_are_not_mixed(tmp_path, write):
             if task == "a":
                 write(name="sac", task=task, seed=seed)
     write(task="a", seed=7, fingerprint="other")
-    _, markdown = report([tmp_path / "runs"], tmp_path / "out")
+    _, markdown, *_ = report([tmp_path / "runs"], tmp_path / "out")
     text = markdown.read_text()
     assert "# 7 runs on 3 tasks" in text
     assert "**a (f): normalised score" in text and "**a (other): normalised score" in text
@@ -147,7 +150,7 @@ def test_the_same_seed_twice_and_unfinished_runs_are_left_out_aloud(tmp_path, wr
     write()
     write(level=80.0)
     write(seed=1, level=30.0).joinpath("summary.json").unlink()
-    _, markdown = report([tmp_path / "runs", tmp_path / "runs" / "mopo"], tmp_path / "out")
+    _, markdown, *_ = report([tmp_path / "runs", tmp_path / "runs" / "mopo"], tmp_path / "out")
     text = markdown.read_text()
     assert "with the same seed and is left out" in text
     assert "1-30.0 is not finished and is left out" in text
@@ -160,7 +163,7 @@ def test_a_run_of_an_earlier_version_is_left_out_aloud(tmp_path, write):
     summary = json.loads(old.read_text())
     del summary["format"]
     old.write_text(json.dumps(summary))
-    _, markdown = report([tmp_path / "runs"], tmp_path / "out")
+    _, markdown, *_ = report([tmp_path / "runs"], tmp_path / "out")
     text = markdown.read_text()
     assert f"{old.parent} was written by another version of Reverie and is left out" in text
     assert "# 1 run on 1 task" in text
@@ -179,7 +182,7 @@ def test_everything_a_run_may_hold_is_shown_and_the_page_needs_no_other_file(tmp
             file.writelines(f"{u},0,start/return,{20.0 + seed}\n" for u in (10, 20, 30))
     (place / "imagined-seed0.mp4").write_bytes(b"a video")
     (place / "dreams.png").write_bytes(b"dreams")
-    html, markdown = report([tmp_path / "runs"], tmp_path / "out")
+    html, markdown, *_ = report([tmp_path / "runs"], tmp_path / "out")
     page = Checked(html.read_text())
     assert page.open == []
     *pictures, video = page.sources
@@ -222,7 +225,7 @@ def test_runs_that_nobody_scored_have_a_report_too(tmp_path, write):
     summary = json.loads((place / "summary.json").read_text())
     (place / "summary.json").write_text(json.dumps({**summary, "result": {}}))
     (place / "metrics.csv").write_text("update,seed,metric,value\n")
-    _, markdown = report([place], tmp_path / "out")
+    _, markdown, *_ = report([place], tmp_path / "out")
     assert tables(markdown.read_text())["mopo"] == ["1", "-", "-", "-"]
     assert "toy, where nothing has a normalised score" in markdown.read_text()
 
@@ -324,7 +327,7 @@ def test_a_browser_shows_every_picture_table_and_video(tmp_path, write):
             (place / "evaluation.json").write_text(json.dumps({"scores": [[3.0, 4.0]] * 2}))
     frames = np.random.default_rng(0).integers(0, 255, (6, 64, 128, 3), dtype=np.uint8)
     imageio.imwrite(place / "imagined-seed0.mp4", frames, plugin="pyav", codec="libx264", fps=10)
-    page, _ = report([tmp_path / "runs"], tmp_path / "out")
+    page, *_ = report([tmp_path / "runs"], tmp_path / "out")
 
     probed = tmp_path / "probed.html"
     probed.write_text(page.read_text().replace("</body>", PROBE))
@@ -356,7 +359,7 @@ def test_what_a_stranger_named_his_run_is_inert_in_both_pages(tmp_path, write):
         (place / "config.yaml").write_text(yaml.safe_dump(config))
         (place / "world_model.json").write_text(json.dumps(MODEL))
     (place / "video-seed0](http:evil) <b>.mp4").write_bytes(b"a video")
-    html, markdown = report([tmp_path / "runs"], tmp_path / "out")
+    html, markdown, *_ = report([tmp_path / "runs"], tmp_path / "out")
     page, text = Checked(html.read_text()), markdown.read_text()
     assert page.open == [] and not any(link.startswith(("http", "java")) for link in page.links)
     assert all(source.startswith("data:") for source in page.sources)
@@ -401,7 +404,7 @@ def test_broken_runs_are_left_out_aloud_and_do_not_end_the_report(tmp_path, writ
             (place / "summary.json").write_text(json.dumps(summary | {"updates": 30}))
             (place / name).write_bytes(text)
             broken[place] = name
-    _, markdown = report([tmp_path / "runs"], tmp_path / "out")
+    _, markdown, *_ = report([tmp_path / "runs"], tmp_path / "out")
     assert "# 1 run on 1 task" in markdown.read_text()
     told = dict(zip(sorted(map(str, broken)), sorted(caplog.messages), strict=True))
     for place, name in broken.items():
@@ -459,7 +462,7 @@ def test_a_video_that_lies_elsewhere_is_no_part_of_the_page(tmp_path, write):
     (place / "video-seed0.mp4").symlink_to(tmp_path / "secret")
     (place / "video-seed1.mp4").symlink_to(tmp_path / "nowhere")
     (place / "video-seed2.mp4").mkdir()
-    html, _ = report([place], tmp_path / "out")
+    html, *_ = report([place], tmp_path / "out")
     assert base64.b64encode(b"a secret").decode() not in html.read_text()
 
 
@@ -496,3 +499,35 @@ def test_pages_of_somebody_are_left_alone_and_earlier_reports_replaced(write, tm
             report([tmp_path / "runs"], out)
         assert "\n" not in str(caught.value) and "--output" in str(caught.value)
         assert (out / name).read_text() == mine
+
+
+def test_results_come_as_csv_and_latex(tmp_path, write):
+    write(seeds=2, level=40.0)
+    write(name="td3_bc", seeds=1, level=60.0, order=["critic"])
+    *_, table, latex = report([tmp_path / "runs"], tmp_path / "out")
+    lines = list(csv.DictReader(table.open()))
+    assert [line["method"] for line in lines[::3]] == ["mopo", "td3_bc"]
+    assert lines[0]["measure"] == "last 10 evaluations" and lines[0]["seeds"] == "2"
+    assert float(lines[0]["low"]) <= float(lines[0]["mean"]) <= float(lines[0]["high"])
+    assert lines[3]["low"] == "" and lines[3]["seeds"] == "1"
+    assert r"td3\_bc & \textbf{" in latex.read_text()
+    assert latex.read_text().count(r"\textbf") == 1
+    report([tmp_path / "runs"], tmp_path / "out")  # its own files are replaced
+    table.write_text("method,mine\n")
+    with pytest.raises(Mistake, match=r"results\.csv is no report of this command"):
+        report([tmp_path / "runs"], tmp_path / "out")
+
+
+@pytest.mark.slow
+@needs_browser
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_reads_well_in_a_browser(tmp_path, write, width):
+    write(seeds=2, level=40.0, penalty=0.5)
+    write(seeds=2, level=90.0, penalty=2.0)
+    html, *_ = report([tmp_path / "runs"], tmp_path / "out")
+    for dark in (False, True):
+        scratch = tmp_path / str(dark)
+        seen = look(html.parent, html.name, scratch, width=width, dark=dark)
+        assert seen.width <= width
+        assert not seen.broken and not seen.unnamed and not seen.asked
+        assert (brightness(seen.background) < brightness(seen.colour)) == dark
