@@ -20,6 +20,24 @@ from reverie.training.report.page import Markup, Section, Table, Text, as_markdo
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 COMMAND = "python -m benchmarks.results_page"
+SUBJECTS = {
+    "baselines": ("26 offline methods at one small budget, two datasets", ""),
+    "laptop_budget": ("presets as shipped at the laptop budget, four tasks", ""),
+    "edge_of_reach": ("RAVL: values where rollouts leave the data", "2402.12527"),
+    "h2o": ("H2O: recorded data and a wrong simulator together", "2206.13464"),
+    "history": ("histories for a pendulum without its velocity", ""),
+    "lipschitz": ("one model with smooth values in the place of an ensemble", "2302.01244"),
+    "morec": ("MOREC: a learned reward chooses among next states", "2310.05422"),
+    "off_policy_evaluation": ("ranking policies without acting", ""),
+    "own_data": ("a log without a simulator: is the verdict right?", ""),
+    "planning": ("plans in world models beside policies", "1805.12114"),
+    "policy_guided_diffusion": ("trajectories sampled towards the policy", "2404.06356"),
+    "sindy_rl": ("SINDy-RL: equations of dynamics and policies", "2403.09110"),
+    "data_scale": ("reading and checking 1 to 10 million rows", ""),
+    "samplers": ("diffusion samplers: fewer network calls", "2206.00364"),
+    "gpu_codegen": ("updates and rollouts as code for a GPU, none at hand", ""),
+}
+"""What a benchmark is about, and the arXiv id of its paper, by how its file begins."""
 
 
 def page(results: Path) -> str:
@@ -31,15 +49,35 @@ def page(results: Path) -> str:
         Mistake: a file is damaged, or of a kind this page cannot show.
     """
     intro = (
-        f"Written by `{COMMAND}` from the files in `benchmarks/results/`; do not edit it. A claim "
-        "marked [ours] goes beyond its paper; where 'holds' is '-', the line only informs."
+        "Each line is one command, measured on small tasks with small budgets. *Holds* and *fails* "
+        "count its claims, *open* those that only inform or were undecided; the sections below "
+        f"have them all. Written by `{COMMAND}` from the files in `benchmarks/results/`; do not "
+        "edit it. A claim marked [ours] goes beyond its paper; where 'holds' is '-', the line is "
+        "open."
     )
-    sections = [Section("How to read this", [Text(Markup(intro))])]
-    for path in sorted(results.glob("*.json")):
-        found = read(path)
-        if not (found["quick"] or found.get("partial")):
-            sections.append(section(path, found))
-    return as_markdown("Results", sections)
+    recorded = {path: read(path) for path in sorted(results.glob("*.json"))}
+    shown = {
+        path: found
+        for path, found in recorded.items()
+        if not (found["quick"] or found.get("partial"))
+    }
+    overview = Table(
+        ["benchmark", "about", "paper", "holds", "fails", "open", "minutes"],
+        [summarise(path, found) for path, found in shown.items() if "claims" in found],
+    )
+    sections = [Section("Overview", [Text(Markup(intro)), overview])]
+    return as_markdown("Results", sections + [section(*each) for each in shown.items()])
+
+
+def summarise(path: Path, found: Mapping[str, Any]) -> list[str]:
+    """The line of a benchmark in the overview."""
+    known = (own for start, own in SUBJECTS.items() if path.stem.startswith(start))
+    about, paper = next(known, (found.get("title", ""), ""))
+    verdicts = [claim["holds"] for claim in found["claims"]]
+    counts = [str(sum(each is kind for each in verdicts)) for kind in (True, False, None)]
+    minutes = f"{found['seconds'] / 60:.0f}" if "seconds" in found else "-"
+    link = Markup(f"[arXiv:{paper}](https://arxiv.org/abs/{paper})") if paper else ""
+    return [Markup(f"[{path.stem}](#{path.stem})"), about, link, *counts, minutes]
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -69,14 +107,14 @@ def section(path: Path, found: Mapping[str, Any]) -> Section:
         f"{hardware['gpu'] or hardware['cpu']}, {hardware['threads']} threads{took}; "
         f"torch {hardware['versions']['torch']}."
     )
-    table = claims(found["claims"]) if "claims" in found else speeds(found["results"])
-    shown = Section(path.stem, [Text(Markup(origin)), table])
-    for own in found.get("tables", []):
-        shown.blocks.extend([Text(own["caption"]), Table(own["header"], own["rows"])])
+    shown = Section(path.stem, [Text(Markup(origin))])
     pictures = sorted(path.parent.glob(f"{path.stem}[-.]*png"))
     for picture in (each for each in pictures if not each.stem.endswith(("-quick", "-part"))):
         link = Markup(f"![{picture.stem}](../benchmarks/results/{picture.name})")
         shown.blocks.append(Text(link))
+    shown.blocks.append(claims(found["claims"]) if "claims" in found else speeds(found["results"]))
+    for own in found.get("tables", []):
+        shown.blocks.extend([Text(own["caption"]), Table(own["header"], own["rows"])])
     return shown
 
 

@@ -138,6 +138,7 @@ def finish(
     path = output / f"{name}{'-quick' if quick else ''}.json"
     report = {
         "benchmark": name,
+        "title": title.partition(":")[0],
         "date": date.today().isoformat(),
         "quick": quick,
         "hardware": describe(torch.device("cpu")),

@@ -207,13 +207,20 @@ def _markdown(block: Text | Table | Video | Links) -> str:
         return _link(block.caption, block.address)
     if isinstance(block, Links):
         return "\n".join(_link(words, address) for words, address in block.links)
+    columns = list(zip(*block.rows, strict=True)) or [()] * len(block.header)
+    sides = ["---:" if _of_numbers(column) else "---" for column in columns[1:]]
     lines = [
         _row(block.header),
-        _row(["---", *["---:"] * (len(block.header) - 1)]),
+        f"| {' | '.join(['---', *sides])} |",
         *map(_row, block.rows),
     ]
     caption = f"**{_inert(block.caption)}**\n\n" if block.caption else ""
     return caption + "\n".join(lines)
+
+
+def _of_numbers(column: Sequence[str]) -> bool:
+    """Whether most of its cells begin with no letter."""
+    return sum(re.match(r"\W*[^\W\d_]", cell) is not None for cell in column) * 2 < len(column)
 
 
 def _row(cells: Sequence[str]) -> str:
