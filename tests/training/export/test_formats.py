@@ -42,6 +42,7 @@ AGENTS = {
     "rvs": {"target": [0.2, 0.9]},
     "fql": {"latent": "drawn"},
     "leq": {},
+    "analytic": {},
 }
 needs_compiler = pytest.mark.skipif(c_files.find_compiler() is None, reason="no C compiler")
 FORMATS = (
