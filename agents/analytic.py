@@ -1,8 +1,8 @@
-"""Analytic policy gradient: climbs the return of imagined rollouts through the world model itself.
+"""Analytic policy gradient: climbs the return of imagined rollouts by its gradient in the model.
 
-Control of digital twins, arXiv:2403.13851: a state-feedback network, a control loss, and its gradient
-back through every step of a differentiable model; whole-numbered actions by a straight-through
-estimator. The value behind the horizon is that of SVG, arXiv:1510.09142.
+Control of digital twins, arXiv:2403.13851: a state-feedback network, a control loss, and its
+gradient back through every step of a differentiable model; whole-numbered actions by a
+straight-through estimator. The value behind the horizon is that of SVG, arXiv:1510.09142.
 """
 
 import copy
@@ -123,7 +123,7 @@ class AnalyticGradient(Agent):
         self.value_weight, self.tau = value_weight, tau
         self.max_gradient, self.exploration_std = max_gradient, exploration_std
         self.integer_actions = integer_actions
-        # As an optimised graph is H models long, its compilation takes minutes beyond this.
+        # The graph of an update is H models long: its compilation takes minutes beyond this.
         self.gains_by_compiling = horizon <= _COMPILED
         self.register_buffer("reward_unit", torch.ones(()))
         low, high = torch.tensor(spec.action_low), torch.tensor(spec.action_high)

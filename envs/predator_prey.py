@@ -2,9 +2,11 @@
 
 A stochastic birth-death process of the Lotka-Volterra kind with logistic prey and predators that
 wander in. Each control step a whole number of predators, 0 to 5, is culled, so that both counts
-stay near a steady state which they would not take by themselves, and without their swings. After the predator-prey task of "Control of medical digital twins
-with artificial neural networks", arXiv:2403.13851. Differs: that one is an agent-based model on a
-grid, and its numbers are not public; this one is its well-mixed limit, with numbers of our own.
+stay near a steady state which they would not take by themselves, and without their swings.
+
+After the predator-prey task of "Control of medical digital twins with artificial neural networks",
+arXiv:2403.13851. Differs: that one is an agent-based model on a grid, and its numbers are not
+public; this one is well mixed, with numbers of our own.
 """
 
 from typing import Any
@@ -18,7 +20,7 @@ from torch import Tensor
 ENV_ID = "ReveriePredatorPrey-v0"
 EPISODE_STEPS = 100
 TARGET = (110.0, 32.0)
-"""Prey and predators that the reward asks for; without chance, 2.6 culled a step would hold them."""
+"""Prey and predators that the reward asks for; 2.6 culled a step hold them, but for chance."""
 MOST = 5
 """Predators that can be culled in a step."""
 STARTS = ((60, 220), (10, 70))

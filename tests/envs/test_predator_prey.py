@@ -1,4 +1,4 @@
-"""The stochastic predator-prey task: its mean flow by hand, its noise, whole numbers, controllers."""
+"""The stochastic predator-prey task: its mean flow, its noise, whole numbers, controllers."""
 
 import warnings
 
