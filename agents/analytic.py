@@ -60,6 +60,7 @@ class AnalyticGradient(Agent):
     ours the reward. Differs: critic, penalty, damping and clip are not in it.
     """
 
+    gains_by_compiling = False  # a graph of H models, of which a CPU's compiler takes minutes
     imagine: Imagine | None = None
     penalty: float | Tensor
     reward_unit: Tensor
@@ -123,8 +124,6 @@ class AnalyticGradient(Agent):
         self.value_weight, self.tau = value_weight, tau
         self.max_gradient, self.exploration_std = max_gradient, exploration_std
         self.integer_actions = integer_actions
-        # The graph of an update is H models long: its compilation takes minutes beyond this.
-        self.gains_by_compiling = horizon <= _COMPILED
         self.register_buffer("reward_unit", torch.ones(()))
         low, high = torch.tensor(spec.action_low), torch.tensor(spec.action_high)
         self.register_buffer("middle", (low + high) / 2, persistent=False)
@@ -253,10 +252,6 @@ class AnalyticGradient(Agent):
             "value": value.detach().mean(1) * self.reward_unit,
             "target": target.mean((1, 2)) * self.reward_unit,
         }
-
-
-_COMPILED = 20
-"""Imagined steps of an update up to which compiling it is worth its time on a CPU."""
 
 
 def _require_whole_box(spec: Spec) -> None:

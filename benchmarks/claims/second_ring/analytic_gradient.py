@@ -3,9 +3,10 @@
 "Control of medical digital twins with artificial neural networks", arXiv:2403.13851: a controller
 that is trained by backpropagation through a differentiable surrogate, with whole-numbered actions
 by a straight-through estimator, steers the stochastic simulator that the surrogate was fitted to.
-Its numbers could not be read, so all thresholds here are ours. A linear system with a known optimum;
-Pendulum-v1 through sparse equations, beside SAC in the same ones, and through an ensemble fitted to
-few episodes, with and without a penalty; culls of predators through equations and an ensemble.
+Its numbers could not be read, so all thresholds here are ours. A linear system with a known
+optimum; Pendulum-v1 through sparse equations, beside SAC in the same ones, and through an ensemble
+fitted to few episodes, with and without a penalty; culls of predators through equations and an
+ensemble.
 """
 
 from collections.abc import Callable, Mapping

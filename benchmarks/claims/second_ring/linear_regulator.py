@@ -12,6 +12,7 @@ from reverie.envs.specs import Spec
 from reverie.world_models.base import FitProgress, Step, WorldModel
 
 STEP = 0.2
+_ROUNDS = 400  # of the Riccati equation
 
 
 class LinearSystem(WorldModel):
@@ -73,7 +74,7 @@ def optimal_cost(
     a, b = system.of_obs.double(), system.of_action.double()
     p = own = torch.eye(4, dtype=torch.float64)
     effort = torch.eye(2, dtype=torch.float64) / 2
-    for _ in range(2_000):
+    for _ in range(_ROUNDS):
         gain = torch.linalg.solve(effort + discount * b.T @ p @ b, discount * b.T @ p @ a)
         closed = a - b @ gain
         p = own + gain.T @ effort @ gain + discount * closed.T @ p @ closed
