@@ -47,7 +47,7 @@ class AnalyticGradient(Agent):
             less forgets what is far, where long rollouts of a chaotic model explode.
         penalty: lambda, of the model's uncertainty, in reward per its unit; a list gives each seed
             its own.
-        value_weight: of the critic's value of the last state in the policy's objective; 0: no
+        terminal_weight: of the critic's value of the last state in the policy's objective; 0: no
             critic.
         critic_learning_rate, tau: of its Adam, and Polyak step of its target network.
         integer_actions: actions are whole numbers in the units of their box.
@@ -82,17 +82,17 @@ class AnalyticGradient(Agent):
         horizon: Count,
         damping: UnitInterval,
         penalty: Annotated[PerSeed, Range(0)],
-        value_weight: UnitInterval,
+        terminal_weight: UnitInterval,
         critic_learning_rate: Positive,
         tau: Share,
         integer_actions: bool,
         exploration_std: NonNegative,
     ) -> None:
         super().__init__(spec=spec, seeds=seeds)
-        if value_weight and discount == 1:
+        if terminal_weight and discount == 1:
             raise Mistake(
                 "agent.discount=1 leaves the critic without a value to converge to; lower it, or "
-                "set agent.value_weight=0"
+                "set agent.terminal_weight=0"
             )
         if min(as_list(penalty)) < 0:
             raise Mistake(f"agent.penalty={penalty} must not be negative")
@@ -113,7 +113,7 @@ class AnalyticGradient(Agent):
             cosine_every=1,
         )
         self.critic = self.target_critic = None
-        if value_weight:
+        if terminal_weight:
             self.critic = StateValue(
                 seeds=seeds, obs_dim=spec.obs_dim, hidden=hidden, activation=activation
             )
@@ -121,7 +121,7 @@ class AnalyticGradient(Agent):
             self.critic_optimiser = Adam(self.critic.parameters(), critic_learning_rate)
         set_per_seed(self, "penalty", penalty, trailing=2)
         self.discount, self.horizon, self.damping = discount, horizon, damping
-        self.value_weight, self.tau = value_weight, tau
+        self.terminal_weight, self.tau = terminal_weight, tau
         self.max_gradient, self.exploration_std = max_gradient, exploration_std
         self.integer_actions = integer_actions
         self.register_buffer("reward_unit", torch.ones(()))
@@ -184,7 +184,7 @@ class AnalyticGradient(Agent):
 
     def update(self, batch: Transition) -> dict[str, Float[Tensor, " S"]]:
         dream = self.dream(batch.obs)
-        returns = self.returns(dream, self.value_weight)[:, 0]
+        returns = self.returns(dream, self.terminal_weight)[:, 0]
         loss = -returns.mean(1)
         gradients = torch.autograd.grad(loss.sum(), self.actor_optimiser.targets)
         gradients, norm = clip_each_seed(gradients, self.max_gradient)
@@ -214,7 +214,7 @@ class AnalyticGradient(Agent):
             )
         return self.imagine(self.policy, starts, [self.damping] * self.horizon)
 
-    def returns(self, dream: Imagined, value_weight: float) -> Float[Tensor, "S T B"]:
+    def returns(self, dream: Imagined, terminal_weight: float) -> Float[Tensor, "S T B"]:
         """G_t of all imagined steps, in units of the reward's deviation.
 
         G_t = sum_{t <= k < H} gamma^(k-t) m_k (r_k - lambda u_k) / unit
@@ -225,7 +225,7 @@ class AnalyticGradient(Agent):
             reward = reward - self.penalty * dream.uncertainty
         last = torch.zeros_like(reward[:, 0])
         if self.target_critic is not None:
-            last = value_weight * self.value(self.target_critic, dream.obs[:, -1])
+            last = terminal_weight * self.value(self.target_critic, dream.obs[:, -1])
         return rollout_returns(reward / self.reward_unit, last, dream.alive, self.discount)
 
     def value(self, critic: StateValue, obs: Float[Tensor, "S B D"]) -> Float[Tensor, "S B"]:

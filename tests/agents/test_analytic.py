@@ -47,7 +47,7 @@ def make_analytic(make_agent):
     """In double precision, with a model that is known, and without a critic."""
 
     def make(model=None, seeds=1, **changes):
-        agent = make_agent("analytic", seeds=seeds, **{"value_weight": 0.0, **changes}).double()
+        agent = make_agent("analytic", seeds=seeds, **{"terminal_weight": 0.0, **changes}).double()
         agent.attach(model or Linear())
         return agent
 
@@ -95,7 +95,7 @@ def test_it_finds_the_regulator_of_a_linear_system(make_analytic, make_batch):
 def test_the_gradient_is_that_of_finite_differences(make_analytic, make_batch, over, weight):
     agent = make_analytic(
         Linear(over),
-        **{"hidden": [4], "horizon": 4, "discount": 0.9, "penalty": 0.7, "value_weight": weight},
+        **{"hidden": [4], "horizon": 4, "discount": 0.9, "penalty": 0.7, "terminal_weight": weight},
     )
     starts = doubles(make_batch(1, 6)).obs
     agent.reward_unit.fill_(2.0)
@@ -229,7 +229,7 @@ def test_the_critic_learns_the_value_of_the_policy(make_analytic, make_batch):
     model.of_obs = 0.5 * torch.eye(3).double()
     agent = make_analytic(
         model,
-        **{"horizon": 2, "discount": 0.5, "penalty": 0.0, "value_weight": 1.0, "tau": 0.2},
+        **{"horizon": 2, "discount": 0.5, "penalty": 0.0, "terminal_weight": 1.0, "tau": 0.2},
         **{"learning_rate": 1e-12, "critic_learning_rate": 0.02},
     )
     with torch.no_grad():
@@ -242,7 +242,7 @@ def test_the_critic_learns_the_value_of_the_policy(make_analytic, make_batch):
     found = agent.value(agent.critic, obs).detach()
     assert float((found - wanted).abs().mean() / wanted.abs().mean()) < 0.15
     assert float(measured["value"]) == pytest.approx(float(measured["target"]), rel=0.2)
-    assert make_analytic(value_weight=0.0).critic is None
+    assert make_analytic(terminal_weight=0.0).critic is None
 
 
 def test_a_penalty_keeps_away_from_what_the_model_is_unsure_of(make_analytic, make_batch):
@@ -283,7 +283,7 @@ def test_it_is_refused_without_a_model_that_has_gradients(make_agent, make_batch
     model.differentiable = False
     with pytest.raises(Mistake, match="Linear has none; choose world_model=ensemble"):
         agent.attach(model)
-    with pytest.raises(Mistake, match=r"agent\.discount=1 .* agent\.value_weight=0"):
+    with pytest.raises(Mistake, match=r"agent\.discount=1 .* agent\.terminal_weight=0"):
         make_agent("analytic", discount=1.0)
     with pytest.raises(Mistake, match=r"penalty=\[1\.0, -1\.0\] must not be negative"):
         make_agent("analytic", seeds=2, penalty=[1.0, -1.0])

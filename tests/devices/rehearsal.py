@@ -89,7 +89,7 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
     "gradients of equations": ("algorithm=apg", "world_model=sindy", "agent.penalty=0"),
     "gradients of the task": ("algorithm=apg", "world_model=true_dynamics"),
     "whole actions": (
-        *("algorithm=apg", "agent.integer_actions=true", "agent.value_weight=0"),
+        *("algorithm=apg", "agent.integer_actions=true", "agent.terminal_weight=0"),
         "agent.penalty=0",
     ),
     "value gap": ("algorithm=mopo", "value_gap.starts=2"),
