@@ -186,8 +186,8 @@ class AnalyticGradient(Agent):
         dream = self.dream(batch.obs)
         returns = self.returns(dream, self.terminal_weight)[:, 0]
         loss = -returns.mean(1)
-        gradients = torch.autograd.grad(loss.sum(), self.actor_optimiser.targets)
-        gradients, norm = clip_each_seed(gradients, self.max_gradient)
+        slopes = torch.autograd.grad(loss.sum(), self.actor_optimiser.targets)
+        gradients, norm = clip_each_seed(slopes, self.max_gradient)
         dream = dream.detach()
         measured = self.learn_value(dream) if self.critic is not None else {}
         self.actor_optimiser.apply_gradients(gradients)

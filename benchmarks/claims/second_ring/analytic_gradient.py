@@ -66,8 +66,17 @@ SAC: dict[str, Any] = {
     "discount": 0.98,
 }
 SAC_BUDGET = experiment.Budget(
-    **{"seeds": SEEDS, "updates": 3_000, "batch": 128, "real_ratio": 0.0, "evaluate": 3_000},
-    **{"episodes": EPISODES, "probe": 0, "starts": 64, "horizon": 50, "every": 250, "retain": 20},
+    seeds=SEEDS,
+    updates=3_000,
+    batch=128,
+    real_ratio=0.0,
+    evaluate=3_000,
+    episodes=EPISODES,
+    probe=0,
+    starts=64,
+    horizon=50,
+    every=250,
+    retain=20,
 )
 
 

@@ -21,6 +21,9 @@ class LinearSystem(WorldModel):
     s holds two positions and two velocities; a spring joins the masses.
     """
 
+    of_obs: Tensor
+    of_action: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         spring = torch.tensor([[-1.0, 1.0], [1.0, -1.0]])
