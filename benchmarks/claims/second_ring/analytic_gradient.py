@@ -166,16 +166,16 @@ def train(model: WorldModel, data: Dataset, budget: Budget, **changes: Any) -> t
     return agent, experiment.timed(learn)[1]
 
 
-def score(policy: Callable[[Tensor], Tensor], spec: Spec) -> list[float]:
+def score(policy: Callable[[Tensor], Tensor], spec: Spec, episodes: int = EPISODES) -> list[float]:
     """True mean return of each seed, over the same starts for all arms."""
-    with closing(Evaluator(spec=spec, seeds=SEEDS, episodes=EPISODES)) as evaluator:
+    with closing(Evaluator(spec=spec, seeds=SEEDS, episodes=episodes)) as evaluator:
         returns, _ = evaluator.episode_returns(policy, EPISODES_SEED)
     return returns.mean(1).tolist()
 
 
-def returns_of(agent: Agent) -> list[float]:
+def returns_of(agent: Agent, episodes: int = EPISODES) -> list[float]:
     """Those of the deterministic policies."""
-    return score(lambda obs: agent.act(obs, deterministic=True), agent.spec)
+    return score(lambda obs: agent.act(obs, deterministic=True), agent.spec, episodes)
 
 
 def linear(budget: Budget) -> dict[str, Any]:
@@ -248,13 +248,14 @@ def culls(budget: Budget, quick: bool) -> dict[str, Any]:
         agents[name], found["seconds"][name] = train(fitted.model, data, budget, **WHOLE)
         if name == "sindy":  # which the environment then rounds
             agents["rounded"], found["seconds"]["rounded"] = train(fitted.model, data, budget)
-    found |= {name: returns_of(agent) for name, agent in agents.items()}
+    episodes = 4 if quick else EPISODES
+    found |= {name: returns_of(agent, episodes) for name, agent in agents.items()}
     constant = {
-        str(count): score(partial(always, count), data.spec)
+        str(count): score(partial(always, count), data.spec, episodes)
         for count in range(predator_prey.MOST + 1)
     }
     best = max(constant, key=lambda count: sum(constant[count]))
-    scripted = score(lambda obs: predator_prey.controller(obs) / 2.5 - 1.0, data.spec)
+    scripted = score(lambda obs: predator_prey.controller(obs) / 2.5 - 1.0, data.spec, episodes)
     trace = {
         "no control": follow(partial(always, 0), data.spec),
         f"constant {best}": follow(partial(always, int(best)), data.spec),
