@@ -19,13 +19,18 @@ class Imagined:
         obs: `[S, T, B, D]` raw units.
         actions: `[S, B, A]` of each state, which all that follows depends on.
         reward: `[S, H, B]` environment units.
+        uncertainty: `[S, H, B]` of the model about each step, in its own units.
         alive: `[S, T, B]` whether no step before has terminated; rollouts go on all the same.
+        inside: `[S, H, B]` whether the model knew where a step leads. One that leaves what it
+            knows (equations and their box), or diverges, leads nowhere: the state stays as it is.
     """
 
     obs: Float[Tensor, "S T B D"]
     actions: list[Tensor]
     reward: Float[Tensor, "S H B"]
+    uncertainty: Float[Tensor, "S H B"]
     alive: Bool[Tensor, "S T B"]
+    inside: Bool[Tensor, "S H B"]
 
     def detach(self) -> "Imagined":
         """The same without gradients."""
@@ -34,6 +39,7 @@ class Imagined:
             obs=self.obs.detach(),
             actions=[action.detach() for action in self.actions],
             reward=self.reward.detach(),
+            uncertainty=self.uncertainty.detach(),
         )
 
 
@@ -46,11 +52,13 @@ which what comes later is discounted by `flow`.
 """
 
 
-def imagination_of(model: WorldModel | None, agent: str) -> Imagine:
+def imagination_of(model: WorldModel | None, agent: str, *, expected: bool = False) -> Imagine:
     """How a model imagines, as a function, so that the model is no part of an agent's state.
 
     Args:
         agent: its name, for the message.
+        expected: steps are what the model expects (of an ensemble the mean of its elites), in the
+            place of samples.
 
     Raises:
         Mistake: no model, or one whose steps have no gradients.
@@ -65,19 +73,25 @@ def imagination_of(model: WorldModel | None, agent: str) -> Imagine:
     def imagine(policy: Policy, starts: Tensor, flow: Sequence[float]) -> Imagined:
         obs, state = starts, model.begin(starts)
         alive = torch.ones_like(starts[..., 0], dtype=torch.bool)
-        visited, actions, rewards, reached = [obs], [policy(obs)], [], [alive]
+        visited, actions, reached = [obs], [policy(obs)], [alive]
+        rewards, uncertainties, known = [], [], []
         for share in flow:
-            step = model.advance(obs, actions[-1], 1, state)
-            alive = alive & ~step.terminated[0]
-            obs = scale_gradient(step.next_obs[0], torch.where(alive, share, 0.0).unsqueeze(-1))
+            step = model.advance(obs, actions[-1], 1, state, expected=expected)
+            inside = step.next_obs[0].isfinite().all(-1)
+            alive = alive & ~(step.terminated[0] & inside)
+            # What is not finite would make every gradient NaN, even one that is multiplied by 0.
+            after = torch.where(inside.unsqueeze(-1), step.next_obs[0], obs)
+            obs = scale_gradient(after, torch.where(alive, share, 0.0).unsqueeze(-1))
             state = None if step.state is None else step.state[0]
             visited.append(obs)
             actions.append(policy(obs))
             rewards.append(step.reward[0])
+            uncertainties.append(step.uncertainty)
             reached.append(alive)
-        stacked = (torch.stack(each, 1) for each in (visited, rewards, reached))
-        obs, reward, alive = stacked
-        return Imagined(obs, actions, reward, alive)
+            known.append(inside)
+        rows = (visited, rewards, uncertainties, reached, known)
+        obs, reward, uncertainty, alive, inside = (torch.stack(each, 1) for each in rows)
+        return Imagined(obs, actions, reward, uncertainty, alive, inside)
 
     return imagine
 

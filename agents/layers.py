@@ -31,7 +31,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Activation:
-    """One of `ACTIVATIONS`, or `symlog`, of every number by itself."""
+    """One of `ACTIVATIONS`, `symlog` or `round` (halves to even), of every number by itself."""
 
     name: str
 

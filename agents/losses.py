@@ -126,6 +126,30 @@ def expectile_error(
     return weight * difference.square()
 
 
+def rollout_returns(
+    rewards: Float[Tensor, "S H B"],
+    last: Float[Tensor, "S B"],
+    alive: Bool[Tensor, "S T B"],
+    discount: float,
+) -> Float[Tensor, "S T B"]:
+    """G_t, the discounted sum of an imagined rollout from step t on, with the value of its end.
+
+    G_H = m_H V(s_H),  G_t = m_t r_t + discount G_{t+1},  m_t = 1 until a step terminates
+
+    Args:
+        rewards: r_0..r_{H-1}.
+        last: V(s_H).
+        alive: m_0..m_H of the T = H + 1 states.
+        discount: per step.
+
+    Source: SVG, arXiv:1510.09142, the return of H steps. Differs: none.
+    """
+    found = [torch.where(alive[:, -1], last, 0.0)]
+    for t in reversed(range(rewards.shape[1])):
+        found.append(torch.where(alive[:, t], rewards[:, t], 0.0) + discount * found[-1])
+    return torch.stack(found[::-1], 1)
+
+
 def lambda_returns(
     values: Float[Tensor, "S T B"],
     rewards: Float[Tensor, "S H B"],

@@ -10,7 +10,14 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers import TransformAction, TransformObservation
 
-from reverie.envs import cartpole_swingup, edge_of_reach, extras, refrigerator, two_tanks
+from reverie.envs import (
+    cartpole_swingup,
+    edge_of_reach,
+    extras,
+    predator_prey,
+    refrigerator,
+    two_tanks,
+)
 from reverie.envs.chunks import PlayedChunks
 from reverie.envs.faults import (
     import_module,
@@ -34,6 +41,7 @@ for _task, _environment in (
     (refrigerator, refrigerator.Refrigerator),
     (cartpole_swingup, cartpole_swingup.CartPoleSwingUp),
     (two_tanks, two_tanks.TwoTanks),
+    (predator_prey, predator_prey.PredatorPrey),
 ):
     gymnasium.register(
         _task.ENV_ID,

@@ -12,6 +12,7 @@ from gymnasium.envs.classic_control import PendulumEnv
 from reverie.envs.cartpole_swingup import CartPoleSwingUp
 from reverie.envs.edge_of_reach import EdgeOfReach
 from reverie.envs.make import make_raw_env, with_flat_spaces
+from reverie.envs.predator_prey import PredatorPrey
 from reverie.envs.refrigerator import Refrigerator
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
@@ -31,6 +32,7 @@ _CONSTANTS: dict[type[gymnasium.Env], dict[str, tuple[str, ...]]] = {
     # Neither bodies nor joints, but actions that noise can join.
     EdgeOfReach: {},
     Refrigerator: {},
+    PredatorPrey: {},
 }
 
 

@@ -136,6 +136,7 @@ _TABLE: tuple[tuple[str, tuple[int, ...], TerminationRule, tuple[int, ...]], ...
     ("Pendulum", (1,), never, ()),
     ("ReverieEdgeOfReach", (0,), never, (2,)),
     ("ReverieRefrigerator", (0,), never, (1,)),
+    ("ReveriePredatorPrey", (0,), never, (2,)),
     ("ReverieCartPoleSwingUp", (0,), cartpole_swingup, (5,)),
     ("ReverieTwoTanks", (0,), never, (4,)),
     *(

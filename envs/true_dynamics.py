@@ -85,9 +85,12 @@ class Simulator(ABC):
 
     def to_box(self, action: Float[Tensor, "*lead A"]) -> Float[Tensor, "*lead A"]:
         """Actions in the environment's units, float32 as `envs.make.make_env` hands them on."""
+        # Written number by number, where a copy from the host would make a GPU wait.
         options: dict[str, Any] = {"dtype": torch.float64, "device": action.device}
-        low = torch.tensor(self.spec.action_low, **options)
-        high = torch.tensor(self.spec.action_high, **options)
+        low, high = (
+            torch.stack([torch.full((), bound, **options) for bound in side])
+            for side in (self.spec.action_low, self.spec.action_high)
+        )
         unit = action.double().clamp(-1.0, 1.0)
         return ((high + low) / 2 + (high - low) / 2 * unit).float()
 

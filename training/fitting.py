@@ -27,7 +27,7 @@ from reverie.training.files import (
 )
 from reverie.training.loop import Wrapper
 from reverie.training.progress import stage
-from reverie.training.results.shape import complaint_of_measurements
+from reverie.training.results.shape import complaint_of_fit
 from reverie.training.stored import contents_of
 from reverie.world_models import diagnostics, dreams
 from reverie.world_models.base import FitProgress, Fitted, Policy, WorldModel
@@ -277,7 +277,7 @@ def load(
     with contents_of(path, f"a {kind_of(group)}", _REPAIR):
         theirs, fitted_on = dict(record["signature"]), str(record["fitted_on"])
         described = dict(record["described"])
-        if isinstance(model, WorldModel) and (wrong := complaint_of_measurements(described)):
+        if isinstance(model, WorldModel) and (wrong := complaint_of_fit(described)):
             raise ValueError(wrong)
     for name in sorted(set(ours) | set(theirs)):
         if name not in free and ours.get(name) != theirs.get(name):

@@ -483,7 +483,7 @@ class ProbabilisticEnsemble(WorldModel):
         mean, std = self.all_members(obs, action)
         index = self.elite_members[..., None, None].expand(-1, -1, *mean.shape[2:])
         centre = mean.gather(1, index).mean(1).unsqueeze(0)  # [1, L, B, D + 1]
-        next_obs = obs + centre[..., :-1]
+        next_obs = self.copies(obs, action, obs + centre[..., :-1])
         ended = self.termination(obs.unsqueeze(0), action.unsqueeze(0), next_obs)
         return Step(
             next_obs=next_obs.reshape(1, *shape, -1).expand(candidates, *shape, -1),

@@ -135,3 +135,17 @@ def clip_gradients(gradients: Sequence[Tensor], norm: float | None) -> list[Tens
     length = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
     scale = (norm / length).clamp(max=1.0)
     return [gradient * scale for gradient in gradients]
+
+
+def clip_each_seed(
+    gradients: Sequence[Tensor], norm: float
+) -> tuple[list[Tensor], Float[Tensor, " S"]]:
+    """Gradients `[S, ...]`, those of each seed scaled so that their own norm is at most `norm`.
+
+    Returns:
+        The gradients, and the norm of each seed's before.
+    """
+    length = torch.stack([each.flatten(1).square().sum(1) for each in gradients]).sum(0).sqrt()
+    scale = (norm / length).clamp(max=1.0)
+    clipped = [each * scale.view(-1, *[1] * (each.ndim - 1)) for each in gradients]
+    return clipped, length

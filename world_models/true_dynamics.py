@@ -16,7 +16,7 @@ from torch import Tensor
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
-from reverie.envs.true_dynamics import MUJOCO_TASKS, simulator_for
+from reverie.envs.true_dynamics import MUJOCO_TASKS, TensorSimulator, simulator_for
 from reverie.ranges import Count, Range
 from reverie.world_models.base import FitProgress, Step, WorldModel
 from reverie.world_models.copies import Copies
@@ -46,7 +46,6 @@ class TrueDynamics(WorldModel):
     """
 
     compiles = False  # physics runs outside of torch
-    differentiable = False
 
     def __init__(
         self,
@@ -62,6 +61,7 @@ class TrueDynamics(WorldModel):
         self.spec, self.seed, self.rows, self.tolerance = spec, seed, rows, tolerance
         count = torch.get_num_threads() if threads == "auto" else int(threads)
         self.simulator = simulator_for(spec.newest, count)
+        self.differentiable = isinstance(self.simulator, TensorSimulator)
         self.copies = Copies(spec if spec.has_history else replace(spec, copies=()))
 
     def signature(self) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def random_dataset(count: int, device: torch.device) -> Dataset:
 def make_any(name: str, seeds: int, device: torch.device) -> Agent:
     """Ours, as `conf/agent/` builds it, with a world model where it learns from one."""
     agent: Agent = build_option("agent", name, spec=SPEC, seeds=seeds, updates=UPDATES)
-    if name in ("mobile", "leq"):
+    if name in ("mobile", "leq", "analytic"):
         agent.attach(make_model(device))
     return agent.to(device)
 

@@ -22,7 +22,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.names import short_name
 from reverie.datasets.recording import ActionOf, Arrays, record_episodes
 from reverie.datasets.subset import Subset
-from reverie.envs import cartpole_swingup, edge_of_reach, refrigerator
+from reverie.envs import cartpole_swingup, edge_of_reach, predator_prey, refrigerator
 from reverie.envs.controllers import swing_up_pendulum
 from reverie.envs.make import spec_of
 from reverie.envs.reference import reference_for
@@ -322,6 +322,38 @@ def cartpole_swingups(
     return record_episodes("cartpole-swingup", spec, steps, seed, behaviour)
 
 
+def culls(spec: Spec, *, steps: Count, seed: Seed, random: Sequence[UnitInterval]) -> Arrays:
+    """Predators culled in `envs.predator_prey`, more or less at random, cut after `steps` rows.
+
+    Args:
+        spec: of ReveriePredatorPrey-v0.
+        steps: recorded transitions.
+        seed: of starts, actions, births and deaths.
+        random: kinds of behaviour that take turns, each the probability per step, in [0, 1], of
+            culling a uniformly random number for 1 to 8 steps instead of the controller's.
+    """
+    _require_count("predator-prey", "steps", steps)
+    _require_shares("predator-prey", random)
+
+    def behaviour(episode: int, rng: np.random.Generator) -> ActionOf:
+        share = random[episode % len(random)]
+        held, remaining = 0, 0
+
+        def act(obs: np.ndarray) -> np.ndarray:
+            nonlocal held, remaining
+            if remaining == 0 and rng.random() < share:
+                held = int(rng.integers(0, predator_prey.MOST, endpoint=True))
+                remaining = int(rng.integers(1, 9))
+            if remaining > 0:
+                remaining -= 1
+                return np.array([held], np.float32)
+            return predator_prey.controller(torch.from_numpy(obs)).numpy()
+
+        return act
+
+    return record_episodes("predator-prey", spec, steps, seed, behaviour)
+
+
 @dataclass(frozen=True)
 class Builtin:
     """How a builtin dataset comes about.
@@ -343,6 +375,7 @@ TASKS: dict[str, Builtin] = {
     "edge-of-reach": Builtin(edge_of_reach.ENV_ID, walks, ("gymnasium", "torch")),
     "refrigerator": Builtin(refrigerator.ENV_ID, thermostats, ("gymnasium", "torch")),
     "cartpole-swingup": Builtin(cartpole_swingup.ENV_ID, cartpole_swingups, ("gymnasium", "torch")),
+    "predator-prey": Builtin(predator_prey.ENV_ID, culls, ("gymnasium", "torch")),
 }
 
 

@@ -64,7 +64,7 @@ def test_a_seed_learns_as_if_all_had_its_number(
 def test_every_method_with_a_number_of_its_own_supports_seeds():
     found = {option for option, _, _ in supporting()}
     assert found >= {"cql", "darc", "edac", "h2o", "iql", "mobile", "sac", "td3_bc"}
-    assert found >= {"awac", "fql", "leq", "rebrac", "rvs", "td3_awr"}
+    assert found >= {"analytic", "awac", "fql", "leq", "rebrac", "rvs", "td3_awr"}
 
 
 @pytest.mark.parametrize(

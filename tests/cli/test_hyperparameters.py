@@ -187,7 +187,7 @@ def test_what_an_option_lists_may_be_typed_though_its_class_names_no_such_argume
         ),
         (["source=none", "source.horizon=2"], "with source=none; choose source=branched"),
         (["world_model=none", "world_model.hidden=[8]"], "with world_model=none; choose"),
-        (["agent=bc", "agent.critic_learning_rate=1"], "with agent=bc; choose agent=awac"),
+        (["agent=bc", "agent.critic_learning_rate=1"], "with agent=bc; choose agent=analytic"),
         (
             ["algorithm=darc", "agent=sac", "agent.discriminators.fresh_rows=3"],
             "with agent=sac; choose agent=darc or agent=h2o or agent=h2o_plus",

@@ -77,7 +77,7 @@ def recorded(tmp_path):
                 """quotes of their own, as in 'dataset.columns={actions: "valve [%]"}'""",
             ),
             (["dataset.task=[abc]"], "dataset.task=[abc] must be text"),
-            (["agent=null"], "agent=null must be the name of an option; agent has awac, bc"),
+            (["agent=null"], "agent=null must be the name of an option; agent has analytic, awac"),
             (["hydra/launcher=pbs"], "sweeps.md says how to install launchers"),
             (["nothing=1"], "there is no setting 'nothing'"),
             (["seed=first"], "seed=first must be a whole number, in [0, 9"),

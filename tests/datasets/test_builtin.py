@@ -10,7 +10,7 @@ import yaml
 
 from reverie.datasets.cache import cache_root
 from reverie.datasets.readers import builtin
-from reverie.envs import cartpole_swingup, edge_of_reach, refrigerator
+from reverie.envs import cartpole_swingup, edge_of_reach, predator_prey, refrigerator
 from reverie.envs.make import make_env
 from reverie.envs.termination import rule_for_spec
 from reverie.envs.true_dynamics import simulator_for
@@ -51,7 +51,14 @@ SWINGUPS = {
     "seed": 0,
     "random": [0.0, 1.0],
 }
-RECORDINGS = [PENDULUM, HOPPER, WALKS, THERMOSTATS, SWINGUPS]
+CULLS = {
+    "name": "small",
+    "task": "predator-prey",
+    "steps": 600,
+    "seed": 0,
+    "random": [0.0, 1.0],
+}
+RECORDINGS = [PENDULUM, HOPPER, WALKS, THERMOSTATS, SWINGUPS, CULLS]
 
 
 @pytest.fixture(autouse=True)
@@ -308,3 +315,17 @@ def test_random_actions_are_recorded_in_any_task_and_named_after_it():
     assert other.name == "a" and other.fingerprint != data.fingerprint
     with pytest.raises(ValueError, match=r"dataset\.steps=0 must be"):
         builtin.load_random(name=None, env_id="Pendulum-v1", seed=0, **(options | {"steps": 0}))
+
+
+def test_culls_are_whole_numbers_and_the_kinds_take_turns():
+    data = builtin.load(**CULLS)
+    rows = data.transitions
+    culled = 2.5 + 2.5 * rows.action
+    torch.testing.assert_close(culled, culled.round(), atol=1e-5, rtol=0)
+    assert set(culled.round().flatten().tolist()) == {0.0, 1.0, 2.0, 3.0, 4.0, 5.0}
+    torch.testing.assert_close(rows.reward, predator_prey.reward_of(rows.obs, culled))
+    assert torch.equal(rows.obs, rows.obs.round()) and not rows.terminated.any()
+    own = (culled - predator_prey.controller(rows.obs)).abs().amax(1) < 1e-5
+    assert own.reshape(6, 100).all(1).tolist() == [True, False] * 3
+    scores = data.reference.normalise(data.returns)
+    assert scores[0::2].mean() == pytest.approx(100, abs=15) and scores[1::2].max() < 90

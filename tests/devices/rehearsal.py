@@ -86,6 +86,12 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
     "critics that choose": (
         *("algorithm=pgd", "sampler=soft_value", "guidance=soft_value", "guidance.value=critic"),
     ),
+    "gradients of equations": ("algorithm=apg", "world_model=sindy", "agent.penalty=0"),
+    "gradients of the task": ("algorithm=apg", "world_model=true_dynamics"),
+    "whole actions": (
+        *("algorithm=apg", "agent.integer_actions=true", "agent.terminal_weight=0"),
+        "agent.penalty=0",
+    ),
     "value gap": ("algorithm=mopo", "value_gap.starts=2"),
     "slopes": ("algorithm=mopo", "lipschitz.states=8", "lipschitz.steps=2"),
 }

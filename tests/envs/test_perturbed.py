@@ -7,13 +7,13 @@ import mujoco
 import numpy as np
 import pytest
 
-from reverie.envs import cartpole_swingup, edge_of_reach, refrigerator
+from reverie.envs import cartpole_swingup, edge_of_reach, predator_prey, refrigerator
 from reverie.envs.make import make_env, spec_of
 from reverie.envs.perturbed import Perturbation, make_perturbed
 
 NEUTRAL = Perturbation()
 CART_POLE = cartpole_swingup.ENV_ID
-OURS = (CART_POLE, edge_of_reach.ENV_ID, refrigerator.ENV_ID)
+OURS = (CART_POLE, edge_of_reach.ENV_ID, refrigerator.ENV_ID, predator_prey.ENV_ID)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from reverie.envs import cartpole_swingup, edge_of_reach, refrigerator, snapshot
+from reverie.envs import cartpole_swingup, edge_of_reach, predator_prey, refrigerator, snapshot
 from reverie.envs.make import make_env, spec_of
 from reverie.envs.perturbed import Perturbation, make_perturbed
 
@@ -22,7 +22,12 @@ def go_on(env, steps, seed):
 
 
 # Tasks of our own; what they have in common is actions that noise can join.
-OURS = (edge_of_reach.ENV_ID, refrigerator.ENV_ID, cartpole_swingup.ENV_ID)
+OURS = (
+    edge_of_reach.ENV_ID,
+    refrigerator.ENV_ID,
+    cartpole_swingup.ENV_ID,
+    predator_prey.ENV_ID,
+)
 
 
 # Ant's reward reads positions that a step leaves one substep behind its state.

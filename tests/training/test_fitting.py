@@ -152,6 +152,26 @@ def test_what_describes_the_fit_of_a_world_model_can_be_drawn(tmp_path):
     assert fitted(Model(), tmp_path)[1]
 
 
+def test_what_the_gate_of_equations_says_is_no_damage(tmp_path):
+    """A killed run of `world_model=sindy` takes its own model up again."""
+
+    class Equations(Counting, WorldModel):
+        def fit(self, data, progress=None):
+            gate = {"steps": 50, "segments": 3, "median": None, "limit": 0.3, "alarm": True}
+            return super().fit(data, progress) | {"open_loop": gate}
+
+        def step(self, obs, action, candidates=1, state=None):
+            raise NotImplementedError
+
+    described, _ = fitted(Equations(), tmp_path)
+    assert fitted(Equations(), tmp_path) == (described, True)
+    record = load_tensors(tmp_path / "own.pt", "generator")
+    described["open_loop"]["median"] = "far"
+    save_tensors(tmp_path / "own.pt", "generator", record | {"described": described})
+    with pytest.raises(Mistake, match=r"own\.pt is damaged .*its open_loop\.median is 'far'"):
+        fitted(Equations(), tmp_path)
+
+
 class Diverging(Counting):
     """Ends without a number."""
 

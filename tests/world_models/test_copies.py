@@ -72,12 +72,12 @@ def follow(model, data, steps, **more):
     return torch.stack(seen), torch.stack(done)
 
 
-@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize("kind", [{}, {"sampled": True}, {"expected": True}])
 @pytest.mark.parametrize("changes", [{}, {"members": 1, "elites": 1}, {"per_seed": False}])
-def test_fifty_dreamed_steps_keep_their_own_past(make_ensemble, histories, changes, sampled):
+def test_fifty_dreamed_steps_keep_their_own_past(make_ensemble, histories, changes, kind):
     model = fitted(make_ensemble, histories, max_epochs=1, **changes)
     model.replay_exogenous(histories)
-    seen, done = follow(model, histories, 50, sampled=sampled)
+    seen, done = follow(model, histories, 50, **kind)
     assert torch.equal(seen[1:, ..., 2:4], seen[:-1, ..., :2])
     assert torch.equal(seen[2:, ..., 4:6], seen[:-2, ..., :2])
     assert torch.equal(seen[1:, ..., 6:8], done)

@@ -374,6 +374,7 @@ _LAYERS: dict[str, Callable[[Step, str, str, int], list[str]]] = {
         "0.5f * {x} * (1.0f + tanhf(0.7978845608f * ({x} + 0.044715f * {x} * {x} * {x})))"
     ),
     "symlog": _each("copysignf(log1pf(fabsf({x})), {x})"),
+    "round": _each("rintf({x})"),
     "layer_norm": _layer_norm,
     "box": _box,
 }

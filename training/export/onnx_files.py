@@ -123,6 +123,7 @@ _LAYERS: dict[str, Callable[[Graph, str, Step, dict[str, str]], str]] = {
     "tanh": lambda graph, x, step, arrays: graph.add("Tanh", x),
     "gelu": _gelu,
     "symlog": _symlog,
+    "round": lambda graph, x, step, arrays: graph.add("Round", x),
     "layer_norm": _layer_norm,
     "box": _box,
 }

@@ -113,6 +113,12 @@ _MEASURED: dict[str, Check] = {
     "likelihood.mixture": list_of(is_number),
     **{f"calibration.{name}": list_of(is_number) for name in ("error", "z_std")},
 }
+_GATE: dict[str, Check] = {
+    **dict.fromkeys(("steps", "segments"), is_count),
+    **dict.fromkeys(("median", "limit"), is_number),
+    "alarm": lambda value: isinstance(value, bool),
+}
+"""What the fit of equations says of its open loop, see `world_models.sindy.open_loop_gate`."""
 _DRAWN = {
     "open_loop": ("horizons", ("mean.median", "constant.median")),
     "calibration": ("levels", ("coverage",)),
@@ -204,6 +210,20 @@ def complaint_of_measurements(measured: Mapping[str, Any]) -> str | None:
             if not list_of(list_of(is_number))(table) or any(len(r) != len(points) for r in table):
                 return f"its {key} has not one number a seed for each of its {axis}"
     return None
+
+
+def complaint_of_fit(described: Mapping[str, Any]) -> str | None:
+    """What is wrong with what a world model says of its fit, None for nothing.
+
+    It may hold parts of a `world_model.json`, and in the place of its `open_loop` that of a gate.
+    """
+    gate = described.get("open_loop")
+    if isinstance(gate, dict) and "alarm" in gate:
+        for key, check in _GATE.items():
+            if not check(_at(gate, key)):
+                return f"its open_loop.{key} is {_shown(gate, key)}"
+        described = {name: part for name, part in described.items() if name != "open_loop"}
+    return complaint_of_measurements(described)
 
 
 def complaint_of_evaluation(evaluation: Mapping[str, Any]) -> str | None:

@@ -35,6 +35,7 @@ LEFT_OUT = {
     **dict.fromkeys(("mbpo_online", "sac_online", "sindy_rl_online"), _ONLINE),
     **dict.fromkeys(("h2o", "h2o_plus", "darc", "darc_plus", "sac_sim"), _SIMULATOR),
     "admpo": "fits another model than the others; docs/methods/admpo.md measures it",
+    "apg": "an update is a hundred times as long; benchmarks.claims.second_ring measures it",
     "mopo_bc": "benchmarks.claims.laptop_budget measures it at the budget that it is meant for",
     "mpc": "trains no agent; benchmarks.claims.planning measures it",
     **dict.fromkeys(("pgd", "pgd_iql", "synther"), _GENERATOR),

@@ -42,6 +42,7 @@ AGENTS = {
     "rvs": {"target": [0.2, 0.9]},
     "fql": {"latent": "drawn"},
     "leq": {},
+    "analytic": {},
 }
 needs_compiler = pytest.mark.skipif(c_files.find_compiler() is None, reason="no C compiler")
 FORMATS = (
@@ -256,3 +257,22 @@ def test_histories_are_taken_in_the_plants_units_and_kept(format, obs, actions, 
     with torch.no_grad():
         again = box(act(stacked.unsqueeze(0)).numpy())
     assert again[0] == pytest.approx(controller.followed[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("module", FORMATS)
+def test_whole_actions_stay_whole_in_every_format(module, tmp_path):
+    box = replace(SPEC, action_low=(0.0, -3.0), action_high=(5.0, 1.0))
+    changes = {"hidden": [8], "integer_actions": True}
+    agent = build_option("agent", "analytic", changes=changes, spec=box, seeds=1, updates=10)
+    agent.standardise.fit(RECORDED)
+    with torch.no_grad():
+        for parameter in agent.actor.parameters():
+            parameter.mul_(3.0)
+    layers = agent.policy_layers(0)
+    obs = self_test_observations(box, 40, RECORDED, layers)
+    controller = controller_of(
+        box, layers, obs, lambda rows: agent.act(rows[None], deterministic=True)[0]
+    )
+    assert controller.actions == pytest.approx(controller.actions.round(), abs=1e-5)
+    assert len({*controller.actions[:, 0].round().tolist()}) > 2
+    assert module.export(controller, tmp_path, 1).difference <= TOLERANCE
