@@ -87,26 +87,29 @@ class GaussianFields(GaussianMembers):
         losses = super().loss(rows, weight)
         if self.local_regularisation == 0:
             return losses
-        errors = self._local_error(rows[..., : self.widths[0]])  # [S, E, B]
+        errors = self._local_error(rows[..., : self.widths[0]])
         share = self.local_regularisation * torch.ones_like(self.updates)
         if self.local_half_life is not None:
             share = share * torch.exp(-math.log(2) / self.local_half_life * self.updates)
         self.updates.add_(1)
-        return losses + share * ((errors * weight).sum(-1) / weight.sum()).sum(-1)
+        return losses + share * errors.sum(-1)
 
     def evaluations(self, inputs: Float[Tensor, "S E1 B X"], duration: float) -> int:
         """How often the adaptive solver evaluates the fields over so many nominal steps."""
         start, action, _ = self._parts(inputs)
         return solve(self._field(start, action), start, duration, self.tolerance)[1]
 
-    def _local_error(self, inputs: Float[Tensor, "S E B X"]) -> Float[Tensor, "S E B"]:
-        """Of one step of the adaptive solver, at a random time of each row."""
+    def _local_error(self, inputs: Float[Tensor, "S E B X"]) -> Float[Tensor, "S E"]:
+        """Of one step of the adaptive solver, at a random time of each row, at most a nominal one.
+
+        Rows that only fill up the last batch count as well, for they are rows of the data.
+        """
         start, action, duration = self._parts(inputs)
         with torch.no_grad():
             part = duration * torch.rand_like(duration)
             slope = self._split(self._outputs(start, action))[0]
             state = start + self._rk4(start, action, part, slope) / self._unit()
-        return local_error(self._field(start, action), state, self.tolerance, duration)
+        return local_error(self._field(start, action), state, self.tolerance, 1.0)
 
     def _parts(
         self, inputs: Float[Tensor, "S E1 B X"]

@@ -69,9 +69,9 @@ def _weighted(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
 
 
 def first_step(
-    field: Field, y: Float[Tensor, "*lead D"], slope: Float[Tensor, "*lead D"], tolerance: float
-) -> Float[Tensor, "*lead 1"]:
-    """The step that a solver of order 5 begins with, each row its own.
+    field: Field, y: Float[Tensor, "*lead B D"], slope: Float[Tensor, "*lead B D"], tolerance: float
+) -> Float[Tensor, "*lead 1 1"]:
+    """The step that a solver of order 5 begins with, which all B rows share.
 
     Source: Hairer, Norsett and Wanner, Solving ordinary differential equations I, section II.4.
     """
@@ -87,31 +87,32 @@ def first_step(
 
 
 def local_error(
-    field: Field, y: Float[Tensor, "*lead D"], tolerance: float, longest: Tensor | float
+    field: Field, y: Float[Tensor, "*lead B D"], tolerance: float, longest: float
 ) -> Float[Tensor, "*lead"]:
     """R = h rms(e / (tol + tol max(|y|, |y'|))) of one step from y, e its embedded error.
 
     What an adaptive solver keeps small by steps that are short; small R lets it take long ones.
-    The gradient reaches the field through all stages but the first, and not y.
+    The gradient reaches the field through all stages, and not y.
 
     Args:
         tolerance: tol, absolute and relative.
         longest: bound of the step h, which is else the solver's own first one.
 
     Source: locally regularised neural differential equations, arXiv:2303.02262, unbiased variant.
-    Differs: Dormand and Prince's step in place of Tsitouras', and every row has its own h.
+    Differs: Dormand and Prince's step in place of Tsitouras'; the first stage has a gradient too.
+    Without it the stages' slopes no longer cancel as they do in e, and what is descended is not R.
     """
+    slope = field(y)
     with torch.no_grad():
-        slope = field(y)
         h = first_step(field, y, slope, tolerance).clamp(max=longest)
     after, error = dormand_prince_step(field, y, h, slope)
     scale = tolerance + tolerance * torch.maximum(y.abs(), after.abs())
-    return (h * _rms(error / scale)).squeeze(-1)
+    return (h * _rms(error / scale)).squeeze(-1).squeeze(-1)
 
 
-def _rms(values: Tensor) -> Tensor:
+def _rms(values: Float[Tensor, "*lead B D"]) -> Float[Tensor, "*lead 1 1"]:
     # The root has no slope at zero, where a field that stands still has its error.
-    return values.square().mean(-1, keepdim=True).clamp(min=_TINY).sqrt()
+    return values.square().mean((-2, -1), keepdim=True).clamp(min=_TINY).sqrt()
 
 
 def solve(

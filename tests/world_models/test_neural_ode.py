@@ -106,12 +106,12 @@ def test_recorded_durations_count_within_lasting_alone():
 
 
 def test_knowing_the_durations_predicts_better_than_ignoring_them():
-    data, other = irregular(1200), irregular(600, seed=1)
-    settings = {"max_epochs": 40, "hidden": [32, 32], "batch": 32}
+    data, other = irregular(), irregular(300, seed=1)
+    settings = {"max_epochs": 12, "hidden": [16], "weight_decay": [0.0, 0.0], "learning_rate": 1e-2}
     knows = fitted(data, **settings)
     ignores = fitted(replace(data, dt=None), **settings)
     error = [
-        diagnostics.measure(model, seen, episodes=torch.arange(12))["one_step"]["rmse_median"][0]
+        diagnostics.measure(model, seen, episodes=torch.arange(6))["one_step"]["rmse_median"][0]
         for model, seen in ((knows, other), (ignores, replace(other, dt=None)))
     ]
     assert error[0] < 0.5 * error[1]
@@ -139,8 +139,9 @@ def test_exogenous_columns_stand_still():
 
 
 def test_the_local_error_changes_the_fit_and_its_weight_halves():
-    data = irregular()
-    plain, smooth = fitted(data), fitted(data, local_regularisation=1.0, local_half_life=10.0)
+    data = irregular(200)
+    few = {"max_epochs": 1}
+    plain, smooth = fitted(data, **few), fitted(data, **few, local_regularisation=1.0)
     weights = [model.gaussians.network.state_dict() for model in (plain, smooth)]
     assert not all(torch.equal(a, b) for a, b in zip(*map(dict.values, weights), strict=True))
 
@@ -157,8 +158,9 @@ def test_the_local_error_changes_the_fit_and_its_weight_halves():
 
 
 def test_the_same_seed_gives_the_same_bits():
-    data = irregular()
-    first, second = (fitted(data, local_regularisation=1.0).state_dict() for _ in range(2))
+    data = irregular(200)
+    settings = {"local_regularisation": 1.0, "max_epochs": 1}
+    first, second = (fitted(data, **settings).state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 

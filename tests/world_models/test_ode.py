@@ -57,7 +57,7 @@ def test_first_steps_keep_the_error_near_the_tolerance():
         h = ode.first_step(spiral, START, spiral(START), tolerance)
         after, error = ode.dormand_prince_step(spiral, START, h, spiral(START))
         scaled = (error / (tolerance + tolerance * START.abs())).abs()
-        assert (h > 0).all()
+        assert h > 0
         assert (scaled < 1).all()
     # A field that stands still lets the solver go as far as it likes, within 100 tiny guesses.
     still = ode.first_step(torch.zeros_like, START, torch.zeros_like(START), 1e-6)
@@ -67,20 +67,26 @@ def test_first_steps_keep_the_error_near_the_tolerance():
 def test_the_local_error_of_a_field_without_bends_is_nearly_none():
     bent = ode.local_error(lambda y: torch.sin(30 * y), START, 1e-6, 1.0)
     straight = ode.local_error(torch.ones_like, START, 1e-6, 1.0)
-    assert (straight < 1e-5 * bent + 1e-5).all()
+    assert straight < 1e-3 * bent
 
 
-def test_descending_the_local_error_smooths_the_field():
+def test_the_gradient_of_the_local_error_is_that_of_its_value():
+    def error(rate: torch.Tensor) -> torch.Tensor:
+        # A bound on the step, which has no gradient, keeps it the same for both rates.
+        return ode.local_error(lambda y: torch.sin(rate * y), START, 1e-6, 1e-2)
+
     rate = torch.tensor(8.0, dtype=torch.float64, requires_grad=True)
-    error = ode.local_error(lambda y: torch.sin(rate * y), START, 1e-6, 1.0).sum()
-    (slope,) = torch.autograd.grad(error, rate)
+    (slope,) = torch.autograd.grad(error(rate), rate)
+    with torch.no_grad():
+        difference = (error(rate + 1e-4) - error(rate - 1e-4)) / 2e-4
+    assert slope == pytest.approx(difference.item(), rel=1e-3)
     assert slope > 0
 
 
 def test_the_gradient_does_not_reach_where_the_step_begins():
     y = START.clone().requires_grad_()
     rate = torch.ones((), dtype=torch.float64, requires_grad=True)
-    ode.local_error(lambda y: torch.sin(rate * y), y.detach(), 1e-6, 1.0).sum().backward()
+    ode.local_error(lambda y: torch.sin(rate * y), y.detach(), 1e-6, 1.0).backward()
     assert rate.grad is not None
     assert y.grad is None
 
