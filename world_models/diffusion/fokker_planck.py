@@ -47,7 +47,7 @@ def residual(
         )
         (pull,) = torch.autograd.grad(clean, x, clean - x, create_graph=True)
         # dD/dsigma, whose rows depend on their own sigma alone, from two products with gradients.
-        unit = torch.zeros_like(clean, requires_grad=True)
+        unit = torch.zeros_like(clean).requires_grad_()
         (slope,) = torch.autograd.grad(clean, sigma, unit, create_graph=True)
         (along,) = torch.autograd.grad(slope.sum(), unit, create_graph=True)
     return scale_rows(sigma, along) - scale_rows(sigma.square(), bend) - 2 * pull
