@@ -336,5 +336,10 @@ def _require_one_sampling_time(
             f"{table.places.at(other[0])} on, and in {len(other):,} of {len(medians):,} "
             "episodes by another step than most; resample them to one, train on those of one, or "
             "keep them for world_model=neural_ode with "
-            f"dataset.longest_step={GAP * max(medians.values()):.2g}"
+            f"dataset.longest_step={_enough(np.concatenate(list(forward.values())), medians):.2g}"
         )
+
+
+def _enough(steps: np.ndarray, medians: dict[int, float]) -> float:
+    """A longest step that cuts few rows."""
+    return max(GAP * max(medians.values()), 2 * float(np.nanquantile(steps, 0.9)))

@@ -32,7 +32,7 @@ def measure(quick: bool) -> Findings:
     """Four ways to treat an irregular log, and five weights of the local error."""
     torch.set_num_threads(1)
     seeds = 1 if quick else 3
-    epochs, episodes, updates = (2, 10, 20) if quick else (30, 30, 1500)
+    epochs, episodes, updates = (2, 10, 20) if quick else (20, 30, 1000)
     errors: dict[str, list[float]] = {}
     for seed in range(seeds):
         for name, value in _irregular(seed, epochs, episodes).items():

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from reverie.envs.specs import Spec
+from reverie.world_models.diffusion.conditioning import holding
 from reverie.world_models.diffusion.guidance import Channels
 from reverie.world_models.diffusion.samplers import DDIM, DPMSolver2M
 from reverie.world_models.diffusion.segments import Segments
@@ -71,6 +72,15 @@ def test_each_sample_keeps_candidates_of_its_own(mixture):
     x = guided.sample(mixture, noise(1, 200, 2))
     right = (x[0, :, 0] > 0).double()
     assert right[::2].mean() > 0.95 and 0.3 < right[1::2].mean() < 0.7
+
+
+def test_known_entries_stay_so_in_every_candidate(mixture):
+    guided = sampler(candidates=4)
+    guided.attach(first)
+    known = noise(2, 3, 2)
+    mask = torch.tensor([False, True])
+    x = guided.sample(holding(mixture, known, mask), noise(2, 3, 2))
+    torch.testing.assert_close(x[..., 1], known[..., 1])
 
 
 def test_senseless_numbers_are_refused_and_a_shape_is_asked_for(gaussian):
