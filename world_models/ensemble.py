@@ -308,9 +308,7 @@ class ProbabilisticEnsemble(WorldModel):
     ) -> tuple[Float[Tensor, "R X"], Float[Tensor, "R Y"]]:
         """`examples` of those rows that are `seen` and have a successor."""
         chosen = seen & data.valid_next
-        return self.examples(
-            data.transitions[chosen], None if data.dt is None else data.dt[chosen]
-        )
+        return self.examples(data.transitions[chosen], None if data.dt is None else data.dt[chosen])
 
     def _seen(self, data: Dataset) -> Bool[Tensor, " N"]:
         """Rows of the dataset that the fit may see."""

@@ -199,9 +199,7 @@ def _flag(table: Table, name: str | None) -> np.ndarray:
     return values.astype(bool)
 
 
-def _breaks(
-    table: Table, name: str, ends: np.ndarray, longest_step: float | None
-) -> np.ndarray:
+def _breaks(table: Table, name: str, ends: np.ndarray, longest_step: float | None) -> np.ndarray:
     """`[N]` bool: rows after which time goes back, or so far ahead that rows are missing."""
     steps = np.diff(table.seconds(name))
     inside = ~ends[:-1]

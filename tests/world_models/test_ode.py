@@ -55,7 +55,7 @@ def test_each_row_steps_its_own_time():
 def test_first_steps_keep_the_error_near_the_tolerance():
     for tolerance in (1e-4, 1e-8):
         h = ode.first_step(spiral, START, spiral(START), tolerance)
-        after, error = ode.dormand_prince_step(spiral, START, h, spiral(START))
+        _, error = ode.dormand_prince_step(spiral, START, h, spiral(START))
         scaled = (error / (tolerance + tolerance * START.abs())).abs()
         assert h > 0
         assert (scaled < 1).all()

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from reverie.mistake import Mistake
 from reverie.ranges import NonNegative, Share
 from reverie.world_models.diffusion.edm import EDM, Network, scale_rows
 
@@ -59,7 +60,7 @@ class FokkerPlanckEDM(EDM):
     Args:
         weight: of the residual, in the units of the error of D: it is weighed by the noise level as
             that error is. 0 is EDM.
-        share: of the batch on which the residual is taken; one evaluation costs several of the loss.
+        share: of the batch on which the residual is taken, which costs several losses a row.
         others: of `EDM`.
 
     What measures the fit is the loss without the residual, for it takes no gradients.
@@ -69,6 +70,12 @@ class FokkerPlanckEDM(EDM):
 
     def __init__(self, *, weight: NonNegative, share: Share, **others: Any) -> None:
         super().__init__(**others)
+        if weight and not self.noise_distribution.gaussian:
+            raise Mistake(
+                "the Fokker-Planck equation of a generator holds for Gaussian noise, but its noise "
+                f"distribution is {type(self.noise_distribution).__name__}; set "
+                "noise_distribution=log_normal, or generator.objective.weight=0"
+            )
         self.weight, self.share = weight, share
 
     def loss(
@@ -89,4 +96,5 @@ class FokkerPlanckEDM(EDM):
         weight = self.weight * self.noise_distribution.weight(sigma, self.sigma_data)
         penalty = weight * missing.square().flatten(1).mean(1)
         # The mean over the batch then holds the mean over those rows.
-        return losses + torch.cat([penalty * (len(clean) / rows), losses.new_zeros(len(clean) - rows)])
+        spread = penalty * (len(clean) / rows)
+        return losses + torch.cat([spread, losses.new_zeros(len(clean) - rows)])

@@ -68,7 +68,7 @@ def record(episodes: int, rows: int, seed: int, *, irregular: bool) -> pandas.Da
 
 
 def resampled(frame: pandas.DataFrame) -> pandas.DataFrame:
-    """The table at equal steps: observations on the line between rows, the action as it was held."""
+    """The table at equal steps: observations interpolated, the action as it was held."""
     parts = []
     for episode, rows in frame.groupby("episode"):
         time = rows["time"].to_numpy()

@@ -50,7 +50,9 @@ def measure(weights: Sequence[float], updates: int, seed: int) -> list[dict[str,
     # The same starting weights for all, so that nothing but the loss tells them apart.
     alone = BatchedMLP((1,), 2, [50, 50], 2, "tanh")
     network = BatchedMLP((count,), 2, [50, 50], 2, "tanh")
-    network.load_state_dict({k: v.expand(count, *v.shape[1:]) for k, v in alone.state_dict().items()})
+    network.load_state_dict(
+        {k: v.expand(count, *v.shape[1:]) for k, v in alone.state_dict().items()}
+    )
     optimiser = Adam(network.parameters(), _LEARNING_RATE, updates, 1)
     weight = torch.tensor(weights)
 

@@ -6,9 +6,10 @@ from functools import partial
 import pytest
 import torch
 
+from reverie.mistake import Mistake
 from reverie.world_models.diffusion.edm import EDM
 from reverie.world_models.diffusion.fokker_planck import FokkerPlanckEDM, residual
-from reverie.world_models.diffusion.noise_distributions import LogNormal
+from reverie.world_models.diffusion.noise_distributions import LogNormal, PFGMpp
 
 NOISE = LogNormal(mean=-1.2, std=1.2)
 SIGNS = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=2)), dtype=torch.float64)
@@ -124,3 +125,9 @@ def test_descending_the_residual_makes_it_smaller():
         missing().backward()
         optimiser.step()
     assert missing() < 0.5 * before
+
+
+def test_noise_that_is_not_gaussian_obeys_another_equation():
+    noise = PFGMpp(dimensions=64.0, mean=-1.2, std=1.2)
+    with pytest.raises(Mistake, match="noise_distribution=log_normal"):
+        FokkerPlanckEDM(noise_distribution=noise, sigma_data=1.0, weight=0.1, share=1.0)
