@@ -73,8 +73,8 @@ def trace(
     ends = first + lengths - 1  # of which the successor may be unknown
     lengths = (lengths - (~data.valid_next[ends]).long()).clamp(1, STEPS)
     steps = int(lengths.max())
-    index = first[:, None] + torch.minimum(torch.arange(steps), lengths[:, None] - 1)
-    rows = data.transitions[index]
+    segments = first[:, None] + torch.minimum(torch.arange(steps), lengths[:, None] - 1)
+    rows = data.transitions[segments]
 
     spec = data.spec
     moving = (data.transitions.obs != data.transitions.obs[:1]).any(0).nonzero().flatten()
@@ -98,7 +98,7 @@ def trace(
     start = start.expand(seeds or int(getattr(model, "seeds", 1)), -1, -1)
     actions = rows.action.repeat_interleave(dreams, 0).to(device)
     begun = first.repeat_interleave(dreams).expand(start.shape[:-1])
-    lasted = None if data.dt is None else data.dt[index].repeat_interleave(dreams, 0)
+    lasted = None if data.dt is None else data.dt[segments].repeat_interleave(dreams, 0)
     imagined = {"replayed": panels(*_dream(model, start, begun, actions, lasted=lasted))}
     imagined["replayed"][:, len(obs_dims) : -1] = np.nan  # stand there already, as recorded
     if policy is not None:

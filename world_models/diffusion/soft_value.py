@@ -77,7 +77,7 @@ class SoftValueSampler(DDIM):
         chosen = choose(
             self.value(estimate).unflatten(rows, (-1, self.candidates)), self.temperature
         )
-        return tuple(keep(each, chosen, self.candidates) for each in (tried, estimate))
+        return keep(tried, chosen, self.candidates), keep(estimate, chosen, self.candidates)
 
 
 def choose(value: Tensor, temperature: float | None) -> Tensor:

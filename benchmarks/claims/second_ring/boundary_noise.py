@@ -20,7 +20,7 @@ from reverie.world_models.diffusion.soft_value import SoftValueSampler
 
 TITLE = "The best of several start noises"
 STEPS, CANDIDATES, LOOK_AHEAD = 32, 8, 6
-LEVELS = {"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}
+LEVELS: dict[str, Any] = {"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}
 EXTREME = 1.42360
 """Mean of the largest of 8 standard normals."""
 

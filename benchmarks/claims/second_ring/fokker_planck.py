@@ -20,7 +20,7 @@ from reverie.world_models.optimiser import Adam
 
 TITLE = "The Fokker-Planck residual and the gap between ODE and SDE samples"
 WEIGHTS = (0.0, 0.1, 1.0)
-LEVELS = {"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}
+LEVELS: dict[str, Any] = {"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}
 _SIDE = torch.tensor([-1.2, 0.0, 1.2])
 _CENTRES, _WIDTH = torch.cartesian_prod(_SIDE, _SIDE), 0.15
 _BATCH, _LEARNING_RATE = 512, 3e-3
@@ -120,7 +120,7 @@ def _judged(denoise: Denoiser, count: int, seed: int) -> dict[str, Any]:
     """Distances of samples of 40 deterministic and 160 stochastic steps, and the residual."""
     torch.manual_seed(10_000 + seed)
     truth, noise = _truth(count), torch.randn(count, 2)
-    plain = {"churn": 0.0, "churn_levels": [0.0, 0.0], "churn_scale": 1.0}
+    plain: dict[str, Any] = {"churn": 0.0, "churn_levels": [0.0, 0.0], "churn_scale": 1.0}
     ode = Heun(steps=40, **plain, step_from_churned=True, **LEVELS).sample(denoise, noise)
     sde = DDIM(steps=160, eta=1.0, **LEVELS).sample(denoise, torch.randn(count, 2))
     some = _truth(2000)

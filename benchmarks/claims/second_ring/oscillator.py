@@ -81,6 +81,6 @@ def measure(weights: Sequence[float], updates: int, seed: int) -> list[dict[str,
                 return network(y.expand(count, -1, -1))[place]
 
             final, evaluations = solve(field, other[0], DURATION, TOLERANCE)
-            error = float((final - other[-1]).square().mean())
-            found.append({"mse": float(mse[place]), "error": error, "evaluations": evaluations})
+            off = float((final - other[-1]).square().mean())
+            found.append({"mse": float(mse[place]), "error": off, "evaluations": evaluations})
     return found
