@@ -39,7 +39,7 @@ def measure(quick: bool) -> Findings:
             errors.setdefault(name, []).append(value)
     arms = {name: estimate(values) for name, values in errors.items()}
     knows, ignores, again, given = arms.values()
-    solved = [oscillator.measure(WEIGHTS, updates, 100 + seed) for seed in range(seeds)]
+    solved = [oscillator.fit_and_solve(WEIGHTS, updates, 100 + seed) for seed in range(seeds)]
     by_weight = {
         f"{weight:g}": {
             key: estimate([each[place][key] for each in solved]) for key in solved[0][place]

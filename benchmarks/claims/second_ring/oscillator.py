@@ -33,7 +33,7 @@ def trajectories(count: int, generator: torch.Generator) -> Tensor:
     return torch.stack(states)
 
 
-def measure(weights: Sequence[float], updates: int, seed: int) -> list[dict[str, Any]]:
+def fit_and_solve(weights: Sequence[float], updates: int, seed: int) -> list[dict[str, Any]]:
     """Fit one network for each weight, side by side, and solve them adaptively.
 
     Each weight falls to a tenth over the fit.
