@@ -43,6 +43,7 @@ def build(
     clip_actions: bool,
     subset: Mapping[str, Any] | None = None,
     places: Places | None = None,
+    dt: Array | None = None,
     given: bool = False,
 ) -> Dataset:
     """Check N recorded rows and turn them into a `Dataset`.
@@ -70,6 +71,7 @@ def build(
         clip_actions: put actions outside the box on its edge instead of refusing them.
         subset: which whole episodes to keep, see `datasets.subset.choose_episodes`; None for all.
         places: where the rows stand in a table; None to count them from 0.
+        dt: `[N]` seconds from each row to the next, None where all are alike.
         given: whether the columns may be kept and changed; else they are copied.
 
     Raises:
@@ -118,6 +120,7 @@ def build(
             scaled = keep_rows(scaled, keep)
             values |= {key: keep_rows(values[key], keep) for key in ("obs", "reward")}
             places = None if places is None else places.take(keep)
+            dt = None if dt is None else dt[keep]
 
     starts = np.flatnonzero(np.append(True, last[:-1]))
     truncated = truncated | (last & ~terminated)
@@ -138,6 +141,7 @@ def build(
         reference=reference,
         origin=dict(origin),
         places=places,
+        dt=None if dt is None else torch.from_numpy(dt.astype(np.float32)),
     )
     return choose_episodes(data, subset)
 

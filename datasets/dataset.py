@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from reverie.datasets.arrays import stretches_of
@@ -39,6 +39,9 @@ class Dataset:
             where several are made of one; None where each is one.
         mapped: whether the rows lie on disk, see `datasets.storage`.
         taken: of chunks, which of their control steps came before the task ended; None: all.
+        dt: `[N]` float32, seconds until the next observation, where the log's rows are not equally
+            far apart and whoever reads it says so; None: all are alike. Of rows without a known
+            successor it means nothing.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Dataset:
     recorded_episodes: Int[Tensor, " P"] | None = None
     mapped: bool = False
     taken: Bool[Tensor, "N chunk"] | None = None
+    dt: Float[Tensor, " N"] | None = None
 
     def __len__(self) -> int:
         return self.transitions.reward.shape[0]
@@ -79,6 +83,13 @@ class Dataset:
         if self.places is None:
             return f"rows {first:,} to {last:,} of {len(self):,}"
         return self.places.between(first, last)
+
+    @property
+    def nominal_dt(self) -> float:
+        """Median of `dt`, seconds: the step of whatever is not recorded."""
+        if self.dt is None:
+            raise ValueError(f"dataset {self.name} does not say how long its steps last")
+        return float(self.dt[self.valid_next].median())
 
     @cached_property
     def episode_lengths(self) -> Int[Tensor, " P"]:
@@ -137,4 +148,7 @@ class Dataset:
         if self.spec.has_history:  # rules of termination see a part of each observation
             stacked = self.spec.stacked_obs, self.spec.stacked_actions
             digest.update(repr(("history", *stacked)).encode())
+        if self.dt is not None:  # models that know of time learn from it
+            digest.update(b"dt")
+            digest.update(np.ascontiguousarray(self.dt.numpy()).data)
         return digest.hexdigest()[:16]

@@ -137,6 +137,8 @@ def _as_arrays(data: Dataset) -> Arrays:
     arrays |= {name: getattr(data, name).numpy() for name in _MASKS}
     if data.places is not None:
         arrays["places"] = data.places.rows
+    if data.dt is not None:
+        arrays["dt"] = data.dt.numpy()
     return {"facts": np.frombuffer(json.dumps(facts).encode(), np.uint8), **arrays}
 
 
@@ -158,6 +160,7 @@ def _as_dataset(arrays: Arrays) -> Dataset:
         reference=None if facts["reference"] is None else Reference(**facts["reference"]),
         origin=facts["origin"],
         places=Places(arrays["places"]) if "places" in arrays else None,
+        dt=torch.from_numpy(arrays["dt"]) if "dt" in arrays else None,
         mapped=True,
     )
     # The file is what was written, so the digest is that of these rows, and no second pass is due.

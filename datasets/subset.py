@@ -84,6 +84,7 @@ def choose_episodes(data: Dataset, choice: Mapping[str, Any] | None) -> Dataset:
         transitions=data.transitions.map(partial(_take, row.numpy())),
         truncated=data.truncated[row],
         valid_next=data.valid_next[row],
+        dt=None if data.dt is None else data.dt[row],
         places=None if data.places is None else data.places.take(row.numpy()),
         episode_starts=lengths[kept].cumsum(0) - lengths[kept],
         origin={**data.origin, "subset": f"{episodes} of {len(lengths)} episodes, {chosen}"},

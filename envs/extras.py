@@ -12,6 +12,7 @@ EXTRAS = {
     "tensorboard": ("tensorboard>=2.18",),
     "tables": ("pyarrow>=18",),
     "sindy": ("pysindy>=2.1", "scipy>=1.14", "threadpoolctl>=3.5"),
+    "ode": ("torchdiffeq>=0.2.4", "scipy>=1.14"),
     "video": ("imageio[pyav]>=2.36", "pygame>=2.6"),
     "robotics": ("gymnasium-robotics>=1.4",),
     "tune": ("optuna>=4.2",),

@@ -3,6 +3,7 @@
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -221,6 +222,14 @@ class WorldModel(Fitted):
         None where that is what `initial_state` gives.
         """
         return None
+
+    def lasting(self, dt: Float[Tensor, "*some B"] | None) -> AbstractContextManager[None]:
+        """Within it, steps last as long as recorded ones did, for models that know of time.
+
+        Args:
+            dt: seconds of each row's step, see `Dataset.dt`; None: all are nominal.
+        """
+        return nullcontext()
 
     @abstractmethod
     def step(

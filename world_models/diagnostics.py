@@ -180,13 +180,15 @@ def _judge(
         truth = standard(_changes(data, block).to(device))
         past = model.recorded_state(data, block)
         past = None if past is None else past.expand(seeds, -1, -1)
-        step = model.step(obs, action, candidates, past)
+        with model.lasting(None if data.dt is None else data.dt[block]):
+            step = model.step(obs, action, candidates, past)
         found = {"uncertainty": step.uncertainty, "ended": step.terminated[0]}
         if predict is None:
             outcome = torch.cat([step.next_obs, step.reward.unsqueeze(-1)], -1)
             found["error"] = standard(outcome.mean(0) - origin) - truth
         else:
-            mean, std = predict(obs, action)
+            with model.lasting(None if data.dt is None else data.dt[block]):
+                mean, std = predict(obs, action)
             mean, std = standard(mean - origin), std[..., columns] / standard.unit
             likelihood = gaussian_nll(mean, std, truth)  # [S, E, B, C]
             # Of the mixture: mean variance of its members plus variance of their means.
@@ -243,7 +245,8 @@ def _open_loop(
         found: dict[str, list[Tensor]] = {}
         for t in range(steps):
             action = recorded.action[:, t].expand(seeds, -1, -1)
-            obs, reward, state = advance(obs, action, state)
+            with model.lasting(None if data.dt is None else data.dt[segment[:, t]]):
+                obs, reward, state = advance(obs, action, state)
             earned = earned + reward
             if t + 1 not in horizons:
                 continue

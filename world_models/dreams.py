@@ -73,9 +73,8 @@ def trace(
     ends = first + lengths - 1  # of which the successor may be unknown
     lengths = (lengths - (~data.valid_next[ends]).long()).clamp(1, STEPS)
     steps = int(lengths.max())
-    rows = data.transitions[
-        first[:, None] + torch.minimum(torch.arange(steps), lengths[:, None] - 1)
-    ]
+    segments = first[:, None] + torch.minimum(torch.arange(steps), lengths[:, None] - 1)
+    rows = data.transitions[segments]
 
     spec = data.spec
     moving = (data.transitions.obs != data.transitions.obs[:1]).any(0).nonzero().flatten()
@@ -99,7 +98,8 @@ def trace(
     start = start.expand(seeds or int(getattr(model, "seeds", 1)), -1, -1)
     actions = rows.action.repeat_interleave(dreams, 0).to(device)
     begun = first.repeat_interleave(dreams).expand(start.shape[:-1])
-    imagined = {"replayed": panels(*_dream(model, start, begun, actions))}
+    lasted = None if data.dt is None else data.dt[segments].repeat_interleave(dreams, 0)
+    imagined = {"replayed": panels(*_dream(model, start, begun, actions, lasted=lasted))}
     imagined["replayed"][:, len(obs_dims) : -1] = np.nan  # stand there already, as recorded
     if policy is not None:
         imagined["policy"] = panels(*_dream(model, start, begun, actions, policy))
@@ -144,6 +144,7 @@ def _dream(
     begun: Int[Tensor, "S B"],
     actions: Float[Tensor, "B T A"],
     policy: Policy | None = None,
+    lasted: Float[Tensor, "B T"] | None = None,
 ) -> tuple[Float[Tensor, "B T1 D"], Float[Tensor, "B T A"], Float[Tensor, "B T"]]:
     """States, actions and rewards of the first seed, NaN after a dream has ended.
 
@@ -151,13 +152,15 @@ def _dream(
         begun: the recorded rows that the starts are.
         actions: taken where there is no policy; then no termination ends a dream, as the recorded
             episode went on.
+        lasted: seconds of each step; None for nominal ones.
     """
     obs, state = start, model.begin(start, begun)
     going = torch.ones(start.shape[:-1], dtype=torch.bool, device=start.device)
     seen, taken, paid = [obs], [], []
     for t in range(actions.shape[1]):
         action = actions[:, t].expand(len(start), -1, -1) if policy is None else policy(obs)
-        step = model.advance(obs, action, 1, state, sampled=True)
+        with model.lasting(None if lasted is None else lasted[:, t]):
+            step = model.advance(obs, action, 1, state, sampled=True)
         after, reward = step.next_obs[0], step.reward[0]
         taken.append(torch.where(going.unsqueeze(-1), action, torch.nan))
         going = going & after.isfinite().all(-1) & reward.isfinite()

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from reverie.datasets.dataset import Dataset
-from reverie.datasets.transition import Transition, concatenate
+from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
 from reverie.ranges import Bounds, Count, Decay, Inside, NonNegative, Positive, Range, Whole, Widths
@@ -84,6 +84,7 @@ class ProbabilisticEnsemble(WorldModel):
     """
 
     draws = True
+    make_members: Callable[..., GaussianMembers] = staticmethod(GaussianMembers)
     elite_members: Tensor
     fitted: Tensor
     held: Tensor
@@ -170,7 +171,7 @@ class ProbabilisticEnsemble(WorldModel):
         )
         self.copies = Copies(spec if respect_copies else replace(spec, copies=()))
         held = sorted([*spec.exogenous, *self.copies.columns.tolist()])
-        self.gaussians = GaussianMembers(
+        self.gaussians = self.make_members(
             seeds=self.replicas,
             members=members,
             inputs=spec.obs_dim + spec.action_dim,
@@ -240,9 +241,9 @@ class ProbabilisticEnsemble(WorldModel):
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(self.seed)
             self.gaussians.reset()
-            rows = data.transitions[seen & data.valid_next].to(device)
-            index = torch.arange(len(rows.reward), device=device).expand(self.replicas, -1)
-            described = self.fit_rows(*_table(rows), index, progress)
+            inputs, targets = (x.to(device) for x in self._recorded(data, seen))
+            index = torch.arange(len(inputs), device=device).expand(self.replicas, -1)
+            described = self.fit_rows(inputs, targets, index, progress)
             described["heldout_episodes"] = len(self.held_out(data))
             described["termination"] = self.termination.fit(data, seen)
         return described
@@ -268,14 +269,16 @@ class ProbabilisticEnsemble(WorldModel):
         fit, mean over members.
         """
         device = self.elite_members.device
-        recorded = data.transitions[self._seen(data) & data.valid_next].to(device)
-        old, new = len(recorded.reward), added.shape.numel()
+        recorded = self._recorded(data, self._seen(data))
+        old, new = len(recorded[0]), added.shape.numel()
         own = torch.arange(old, old + new, device=device).view(self.replicas, -1)
         index = torch.cat([torch.arange(old, device=device).expand(self.replicas, -1), own], -1)
         if not warm:
             self.gaussians.reset()
-        rows = concatenate([recorded, added.map(lambda column: column.flatten(0, 1))], 0)
-        described = self.fit_rows(*_table(rows), index)
+        collected = self.examples(added.map(lambda column: column.flatten(0, 1)))
+        both = zip(recorded, collected, strict=True)
+        inputs, targets = (torch.cat([old.to(device), new]) for old, new in both)
+        described = self.fit_rows(inputs, targets, index)
         best = torch.tensor(described["best_loss"], device=device).mean(-1)
         return {
             "holdout_loss": best,
@@ -285,8 +288,27 @@ class ProbabilisticEnsemble(WorldModel):
 
     def table(self, data: Dataset) -> Float[Tensor, "R W"]:
         """Input and target, side by side, of every row that a fit to this dataset may see."""
-        rows = data.transitions[self._seen(data) & data.valid_next]
-        return torch.cat(_table(rows), -1).to(self.elite_members.device)
+        return torch.cat(self._recorded(data, self._seen(data)), -1).to(self.elite_members.device)
+
+    def examples(
+        self, rows: Transition, dt: Float[Tensor, " R"] | None = None
+    ) -> tuple[Float[Tensor, "R X"], Float[Tensor, "R Y"]]:
+        """Inputs and targets of the members, raw.
+
+        Args:
+            dt: seconds that each row lasted, None where nobody knows; to an ensemble all are alike.
+        """
+        change = rows.next_obs - rows.obs
+        return torch.cat([rows.obs, rows.action], -1), torch.cat(
+            [change, rows.reward.unsqueeze(-1)], -1
+        )
+
+    def _recorded(
+        self, data: Dataset, seen: Bool[Tensor, " N"]
+    ) -> tuple[Float[Tensor, "R X"], Float[Tensor, "R Y"]]:
+        """`examples` of those rows that are `seen` and have a successor."""
+        chosen = seen & data.valid_next
+        return self.examples(data.transitions[chosen], None if data.dt is None else data.dt[chosen])
 
     def _seen(self, data: Dataset) -> Bool[Tensor, " N"]:
         """Rows of the dataset that the fit may see."""
@@ -404,6 +426,12 @@ class ProbabilisticEnsemble(WorldModel):
         self.gaussians.restore(best)
         return stopping, torch.stack(losses).cpu()
 
+    def inputs(
+        self, obs: Float[Tensor, "L B D"], action: Float[Tensor, "L B A"]
+    ) -> Float[Tensor, "L 1 B X"]:
+        """What the members are given of a step."""
+        return torch.cat([obs, action], -1).unsqueeze(1)
+
     def all_members(
         self, obs: Float[Tensor, "L B D"], action: Float[Tensor, "L B A"]
     ) -> tuple[Float[Tensor, "L E B Y"], Float[Tensor, "L E B Y"]]:
@@ -411,8 +439,7 @@ class ProbabilisticEnsemble(WorldModel):
 
         Both are 0 of what is exogenous or copied, which the members do not learn.
         """
-        inputs = torch.cat([obs, action], -1).unsqueeze(1)
-        mean, log_variance = self.gaussians(inputs)
+        mean, log_variance = self.gaussians(self.inputs(obs, action))
         std = log_variance.mul(0.5).exp()
         if not self.gaussians.all_learned:
             mean, std = mean.index_fill(-1, self.held, 0.0), std.index_fill(-1, self.held, 0.0)
@@ -504,8 +531,7 @@ class ProbabilisticEnsemble(WorldModel):
             mean = torch.cat([mean[..., :-1] / unit, mean[..., -1:]], -1)
         if self.uncertainty_of is not None:
             return self.uncertainty_of(*map(self.gaussians.of_learned, (mean, std)))
-        inputs = torch.cat([obs, action], -1).unsqueeze(1)
-        passes = self.gaussians.stochastic_means(inputs, self.dropout_passes)
+        passes = self.gaussians.stochastic_means(self.inputs(obs, action), self.dropout_passes)
         return dropout_std(self.gaussians.of_learned(passes))
 
     def predict(
@@ -551,14 +577,6 @@ _SIGNED = (
     "max_epochs",
     "heldout_episodes",
 )
-
-
-def _table(rows: Transition) -> tuple[Float[Tensor, "R X"], Float[Tensor, "R Y"]]:
-    """Inputs and targets of the members, raw."""
-    change = rows.next_obs - rows.obs
-    return torch.cat([rows.obs, rows.action], -1), torch.cat(
-        [change, rows.reward.unsqueeze(-1)], -1
-    )
 
 
 def _require(holds: bool, what: str, found: object) -> None:

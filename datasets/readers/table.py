@@ -20,7 +20,7 @@ from reverie.datasets.tables.roles import Named, Roles, choose_roles
 from reverie.datasets.tables.suspects import warn_of_suspects
 from reverie.datasets.tables.table import Table, Writing, from_frame, read_table
 from reverie.mistake import Mistake
-from reverie.ranges import Count, Number
+from reverie.ranges import Count, Number, Positive
 from reverie.text import counted
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ def load(
     decimal: Literal[".", ","] | None = None,
     date_format: str | None = None,
     missing: Sequence[str] = (),
+    longest_step: Positive | None = None,
 ) -> Dataset:
     """Read transitions from a table with one row for each step.
 
@@ -68,6 +69,9 @@ def load(
         clip_actions: clip actions outside the box instead of refusing them.
         subset: which whole episodes to keep, see `datasets.subset.choose_episodes`; None for all.
         encoding, decimal, date_format, missing: how cells are written, see `tables.table.Writing`.
+        longest_step: rows that are unequally far apart, up to so much of the unit of time, go on
+            from each other and the data say how long each lasted, see `Dataset.dt`; longer steps
+            cut the episode. None: all are alike, and steps longer than 1.5 of them cut it.
 
     Raises:
         Mistake: no such file, a column that is absent, named twice, empty or no number, no reward,
@@ -88,6 +92,7 @@ def load(
         reference=reference,
         clip_actions=clip_actions,
         subset=subset,
+        longest_step=longest_step,
     )
 
 
@@ -132,6 +137,7 @@ def from_table(
     reference: Sequence[int | float] | None,
     clip_actions: bool,
     subset: Mapping[str, Any] | None = None,
+    longest_step: float | None = None,
 ) -> Dataset:
     """Turn a table into a dataset, with the options of `load`, as they were typed.
 
@@ -141,7 +147,7 @@ def from_table(
     table, columns = join_clock(table, columns)
     roles = choose_roles(table, columns, reward)
     table = in_order(table, roles)
-    terminated, ends = find_ends(table, roles)
+    terminated, ends, lasts = find_ends(table, roles, longest_step)
     values = {each: table.numbers(each) for each in (*roles.observations, *roles.actions)}
     if not isinstance(columns, Mapping) or columns.get("observations") is None:  # guessed
         warn_of_suspects(table, roles, values, ends)
@@ -183,6 +189,7 @@ def from_table(
         clip_actions=clip_actions,
         subset=subset,
         places=table.places.take(keep),
+        dt=None if lasts is None else lasts[keep],
     )
     if len(data) < FEWEST:
         raise Mistake(

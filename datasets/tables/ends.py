@@ -58,21 +58,32 @@ def in_order(table: Table, roles: Roles) -> Table:
     )
 
 
-def find_ends(table: Table, roles: Roles) -> tuple[np.ndarray, np.ndarray]:
-    """Rows that terminate, and rows that no row of the same episode follows.
+def find_ends(
+    table: Table, roles: Roles, longest_step: float | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Rows that terminate, rows that no row of the same episode follows, and how long rows last.
 
     An episode ends where the episode column changes, where a row is terminated or truncated, and
     where time goes back or jumps.
 
     Args:
         table: of N rows, in the order of `in_order`.
+        longest_step: rows may be unequally far apart, up to so much of the unit of time; None: they
+            have one sampling time.
 
     Returns:
-        `[N]` bool each; terminated rows, and the last row, are among the ends.
+        `[N]` bool the first two; terminated rows, and the last row, are among the ends. Then time
+        from each row to the next `[N]`, with `longest_step` alone; 0 at the ends.
 
     Raises:
-        Mistake: flags other than 0 and 1, several sampling times or none.
+        Mistake: flags other than 0 and 1, several sampling times or none; with `longest_step` no
+            time, or one that stands still.
     """
+    if longest_step is not None and roles.time is None:
+        raise Mistake(
+            f"{table.source}: dataset.longest_step={longest_step:g} says how far apart rows may "
+            "be, but no column tells the time; name one as dataset.columns.time"
+        )
     terminated = _flag(table, roles.terminated)
     ends = terminated | _flag(table, roles.truncated)
     if roles.episode is not None:
@@ -80,7 +91,7 @@ def find_ends(table: Table, roles: Roles) -> tuple[np.ndarray, np.ndarray]:
         ends[:-1] |= labels[1:] != labels[:-1]
     ends[-1] = True
     if roles.time is not None:
-        ends |= _breaks(table, roles.time, ends)
+        ends |= _breaks(table, roles.time, ends, longest_step)
     if len(ends) > 1 and not ends[:-1].any():
         log.warning(
             "%s: nothing says where episodes end, so all %s rows are one; "
@@ -88,7 +99,10 @@ def find_ends(table: Table, roles: Roles) -> tuple[np.ndarray, np.ndarray]:
             table.source,
             f"{len(table):,}",
         )
-    return terminated, ends
+    if longest_step is None or roles.time is None:
+        return terminated, ends, None
+    lasts = np.append(np.diff(table.seconds(roles.time)), 0.0)
+    return terminated, ends, np.where(ends, 0.0, lasts)
 
 
 def leave_out_missing(
@@ -185,7 +199,7 @@ def _flag(table: Table, name: str | None) -> np.ndarray:
     return values.astype(bool)
 
 
-def _breaks(table: Table, name: str, ends: np.ndarray) -> np.ndarray:
+def _breaks(table: Table, name: str, ends: np.ndarray, longest_step: float | None) -> np.ndarray:
     """`[N]` bool: rows after which time goes back, or so far ahead that rows are missing."""
     steps = np.diff(table.seconds(name))
     inside = ~ends[:-1]
@@ -202,18 +216,37 @@ def _breaks(table: Table, name: str, ends: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
         ratio = steps / step
     unit = f" {table.unit_of_time(name)}".rstrip()
-    _require_one_sampling_time(table, name, steps, ends, step)
-    back, gap = inside & (steps < 0), inside & ~(steps <= GAP * step)  # a missing time is a gap
+    longest = GAP * step if longest_step is None else longest_step
+    if longest_step is None:
+        _require_one_sampling_time(table, name, steps, ends, step)
+    back, gap = inside & (steps < 0), inside & ~(steps <= longest)  # a missing time is a gap
     # Without other signs, time that starts again is how a log shows its episodes.
     odd = gap | back if ends[:-1].any() else gap
     if odd.sum() > _MOST * inside.sum():
         low, high = np.nanquantile(steps[inside], [0.1, 0.9])
+        advances = f"from row to row it advances by {low:.4g} to {high:.4g}{unit} (10 % to 90 %)"
+        if longest_step is not None:
+            raise Mistake(
+                f"{table.source}: dataset.longest_step={longest_step:g} cuts {name} after more "
+                f"than {_MOST:.0%} of the rows: {advances}; raise it"
+            )
         raise Mistake(
-            f"{table.source}: {name} has no one sampling time: from row to row it advances by "
-            f"{low:.4g} to {high:.4g}{unit} (10 % to 90 %); resample the table to equal steps, or "
-            "set dataset.columns.time=[] if it is no time"
+            f"{table.source}: {name} has no one sampling time: {advances}; resample the table to "
+            f"equal steps, keep them for world_model=neural_ode with "
+            f"dataset.longest_step={2 * high:.2g}, or set dataset.columns.time=[] if it is no time"
         )
-    if gap.any():
+    if gap.any() and longest_step is not None:
+        log.warning(
+            "%s: %s has %s beyond dataset.longest_step, the first after %s, the longest of %.4g%s; "
+            "episodes are cut there",
+            table.source,
+            name,
+            counted(int(gap.sum()), "gap"),
+            table.places.at(int(np.argmax(gap))),
+            float(np.nanmax(steps[gap], initial=step)),
+            unit,
+        )
+    elif gap.any():
         longest = float(np.nanmax(steps[gap], initial=step))
         lost = float(np.nansum(np.rint(ratio[gap]) - 1))
         log.warning(
@@ -238,6 +271,12 @@ def _breaks(table: Table, name: str, ends: np.ndarray) -> np.ndarray:
             counted(int(back.sum()), "place"),
         )
     repeats = int((inside & (steps == 0)).sum())
+    if repeats and longest_step is not None:
+        raise Mistake(
+            f"{table.source}: {name} stands still in {counted(repeats, 'row')}, first after "
+            f"{table.places.at(int(np.argmax(inside & (steps == 0))))}, and nothing can change in "
+            "no time; leave out rows that are there twice, or set dataset.longest_step=null"
+        )
     if repeats:
         log.warning(
             "%s: %s stands still in %s, first after %s; is its clock too coarse, or are rows there "
@@ -248,10 +287,22 @@ def _breaks(table: Table, name: str, ends: np.ndarray) -> np.ndarray:
             table.places.at(int(np.argmax(inside & (steps == 0)))),
         )
     uneven = int((forward & ~gap & (np.abs(ratio - 1.0) > JITTER)).sum())
-    if uneven:
+    if longest_step is not None:
+        kept = steps[forward & ~gap]
+        log.warning(
+            "%s: steps last %.4g to %.4g%s, %.4g in the middle, which the data keep; only "
+            "world_model=neural_ode knows it, to a policy and other models all steps are alike",
+            table.source,
+            kept.min(),
+            kept.max(),
+            unit,
+            np.median(kept),
+        )
+    elif uneven:
         log.warning(
             "%s: %s of %s steps differ by more than %.0f %% from the sampling time of %.4g%s; to a "
-            "model and a policy all steps are alike",
+            "model and a policy all steps are alike (dataset.longest_step keeps their lengths for "
+            "world_model=neural_ode)",
             table.source,
             f"{uneven:,}",
             f"{int(inside.sum()):,}",
@@ -281,5 +332,12 @@ def _require_one_sampling_time(
             f"{table.source}: mixed sampling times: {name} advances by {step:.4g}{unit} in most "
             f"rows, by {medians[other[0]]:.4g}{unit} in the episode from "
             f"{table.places.at(other[0])} on, and in {len(other):,} of {len(medians):,} "
-            "episodes by another step than most; resample them to one, or train on those of one"
+            "episodes by another step than most; resample them to one, train on those of one, or "
+            "keep them for world_model=neural_ode with "
+            f"dataset.longest_step={_enough(np.concatenate(list(forward.values())), medians):.2g}"
         )
+
+
+def _enough(steps: np.ndarray, medians: dict[int, float]) -> float:
+    """A longest step that cuts few rows."""
+    return max(GAP * max(medians.values()), 2 * float(np.nanquantile(steps, 0.9)))

@@ -79,12 +79,15 @@ def chunk(data: Dataset, steps: int, *, discount: float) -> Dataset:
     end, phase, piece = end[row], phase[row], piece[row]
 
     reward = torch.zeros(len(row), dtype=torch.float64)
+    dt = None if data.dt is None else torch.zeros(len(row))
     actions = []
     for step in range(steps):
         at = torch.minimum(row + step, end)
         actions.append(recorded.action[at])
         paid = discount**step * recorded.reward[at].double()
         reward += torch.where(row + step <= end, paid, 0.0)
+        if data.dt is not None and dt is not None:
+            dt += torch.where(row + step <= end, data.dt[at], 0.0)
     final = torch.minimum(row + steps - 1, end)
     begins = torch.ones(len(row), dtype=torch.bool)
     begins[1:] = (piece[1:] != piece[:-1]) | (phase[1:] != phase[:-1])
@@ -103,6 +106,7 @@ def chunk(data: Dataset, steps: int, *, discount: float) -> Dataset:
         ),
         truncated=begins.roll(-1) & ~terminated[final],
         valid_next=data.valid_next[final],
+        dt=dt,
         episode_starts=starts,
         origin={**data.origin, "chunks": f"{steps} control steps, discounted by {discount:g}"},
         places=None if data.places is None else data.places.take(row.numpy()),

@@ -54,6 +54,7 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "guidance/returns": ("condition=returns",),
     "guidance/soft_value": ("sampler=soft_value",),
     "sampler/soft_value": ("guidance=soft_value",),
+    "sampler/best_noise": ("guidance=soft_value",),
     # Its measurement, once before the first samples, is by torch.func, which knows no ghosts.
     "sampler/dpm_solver_v3": ("sampler.measured=false",),
     "simulator/world_model": ("world_model=ensemble",),
@@ -77,6 +78,9 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
     "pairs of means": ("algorithm=mopo", "world_model.uncertainty=pairwise_difference"),
     "a halt and refits": (
         *("algorithm=mbpo_online", "online.refit_every=2", "updates=6", "filter=halt"),
+    ),
+    "errors of a solver": (
+        *("algorithm=mopo", "world_model=neural_ode", "world_model.local_regularisation=1"),
     ),
     "learned termination": ("algorithm=mopo", "world_model.termination=learned"),
     "one model for all": ("algorithm=mopo", "world_model.per_seed=false"),

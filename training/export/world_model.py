@@ -35,7 +35,7 @@ def require_ensemble(model: Fitted | None, place: Path) -> ProbabilisticEnsemble
     """
     if model is None:
         raise Mistake(f"{place} fitted no world model to export; choose what=policy")
-    if not isinstance(model, ProbabilisticEnsemble):
+    if type(model) is not ProbabilisticEnsemble:
         raise Mistake(
             f"{place} has a world model of the kind {type(model).__name__}, of which there is no "
             "export; train with world_model=ensemble or single, or choose what=policy"

@@ -54,7 +54,8 @@ def model_bias(
         seeds, rollouts: S, and replays of each recording.
         box: states are kept within it, as those of the policy are.
     """
-    actions = data.transitions.action[recorded_window(rows, known.present)].to(device)
+    window = recorded_window(rows, known.present)
+    actions = data.transitions.action[window].to(device)
     replayed = model_rollouts(
         model,
         _replay(actions, rollouts),
@@ -65,6 +66,7 @@ def model_bias(
         discount=discount,
         box=box,
         lengths=known.present,
+        lasted=None if data.dt is None else data.dt[window].to(device),
     )
     missed = replayed.values.mean(1).cpu() - known.earned
     return ModelBias(missed / (1 - known.continued), replayed.broken.cpu())

@@ -105,6 +105,7 @@ def model_rollouts(
     box: Float[Tensor, "2 D"] | None,
     seen: Float[Tensor, "2 D"] | None = None,
     lengths: Int[Tensor, " P"] | None = None,
+    lasted: Float[Tensor, "P T"] | None = None,
 ) -> Rollouts:
     """Let policies act in a world model from given starts until it terminates or all is counted.
 
@@ -120,6 +121,8 @@ def model_rollouts(
             varies there, in either box, leaves it nowhere.
         lengths: steps that count from each start, and no more are taken than the longest; None
             for all.
+        lasted: seconds of each step from each start, at least as many as are taken; None for
+            nominal ones.
     """
     count = len(starts)
     obs = starts.repeat(rollouts, 1).expand(seeds, -1, -1)  # [S, K P, D]
@@ -135,7 +138,8 @@ def model_rollouts(
     for elapsed in range(longest):
         if last is not None:
             alive = alive & (elapsed < last)
-        step = model.advance(obs, policy(obs), 1, state)
+        with model.lasting(None if lasted is None else lasted[:, elapsed].repeat(rollouts)):
+            step = model.advance(obs, policy(obs), 1, state)
         next_obs, reward = step.next_obs[0], step.reward[0]
         finite = next_obs.isfinite().all(-1) & reward.isfinite()
         broken += alive & ~finite

@@ -42,7 +42,8 @@ def holding(denoiser: Denoiser, known: Tensor, mask: Tensor) -> Denoiser:
     """A denoiser that is certain of some entries, so that samplers end there exactly.
 
     Args:
-        known: clean values in the model's units; broadcasts against samples.
+        known: clean values in the model's units; broadcasts against samples. Of a sampler that
+            tries several candidates for each of `[S, B, *event]`, those of a row follow each other.
         mask: bool, true where an entry is known; broadcasts too.
 
     Source: replacement of known entries, arXiv:2011.13456, appendix I.2, within the estimate
@@ -50,7 +51,10 @@ def holding(denoiser: Denoiser, known: Tensor, mask: Tensor) -> Denoiser:
     """
 
     def held(x: Tensor, sigma: Tensor) -> Tensor:
-        return torch.where(mask, known, denoiser(x, sigma))
+        values = known
+        if known.ndim == x.ndim and known.shape[1] not in (1, x.shape[1]):
+            values = known.repeat_interleave(x.shape[1] // known.shape[1], 1)
+        return torch.where(mask, values, denoiser(x, sigma))
 
     return held
 

@@ -310,7 +310,7 @@ class DPMSolver2M(Stepwise):
 
     def __init__(self, *, noisy: bool, **levels: Any) -> None:
         super().__init__(**levels)
-        self.stochastic = noisy
+        self.noisy = self.stochastic = noisy
 
     def step(
         self,
@@ -330,7 +330,7 @@ class DPMSolver2M(Stepwise):
             ahead = log_ratio(sigma, following) / log_ratio(sigma_before, sigma)
             estimate = clean + ahead / 2 * (clean - clean_before)
         kept = following / sigma
-        if self.stochastic:
+        if self.noisy:
             kept = kept**2
             fresh = following * (1 - kept) ** 0.5
             x = kept * x + (1 - kept) * estimate + fresh * torch.randn_like(x)

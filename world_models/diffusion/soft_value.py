@@ -74,22 +74,32 @@ class SoftValueSampler(DDIM):
         tried = mean.repeat_interleave(self.candidates, rows)
         tried = tried + std * torch.randn_like(tried)
         estimate = denoiser(tried, level(following, x))
-        chosen = self._choose(self.value(estimate).unflatten(rows, (-1, self.candidates)))
-        index = chosen.reshape(*chosen.shape, 1, *[1] * self.event_dims)
-        index = index.expand(*chosen.shape, 1, *x.shape[rows + 1 :])
-        kept = [
-            each.unflatten(rows, (-1, self.candidates)).gather(rows + 1, index).squeeze(rows + 1)
-            for each in (tried, estimate)
-        ]
-        return kept[0], kept[1]
+        chosen = choose(
+            self.value(estimate).unflatten(rows, (-1, self.candidates)), self.temperature
+        )
+        return keep(tried, chosen, self.candidates), keep(estimate, chosen, self.candidates)
 
-    def _choose(self, value: Tensor) -> Tensor:
-        """The place of the candidate that stays, of `value [*lead, M]`."""
-        if self.temperature is not None:
-            # The largest of log weight + Gumbel noise is a draw in proportion to the weights.
-            gumbel = -torch.empty_like(value).exponential_().log()
-            value = value / self.temperature + gumbel
-        return value.argmax(-1)
+
+def choose(value: Tensor, temperature: float | None) -> Tensor:
+    """The place `[*lead]` of the candidate that stays, of `value [*lead, M]`.
+
+    In proportion to exp(value / temperature); None: the best.
+    """
+    if temperature is not None:
+        # The largest of log weight + Gumbel noise is a draw in proportion to the weights.
+        gumbel = -torch.empty_like(value).exponential_().log()
+        value = value / temperature + gumbel
+    return value.argmax(-1)
+
+
+def keep(tried: Tensor, chosen: Tensor, candidates: int) -> Tensor:
+    """Of `tried [*lead * M, *event]`, M candidates after each other, those `chosen [*lead]`."""
+    rows = chosen.ndim - 1
+    apart = tried.unflatten(rows, (-1, candidates))
+    index = chosen.reshape(*chosen.shape, *[1] * (apart.ndim - chosen.ndim))
+    return apart.gather(rows + 1, index.expand(*chosen.shape, 1, *apart.shape[rows + 2 :])).squeeze(
+        rows + 1
+    )
 
 
 class SoftValueGuidance(Guidance):

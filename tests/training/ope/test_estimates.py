@@ -1,6 +1,6 @@
 """Estimates of what policies are worth against closed forms and the true environment."""
 
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import numpy as np
 import pytest
@@ -63,8 +63,13 @@ class Counting:
     def begin(self, obs):
         return None
 
+    @contextmanager
+    def lasting(self, dt):
+        self.dt = 1.0 if dt is None else dt.unsqueeze(-1)
+        yield
+
     def advance(self, obs, action, candidates, state):
-        next_obs = obs + action
+        next_obs = obs + self.dt * action
         reward = torch.where(next_obs[..., 0] <= -3, torch.nan, 1.0)
         return Step(next_obs[None], reward[None], (next_obs[..., 0] >= 5)[None], reward)
 
@@ -89,6 +94,12 @@ def test_terminations_end_values_and_limits_end_returns():
     horizon = value_steps(0.5)
     assert 0.5**horizon <= 1e-3 < 0.5 ** (horizon - 1)
     assert still.values[0, 0, 0] == pytest.approx(2 * (1 - 0.5**horizon))
+
+
+def test_recorded_steps_last_as_long_as_they_did():
+    lasted = torch.tensor([[1.0, 2.0, 3.0, 4.0], [0.5] * 4])
+    found = counted([0.0, 0.0], 1.0, lengths=torch.tensor([4, 4]), lasted=lasted)
+    assert found.returns[0].tolist() == [[3, 4]] * 2  # 1 + 2 + 3 is beyond the end at 5
 
 
 def test_states_stay_within_the_box():

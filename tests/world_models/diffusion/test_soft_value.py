@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from reverie.envs.specs import Spec
+from reverie.world_models.diffusion.conditioning import holding
 from reverie.world_models.diffusion.guidance import Channels
 from reverie.world_models.diffusion.samplers import DDIM, DPMSolver2M
 from reverie.world_models.diffusion.segments import Segments
-from reverie.world_models.diffusion.soft_value import SoftValueGuidance, SoftValueSampler
+from reverie.world_models.diffusion.soft_value import SoftValueGuidance, SoftValueSampler, choose
 from reverie.world_models.diffusion.warm_start import WarmStart, moved_on
 
 RANGE = dict(sigma_min=0.002, sigma_max=80.0, rho=7.0)
@@ -31,11 +32,11 @@ def first(clean):
 def test_candidates_stay_in_proportion_to_their_weights():
     value = torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64).expand(2, 20_000, 3)
     for temperature in (1.0, 0.5):
-        chosen = sampler(temperature=temperature)._choose(value)
+        chosen = choose(value, temperature)
         found = torch.stack([(chosen == m).double().mean() for m in range(3)])
         expected = torch.softmax(value[0, 0] / temperature, -1)
         torch.testing.assert_close(found, expected, rtol=0, atol=0.012)
-    assert (sampler(temperature=None)._choose(value) == 2).all()
+    assert (choose(value, None) == 2).all()
 
 
 def test_more_candidates_come_nearer_to_the_tilted_gaussian(gaussian):
@@ -71,6 +72,15 @@ def test_each_sample_keeps_candidates_of_its_own(mixture):
     x = guided.sample(mixture, noise(1, 200, 2))
     right = (x[0, :, 0] > 0).double()
     assert right[::2].mean() > 0.95 and 0.3 < right[1::2].mean() < 0.7
+
+
+def test_known_entries_stay_so_in_every_candidate(mixture):
+    guided = sampler(candidates=4)
+    guided.attach(first)
+    known = noise(2, 3, 2)
+    mask = torch.tensor([False, True])
+    x = guided.sample(holding(mixture, known, mask), noise(2, 3, 2))
+    torch.testing.assert_close(x[..., 1], known[..., 1])
 
 
 def test_senseless_numbers_are_refused_and_a_shape_is_asked_for(gaussian):
