@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -16,11 +15,13 @@ from rich.console import Console
 import reverie
 from reverie import datasets
 from reverie.benchmarks.claims.judging import Estimate, estimate
-from reverie.benchmarks.claims.planning.arms import ensemble, plan, score
+from reverie.benchmarks.claims.planning.arms import draw_scores, ensemble, plan, score
 from reverie.benchmarks.claims.report import Claim, Findings
+from reverie.envs import two_tanks
+from reverie.envs.make import spec_of
 from reverie.world_models.base import WorldModel
 
-SEEDS, EPISODES, UPDATES = 2, 5, 10_000
+SEEDS = 2
 QUICK_UPDATES, QUICK_EPOCHS, QUICK_EPISODES = 200, 4, 1
 MARGIN = 5.0
 """Points of score by which plans may lie below the policy."""
@@ -28,29 +29,6 @@ POLICY, PLANS, BOTH = "MOPO", "plans", "plans with MOPO's policy and critics"
 ARMS = (POLICY, PLANS, BOTH)
 
 
-@dataclass(frozen=True)
-class Task:
-    """A dataset, and how far ahead its plans look.
-
-    Attributes:
-        changes: of `planner=mppi`.
-        shorter: further ones where critics value the end.
-    """
-
-    dataset: str
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    shorter: Mapping[str, Any] = field(default_factory=dict)
-
-
-TASKS = {
-    # A swing-up takes a hundred steps, and none pays before the pole rises.
-    "swing-up": Task(
-        "builtin/cartpole-swingup",
-        {"horizon": 50, "noise_exponent": 2.0},
-        {"horizon": 15},
-    ),
-    "pendulum": Task("builtin/pendulum-mixed"),
-}
 MOPO = {
     "real_ratio": 0.3,
     "source.horizon": 5,
@@ -62,6 +40,9 @@ MOPO = {
     "agent.temperature_learning_rate": 1e-3,
     "agent.actor_cosine": False,
     "agent.tau": 0.01,
+}
+"""The hyperparameters that are tuned for `builtin/pendulum-mixed`, for all small tasks."""
+BARE = {
     "probe_starts": 0,
     "value_gap.starts": 0,
     "verdict.starts": 0,
@@ -70,28 +51,90 @@ MOPO = {
     "compile": False,
     "threads": 1,
 }
-"""The hyperparameters that are tuned for `builtin/pendulum-mixed`, for both tasks."""
+"""Nothing beside the training."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A dataset, how MOPO learns from it, and how far ahead its plans look.
+
+    Attributes:
+        dataset: its option.
+        changes: of `planner=mppi`.
+        shorter: further ones where critics value the end.
+        options: of the dataset.
+        chosen, settings: options and hyperparameters of MOPO.
+        updates: of MOPO.
+        epochs: of the ensemble, at most.
+        episodes: of every arm and seed.
+        plant: id of the environment in which policies act; None for the one that the data name.
+    """
+
+    dataset: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    shorter: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    chosen: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=lambda: MOPO)
+    updates: int = 10_000
+    epochs: int | str | None = None
+    episodes: int = 5
+    plant: str | None = None
+
+
+TASKS = {
+    # A swing-up takes a hundred steps, and none pays before the pole rises.
+    "swing-up": Task(
+        "builtin/cartpole-swingup",
+        {"horizon": 50, "noise_exponent": 2.0},
+        {"horizon": 15},
+    ),
+    # A laptop's numbers, and little of everything.
+    "hopper": Task(
+        "minari",
+        {},
+        {"horizon": 5},
+        options={"id": "bench/hopper/mixed-v0", "name": "hopper"},
+        chosen=("budget=laptop", "~tuned"),
+        settings={},
+        updates=5_000,
+        epochs="auto",
+        episodes=2,
+    ),
+    # A log without an environment; nobody shows the plant to what learns from it.
+    "two-tanks": Task("builtin/two-tanks", episodes=10, plant=two_tanks.ENV_ID),
+    "pendulum": Task("builtin/pendulum-mixed"),
+}
+"""The longest first."""
 
 
 def run(name: str, quick: bool) -> dict[str, Any]:
     """Train MOPO once, then score its policy and both kinds of plans in its model."""
     task = TASKS[name]
-    data = datasets.load(task.dataset)
-    model_settings = ensemble() | ({"max_epochs": QUICK_EPOCHS} if quick else {})
+    data = datasets.load(task.dataset, **task.options)
+    model_settings = ensemble() | {"max_epochs": QUICK_EPOCHS if quick else task.epochs}
     del model_settings["terminal_head"]
-    settings = {
-        **MOPO,
-        "updates": QUICK_UPDATES if quick else UPDATES,
+    settings: dict[str, Any] = {
+        **BARE,
+        **task.settings,
+        "updates": QUICK_UPDATES if quick else task.updates,
         "seeds": SEEDS,
         **{f"world_model.{key}": value for key, value in model_settings.items()},
     }
     made = reverie.make(
-        "algorithm=mopo", dataset=task.dataset, console=Console(quiet=True), **settings
+        *("algorithm=mopo", *task.chosen),
+        dataset=data,
+        console=Console(quiet=True),
+        **settings,
     )
     made.train()
     model = made.parts["world_model"].model
     assert isinstance(model, WorldModel)
-    size: dict[str, Any] = {"episodes": QUICK_EPISODES if quick else EPISODES, "seeds": SEEDS}
+    size: dict[str, Any] = {
+        "episodes": QUICK_EPISODES if quick else task.episodes,
+        "seeds": SEEDS,
+        "plant": task.plant and spec_of(task.plant, env_kwargs={}, physics="as-is"),
+    }
     with torch.no_grad():
         return {
             POLICY: score(data, made.policy, **size),
@@ -128,17 +171,16 @@ def judge(found: Mapping[str, Mapping[str, Any]], quick: bool) -> Findings:
 
 def plot(found: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Scores of the arms by task, a dot a seed."""
-    figure = Figure(figsize=(4 * len(found), 3.2), layout="constrained")
-    for axes, (name, arms) in zip(
-        np.atleast_1d(figure.subplots(1, len(found))), found.items(), strict=True
-    ):
-        for place, arm in enumerate(ARMS):
-            scores = arms[arm]["score"]
-            axes.bar(place, np.mean(scores), color=f"C{place}", alpha=0.5)
-            axes.plot([place] * len(scores), scores, "k.")
-        axes.set_xticks(range(len(ARMS)), ["MOPO", "plans", "plans with\nMOPO's agent"])
+    rows = -(-len(found) // 2)
+    figure = Figure(figsize=(8, 3.2 * rows), layout="constrained")
+    panels = figure.subplots(rows, 2, squeeze=False).ravel()
+    for axes in panels[len(found) :]:
+        axes.remove()
+    labels = ("MOPO", "plans", "plans with\nMOPO's agent")
+    for axes, (name, arms) in zip(panels, found.items(), strict=False):
+        scores = [arms[arm]["score"] for arm in ARMS]
+        draw_scores(axes, dict(zip(labels, scores, strict=True)))
         axes.set_title(name)
-        axes.set_ylabel("score")
     return figure
 
 
