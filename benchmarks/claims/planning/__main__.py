@@ -122,14 +122,20 @@ def read_known(path: Path) -> Known:
         return Known({}, {})
     remedy = "restore it, or move it away and leave --continue out"
     found = read_record(path, remedy)
+    jobs = all_jobs(quick=False)
     with contents_of(path, "this benchmark", remedy):
-        measured = {task: dict(own) for task, own in found["measured"].items() if task in TASKS}
-        runs = {
-            name: {arm: dict(run) for arm, run in found[name].items()}
-            for name in MODULES
-            if name in found
+        recorded = {
+            f"{name}/{arm}": run for name in MODULES for arm, run in found.get(name, {}).items()
         }
-    return Known(runs, measured)
+        # One that has gained an arm is measured anew.
+        lacking = {task_of(job) for job in jobs if job not in recorded}
+        measured = {
+            task: dict(found["measured"][task])
+            for task in TASKS
+            if task in found["measured"] and task not in lacking
+        }
+        runs = {job: dict(recorded[job]) for job in jobs if task_of(job) in measured}
+    return Known(split_by_task(runs), measured)
 
 
 def command() -> argparse.ArgumentParser:
