@@ -188,14 +188,32 @@ def test_plans_with_a_history_are_judged_against_those_with_the_velocity():
     assert judged(89, 71) == [False, False]
 
 
+SHORT = {"horizon": 2, "samples": 20, "iterations": 1}
+
+
 @pytest.mark.slow
-def test_the_tasks_without_a_score_and_without_a_velocity_run(monkeypatch):
+def test_the_task_without_a_score_runs(monkeypatch):
     monkeypatch.setattr(policies, "QUICK_UPDATES", 5)
     monkeypatch.setattr(policies, "QUICK_EPOCHS", 1)
-    tiny = replace(policies.TASKS["two-tanks"], changes={"horizon": 2, "samples": 20})
+    tiny = replace(policies.TASKS["two-tanks"], changes=SHORT, options={"episodes": 4})
     monkeypatch.setitem(policies.TASKS, "two-tanks", tiny)
     found = {"two-tanks": policies.run("two-tanks", quick=True)}
     assert all(np.isfinite(found["two-tanks"][arm]["score"]).all() for arm in policies.ARMS)
     judged = policies.judge(found, quick=True)
     assert [claim.holds for claim in judged.claims] == [None, None]
     assert len(judged.figures["planning"].axes) == 1
+
+
+@pytest.mark.slow
+def test_plans_see_what_their_model_sees(monkeypatch):
+    model = {**history.QUICK.model, "max_epochs": 1, "heldout_episodes": 2, "hidden": [8]}
+    model |= {"members": 2, "elites": 1, "weight_decay": [0.0, 0.0]}
+    monkeypatch.setattr(history, "QUICK", replace(history.QUICK, episodes=20, model=model))
+    plan = hidden_velocity.plan
+    monkeypatch.setattr(
+        hidden_velocity, "plan", lambda data, model, _, **size: plan(data, model, SHORT, **size)
+    )
+    found = {arm: hidden_velocity.run(arm, quick=True) for arm in hidden_velocity.ARMS}
+    assert all(len(run["score"]) == 4 and np.isfinite(run["score"]).all() for run in found.values())
+    judged = hidden_velocity.judge(found, quick=True)
+    assert [claim.holds for claim in judged.claims] == [None, None]
