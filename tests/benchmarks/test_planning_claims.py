@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import date
 from types import SimpleNamespace
 
@@ -15,7 +15,7 @@ from reverie import datasets
 from reverie.benchmarks.claims.history import pendulum as history
 from reverie.benchmarks.claims.planning import __main__ as planning
 from reverie.benchmarks.claims.planning import arms, hidden_velocity, policies
-from reverie.benchmarks.claims.report import Claim, Findings
+from reverie.benchmarks.claims.report import RESULTS, Claim, Findings
 from reverie.envs import two_tanks
 from reverie.envs.make import spec_of
 from reverie.envs.specs import Reference
@@ -141,6 +141,14 @@ def test_a_damaged_record_is_refused_before_anything_runs(monkeypatch, tmp_path,
         command(monkeypatch, tmp_path, "--continue", "--only", "pendulum")
     assert (tmp_path / "planning.json").read_text() == text
     assert modules["pendulum"].ran == {"fitted": 0, "true": 0}
+
+
+def test_what_is_recorded_is_judged_as_it_was():
+    """Judged anew from the file, after a task was added, every claim says the same."""
+    path = RESULTS / "planning.json"
+    again = planning.measure([], lambda: planning.read_known(path), quick=False)
+    assert [asdict(claim) for claim in again.claims] == recorded(RESULTS)["claims"]
+    assert "after 1, 0.025 after 25" in again.claims[3].measured
 
 
 def test_a_quick_look_adds_nothing(monkeypatch, tmp_path, modules):

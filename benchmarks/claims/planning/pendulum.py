@@ -96,6 +96,8 @@ def judge(found: Mapping[str, Mapping[str, Any]], quick: bool) -> Findings:
 
 def _described(fitted: Mapping[str, Any]) -> str:
     errors = ", ".join(
-        f"{error:.2g} after {steps}" for steps, error in fitted["error"].items() if steps in (1, 25)
+        f"{error:.2g} after {steps}"
+        for steps, error in fitted["error"].items()
+        if int(steps) in (1, 25)  # a number, or its name in a file
     )
     return f"{fitted['epochs'][0]} epochs, open-loop error in standard deviations: {errors}"

@@ -27,7 +27,7 @@ MARGIN = 5.0
 """Points of score by which plans may lie below the policy."""
 POLICY, PLANS, BOTH = "MOPO", "plans", "plans with MOPO's policy and critics"
 ARMS = (POLICY, PLANS, BOTH)
-
+RECORDED = "0 = recorded mean, 100 = best recorded episode"
 
 MOPO = {
     "real_ratio": 0.3,
@@ -68,6 +68,7 @@ class Task:
         epochs: of the ensemble, at most.
         episodes: of every arm and seed.
         plant: id of the environment in which policies act; None for the one that the data name.
+        scale: of the score, in words.
     """
 
     dataset: str
@@ -80,6 +81,7 @@ class Task:
     epochs: int | str | None = None
     episodes: int = 5
     plant: str | None = None
+    scale: str = "0 = random, 100 = expert"
 
 
 TASKS = {
@@ -100,9 +102,10 @@ TASKS = {
         updates=5_000,
         epochs="auto",
         episodes=2,
+        scale=RECORDED,
     ),
     # A log without an environment; nobody shows the plant to what learns from it.
-    "two-tanks": Task("builtin/two-tanks", episodes=10, plant=two_tanks.ENV_ID),
+    "two-tanks": Task("builtin/two-tanks", episodes=10, plant=two_tanks.ENV_ID, scale=RECORDED),
     "pendulum": Task("builtin/pendulum-mixed"),
 }
 """The longest first."""
@@ -159,7 +162,7 @@ def judge(found: Mapping[str, Mapping[str, Any]], quick: bool) -> Findings:
             claims.append(
                 Claim(
                     f"{name}: {arm}, beside MOPO's policy at equal model",
-                    f"at most {MARGIN:g} points below it",
+                    f"at most {MARGIN:g} points below it ({TASKS[name].scale})",
                     f"{_plain(scores[arm])} against {_plain(scores[POLICY])}; "
                     f"{arms[arm]['milliseconds']:.3g} ms per decision of {SEEDS} seeds",
                     None if quick else scores[arm].mean >= least,
@@ -180,7 +183,7 @@ def plot(found: Mapping[str, Mapping[str, Any]]) -> Figure:
     for axes, (name, arms) in zip(panels, found.items(), strict=False):
         scores = [arms[arm]["score"] for arm in ARMS]
         draw_scores(axes, dict(zip(labels, scores, strict=True)))
-        axes.set_title(name)
+        axes.set_title(f"{name}\n{TASKS[name].scale}", fontsize=9)
     return figure
 
 
