@@ -7,17 +7,12 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from reverie.benchmarks.claims import blind_pendulum
+from reverie.benchmarks.claims.blind_pendulum import FULL, LEARNED, LENGTHS, Modelled
 from reverie.benchmarks.claims.experiment import Fit, History
 from reverie.benchmarks.claims.history import __main__ as claims
 from reverie.benchmarks.claims.history import pendulum
-from reverie.benchmarks.claims.history.pendulum import (
-    CLONES,
-    FULL,
-    LEARNED,
-    LENGTHS,
-    QUICK,
-    Modelled,
-)
+from reverie.benchmarks.claims.history.pendulum import CLONES, QUICK
 from reverie.benchmarks.claims.judging import Estimate
 from reverie.envs.specs import Reference
 
@@ -65,10 +60,10 @@ def test_policies_are_judged_by_their_intervals(three, one, expected):
 
 @pytest.mark.slow
 def test_each_arm_runs():
-    log = pendulum.record(TINY)
-    data = pendulum.arms(log)
+    log = blind_pendulum.record(TINY)
+    data = blind_pendulum.arms(log)
     assert [each.spec.obs_dim for each in data.values()] == [2, 5, 8, 11, 23, 11, 3]
-    found = {arm: pendulum.model(arm, data[arm], TINY) for arm in ("k=3", LEARNED)}
+    found = {arm: blind_pendulum.model(arm, data[arm], TINY) for arm in ("k=3", LEARNED)}
     assert found["k=3"].fit.model.gaussians.learned.tolist() == [0, 1, 8]
     assert len(found[LEARNED].fit.model.gaussians.learned) == 12
     assert np.isfinite(found["k=3"].one_step + found["k=3"].open_loop).all()

@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 
 from reverie import datasets
-from reverie.benchmarks.claims.history import pendulum as history
+from reverie.benchmarks.claims import blind_pendulum
 from reverie.benchmarks.claims.planning import __main__ as planning
 from reverie.benchmarks.claims.planning import arms, hidden_velocity, policies
 from reverie.benchmarks.claims.report import RESULTS, Claim, Findings
@@ -185,7 +185,7 @@ def test_policies_of_a_log_act_in_its_plant():
 
 def test_plans_with_a_history_are_judged_against_those_with_the_velocity():
     def judged(three, one):
-        means = {"k=3": three, "k=1": one, history.FULL: 100.0}
+        means = {"k=3": three, "k=1": one, blind_pendulum.FULL: 100.0}
         found = {
             arm: {"score": [mean - 1, mean, mean, mean + 1], "milliseconds": 1.0}
             for arm, mean in means.items()
@@ -214,9 +214,10 @@ def test_the_task_without_a_score_runs(monkeypatch):
 
 @pytest.mark.slow
 def test_plans_see_what_their_model_sees(monkeypatch):
-    model = {**history.QUICK.model, "max_epochs": 1, "heldout_episodes": 2, "hidden": [8]}
+    quick = blind_pendulum.QUICK
+    model = {**quick.model, "max_epochs": 1, "heldout_episodes": 2, "hidden": [8]}
     model |= {"members": 2, "elites": 1, "weight_decay": [0.0, 0.0]}
-    monkeypatch.setattr(history, "QUICK", replace(history.QUICK, episodes=20, model=model))
+    monkeypatch.setattr(blind_pendulum, "QUICK", replace(quick, episodes=20, model=model))
     plan = hidden_velocity.plan
     monkeypatch.setattr(
         hidden_velocity, "plan", lambda data, model, _, **size: plan(data, model, SHORT, **size)

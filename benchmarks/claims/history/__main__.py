@@ -2,8 +2,9 @@
 
 One-step and open-loop errors of world models that see k observations and k - 1 past actions, and
 the scores of MOPO and of behaviour clones with them, four seeds each as one process. The claims,
-ours, their numbers and the budgets (`pendulum.py` beside this file) were chosen before anything was
-run, after one measurement with another model and one seed. A quick run judges nothing.
+ours, their numbers and the budgets (`pendulum.py` beside this file, `claims/blind_pendulum.py`)
+were chosen before anything was run, after one measurement with another model and one seed. A quick
+run judges nothing.
 """
 
 from collections.abc import Mapping
@@ -13,19 +14,11 @@ from functools import partial
 import torch
 from matplotlib.figure import Figure
 
+from reverie.benchmarks.claims import blind_pendulum
+from reverie.benchmarks.claims.blind_pendulum import FULL, LEARNED, LENGTHS, STEPS, Modelled
 from reverie.benchmarks.claims.experiment import History, describe_runs, run_all
 from reverie.benchmarks.claims.history import pendulum
-from reverie.benchmarks.claims.history.pendulum import (
-    CLONES,
-    FULL,
-    LEARNED,
-    LENGTHS,
-    POLICIES,
-    QUICK,
-    STEPS,
-    WHOLE,
-    Modelled,
-)
+from reverie.benchmarks.claims.history.pendulum import CLONES, POLICIES, QUICK, WHOLE
 from reverie.benchmarks.claims.judging import Estimate, estimate, judge_order
 from reverie.benchmarks.claims.report import Claim, Findings, draw_range, run_command
 from reverie.datasets.dataset import Dataset
@@ -47,10 +40,10 @@ Scores = Mapping[str, Estimate]
 def measure(quick: bool) -> Findings:
     """Fit and train every arm."""
     size = QUICK if quick else WHOLE
-    log = pendulum.record(size)
+    log = blind_pendulum.record(size)
     assert log.reference is not None
-    data, cloned = pendulum.arms(log), pendulum.clones(log)
-    models = run_all({arm: partial(pendulum.model, arm, data[arm], size) for arm in data})
+    data, cloned = blind_pendulum.arms(log), pendulum.clones(log)
+    models = run_all({arm: partial(blind_pendulum.model, arm, data[arm], size) for arm in data})
     runs = run_all(
         {arm: partial(pendulum.train, arm, data[arm], models[arm].fit, size) for arm in POLICIES}
         | {arm: partial(pendulum.clone, arm, cloned[arm], size) for arm in CLONES}

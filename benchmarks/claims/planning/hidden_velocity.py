@@ -10,15 +10,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from reverie.benchmarks.claims.history import pendulum
+from reverie.benchmarks.claims import blind_pendulum
 from reverie.benchmarks.claims.judging import Estimate, estimate, estimate_difference
 from reverie.benchmarks.claims.planning.arms import draw_scores, plan
 from reverie.benchmarks.claims.report import Claim, Findings
 
-BLIND, HISTORY, FULL = "k=1", "k=3", pendulum.FULL
+BLIND, HISTORY, FULL = "k=1", "k=3", blind_pendulum.FULL
 ARMS = (HISTORY, BLIND, FULL)
-SEEDS = 4
-"""Of the ensembles that `history` fits."""
 EPISODES, QUICK_EPISODES = 5, 1
 NEAR, FAR = 10.0, 30.0
 """Points below the plans with the velocity: at most, with a history; at least, without one."""
@@ -26,12 +24,12 @@ NEAR, FAR = 10.0, 30.0
 
 def run(arm: str, quick: bool) -> dict[str, Any]:
     """Fit, plan, and say how far off the model is after one step."""
-    size = pendulum.QUICK if quick else pendulum.WHOLE
-    data = pendulum.arms(pendulum.record(size))[arm]
+    size = blind_pendulum.QUICK if quick else blind_pendulum.WHOLE
+    data = blind_pendulum.arms(blind_pendulum.record(size))[arm]
     assert data.reference is not None  # else every arm would have a scale of its own
-    found = pendulum.model(arm, data, size)
+    found = blind_pendulum.model(arm, data, size)
     episodes = QUICK_EPISODES if quick else EPISODES
-    return plan(data, found.fit.model, {}, episodes=episodes, seeds=SEEDS) | {
+    return plan(data, found.fit.model, {}, episodes=episodes, seeds=blind_pendulum.SEEDS) | {
         "one_step": found.one_step,
         "fit_seconds": found.fit.seconds,
     }
@@ -52,7 +50,7 @@ def judge(found: Mapping[str, Mapping[str, Any]], quick: bool) -> Findings:
             f"pendulum without its velocity: plans in a model with {arm}",
             f"{expected} points below those with the velocity",
             f"{estimate(scores[arm])} against {estimate(scores[FULL])}: {behind} below; "
-            f"{found[arm]['milliseconds']:.3g} ms per decision of {SEEDS} seeds",
+            f"{found[arm]['milliseconds']:.3g} ms per decision of {blind_pendulum.SEEDS} seeds",
             None if quick else holds(behind),
             "ours",
         )
