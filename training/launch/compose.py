@@ -86,6 +86,7 @@ def build_run(
     parts = {group: build_part(config, group, data.spec, device) for group in chosen_parts(config)}
     models: dict[str, Any] = {group: part.model for group, part in parts.items()}
     learner.attach(models.get("world_model"))
+    learner.follow(models["behaviour"].gaussian if "behaviour" in models else None)
     if isinstance(learner, Planning):
         learner.plan_by(
             build_planner(config.planner, data.spec, models["world_model"], models.get("behaviour"))

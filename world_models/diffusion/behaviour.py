@@ -1,4 +1,4 @@
-"""A clone of the policy behind the data, for guidance that takes back a share of it."""
+"""A clone of the policy behind the data: for guidance, planners, and agents that stay near it."""
 
 from typing import Any
 
@@ -90,11 +90,17 @@ class BehaviourClone(Fitted):
         self, obs: Float[Tensor, "S B D"]
     ) -> tuple[Float[Tensor, "S B A"], Float[Tensor, "S B A"]]:
         """Mean and std of actions in [-1, 1], to first order around the mean."""
-        mean, log_std = self._gaussian(obs.reshape(1, -1, obs.shape[-1]))
+        mean, log_std = self.gaussian(obs)
         action = torch.tanh(mean)
-        std = log_std.exp() * (1 - action.square())
+        return action, log_std.exp() * (1 - action.square())
+
+    def gaussian(
+        self, obs: Float[Tensor, "S B D"]
+    ) -> tuple[Float[Tensor, "S B A"], Float[Tensor, "S B A"]]:
+        """Mean and ln std of arctanh of the action."""
+        mean, log_std = self._gaussian(obs.reshape(1, -1, obs.shape[-1]))
         shape = (*obs.shape[:-1], self.spec.action_dim)
-        return action.view(shape), std.view(shape)
+        return mean.view(shape), log_std.view(shape)
 
     @torch.no_grad()
     def log_ratio(
