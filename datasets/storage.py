@@ -135,6 +135,8 @@ def _as_arrays(data: Dataset) -> Arrays:
     }
     arrays = {name: getattr(data.transitions, name).numpy() for name in _COLUMNS}
     arrays |= {name: getattr(data, name).numpy() for name in _MASKS}
+    if data.action_missing is not None:
+        arrays["action_missing"] = data.action_missing.numpy()
     if data.places is not None:
         arrays["places"] = data.places.rows
     return {"facts": np.frombuffer(json.dumps(facts).encode(), np.uint8), **arrays}
@@ -158,6 +160,9 @@ def _as_dataset(arrays: Arrays) -> Dataset:
         reference=None if facts["reference"] is None else Reference(**facts["reference"]),
         origin=facts["origin"],
         places=Places(arrays["places"]) if "places" in arrays else None,
+        action_missing=(
+            torch.from_numpy(arrays["action_missing"]) if "action_missing" in arrays else None
+        ),
         mapped=True,
     )
     # The file is what was written, so the digest is that of these rows, and no second pass is due.

@@ -48,6 +48,7 @@ def load(
     decimal: Literal[".", ","] | None = None,
     date_format: str | None = None,
     missing: Sequence[str] = (),
+    missing_actions: bool = False,
 ) -> Dataset:
     """Read transitions from a table with one row for each step.
 
@@ -68,6 +69,8 @@ def load(
         clip_actions: clip actions outside the box instead of refusing them.
         subset: which whole episodes to keep, see `datasets.subset.choose_episodes`; None for all.
         encoding, decimal, date_format, missing: how cells are written, see `tables.table.Writing`.
+        missing_actions: keep rows of which nothing but the action is missing, as rows without one;
+            else an episode is cut there.
 
     Raises:
         Mistake: no such file, a column that is absent, named twice, empty or no number, no reward,
@@ -88,6 +91,7 @@ def load(
         reference=reference,
         clip_actions=clip_actions,
         subset=subset,
+        missing_actions=missing_actions,
     )
 
 
@@ -132,6 +136,7 @@ def from_table(
     reference: Sequence[int | float] | None,
     clip_actions: bool,
     subset: Mapping[str, Any] | None = None,
+    missing_actions: bool = False,
 ) -> Dataset:
     """Turn a table into a dataset, with the options of `load`, as they were typed.
 
@@ -146,11 +151,15 @@ def from_table(
     if not isinstance(columns, Mapping) or columns.get("observations") is None:  # guessed
         warn_of_suspects(table, roles, values, ends)
     key, rewards = _reward(table, roles, reward, terminated, ends)
-    keep = leave_out_missing(table, values | {key: rewards}, ends)
+    optional = roles.actions if missing_actions else ()
+    keep = leave_out_missing(table, values | {key: rewards}, ends, optional)
+    if not missing_actions:
+        _tell_of_inference(table.source, roles, values, keep)
     obs, action = (
         np.stack([values[each][keep] for each in chosen], axis=1)
         for chosen in (roles.observations, roles.actions)
     )
+    action[~np.isfinite(action.astype(np.float32))] = np.nan
     if env_id is None:
         action_low, action_high = _box(table.source, roles, action, action_low, action_high)
     spec = given_spec(
@@ -183,6 +192,7 @@ def from_table(
         clip_actions=clip_actions,
         subset=subset,
         places=table.places.take(keep),
+        missing_actions=missing_actions,
     )
     if len(data) < FEWEST:
         raise Mistake(
@@ -212,10 +222,27 @@ def _reward(
     return "dataset.reward", np.where(ends, 0.0, rewards)
 
 
+def _tell_of_inference(
+    source: str, roles: Roles, values: Mapping[str, np.ndarray], keep: np.ndarray
+) -> None:
+    """Say what keeps rows that were left out for nothing but an action."""
+    known = np.logical_and.reduce([np.isfinite(values[each]) for each in roles.observations])
+    acted = np.logical_and.reduce([np.isfinite(values[each]) for each in roles.actions])
+    count = int((known & ~acted & ~keep).sum())
+    if count:
+        log.warning(
+            "%s: %s no action but all observations; inverse_model=ensemble keeps what lacks "
+            "nothing else, and infers it",
+            source,
+            "1 row left out has" if count == 1 else f"{count:,} rows left out have",
+        )
+
+
 def _box(
     source: str, roles: Roles, action: np.ndarray, low: Bound, high: Bound
 ) -> tuple[Bound, Bound]:
     """The bounds of the actions: as given, else the range of the data, which is told."""
+    action = action[np.isfinite(action).all(axis=1)]
     fixed = action.min(axis=0) == action.max(axis=0)
     if fixed.all() or (fixed.any() and (low is None or high is None)):
         dim = int(np.argmax(fixed))
