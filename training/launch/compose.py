@@ -197,10 +197,10 @@ def infer_actions(config: DictConfig, data: Dataset, console: Console) -> Datase
     if not chosen:
         data.require_actions()
     device = pick_device(config.device)
-    part = build_part(config, "inverse_model", data.spec, device)
+    part = build_part(config, fitting.INVERSE, data.spec, device)
     with side_stream(config.seed, device):
         described = fitting.fit(
-            *("inverse_model", part, data),
+            *(fitting.INVERSE, part, data),
             cache=cache_root(),
             directory=None,
             device=device,
