@@ -104,8 +104,9 @@ class KLToClone(SAC):
         """KL of the policy to the clone, by action dimension; nats."""
         assert self.clone is not None, "follow a clone first"
         with torch.no_grad():
-            cloned = self.clone(obs)
-        return gaussian_divergence(*self.actor(obs), *cloned)
+            cloned_mean, cloned_log_std = self.clone(obs)
+        mean, log_std = self.actor(obs)
+        return gaussian_divergence(mean, log_std, cloned_mean, cloned_log_std)
 
     def sample(
         self, obs: Float[Tensor, "S B D"]

@@ -42,7 +42,7 @@ DATASETS = {"mixed": {}, "the best tenth": {"subset": {"fraction": 0.1, "order":
 EPOCHS = {"mixed": 20, "the best tenth": 200}
 """Of the cloning of the actor: about 2,000 updates either way."""
 SEEDS, UPDATES, EPISODES = 3, 3_000, 10
-QUICK = {
+QUICK: dict[str, Any] = {
     "updates": 60,
     "pretraining.epochs": 1,
     "world_model.max_epochs": 2,
@@ -51,7 +51,7 @@ QUICK = {
 QUICK_EPISODES = 2
 CLONED, NEAR = 10.0, 5.0
 """Weight from which the policy should be the clone, and points of score between them."""
-RUN = {
+RUN: dict[str, Any] = {
     "seeds": SEEDS,
     "batch_size": 128,
     "source.horizon": 5,
