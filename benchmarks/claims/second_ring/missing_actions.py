@@ -110,7 +110,7 @@ def propose(name: str, kind: str, quick: bool) -> dict[str, Any]:
     return {
         "shown": r2(proposed[shows], true[shows])[0],
         "hidden_by_the_plant": float((~shows).float().mean()),
-        "unsure_of_those": float(unsure[~shows].float().mean()),
+        "unsure_of_those": float(unsure[~shows].float().sum() / (~shows).sum().clamp(min=1)),
         "all": r2(proposed, true)[0],
         "sure": r2(proposed[~unsure], true[~unsure])[0],
         "unsure": float(unsure.float().mean()),
