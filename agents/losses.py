@@ -242,6 +242,22 @@ def normal_log_prob(
     return (each if taken is None else torch.where(taken, each, 0.0)).sum(-1)
 
 
+def gaussian_divergence(
+    mean: Float[Tensor, "*lead"],
+    log_std: Float[Tensor, "*lead"],
+    other_mean: Float[Tensor, "*lead"],
+    other_log_std: Float[Tensor, "*lead"],
+) -> Float[Tensor, "*lead"]:
+    """KL(N(m, s^2) || N(m', s'^2)) = ln(s'/s) + (s^2 + (m - m')^2) / (2 s'^2) - 1/2, in nats.
+
+    Of two Gaussians behind one tanh it is the same. A mean far beyond the other's std gives a large
+    number, and still a finite one.
+    """
+    precision = torch.exp(-2 * other_log_std)
+    spread = torch.exp(2 * log_std) + (mean - other_mean).square()
+    return other_log_std - log_std + (spread * precision - 1) / 2
+
+
 def smooth_action(
     action: Float[Tensor, "S B A"],
     noise: Float[Tensor, "S B A"],

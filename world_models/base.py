@@ -22,6 +22,9 @@ Policy = Callable[[Float[Tensor, "S B D"]], Float[Tensor, "S B A"]]
 Moments = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 """Mean and std `[S, B, A]` of a policy's actions at `obs [S, B, D]`; no std without noise."""
 
+Gaussian = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Mean and ln std `[S, B, A]` of arctanh of the action at `obs [S, B, D]`."""
+
 Critics = Callable[[Tensor, Tensor], Tensor | None]
 """Every critic's estimate `[S, N, B]` of `obs [S, B, D]` and `action [S, B, A]`; None without."""
 

@@ -22,6 +22,7 @@ from reverie.world_models.any_step import AnyStep
 from reverie.world_models.base import Fitted, WorldModel
 from reverie.world_models.ensemble import ProbabilisticEnsemble
 from reverie.world_models.filters import TransitionFilter
+from tests.agents.clones import standard_clone
 from tests.cases import some
 
 CONF = Path("conf").resolve()
@@ -137,6 +138,7 @@ def test_every_combination_builds(make_batch, chosen):
             config.source[key] = 10
     built = instantiate(config.agent)(spec=SPEC, seeds=2, updates=10)
     assert isinstance(built, Agent)
+    built.follow(standard_clone(SPEC))
     parts = {}
     if is_chosen(config.dynamics_reward):
         config.dynamics_reward.keep = 20  # as many snapshots as make two
@@ -242,6 +244,7 @@ def test_a_regulariser_joins_every_agent_that_has_critics(make_batch, agent, reg
             build()
         return
     built = build()
+    built.follow(standard_clone(SPEC))
     data = episodes(make_batch(24, action_dim=1))
     if agent in ("leq", "mobile"):
         settings = {k: v for k, v in config.world_model.items() if k != "path"}

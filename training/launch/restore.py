@@ -25,7 +25,7 @@ from reverie.training import checkpoint
 from reverie.training.checkpoint import Facts
 from reverie.training.compilation import pick_device
 from reverie.training.export.subject import choose_seed
-from reverie.training.fitting import FITTED, load_weights
+from reverie.training.fitting import FITTED, INVERSE, load_weights
 from reverie.training.launch import compose, renamed
 from reverie.training.launch.compose import (
     arguments,
@@ -293,7 +293,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         value = plain.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise damaged(path, f"its {key} is {value!r}", _WRITTEN_ANEW)
-    for group in FITTED:
+    for group in (*FITTED, INVERSE):
         part = plain.setdefault(group, None)
         if part is not None and not isinstance(part, dict):
             raise damaged(path, f"its {group} is {part!r}", _WRITTEN_ANEW)

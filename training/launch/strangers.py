@@ -47,6 +47,7 @@ KINDS: dict[str, type] = {
     "records": Records,
     "noise_distribution": NoiseDistribution,
     "behaviour": Fitted,
+    "inverse_model": Fitted,
     "filter": TransitionFilter,
     "filters": TransitionFilter,
     "source": RolloutSource,

@@ -203,7 +203,21 @@ def results(tasks: Tasks) -> Section:
             where = "; no environment is named, so only the recorded episodes have one"
         caption = f"{task}: {name}{where}"
         section.blocks.append(Table(["method", "seeds", *KINDS.values()], rows, caption))
+        if told := _inferred(summary["dataset"]):
+            section.blocks.append(Text(f"{task}: {told}"))
     return section
+
+
+def _inferred(dataset: Mapping[str, Any]) -> str | None:
+    """Which of its actions nobody recorded, in words; None where all were."""
+    found = dataset.get("inferred_actions")
+    if not found:
+        return None
+    r2 = ", ".join("-" if each is None else f"{each:.3f}" for each in found["r2"])
+    return (
+        f"{found['rows']:,} of {dataset['transitions']:,} rows have an action that an inverse "
+        f"model filled in, {found['unsure']:,} of them a guess; R2 on recorded actions {r2}"
+    )
 
 
 def collect_scores(tasks: Tasks) -> tuple[list[str], dict[str, np.ndarray], list[str]]:
