@@ -87,6 +87,14 @@ def test_fifty_dreamed_steps_keep_their_own_past(make_ensemble, histories, chang
     assert torch.equal(seen[1:, 0, :, 1], recorded.T)
 
 
+def test_what_is_expected_keeps_its_own_past_too(make_ensemble, histories):
+    model = fitted(make_ensemble, histories, max_epochs=1)
+    model.replay_exogenous(histories)
+    seen, done = follow(model, histories, 5, expected=True)
+    assert torch.equal(seen[1:, ..., 2:4], seen[:-1, ..., :2])
+    assert torch.equal(seen[1:, ..., 6:8], done)
+
+
 def test_all_elites_copy_and_gradients_pass(make_ensemble, histories):
     model = fitted(make_ensemble, histories, max_epochs=1)
     rows = histories.transitions[:6]
