@@ -36,7 +36,13 @@ from reverie.world_models.per_seed import grouped_by_replica
 from reverie.world_models.precision import Precision, in_precision
 from reverie.world_models.rollout_state import RolloutState
 from reverie.world_models.termination import LearnedTermination, resolve
-from reverie.world_models.uncertainty import DROPOUT, STANDARDISED, dropout_std, uncertainty_named
+from reverie.world_models.uncertainty import (
+    CONSTANT,
+    DROPOUT,
+    STANDARDISED,
+    dropout_std,
+    uncertainty_named,
+)
 
 AUTO = "auto"
 AUTO_UPDATES = 10_000
@@ -62,8 +68,8 @@ class ProbabilisticEnsemble(WorldModel):
         patience: epochs without any improvement after which a seed stops.
         max_epochs: cap on epochs, None for none; auto caps the updates at `AUTO_UPDATES` instead.
         per_seed: an ensemble for every seed, or one that all seeds share.
-        uncertainty: `max_aleatoric`, `pairwise_difference`, `ensemble_std`, `max_pairwise` or
-            `dropout`.
+        uncertainty: `max_aleatoric`, `pairwise_difference`, `ensemble_std`, `scaled_ensemble_std`,
+            `max_pairwise` or `dropout`.
         dropout: probability that the fit leaves a hidden unit out; predictions and holdout errors
             use all units. 0 for none.
         start_cut: standard deviations at which the normal of the starting weights is cut, None for
@@ -547,6 +553,7 @@ class ProbabilisticEnsemble(WorldModel):
     ) -> Float[Tensor, "L B"]:
         if self.standardised:
             unit = self.gaussians.input_std[..., : self.spec.obs_dim]
+            unit = torch.where(unit < CONSTANT, 1.0, unit)
             mean = torch.cat([mean[..., :-1] / unit, mean[..., -1:]], -1)
         if self.uncertainty_of is not None:
             return self.uncertainty_of(*map(self.gaussians.of_learned, (mean, std)))

@@ -103,5 +103,5 @@ class RolloutState:
         self, member: Int[Tensor, "*lead"], mask: Tensor | None, like: Tensor
     ) -> Float[Tensor, "*lead W"]:
         kind = torch.float64 if self.exact else like.dtype
-        parts = [member.unsqueeze(-1)] if self.keeps_member else []
-        return torch.cat([each.to(kind) for each in (*parts, *([] if mask is None else [mask]))], -1)
+        own = member.unsqueeze(-1) if self.keeps_member else None
+        return torch.cat([each.to(kind) for each in (own, mask) if each is not None], -1)

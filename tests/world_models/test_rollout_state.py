@@ -169,7 +169,7 @@ def bounded(model):
 
 
 def test_normalised_layers_bound_each_step_whatever_their_weights(make_ensemble):
-    """NEUBAY's lemma: 500 steps lead no farther than 500 times the bound; without it they explode."""
+    """NEUBAY's lemma: 500 steps lead no farther than 500 times the bound; else they explode."""
     distances = {}
     for layer_norm, steps in ((True, 500), (False, 100)):
         model = make_ensemble(seeds=2, layer_norm=layer_norm, activation="leaky_relu")
