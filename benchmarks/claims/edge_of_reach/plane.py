@@ -16,6 +16,7 @@ from torch import Tensor
 from reverie import datasets
 from reverie.agents.base import Agent
 from reverie.agents.edac import EDAC
+from reverie.agents.sac import SAC
 from reverie.benchmarks.claims import experiment
 from reverie.benchmarks.claims.experiment import Budget, History
 from reverie.datasets.dataset import Dataset
@@ -76,8 +77,8 @@ ARMS = {
 }
 
 
-class PlaneAgent(EDAC):
-    """EDAC whose networks see positions divided by `SCALE`, so that they are of order one."""
+class OfThePlane(SAC):
+    """An agent whose networks see positions divided by `SCALE`, so that they are of order one."""
 
     def act(
         self, obs: Float[Tensor, "S B D"], deterministic: bool = False
@@ -93,6 +94,10 @@ class PlaneAgent(EDAC):
         return super().update(
             replace(batch, obs=batch.obs / SCALE, next_obs=batch.next_obs / SCALE)
         )
+
+
+class PlaneAgent(OfThePlane, EDAC):
+    """EDAC on the plane."""
 
 
 class OraclePatched(PlaneAgent):
