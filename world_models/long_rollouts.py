@@ -1,5 +1,6 @@
 """Rollouts of hundreds of steps that go on from round to round, each refilled where it ends."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,9 @@ from reverie.world_models.base import Policy, WorldModel
 from reverie.world_models.filters import TransitionFilter
 from reverie.world_models.simulator import ModelSimulator
 from reverie.world_models.sources import RolloutSource
+from reverie.world_models.termination import LearnedTermination
+
+log = logging.getLogger(__name__)
 
 
 class LongRollouts(RolloutSource):
@@ -83,8 +87,17 @@ class LongRollouts(RolloutSource):
         for name in ("age", "length"):
             self.register_buffer(name, torch.zeros(seeds, lanes, dtype=torch.int64))
         self._cut: Tensor | None = None  # [S], of the latest rollout round
+        self._warned = False
 
     def prepare(self, data: Dataset, *, seeds: int, discount: float) -> str | None:
+        termination = getattr(self.frontier.model, "termination", None)
+        if isinstance(termination, LearnedTermination) and not self._warned:
+            self._warned = True
+            log.warning(
+                "rollouts of up to %d steps end where a learned rule says so, which errs now and "
+                "then; where the task's rule is known, world_model.termination=known",
+                self.horizon,
+            )
         return self.frontier.prepare(data, seeds=seeds, discount=discount)
 
     @torch.no_grad()

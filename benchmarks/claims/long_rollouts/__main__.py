@@ -1,7 +1,7 @@
 """Long rollouts in the place of conservatism: NEUBAY's parts beside MOPO and RAVL.
 
 NEUBAY, arXiv:2512.04341, in its Markov form, four seeds each with a model of its own. Claims,
-numbers and budgets were chosen before anything was run; a quick run judges nothing. Small: 3,000
+numbers and budgets were chosen before anything was run; a quick run judges nothing. Small: 2,500
 updates of 128 rows, and 20 members of three layers of 64 in the place of 128 of four of 200.
 """
 

@@ -19,7 +19,7 @@ from reverie.world_models.sources import RolloutSource
 
 BASE, RAVL = "10 steps", "ravl, 10 steps"
 LONG, LONGER, NEUBAY = "30 steps", "100 steps", "neubay, 30 steps"
-BUDGET = replace(short.BUDGET, seeds=4, updates=6_000, probe=0)
+BUDGET = replace(short.BUDGET, seeds=4, updates=4_400, probe=0)
 QUICK = {"updates": 400, "evaluate": 200}
 LANES = 50
 """Of long rollouts, which take a step every update: as many rows as short ones make."""
