@@ -45,6 +45,11 @@ class RolloutState:
         """Whether a rollout keeps nothing, so that its observation is all there is to know."""
         return not (self.keeps_member or self.keeps_mask)
 
+    @property
+    def is_mixture(self) -> bool:
+        """Whether each outcome comes from the elites in equal parts, whatever came before."""
+        return not (self.keeps_member or self.dropout)
+
     def begin(self, obs: Float[Tensor, "S B D"]) -> Float[Tensor, "S B W"] | None:
         """What rollouts from `obs` keep, drawn; None where that is nothing."""
         if self.is_empty:

@@ -184,7 +184,8 @@ class ModelSimulator(Simulator):
         self._state: Tensor | None = None  # [S, n, W], of models that need more than obs
 
     def prepare(self, data: Dataset, *, seeds: int, discount: float) -> str | None:
-        self._hold(self.model.begin(self.obs))  # before anything is compiled
+        if self._state is None:  # its place, before anything is compiled
+            self._hold(self.model.begin(self.obs))
         return self.filter.prepare(data, self.model, seeds=seeds, discount=discount)
 
     def metrics(self) -> dict[str, Float[Tensor, " S"]]:

@@ -118,6 +118,9 @@ def test_a_lane_keeps_its_member_until_it_ends(make_ensemble, make_dataset):
     source = frontier(model, horizon=4, lanes=50)
     source.prepare(make_dataset(), seeds=2, discount=0.9)
     place = source.frontier._state.data_ptr()
+    before = source.frontier._state.clone()
+    source.prepare(make_dataset(), seeds=2, discount=0.9)  # as after a refit
+    assert torch.equal(source.frontier._state, before)
     members = []
     for _ in range(9):
         source.generate(still, torch.randn(2, 50, 2))

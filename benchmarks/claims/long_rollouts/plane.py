@@ -1,9 +1,11 @@
 """The plane of the edge-of-reach problem, in its true dynamics: horizons in the place of pessimism.
 
 Where the model is exact nothing is uncertain, so NEUBAY's cut is idle: what is left is how far
-rollouts go. Networks, rows and the arm of RAVL are those of `benchmarks.claims.edge_of_reach`.
+rollouts go. Networks and rows are those of `benchmarks.claims.edge_of_reach`, whose results, at the
+same number of updates, are what RAVL and short rollouts without pessimism stand for.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,12 +15,15 @@ from reverie.benchmarks.claims import experiment
 from reverie.benchmarks.claims.edge_of_reach import plane as short
 from reverie.benchmarks.claims.edge_of_reach.plane import OfThePlane
 from reverie.benchmarks.claims.experiment import Budget, History
+from reverie.benchmarks.claims.report import RESULTS
 from reverie.datasets.dataset import Dataset
+from reverie.mistake import Mistake
 from reverie.training.launch.options import build_option
 from reverie.world_models.sources import RolloutSource
 
-BASE, RAVL = "10 steps", "ravl, 10 steps"
-LONG, LONGER, NEUBAY = "30 steps", "100 steps", "neubay, 30 steps"
+RECORDED = {"ravl, 10 steps": "ravl", "10 steps": "base"}
+"""Arms that `edge_of_reach.json` has, by their names there; eight seeds each."""
+LONG, NEUBAY = "30 steps", "neubay, 30 steps"
 BUDGET = replace(short.BUDGET, seeds=4, updates=4_400, probe=0)
 QUICK = {"updates": 400, "evaluate": 200}
 LANES = 50
@@ -31,13 +36,13 @@ class PlaneREDQ(OfThePlane, REDQ):
 
 @dataclass(frozen=True)
 class Arm:
-    """How far rollouts go, beyond the task's limit of 30 steps too, and NEUBAY's critics or two."""
+    """How far rollouts go, 30 being the task's limit, and NEUBAY's critics or two."""
 
     horizon: int
     many: bool = False
 
 
-ARMS = {LONG: Arm(30), LONGER: Arm(100), NEUBAY: Arm(30, many=True)}
+ARMS = {NEUBAY: Arm(30, many=True), LONG: Arm(30)}
 
 
 def start_states() -> Dataset:
@@ -86,9 +91,25 @@ def long_rollouts(horizon: int, data: Dataset, budget: Budget) -> RolloutSource:
 
 def jobs(data: Dataset, quick: bool) -> dict[str, Callable[[], History]]:
     """Every arm, the longest first."""
-    budget = budget_for(quick)
-    return {
-        RAVL: partial(short.run, "ravl", data, budget),
-        **{arm: partial(train, arm, data, budget) for arm in (NEUBAY, LONGER, LONG)},
-        BASE: partial(short.run, "base", data, budget),
-    }
+    return {arm: partial(train, arm, data, budget_for(quick)) for arm in ARMS}
+
+
+def recorded(metric: str, updates: int) -> dict[str, list[float]]:
+    """What short rollouts came to after so many updates, a number a seed.
+
+    Raises:
+        Mistake: there are no such results.
+    """
+    path = RESULTS / "edge_of_reach.json"
+    try:
+        found = json.loads(path.read_text())["plane"]
+        series = {arm: found[name]["series"][metric] for arm, name in RECORDED.items()}
+        return {
+            arm: [values[each["updates"].index(updates)] for values in each["by_seed"]]
+            for arm, each in series.items()
+        }
+    except (OSError, ValueError, KeyError) as error:
+        raise Mistake(
+            f"{path} has no results after {updates} updates to compare with ({error}); run python "
+            "-m benchmarks.claims.edge_of_reach"
+        ) from error
