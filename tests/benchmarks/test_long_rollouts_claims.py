@@ -13,6 +13,7 @@ from reverie.benchmarks.claims.experiment import History
 from reverie.benchmarks.claims.judging import estimate
 from reverie.benchmarks.claims.long_rollouts import __main__ as claims
 from reverie.benchmarks.claims.long_rollouts import pendulum, plane
+from reverie.benchmarks.claims.plane import SCALE
 from reverie.envs.specs import Reference
 from reverie.world_models.filters import KeepAll
 from reverie.world_models.truncation import UncertaintyQuantile
@@ -114,4 +115,4 @@ def test_the_plane_trains_on_long_rollouts_of_the_truth(arm):
     assert isinstance(run.agent, REDQ) == (arm == plane.NEUBAY)
     obs = torch.randn(4, 3, 2) * 5
     action = run.agent.act(obs, deterministic=True)
-    torch.testing.assert_close(action, run.agent.actor.act(obs / plane.short.SCALE, True))
+    torch.testing.assert_close(action, run.agent.actor.act(obs / SCALE, True))

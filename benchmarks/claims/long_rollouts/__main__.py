@@ -12,7 +12,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reverie.benchmarks.claims.edge_of_reach.__main__ import CONTROLLER_RETURN, PLANE_CEILING
 from reverie.benchmarks.claims.experiment import (
     History,
     describe_runs,
@@ -32,6 +31,7 @@ from reverie.benchmarks.claims.long_rollouts.pendulum import (
     STRICT,
     UNCUT,
 )
+from reverie.benchmarks.claims.plane import CEILING, CONTROLLER_RETURN, start_states
 from reverie.benchmarks.claims.report import Claim, Findings, draw_range, run_command
 from reverie.envs.specs import Reference
 
@@ -50,7 +50,7 @@ Numbers = Mapping[str, Estimate]
 
 def measure(quick: bool) -> Findings:
     """Fit the ensembles, then train every arm of both tasks side by side."""
-    data, starts = pendulum.load(quick), plane.start_states()
+    data, starts = pendulum.load(quick), start_states(0)
     assert data.reference is not None
     fitted = run_all(pendulum.fits(data, quick))
     jobs = {
@@ -166,9 +166,9 @@ def plane_claims(runs: Mapping[str, History]) -> list[Claim]:
             ),
             _ours(
                 f"plane, {arm}: values stay attainable",
-                f"median of mean Q below {PLANE_CEILING:g}",
+                f"median of mean Q below {CEILING:g}",
                 told(value[arm]),
-                median(value[arm]) < PLANE_CEILING,
+                median(value[arm]) < CEILING,
             ),
         ]
 
@@ -204,7 +204,7 @@ def plot(runs: Mapping[str, Mapping[str, History]], reference: Reference) -> Fig
     for arm, colour in zip(runs["plane"], COLOURS, strict=False):
         _draw(axes[1, 0], runs["plane"][arm], "value", arm, colour)
         _draw(axes[1, 1], runs["plane"][arm], "return", arm, colour)
-    axes[1, 0].axhline(PLANE_CEILING, color="0.3", ls="--")
+    axes[1, 0].axhline(CEILING, color="0.3", ls="--")
     axes[1, 0].set(ylabel="plane: mean Q of the batch", yscale="symlog")
     axes[1, 1].axhline(CONTROLLER_RETURN, color="0.3", ls="--")
     axes[1, 1].set(ylabel="plane: return of 30 steps", yscale="symlog")

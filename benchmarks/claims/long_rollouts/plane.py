@@ -9,12 +9,13 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
+from reverie.agents.edac import EDAC
 from reverie.agents.redq import REDQ
 from reverie.benchmarks.claims import experiment
-from reverie.benchmarks.claims.edge_of_reach import plane as short
-from reverie.benchmarks.claims.edge_of_reach.plane import OfThePlane
 from reverie.benchmarks.claims.experiment import Budget, History
+from reverie.benchmarks.claims.plane import NETWORK, OfThePlane
 from reverie.benchmarks.claims.report import RESULTS
 from reverie.datasets.dataset import Dataset
 from reverie.mistake import Mistake
@@ -24,7 +25,20 @@ from reverie.world_models.sources import RolloutSource
 RECORDED = {"ravl, 10 steps": "ravl", "10 steps": "base"}
 """Arms that `edge_of_reach.json` has, by their names there; eight seeds each."""
 LONG, NEUBAY = "30 steps", "neubay, 30 steps"
-BUDGET = replace(short.BUDGET, seeds=4, updates=4_400, probe=0)
+BUDGET = Budget(
+    seeds=4,
+    updates=4_400,
+    batch=128,
+    real_ratio=0.0,
+    starts=500,
+    horizon=10,
+    every=100,
+    retain=5,
+    evaluate=400,
+    episodes=20,
+    probe=0,
+)
+"""As for short rollouts, whose numbers say how many rows the replay of long ones holds."""
 QUICK = {"updates": 400, "evaluate": 200}
 LANES = 50
 """Of long rollouts, which take a step every update: as many rows as short ones make."""
@@ -32,6 +46,10 @@ LANES = 50
 
 class PlaneREDQ(OfThePlane, REDQ):
     """REDQ on the plane."""
+
+
+class PlaneSAC(OfThePlane, EDAC):
+    """Two critics on the plane, without any term that keeps them apart."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +63,6 @@ class Arm:
 ARMS = {NEUBAY: Arm(30, many=True), LONG: Arm(30)}
 
 
-def start_states() -> Dataset:
-    """Where rollouts begin, and nothing to learn from."""
-    return short.start_states(0)
-
-
 def budget_for(quick: bool) -> Budget:
     """Of the full experiment or of its quick variant."""
     return replace(BUDGET, **QUICK) if quick else BUDGET
@@ -58,18 +71,15 @@ def budget_for(quick: bool) -> Budget:
 def train(arm: str, data: Dataset, budget: Budget) -> History:
     """Train an arm with long rollouts."""
     settings = ARMS[arm]
-    network = dict(short.NETWORK)
-    if settings.many:
-        agent = {"_target_": f"{__name__}.PlaneREDQ", "huber": 1.0}
-        network = {key: value for key, value in network.items() if "bound" not in key}
-        del network["hidden_bias"]
-    else:
-        target = f"{short.__name__}.PlaneAgent"
-        agent = {"_target_": target, "critics": 2, "diversity": 0.0}
+    option: dict[str, Any] = {"huber": 1.0} if settings.many else {"critics": 2, "diversity": 0.0}
+    if not settings.many:  # starts as in nn.Linear
+        starts = ("hidden_bias", "actor_output_bound", "critic_output_bound")
+        option |= dict.fromkeys(starts)
+    option["_target_"] = f"{__name__}.{'PlaneREDQ' if settings.many else 'PlaneSAC'}"
     return experiment.run(
         *(f"plane, {arm}", data, budget),
         agent="redq" if settings.many else "ravl",
-        changes=network | agent,
+        changes={**NETWORK, **option},
         make_source=partial(long_rollouts, settings.horizon, data, budget),
     )
 
