@@ -23,8 +23,8 @@ STEPWISE, BARE, UNCUT = "a member a step", "no layer norm", "no cut"
 STRICT, SHORT = "quantile .5", "5 steps"
 BUDGET = Budget(
     seeds=4,
-    updates=2_000,
-    batch=64,
+    updates=2_500,
+    batch=128,
     real_ratio=0.3,
     evaluate=500,
     episodes=3,
@@ -39,8 +39,8 @@ LANES, EVERY = 100, 5
 FIT: dict[str, Any] = {
     "hidden": [64, 64, 64],
     "weight_decay": [2.5e-5, 5.0e-5, 7.5e-5, 1.0e-4],
-    "max_epochs": 15,
-    "patience": 15,
+    "max_epochs": 20,
+    "patience": 20,
 }
 MODELS: Mapping[str, Mapping[str, Any]] = {
     MOPO: {},
@@ -89,7 +89,7 @@ ARMS = {
 
 def load(quick: bool) -> Dataset:
     """The data."""
-    return datasets.load(DATASET, episodes=20 if quick else 60)
+    return datasets.load(DATASET, episodes=20) if quick else datasets.load(DATASET)
 
 
 def budget_for(quick: bool) -> Budget:
