@@ -64,6 +64,16 @@ def squared_error(
     return (prediction - target.unsqueeze(1)).square().mean(2).sum(1)
 
 
+def huber_error(
+    prediction: Float[Tensor, "S N B"], target: Float[Tensor, "S B"], threshold: float
+) -> Float[Tensor, " S"]:
+    """Huber's TD error, mean over rows and sum over the N critics: d^2 up to the threshold t, then
+    t (2 |d| - t), so that its gradient grows no further. Without a bound it is `squared_error`."""
+    size = (prediction - target.unsqueeze(1)).abs()
+    inside = size.clamp(max=threshold)
+    return (inside * (2 * size - inside)).mean(2).sum(1)
+
+
 def critic_metrics(
     loss: Float[Tensor, " S"],
     penalty: Float[Tensor, " S"] | float,

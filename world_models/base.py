@@ -137,12 +137,14 @@ class WorldModel(Fitted):
         compiles: whether rollouts in it may be compiled: its `step` stays on the device.
         differentiable: whether gradients of `step` reach the observation and the action.
         draws: whether `step` draws random numbers, so that `expect` must be one of its own.
+        expects_from_state: whether what `expect` gives depends on the `state`.
         record: of the exogenous observations, None where there are none or no record is known.
     """
 
     compiles: bool = True
     differentiable: bool = True
     draws: bool = False
+    expects_from_state: bool = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,13 +158,16 @@ class WorldModel(Fitted):
             device = next((each.device for each in tensors), torch.device("cpu"))
             self.record = ExogenousRecord(data).to(device)
 
-    def begin(self, obs: Tensor, rows: Tensor | None = None) -> Tensor | None:
+    def begin(
+        self, obs: Tensor, rows: Tensor | None = None, *, expected: bool = False
+    ) -> Tensor | None:
         """What the first `advance` from `obs [S, B, D]` takes as `state`, `[S, B, W]` or None.
 
         Args:
             rows: `[S, B]` which recorded rows these are; None looks for them.
+            expected: whether all that follows is expected, so that nothing is drawn.
         """
-        state = self.initial_state(obs)
+        state = self.initial_state(obs) if self.expects_from_state or not expected else None
         if self.record is None:
             return state
         rows = self.record.find(obs) if rows is None else rows.to(obs.device)
@@ -188,7 +193,7 @@ class WorldModel(Fitted):
         propose = self.sample if sampled else self.expect if expected else self.step
         if self.record is None:
             return propose(obs, action, candidates, state)
-        state = self.begin(obs) if state is None else state
+        state = self.begin(obs, expected=expected) if state is None else state
         assert state is not None
         step = propose(obs, action, candidates, state[..., :-1] if state.shape[-1] > 1 else None)
         next_obs, following = self.record.move_on(obs, step.next_obs, state[..., -1].long())

@@ -278,7 +278,7 @@ class ModelPredictivePlanner:
         """What `count` plans from each state do and what they earn, J in float64."""
         lead = (*obs.shape[:-1], count)
         obs = obs.unsqueeze(2).expand(*lead, -1).flatten(1, 2)  # [S, P K, D]
-        state = self.model.begin(obs)
+        state = self.model.begin(obs, expected=True)
         alive = torch.ones(obs.shape[:-1], dtype=torch.bool, device=obs.device)
         total = obs.new_zeros(obs.shape[:-1], dtype=torch.float64)
         before = None if last is None else last.unsqueeze(2).expand(*lead, -1).flatten(1, 2)
