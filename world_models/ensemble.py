@@ -21,12 +21,17 @@ from reverie.mistake import Mistake
 from reverie.ranges import Bounds, Count, Decay, Inside, NonNegative, Positive, Range, Whole, Widths
 from reverie.world_models.base import FitProgress, Step, WorldModel, watch_indices
 from reverie.world_models.copies import Copies
+from reverie.world_models.elites import mean_of_elites, of_elites, sample_elites
 from reverie.world_models.fitting import (
+    AUTO,
     EarlyStopping,
     bootstrap,
+    described,
     held_out_episodes,
     moments,
+    most_epochs,
     rows_of,
+    run_epochs,
     shuffle,
     split,
 )
@@ -36,10 +41,6 @@ from reverie.world_models.per_seed import grouped_by_replica
 from reverie.world_models.precision import Precision, in_precision
 from reverie.world_models.termination import LearnedTermination, resolve
 from reverie.world_models.uncertainty import DROPOUT, STANDARDISED, dropout_std, uncertainty_named
-
-AUTO = "auto"
-AUTO_UPDATES = 10_000
-"""Updates after which max_epochs=auto ends a fit: some minutes on two cores."""
 
 
 class ProbabilisticEnsemble(WorldModel):
@@ -335,26 +336,16 @@ class ProbabilisticEnsemble(WorldModel):
         finally:
             self.gaussians.requires_grad_(False)
         self.elite_members.copy_(stopping.best.argsort(-1)[:, : self.elites])
-        failed = {seed: epoch for seed, epoch in enumerate(stopping.failed.tolist()) if epoch}
-        self.ready = not failed
+        self.ready = not bool(stopping.failed.any())
         self.fitted.fill_(self.ready)
-        if failed:
-            raise Mistake(
-                "the holdout error of the world model was not finite: "
-                + ", ".join(f"seed {seed} at epoch {epoch}" for seed, epoch in failed.items())
-                + "; check the data (python -m reverie.datasets.check), lower "
-                "world_model.learning_rate, or rescale observations and rewards"
-            )
-        epochs = stopping.epochs.tolist()
+        stopping.require_finite(
+            "lower world_model.learning_rate, or rescale observations and rewards"
+        )
         return {
             "rows": count,
             "train_rows": count - holdout,
             "holdout_rows": holdout,
-            "epochs": epochs,
-            "holdout_loss": [
-                losses[:last, replica].tolist() for replica, last in enumerate(epochs)
-            ],
-            "best_loss": stopping.best.tolist(),
+            **described(stopping, losses),
             "elites": self.elite_members.tolist(),
         }
 
@@ -386,23 +377,23 @@ class ProbabilisticEnsemble(WorldModel):
             patience=self.patience,
             device=device,
         )
-        best = self.gaussians.snapshot()
-        losses: list[Tensor] = []
-        cap = max(1, AUTO_UPDATES // batches) if self.max_epochs == AUTO else self.max_epochs
-        while bool(stopping.active.any()) and len(losses) != cap:
+
+        def epoch() -> None:
+            nonlocal order
             order = shuffle(order)
             for position, weight in zip(positions, weights, strict=True):
                 drawn = order.index_select(-1, position)  # [L, E, batch]
                 update(table.index_select(0, drawn.flatten()).view(*drawn.shape, -1), weight)
-            loss = self.gaussians.errors(holdout)
-            running = stopping.active
-            improved = stopping.observe(loss)
-            best = self.gaussians.merge(best, improved, running)
-            losses.append(loss.mean(-1))
-            if progress is not None:
-                progress(len(losses), losses[-1][running].nanmean().item())
-        self.gaussians.restore(best)
-        return stopping, torch.stack(losses).cpu()
+
+        losses = run_epochs(
+            self.gaussians,
+            stopping,
+            epoch,
+            lambda: self.gaussians.errors(holdout),
+            cap=most_epochs(self.max_epochs, batches),
+            progress=progress,
+        )
+        return stopping, losses
 
     def all_members(
         self, obs: Float[Tensor, "L B D"], action: Float[Tensor, "L B A"]
@@ -443,19 +434,7 @@ class ProbabilisticEnsemble(WorldModel):
         obs, action = self._by_replica(obs), self._by_replica(action)
         mean, std = self.all_members(obs, action)
 
-        replicas, rows = obs.shape[:-1]
-        first = torch.randint(self.elites, (replicas, 1, rows), device=obs.device)
-        turn = torch.arange(candidates, device=obs.device).unsqueeze(-1)
-        chosen = self.elite_members.unsqueeze(-1).expand(-1, -1, rows)
-        chosen = chosen.gather(1, (first + turn).remainder(self.elites))  # [L, K, B]
-        replica = torch.arange(replicas, device=obs.device)[:, None, None]
-        row = torch.arange(rows, device=obs.device)
-        # Whole rows by their number: a CPU takes ten times as long to gather element by element.
-        index = ((replica * self.members + chosen) * rows + row).flatten()
-        centre = mean.flatten(0, 2).index_select(0, index).view(*chosen.shape, -1)
-        spread = std.flatten(0, 2).index_select(0, index).view(*chosen.shape, -1)
-        sample = centre + spread * torch.randn_like(centre)
-        sample = sample.transpose(0, 1)  # [K, L, B, D + 1]
+        sample = sample_elites(mean, std, self.elite_members, candidates)
 
         next_obs = self.copies(obs, action, obs + sample[..., :-1])
         ended = self.termination(
@@ -481,8 +460,7 @@ class ProbabilisticEnsemble(WorldModel):
         shape = obs.shape[:-1]
         obs, action = self._by_replica(obs), self._by_replica(action)
         mean, std = self.all_members(obs, action)
-        index = self.elite_members[..., None, None].expand(-1, -1, *mean.shape[2:])
-        centre = mean.gather(1, index).mean(1).unsqueeze(0)  # [1, L, B, D + 1]
+        centre = mean_of_elites(mean, self.elite_members).unsqueeze(0)  # [1, L, B, D + 1]
         next_obs = obs + centre[..., :-1]
         ended = self.termination(obs.unsqueeze(0), action.unsqueeze(0), next_obs)
         return Step(
@@ -514,8 +492,7 @@ class ProbabilisticEnsemble(WorldModel):
         """Mean and standard deviation of (next_obs, reward) from every elite, raw units."""
         seeds, rows = obs.shape[:-1]
         mean, std = self.all_members(self._by_replica(obs), self._by_replica(action))
-        index = self.elite_members[..., None, None].expand(-1, -1, *mean.shape[2:])
-        mean, std = mean.gather(1, index), std.gather(1, index)
+        mean, std = (of_elites(each, self.elite_members) for each in (mean, std))
         if self.replicas != seeds:  # one ensemble serves all seeds: [1, E, S * B] -> [S, E, B]
             mean, std = (x.view(self.elites, seeds, rows, -1).transpose(0, 1) for x in (mean, std))
         obs, action = obs.unsqueeze(1), action.unsqueeze(1)
