@@ -7,7 +7,7 @@ on another seed.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -176,6 +176,7 @@ class EarlyStopping:
             )
 
 
+@runtime_checkable
 class Trained(Protocol):
     """Members whose best weights are kept, each for itself."""
 
