@@ -133,12 +133,15 @@ class WorldModel(Fitted):
         compiles: whether rollouts in it may be compiled: its `step` stays on the device.
         differentiable: whether gradients of `step` reach the observation and the action.
         draws: whether `step` draws random numbers, so that `expect` must be one of its own.
+        remembers: whether what happened before counts: `follow` tells it, and `predict` takes it
+            as `state`.
         record: of the exogenous observations, None where there are none or no record is known.
     """
 
     compiles: bool = True
     differentiable: bool = True
     draws: bool = False
+    remembers: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -152,13 +155,16 @@ class WorldModel(Fitted):
             device = next((each.device for each in tensors), torch.device("cpu"))
             self.record = ExogenousRecord(data).to(device)
 
-    def begin(self, obs: Tensor, rows: Tensor | None = None) -> Tensor | None:
+    def begin(
+        self, obs: Tensor, rows: Tensor | None = None, past: Tensor | None = None
+    ) -> Tensor | None:
         """What the first `advance` from `obs [S, B, D]` takes as `state`, `[S, B, W]` or None.
 
         Args:
             rows: `[S, B]` which recorded rows these are; None looks for them.
+            past: of `recorded_state` or `follow`, in place of `initial_state`.
         """
-        state = self.initial_state(obs)
+        state = self.initial_state(obs) if past is None else past
         if self.record is None:
             return state
         rows = self.record.find(obs) if rows is None else rows.to(obs.device)
@@ -215,10 +221,22 @@ class WorldModel(Fitted):
         """
         return None
 
-    def recorded_state(self, data: Dataset, rows: Int[Tensor, " R"]) -> Float[Tensor, "R W"] | None:
+    def recorded_state(
+        self, data: Dataset, rows: Int[Tensor, " R"]
+    ) -> Float[Tensor, "*seeds R W"] | None:
         """What `step` takes as `state` at these rows of a dataset, with the past that they had.
 
-        None where that is what `initial_state` gives.
+        None where that is what `initial_state` gives. Of models that differ by seed, one for each.
+        """
+        return None
+
+    def follow(self, obs: Tensor, action: Tensor, state: Tensor | None) -> Tensor | None:
+        """What `begin` takes as `past` once `action` was taken at `obs [S, B, D]`, not in a dream.
+
+        None for models that remember nothing.
+
+        Args:
+            state: of the steps before; None at the first.
         """
         return None
 

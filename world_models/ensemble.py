@@ -241,12 +241,19 @@ class ProbabilisticEnsemble(WorldModel):
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(self.seed)
             self.gaussians.reset()
-            rows = data.transitions[seen & data.valid_next].to(device)
-            index = torch.arange(len(rows.reward), device=device).expand(self.replicas, -1)
-            described = self.fit_rows(*_table(rows), index, progress)
+            described = self.learn(data, seen, progress)
             described["heldout_episodes"] = len(self.held_out(data))
             described["termination"] = self.termination.fit(data, seen)
         return described
+
+    def learn(
+        self, data: Dataset, seen: Bool[Tensor, " N"], progress: FitProgress | None
+    ) -> dict[str, Any]:
+        """Fit new weights to the `seen` rows, as `fit` describes."""
+        device = self.elite_members.device
+        rows = data.transitions[seen & data.valid_next].to(device)
+        index = torch.arange(len(rows.reward), device=device).expand(self.replicas, -1)
+        return self.fit_rows(*_table(rows), index, progress)
 
     def require_refit(self) -> None:
         if self.replicas != self.seeds:
@@ -335,19 +342,28 @@ class ProbabilisticEnsemble(WorldModel):
                 stopping, losses = self._fit_epochs(table, train, held, progress)
         finally:
             self.gaussians.requires_grad_(False)
+        elites = self.conclude(stopping)
+        return {
+            "rows": count,
+            "train_rows": count - holdout,
+            "holdout_rows": holdout,
+            **described(stopping, losses),
+            **elites,
+        }
+
+    def conclude(self, stopping: EarlyStopping) -> dict[str, Any]:
+        """Choose the elites, and say so.
+
+        Raises:
+            Mistake: the fit diverged.
+        """
         self.elite_members.copy_(stopping.best.argsort(-1)[:, : self.elites])
         self.ready = not bool(stopping.failed.any())
         self.fitted.fill_(self.ready)
         stopping.require_finite(
             "lower world_model.learning_rate, or rescale observations and rewards"
         )
-        return {
-            "rows": count,
-            "train_rows": count - holdout,
-            "holdout_rows": holdout,
-            **described(stopping, losses),
-            "elites": self.elite_members.tolist(),
-        }
+        return {"elites": self.elite_members.tolist()}
 
     def _fit_epochs(
         self, table: Tensor, train: Tensor, held: Tensor, progress: FitProgress | None

@@ -22,6 +22,7 @@ from reverie.world_models.any_step import AnyStep
 from reverie.world_models.base import Fitted, WorldModel
 from reverie.world_models.ensemble import ProbabilisticEnsemble
 from reverie.world_models.filters import TransitionFilter
+from reverie.world_models.recurrent_ensemble import RecurrentEnsemble
 from tests.cases import some
 
 CONF = Path("conf").resolve()
@@ -161,7 +162,7 @@ def test_every_combination_builds(make_batch, chosen):
         assert isinstance(instantiate(config.filter)(**asked), TransitionFilter)
 
     data = episodes(make_batch(30, action_dim=1))
-    if isinstance(model, ProbabilisticEnsemble | AnyStep):
+    if isinstance(model, ProbabilisticEnsemble | AnyStep | RecurrentEnsemble):
         mark_fitted(model)
     try:
         built.attach(model)
@@ -169,7 +170,7 @@ def test_every_combination_builds(make_batch, chosen):
         if agent == "leq":  # which needs gradients, of any model
             assert world_model in ("none", "true_dynamics")
         else:
-            assert agent == "mobile" and world_model != "ensemble"
+            assert agent == "mobile" and world_model not in ("ensemble", "forced")
         assert "choose world_model=ensemble" in str(refused)
         return
     if is_chosen(config.generator):
