@@ -221,7 +221,7 @@ def _open_loop(
     segments. `reward` is the median over segments of |predicted - recorded| return, per step.
     `lost` is the share of segments whose state is not finite or out of 1.5 times the data's box.
     `valid_steps` is the valid prediction time: the first step with an error above `VALID`, median
-    over segments by `measures.valid_steps`, None where it lies beyond the last horizon.
+    over segments by `measures.valid_steps`; the last horizon where it lies beyond.
     Later horizons use those segments whose episode is long enough: `segments` counts them.
     """
     seeds, device = _seeds_and_device(model)
@@ -388,7 +388,7 @@ def _plot_open_loop(axes: Axes, curves: Mapping[str, Any]) -> None:
     axes.plot(steps, mean, "s-", color="tab:orange", label="mean, median")
     axes.plot(steps, constant, "--", color="grey", label="state stays as it is")
     axes.axhline(VALID, ls=":", lw=0.8, color="black")
-    valid = [each for each in curves["mean"].get("valid_steps", []) if each is not None]
+    valid = curves["mean"].get("valid_steps")
     if valid:
         at = sum(valid) / len(valid)
         label = f"mean, valid for {at:.3g} steps"

@@ -83,7 +83,7 @@ def valid_steps(
     """Valid prediction time: the median over segments of the first step with a larger error.
 
     Segments that end before count as far as they go, by the product-limit estimate of the share
-    that is still valid. NaN where half of them are valid to the end.
+    that is still valid. T, at least, where half of them are valid to the end.
 
     Args:
         error: after step 1, 2, ..., T, of any value behind the end of a segment.
@@ -100,7 +100,7 @@ def valid_steps(
     valid = (1 - ended / at_risk.clamp(min=1)).cumprod(-1)
     half = valid <= 0.5
     first = half.int().argmax(-1) + 1
-    return torch.where(half.any(-1), first.to(error.dtype), torch.nan)
+    return torch.where(half.any(-1), first, error.shape[-1]).to(error.dtype)
 
 
 def plain(values: Tensor) -> Any:
