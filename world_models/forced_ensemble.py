@@ -49,7 +49,7 @@ class GaussianCell(Cell):
 
     def move(
         self, state: Float[Tensor, "L E B D"], action: Float[Tensor, "L E B A"]
-    ) -> tuple[Float[Tensor, "L E B D"], tuple[Tensor, Tensor]]:
+    ) -> tuple[Float[Tensor, "L E B D"], tuple[Tensor, ...]]:
         obs = state * self.std + self.mean
         told = self.network(torch.cat([obs, action], -1), self.dropout)
         next_obs = self.copies(obs, action, obs + told[0][..., :-1])
@@ -59,7 +59,7 @@ class GaussianCell(Cell):
         self,
         state: Tensor,
         following: Tensor,
-        told: tuple[Tensor, Tensor],
+        told: tuple[Tensor, ...],
         next_obs: Tensor,
         reward: Tensor,
     ) -> tuple[Float[Tensor, "L E B"], Float[Tensor, "L E B"]]:

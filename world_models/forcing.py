@@ -132,13 +132,18 @@ class Cell(ABC):
     @abstractmethod
     def move(
         self, state: Float[Tensor, "*lead B W"], action: Float[Tensor, "*lead B A"]
-    ) -> tuple[Float[Tensor, "*lead B W"], Any]:
-        """The next state, and what `judge` needs besides."""
+    ) -> tuple[Float[Tensor, "*lead B W"], tuple[Tensor, ...]]:
+        """The next state, and what `judge` needs besides, `[*, B, X]` each."""
 
     def judge(
-        self, state: Tensor, following: Tensor, told: Any, next_obs: Tensor, reward: Tensor
-    ) -> tuple[Float[Tensor, "*lead B"], Float[Tensor, "*lead B"]]:
-        """Loss and squared error in variances of one step; of a plain cell both are the latter."""
+        self,
+        state: Float[Tensor, "*lead N W"],
+        following: Float[Tensor, "*lead N W"],
+        told: tuple[Tensor, ...],
+        next_obs: Float[Tensor, "*lead N D"],
+        reward: Float[Tensor, "*lead N 1"],
+    ) -> tuple[Float[Tensor, "*lead N"], Float[Tensor, "*lead N"]]:
+        """Loss and squared error in variances of steps; of a plain cell both are the latter."""
         error = (following[..., : next_obs.shape[-1]] - next_obs).square().mean(-1)
         return error, error
 
@@ -188,44 +193,50 @@ def forced_losses(
     Source: arXiv:2306.04406. Differs: the loss of an observation counts before the draw towards
     the record, as there; actions are those recorded.
     """
-    dim, steps = window.obs.shape[-1], window.action.shape[-2]
-    share = _share(alpha, cell.given, window.obs)
-    rows = window.counts.sum(-2)  # [*, T]
-    total = torch.zeros_like(rows[..., 0])
-    passed = torch.zeros_like(total)
-    errors = []
+    state, following, told = _carry(cell, window, alpha)
+    loss, error = cell.judge(
+        state, following, told, _in_turn(window.next_obs), _in_turn(window.reward)
+    )
+    here = window.counts.mT  # [*, T, B]
+    loss, error = (each.unflatten(-1, here.shape[-2:]) for each in (loss, error.detach()))
+    # A network that answers a finite state by NaN has diverged; a lost state has not.
+    lost = ~state.isfinite().all(-1).unflatten(-1, here.shape[-2:])
+    rows = here.sum(-1)
+    error = torch.where(lost, LOST, error.clamp(max=LOST)) * here
+    errors = error.sum(-1) / rows.clamp(min=1.0)
+    losses = torch.where(here > 0, loss, 0.0).sum(-1)
+    if causality:
+        losses = losses * torch.exp(-causality * (errors.cumsum(-1) - errors))
+    return losses.sum(-1) / rows.sum(-1), errors
+
+
+def _carry(
+    cell: Cell, window: Window, alpha: float | Float[Tensor, "*lead"]
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """State, next state and what else is told at every step, rows of a step together: T x B."""
+    dim = window.obs.shape[-1]
     state = cell.begin(window.obs)
-    if not isinstance(alpha, Tensor) and alpha == 1 and not causality and state.shape[-1] == dim:
-        return _single_steps(cell, window)
-    for t in range(steps):
-        target, here = window.next_obs[..., t, :], window.counts[..., t]
-        following, told = cell.move(state, window.action[..., t, :])
-        loss, error = cell.judge(state, following, told, target, window.reward[..., t, :])
-        # A network that answers a finite state by NaN has diverged; a lost state has not.
-        lost = ~state.isfinite().all(-1)
-        error = torch.where(lost, LOST, error.detach().clamp(max=LOST)) * here
-        errors.append(error.sum(-1) / rows[..., t].clamp(min=1.0))
-        weight = torch.exp(-causality * passed) if causality else 1.0
-        total = total + weight * (loss * here).sum(-1)
-        passed = passed + errors[-1]
+    if not isinstance(alpha, Tensor) and alpha == 1 and state.shape[-1] == dim:
+        # Every step starts from the record: all of them at once.
+        recorded = torch.cat([window.obs.unsqueeze(-2), window.next_obs[..., :-1, :]], -2)
+        state = _in_turn(recorded)
+        return state, *cell.move(state, _in_turn(window.action))
+    share = _share(alpha, cell.given, window.obs)
+    states, followings, told = [], [], []
+    for action, target in zip(window.action.unbind(-2), window.next_obs.unbind(-2), strict=True):
+        following, more = cell.move(state, action)
+        states.append(state)
+        followings.append(following)
+        told.append(more)
         seen = torch.lerp(following[..., :dim], target, share)
         state = torch.cat([seen, following[..., dim:]], -1)
-    return total / rows.sum(-1), torch.stack(errors, -1)
+    more = tuple(torch.cat(parts, -2) for parts in zip(*told, strict=True))
+    return torch.cat(states, -2), torch.cat(followings, -2), more
 
 
-def _single_steps(cell: Cell, window: Window) -> tuple[Tensor, Tensor]:
-    """The same where every step starts from the record: all of them at once."""
-    states = torch.cat([window.obs.unsqueeze(-2), window.next_obs[..., :-1, :]], -2)
-    state, action, target, reward = (
-        each.flatten(-3, -2) for each in (states, window.action, window.next_obs, window.reward)
-    )
-    following, told = cell.move(state, action)
-    loss, error = cell.judge(state, following, told, target, reward)
-    rows = window.counts.sum(-2)
-    here = window.counts.flatten(-2)
-    error = error.detach().clamp(max=LOST) * here
-    errors = error.view_as(window.counts).sum(-2) / rows.clamp(min=1.0)
-    return (loss * here).sum(-1) / rows.sum(-1), errors
+def _in_turn(steps: Float[Tensor, "*lead B T X"]) -> Float[Tensor, "*lead rows X"]:
+    """Steps as rows, those of one time together."""
+    return steps.transpose(-3, -2).flatten(-3, -2)
 
 
 def _share(

@@ -63,7 +63,7 @@ class RecurrentCell(Cell):
 
     def move(
         self, state: Float[Tensor, "L E B W"], action: Float[Tensor, "L E B A"]
-    ) -> tuple[Float[Tensor, "L E B W"], tuple[Tensor, Tensor]]:
+    ) -> tuple[Float[Tensor, "L E B W"], tuple[Tensor, ...]]:
         seen, hidden = state.split([self.dim, self.hidden], -1)
         obs = seen * self.std + self.mean
         inputs = torch.cat([obs, action], -1)
@@ -76,7 +76,7 @@ class RecurrentCell(Cell):
         self,
         state: Tensor,
         following: Tensor,
-        told: tuple[Tensor, Tensor],
+        told: tuple[Tensor, ...],
         next_obs: Tensor,
         reward: Tensor,
     ) -> tuple[Float[Tensor, "L E B"], Float[Tensor, "L E B"]]:

@@ -42,7 +42,7 @@ class Linear(Cell):
     def move(self, state, action):
         dim = self.network.matrix.shape[-1]
         obs = state[..., :dim] @ self.network.matrix.mT + action
-        return torch.cat([obs, state[..., dim:] + 1], -1), None
+        return torch.cat([obs, state[..., dim:] + 1], -1), ()
 
 
 def scalar(factor, states, hidden=0):
@@ -111,17 +111,17 @@ def test_gradients_through_the_state_fade_by_what_the_record_takes(alpha):
         reached.append(following) or judge(state, following, *more)
     )
     forced_losses(cell, window, alpha, 0.0)
-    (gradient,) = torch.autograd.grad(reached[-1][..., 0].sum(), window.obs)
+    (gradient,) = torch.autograd.grad(reached[-1][..., -1, 0].sum(), window.obs)
     assert gradient.item() == pytest.approx(1.5**4 * (1 - alpha) ** 3)
     # Hidden units go on whatever is forced.
-    assert reached[-1][0, 0, 0, 1:].tolist() == [4.0, 4.0]
+    assert reached[-1][0, 0, -1, 1:].tolist() == [4.0, 4.0]
 
 
 def test_columns_that_the_record_gives_are_never_carried():
     cell = Linear(2 * torch.eye(2).view(1, 1, 2, 2))
     cell.given = (1,)
     _, window = scalar(2.0, [1.0, 3.0, 4.0])
-    window = Window(*(torch.cat([each, each], -1) for each in window[:4]), window.counts)
+    window = Window(*(torch.cat([each, each], -1) for each in window[:3]), *window[3:])
     errors = free_errors(cell, window).flatten()
     # The first column 2, 4; the second 2, then 2 * 3.
     torch.testing.assert_close(errors, torch.tensor([1.0, (0.0 + 4.0) / 2]))
@@ -175,7 +175,7 @@ def test_windows_end_where_episodes_do():
     assert window.next_obs[0, :3, 0].tolist() == [1.0, 2.0, 3.0]
     lanes = Window(*(each.expand(1, 1, *each.shape) for each in window))
     cell = Linear(torch.eye(2).view(1, 1, 2, 2))
-    cell.move = lambda state, action: (state + 1, None)
+    cell.move = lambda state, action: (state + 1, ())
     clean = forced_losses(cell, lanes, 0.5, 0.0)[0]
     assert clean.item() == 0.0
     behind = (1 - lanes.counts).unsqueeze(-1) * 1e3

@@ -31,8 +31,10 @@ MODEL: dict[str, Any] = {
     "elites": 1,
     "hidden": [64, 64],
     "weight_decay": [0.0, 0.0, 0.0],
-    "max_epochs": 60,
-    "patience": 60,
+    "learning_rate": 5e-3,
+    "batch": 32,
+    "max_epochs": 100,
+    "patience": 1000,
     "select_by": "multi_step",
     "termination": "none",
 }
