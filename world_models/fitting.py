@@ -197,7 +197,7 @@ class Trained(Protocol):
 
 def most_epochs(max_epochs: int | Literal["auto"] | None, updates: int) -> int | None:
     """The cap on epochs of so many updates; auto as many as take `AUTO_UPDATES`."""
-    return max(1, AUTO_UPDATES // updates) if max_epochs == AUTO else max_epochs
+    return max(1, AUTO_UPDATES // updates) if isinstance(max_epochs, str) else max_epochs
 
 
 def run_epochs(

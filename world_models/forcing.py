@@ -22,6 +22,8 @@ from reverie.world_models.optimiser import Adam
 ADAPTIVE = "adaptive"
 LOST = 100.0
 """Largest squared error in variances: what is ten standard deviations off is lost, however far."""
+_FAR = 1e3
+"""Standard deviations at which a carried state is lost, whatever the network makes of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,8 +192,7 @@ def forced_losses(
     Args:
         alpha: one for all, or one for each `[*lead]`. 0 leaves the record to the first step.
 
-    Source: arXiv:2306.04406. Differs: the loss of an observation counts before the draw towards
-    the record, as there; actions are those recorded.
+    Source: arXiv:2306.04406. Differs: recorded actions drive the model; weights by causality.
     """
     state, following, told = _carry(cell, window, alpha)
     loss, error = cell.judge(
@@ -200,7 +201,7 @@ def forced_losses(
     here = window.counts.mT  # [*, T, B]
     loss, error = (each.unflatten(-1, here.shape[-2:]) for each in (loss, error.detach()))
     # A network that answers a finite state by NaN has diverged; a lost state has not.
-    lost = ~state.isfinite().all(-1).unflatten(-1, here.shape[-2:])
+    lost = ~(state.abs() < _FAR).all(-1).unflatten(-1, here.shape[-2:])
     rows = here.sum(-1)
     error = torch.where(lost, LOST, error.clamp(max=LOST)) * here
     errors = error.sum(-1) / rows.clamp(min=1.0)
