@@ -8,9 +8,11 @@ import torch
 from hydra.utils import instantiate
 from torch import nn
 
+from reverie.datasets import stack
 from reverie.mistake import Mistake
 from reverie.training.launch.options import read_option
 from reverie.world_models.fitting import EarlyStopping, bootstrap, moments, shuffle, split
+from reverie.world_models.forced_ensemble import GaussianCell
 from reverie.world_models.forcing import (
     LOST,
     AdaptiveAlpha,
@@ -264,3 +266,26 @@ def test_a_forced_ensemble_is_not_the_plain_one_and_is_not_fitted_again():
     )
     with pytest.raises(Mistake, match="give more data"):
         model.fit(one)
+
+
+def test_copies_are_carried_exactly_and_exogenous_columns_come_from_the_record():
+    """A history of two: the older state is the carried one, not what members say of it."""
+    data = stack(dataset(episodes=6, length=20), 2)
+    model = forced({"max_epochs": 1}, data.spec)
+    model.fit(data)
+    cell = GaussianCell(model.gaussians, model.copies, (), torch.tensor(1.0), 0.0)
+    state = torch.randn(1, 3, 5, data.spec.obs_dim)
+    action = torch.randn(1, 3, 5, 1)
+    following, _ = cell.move(state, action)
+    raw, after = (each * cell.std + cell.mean for each in (state, following))
+    sources = torch.cat([raw, action], -1)
+    assert len(data.spec.copies) >= 2
+    for column, source in data.spec.copies:
+        torch.testing.assert_close(after[..., column], sources[..., source])
+
+    driven = replace(data, spec=replace(data.spec, copies=(), exogenous=(1,)))
+    model = forced({"max_epochs": 2}, driven.spec)
+    said = model.fit(driven)
+    assert all(math.isfinite(each) for each in said["best_loss"][0])
+    step = model.step(torch.randn(1, 4, driven.spec.obs_dim), torch.zeros(1, 4, 1))
+    assert step.next_obs.isfinite().all()
