@@ -9,7 +9,7 @@ from typing import Any
 from reverie.benchmarks.claims import experiment
 from reverie.benchmarks.claims.forecasting.open_loop import Ahead, errors_ahead, starts
 from reverie.benchmarks.claims.forecasting.tasks import data_of
-from reverie.benchmarks.claims.planning.arms import ensemble, plan
+from reverie.benchmarks.claims.plans import ensemble, plan
 
 HORIZONS = (1, 16, 32)
 STEPS = 32

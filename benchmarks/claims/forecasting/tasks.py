@@ -21,6 +21,8 @@ HORIZONS = (1, 16, 32, 100)
 STARTS = 300
 PLAIN, JUMPS, FORCED, GRU = "ensemble", "any-step", "forced", "GRU"
 ALPHA = 0.1
+_BY_ONE = {"select_by": "one_step", "forcing": {"alpha": ALPHA}}
+"""As the others are stopped; see `selection`."""
 _HIDDEN = {"hidden": [64, 64], "weight_decay": [2.5e-5, 5.0e-5, 1.0e-4]}
 _MEMBERS = {"members": 2, "elites": 2}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -30,8 +32,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         {"backtrack": 8, "width": 64, "layers": 1, "blocks": 1, "max_epochs": 3}
         | {"learning_rate": 1e-3, "dropout": 0.0},
     ),
-    FORCED: ("forced", _HIDDEN | _MEMBERS | {"max_epochs": 22, "forcing": {"alpha": ALPHA}}),
-    GRU: ("recurrent", _MEMBERS | {"max_epochs": 22, "forcing": {"alpha": ALPHA}}),
+    FORCED: ("forced", _HIDDEN | _MEMBERS | {"max_epochs": 22} | _BY_ONE),
+    GRU: ("recurrent", _MEMBERS | {"max_epochs": 22} | _BY_ONE),
 }
 """Options and changed hyperparameters; an epoch of any-step dynamics is eight of the others'."""
 QUICK = 2
