@@ -132,7 +132,7 @@ def test_memory_finds_what_an_observation_does_not_show():
     """An oscillator of which the second state is hidden: with a past, half the error or less."""
     data = hide(dataset(episodes=60, length=30), 1)
     changes = {"width": 32, "layers": 1, "max_epochs": 30, "learning_rate": 1e-2}
-    model = recurrent(data.spec, **changes, forcing={"steps": 8})
+    model = recurrent(data.spec, **changes, forcing={"steps": 8, "alpha": 1.0})
     model.fit(data)
     rows = (torch.arange(len(data)) % 30 >= 8).nonzero().flatten()
     here = data.transitions[rows]
