@@ -138,6 +138,8 @@ class WorldModel(Fitted):
         differentiable: whether gradients of `step` reach the observation and the action.
         draws: whether `step` draws random numbers, so that `expect` must be one of its own.
         expects_from_state: whether what `expect` gives depends on the `state`.
+        remembers: whether what happened before counts: `follow` tells it, and `predict` takes it
+            as `state`.
         record: of the exogenous observations, None where there are none or no record is known.
     """
 
@@ -145,6 +147,7 @@ class WorldModel(Fitted):
     differentiable: bool = True
     draws: bool = False
     expects_from_state: bool = True
+    remembers: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -159,15 +162,22 @@ class WorldModel(Fitted):
             self.record = ExogenousRecord(data).to(device)
 
     def begin(
-        self, obs: Tensor, rows: Tensor | None = None, *, expected: bool = False
+        self,
+        obs: Tensor,
+        rows: Tensor | None = None,
+        past: Tensor | None = None,
+        *,
+        expected: bool = False,
     ) -> Tensor | None:
         """What the first `advance` from `obs [S, B, D]` takes as `state`, `[S, B, W]` or None.
 
         Args:
             rows: `[S, B]` which recorded rows these are; None looks for them.
+            past: of `recorded_state` or `follow`, in place of `initial_state`.
             expected: whether all that follows is expected, so that nothing is drawn.
         """
-        state = self.initial_state(obs) if self.expects_from_state or not expected else None
+        drawn = self.expects_from_state or not expected
+        state = past if past is not None else self.initial_state(obs) if drawn else None
         if self.record is None:
             return state
         rows = self.record.find(obs) if rows is None else rows.to(obs.device)
@@ -224,10 +234,22 @@ class WorldModel(Fitted):
         """
         return None
 
-    def recorded_state(self, data: Dataset, rows: Int[Tensor, " R"]) -> Float[Tensor, "R W"] | None:
+    def recorded_state(
+        self, data: Dataset, rows: Int[Tensor, " R"]
+    ) -> Float[Tensor, "*seeds R W"] | None:
         """What `step` takes as `state` at these rows of a dataset, with the past that they had.
 
-        None where that is what `initial_state` gives.
+        None where that is what `initial_state` gives. Of models that differ by seed, one for each.
+        """
+        return None
+
+    def follow(self, obs: Tensor, action: Tensor, state: Tensor | None) -> Tensor | None:
+        """What `begin` takes as `past` once `action` was taken at `obs [S, B, D]`, not in a dream.
+
+        None for models that remember nothing.
+
+        Args:
+            state: of the steps before; None at the first.
         """
         return None
 

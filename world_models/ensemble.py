@@ -21,12 +21,17 @@ from reverie.mistake import Mistake
 from reverie.ranges import Bounds, Count, Decay, Inside, NonNegative, Positive, Range, Whole, Widths
 from reverie.world_models.base import FitProgress, Step, WorldModel, watch_indices
 from reverie.world_models.copies import Copies
+from reverie.world_models.elites import mean_of_elites, of_elites
 from reverie.world_models.fitting import (
+    AUTO,
     EarlyStopping,
     bootstrap,
+    described,
     held_out_episodes,
     moments,
+    most_epochs,
     rows_of,
+    run_epochs,
     shuffle,
     split,
 )
@@ -43,10 +48,6 @@ from reverie.world_models.uncertainty import (
     dropout_std,
     uncertainty_named,
 )
-
-AUTO = "auto"
-AUTO_UPDATES = 10_000
-"""Updates after which max_epochs=auto ends a fit: some minutes on two cores."""
 
 
 class ProbabilisticEnsemble(WorldModel):
@@ -276,12 +277,19 @@ class ProbabilisticEnsemble(WorldModel):
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(self.seed)
             self.gaussians.reset()
-            inputs, targets = (x.to(device) for x in self._recorded(data, seen))
-            index = torch.arange(len(inputs), device=device).expand(self.replicas, -1)
-            described = self.fit_rows(inputs, targets, index, progress)
+            described = self.learn(data, seen, progress)
             described["heldout_episodes"] = len(self.held_out(data))
             described["termination"] = self.termination.fit(data, seen)
         return described
+
+    def learn(
+        self, data: Dataset, seen: Bool[Tensor, " N"], progress: FitProgress | None
+    ) -> dict[str, Any]:
+        """Fit new weights to the `seen` rows, as `fit` describes."""
+        device = self.elite_members.device
+        inputs, targets = (x.to(device) for x in self._recorded(data, seen))
+        index = torch.arange(len(inputs), device=device).expand(self.replicas, -1)
+        return self.fit_rows(inputs, targets, index, progress)
 
     def require_refit(self) -> None:
         if self.replicas != self.seeds:
@@ -391,29 +399,28 @@ class ProbabilisticEnsemble(WorldModel):
                 stopping, losses = self._fit_epochs(table, train, held, progress)
         finally:
             self.gaussians.requires_grad_(False)
-        self.elite_members.copy_(stopping.best.argsort(-1)[:, : self.elites])
-        failed = {seed: epoch for seed, epoch in enumerate(stopping.failed.tolist()) if epoch}
-        self.ready = not failed
-        self.fitted.fill_(self.ready)
-        if failed:
-            raise Mistake(
-                "the holdout error of the world model was not finite: "
-                + ", ".join(f"seed {seed} at epoch {epoch}" for seed, epoch in failed.items())
-                + "; check the data (python -m reverie.datasets.check), lower "
-                "world_model.learning_rate, or rescale observations and rewards"
-            )
-        epochs = stopping.epochs.tolist()
+        elites = self.conclude(stopping)
         return {
             "rows": count,
             "train_rows": count - holdout,
             "holdout_rows": holdout,
-            "epochs": epochs,
-            "holdout_loss": [
-                losses[:last, replica].tolist() for replica, last in enumerate(epochs)
-            ],
-            "best_loss": stopping.best.tolist(),
-            "elites": self.elite_members.tolist(),
+            **described(stopping, losses),
+            **elites,
         }
+
+    def conclude(self, stopping: EarlyStopping) -> dict[str, Any]:
+        """Choose the elites, and say so.
+
+        Raises:
+            Mistake: the fit diverged.
+        """
+        self.elite_members.copy_(stopping.best.argsort(-1)[:, : self.elites])
+        self.ready = not bool(stopping.failed.any())
+        self.fitted.fill_(self.ready)
+        stopping.require_finite(
+            "lower world_model.learning_rate, or rescale observations and rewards"
+        )
+        return {"elites": self.elite_members.tolist()}
 
     def _fit_epochs(
         self, table: Tensor, train: Tensor, held: Tensor, progress: FitProgress | None
@@ -443,23 +450,23 @@ class ProbabilisticEnsemble(WorldModel):
             patience=self.patience,
             device=device,
         )
-        best = self.gaussians.snapshot()
-        losses: list[Tensor] = []
-        cap = max(1, AUTO_UPDATES // batches) if self.max_epochs == AUTO else self.max_epochs
-        while bool(stopping.active.any()) and len(losses) != cap:
+
+        def epoch() -> None:
+            nonlocal order
             order = shuffle(order)
             for position, weight in zip(positions, weights, strict=True):
                 drawn = order.index_select(-1, position)  # [L, E, batch]
                 update(table.index_select(0, drawn.flatten()).view(*drawn.shape, -1), weight)
-            loss = self.gaussians.errors(holdout)
-            running = stopping.active
-            improved = stopping.observe(loss)
-            best = self.gaussians.merge(best, improved, running)
-            losses.append(loss.mean(-1))
-            if progress is not None:
-                progress(len(losses), losses[-1][running].nanmean().item())
-        self.gaussians.restore(best)
-        return stopping, torch.stack(losses).cpu()
+
+        losses = run_epochs(
+            self.gaussians,
+            stopping,
+            epoch,
+            lambda: self.gaussians.errors(holdout),
+            cap=most_epochs(self.max_epochs, batches),
+            progress=progress,
+        )
+        return stopping, losses
 
     def inputs(
         self, obs: Float[Tensor, "L B D"], action: Float[Tensor, "L B A"]
@@ -541,8 +548,7 @@ class ProbabilisticEnsemble(WorldModel):
         shape = obs.shape[:-1]
         obs, action = self._by_replica(obs), self._by_replica(action)
         mean, std = self.all_members(obs, action)
-        index = self.elite_members[..., None, None].expand(-1, -1, *mean.shape[2:])
-        centre = mean.gather(1, index).mean(1).expand(candidates, -1, -1, -1)  # [K, L, B, D + 1]
+        centre = mean_of_elites(mean, self.elite_members).expand(candidates, -1, -1, -1)
         following = None if kept is None else kept.expand(candidates, -1, -1, -1)
         outcome = self._outcome(obs, action, centre, shape, following)
         return replace(
@@ -593,8 +599,7 @@ class ProbabilisticEnsemble(WorldModel):
         """Mean and standard deviation of (next_obs, reward) from every elite, raw units."""
         seeds, rows = obs.shape[:-1]
         mean, std = self.all_members(self._by_replica(obs), self._by_replica(action))
-        index = self.elite_members[..., None, None].expand(-1, -1, *mean.shape[2:])
-        mean, std = mean.gather(1, index), std.gather(1, index)
+        mean, std = (of_elites(each, self.elite_members) for each in (mean, std))
         if self.replicas != seeds:  # one ensemble serves all seeds: [1, E, S * B] -> [S, E, B]
             mean, std = (x.view(self.elites, seeds, rows, -1).transpose(0, 1) for x in (mean, std))
         obs, action = obs.unsqueeze(1), action.unsqueeze(1)

@@ -207,7 +207,11 @@ class GaussianMembers(nn.Module):
         mean, log_variance = self(inputs, self.dropout)
         mean, log_variance, target = map(self.of_learned, (mean, log_variance, target))
         losses = gaussian_loss(mean, log_variance, target, weight).sum(-1)
-        return losses + self.bound_coefficient * (self.high - self.low).sum((1, 2, 3))
+        return losses + self.bound_penalty()
+
+    def bound_penalty(self) -> Float[Tensor, " S"]:
+        """bound_coefficient (sum high - sum low)."""
+        return self.bound_coefficient * (self.high - self.low).sum((1, 2, 3))
 
     def descend(self, optimiser: Adam, losses: Float[Tensor, " S"]) -> None:
         """One step of Adam down the losses and the decay of the weights."""

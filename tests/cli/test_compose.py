@@ -22,6 +22,7 @@ from reverie.world_models.any_step import AnyStep
 from reverie.world_models.base import Fitted, WorldModel
 from reverie.world_models.ensemble import ProbabilisticEnsemble
 from reverie.world_models.filters import TransitionFilter
+from reverie.world_models.recurrent_ensemble import RecurrentEnsemble
 from tests.agents.clones import standard_clone
 from tests.cases import some
 
@@ -163,7 +164,7 @@ def test_every_combination_builds(make_batch, chosen):
         assert isinstance(instantiate(config.filter)(**asked), TransitionFilter)
 
     data = episodes(make_batch(30, action_dim=1))
-    if isinstance(model, ProbabilisticEnsemble | AnyStep):
+    if isinstance(model, ProbabilisticEnsemble | AnyStep | RecurrentEnsemble):
         mark_fitted(model)
     try:
         built.attach(model)
@@ -171,7 +172,7 @@ def test_every_combination_builds(make_batch, chosen):
         if agent in ("leq", "analytic"):  # which need gradients, of any model
             assert world_model == "none"
         else:
-            assert agent == "mobile" and world_model != "ensemble"
+            assert agent == "mobile" and world_model not in ("ensemble", "forced")
         assert "choose world_model=ensemble" in str(refused)
         return
     if is_chosen(config.generator):

@@ -16,7 +16,7 @@ from rich.console import Console
 import reverie
 from reverie import datasets
 from reverie.benchmarks.claims.judging import Estimate, estimate
-from reverie.benchmarks.claims.planning.arms import ensemble, plan, score
+from reverie.benchmarks.claims.plans import ensemble, plan, score
 from reverie.benchmarks.claims.report import Claim, Findings
 from reverie.world_models.base import WorldModel
 
