@@ -49,6 +49,7 @@ class KLToClone(SAC):
     """
 
     clone: Gaussian | None = None
+    is_off: Tensor
 
     def __init__(
         self,
@@ -98,7 +99,10 @@ class KLToClone(SAC):
     @property
     def temperature(self) -> Float[Tensor, " S"]:
         """lambda, which takes the place of SAC's temperature; no gradient."""
-        return torch.where(self.get_buffer("is_off"), 0.0, super().temperature)
+        value = self.log_temperature.detach().exp()  # as SAC's; a compiler follows no super() here
+        if self.max_temperature is not None:
+            value = value.clamp(max=self.max_temperature)
+        return torch.where(self.is_off, 0.0, value)
 
     def divergence(self, obs: Float[Tensor, "S B D"]) -> Float[Tensor, "S B A"]:
         """KL of the policy to the clone, by action dimension; nats."""
