@@ -59,9 +59,11 @@ def page(results: Path) -> str:
     intro = (
         "Each line is one command, measured on small tasks with small budgets. *Holds* and *fails* "
         "count its claims, *open* those that only inform or were undecided; the sections below "
-        f"have them all. Written by `{COMMAND}` from the files in `benchmarks/results/`; do not "
-        "edit it. A claim marked [ours] goes beyond its paper; where 'holds' is '-', the line is "
-        "open."
+        "have them all. NAME is run by `python -m benchmarks.claims.NAME`, with `--quick` in under "
+        "five minutes; second_ring-X by `python -m benchmarks.claims.second_ring X`, data_scale "
+        "and samplers by `python -m benchmarks.speed.data_scale` and `python -m benchmarks.speed "
+        f"sampler`. Written by `{COMMAND}` from the files in `benchmarks/results/`; do not edit "
+        "it. A claim marked [ours] goes beyond its paper; where 'holds' is '-', the line is open."
     )
     recorded = {path: read(path) for path in sorted(results.glob("*.json"))}
     shown = {
