@@ -13,7 +13,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
-from reverie.world_models.base import Policy, WorldModel
+from reverie.world_models.base import Gaussian, Policy, WorldModel
 from reverie.world_models.networks import BatchedMLP
 
 
@@ -81,6 +81,12 @@ class Agent(nn.Module, ABC):
 
         It must not become part of `state_dict`, for the model has a file of its own; an evaluation
         never attaches one. Most agents, and so the default, ignore it.
+        """
+
+    def follow(self, clone: Gaussian | None) -> None:
+        """Keep a clone of the recorded behaviour, fitted by the first update, for who needs one.
+
+        Like a world model it has a file of its own. Most agents, and so the default, ignore it.
         """
 
     def expect_rows(self, recorded: int, made: int) -> None:

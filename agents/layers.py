@@ -38,10 +38,13 @@ class Activation:
 
 @dataclass(frozen=True)
 class LayerNorm:
-    """scale (x - mean) / sqrt(variance + epsilon) + shift, moments over the row."""
+    """scale (x - mean) / sqrt(variance + epsilon) + shift, moments over the row.
 
-    scale: Float[Tensor, " X"]
-    shift: Float[Tensor, " X"]
+    Scale and shift are `[*lead, 1, X]`; `[X]` without a lead.
+    """
+
+    scale: Float[Tensor, "*lead X"]
+    shift: Float[Tensor, "*lead X"]
     epsilon: float
 
 
@@ -66,7 +69,7 @@ def perceptron_layers(body: BatchedMLP, slot: int | tuple[int, ...], outputs: in
         if kept is None and body.norms:
             norm = body.norms[number]
             assert isinstance(norm, BatchedLayerNorm)
-            scale, shift = (each.detach().cpu()[slot, 0] for each in (norm.scale, norm.shift))
+            scale, shift = (each.detach().cpu()[slot][0] for each in (norm.scale, norm.shift))
             place = 0 if body.norm_first else 1
             hidden.insert(place, LayerNorm(scale, shift, norm.EPSILON))
         found += hidden

@@ -64,6 +64,16 @@ def squared_error(
     return (prediction - target.unsqueeze(1)).square().mean(2).sum(1)
 
 
+def huber_error(
+    prediction: Float[Tensor, "S N B"], target: Float[Tensor, "S B"], threshold: float
+) -> Float[Tensor, " S"]:
+    """Huber's TD error, mean over rows and sum over the N critics: d^2 up to the threshold t, then
+    t (2 |d| - t), so that its gradient grows no further. Without a bound it is `squared_error`."""
+    size = (prediction - target.unsqueeze(1)).abs()
+    inside = size.clamp(max=threshold)
+    return (inside * (2 * size - inside)).mean(2).sum(1)
+
+
 def critic_metrics(
     loss: Float[Tensor, " S"],
     penalty: Float[Tensor, " S"] | float,
@@ -240,6 +250,22 @@ def normal_log_prob(
     noise = (action - mean) * (-log_std).exp()
     each = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
     return (each if taken is None else torch.where(taken, each, 0.0)).sum(-1)
+
+
+def gaussian_divergence(
+    mean: Float[Tensor, "*lead"],
+    log_std: Float[Tensor, "*lead"],
+    other_mean: Float[Tensor, "*lead"],
+    other_log_std: Float[Tensor, "*lead"],
+) -> Float[Tensor, "*lead"]:
+    """KL(N(m, s^2) || N(m', s'^2)) = ln(s'/s) + (s^2 + (m - m')^2) / (2 s'^2) - 1/2, in nats.
+
+    Of two Gaussians behind one tanh it is the same. A mean far beyond the other's std gives a large
+    number, and still a finite one.
+    """
+    precision = torch.exp(-2 * other_log_std)
+    spread = torch.exp(2 * log_std) + (mean - other_mean).square()
+    return other_log_std - log_std + (spread * precision - 1) / 2
 
 
 def smooth_action(

@@ -168,8 +168,8 @@ class SAC(Agent):
         """-alpha log pi, of one sampled action a state."""
         if not self.entropy_in_target:
             return obs.new_zeros(obs.shape[:-1])
-        _, log_prob = self.actor.sample(obs)
-        return -self.temperature.unsqueeze(1) * log_prob
+        _, cost = self.sample(obs)
+        return -self.temperature.unsqueeze(1) * cost
 
     def settled(self, updates: int) -> float:
         return settled_share(updates, self.tau, self.discount)
@@ -193,6 +193,12 @@ class SAC(Agent):
         polyak_(self.target_critics.parameters(), self.critics.parameters(), self.tau)
         return measured
 
+    def sample(
+        self, obs: Float[Tensor, "S B D"]
+    ) -> tuple[Float[Tensor, "S B A"], Float[Tensor, "S B"]]:
+        """An action of the policy, and what the temperature weighs: log pi(a|s)."""
+        return self.actor.sample(obs)
+
     @property
     def temperature(self) -> Float[Tensor, " S"]:
         """Weight of the entropy term in the losses; no gradient."""
@@ -207,7 +213,7 @@ class SAC(Agent):
 
     def next_value(self, next_obs: Float[Tensor, "S B D"]) -> Float[Tensor, "S B"]:
         """V(s') = min_i Q'_i(s', a') - alpha log pi(a'|s'), what the target bootstraps from."""
-        action, log_prob = self.actor.sample(next_obs)
+        action, log_prob = self.sample(next_obs)
         value = self.target_critics(next_obs, action).amin(1)
         if self.entropy_in_target:
             value = value - self.temperature.unsqueeze(1) * log_prob
@@ -259,7 +265,7 @@ class SAC(Agent):
         return critic_metrics(loss, penalty, prediction, target) | projected
 
     def _update_policy(self, batch: Transition) -> dict[str, Tensor]:
-        action, log_prob = self.actor.sample(batch.obs)
+        action, log_prob = self.sample(batch.obs)
         loss = self.actor_loss(batch, action, log_prob)
         self.actor_optimiser.step(loss)
         if "temperature" not in self.order:
@@ -272,7 +278,7 @@ class SAC(Agent):
 
     def _update_temperature(self, batch: Transition) -> dict[str, Tensor]:
         with torch.no_grad():
-            _, log_prob = self.actor.sample(batch.obs)
+            _, log_prob = self.sample(batch.obs)
         self._step_temperature(log_prob)
         return {"temperature": self.temperature}
 

@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from reverie import make
 from reverie.agents.base import Agent
 from reverie.benchmarks.claims.report import RESULTS
-from reverie.benchmarks.speed.agents import agent_updates
+from reverie.benchmarks.speed.agents import agent_updates, make_clone
 from reverie.benchmarks.speed.hardware import cpu_name, describe, slug
 from reverie.benchmarks.speed.quantities import (
     REFERENCE,
@@ -198,6 +198,7 @@ def differs(option: str, effort: Effort, device: torch.device) -> float:
     states = []
     for learner, of, where in ((agent, model, cpu), (other, other_model, device)):
         learner.attach(of)
+        learner.follow(make_clone(where))
         mixture = Mixture({"real": Replay.of(rows)}, {"real": effort.sizes.batch}, seeds=1)
         mixture.to(where)
         torch.manual_seed(1)

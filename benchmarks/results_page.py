@@ -33,6 +33,14 @@ SUBJECTS = {
     "planning": ("plans in world models beside policies", "1805.12114"),
     "policy_guided_diffusion": ("trajectories sampled towards the policy", "2404.06356"),
     "sindy_rl": ("SINDy-RL: equations of dynamics and policies", "2403.09110"),
+    "long_rollouts": ("NEUBAY's parts one by one beside MOPO and RAVL", "2512.04341"),
+    "forecasting": ("forced, recurrent and any-step models ahead, clean and noisy", "2306.04406"),
+    "second_ring-analytic_gradient": ("policy gradients through a model", "2403.13851"),
+    "second_ring-boundary_noise": ("the best of several start noises", "2305.15357"),
+    "second_ring-demonstrations": ("RL near a clone of demonstrations", "2310.17303"),
+    "second_ring-fokker_planck": ("ODE and SDE samples that agree", "2210.04296"),
+    "second_ring-missing_actions": ("SS-ORL: logs that lack actions", "2210.06518"),
+    "second_ring-neural_ode": ("rows that are unequally far apart", "1806.07366"),
     "data_scale": ("reading and checking 1 to 10 million rows", ""),
     "samplers": ("diffusion samplers: fewer network calls", "2206.00364"),
     "gpu_codegen": ("updates and rollouts as code for a GPU, none at hand", ""),
@@ -51,9 +59,11 @@ def page(results: Path) -> str:
     intro = (
         "Each line is one command, measured on small tasks with small budgets. *Holds* and *fails* "
         "count its claims, *open* those that only inform or were undecided; the sections below "
-        f"have them all. Written by `{COMMAND}` from the files in `benchmarks/results/`; do not "
-        "edit it. A claim marked [ours] goes beyond its paper; where 'holds' is '-', the line is "
-        "open."
+        "have them all. NAME is run by `python -m benchmarks.claims.NAME`, with `--quick` in under "
+        "five minutes; second_ring-X by `python -m benchmarks.claims.second_ring X`, data_scale "
+        "and samplers by `python -m benchmarks.speed.data_scale` and `python -m benchmarks.speed "
+        f"sampler`. Written by `{COMMAND}` from the files in `benchmarks/results/`; do not edit "
+        "it. A claim marked [ours] goes beyond its paper; where 'holds' is '-', the line is open."
     )
     recorded = {path: read(path) for path in sorted(results.glob("*.json"))}
     shown = {

@@ -7,7 +7,7 @@ from reverie.datasets.importers import (
 )
 from reverie.datasets.options import load
 from reverie.datasets.ring_buffers import from_cleanrl, from_sb3
-from reverie.datasets.transforms import chunk, hide, stack, with_copies
+from reverie.datasets.transforms import chunk, hide, hide_actions, stack, with_copies
 
 __all__ = [
     "chunk",
@@ -17,6 +17,7 @@ __all__ = [
     "from_padded",
     "from_sb3",
     "hide",
+    "hide_actions",
     "load",
     "stack",
     "with_copies",

@@ -45,6 +45,7 @@ def build(
     places: Places | None = None,
     dt: Array | None = None,
     given: bool = False,
+    missing_actions: bool = False,
 ) -> Dataset:
     """Check N recorded rows and turn them into a `Dataset`.
 
@@ -73,6 +74,7 @@ def build(
         places: where the rows stand in a table; None to count them from 0.
         dt: `[N]` seconds from each row to the next, None where all are alike.
         given: whether the columns may be kept and changed; else they are copied.
+        missing_actions: keep rows with a NaN among their actions, as rows without an action.
 
     Raises:
         Mistake: empty, unequal or wrongly shaped columns, NaN or Inf, actions outside the box,
@@ -100,6 +102,9 @@ def build(
             if key in columns
         }
     values["reward"] = values["reward"].reshape(-1)
+    missing = np.isnan(values["action"]).any(axis=1) if missing_actions else np.zeros(0, bool)
+    if missing.any():  # something inside the box stands there
+        values["action"][missing] = (np.array(spec.action_low) + np.array(spec.action_high)) / 2
     _require_finite(source, values)
     scaled = _rescale_actions(source, spec, values["action"], clip_actions, places)
 
@@ -119,6 +124,7 @@ def build(
             terminated, truncated = terminated[keep], truncated[keep]
             scaled = keep_rows(scaled, keep)
             values |= {key: keep_rows(values[key], keep) for key in ("obs", "reward")}
+            missing = missing[keep] if len(missing) else missing
             places = None if places is None else places.take(keep)
             dt = None if dt is None else dt[keep]
 
@@ -142,6 +148,7 @@ def build(
         origin=dict(origin),
         places=places,
         dt=None if dt is None else torch.from_numpy(dt.astype(np.float32)),
+        action_missing=torch.from_numpy(missing) if missing.any() else None,
     )
     return choose_episodes(data, subset)
 
@@ -227,8 +234,15 @@ def _require_finite(source: str, values: Mapping[str, Any]) -> None:
     if found:
         raise Mistake(
             f"{source}: {'; '.join(found)}: values must be finite float32; remove or repair "
-            "those rows"
+            f"those rows{_or_infer(values)}"
         )
+
+
+def _or_infer(values: Mapping[str, Any]) -> str:
+    """What else can be done where nothing but actions is missing."""
+    bad = [key for key, column in values.items() if not np.isfinite(column).all()]
+    only = bad == ["action"] and not np.isinf(values["action"]).any()
+    return ", or let the missing actions be inferred, inverse_model=ensemble" if only else ""
 
 
 def _following_rows(source: str, obs: np.ndarray, end: np.ndarray, keep: np.ndarray) -> np.ndarray:

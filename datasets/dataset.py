@@ -1,9 +1,10 @@
 """A fixed dataset in memory: raw transitions, episode boundaries, and facts about the task."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,31 @@ from reverie.datasets.arrays import stretches_of
 from reverie.datasets.places import Places
 from reverie.datasets.transition import Transition, column_names
 from reverie.envs.specs import Reference, Spec
+from reverie.mistake import Mistake
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """What an inverse model says of the actions that it filled in.
+
+    Attributes:
+        rows: `[N]` bool, those it filled in.
+        unsure: `[N]` bool, those of them that what was seen does not tell.
+        r2: by action, share of the variance that it explains in recorded actions that it did not
+            learn from; None where they do not vary.
+    """
+
+    rows: Bool[Tensor, " N"]
+    unsure: Bool[Tensor, " N"]
+    r2: Sequence[float | None]
+
+    def describe(self) -> dict[str, Any]:
+        """Counts and R2 as plain values."""
+        return {
+            "rows": int(self.rows.sum()),
+            "unsure": int(self.unsure.sum()),
+            "r2": list(self.r2),
+        }
 
 
 @dataclass(frozen=True)
@@ -38,6 +64,9 @@ class Dataset:
         recorded_episodes: `[P]` int64, the number of the recorded episode that each was made of,
             where several are made of one; None where each is one.
         mapped: whether the rows lie on disk, see `datasets.storage`.
+        action_missing: `[N]` bool, rows whose action nobody recorded, of which one is stored; None
+            where all were. Nothing learns from such data, see `require_actions`.
+        inferred: of recorded rows, which actions are none that were recorded; None: all were.
         taken: of chunks, which of their control steps came before the task ended; None: all.
         dt: `[N]` float32, seconds until the next observation, where the log's rows are not equally
             far apart and whoever reads it says so; None: all are alike. Of rows without a known
@@ -58,6 +87,8 @@ class Dataset:
     mapped: bool = False
     taken: Bool[Tensor, "N chunk"] | None = None
     dt: Float[Tensor, " N"] | None = None
+    action_missing: Bool[Tensor, " N"] | None = None
+    inferred: Inferred | None = None
 
     def __len__(self) -> int:
         return self.transitions.reward.shape[0]
@@ -66,6 +97,19 @@ class Dataset:
     def recorded(self) -> "Dataset":
         """The rows as they were recorded, a control step each: itself if nothing changed them."""
         return self if self.untransformed is None else self.untransformed
+
+    def require_actions(self) -> None:
+        """Refuse rows without an action, before anything learns from them.
+
+        Raises:
+            Mistake: how many, and what fills them in.
+        """
+        if self.action_missing is not None:
+            count = int(self.action_missing.sum())
+            raise Mistake(
+                f"{self.name}: {count:,} of {len(self):,} rows have no action, so nothing can be "
+                "learned of them; let an inverse model fill them in, inverse_model=ensemble"
+            )
 
     @property
     def first_rows(self) -> Int[Tensor, " R"]:
@@ -130,8 +174,8 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of the stored values, of which observations are exogenous, if any are, and of
-        what makes a chunk or a history.
+        """Digest of the stored values, of which observations are exogenous and which actions are
+        missing, if any are, and of what makes a chunk or a history.
 
         Fitted models record it and refuse other data.
         """
@@ -141,6 +185,8 @@ class Dataset:
             rows = column.numpy()
             for part in stretches_of(rows):
                 digest.update(np.ascontiguousarray(rows[part]).data)
+        if self.action_missing is not None:
+            digest.update(b"action_missing" + self.action_missing.numpy().tobytes())
         if self.spec.exogenous:  # models that do not predict them are others
             digest.update(repr(self.spec.exogenous).encode())
         if self.spec.chunk > 1:

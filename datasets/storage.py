@@ -135,6 +135,8 @@ def _as_arrays(data: Dataset) -> Arrays:
     }
     arrays = {name: getattr(data.transitions, name).numpy() for name in _COLUMNS}
     arrays |= {name: getattr(data, name).numpy() for name in _MASKS}
+    if data.action_missing is not None:
+        arrays["action_missing"] = data.action_missing.numpy()
     if data.places is not None:
         arrays["places"] = data.places.rows
     if data.dt is not None:
@@ -161,6 +163,9 @@ def _as_dataset(arrays: Arrays) -> Dataset:
         origin=facts["origin"],
         places=Places(arrays["places"]) if "places" in arrays else None,
         dt=torch.from_numpy(arrays["dt"]) if "dt" in arrays else None,
+        action_missing=(
+            torch.from_numpy(arrays["action_missing"]) if "action_missing" in arrays else None
+        ),
         mapped=True,
     )
     # The file is what was written, so the digest is that of these rows, and no second pass is due.

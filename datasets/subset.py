@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from reverie.datasets.arrays import take_rows
-from reverie.datasets.dataset import Dataset
+from reverie.datasets.dataset import Dataset, Inferred
 from reverie.mistake import Mistake
 from reverie.ranges import ArgumentsOf, Count, Range, Seed
 
@@ -85,10 +85,21 @@ def choose_episodes(data: Dataset, choice: Mapping[str, Any] | None) -> Dataset:
         truncated=data.truncated[row],
         valid_next=data.valid_next[row],
         dt=None if data.dt is None else data.dt[row],
+        action_missing=_part(data.action_missing, row),
+        inferred=None if data.inferred is None else _inferred(data.inferred, row),
         places=None if data.places is None else data.places.take(row.numpy()),
         episode_starts=lengths[kept].cumsum(0) - lengths[kept],
         origin={**data.origin, "subset": f"{episodes} of {len(lengths)} episodes, {chosen}"},
     )
+
+
+def _part(mask: torch.Tensor | None, row: torch.Tensor) -> torch.Tensor | None:
+    """Of rows without an action; None where all that are left have one."""
+    return None if mask is None or not mask[row].any() else mask[row]
+
+
+def _inferred(whole: Inferred, row: torch.Tensor) -> Inferred:
+    return replace(whole, rows=whole.rows[row], unsure=whole.unsure[row])
 
 
 def _is_whole(value: Any) -> bool:

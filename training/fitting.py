@@ -36,6 +36,8 @@ from reverie.world_models.sources import BranchedRollouts, RolloutSource
 
 FITTED = ("world_model", "dynamics_reward", "generator", "behaviour")
 """Groups whose option is fitted to the dataset before training, in this order."""
+INVERSE = "inverse_model"
+"""One that is fitted earlier still, for it makes the dataset complete."""
 _REPAIR = (
     "restore it, or give another path; where it lies in a run directory, an unfinished run makes "
     "it again once it is deleted, a finished one with overwrite=true"

@@ -123,7 +123,7 @@ def rollout_round(
             "terminated": (keep & rows.terminated).sum(1) / count,
             **source.metrics(),
         }
-        if starts.shape[1]:
+        if starts.shape[1] and "rollout_length" not in measured:  # of sources without their own
             measured["rollout_length"] = keep.sum(1) / starts.shape[1]
         return {f"{name}/{metric}": value for metric, value in measured.items()}
 

@@ -29,6 +29,7 @@ def mix(
     Returns:
         The mixture, and what refills its streams, by the name of the stream.
     """
+    data.require_actions()
     recorded = data.transitions if agent is None else agent.recorded(data)
     streams: dict[str, Replay] = {}
     rows = {"real": batch_size}

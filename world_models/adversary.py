@@ -63,6 +63,11 @@ class Adversary(ModelUpdates):
                 f"model_updates=adversarial with seeds={model.seeds} needs a model for every seed, "
                 "for each has a policy of its own; set world_model.per_seed=true"
             )
+        if not model.rollout_state.is_mixture:
+            raise Mistake(
+                "model_updates=adversarial takes outcomes from the elites in equal parts; set "
+                "world_model.rollout_member=step and world_model.rollout_dropout=0"
+            )
         super().__init__(model, every if weight else 0)
         self.ensemble, self.table = model, model.table(data)
         self.policy, self.moments, self.critics = policy, moments, critics

@@ -79,7 +79,7 @@ class AnyStep(WorldModel):
         holdout_limit: at most so many windows of each length measure the fit.
         improvement: share by which the holdout error must fall to count.
         patience: epochs without any improvement after which a seed stops.
-        max_epochs: cap on epochs, None for none; auto: as many as take `windows.AUTO_UPDATES`.
+        max_epochs: cap on epochs, None for none; auto: as many as take `fitting.AUTO_UPDATES`.
         checkpoint_every: epochs after which a killed fit can go on; 0 for none.
         per_seed: a model for every seed, or one that all seeds share.
         termination: `auto`, `known`, `learned` or `none`, see `world_models.termination`.

@@ -22,6 +22,9 @@ Policy = Callable[[Float[Tensor, "S B D"]], Float[Tensor, "S B A"]]
 Moments = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 """Mean and std `[S, B, A]` of a policy's actions at `obs [S, B, D]`; no std without noise."""
 
+Gaussian = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Mean and ln std `[S, B, A]` of arctanh of the action at `obs [S, B, D]`."""
+
 Critics = Callable[[Tensor, Tensor], Tensor | None]
 """Every critic's estimate `[S, N, B]` of `obs [S, B, D]` and `action [S, B, A]`; None without."""
 
@@ -134,12 +137,17 @@ class WorldModel(Fitted):
         compiles: whether rollouts in it may be compiled: its `step` stays on the device.
         differentiable: whether gradients of `step` reach the observation and the action.
         draws: whether `step` draws random numbers, so that `expect` must be one of its own.
+        expects_from_state: whether what `expect` gives depends on the `state`.
+        remembers: whether what happened before counts: `follow` tells it, and `predict` takes it
+            as `state`.
         record: of the exogenous observations, None where there are none or no record is known.
     """
 
     compiles: bool = True
     differentiable: bool = True
     draws: bool = False
+    expects_from_state: bool = True
+    remembers: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -153,13 +161,23 @@ class WorldModel(Fitted):
             device = next((each.device for each in tensors), torch.device("cpu"))
             self.record = ExogenousRecord(data).to(device)
 
-    def begin(self, obs: Tensor, rows: Tensor | None = None) -> Tensor | None:
+    def begin(
+        self,
+        obs: Tensor,
+        rows: Tensor | None = None,
+        past: Tensor | None = None,
+        *,
+        expected: bool = False,
+    ) -> Tensor | None:
         """What the first `advance` from `obs [S, B, D]` takes as `state`, `[S, B, W]` or None.
 
         Args:
             rows: `[S, B]` which recorded rows these are; None looks for them.
+            past: of `recorded_state` or `follow`, in place of `initial_state`.
+            expected: whether all that follows is expected, so that nothing is drawn.
         """
-        state = self.initial_state(obs)
+        drawn = self.expects_from_state or not expected
+        state = past if past is not None else self.initial_state(obs) if drawn else None
         if self.record is None:
             return state
         rows = self.record.find(obs) if rows is None else rows.to(obs.device)
@@ -185,7 +203,7 @@ class WorldModel(Fitted):
         propose = self.sample if sampled else self.expect if expected else self.step
         if self.record is None:
             return propose(obs, action, candidates, state)
-        state = self.begin(obs) if state is None else state
+        state = self.begin(obs, expected=expected) if state is None else state
         assert state is not None
         step = propose(obs, action, candidates, state[..., :-1] if state.shape[-1] > 1 else None)
         next_obs, following = self.record.move_on(obs, step.next_obs, state[..., -1].long())
@@ -216,10 +234,22 @@ class WorldModel(Fitted):
         """
         return None
 
-    def recorded_state(self, data: Dataset, rows: Int[Tensor, " R"]) -> Float[Tensor, "R W"] | None:
+    def recorded_state(
+        self, data: Dataset, rows: Int[Tensor, " R"]
+    ) -> Float[Tensor, "*seeds R W"] | None:
         """What `step` takes as `state` at these rows of a dataset, with the past that they had.
 
-        None where that is what `initial_state` gives.
+        None where that is what `initial_state` gives. Of models that differ by seed, one for each.
+        """
+        return None
+
+    def follow(self, obs: Tensor, action: Tensor, state: Tensor | None) -> Tensor | None:
+        """What `begin` takes as `past` once `action` was taken at `obs [S, B, D]`, not in a dream.
+
+        None for models that remember nothing.
+
+        Args:
+            state: of the steps before; None at the first.
         """
         return None
 

@@ -33,9 +33,12 @@ from reverie.world_models.measures import (
     precision_and_recall,
     quantile,
     spearman,
+    valid_steps,
 )
 
 HORIZONS = (1, 2, 5, 10, 25, 50, 100)
+VALID = 0.4
+"""Open-loop error in standard deviations up to which a prediction is called valid."""
 
 Carried = Tensor | None
 """`Step.state` of the model, one outcome."""
@@ -188,7 +191,8 @@ def _judge(
             found["error"] = standard(outcome.mean(0) - origin) - truth
         else:
             with model.lasting(None if data.dt is None else data.dt[block]):
-                mean, std = predict(obs, action)
+                known = (obs, action, past) if model.remembers else (obs, action)
+                mean, std = predict(*known)
             mean, std = standard(mean - origin), std[..., columns] / standard.unit
             likelihood = gaussian_nll(mean, std, truth)  # [S, E, B, C]
             # Of the mixture: mean variance of its members plus variance of their means.
@@ -219,6 +223,8 @@ def _open_loop(
     segments; `column_median` and `column_p90` over columns of each column's root mean square over
     segments. `reward` is the median over segments of |predicted - recorded| return, per step.
     `lost` is the share of segments whose state is not finite or out of 1.5 times the data's box.
+    `valid_steps` is the valid prediction time: the first step with an error above `VALID`, median
+    over segments by `measures.valid_steps`; the last horizon where it lies beyond.
     Later horizons use those segments whose episode is long enough: `segments` counts them.
     """
     seeds, device = _seeds_and_device(model)
@@ -243,18 +249,20 @@ def _open_loop(
         obs, earned = start, torch.zeros(start.shape[:-1], device=device)
         state = model.begin(start, first.expand(start.shape[:-1]))
         found: dict[str, list[Tensor]] = {}
+        sizes = []
         for t in range(steps):
             action = recorded.action[:, t].expand(seeds, -1, -1)
             with model.lasting(None if data.dt is None else data.dt[segment[:, t]]):
                 obs, reward, state = advance(obs, action, state)
             earned = earned + reward
+            error = (obs - recorded.next_obs[:, t])[..., columns] / unit[columns]
+            error = error.nan_to_num(torch.inf, torch.inf, -torch.inf)
+            sizes.append(error.square().mean(-1).sqrt())
             if t + 1 not in horizons:
                 continue
             enough = long_enough[horizons.index(t + 1)]
-            error = (obs - recorded.next_obs[:, t])[:, enough][..., columns] / unit[columns]
-            error = error.nan_to_num(torch.inf, torch.inf, -torch.inf)
-            size = error.square().mean(-1).sqrt()
-            column = error.square().mean(1).sqrt()
+            size = sizes[-1][:, enough]
+            column = error[:, enough].square().mean(1).sqrt()
             off = ((obs - (high + low) / 2).abs() > _BOX * (high - low) / 2)[..., columns]
             off = off.any(-1) | ~obs.isfinite().all(-1)
             row = {
@@ -267,7 +275,11 @@ def _open_loop(
             }
             for name, value in row.items():
                 found.setdefault(name, []).append(value)
-        return {name: plain(torch.stack(values, -1)) for name, values in found.items()}
+        lengths = left.clamp(max=steps)
+        return {
+            **{name: plain(torch.stack(values, -1)) for name, values in found.items()},
+            "valid_steps": plain(valid_steps(torch.stack(sizes, -1), lengths, VALID)),
+        }
 
     predict = getattr(model, "predict", None)
     if model.initial_state(start) is not None:
@@ -379,6 +391,12 @@ def _plot_open_loop(axes: Axes, curves: Mapping[str, Any]) -> None:
     mean, constant = (_over_seeds(curves[kind]["median"]) for kind in ("mean", "constant"))
     axes.plot(steps, mean, "s-", color="tab:orange", label="mean, median")
     axes.plot(steps, constant, "--", color="grey", label="state stays as it is")
+    axes.axhline(VALID, ls=":", lw=0.8, color="black")
+    valid = curves["mean"].get("valid_steps")
+    if valid:
+        at = sum(valid) / len(valid)
+        label = f"mean, valid for {at:.3g} steps"
+        axes.axvline(at, ls=":", lw=0.8, color="tab:orange", label=label)
     if _any_positive(low):
         axes.set_yscale("log")
     axes.set_xscale("log")

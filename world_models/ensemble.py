@@ -21,25 +21,33 @@ from reverie.mistake import Mistake
 from reverie.ranges import Bounds, Count, Decay, Inside, NonNegative, Positive, Range, Whole, Widths
 from reverie.world_models.base import FitProgress, Step, WorldModel, watch_indices
 from reverie.world_models.copies import Copies
+from reverie.world_models.elites import mean_of_elites, of_elites
 from reverie.world_models.fitting import (
+    AUTO,
     EarlyStopping,
     bootstrap,
+    described,
     held_out_episodes,
     moments,
+    most_epochs,
     rows_of,
+    run_epochs,
     shuffle,
     split,
 )
-from reverie.world_models.gaussian import GaussianMembers
+from reverie.world_models.gaussian import GaussianMembers, members_of_rows
 from reverie.world_models.optimiser import Adam
 from reverie.world_models.per_seed import grouped_by_replica
 from reverie.world_models.precision import Precision, in_precision
+from reverie.world_models.rollout_state import RolloutState
 from reverie.world_models.termination import LearnedTermination, resolve
-from reverie.world_models.uncertainty import DROPOUT, STANDARDISED, dropout_std, uncertainty_named
-
-AUTO = "auto"
-AUTO_UPDATES = 10_000
-"""Updates after which max_epochs=auto ends a fit: some minutes on two cores."""
+from reverie.world_models.uncertainty import (
+    CONSTANT,
+    DROPOUT,
+    STANDARDISED,
+    dropout_std,
+    uncertainty_named,
+)
 
 
 class ProbabilisticEnsemble(WorldModel):
@@ -61,8 +69,8 @@ class ProbabilisticEnsemble(WorldModel):
         patience: epochs without any improvement after which a seed stops.
         max_epochs: cap on epochs, None for none; auto caps the updates at `AUTO_UPDATES` instead.
         per_seed: an ensemble for every seed, or one that all seeds share.
-        uncertainty: `max_aleatoric`, `pairwise_difference`, `ensemble_std`, `max_pairwise` or
-            `dropout`.
+        uncertainty: `max_aleatoric`, `pairwise_difference`, `ensemble_std`, `scaled_ensemble_std`,
+            `max_pairwise` or `dropout`.
         dropout: probability that the fit leaves a hidden unit out; predictions and holdout errors
             use all units. 0 for none.
         start_cut: standard deviations at which the normal of the starting weights is cut, None for
@@ -73,6 +81,13 @@ class ProbabilisticEnsemble(WorldModel):
         heldout_episodes: whole episodes kept out of the fit for open-loop diagnostics, at most a
             tenth of all; 0 for none.
         precision: of hidden layers in the updates of a fit, see `world_models.precision`.
+        layer_norm: normalise the units of every hidden layer before their activation, so that no
+            prediction moves farther than its last layer's weights allow.
+        rollout_member: whether an elite is drawn at every `step` of a rollout, or one for a whole
+            `rollout`.
+        rollout_dropout: probability that rollouts leave a hidden unit out; 0 for none. Of networks
+            that were fitted so only.
+        rollout_mask: whether those units are drawn at every `step`, or once for a `rollout`.
         respect_copies: whether columns that copy others (`spec.copies`) are copied exactly, and
             count for no loss and no uncertainty; else they are predicted as all others.
 
@@ -85,6 +100,7 @@ class ProbabilisticEnsemble(WorldModel):
 
     draws = True
     make_members: Callable[..., GaussianMembers] = staticmethod(GaussianMembers)
+    expects_from_state = False
     elite_members: Tensor
     fitted: Tensor
     held: Tensor
@@ -118,6 +134,10 @@ class ProbabilisticEnsemble(WorldModel):
         terminal_head: Callable[..., LearnedTermination],
         heldout_episodes: Whole,
         precision: Precision,
+        layer_norm: bool,
+        rollout_member: Literal["step", "rollout"],
+        rollout_dropout: Decay,
+        rollout_mask: Literal["step", "rollout"],
         respect_copies: bool,
     ) -> None:
         super().__init__()
@@ -148,6 +168,11 @@ class ProbabilisticEnsemble(WorldModel):
                 "world_model.uncertainty=dropout needs a network fitted with it; set "
                 "world_model.dropout, for example 0.1"
             )
+        if rollout_dropout and dropout == 0:
+            raise Mistake(
+                f"world_model.rollout_dropout={rollout_dropout} needs a network fitted with "
+                "dropout; set world_model.dropout, for example 0.05"
+            )
 
         self.spec, self.seeds, self.seed = spec, seeds, seed
         self.members, self.elites = members, elites
@@ -161,7 +186,15 @@ class ProbabilisticEnsemble(WorldModel):
         # L, ensembles: one per seed, or one in all.
         self.replicas = seeds if per_seed else 1
         self.dropout, self.dropout_passes = dropout, dropout_passes
-        self.start_cut, self.precision = start_cut, precision
+        self.start_cut, self.precision, self.layer_norm = start_cut, precision, layer_norm
+        self.rollout_state = RolloutState(
+            elites=elites,
+            hidden=hidden,
+            keeps_member=rollout_member == "rollout",
+            dropout=rollout_dropout,
+            keeps_mask=rollout_mask == "rollout",
+            exact=bool(spec.exogenous),
+        )
         self.uncertainty_of = (
             None if uncertainty == DROPOUT else uncertainty_named(uncertainty, members)
         )
@@ -183,6 +216,7 @@ class ProbabilisticEnsemble(WorldModel):
             weight_decay=weight_decay,
             dropout=dropout,
             start_cut=start_cut,
+            layer_norm=layer_norm,
             left_out=held,
         )
         self.register_buffer("held", torch.tensor(held, dtype=torch.int64), False)
@@ -201,6 +235,8 @@ class ProbabilisticEnsemble(WorldModel):
             fixed["dropout"] = self.dropout
         if self.start_cut != 2:  # likewise: all were cut there
             fixed["start_cut"] = self.start_cut
+        if self.layer_norm:
+            fixed["layer_norm"] = True
         if self.precision != "float32":
             fixed["precision"] = self.precision
         if self.spec.exogenous:
@@ -241,12 +277,19 @@ class ProbabilisticEnsemble(WorldModel):
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(self.seed)
             self.gaussians.reset()
-            inputs, targets = (x.to(device) for x in self._recorded(data, seen))
-            index = torch.arange(len(inputs), device=device).expand(self.replicas, -1)
-            described = self.fit_rows(inputs, targets, index, progress)
+            described = self.learn(data, seen, progress)
             described["heldout_episodes"] = len(self.held_out(data))
             described["termination"] = self.termination.fit(data, seen)
         return described
+
+    def learn(
+        self, data: Dataset, seen: Bool[Tensor, " N"], progress: FitProgress | None
+    ) -> dict[str, Any]:
+        """Fit new weights to the `seen` rows, as `fit` describes."""
+        device = self.elite_members.device
+        inputs, targets = (x.to(device) for x in self._recorded(data, seen))
+        index = torch.arange(len(inputs), device=device).expand(self.replicas, -1)
+        return self.fit_rows(inputs, targets, index, progress)
 
     def require_refit(self) -> None:
         if self.replicas != self.seeds:
@@ -356,29 +399,28 @@ class ProbabilisticEnsemble(WorldModel):
                 stopping, losses = self._fit_epochs(table, train, held, progress)
         finally:
             self.gaussians.requires_grad_(False)
-        self.elite_members.copy_(stopping.best.argsort(-1)[:, : self.elites])
-        failed = {seed: epoch for seed, epoch in enumerate(stopping.failed.tolist()) if epoch}
-        self.ready = not failed
-        self.fitted.fill_(self.ready)
-        if failed:
-            raise Mistake(
-                "the holdout error of the world model was not finite: "
-                + ", ".join(f"seed {seed} at epoch {epoch}" for seed, epoch in failed.items())
-                + "; check the data (python -m reverie.datasets.check), lower "
-                "world_model.learning_rate, or rescale observations and rewards"
-            )
-        epochs = stopping.epochs.tolist()
+        elites = self.conclude(stopping)
         return {
             "rows": count,
             "train_rows": count - holdout,
             "holdout_rows": holdout,
-            "epochs": epochs,
-            "holdout_loss": [
-                losses[:last, replica].tolist() for replica, last in enumerate(epochs)
-            ],
-            "best_loss": stopping.best.tolist(),
-            "elites": self.elite_members.tolist(),
+            **described(stopping, losses),
+            **elites,
         }
+
+    def conclude(self, stopping: EarlyStopping) -> dict[str, Any]:
+        """Choose the elites, and say so.
+
+        Raises:
+            Mistake: the fit diverged.
+        """
+        self.elite_members.copy_(stopping.best.argsort(-1)[:, : self.elites])
+        self.ready = not bool(stopping.failed.any())
+        self.fitted.fill_(self.ready)
+        stopping.require_finite(
+            "lower world_model.learning_rate, or rescale observations and rewards"
+        )
+        return {"elites": self.elite_members.tolist()}
 
     def _fit_epochs(
         self, table: Tensor, train: Tensor, held: Tensor, progress: FitProgress | None
@@ -408,23 +450,23 @@ class ProbabilisticEnsemble(WorldModel):
             patience=self.patience,
             device=device,
         )
-        best = self.gaussians.snapshot()
-        losses: list[Tensor] = []
-        cap = max(1, AUTO_UPDATES // batches) if self.max_epochs == AUTO else self.max_epochs
-        while bool(stopping.active.any()) and len(losses) != cap:
+
+        def epoch() -> None:
+            nonlocal order
             order = shuffle(order)
             for position, weight in zip(positions, weights, strict=True):
                 drawn = order.index_select(-1, position)  # [L, E, batch]
                 update(table.index_select(0, drawn.flatten()).view(*drawn.shape, -1), weight)
-            loss = self.gaussians.errors(holdout)
-            running = stopping.active
-            improved = stopping.observe(loss)
-            best = self.gaussians.merge(best, improved, running)
-            losses.append(loss.mean(-1))
-            if progress is not None:
-                progress(len(losses), losses[-1][running].nanmean().item())
-        self.gaussians.restore(best)
-        return stopping, torch.stack(losses).cpu()
+
+        losses = run_epochs(
+            self.gaussians,
+            stopping,
+            epoch,
+            lambda: self.gaussians.errors(holdout),
+            cap=most_epochs(self.max_epochs, batches),
+            progress=progress,
+        )
+        return stopping, losses
 
     def inputs(
         self, obs: Float[Tensor, "L B D"], action: Float[Tensor, "L B A"]
@@ -433,17 +475,26 @@ class ProbabilisticEnsemble(WorldModel):
         return torch.cat([obs, action], -1).unsqueeze(1)
 
     def all_members(
-        self, obs: Float[Tensor, "L B D"], action: Float[Tensor, "L B A"]
+        self,
+        obs: Float[Tensor, "L B D"],
+        action: Float[Tensor, "L B A"],
+        masks: Sequence[Tensor] = (),
     ) -> tuple[Float[Tensor, "L E B Y"], Float[Tensor, "L E B Y"]]:
         """Mean and standard deviation of (next_obs - obs, reward) from every member.
 
         Both are 0 of what is exogenous or copied, which the members do not learn.
+
+        Args:
+            masks: of the hidden layers, see `BatchedMLP`.
         """
-        mean, log_variance = self.gaussians(self.inputs(obs, action))
+        mean, log_variance = self.gaussians(self.inputs(obs, action), masks=masks)
         std = log_variance.mul(0.5).exp()
         if not self.gaussians.all_learned:
             mean, std = mean.index_fill(-1, self.held, 0.0), std.index_fill(-1, self.held, 0.0)
         return mean, std
+
+    def initial_state(self, obs: Float[Tensor, "S B D"]) -> Float[Tensor, "S B W"] | None:
+        return self.rollout_state.begin(obs)
 
     def step(
         self,
@@ -456,44 +507,30 @@ class ProbabilisticEnsemble(WorldModel):
 
         One candidate comes from an elite drawn uniformly for every row. Of several, candidate k
         comes from elite (first + k) mod elites with `first` drawn for every row, so all elites
-        are used alike; every candidate has its own noise. The reward is sampled with the next
-        observation. Uncertainty is over all members.
+        are used alike; every candidate has its own noise. In a rollout that keeps its member all
+        come from that. The reward is sampled with the next observation. Uncertainty is over all
+        members with all their units, whichever rollout asks.
 
         Raises:
             RuntimeError: the model has not been fitted.
-            ValueError: another number of seeds than the model was built for, or a `state`, for
-                its observation is the whole state.
+            ValueError: another number of seeds than the model was built for, or a `state` where
+                rollouts keep nothing.
         """
-        if state is not None:
-            raise ValueError("an ensemble carries no state between steps; pass state=None")
+        state = self._kept(state)
         shape = obs.shape[:-1]
         obs, action = self._by_replica(obs), self._by_replica(action)
-        mean, std = self.all_members(obs, action)
+        mean, std = known = self.all_members(obs, action)
+        mask = self.rollout_state.mask(state, obs)
+        if mask is not None:
+            mean, std = self.all_members(obs, action, self.rollout_state.by_layer(mask))
 
-        replicas, rows = obs.shape[:-1]
-        first = torch.randint(self.elites, (replicas, 1, rows), device=obs.device)
-        turn = torch.arange(candidates, device=obs.device).unsqueeze(-1)
-        chosen = self.elite_members.unsqueeze(-1).expand(-1, -1, rows)
-        chosen = chosen.gather(1, (first + turn).remainder(self.elites))  # [L, K, B]
-        replica = torch.arange(replicas, device=obs.device)[:, None, None]
-        row = torch.arange(rows, device=obs.device)
-        # Whole rows by their number: a CPU takes ten times as long to gather element by element.
-        index = ((replica * self.members + chosen) * rows + row).flatten()
-        centre = mean.flatten(0, 2).index_select(0, index).view(*chosen.shape, -1)
-        spread = std.flatten(0, 2).index_select(0, index).view(*chosen.shape, -1)
+        turn = self.rollout_state.member(state, candidates, obs)  # [L, K, B]
+        everywhere = self.elite_members.unsqueeze(-1).expand(-1, -1, obs.shape[1])
+        centre, spread = members_of_rows(everywhere.gather(1, turn), mean, std)
         sample = centre + spread * torch.randn_like(centre)
-        sample = sample.transpose(0, 1)  # [K, L, B, D + 1]
-
-        next_obs = self.copies(obs, action, obs + sample[..., :-1])
-        ended = self.termination(
-            obs.expand_as(next_obs), action.expand(candidates, -1, -1, -1), next_obs
-        )
-        return Step(
-            next_obs=next_obs.reshape(candidates, *shape, -1),
-            reward=sample[..., -1].reshape(candidates, *shape),
-            terminated=ended.reshape(candidates, *shape),
-            uncertainty=self._uncertainty(obs, action, mean, std).reshape(shape),
-        )
+        following = self.rollout_state.following(turn, mask, obs)
+        outcome = self._outcome(obs, action, sample.transpose(0, 1), shape, following)
+        return replace(outcome, uncertainty=self._uncertainty(obs, action, *known).reshape(shape))
 
     def expect(
         self,
@@ -502,21 +539,42 @@ class ProbabilisticEnsemble(WorldModel):
         candidates: int = 1,
         state: Tensor | None = None,
     ) -> Step:
-        """The mean of the elites' means, `candidates` times over; see `step`."""
-        if state is not None:
-            raise ValueError("an ensemble carries no state between steps; pass state=None")
+        """The mean of the elites' means with all their units, `candidates` times over; see `step`.
+
+        Whatever a rollout keeps, so that plans are compared in one world. It needs no state, and
+        hands on what it is given.
+        """
+        kept = self._kept(state)
         shape = obs.shape[:-1]
         obs, action = self._by_replica(obs), self._by_replica(action)
         mean, std = self.all_members(obs, action)
-        index = self.elite_members[..., None, None].expand(-1, -1, *mean.shape[2:])
-        centre = mean.gather(1, index).mean(1).unsqueeze(0)  # [1, L, B, D + 1]
-        next_obs = self.copies(obs, action, obs + centre[..., :-1])
-        ended = self.termination(obs.unsqueeze(0), action.unsqueeze(0), next_obs)
+        centre = mean_of_elites(mean, self.elite_members).expand(candidates, -1, -1, -1)
+        following = None if kept is None else kept.expand(candidates, -1, -1, -1)
+        outcome = self._outcome(obs, action, centre, shape, following)
+        return replace(
+            outcome, uncertainty=self._uncertainty(obs, action, mean, std).reshape(shape)
+        )
+
+    def _outcome(
+        self,
+        obs: Float[Tensor, "L B D"],
+        action: Float[Tensor, "L B A"],
+        change: Float[Tensor, "K L B Y"],
+        shape: torch.Size,
+        following: Float[Tensor, "K L B W"] | None,
+    ) -> Step:
+        """What changes of observation with their rewards lead to, for rows of `shape`."""
+        candidates = len(change)
+        next_obs = self.copies(obs, action, obs + change[..., :-1])
+        ended = self.termination(
+            obs.expand_as(next_obs), action.expand(candidates, -1, -1, -1), next_obs
+        )
         return Step(
-            next_obs=next_obs.reshape(1, *shape, -1).expand(candidates, *shape, -1),
-            reward=centre[..., -1].reshape(1, *shape).expand(candidates, *shape),
-            terminated=ended.reshape(1, *shape).expand(candidates, *shape),
-            uncertainty=self._uncertainty(obs, action, mean, std).reshape(shape),
+            next_obs=next_obs.reshape(candidates, *shape, -1),
+            reward=change[..., -1].reshape(candidates, *shape),
+            terminated=ended.reshape(candidates, *shape),
+            uncertainty=change.new_zeros(shape),
+            state=None if following is None else following.reshape(candidates, *shape, -1),
         )
 
     def _uncertainty(
@@ -528,6 +586,7 @@ class ProbabilisticEnsemble(WorldModel):
     ) -> Float[Tensor, "L B"]:
         if self.standardised:
             unit = self.gaussians.input_std[..., : self.spec.obs_dim]
+            unit = torch.where(unit < CONSTANT, 1.0, unit)
             mean = torch.cat([mean[..., :-1] / unit, mean[..., -1:]], -1)
         if self.uncertainty_of is not None:
             return self.uncertainty_of(*map(self.gaussians.of_learned, (mean, std)))
@@ -540,13 +599,20 @@ class ProbabilisticEnsemble(WorldModel):
         """Mean and standard deviation of (next_obs, reward) from every elite, raw units."""
         seeds, rows = obs.shape[:-1]
         mean, std = self.all_members(self._by_replica(obs), self._by_replica(action))
-        index = self.elite_members[..., None, None].expand(-1, -1, *mean.shape[2:])
-        mean, std = mean.gather(1, index), std.gather(1, index)
+        mean, std = (of_elites(each, self.elite_members) for each in (mean, std))
         if self.replicas != seeds:  # one ensemble serves all seeds: [1, E, S * B] -> [S, E, B]
             mean, std = (x.view(self.elites, seeds, rows, -1).transpose(0, 1) for x in (mean, std))
         obs, action = obs.unsqueeze(1), action.unsqueeze(1)
         next_obs = self.copies(obs, action, obs + mean[..., :-1])
         return torch.cat([next_obs, mean[..., -1:]], -1), std
+
+    def _kept(self, state: Tensor | None) -> Float[Tensor, "L rows W"] | None:
+        """A state, grouped as `_by_replica` does."""
+        if state is None:
+            return None
+        if self.rollout_state.is_empty:
+            raise ValueError("this ensemble carries no state between steps; pass state=None")
+        return self._by_replica(state)
 
     def _by_replica(self, values: Float[Tensor, "S B W"]) -> Float[Tensor, "L rows W"]:
         """Rows grouped by the ensemble that serves them."""

@@ -5,13 +5,21 @@ all for S seeds at once. Every random draw has a fixed shape, so what one seed d
 on another seed.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from reverie.datasets.dataset import Dataset
+from reverie.mistake import Mistake
+from reverie.world_models.base import FitProgress
+
+AUTO = "auto"
+AUTO_UPDATES = 10_000
+"""Updates after which max_epochs=auto ends a fit: some minutes on two cores."""
 
 # Rows gathered at a time when statistics are accumulated in float64.
 _BLOCK = 16_384
@@ -152,3 +160,83 @@ class EarlyStopping:
         self.stale = torch.where(self.active, stale, self.stale)
         self.active = self.active & (self.stale < self.patience)
         return improved
+
+    def require_finite(self, remedy: str) -> None:
+        """Refuse a fit that diverged.
+
+        Raises:
+            Mistake: names seeds and epochs.
+        """
+        failed = {seed: epoch for seed, epoch in enumerate(self.failed.tolist()) if epoch}
+        if failed:
+            raise Mistake(
+                "the holdout error of the world model was not finite: "
+                + ", ".join(f"seed {seed} at epoch {epoch}" for seed, epoch in failed.items())
+                + f"; check the data (python -m reverie.datasets.check), {remedy}"
+            )
+
+
+@runtime_checkable
+class Trained(Protocol):
+    """Members whose best weights are kept, each for itself."""
+
+    def snapshot(self) -> list[Tensor]:
+        """A copy of all trained tensors."""
+        ...
+
+    def merge(
+        self, kept: Sequence[Tensor], improved: Bool[Tensor, "S E"], running: Bool[Tensor, " S"]
+    ) -> list[Tensor]:
+        """A snapshot with the present weights of `improved` members."""
+        ...
+
+    def restore(self, kept: Sequence[Tensor]) -> None:
+        """Put a snapshot in place."""
+        ...
+
+
+def most_epochs(max_epochs: int | Literal["auto"] | None, updates: int) -> int | None:
+    """The cap on epochs of so many updates; auto as many as take `AUTO_UPDATES`."""
+    return max(1, AUTO_UPDATES // updates) if isinstance(max_epochs, str) else max_epochs
+
+
+def run_epochs(
+    members: Trained,
+    stopping: EarlyStopping,
+    epoch: Callable[[], object],
+    measure: Callable[[], Float[Tensor, "S E"]],
+    *,
+    cap: int | None,
+    progress: FitProgress | None,
+) -> Float[Tensor, "epochs S"]:
+    """Train until every seed has stopped, put the best weights in place, return the errors.
+
+    Args:
+        epoch: trains for one.
+        measure: the error that stops and selects, of every member.
+        cap: most epochs, None for no cap.
+        progress: told epoch and mean error of those still fitting.
+    """
+    best = members.snapshot()
+    losses: list[Tensor] = []
+    while bool(stopping.active.any()) and len(losses) != cap:
+        epoch()
+        loss = measure()
+        running = stopping.active
+        improved = stopping.observe(loss)
+        best = members.merge(best, improved, running)
+        losses.append(loss.mean(-1))
+        if progress is not None:
+            progress(len(losses), losses[-1][running].nanmean().item())
+    members.restore(best)
+    return torch.stack(losses).cpu()
+
+
+def described(stopping: EarlyStopping, losses: Float[Tensor, "epochs S"]) -> dict[str, Any]:
+    """What a fit says of its course, per seed."""
+    epochs = stopping.epochs.tolist()
+    return {
+        "epochs": epochs,
+        "holdout_loss": [losses[:last, seed].tolist() for seed, last in enumerate(epochs)],
+        "best_loss": stopping.best.tolist(),
+    }

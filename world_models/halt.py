@@ -14,9 +14,8 @@ from reverie.mistake import Mistake
 from reverie.ranges import Finite, NonNegative, Range, Share
 from reverie.world_models.base import Step, WorldModel
 from reverie.world_models.filters import ElapsedSteps, FilterResult, TransitionFilter
-from reverie.world_models.measures import quantile as nearest_rank
 from reverie.world_models.per_seed import PerSeed, as_list, as_tensor
-from reverie.world_models.uncertainty import recorded_uncertainty
+from reverie.world_models.uncertainty import limit_on_uncertainty, recorded_uncertainty
 
 log = logging.getLogger(__name__)
 
@@ -82,19 +81,14 @@ class PessimisticHalt(TransitionFilter):
         """
         first = not len(self.limit)
         self._set_reward(data, discount, warn=first)
-        uncertainty = recorded_uncertainty(model, data, seeds)
-        scale = as_tensor(self.scale, seeds).to(uncertainty)
+        scale = as_tensor(self.scale, seeds)
         if self.given_limit is not None:
-            limit = scale * self.given_limit
+            uncertainty = recorded_uncertainty(model, data, seeds)
+            limit = scale.to(uncertainty) * self.given_limit
         else:
             assert self.quantile is not None
-            limit = scale * nearest_rank(uncertainty, self.quantile)
-        if not limit.isfinite().all():
-            raise Mistake(
-                f"the world model's uncertainty of rows of dataset {data.name} is not finite, so "
-                "it sets no limit; look at world_model.png, or fit again with a lower "
-                "world_model.learning_rate"
-            )
+            limit, uncertainty = limit_on_uncertainty(model, data, seeds, self.quantile)
+            limit = scale.to(limit) * limit
         beyond = (~(uncertainty <= limit.unsqueeze(1))).to(limit.dtype).mean(1)
         if first:
             self.limit, self.beyond_limit = limit.unsqueeze(1), beyond

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 LEVELS = tuple(round(0.05 * i, 2) for i in range(1, 20))
@@ -75,6 +75,32 @@ def quantile(values: Float[Tensor, "S N"], level: float) -> Float[Tensor, " S"]:
         return torch.full(values.shape[:1], torch.nan, device=values.device)
     ordered = values.nan_to_num(torch.inf, torch.inf, -torch.inf).sort(-1).values
     return ordered[..., max(math.ceil(level * values.shape[-1]) - 1, 0)]
+
+
+def valid_steps(
+    error: Float[Tensor, "S W T"], lengths: Int[Tensor, " W"], threshold: float
+) -> Float[Tensor, " S"]:
+    """Valid prediction time: the median over segments of the first step with a larger error.
+
+    Segments that end before count as far as they go, by the product-limit estimate of the share
+    that is still valid. T, at least, where half of them are valid to the end.
+
+    Args:
+        error: after step 1, 2, ..., T, of any value behind the end of a segment.
+        lengths: steps of each segment.
+
+    Source: the metric of forecasts of chaos, such as arXiv:2303.08011; doi:10.2307/2281868.
+    """
+    steps = torch.arange(error.shape[-1], device=error.device)
+    within = steps < lengths.to(error.device).unsqueeze(-1)  # [W, T]
+    over = ~(error <= threshold) & within  # so is NaN
+    over_before = (over.cumsum(-1) - over.long()) > 0
+    at_risk = (within & ~over_before).sum(1)  # [S, T]
+    ended = (over & ~over_before).sum(1)
+    valid = (1 - ended / at_risk.clamp(min=1)).cumprod(-1)
+    half = valid <= 0.5
+    first = half.int().argmax(-1) + 1
+    return torch.where(half.any(-1), first, error.shape[-1]).to(error.dtype)
 
 
 def plain(values: Tensor) -> Any:

@@ -143,6 +143,7 @@ class ModelPredictivePlanner:
         """Forget the plan: what follows are other episodes."""
         self.mean: Tensor | None = None
         self.last: Tensor | None = None
+        self.past: Tensor | None = None  # what the model remembers of the episode
         self.played = 0
         return self
 
@@ -165,8 +166,10 @@ class ModelPredictivePlanner:
             return self.moments(obs)[0].clamp(low, high).cpu()
         if self.mean is None or self.played == self.execute:
             ahead = None if self.mean is None else moved_on(self.mean, self.played)
-            self.mean, self.played = self.plan(obs, ahead, self.last, (low, high)), 0
+            self.mean = self.plan(obs, ahead, self.last, (low, high), past=self.past)
+            self.played = 0
         self.last = self.mean[..., self.played, :].clamp(low, high)
+        self.past = self.model.follow(obs, self.last, self.past)
         self.played += 1
         return self.last.cpu()
 
@@ -182,6 +185,7 @@ class ModelPredictivePlanner:
         last: Float[Tensor, "S P A"] | None = None,
         limits: Limits | None = None,
         alike: bool = False,
+        past: Float[Tensor, "S P W"] | None = None,
     ) -> Float[Tensor, "S P H A"]:
         """The mean of the plans from `obs`, without what was planned before; on the device.
 
@@ -191,16 +195,17 @@ class ModelPredictivePlanner:
             limits: of the actions, which broadcast against `[S, P, A]`.
             alike: whether all states of a seed meet the same random numbers, so that a plan does
                 not depend on what it is asked beside.
+            past: what the model remembers of each episode, None for nothing.
         """
         limits = self._limits(limits, obs)
         sides = tuple(side.expand(*obs.shape[:-1], -1).unsqueeze(2) for side in limits)
         shape = (*obs.shape[:-1], self.horizon, self.spec.action_dim)
         mean = obs.new_zeros(shape) if ahead is None else ahead
         std = torch.full_like(mean, self.std_max)
-        followed = self._policy_plans(obs, sides, alike)
+        followed = self._policy_plans(obs, sides, alike, past)
         for iteration in range(self.iterations):
             known = ahead is not None or iteration > 0  # else the mean is nobody's plan
-            mean, std = self._improve(obs, mean, std, followed, last, sides, known, alike)
+            mean, std = self._improve(obs, mean, std, followed, last, sides, known, alike, past)
         return mean
 
     def _improve(
@@ -213,6 +218,7 @@ class ModelPredictivePlanner:
         limits: tuple[Tensor, ...],
         known: bool,
         alike: bool,
+        past: Tensor | None,
     ) -> tuple[Float[Tensor, "S P H A"], Float[Tensor, "S P H A"]]:
         """One iteration: mean and std of the plans, from those that did best."""
         low, high = limits
@@ -239,7 +245,7 @@ class ModelPredictivePlanner:
             action = torch.cat([action, followed[..., t, :]], 2).clamp(low, high)
             return action.flatten(1, 2)
 
-        actions, value = self._roll_out(obs, choose, self.samples, last)
+        actions, value = self._roll_out(obs, choose, self.samples, last, past)
         value = torch.where(value.isfinite(), value, -torch.inf)
         best, index = value.topk(self.elites, -1)
         kept = actions.take_along_dim(index[..., None, None], 2)  # [S, P, E, H, A]
@@ -274,11 +280,14 @@ class ModelPredictivePlanner:
         choose: Choose,
         count: int,
         last: Float[Tensor, "S P A"] | None,
+        past: Float[Tensor, "S P W"] | None,
     ) -> tuple[Float[Tensor, "S P K H A"], Float[Tensor, "S P K"]]:
         """What `count` plans from each state do and what they earn, J in float64."""
         lead = (*obs.shape[:-1], count)
         obs = obs.unsqueeze(2).expand(*lead, -1).flatten(1, 2)  # [S, P K, D]
-        state = self.model.begin(obs)
+        if past is not None:
+            past = past.unsqueeze(2).expand(*lead, -1).flatten(1, 2)
+        state = self.model.begin(obs, past=past, expected=True)
         alive = torch.ones(obs.shape[:-1], dtype=torch.bool, device=obs.device)
         total = obs.new_zeros(obs.shape[:-1], dtype=torch.float64)
         before = None if last is None else last.unsqueeze(2).expand(*lead, -1).flatten(1, 2)
@@ -318,7 +327,11 @@ class ModelPredictivePlanner:
         return torch.cat([first, steps], -2).diff(dim=-2).square().sum((-1, -2))
 
     def _policy_plans(
-        self, obs: Float[Tensor, "S P D"], limits: tuple[Tensor, ...], alike: bool
+        self,
+        obs: Float[Tensor, "S P D"],
+        limits: tuple[Tensor, ...],
+        alike: bool,
+        past: Tensor | None,
     ) -> Float[Tensor, "S P K2 H A"]:
         """What the agent does in the model from each state, the first time without noise."""
         count = self.policy_samples
@@ -335,7 +348,7 @@ class ModelPredictivePlanner:
             action = mean + spread * noise[..., t, :].flatten(1, 2)
             return action.unflatten(1, (-1, count)).clamp(*limits).flatten(1, 2)
 
-        return self._roll_out(obs, choose, count, None)[0]
+        return self._roll_out(obs, choose, count, None, past)[0]
 
     def _drawn_from(self, moments: Moments, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and std of a policy's actions, the latter `std_min` at least."""

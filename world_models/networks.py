@@ -31,15 +31,17 @@ ACTIVATIONS: dict[str, Activation] = {
     "silu": F.silu,
     "tanh": torch.tanh,
     "gelu": gelu,
+    "leaky_relu": F.leaky_relu,
 }
 IN_PLACE: dict[str, Activation] = {
     "relu": F.relu_,
     "silu": partial(F.silu, inplace=True),
     "tanh": torch.tanh_,
     "gelu": lambda x: x.copy_(gelu(x)),  # torch has none in place
+    "leaky_relu": F.leaky_relu_,
 }
 """The same functions written over their argument, which nobody needs where no gradient is taken."""
-FROM_OUTPUT = ("relu", "tanh")
+FROM_OUTPUT = ("relu", "tanh", "leaky_relu")
 """Those whose derivative comes from their result, so that nobody needs the argument at all."""
 
 _NARROW = 16
@@ -202,16 +204,19 @@ class BatchedMLP(nn.Module):
         x: Float[Tensor, "*part B inputs"],
         dropout: float = 0.0,
         first: int | None = None,
+        masks: Sequence[Tensor] = (),
     ) -> Float[Tensor, "*part B outputs"]:
         """What the perceptrons say.
 
         Args:
             dropout: probability that a hidden unit is left out; the others are scaled up.
             first: only so many perceptrons along the last dimension of the lead.
+            masks: what the units of each hidden layer are multiplied by; each broadcasts against
+                `[*part, B, width]`.
         """
         inference = x.device.type == "cpu" and not torch.is_grad_enabled() and not is_compiling()
         wide = math.prod(x.shape[:-1]) * max(self.widths) > _CPU_ACTIVATIONS
-        if inference and wide and first is None and not self.norms:
+        if inference and wide and first is None and not self.norms and not masks:
             return self._infer_on_cpu(x, dropout)
         # In place wherever that is possible: fresh memory would cost more than the function. The
         # compiler sees to that itself.
@@ -230,6 +235,9 @@ class BatchedMLP(nn.Module):
                     rows = activation(rows)
                 if dropout:
                     rows = F.dropout(rows, dropout)
+                if masks:
+                    kept = masks[number].to(rows.dtype)
+                    rows = (rows.unflatten(0, lead[:-1]) * kept).flatten(0, -3)
         return layers[-1].flat(rows.to(x.dtype), first).view(*lead, self.widths[-1])
 
     def _infer_on_cpu(

@@ -72,13 +72,16 @@ class GaussianFields(GaussianMembers):
         super().normalise_by(mean[:, :width], std[:, :width])
 
     def forward(
-        self, inputs: Float[Tensor, "S E1 B X"], dropout: float = 0.0
+        self,
+        inputs: Float[Tensor, "S E1 B X"],
+        dropout: float = 0.0,
+        masks: Sequence[Float[Tensor, "S 1 B _"]] = (),
     ) -> tuple[Float[Tensor, "S E B Y"], Float[Tensor, "S E B Y"]]:
-        """Mean and log-variance of (next_obs - obs, reward)."""
+        """Mean and log-variance of (next_obs - obs, reward); masked units lack at every stage."""
         start, action, duration = self._parts(inputs)
-        outputs = self._outputs(start, action, dropout)
+        outputs = self._outputs(start, action, dropout, masks)
         slope, reward, log_variance = self._split(outputs)
-        change = self._change(start, action, duration, slope)
+        change = self._change(start, action, duration, slope, masks)
         return torch.cat([change, reward], -1), soft_clamp(log_variance, self.low, self.high)
 
     def loss(
@@ -125,8 +128,10 @@ class GaussianFields(GaussianMembers):
         )
         return state, action, duration
 
-    def _outputs(self, state: Tensor, action: Tensor, dropout: float = 0.0) -> Tensor:
-        return self.network(torch.cat([state, action], -1), dropout)
+    def _outputs(
+        self, state: Tensor, action: Tensor, dropout: float = 0.0, masks: Sequence[Tensor] = ()
+    ) -> Tensor:
+        return self.network(torch.cat([state, action], -1), dropout, masks=masks)
 
     def _split(self, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Slope in raw units, reward, log-variance before its bounds."""
@@ -137,24 +142,44 @@ class GaussianFields(GaussianMembers):
     def _unit(self) -> Float[Tensor, "S 1 1 D"]:
         return self.input_std[..., : len(self.moving)]
 
-    def _field(self, start: Tensor, action: Tensor) -> Callable[[Tensor], Tensor]:
+    def _field(
+        self, start: Tensor, action: Tensor, masks: Sequence[Tensor] = ()
+    ) -> Callable[[Tensor], Tensor]:
         """d state / dt of standardised states, under actions that are held."""
-        return lambda state: self._split(self._outputs(state, action))[0] / self._unit()
 
-    def _change(self, start: Tensor, action: Tensor, duration: Tensor, slope: Tensor) -> Tensor:
+        def field(state: Tensor) -> Tensor:
+            return self._split(self._outputs(state, action, masks=masks))[0] / self._unit()
+
+        return field
+
+    def _change(
+        self,
+        start: Tensor,
+        action: Tensor,
+        duration: Tensor,
+        slope: Tensor,
+        masks: Sequence[Tensor],
+    ) -> Tensor:
         """How far the state moves in each row's duration, raw."""
         if self.solver == "rk4":
-            return self._rk4(start, action, duration, slope)
-        field = self._field(start, action)
+            return self._rk4(start, action, duration, slope, masks)
+        field = self._field(start, action, masks)
         after, _ = solve(lambda state: duration * field(state), start, 1.0, self.tolerance)
         return (after - start) * self._unit()
 
-    def _rk4(self, start: Tensor, action: Tensor, duration: Tensor, slope: Tensor) -> Tensor:
+    def _rk4(
+        self,
+        start: Tensor,
+        action: Tensor,
+        duration: Tensor,
+        slope: Tensor,
+        masks: Sequence[Tensor] = (),
+    ) -> Tensor:
         """The same in equal substeps; sums of changes lose no digits to the state."""
         unit, h = self._unit(), duration / self.substeps
 
         def field(moved: Tensor) -> Tensor:
-            return self._split(self._outputs(start + moved / unit, action))[0]
+            return self._split(self._outputs(start + moved / unit, action, masks=masks))[0]
 
         change = runge_kutta_step(field, torch.zeros_like(slope), h, slope)
         for _ in range(self.substeps - 1):

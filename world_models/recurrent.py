@@ -65,7 +65,8 @@ class RecurrentGaussian(nn.Module):
     trained too.
 
     Args:
-        lead: shape of the independent networks, `(seeds,)`; it stands for L below.
+        lead: shape of the independent networks, `(seeds,)` or `(seeds, members)`; it stands for L
+            below.
         inputs, outputs: X and Y.
         width, layers: of the recurrent units.
         blocks: residual blocks behind them.
@@ -136,10 +137,31 @@ class RecurrentGaussian(nn.Module):
             for layer, cell in enumerate(self.cells):
                 begun = raw.shape[-2] - hidden[layer].shape[-2]
                 x = hidden[layer] = cell(x, F.pad(hidden[layer], (0, 0, 0, begun)))
+        return self._answer(x, dropout)
+
+    def _answer(self, x: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
         for block in self.blocks:
             x = block(x, dropout)
         mean, log_variance = self.heads(x).chunk(2, -1)
         return mean, soft_clamp(log_variance, self.low, self.high)
+
+    def advance(
+        self,
+        raw: Float[Tensor, "*lead B X"],
+        hidden: Float[Tensor, "*lead B H"],
+        dropout: float = 0.0,
+    ) -> tuple[Float[Tensor, "*lead B Y"], Float[Tensor, "*lead B Y"], Float[Tensor, "*lead B H"]]:
+        """Mean and log-variance after one more input, and the hidden state; see `standardised`.
+
+        Args:
+            hidden: of all layers side by side, H = layers x width; zeros before the first input.
+        """
+        x = (raw - self.input_mean) / self.input_std
+        following = []
+        for cell, before in zip(self.cells, hidden.split(self.width, -1), strict=True):
+            x = cell(x, before)
+            following.append(x)
+        return *self._answer(x, dropout), torch.cat(following, -1)
 
     def forward(
         self, sequence: Sequence[Float[Tensor, "L _ X"]]
@@ -171,7 +193,11 @@ class RecurrentGaussian(nn.Module):
         """
         mean, log_variance, target = self._residuals(sequence, target, self.dropout)
         losses = gaussian_loss(mean, log_variance, target, target.new_ones(target.shape[-2]))
-        return losses + self.bound_coefficient * (self.high - self.low).sum((-1, -2))
+        return losses + self.bound_penalty()
+
+    def bound_penalty(self) -> Float[Tensor, "*lead"]:
+        """bound_coefficient (sum high - sum low)."""
+        return self.bound_coefficient * (self.high - self.low).sum((-1, -2))
 
     @torch.no_grad()
     def errors(

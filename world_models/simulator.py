@@ -184,10 +184,19 @@ class ModelSimulator(Simulator):
         self._state: Tensor | None = None  # [S, n, W], of models that need more than obs
 
     def prepare(self, data: Dataset, *, seeds: int, discount: float) -> str | None:
+        if self._state is None:  # its place, before anything is compiled
+            self._hold(self.model.begin(self.obs))
         return self.filter.prepare(data, self.model, seeds=seeds, discount=discount)
 
     def metrics(self) -> dict[str, Float[Tensor, " S"]]:
         return self.filter.metrics()
+
+    def _hold(self, state: Tensor | None) -> None:
+        """Keep a state, where the one before was: compiled rollouts read it there."""
+        if state is not None and self._state is not None:
+            self._state.copy_(state)
+        else:
+            self._state = None if state is None else state.clone()
 
     @torch.no_grad()
     def move(self, policy: Policy, starts: Float[Tensor, "S B D"]) -> Moved:
@@ -213,20 +222,21 @@ class ModelSimulator(Simulator):
         self.elapsed_steps.copy_(torch.where(ended, self.horizon, elapsed_steps))
         # What has ended begins anew, but it must not carry NaN until then.
         self.obs.copy_(torch.where(ended.unsqueeze(-1), obs, rows.next_obs))
-        self._state = None if state is None else carry_state(filtered, self.filter)
+        if state is not None:
+            self._hold(carry_state(filtered, self.filter))
         return Moved(rows, filtered.keep & finite, ended)
 
     def contents(self) -> dict[str, Any]:
         return {
             "obs": self.obs.clone(),
             "elapsed_steps": self.elapsed_steps.clone(),
-            "state": self._state,
+            "state": None if self._state is None else self._state.clone(),
         }
 
     def restore(self, contents: Mapping[str, Any]) -> None:
         self.obs.copy_(contents["obs"])
         self.elapsed_steps.copy_(contents["elapsed_steps"])
-        self._state = contents["state"]
+        self._hold(contents["state"])
 
 
 class SimulatorRollouts(RolloutSource):

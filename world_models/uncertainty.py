@@ -15,8 +15,11 @@ from torch import Tensor
 from reverie.datasets.dataset import Dataset
 from reverie.mistake import Mistake
 from reverie.world_models.base import WorldModel
+from reverie.world_models.measures import quantile
 
 _BLOCK = 2048
+CONSTANT = 1e-6
+"""Standard deviation of an observation below which it counts as constant, and is no unit."""
 
 Uncertainty = Callable[[Tensor, Tensor], Tensor]
 
@@ -50,7 +53,9 @@ def ensemble_std(
 ) -> Float[Tensor, "S B"]:
     """u = sqrt(mean over observation dimensions of Var_e[mean_e]), population variance.
 
-    Source: the `ensemble_std` penalty of OfflineRL-Kit's MOPO. Differs: none.
+    Source: the `ensemble_std` penalty of OfflineRL-Kit's MOPO. Differs: none. Given means in
+    standard deviations of the observations (`scaled_ensemble_std`) it is the doubt of NEUBAY,
+    arXiv:2512.04341, which standardises changes and rewards instead.
     """
     return mean[..., :-1].var(1, correction=0).mean(-1).sqrt()
 
@@ -84,16 +89,17 @@ UNCERTAINTIES: dict[str, Uncertainty] = {
     "max_aleatoric": max_aleatoric,
     "pairwise_difference": pairwise_difference,
     "ensemble_std": ensemble_std,
+    "scaled_ensemble_std": ensemble_std,
     "max_pairwise": max_pairwise,
 }
 
-STANDARDISED = ("max_pairwise",)
+STANDARDISED = ("max_pairwise", "scaled_ensemble_std")
 """Those that are given means in standard deviations of the observations, not in raw units."""
 
 DROPOUT = "dropout"
 """Needs passes of its own: `dropout_std` is a function of those, not of the members' Gaussians."""
 
-DISAGREEMENTS = ("pairwise_difference", "ensemble_std", "max_pairwise")
+DISAGREEMENTS = ("pairwise_difference", "ensemble_std", "scaled_ensemble_std", "max_pairwise")
 """Those that compare members and are therefore zero for a single model."""
 
 
@@ -108,6 +114,32 @@ def uncertainty_named(name: str, members: int) -> Uncertainty:
             " leaves nothing to compare; use max_aleatoric, dropout or more members"
         )
     return UNCERTAINTIES[name]
+
+
+def limit_on_uncertainty(
+    model: WorldModel, data: Dataset, seeds: int, level: float
+) -> tuple[Float[Tensor, " S"], Float[Tensor, "S N"]]:
+    """The quantile `level` of a model's u over all recorded rows, and u itself.
+
+    Rows that the fit saw are among them, so the limit is a low one.
+
+    Raises:
+        Mistake: it is not finite.
+    """
+    uncertainty = recorded_uncertainty(model, data, seeds)
+    limit = quantile(uncertainty, level)
+    require_finite(limit, data)
+    return limit, uncertainty
+
+
+def require_finite(limit: Float[Tensor, " S"], data: Dataset) -> None:
+    """Refuse a limit that lets everything pass, or nothing."""
+    if not limit.isfinite().all():
+        raise Mistake(
+            f"the world model's uncertainty of rows of dataset {data.name} is not finite, so "
+            "it sets no limit; look at world_model.png, or fit again with a lower "
+            "world_model.learning_rate"
+        )
 
 
 def recorded_uncertainty(model: WorldModel, data: Dataset, seeds: int) -> Float[Tensor, "S N"]:

@@ -12,15 +12,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from reverie.datasets.dataset import Dataset
-from reverie.mistake import Mistake
 from reverie.world_models.base import FitProgress, ReadState, WriteState
-from reverie.world_models.fitting import EarlyStopping, moments, uninterrupted
+from reverie.world_models.fitting import EarlyStopping, moments, most_epochs, uninterrupted
 from reverie.world_models.optimiser import Adam
 from reverie.world_models.recurrent import RecurrentGaussian
-
-AUTO = "auto"
-AUTO_UPDATES = 10_000
-"""Updates after which max_epochs=auto ends a fit."""
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """Of windows: first state `[L, B, D]`, what drove each step `[L, B, k, F]`, target `[L, B, Y]`."""
@@ -41,8 +36,8 @@ class Windows:
     counts: list[int]
 
 
-def windows(data: Dataset, rows: Bool[Tensor, " N"], longest: int) -> Windows:
-    """All windows of 1 to m = `longest` steps that hold nothing but these rows.
+def room_of(data: Dataset, rows: Bool[Tensor, " N"]) -> Int[Tensor, " N"]:
+    """Steps of the longest window that begins at each row and holds nothing but these rows.
 
     Every row of a window has a known next observation and all lie in one episode, in which a
     termination is at most the last.
@@ -52,7 +47,12 @@ def windows(data: Dataset, rows: Bool[Tensor, " N"], longest: int) -> Windows:
     blocked = torch.cat(
         [(~(rows & data.valid_next)).nonzero().flatten(), torch.tensor([len(last)])]
     )
-    room = torch.minimum(last + 1, blocked[torch.searchsorted(blocked, position)]) - position
+    return torch.minimum(last + 1, blocked[torch.searchsorted(blocked, position)]) - position
+
+
+def windows(data: Dataset, rows: Bool[Tensor, " N"], longest: int) -> Windows:
+    """All windows of 1 to m = `longest` steps that hold nothing but these rows; see `room_of`."""
+    room = room_of(data, rows)
     order = room.argsort(descending=True, stable=True)
     counts = [int((room >= length).sum()) for length in range(1, longest + 1)]
     return Windows(order[: counts[0]], counts)
@@ -131,7 +131,8 @@ class WindowFit:
     Attributes:
         batch, learning_rate: windows per update, of Adam.
         improvement, patience: see `EarlyStopping`.
-        max_epochs: cap on epochs, None for none; auto caps the updates at `AUTO_UPDATES`.
+        max_epochs: cap on epochs, None for none; auto caps the updates at
+            `fitting.AUTO_UPDATES`.
         checkpoint_every: epochs between two calls of `write`, 0 for none.
         wrap: what the training step is passed through, once for every length.
         read, write: of the state of a killed fit, None for nowhere.
@@ -182,7 +183,7 @@ class WindowFit:
 
         updates = [self.wrap(step) for _ in train.counts]
         per_epoch = max(1, train.counts[0] // self.batch) * longest
-        cap = max(1, AUTO_UPDATES // per_epoch) if self.max_epochs == AUTO else self.max_epochs
+        cap = most_epochs(self.max_epochs, per_epoch)
         partial = None if self.read is None else self.read()
         if partial is not None:
             network.load_state_dict(partial["network"])
@@ -218,14 +219,7 @@ class WindowFit:
                     }
                 )
         network.restore(best)
-        failed = {seed: epoch for seed, epoch in enumerate(stopping.failed.tolist()) if epoch}
-        if failed:
-            raise Mistake(
-                "the holdout error of the world model was not finite: "
-                + ", ".join(f"seed {seed} at epoch {epoch}" for seed, epoch in failed.items())
-                + "; check the data (python -m reverie.datasets.check), or lower "
-                "world_model.learning_rate"
-            )
+        stopping.require_finite("or lower world_model.learning_rate")
         curves, epochs = torch.stack(losses, -1).tolist(), stopping.epochs.tolist()
         return {
             "rows": train.counts[0],

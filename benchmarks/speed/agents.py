@@ -35,6 +35,8 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.replay import Mixture, Replay
 from reverie.training.compilation import wrapper
 from reverie.training.launch.options import build_option, options
+from reverie.world_models.base import Gaussian
+from reverie.world_models.diffusion.behaviour import BehaviourClone
 
 MAIN = ("sac", "td3_bc", "iql", "cql")
 """Those that are measured with several seeds too."""
@@ -85,7 +87,17 @@ def make_any(name: str, seeds: int, device: torch.device) -> Agent:
     agent: Agent = build_option("agent", name, spec=SPEC, seeds=seeds, updates=UPDATES)
     if name in ("mobile", "leq", "analytic"):
         agent.attach(make_model(device))
+    if name == "kl_bc":
+        agent.follow(make_clone(device))
     return agent.to(device)
+
+
+def make_clone(device: torch.device) -> Gaussian:
+    """What `agent=kl_bc` stays near: a clone as it starts, always the same."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        clone: BehaviourClone = build_option("behaviour", "clone", spec=SPEC, seeds=1, seed=0)
+    return clone.to(device).gaussian
 
 
 def make_updates(

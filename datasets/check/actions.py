@@ -16,16 +16,16 @@ _FULL = 0.9  # of the box; a policy that reaches it knows that bound
 
 def find_in_actions(rows: Rows) -> Iterator[Finding]:
     """Discrete actions, and actions that use half of a box that nobody gave."""
-    fixed = constant(rows.action)
-    varying = [dim for dim in range(rows.action.shape[1]) if dim not in fixed]
+    fixed = constant(rows.known_action)
+    varying = [dim for dim in range(rows.known_action.shape[1]) if dim not in fixed]
     if len(rows) < _ROWS or not varying:
         return
-    low, high = rows.action.min(axis=0)[varying], rows.action.max(axis=0)[varying]
-    one_hot = _one_hot(rows.action)
+    low, high = rows.known_action.min(axis=0)[varying], rows.known_action.max(axis=0)[varying]
+    one_hot = _one_hot(rows.known_action)
     if one_hot is not None:
         yield one_hot
         return
-    counts = [_count_values(rows.action[:, dim]) for dim in varying]
+    counts = [_count_values(rows.known_action[:, dim]) for dim in varying]
     if max(counts) <= _FEW:
         spread = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else str(counts[0])
         yield warning(

@@ -43,9 +43,10 @@ def describe_columns(rows: Rows) -> tuple[Column, ...]:
 def _each(rows: Rows) -> Iterator[Column]:
     for dim, name in enumerate(rows.obs_labels):
         yield _describe(name, np.ascontiguousarray(rows.obs[:, dim]))
+    known = rows.spec.told(rows.known_action)
     for dim, name in enumerate(rows.action_labels):
-        at_edge = float((np.abs(rows.action[:, dim]) > EDGE).mean())
-        yield _describe(name, np.ascontiguousarray(rows.commands[:, dim]), at_edge)
+        at_edge = float((np.abs(rows.known_action[:, dim]) > EDGE).mean())
+        yield _describe(name, np.ascontiguousarray(known[:, dim]), at_edge)
     yield _describe("reward", rows.reward)
 
 

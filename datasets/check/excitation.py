@@ -36,10 +36,10 @@ def still_actions(rows: Rows) -> list[int]:
     """Actions that vary, and hardly: nearly all rows lie in a small part of the box."""
     if len(rows) < _FEWEST:
         return []
-    fixed = constant(rows.action)
+    fixed = constant(rows.known_action)
     sides = [(1 - _MOST) / 2, (1 + _MOST) / 2]
     still = []
-    for dim, column in enumerate(rows.action.T):
+    for dim, column in enumerate(rows.known_action.T):
         low, high = np.quantile(column, sides)  # one by one, for little memory
         if high - low < _STILL * 2.0 and dim not in fixed:
             still.append(dim)
@@ -52,7 +52,7 @@ def following_actions(rows: Rows) -> list[int]:
     Noise of a controller, dither and spells of other actions leave a part that is not; so do
     memory and kinks, of which a quadratic function knows nothing.
     """
-    first = some(np.arange(len(rows)))
+    first = some(np.flatnonzero(rows.acted))
     obs = _standard(rows.obs[first].astype(np.float64))
     obs = obs[:, (obs != 0.0).any(axis=0)]
     count = obs.shape[1]

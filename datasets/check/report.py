@@ -45,6 +45,7 @@ class Report:
     Attributes:
         rows, episodes, terminals, time_limits: counts; a time limit is any end that is no terminal.
         without_next: rows without the true next observation.
+        without_action: rows without a recorded action.
         not_finite: NaN and Inf entries by column, clean columns left out.
         duplicates: rows that repeat an earlier row exactly.
         constant_obs, constant_action: dimensions that never change.
@@ -63,6 +64,7 @@ class Report:
     terminals: int
     time_limits: int
     without_next: int
+    without_action: int
     not_finite: Mapping[str, int]
     duplicates: int
     constant_obs: tuple[int, ...]
@@ -105,10 +107,11 @@ def report(dataset: Dataset) -> Report:
             terminals=int(rows.terminated.sum()),
             time_limits=int(dataset.truncated.sum()),
             without_next=int((~rows.valid_next).sum()),
+            without_action=int((~rows.acted).sum()),
             not_finite=rows.not_finite,
             duplicates=duplicates,
             constant_obs=constant_obs,
-            constant_action=constant(rows.action),
+            constant_action=constant(rows.known_action),
             equal_obs=_equal(rows.obs, constant_obs),
             columns=describe_columns(rows),
             rewards=_quantiles(rows.reward),
@@ -153,6 +156,11 @@ def _findings(rows: Rows) -> Iterator[Finding]:
         yield from find_in_order(rows)
         yield from find_in_actions(rows)
         yield from find_in_scales(rows)
+    if not rows.acted.all():
+        yield warning(
+            f"{int((~rows.acted).sum()):,} of {len(rows):,} rows have no action: training is "
+            "refused without inverse_model=ensemble, which infers them"
+        )
     if rows.spec.env_id is None:
         yield warning("no environment is named, so policies cannot be scored")
 

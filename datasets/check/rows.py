@@ -39,6 +39,7 @@ class Rows:
 
     Attributes:
         ends: last row of each episode.
+        acted: `[N]` whether an action was recorded; something stands where none was.
         obs_labels, action_labels: what the columns are called, printable.
         where, where_between: what to call a row, and rows from one to another.
         truncated: `[P]` whether that row ended otherwise than by terminating.
@@ -52,6 +53,8 @@ class Rows:
         columns = data.transitions
         self.obs, self.next_obs = columns.obs.numpy(), columns.next_obs.numpy()
         self.action, self.reward = columns.action.numpy(), columns.reward.numpy()
+        missing = data.action_missing
+        self.acted = np.ones(len(self.reward), bool) if missing is None else ~missing.numpy()
         self.terminated = columns.terminated.numpy()
         self.valid_next = data.valid_next.numpy()
         self.starts = data.episode_starts.numpy()
@@ -71,6 +74,11 @@ class Rows:
     def commands(self) -> np.ndarray:
         """`[N, A]` actions in the units of their own names; where these are unknown, in [-1, 1]."""
         return self.spec.told(self.action)
+
+    @cached_property
+    def known_action(self) -> np.ndarray:
+        """`[M, A]` actions that were recorded."""
+        return self.action[self.acted] if self.acted.any() else self.action
 
     def name_obs(self, dims: Sequence[int]) -> list[str]:
         """Observations as a sentence lists them: by name, or by number where none is known."""

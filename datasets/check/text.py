@@ -63,6 +63,7 @@ def _facts(dataset: Dataset, found: Report) -> dict[str, str]:
         "terminals": f"{found.terminals:,} ({found.terminals / found.rows:.2%} of rows)",
         "time limits and cuts": f"{found.time_limits:,}",
         "rows without next obs": f"{found.without_next:,}",
+        **({"rows without action": f"{found.without_action:,}"} if found.without_action else {}),
         "NaN or Inf": ", ".join(f"{key} {n:,}" for key, n in found.not_finite.items()) or "none",
         "duplicate rows": f"{found.duplicates:,}",
         **(

@@ -24,10 +24,11 @@ def find_in_values(rows: Rows) -> Iterator[Finding]:
         yield from _unbearable(rows, name, column)
     if len(constant(rows.obs)) == rows.obs.shape[1]:
         yield problem("no observation ever changes, so all states are the same")
-    if len(constant(rows.action)) == rows.action.shape[1]:
+    if len(constant(rows.known_action)) == rows.known_action.shape[1]:
         yield problem("all actions are the same, so nothing can be learned about choosing one")
-    elif len(constant(rows.action)):
-        yield warning(f"actions {list_dims(rows.name_actions(constant(rows.action)))} never change")
+    elif len(constant(rows.known_action)):
+        fixed = rows.name_actions(constant(rows.known_action))
+        yield warning(f"actions {list_dims(fixed)} never change")
     if (rows.reward == rows.reward[0]).all():
         yield warning(f"every reward is {rows.reward[0]:g}")
     yield from _unwritten(rows)

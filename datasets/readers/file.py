@@ -57,6 +57,7 @@ def load(
     columns: Mapping[str, str | None] | None = None,
     exogenous: Exogenous = None,
     subset: Subset | None = None,
+    missing_actions: bool = False,
 ) -> Dataset:
     """Read transitions from one file.
 
@@ -82,6 +83,7 @@ def load(
             for a column that is to be ignored.
         exogenous: observations that actions do not move, see `datasets.exogenous`.
         subset: which whole episodes to keep, see `datasets.subset.choose_episodes`; None for all.
+        missing_actions: keep rows whose action holds NaN, as rows without an action.
 
     Raises:
         Mistake: no such file; damaged file, missing, ambiguous or unequal columns, discrete
@@ -105,6 +107,7 @@ def load(
         exogenous=exogenous,
         subset=subset,
         given=True,
+        missing_actions=missing_actions,
     )
 
 
@@ -132,6 +135,7 @@ def from_columns(
     subset: Subset | None = None,
     valid_next: np.ndarray | None = None,
     given: bool = False,
+    missing_actions: bool = False,
 ) -> Dataset:
     """Turn arrays with the names of `load` into a dataset.
 
@@ -184,6 +188,7 @@ def from_columns(
         clip_actions=clip_actions,
         subset=subset,
         given=given,
+        missing_actions=missing_actions,
     )
 
 

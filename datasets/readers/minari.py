@@ -71,6 +71,7 @@ def load(
     max_episode_steps: Count | None = None,
     exogenous: Exogenous = None,
     subset: Subset | None = None,
+    missing_actions: bool = False,
 ) -> Dataset:
     """Read a Minari dataset; all rows are kept, since every episode stores its last observation.
 
@@ -92,6 +93,7 @@ def load(
         max_episode_steps: time limit in control steps, None for the recorded one.
         exogenous: observations that actions do not move, see `datasets.exogenous`.
         subset: which whole episodes to keep, see `datasets.subset.choose_episodes`; None for all.
+        missing_actions: keep rows whose action holds NaN, as rows without an action.
 
     Raises:
         Mistake: the dataset is not there and may not be fetched; it cannot be fetched; bad id,
@@ -149,6 +151,7 @@ def load(
         clip_actions=clip_actions,
         subset=subset,
         given=True,
+        missing_actions=missing_actions,
     )
 
 

@@ -49,6 +49,7 @@ def load(
     date_format: str | None = None,
     missing: Sequence[str] = (),
     longest_step: Positive | None = None,
+    missing_actions: bool = False,
 ) -> Dataset:
     """Read transitions from a table with one row for each step.
 
@@ -72,6 +73,8 @@ def load(
         longest_step: rows that are unequally far apart, up to so much of the unit of time, go on
             from each other and the data say how long each lasted, see `Dataset.dt`; longer steps
             cut the episode. None: all are alike, and steps longer than 1.5 of them cut it.
+        missing_actions: keep rows of which nothing but the action is missing, as rows without one;
+            else an episode is cut there.
 
     Raises:
         Mistake: no such file, a column that is absent, named twice, empty or no number, no reward,
@@ -93,6 +96,7 @@ def load(
         clip_actions=clip_actions,
         subset=subset,
         longest_step=longest_step,
+        missing_actions=missing_actions,
     )
 
 
@@ -138,6 +142,7 @@ def from_table(
     clip_actions: bool,
     subset: Mapping[str, Any] | None = None,
     longest_step: float | None = None,
+    missing_actions: bool = False,
 ) -> Dataset:
     """Turn a table into a dataset, with the options of `load`, as they were typed.
 
@@ -152,11 +157,15 @@ def from_table(
     if not isinstance(columns, Mapping) or columns.get("observations") is None:  # guessed
         warn_of_suspects(table, roles, values, ends)
     key, rewards = _reward(table, roles, reward, terminated, ends)
-    keep = leave_out_missing(table, values | {key: rewards}, ends)
+    optional = roles.actions if missing_actions else ()
+    keep = leave_out_missing(table, values | {key: rewards}, ends, optional)
+    if not missing_actions:
+        _tell_of_inference(table.source, roles, values, keep)
     obs, action = (
         np.stack([values[each][keep] for each in chosen], axis=1)
         for chosen in (roles.observations, roles.actions)
     )
+    action[~np.isfinite(action.astype(np.float32))] = np.nan
     if env_id is None:
         action_low, action_high = _box(table.source, roles, action, action_low, action_high)
     spec = given_spec(
@@ -190,6 +199,7 @@ def from_table(
         subset=subset,
         places=table.places.take(keep),
         dt=None if lasts is None else lasts[keep],
+        missing_actions=missing_actions,
     )
     if len(data) < FEWEST:
         raise Mistake(
@@ -219,10 +229,27 @@ def _reward(
     return "dataset.reward", np.where(ends, 0.0, rewards)
 
 
+def _tell_of_inference(
+    source: str, roles: Roles, values: Mapping[str, np.ndarray], keep: np.ndarray
+) -> None:
+    """Say what keeps rows that were left out for nothing but an action."""
+    known = np.logical_and.reduce([np.isfinite(values[each]) for each in roles.observations])
+    acted = np.logical_and.reduce([np.isfinite(values[each]) for each in roles.actions])
+    count = int((known & ~acted & ~keep).sum())
+    if count:
+        log.warning(
+            "%s: %s no action but all observations; inverse_model=ensemble keeps what lacks "
+            "nothing else, and infers it",
+            source,
+            "1 row left out has" if count == 1 else f"{count:,} rows left out have",
+        )
+
+
 def _box(
     source: str, roles: Roles, action: np.ndarray, low: Bound, high: Bound
 ) -> tuple[Bound, Bound]:
     """The bounds of the actions: as given, else the range of the data, which is told."""
+    action = action[np.isfinite(action).all(axis=1)]
     fixed = action.min(axis=0) == action.max(axis=0)
     if fixed.all() or (fixed.any() and (low is None or high is None)):
         dim = int(np.argmax(fixed))

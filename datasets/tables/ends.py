@@ -1,7 +1,7 @@
 """Where the episodes of a table end: by its columns, and where time or values are missing."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import pandas
@@ -106,7 +106,10 @@ def find_ends(
 
 
 def leave_out_missing(
-    table: Table, values: Mapping[str, np.ndarray], ends: np.ndarray
+    table: Table,
+    values: Mapping[str, np.ndarray],
+    ends: np.ndarray,
+    optional: Collection[str] = (),
 ) -> np.ndarray:
     """Mark ends before rows with missing values, in place, and say which rows have none missing.
 
@@ -114,6 +117,7 @@ def leave_out_missing(
         table: of N rows.
         values: `[N]` numbers that a row needs, by column.
         ends: `[N]` bool, changed so that nothing goes on across a row that is left out.
+        optional: columns without which a row is kept: actions, where somebody infers them.
 
     Returns:
         `[N]` bool, rows to keep.
@@ -129,6 +133,7 @@ def leave_out_missing(
             raise Mistake(
                 f"{table.source}: {name} has no value in any row; {remedy} dataset.columns"
             )
+    lacks = {name: each for name, each in lacks.items() if name not in optional}
     keep = ~np.logical_or.reduce(list(lacks.values()))
     if keep.all():
         return keep

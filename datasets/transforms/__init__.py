@@ -11,6 +11,7 @@ from typing import Any, Literal
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.exogenous import Columns
 from reverie.datasets.storage import Storage
+from reverie.datasets.transforms.actions import fill_actions, hide_actions
 from reverie.datasets.transforms.chunks import chunk
 from reverie.datasets.transforms.copies import AUTO, with_copies
 from reverie.datasets.transforms.hide import hide
@@ -34,7 +35,13 @@ def transform(data: Dataset, settings: Mapping[str, Any], discount: float) -> Da
     Args:
         settings: by the keys of `SETTINGS`.
         discount: per control step, the agent's; 1 for one that has none.
+
+    Raises:
+        Mistake: rows without an action, of which no history or chunk can be made.
     """
+    for name in ("hide", "history", "chunks"):
+        if settings.get(name) is not None:
+            data.require_actions()
     if settings.get("hide") is not None:
         data = hide(data, settings["hide"])
     if settings.get("history") is not None:
@@ -44,4 +51,13 @@ def transform(data: Dataset, settings: Mapping[str, Any], discount: float) -> Da
     return with_copies(data) if settings.get("copies") == AUTO else data
 
 
-__all__ = ["SETTINGS", "chunk", "hide", "stack", "transform", "with_copies"]
+__all__ = [
+    "SETTINGS",
+    "chunk",
+    "fill_actions",
+    "hide",
+    "hide_actions",
+    "stack",
+    "transform",
+    "with_copies",
+]

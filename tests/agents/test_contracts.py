@@ -8,6 +8,7 @@ from hydra.utils import get_class
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reverie.training.launch.options import learners, read_option
+from tests.agents.clones import standard_clone
 
 AGENTS = learners()
 BLIND = {"bc", "rvs", "analytic"}  # look at no successor of a recorded row
@@ -23,6 +24,7 @@ def build(request, spec, make_model):
         settings = {key: value for key, value in settings.items() if not key.startswith("_")}
         agent = cls(spec=spec, seeds=seeds, updates=1000, **{**settings, "hidden": [16, 16]})
         agent.attach(make_model(spec, seeds))
+        agent.follow(standard_clone(spec))
         return agent
 
     make.option = request.param

@@ -8,6 +8,7 @@ from reverie.settings import parameters
 from reverie.training.launch.options import learners, read_option
 from reverie.training.population import differs_by_seed
 from reverie.world_models.per_seed import as_list, as_tensor, set_per_seed
+from tests.agents.clones import standard_clone
 
 
 def supporting():
@@ -42,6 +43,7 @@ def test_a_seed_learns_as_if_all_had_its_number(
         torch.manual_seed(0)
         agent = make_agent(option, seeds=3, **{name: value})
         agent.attach(make_model(spec, 3))
+        agent.follow(standard_clone(spec))
         for _ in range(2):
             batch = make_rows(agent, 3, 16)
             if poisoned:

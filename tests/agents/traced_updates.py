@@ -16,6 +16,7 @@ from reverie.datasets.replay import Mixture, Replay
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.training.launch.options import learners, read_option
+from tests.agents.clones import standard_clone
 
 SPEC = Spec(env_id=None, obs_dim=3, action_dim=2, action_low=(-1, -1), action_high=(1, 1))
 SEEDS, ROWS, UPDATES = 2, 50, 4
@@ -46,6 +47,7 @@ def learner(option: str) -> Agent:
         settings["regulariser"] = partial(regulariser, **hyperparameters)
     built = cls(spec=SPEC, seeds=SEEDS, updates=100, **settings)
     built.attach(untrained_ensemble())
+    built.follow(standard_clone(SPEC))
     return built
 
 

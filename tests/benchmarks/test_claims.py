@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from reverie.benchmarks.claims import plane as shared
 from reverie.benchmarks.claims.edge_of_reach import __main__ as edge_of_reach
 from reverie.benchmarks.claims.edge_of_reach import plane
 from reverie.benchmarks.claims.experiment import History
@@ -33,8 +34,8 @@ TINY = replace(
 def data(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REVERIE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(plane, "START_STATES", 50)
-        return plane.start_states(0)
+        patch.setattr(shared, "START_STATES", 50)
+        return shared.start_states(0)
 
 
 def make_agent(target, data, **changes):
@@ -54,12 +55,12 @@ def test_the_patch_replaces_edge_values_by_the_truth_and_no_others(data):
     plain = make_agent("reverie.benchmarks.claims.edge_of_reach.plane.PlaneAgent", data)
     plain.load_state_dict(patched.state_dict(), strict=False)
     position = torch.tensor([[0.0, 0.0], [11.5, 0.0], [-3.0, 10.9], [0.0, -11.9]])
-    next_obs = position.expand(2, -1, -1) / plane.SCALE
+    next_obs = position.expand(2, -1, -1) / shared.SCALE
     torch.manual_seed(1)
     found = patched.next_value(next_obs)
     torch.manual_seed(1)
     expected = plain.next_value(next_obs)
-    truth = task.controller_value(next_obs * plane.SCALE, patched.discount)
+    truth = task.controller_value(next_obs * shared.SCALE, patched.discount)
     torch.testing.assert_close(found[:, [0, 2]], expected[:, [0, 2]])
     torch.testing.assert_close(found[:, [1, 3]], truth[:, [1, 3]])
     assert plane.patched_share(patched) == [0.5, 0.5]
@@ -69,8 +70,8 @@ def test_the_networks_of_the_plane_see_scaled_positions(data):
     agent = make_agent("reverie.benchmarks.claims.edge_of_reach.plane.PlaneAgent", data)
     obs = torch.randn(2, 3, 2) * 5
     action = agent.act(obs, deterministic=True)
-    torch.testing.assert_close(action, agent.actor.act(obs / plane.SCALE, True))
-    torch.testing.assert_close(agent.values(obs, action), agent.critics(obs / plane.SCALE, action))
+    torch.testing.assert_close(action, agent.actor.act(obs / shared.SCALE, True))
+    torch.testing.assert_close(agent.values(obs, action), agent.critics(obs / shared.SCALE, action))
 
 
 def test_mopo_with_the_true_dynamics_is_the_base_procedure(data):

@@ -12,9 +12,9 @@ import torch
 from matplotlib.figure import Figure
 
 from reverie import datasets
-from reverie.benchmarks.claims import blind_pendulum
+from reverie.benchmarks.claims import blind_pendulum, plans
 from reverie.benchmarks.claims.planning import __main__ as planning
-from reverie.benchmarks.claims.planning import arms, hidden_velocity, policies
+from reverie.benchmarks.claims.planning import hidden_velocity, policies
 from reverie.benchmarks.claims.report import RESULTS, Claim, Findings
 from reverie.envs import two_tanks
 from reverie.envs.make import spec_of
@@ -159,11 +159,11 @@ def test_a_quick_look_adds_nothing(monkeypatch, tmp_path, modules):
 def test_a_task_without_a_scale_has_that_of_its_log():
     data = datasets.load("builtin/two-tanks", episodes=4)
     assert data.reference is None
-    scale = arms.scale_of(data)
+    scale = plans.scale_of(data)
     ends = scale.normalise(np.array([data.returns.mean(), data.returns.max()]))
     assert ends.tolist() == pytest.approx([0.0, 100.0])
     own = Reference(1.0, 2.0, "made up")
-    assert arms.scale_of(replace(data, reference=own)) is own
+    assert plans.scale_of(replace(data, reference=own)) is own
 
 
 def test_policies_of_a_log_act_in_its_plant():
@@ -177,7 +177,7 @@ def test_policies_of_a_log_act_in_its_plant():
         return -torch.ones(*obs.shape[:-1], 1)
 
     good, bad = (
-        arms.score(data, policy, episodes=2, seeds=1, plant=plant)["score"][0]
+        plans.score(data, policy, episodes=2, seeds=1, plant=plant)["score"][0]
         for policy in (feedback, closed)
     )
     assert good > 0 > bad

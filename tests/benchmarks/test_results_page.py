@@ -34,7 +34,7 @@ def test_failed_claims_stand_on_the_page_and_quick_runs_do_not(tmp_path):
     assert "| [x](#x) |  |  | 0 | 1 | 0 | 2 |" in text
     assert "| a \\| b [ours] | more | less | **no** |" in text
     assert "2026-01-01, on X, 2 threads, 2 minutes; torch 2." in text
-    assert "![x-plot](../benchmarks/results/x-plot.png)" in text and "quick" not in text
+    assert "![x-plot](../benchmarks/results/x-plot.png)" in text and "y-quick" not in text
 
 
 @pytest.mark.parametrize(("content", "message"), [("{", "damaged"), ("[1]", "neither claims")])

@@ -4,10 +4,12 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 from matplotlib.figure import Figure
 
 from reverie.benchmarks.claims.report import Claim, Findings
 from reverie.benchmarks.claims.second_ring import __main__ as second_ring
+from reverie.benchmarks.claims.second_ring import demonstrations, tabular
 
 
 def claim(holds):
@@ -43,3 +45,25 @@ def test_unknown_names_are_refused_before_anything_runs(monkeypatch, tmp_path, c
 def test_every_module_with_a_measure_is_a_claim():
     for name, module in second_ring.modules().items():
         assert isinstance(module.TITLE, str) and module.__doc__, name
+
+
+def test_demonstrations_halve_the_gap_of_scarce_models_and_few_harm_good_ones():
+    settings = [*demonstrations.HALVED, demonstrations.HARMED]
+    claims = demonstrations.claim_tables(demonstrations.measure_tables(settings))
+    assert [claim.holds for claim in claims] == [True, True, True]
+
+
+def test_planning_near_a_clone_has_plain_planning_and_the_clone_as_its_limits():
+    torch.manual_seed(0)
+    tasks = tabular.draw_tasks(3, 4, 3, 5, 0.3)
+    best = tabular.plan(tasks)
+    clone = tabular.clone_behaviour(tasks, best, 20)
+    torch.testing.assert_close(clone.sum(-1), torch.ones(3, 5, 4, dtype=torch.float64))
+    free = tabular.plan_near(tasks, clone, 1e-4)
+    torch.testing.assert_close(tasks.value(free), tasks.value(best), rtol=0, atol=1e-3)
+    torch.testing.assert_close(tabular.plan_near(tasks, clone, 1e6), clone, rtol=0, atol=1e-4)
+    # lambda log sum is E_pi[Q] - lambda KL(pi || clone), of one step by hand.
+    one = tabular.Tasks(tasks.transitions[:, :1], tasks.rewards[:, :1])
+    near = tabular.plan_near(one, clone[:, :1], 0.5)[:, 0, 0]
+    expected = clone[:, 0, 0] * (tasks.rewards[:, 0, 0] / 0.5).exp()
+    torch.testing.assert_close(near, expected / expected.sum(-1, keepdim=True))

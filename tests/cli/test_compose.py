@@ -22,6 +22,8 @@ from reverie.world_models.any_step import AnyStep
 from reverie.world_models.base import Fitted, WorldModel
 from reverie.world_models.ensemble import ProbabilisticEnsemble
 from reverie.world_models.filters import TransitionFilter
+from reverie.world_models.recurrent_ensemble import RecurrentEnsemble
+from tests.agents.clones import standard_clone
 from tests.cases import some
 
 CONF = Path("conf").resolve()
@@ -137,6 +139,7 @@ def test_every_combination_builds(make_batch, chosen):
             config.source[key] = 10
     built = instantiate(config.agent)(spec=SPEC, seeds=2, updates=10)
     assert isinstance(built, Agent)
+    built.follow(standard_clone(SPEC))
     parts = {}
     if is_chosen(config.dynamics_reward):
         config.dynamics_reward.keep = 20  # as many snapshots as make two
@@ -161,7 +164,7 @@ def test_every_combination_builds(make_batch, chosen):
         assert isinstance(instantiate(config.filter)(**asked), TransitionFilter)
 
     data = episodes(make_batch(30, action_dim=1))
-    if isinstance(model, ProbabilisticEnsemble | AnyStep):
+    if isinstance(model, ProbabilisticEnsemble | AnyStep | RecurrentEnsemble):
         mark_fitted(model)
     try:
         built.attach(model)
@@ -169,7 +172,7 @@ def test_every_combination_builds(make_batch, chosen):
         if agent in ("leq", "analytic"):  # which need gradients, of any model
             assert world_model == "none"
         else:
-            assert agent == "mobile" and world_model != "ensemble"
+            assert agent == "mobile" and world_model not in ("ensemble", "forced")
         assert "choose world_model=ensemble" in str(refused)
         return
     if is_chosen(config.generator):
@@ -242,6 +245,7 @@ def test_a_regulariser_joins_every_agent_that_has_critics(make_batch, agent, reg
             build()
         return
     built = build()
+    built.follow(standard_clone(SPEC))
     data = episodes(make_batch(24, action_dim=1))
     if agent in ("leq", "mobile"):
         settings = {k: v for k, v in config.world_model.items() if k != "path"}

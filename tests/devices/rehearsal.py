@@ -74,6 +74,10 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
         "agent.regulariser.attack=uniform",
     ),
     "dropout": ("algorithm=mopo", "world_model.uncertainty=dropout", "world_model.dropout=0.1"),
+    "masks of rollouts": (
+        *("algorithm=mopo", "world_model.rollout_member=rollout"),
+        *("world_model.dropout=0.1", "world_model.rollout_dropout=0.2"),
+    ),
     "spread of means": ("algorithm=mopo", "world_model.uncertainty=ensemble_std"),
     "pairs of means": ("algorithm=mopo", "world_model.uncertainty=pairwise_difference"),
     "a halt and refits": (
@@ -109,7 +113,7 @@ SMALL: Mapping[str, Any] = {
 """Of the run itself."""
 LIMITS: Mapping[str, int] = {
     **{"horizon": 2, "starts": 8, "every": 2, "retain": 1, "records": 6, "chunk": 4},
-    **{"warmup": 2, "elites": 2, "members": 3, "samples": 2, "environments": 1},
+    **{"lanes": 4, "warmup": 2, "elites": 2, "members": 3, "samples": 2, "environments": 1},
     **{"steps": 3, "table": 20, "smoothing": 5, "length": 8, "stride": 4, "blocks": 2},
     **{"hidden": 8, "epochs": 1, "player_hidden": 8, "width": 16, "max_epochs": 1, "updates": 2},
     **{"iterations": 4, "refit_every": 2, "behaviour_updates": 2, "restart_every": 2},

@@ -16,6 +16,7 @@ from reverie.training.loop import rollout_round
 from reverie.world_models.ensemble import ProbabilisticEnsemble
 from reverie.world_models.filters import UncertaintyPenalty
 from reverie.world_models.sources import BranchedRollouts
+from tests.agents.clones import standard_clone
 
 SPEC = Spec(env_id=None, obs_dim=3, action_dim=2, action_low=(-1, -1), action_high=(1, 1))
 SEEDS = 2
@@ -43,6 +44,7 @@ def train(wrap, updates: int) -> dict[str, torch.Tensor]:
     model = ProbabilisticEnsemble(spec=SPEC, seeds=SEEDS, seed=0, **settings)
     model.load_state_dict({**model.state_dict(), "fitted": torch.tensor(True)})  # as it is
     agent.attach(model)
+    agent.follow(standard_clone(SPEC))
     source = BranchedRollouts(
         model=model,
         transition_filter=UncertaintyPenalty(penalty=0.5, unit="raw"),

@@ -89,6 +89,10 @@ SMALL = dict(
         updates=300,
     ),
     heldout_episodes=0,
+    layer_norm=False,
+    rollout_member="step",
+    rollout_dropout=0.0,
+    rollout_mask="rollout",
     respect_copies=True,
 )
 

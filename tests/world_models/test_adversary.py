@@ -149,4 +149,9 @@ def test_what_cannot_be_trained_is_refused_and_a_weight_of_0_asks_for_nothing(
         make_adversary(make_ensemble(seeds=2, per_seed=False))
     with pytest.raises(Mistake, match=r"TrueDynamics.*world_model=ensemble"):
         make_adversary(TrueDynamics.__new__(TrueDynamics))
+    for kept in ({"rollout_member": "rollout"}, {"dropout": 0.1, "rollout_dropout": 0.1}):
+        with pytest.raises(
+            Mistake, match=r"rollout_member=step and world_model\.rollout_dropout=0"
+        ):
+            make_adversary(make_ensemble(**kept))
     assert make_adversary(weight=0.0).every == 0 and make_adversary().every == 10

@@ -36,6 +36,8 @@ def options(group):
 def settings(group, option, **changes):
     loaded = read_option(f"{group}/{option}")
     loaded.pop("path", None)
+    if "dropout_passes" not in loaded and changes.get("uncertainty") == "dropout":
+        changes.pop("uncertainty")  # which is an ensemble's alone
     return loaded | {key: value for key, value in changes.items() if key in loaded}
 
 

@@ -87,6 +87,30 @@ def test_fifty_dreamed_steps_keep_their_own_past(make_ensemble, histories, chang
     assert torch.equal(seen[1:, 0, :, 1], recorded.T)
 
 
+def test_what_is_expected_keeps_its_own_past_too(make_ensemble, histories):
+    model = fitted(make_ensemble, histories, max_epochs=1)
+    model.replay_exogenous(histories)
+    seen, done = follow(model, histories, 5, expected=True)
+    assert torch.equal(seen[1:, ..., 2:4], seen[:-1, ..., :2])
+    assert torch.equal(seen[1:, ..., 6:8], done)
+
+
+def test_a_kept_member_and_the_row_of_the_record_share_a_state(make_ensemble, histories):
+    model = fitted(make_ensemble, histories, max_epochs=1, rollout_member="rollout")
+    model.replay_exogenous(histories)
+    obs = histories.transitions.obs[:5].expand(2, -1, -1)
+    state = begun = model.begin(obs, torch.arange(5).expand(2, -1))
+    assert state.shape == (2, 5, 2) and state.dtype == torch.float64
+    for t in range(1, 4):
+        step = model.advance(obs, torch.zeros(2, 5, 2), 1, state)
+        obs, state = step.next_obs[0], step.state[0]
+        assert torch.equal(state[..., 0], begun[..., 0])
+        assert torch.equal(state[..., 1], begun[..., 1] + t)
+    planned = model.begin(obs, torch.arange(5).expand(2, -1), expected=True)
+    assert planned.shape == (2, 5, 1)  # the row alone: plans answer by the mean
+    assert model.advance(obs, torch.zeros(2, 5, 2), 1, planned, expected=True).state.shape[-1] == 1
+
+
 def test_all_elites_copy_and_gradients_pass(make_ensemble, histories):
     model = fitted(make_ensemble, histories, max_epochs=1)
     rows = histories.transitions[:6]

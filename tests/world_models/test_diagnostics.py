@@ -18,6 +18,7 @@ from reverie.world_models.measures import (
     quantile,
     ranks,
     spearman,
+    valid_steps,
 )
 
 
@@ -380,3 +381,34 @@ def test_named_columns_are_measured_and_drawn_by_name(data, tmp_path):
     diagnostics.plot(found, tmp_path / "named.png")
     assert (tmp_path / "named.png").stat().st_size > 10_000
     assert "columns" not in diagnostics.measure(Linear(), data)
+
+
+def test_the_valid_prediction_time_counts_short_segments_as_far_as_they_go():
+    """Product-limit estimate by hand; values behind the end of a segment are never looked at."""
+    nan, inf = float("nan"), float("inf")
+    errors = torch.tensor(
+        [
+            [0.1, 0.2, 0.5, 0.1],  # over at 3, once is enough
+            [0.1, 9.0, 9.0, 9.0],  # ends after 1: nobody knows
+            [0.1, 0.4, 0.4, inf],  # the threshold itself is valid; over at 4
+            [nan, 0.1, 0.1, 0.1],  # over at 1
+        ]
+    )
+    lengths = torch.tensor([4, 1, 4, 4])
+    # Valid after 1: 3/4; after 2: 3/4 (two at risk, none over); after 3: 3/8.
+    assert valid_steps(errors.unsqueeze(0), lengths, 0.4).tolist() == [3.0]
+    # Seeds by themselves; where half stay valid, all the way.
+    both = torch.stack([errors, torch.full_like(errors, 0.1)])
+    assert valid_steps(both, lengths, 0.4).tolist() == [3.0, 4.0]
+
+
+def test_the_diagnostics_tell_when_a_bias_leaves_the_valid_range(make_dataset):
+    data = make_dataset(episodes=30, length=120)
+    found = diagnostics.measure(Linear(bias=[0.05, 0.0]), data)["open_loop"]
+    valid = int(found["mean"]["valid_steps"][0])
+    near = max(k for k in diagnostics.HORIZONS if k < valid)
+    far = min(k for k in diagnostics.HORIZONS if k >= valid)
+    medians = dict(zip(found["horizons"], found["mean"]["median"][0], strict=True))
+    assert medians[near] <= diagnostics.VALID < medians[far]
+    exact = diagnostics.measure(Linear(), data)["open_loop"]
+    assert exact["mean"]["valid_steps"] == [100.0]

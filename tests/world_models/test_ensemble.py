@@ -151,7 +151,7 @@ def test_every_member_trains_on_its_bootstrap_rows_each_epoch(make_ensemble, mon
 def test_an_automatic_cap_counts_updates_and_leaves_one_epoch(
     make_ensemble, monkeypatch, updates, epochs
 ):
-    monkeypatch.setattr("reverie.world_models.ensemble.AUTO_UPDATES", updates)
+    monkeypatch.setattr("reverie.world_models.fitting.AUTO_UPDATES", updates)
     model = make_ensemble(batch=32, max_epochs="auto", patience=9)
     inputs, targets = table(130)  # 104 rows to fit, four batches an epoch
     assert fit_table(model, inputs, targets, torch.arange(130).expand(1, -1))["epochs"] == [epochs]

@@ -48,7 +48,7 @@ def fitted(data, **changes) -> NeuralODE:
 def linear_field(model: NeuralODE) -> None:
     """Put ds/dt = (s_2, -s_1) in place of the members, by hand."""
 
-    def network(inputs, dropout=0.0):
+    def network(inputs, dropout=0.0, masks=()):
         state = inputs[..., :2]
         slope = torch.stack([state[..., 1], -state[..., 0]], -1)
         return torch.cat([slope, inputs.new_zeros(*inputs.shape[:-1], 4)], -1)

@@ -373,6 +373,7 @@ _LAYERS: dict[str, Callable[[Step, str, str, int], list[str]]] = {
     "gelu": _each(
         "0.5f * {x} * (1.0f + tanhf(0.7978845608f * ({x} + 0.044715f * {x} * {x} * {x})))"
     ),
+    "leaky_relu": _each("{x} < 0.0f ? 0.01f * {x} : {x}"),
     "symlog": _each("copysignf(log1pf(fabsf({x})), {x})"),
     "round": _each("rintf({x})"),
     "layer_norm": _layer_norm,

@@ -85,9 +85,14 @@ def _linear(graph: Graph, x: str, step: Step, arrays: dict[str, str]) -> str:
 
 
 def _layer_norm(graph: Graph, x: str, step: Step, arrays: dict[str, str]) -> str:
-    epsilon = float(step.arrays["epsilon"])
-    inputs = (x, arrays["scale"], arrays["shift"])
-    return graph.add("LayerNormalization", *inputs, axis=-1, epsilon=epsilon)
+    epsilon, scale = float(step.arrays["epsilon"]), step.arrays["scale"]
+    if scale.ndim == 1:
+        inputs = (x, arrays["scale"], arrays["shift"])
+        return graph.add("LayerNormalization", *inputs, axis=-1, epsilon=epsilon)
+    # Of several members, which the operator does not know: with the scale of none, then theirs.
+    one = graph.constant(f"norm{len(graph.nodes)}_one", np.ones_like(scale[0, 0]))
+    normal = graph.add("LayerNormalization", x, one, axis=-1, epsilon=epsilon)
+    return graph.add("Add", graph.add("Mul", normal, arrays["scale"]), arrays["shift"])
 
 
 def _box(graph: Graph, x: str, step: Step, arrays: dict[str, str]) -> str:
@@ -122,6 +127,7 @@ _LAYERS: dict[str, Callable[[Graph, str, Step, dict[str, str]], str]] = {
     "silu": lambda graph, x, step, arrays: graph.add("Mul", x, graph.add("Sigmoid", x)),
     "tanh": lambda graph, x, step, arrays: graph.add("Tanh", x),
     "gelu": _gelu,
+    "leaky_relu": lambda graph, x, step, arrays: graph.add("LeakyRelu", x, alpha=0.01),
     "symlog": _symlog,
     "round": lambda graph, x, step, arrays: graph.add("Round", x),
     "layer_norm": _layer_norm,

@@ -112,6 +112,7 @@ _LAYERS: dict[str, Callable] = {
     "silu": lambda x: x / (1 + np.exp(-x)),
     "tanh": np.tanh,
     "gelu": lambda x: 0.5 * x * (1 + np.tanh(0.7978845608 * (x + 0.044715 * x * x * x))),
+    "leaky_relu": lambda x: np.where(x < 0, 0.01 * x, x),
     "symlog": lambda x: np.sign(x) * np.log1p(np.abs(x)),
     "round": np.rint,
     "layer_norm": _layer_norm,

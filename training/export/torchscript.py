@@ -19,6 +19,7 @@ _LAYERS = {
     "silu": "x * torch.sigmoid(x)",
     "tanh": "torch.tanh(x)",
     "gelu": "0.5 * x * (1.0 + torch.tanh(0.7978845608 * (x + 0.044715 * x * x * x)))",
+    "leaky_relu": "torch.nn.functional.leaky_relu(x)",
     "symlog": "torch.sign(x) * torch.log1p(torch.abs(x))",
     "round": "torch.round(x)",
     "layer_norm": "torch.layer_norm(x, [{width}], self.{p}_scale, self.{p}_shift, {epsilon!r})",

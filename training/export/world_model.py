@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from reverie.agents.layers import Layer, Linear, Standardise, perceptron_layers
+from reverie.agents.layers import Layer, LayerNorm, Linear, Standardise, perceptron_layers
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
 from reverie.training.export.controller import (
@@ -65,6 +65,13 @@ def layers_of(model: ProbabilisticEnsemble, seed: int) -> list[Layer]:
             weights = torch.stack([each.weight for each in alike if isinstance(each, Linear)])
             biases = torch.stack([each.bias for each in alike if isinstance(each, Linear)])
             together.append(Linear(weights, biases.unsqueeze(1)))
+        elif isinstance(first, LayerNorm):
+            norms = [each for each in alike if isinstance(each, LayerNorm)]
+            scale, shift = (
+                torch.stack([getattr(each, name) for each in norms]).unsqueeze(1)
+                for name in ("scale", "shift")
+            )
+            together.append(LayerNorm(scale, shift, first.epsilon))
         else:
             together.append(first)
     last = together[-1]

@@ -50,7 +50,7 @@ def check(arguments: Sequence[str]) -> int:
     picture = None if chosen.plot is None else _to_write(chosen.plot, ".png")
     table = None if chosen.json in (None, STDOUT) else _to_write(chosen.json, ".json")
     overrides = [*_only_dataset(chosen.overrides), *_searched(chosen.config_dir)]
-    loaded = load_dataset(compose_run(overrides))
+    loaded = load_dataset(compose_run(overrides), infer=False)
     data = loaded.recorded
     found = report(data)
     if chosen.json == STDOUT:

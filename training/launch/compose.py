@@ -28,6 +28,7 @@ from reverie.envs.specs import Spec
 from reverie.envs.true_dynamics import simulator_for
 from reverie.mistake import Mistake
 from reverie.settings import require_declared
+from reverie.training import fitting
 from reverie.training.compilation import decided, pick_device
 from reverie.training.cores import count_cores, count_free_cores, threads_of_user
 from reverie.training.fitting import FITTED, Part
@@ -46,6 +47,7 @@ from reverie.training.probes.values import ValueProbe
 from reverie.training.run import Run
 from reverie.training.seeding import seed_everything, side_stream
 from reverie.world_models.base import Fitted, WorldModel
+from reverie.world_models.inverse import InverseDynamics
 from reverie.world_models.model_updates import ModelUpdates
 from reverie.world_models.mpc import ModelPredictivePlanner
 from reverie.world_models.sources import RolloutSource
@@ -77,7 +79,10 @@ def build_run(
     device = pick_device(config.device)
     seed_everything(config.seed)
     with cache_at(config.cache):
-        data = load_dataset(config, agent) if data is None else data
+        if data is None:
+            data = load_dataset(config, agent, console)
+        else:
+            data = infer_actions(config, data, console)
         cache = cache_root()
     tell_problems(data.recorded, console)
     learner = build_agent(config, data.spec, agent).to(device)
@@ -86,6 +91,7 @@ def build_run(
     parts = {group: build_part(config, group, data.spec, device) for group in chosen_parts(config)}
     models: dict[str, Any] = {group: part.model for group, part in parts.items()}
     learner.attach(models.get("world_model"))
+    learner.follow(models["behaviour"].gaussian if "behaviour" in models else None)
     if isinstance(learner, Planning):
         learner.plan_by(
             build_planner(config.planner, data.spec, models["world_model"], models.get("behaviour"))
@@ -141,17 +147,28 @@ def build_run(
     )
 
 
-def load_dataset(config: DictConfig, agent: Builder | None = None) -> Dataset:
+def load_dataset(
+    config: DictConfig,
+    agent: Builder | None = None,
+    console: Console | None = None,
+    *,
+    infer: bool = True,
+) -> Dataset:
     """The dataset that the settings name, as its transforms leave it.
 
     Args:
         agent: in the place of the configured one, whose discount sums the rewards of a chunk.
+        console: where the fit of an inverse model is shown.
+        infer: fill in missing actions, or refuse them; else data that lack some are given as they
+            were recorded.
     """
     known = config.agent if agent is None else getattr(agent, "keywords", {})
     discount = known.get("discount", 1.0)
     config = config.copy()
     plain: Any = OmegaConf.to_container(config.dataset, resolve=True)
     with open_dict(config.dataset):
+        if is_chosen(config.get("inverse_model")) and "missing_actions" in plain:
+            plain["missing_actions"] = config.dataset.missing_actions = True
         asked = {key: plain.pop(key, None) for key in transforms.SETTINGS}
         for key in asked:
             config.dataset.pop(key, None)
@@ -160,7 +177,43 @@ def load_dataset(config: DictConfig, agent: Builder | None = None) -> Dataset:
     plain["name"] = short_name(**plain)
     read = partial(instantiate, config.dataset, name=plain["name"], _convert_="all")
     data = read_into(asked["storage"], read, plain)
+    if not infer and data.action_missing is not None:
+        return data
+    data = infer_actions(config, data, console or Console(quiet=True))
     return transforms.transform(data, asked, discount)
+
+
+def infer_actions(config: DictConfig, data: Dataset, console: Console) -> Dataset:
+    """The dataset with the actions that it lacks, by an inverse model; a complete one as it is.
+
+    Raises:
+        Mistake: actions are missing, and no inverse model is chosen or can be fitted.
+    """
+    chosen = is_chosen(config.get("inverse_model"))
+    if data.action_missing is None:
+        if chosen:
+            console.print("no action is missing, so no inverse model is fitted", highlight=False)
+        return data
+    if not chosen:
+        data.require_actions()
+    device = pick_device(config.device)
+    part = build_part(config, fitting.INVERSE, data.spec, device)
+    with side_stream(config.seed, device):
+        described = fitting.fit(
+            *(fitting.INVERSE, part, data),
+            cache=cache_root(),
+            directory=None,
+            device=device,
+            compile=lambda function: function,
+            console=console,
+        )
+    model, rows = part.model, data.action_missing.nonzero().flatten()
+    assert isinstance(model, InverseDynamics)
+    filled = transforms.fill_actions(data, *model.propose(data, rows), described["r2"])
+    console.print(
+        f"inferred actions: {filled.origin['inferred actions']}", highlight=False, soft_wrap=True
+    )
+    return filled
 
 
 def tell_problems(data: Dataset, console: Console) -> None:

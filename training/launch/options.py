@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from reverie.datasets.readers.d4rl import TASKS
 from reverie.mistake import Mistake
-from reverie.training.fitting import FITTED
+from reverie.training.fitting import FITTED, INVERSE
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 """Of the checkout, or of the installed package."""
@@ -96,7 +96,9 @@ def load_option(group: str, name: str) -> dict[str, Any]:
     Without the `path` of what is fitted, which names a file and no argument of its class.
     """
     settings = read_option(f"{group}/{name}")
-    return {key: settings[key] for key in settings if key != "path" or group not in FITTED}
+    return {
+        key: settings[key] for key in settings if key != "path" or group not in (*FITTED, INVERSE)
+    }
 
 
 def build_option(

@@ -124,9 +124,12 @@ def require_parts_fit(config: DictConfig) -> None:
         used = is_chosen(config.source) and part in arguments(config.source)
         if part == "behaviour" and is_chosen(config.planner):
             used = config.planner.get("proposals") == part
+        if part == "behaviour" and get_object(config.agent._target_).follow is not Agent.follow:
+            used = True
         if is_chosen(config[part]) and not used:
             planned = part == "behaviour" and is_chosen(config.planner)
             use = "planner.proposals=behaviour" if planned else "source=trajectories"
+            use += " or agent=kl_bc" if part == "behaviour" and not planned else ""
             raise Mistake(
                 f"a {part} is chosen, but the {'planner' if planned else 'source'} does not use "
                 f"it; set {use}, or {part}=none"

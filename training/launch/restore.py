@@ -25,7 +25,7 @@ from reverie.training import checkpoint
 from reverie.training.checkpoint import Facts
 from reverie.training.compilation import pick_device
 from reverie.training.export.subject import choose_seed
-from reverie.training.fitting import FITTED, load_weights
+from reverie.training.fitting import FITTED, INVERSE, load_weights
 from reverie.training.launch import compose, renamed
 from reverie.training.launch.compose import (
     arguments,
@@ -35,6 +35,7 @@ from reverie.training.launch.compose import (
     load_dataset,
 )
 from reverie.training.launch.mistakes import build, explain
+from reverie.training.launch.options import load_option, options
 from reverie.training.launch.strangers import (
     named,
     require_environment_allowed,
@@ -49,6 +50,7 @@ from reverie.world_models.base import Fitted, Policy, WorldModel
 from reverie.world_models.diffusion.planner import Planner
 from reverie.world_models.mpc import ModelPredictivePlanner
 
+log = logging.getLogger(__name__)
 _TABLES = ("reverie.datasets.tables", "reverie.datasets.readers.table")
 """Loggers of what reads tables."""
 AGENT_CLASS = "agent_class"
@@ -255,7 +257,7 @@ def load_run(
     require_environment_allowed(facts.spec.env_id, saved, names)
     if seed is not None:
         seed_everything(seed)
-    config = OmegaConf.create(plain)
+    config = OmegaConf.create(_with_newer_settings(plain, directory))
     agent = build_agent(config, facts.spec).to(place)
     update = checkpoint.load_agent(saved, agent, place)
     run = SavedRun(directory, config, agent, facts, update, place)
@@ -293,7 +295,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         value = plain.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise damaged(path, f"its {key} is {value!r}", _WRITTEN_ANEW)
-    for group in FITTED:
+    for group in (*FITTED, INVERSE):
         part = plain.setdefault(group, None)
         if part is not None and not isinstance(part, dict):
             raise damaged(path, f"its {group} is {part!r}", _WRITTEN_ANEW)
@@ -314,11 +316,33 @@ def _require_settings_of(path: Path, plain: Mapping[str, Any], facts: Facts) -> 
     known, found = flat(facts.settings), flat(plain)
     for key in sorted({*known, *found}) if known else ():
         carried = key.split(".")[0] in CARRIED_OUT or key == "dataset.path"
+        if "." not in key and key not in known and found[key] is None:
+            continue  # a group that came later than the run
         if not carried and (key in found, found.get(key)) != (key in known, known.get(key)):
             was, now = (one_line(str(each.get(key, "nothing")), 200) for each in (known, found))
             raise damaged(
                 path, f"it says {key}={now}, and the checkpoint beside it {was}", _WRITTEN_ANEW
             )
+
+
+def _with_newer_settings(plain: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+    """The settings of a run with those that its parts have got since, as they are shipped.
+
+    Shipped values of new settings leave a part as it was, so that a run of before can be built.
+    """
+    completed, told = dict(plain), []
+    for group in ("agent", *FITTED, INVERSE):
+        part = plain.get(group)
+        if not isinstance(part, dict) or "_target_" not in part:
+            continue
+        shipped = (load_option(group, name) for name in options(group))
+        same = next((own for own in shipped if own.get("_target_") == part["_target_"]), {})
+        newer = {key: value for key, value in same.items() if key not in part}
+        completed[group] = newer | part
+        told += [f"{group}.{key}={value}" for key, value in newer.items()]
+    if told:
+        log.info("%s is older than some settings, which are as shipped: %s", directory, told)
+    return completed
 
 
 def build_planner(run: SavedRun, settings: DictConfig) -> Planner | ModelPredictivePlanner:

@@ -29,6 +29,7 @@ from reverie.world_models.diffusion.records import Records
 from reverie.world_models.diffusion.samplers import Sampler
 from reverie.world_models.diffusion.warm_start import WarmStart
 from reverie.world_models.filters import TransitionFilter
+from reverie.world_models.forcing import Forcing
 from reverie.world_models.model_updates import ModelUpdates
 from reverie.world_models.morec.game import DynamicsGame
 from reverie.world_models.mpc import ModelPredictivePlanner
@@ -41,12 +42,14 @@ KINDS: dict[str, type] = {
     "regulariser": Regulariser,
     "world_model": WorldModel,
     "terminal_head": Termination,
+    "forcing": Forcing,
     "dynamics_reward": Fitted,
     "game": DynamicsGame,
     "generator": Fitted,
     "records": Records,
     "noise_distribution": NoiseDistribution,
     "behaviour": Fitted,
+    "inverse_model": Fitted,
     "filter": TransitionFilter,
     "filters": TransitionFilter,
     "source": RolloutSource,

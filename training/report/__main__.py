@@ -203,7 +203,21 @@ def results(tasks: Tasks) -> Section:
             where = "; no environment is named, so only the recorded episodes have one"
         caption = f"{task}: {name}{where}"
         section.blocks.append(Table(["method", "seeds", *KINDS.values()], rows, caption))
+        if told := _inferred(summary["dataset"]):
+            section.blocks.append(Text(f"{task}: {told}"))
     return section
+
+
+def _inferred(dataset: Mapping[str, Any]) -> str | None:
+    """Which of its actions nobody recorded, in words; None where all were."""
+    found = dataset.get("inferred_actions")
+    if not found:
+        return None
+    r2 = ", ".join("-" if each is None else f"{each:.3f}" for each in found["r2"])
+    return (
+        f"{found['rows']:,} of {dataset['transitions']:,} rows have an action that an inverse "
+        f"model filled in, {found['unsure']:,} of them a guess; R2 on recorded actions {r2}"
+    )
 
 
 def collect_scores(tasks: Tasks) -> tuple[list[str], dict[str, np.ndarray], list[str]]:
@@ -327,13 +341,17 @@ def world_models(tasks: Tasks, painter: Painter) -> list[Section]:
         "NLL, mixture": ("likelihood", "mixture"),
         "calibration error": ("calibration", "error"),
         "std of z": ("calibration", "z_std"),
+        "valid steps": ("open_loop", "mean", "valid_steps"),
     }
     rows = [
         [f"{group.method} on {task}", *(cell(diagnostic(group, *k), 3) for k in columns.values())]
         for task, groups in shown.items()
         for group in groups
     ]
-    caption = "held-out episodes; errors in standard deviations of the change, NLL in nats a column"
+    caption = (
+        "held-out episodes; errors in standard deviations of the change, NLL in nats a column; "
+        "valid steps: of recorded actions, until the error is 0.4 standard deviations of the state"
+    )
     section = Section("World models", [Table(["", *columns], rows, caption)])
     for task, groups in shown.items():
         labels = groups[0].runs[0].summary["dataset"].get("exogenous")
@@ -349,11 +367,14 @@ def world_models(tasks: Tasks, painter: Painter) -> list[Section]:
     return [section]
 
 
-def diagnostic(group: Group, kind: str, name: str) -> list[float]:
+def diagnostic(group: Group, *keys: str) -> list[float]:
     """A measurement of all world models; empty where they have none."""
     found: list[Any] = []
     for run in group.runs:
-        per_seed = (run.world_model.get(kind) or {}).get(name) or []
+        per_seed: Any = run.world_model
+        for key in keys:
+            per_seed = (per_seed or {}).get(key)
+        per_seed = per_seed or []
         shared = run.settings.get("world_model.per_seed") is False
         found += per_seed[:1] if shared else per_seed  # one of a shared model
     return [float("nan") if value is None else value for value in found]

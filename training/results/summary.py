@@ -171,6 +171,11 @@ def summarise(
             "episodes": len(data.episode_starts),
             "origin": dict(data.origin),
             **({"exogenous": list(data.spec.exogenous_labels)} if data.spec.exogenous else {}),
+            **(
+                {"inferred_actions": data.recorded.inferred.describe()}
+                if data.recorded.inferred is not None
+                else {}
+            ),
             "behaviour": behaviour(data),
         },
         "environment": data.spec.env_id,

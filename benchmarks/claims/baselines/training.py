@@ -37,6 +37,7 @@ LEFT_OUT = {
     "admpo": "fits another model than the others; docs/methods/admpo.md measures it",
     "apg": "an update is a hundred times as long; benchmarks.claims.second_ring measures it",
     "mopo_bc": "benchmarks.claims.laptop_budget measures it at the budget that it is meant for",
+    "neubay": "long rollouts; benchmarks.claims.long_rollouts measures it",
     "mpc": "trains no agent; benchmarks.claims.planning measures it",
     **dict.fromkeys(("pgd", "pgd_iql", "synther"), _GENERATOR),
 }

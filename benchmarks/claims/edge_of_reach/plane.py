@@ -13,13 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from reverie import datasets
 from reverie.agents.base import Agent
 from reverie.agents.edac import EDAC
 from reverie.benchmarks.claims import experiment
+from reverie.benchmarks.claims import plane as shared
 from reverie.benchmarks.claims.experiment import Budget, History
+from reverie.benchmarks.claims.plane import SCALE, OfThePlane
 from reverie.datasets.dataset import Dataset
-from reverie.datasets.transition import Transition
 from reverie.envs import edge_of_reach as plane
 from reverie.training.launch.options import build_option
 from reverie.training.probes.values import auc
@@ -41,19 +41,13 @@ BUDGET = Budget(
 )
 QUICK = {"seeds": 4, "updates": 4_400}
 NETWORK = {
-    "hidden": [64, 64],
-    "actor_learning_rate": 1e-3,
-    "critic_learning_rate": 1e-3,
-    "temperature_learning_rate": 1e-3,
+    **shared.NETWORK,
     # As in nn.Linear. The public code's nearly equal starts (agent=ravl) leave the critics of these
     # small networks too alike to disagree: with them RAVL fails here too.
     "hidden_bias": None,
     "actor_output_bound": None,
     "critic_output_bound": None,
-    "tau": 0.03,  # shortens the experiment; 0.005 shows the same growth six times later
 }
-SCALE = 5.0
-START_STATES = 2_000
 BAND_STATES = 2_000
 PENALTY = 1.0  # of MOPO; the true dynamics know no uncertainty, so any value gives the same
 
@@ -76,23 +70,8 @@ ARMS = {
 }
 
 
-class PlaneAgent(EDAC):
-    """EDAC whose networks see positions divided by `SCALE`, so that they are of order one."""
-
-    def act(
-        self, obs: Float[Tensor, "S B D"], deterministic: bool = False
-    ) -> Float[Tensor, "S B A"]:
-        return super().act(obs / SCALE, deterministic)
-
-    def values(
-        self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"]
-    ) -> Float[Tensor, "S N B"]:
-        return super().values(obs / SCALE, action)
-
-    def update(self, batch: Transition) -> dict[str, Float[Tensor, " S"]]:
-        return super().update(
-            replace(batch, obs=batch.obs / SCALE, next_obs=batch.next_obs / SCALE)
-        )
+class PlaneAgent(OfThePlane, EDAC):
+    """EDAC on the plane."""
 
 
 class OraclePatched(PlaneAgent):
@@ -116,11 +95,6 @@ class OraclePatched(PlaneAgent):
         self.all_rows += edge.shape[1]
         truth = plane.controller_value(position, self.discount)
         return torch.where(edge, truth, super().next_value(next_obs))
-
-
-def start_states(seed: int) -> Dataset:
-    """Steps from the start box only: where rollouts begin, and nothing to learn from."""
-    return datasets.load("builtin/edge-of-reach", episodes=START_STATES, episode_steps=1, seed=seed)
 
 
 def run(arm: str, data: Dataset, budget: Budget) -> History:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from reverie.benchmarks.claims import blind_pendulum
 from reverie.benchmarks.claims.judging import Estimate, estimate, estimate_difference
-from reverie.benchmarks.claims.planning.arms import draw_scores, plan
+from reverie.benchmarks.claims.plans import draw_scores, plan
 from reverie.benchmarks.claims.report import Claim, Findings
 
 BLIND, HISTORY, FULL = "k=1", "k=3", blind_pendulum.FULL

@@ -11,7 +11,7 @@ import torch
 
 from reverie import datasets
 from reverie.benchmarks.claims import experiment
-from reverie.benchmarks.claims.planning.arms import ensemble, plan
+from reverie.benchmarks.claims.plans import ensemble, plan
 from reverie.benchmarks.claims.report import Claim, Findings
 from reverie.training.launch.options import build_option
 from reverie.world_models.diagnostics import measure

@@ -15,7 +15,7 @@ from rich.console import Console
 import reverie
 from reverie import datasets
 from reverie.benchmarks.claims.judging import Estimate, estimate
-from reverie.benchmarks.claims.planning.arms import draw_scores, ensemble, plan, score
+from reverie.benchmarks.claims.plans import draw_scores, ensemble, plan, score
 from reverie.benchmarks.claims.report import Claim, Findings
 from reverie.envs import two_tanks
 from reverie.envs.make import spec_of

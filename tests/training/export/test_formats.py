@@ -37,6 +37,7 @@ AGENTS = {
     "td3_bc": {},
     "rebrac": {"actor_layer_norm": True},
     "sac": {"activation": "silu"},
+    "redq": {"activation": "leaky_relu"},
     "iql": {"activation": "tanh"},
     "bc": {},
     "rvs": {"target": [0.2, 0.9]},

@@ -13,10 +13,11 @@ from reverie.training.launch.options import build_option
 SPEC = Spec(None, 3, 2, (-0.1, 2.0), (0.3, 80.0))
 
 
-def make_model(per_seed):
+def make_model(per_seed, **more):
     changes = {
         **{"hidden": [16], "weight_decay": [0.0, 0.0], "members": 4, "elites": 3},
         **{"per_seed": per_seed, "termination": "none"},
+        **more,
     }
     model = build_option("world_model", "ensemble", changes=changes, spec=SPEC, seeds=2, seed=0)
     model.ready = True
@@ -41,6 +42,17 @@ def test_the_graph_says_what_the_elites_expect(per_seed, seed, tmp_path):
     assert wanted["member_reward"].shape == (20, 3)
     assert np.ptp(wanted["member_next_obs"], 1).max() > 1e-3
     assert set(world_model.outputs([])) == set(wanted)
+
+
+def test_each_member_normalises_its_layers_by_its_own_scale(tmp_path):
+    model = make_model(True, layer_norm=True, activation="leaky_relu")
+    for each in model.gaussians.network.norms.parameters():
+        each.copy_(torch.randn_like(each))
+    obs, unit = torch.randn(20, 3).numpy(), (torch.rand(20, 2) * 2 - 1).numpy()
+    inputs = {"obs": obs, "action": box_of(SPEC)(unit)}
+    wanted = world_model.expected(model, 1, obs, unit)
+    found = world_model.export(model, 1, SPEC, inputs, wanted, tmp_path, 3)
+    assert found.difference <= TOLERANCE
 
 
 def test_actions_beyond_the_box_count_as_its_edge(tmp_path):

@@ -64,7 +64,7 @@ def test_options_of_the_environment_are_those_of_a_run(monkeypatch, typed):
     """As Hydra's own composition, which `train.py` goes through."""
     seen = []
 
-    def look(config):
+    def look(config, **_):
         seen.append(config.dataset)
         raise SystemExit
 

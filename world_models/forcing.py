@@ -1,0 +1,306 @@
+"""Generalised teacher forcing: training on many steps in a row without exploding gradients.
+
+arXiv:2306.04406. A model predicts step after step from its own predictions, drawn a share alpha
+towards what was recorded. alpha 1 is training on single steps, 0 is back-propagation through the
+whole window; in between the gradient through t steps fades like (1 - alpha)^t. Weights of the
+steps by causality: arXiv:2203.07404.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from reverie.datasets.dataset import Dataset
+from reverie.ranges import Count, NonNegative, UnitInterval
+from reverie.world_models.optimiser import Adam
+
+ADAPTIVE = "adaptive"
+LOST = 100.0
+"""Largest squared error in variances: what is ten standard deviations off is lost, however far."""
+_FAR = 1e3
+"""Standard deviations at which a carried state is lost, whatever the network makes of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forcing:
+    """How strongly predictions are drawn to the record, and over how many steps.
+
+    Args:
+        steps: T, of a window. Windows end where episodes do.
+        alpha: share of the record in the state that the next prediction starts from; `adaptive`
+            takes 1 - 1 / sigma, see `AdaptiveAlpha`.
+        causality: eps of w_t = exp(-eps sum_{j<t} e_j), the weight of step t, with e_j the mean
+            squared error of step j in variances; 0 weighs all alike.
+        adapt_every: updates between two measurements of sigma.
+        adapt_rate: share of a smaller alpha that is taken over at each.
+
+    Source: arXiv:2306.04406, and arXiv:2203.07404 for the weights. Differs: see `AdaptiveAlpha`.
+    """
+
+    steps: Count
+    alpha: UnitInterval | Literal["adaptive"]
+    causality: NonNegative
+    adapt_every: Count
+    adapt_rate: UnitInterval
+
+    def signature(self) -> dict[str, Any]:
+        """Plain values by which fits are told apart."""
+        return asdict(self)
+
+
+class Window(NamedTuple):
+    """Windows of T consecutive steps; observations are standardised, rewards and actions raw.
+
+    Attributes:
+        obs: `[*, B, D]` where they begin.
+        action: `[*, B, T, A]`.
+        next_obs: `[*, B, T, D]`.
+        reward: `[*, B, T, 1]`.
+        counts: `[*, B, T]` 1.0 for steps that exist, 0.0 behind the end of an episode.
+    """
+
+    obs: Tensor
+    action: Tensor
+    next_obs: Tensor
+    reward: Tensor
+    counts: Tensor
+
+
+class WindowRows:
+    """The rows of a dataset, from which windows of any length are cut.
+
+    Args:
+        data: raw.
+        room: `[N]` steps of the longest window that may begin at each row, see `windows.room_of`.
+        mean, std: `[D]` by which observations are standardised.
+    """
+
+    def __init__(
+        self,
+        data: Dataset,
+        room: Int[Tensor, " N"],
+        mean: Float[Tensor, " D"],
+        std: Float[Tensor, " D"],
+    ) -> None:
+        rows = data.transitions.to(mean.device)
+        self.obs, self.next_obs = (rows.obs - mean) / std, (rows.next_obs - mean) / std
+        self.action, self.reward = rows.action, rows.reward.unsqueeze(-1)
+        self.room = room.to(mean.device)
+
+    def cut(self, starts: Int[Tensor, "*lead"], steps: int) -> Window:
+        """Windows that begin at these rows."""
+        starts = starts.long()
+        ahead = torch.arange(steps, device=starts.device)
+        rows = (starts.unsqueeze(-1) + ahead).clamp(max=len(self.obs) - 1)
+        counts = (ahead < self.room[starts].unsqueeze(-1)).to(self.obs.dtype)
+        parts = (self.action[rows], self.next_obs[rows], self.reward[rows])
+        return Window(self.obs[starts], *parts, counts)
+
+
+def window_starts(room: Int[Tensor, " N"], steps: int) -> Int[Tensor, " P"]:
+    """Rows at which windows of so many steps begin, and the first of each shorter stretch."""
+    goes_on = torch.zeros_like(room, dtype=torch.bool)
+    goes_on[1:] = room[1:] == room[:-1] - 1
+    goes_on &= room > 0
+    first = (room > 0) & ~goes_on
+    return ((room >= steps) | first).nonzero().flatten()
+
+
+class Cell(ABC):
+    """One step of a model as forced training sees it: (state, action) to the next state.
+
+    The first D entries of a state `[*, B, W]` are the observation, standardised, which forcing
+    draws to the record. Others, such as hidden units, go on as they are. Parameters of the network
+    carry the leading shape `[L, E]`: every member of every seed is trained on its own windows.
+
+    Attributes:
+        network: what is trained.
+        given: columns of the observation that the record gives at every step, such as exogenous
+            ones.
+    """
+
+    network: nn.Module
+    given: Sequence[int] = ()
+
+    def begin(self, obs: Float[Tensor, "*lead B D"]) -> Float[Tensor, "*lead B W"]:
+        """The state at a recorded observation without a past."""
+        return obs
+
+    @abstractmethod
+    def move(
+        self, state: Float[Tensor, "*lead B W"], action: Float[Tensor, "*lead B A"]
+    ) -> tuple[Float[Tensor, "*lead B W"], tuple[Tensor, ...]]:
+        """The next state, and what `judge` needs besides, `[*, B, X]` each."""
+
+    def judge(
+        self,
+        state: Float[Tensor, "*lead N W"],
+        following: Float[Tensor, "*lead N W"],
+        told: tuple[Tensor, ...],
+        next_obs: Float[Tensor, "*lead N D"],
+        reward: Float[Tensor, "*lead N 1"],
+    ) -> tuple[Float[Tensor, "*lead N"], Float[Tensor, "*lead N"]]:
+        """Loss and squared error in variances of steps; of a plain cell both are the latter."""
+        error = (following[..., : next_obs.shape[-1]] - next_obs).square().mean(-1)
+        return error, error
+
+    def penalty(self) -> Float[Tensor, " L"] | float:
+        """What else the loss of a seed holds."""
+        return 0.0
+
+    def parameters(self) -> list[nn.Parameter]:
+        """All trained tensors."""
+        return list(self.network.parameters())
+
+    def descend(self, optimiser: Adam, losses: Float[Tensor, " L"]) -> None:
+        """One step of Adam."""
+        optimiser.step(losses)
+
+    def snapshot(self) -> list[Tensor]:
+        """A copy of all trained tensors."""
+        return [parameter.detach().clone() for parameter in self.parameters()]
+
+    def merge(
+        self, kept: Sequence[Tensor], improved: Bool[Tensor, "L E"], running: Bool[Tensor, " L"]
+    ) -> list[Tensor]:
+        """A snapshot with the present weights of `improved` members."""
+        return [
+            torch.where(improved.view(*improved.shape, *[1] * (now.ndim - 2)), now.detach(), then)
+            for now, then in zip(self.parameters(), kept, strict=True)
+        ]
+
+    @torch.no_grad()
+    def restore(self, kept: Sequence[Tensor]) -> None:
+        """Put a snapshot in place."""
+        for parameter, value in zip(self.parameters(), kept, strict=True):
+            parameter.copy_(value)
+
+
+def forced_losses(
+    cell: Cell, window: Window, alpha: float | Float[Tensor, "*lead"], causality: float
+) -> tuple[Float[Tensor, "*lead"], Float[Tensor, "*lead T"]]:
+    """Loss over windows, and the mean squared error of each of their steps, detached.
+
+    z_1 recorded,  z^_{t+1} = f(z_t, a_t),  z_{t+1} = (1 - alpha) z^_{t+1} + alpha z_{t+1}(recorded)
+    loss = sum_t w_t loss(z^_{t+1}) / T,  w_t = exp(-causality sum_{j<t} e_j)
+
+    Args:
+        alpha: one for all, or one for each `[*lead]`. 0 leaves the record to the first step.
+
+    Source: arXiv:2306.04406. Differs: recorded actions drive the model; weights by causality.
+    """
+    state, following, told = _carry(cell, window, alpha)
+    loss, error = cell.judge(
+        state, following, told, _in_turn(window.next_obs), _in_turn(window.reward)
+    )
+    here = window.counts.mT  # [*, T, B]
+    loss, error = (each.unflatten(-1, here.shape[-2:]) for each in (loss, error.detach()))
+    # A network that answers a finite state by NaN has diverged; a lost state has not.
+    lost = ~(state.abs() < _FAR).all(-1).unflatten(-1, here.shape[-2:])
+    rows = here.sum(-1)
+    error = torch.where(lost, LOST, error.clamp(max=LOST)) * here
+    errors = error.sum(-1) / rows.clamp(min=1.0)
+    losses = torch.where(here > 0, loss, 0.0).sum(-1)
+    if causality:
+        losses = losses * torch.exp(-causality * (errors.cumsum(-1) - errors))
+    return losses.sum(-1) / rows.sum(-1), errors
+
+
+def _carry(
+    cell: Cell, window: Window, alpha: float | Float[Tensor, "*lead"]
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """State, next state and what else is told at every step, rows of a step together: T x B."""
+    dim = window.obs.shape[-1]
+    state = cell.begin(window.obs)
+    if not isinstance(alpha, Tensor) and alpha == 1 and state.shape[-1] == dim:
+        # Every step starts from the record: all of them at once.
+        recorded = torch.cat([window.obs.unsqueeze(-2), window.next_obs[..., :-1, :]], -2)
+        state = _in_turn(recorded)
+        return state, *cell.move(state, _in_turn(window.action))
+    share = _share(alpha, cell.given, window.obs)
+    states, followings, told = [], [], []
+    for action, target in zip(window.action.unbind(-2), window.next_obs.unbind(-2), strict=True):
+        following, more = cell.move(state, action)
+        states.append(state)
+        followings.append(following)
+        told.append(more)
+        seen = torch.lerp(following[..., :dim], target, share)
+        state = torch.cat([seen, following[..., dim:]], -1)
+    more = tuple(torch.cat(parts, -2) for parts in zip(*told, strict=True))
+    return torch.cat(states, -2), torch.cat(followings, -2), more
+
+
+def _in_turn(steps: Float[Tensor, "*lead B T X"]) -> Float[Tensor, "*lead rows X"]:
+    """Steps as rows, those of one time together."""
+    return steps.transpose(-3, -2).flatten(-3, -2)
+
+
+def _share(
+    alpha: float | Float[Tensor, "*lead"], given: Sequence[int], obs: Float[Tensor, "*lead B D"]
+) -> Float[Tensor, "*lead _ D"]:
+    """What forcing takes of every column of the record."""
+    if isinstance(alpha, Tensor):
+        share = alpha[..., None, None].expand(*alpha.shape, 1, obs.shape[-1])
+    else:
+        share = torch.full_like(obs[..., :1, :], alpha)
+    if not given:
+        return share
+    return share.index_fill(-1, torch.tensor(list(given), device=obs.device), 1.0)
+
+
+@torch.no_grad()
+def free_errors(cell: Cell, window: Window) -> Float[Tensor, "*lead T"]:
+    """Mean squared error of each step of a prediction that sees the first state only."""
+    return forced_losses(cell, window, 0.0, 0.0)[1]
+
+
+class AdaptiveAlpha:
+    """The least alpha that keeps gradients from growing, for every member.
+
+    alpha* = max(0, 1 - 1 / sigma), with sigma the largest geometric mean over a window of
+    |d z^_{t+1} / d z_t|_2 at recorded states. A larger alpha* is taken at once, a smaller one by
+    and by. It starts at 1.
+
+    Source: arXiv:2306.04406. Differs: of a state with hidden units, the Jacobian counts that of
+    the observations on the observations, which is what forcing damps.
+    """
+
+    def __init__(self, lead: Sequence[int], rate: float, device: torch.device) -> None:
+        self.rate = rate
+        self.value = torch.ones(*lead, device=device)
+
+    def adapt(self, cell: Cell, window: Window) -> None:
+        """Measure at recorded states; no host sync."""
+        logs, state, dim = [], cell.begin(window.obs), window.obs.shape[-1]
+        for t in range(window.action.shape[-2]):
+            action = window.action[..., t, :]
+            logs.append(jacobian_norms(cell, state, action, dim).clamp(min=1e-12).log())
+            with torch.no_grad():
+                following = cell.move(state, action)[0][..., dim:]
+            state = torch.cat([window.next_obs[..., t, :], following], -1)
+        mean = (torch.stack(logs, -1) * window.counts).sum(-1) / window.counts.sum(-1)
+        sigma = mean.amax(-1).exp()
+        wanted = (1 - 1 / sigma).clamp(min=0.0)
+        slowly = torch.lerp(self.value, wanted, self.rate)
+        self.value = torch.where(wanted > self.value, wanted, slowly)
+
+
+def jacobian_norms(
+    cell: Cell, state: Float[Tensor, "*lead B W"], action: Float[Tensor, "*lead B A"], dim: int
+) -> Float[Tensor, "*lead B"]:
+    """Spectral norms of d z^' / d z, of the first `dim` entries of a state on themselves."""
+    rows = state.shape[-2]
+    # A copy of all rows for each entry, of which it alone is differentiated: one pass backwards.
+    lead = [1] * (state.ndim - 2)
+    copies = state.detach().repeat(*lead, dim, 1).requires_grad_(True)
+    with torch.enable_grad():
+        following = cell.move(copies, action.repeat(*lead, dim, 1))[0][..., :dim]
+        entries = following.unflatten(-2, (dim, rows)).diagonal(0, -3, -1)
+        (gradient,) = torch.autograd.grad(entries.sum(), copies)
+    jacobian = gradient[..., :dim].unflatten(-2, (dim, rows)).transpose(-3, -2)
+    return torch.linalg.matrix_norm(jacobian, 2)

@@ -1,0 +1,431 @@
+"""An ensemble of gated recurrent networks that remember the steps of a rollout.
+
+GRU arXiv:1406.1078; ensembles of them with Gaussian heads, trained on their own predictions:
+RWM-U, arXiv:2504.16680. Each member reads (obs, action) and its hidden state, and predicts a
+diagonal Gaussian over (next_obs - obs, reward). What one observation does not show, such as a
+missing speed, it can find in those before.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from reverie.datasets.dataset import Dataset
+from reverie.envs.specs import Spec
+from reverie.mistake import Mistake
+from reverie.ranges import Bounds, Count, Decay, Inside, NonNegative, Positive, Whole
+from reverie.world_models.base import FitProgress, Step, WorldModel, watch_indices
+from reverie.world_models.copies import Copies
+from reverie.world_models.elites import mean_of_elites, of_elites, sample_elites
+from reverie.world_models.fitting import held_out_episodes, rows_of, uninterrupted
+from reverie.world_models.forced_fit import Cut, ForcedFit, SelectBy, cut
+from reverie.world_models.forcing import Forcing
+from reverie.world_models.per_seed import grouped_by_replica
+from reverie.world_models.recurrent import RecurrentGaussian
+from reverie.world_models.recurrent_cell import RecurrentCell
+from reverie.world_models.termination import LearnedTermination, resolve
+from reverie.world_models.uncertainty import DROPOUT, STANDARDISED, uncertainty_named
+
+# Rows of a CPU that go through the networks at a time; more would leave its caches.
+_BLOCK = 2048
+
+
+class RecurrentEnsemble(WorldModel):
+    """E recurrent Gaussians per seed, each fitted to its own windows, elites used in rollouts.
+
+    `Step.state` holds the hidden states of all members, W = E x layers x width. A rollout begins
+    without a past, as a window of the fit does; verdicts on recorded rows, and plans during an
+    episode, know the steps before.
+
+    Args:
+        spec: spaces and environment of the task.
+        seeds: S, agents trained side by side.
+        seed: of everything the fit draws; the fit depends on nothing else but data and settings.
+        members: E.
+        elites: members with the lowest holdout error that rollouts sample from.
+        width, layers: of the gated recurrent units.
+        blocks: residual blocks behind them.
+        dropout: probability that the fit leaves a unit of a block out.
+        learning_rate, batch: of Adam, windows per member and update.
+        log_variance_bounds: where the trainable lower and upper bounds start.
+        bound_coefficient: weight of sum(upper) - sum(lower) in the loss.
+        holdout_fraction: of the episodes, kept for early stopping; of a single one its end.
+        holdout_limit: at most so many rows measure the fit.
+        improvement: share by which a member's holdout error must fall to count.
+        patience: epochs without any improvement after which a seed stops.
+        max_epochs: cap on epochs, None for none; auto caps the updates at `fitting.AUTO_UPDATES`.
+        per_seed: an ensemble for every seed, or one that all seeds share.
+        uncertainty: see `world_models.uncertainty`, all but `dropout`.
+        forcing: length of the windows, and how strongly they are drawn to the record.
+        select_by: what stops the fit and chooses weights and elites, see `ForcedFit`.
+        termination: `auto`, `known`, `learned` or `none`, see `world_models.termination`.
+        terminal_head: builds the classifier that `learned` needs, given `spec` and `seeds`.
+        heldout_episodes: whole episodes kept out of the fit for open-loop diagnostics, at most a
+            tenth of all; 0 for none.
+
+    Source: ours, after the papers above; no published counterpart with these numbers.
+    """
+
+    draws = True
+    remembers = True
+    elite_members: Tensor
+    fitted: Tensor
+    held: Tensor
+
+    def __init__(
+        self,
+        *,
+        spec: Spec,
+        seeds: int,
+        seed: int,
+        members: Count,
+        elites: Count,
+        width: Count,
+        layers: Count,
+        blocks: Whole,
+        dropout: Decay,
+        learning_rate: Positive,
+        batch: Count,
+        log_variance_bounds: Bounds,
+        bound_coefficient: NonNegative,
+        holdout_fraction: Inside,
+        holdout_limit: Count,
+        improvement: Decay,
+        patience: Count,
+        max_epochs: Count | Literal["auto"] | None,
+        per_seed: bool,
+        uncertainty: str,
+        forcing: Forcing,
+        select_by: Literal["one_step", "multi_step"],
+        termination: str,
+        terminal_head: Callable[..., LearnedTermination],
+        heldout_episodes: Whole,
+    ) -> None:
+        super().__init__()
+        if elites > members:
+            raise Mistake(f"world_model needs elites <= members, got {[elites, members]}")
+        if uncertainty == DROPOUT:
+            raise Mistake(
+                "world_model.uncertainty=dropout is of world_model=ensemble; recurrent members "
+                "are compared with world_model.uncertainty=ensemble_std"
+            )
+        self.spec, self.seeds, self.seed = spec, seeds, seed
+        self.members, self.elites = members, elites
+        self.width, self.layers, self.blocks, self.dropout = width, layers, blocks, dropout
+        self.learning_rate, self.batch = learning_rate, batch
+        self.log_variance_bounds = list(log_variance_bounds)
+        self.bound_coefficient = bound_coefficient
+        self.holdout_fraction, self.holdout_limit = holdout_fraction, holdout_limit
+        self.improvement, self.patience, self.max_epochs = improvement, patience, max_epochs
+        self.per_seed, self.heldout_episodes = per_seed, heldout_episodes
+        self.forcing: Forcing = forcing
+        self.select_by: SelectBy = select_by
+        # L, ensembles: one per seed, or one in all.
+        self.replicas = seeds if per_seed else 1
+        self.uncertainty_of = uncertainty_named(uncertainty, members)
+        self.standardised = uncertainty in STANDARDISED
+        self.termination = resolve(
+            termination, spec, lambda: terminal_head(spec=spec, seeds=self.replicas)
+        )
+        self.copies = Copies(spec)
+        self.network = self._build().requires_grad_(False)
+        self.register_buffer("held", torch.tensor(spec.exogenous, dtype=torch.int64), False)
+        self.register_buffer("elite_members", torch.arange(elites).repeat(self.replicas, 1))
+        watch_indices(self, "elite_members", members)
+        self.register_buffer("fitted", torch.tensor(False))
+        # The flag as a Python value: reading a tensor in `step` would make a GPU wait.
+        self.ready = False
+        self.register_load_state_dict_post_hook(_read_flag)
+        self._wrap: Callable[[Callable[..., Tensor]], Callable[..., Tensor]] = lambda f: f
+
+    def _build(self) -> RecurrentGaussian:
+        """Networks whose weights come from torch's global generator."""
+        spec = self.spec
+        return RecurrentGaussian(
+            lead=(self.replicas, self.members),
+            inputs=spec.obs_dim + spec.action_dim,
+            outputs=spec.obs_dim + 1,
+            width=self.width,
+            layers=self.layers,
+            blocks=self.blocks,
+            dropout=self.dropout,
+            log_variance_bounds=self.log_variance_bounds,
+            bound_coefficient=self.bound_coefficient,
+            left_out=sorted([*spec.exogenous, *self.copies.columns.tolist()]),
+        )
+
+    def signature(self) -> dict[str, Any]:
+        fixed = {name: getattr(self, name) for name in _SIGNED}
+        if self.spec.exogenous:
+            fixed["exogenous"] = list(self.spec.exogenous)
+        if self.spec.copies:
+            fixed["copies"] = [list(pair) for pair in self.spec.copies]
+        return {
+            "model": type(self).__name__,
+            "obs_dim": self.spec.obs_dim,
+            "action_dim": self.spec.action_dim,
+            "forcing": self.forcing.signature(),
+            "termination": self.termination.signature(),
+            **fixed,
+        }
+
+    def held_out(self, data: Dataset) -> Int[Tensor, " P"]:
+        """Episodes of this dataset that the fit does not see."""
+        return held_out_episodes(data, self.heldout_episodes, self.seed)
+
+    def compile_update(
+        self, wrapper: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
+    ) -> None:
+        """Pass the training step of later fits, a function of fixed shapes, through `wrapper`."""
+        self._wrap = wrapper
+
+    def fit(self, data: Dataset, progress: FitProgress | None = None) -> dict[str, Any]:
+        """Fit from scratch on a random stream of its own, seeded by `seed`.
+
+        Returns:
+            What `ForcedFit` returns, the elites, the number of `heldout_episodes`, and what the
+            termination says of its own fit.
+
+        Raises:
+            Mistake: other spaces than the model's, or too few usable rows; the fit diverged.
+        """
+        self.spec.require_same_spaces(data.spec, "the world model", f"dataset {data.name}")
+        device = self.fitted.device
+        seen = ~rows_of(data, self.held_out(data))
+        rows = cut(data, seen, self.holdout_fraction, self.seed, device)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(self.seed)
+            self.network.load_state_dict(self._build().state_dict())
+            self.network.normalise_by((rows.mean, rows.std), rows.of_changes(data))
+            stopping, said = self._train(rows, data, progress)
+            self.elite_members.copy_(stopping.best.argsort(-1)[:, : self.elites])
+            self.ready = not bool(stopping.failed.any())
+            self.fitted.fill_(self.ready)
+            stopping.require_finite("or lower world_model.learning_rate")
+            said |= {
+                "elites": self.elite_members.tolist(),
+                "heldout_episodes": len(self.held_out(data)),
+                "termination": self.termination.fit(data, seen),
+            }
+        return said
+
+    def _train(self, rows: Cut, data: Dataset, progress: FitProgress | None) -> Any:
+        cell, test = (
+            RecurrentCell(self.network, rows, self.copies, self.spec.exogenous, dropout)
+            for dropout in (self.dropout, 0.0)
+        )
+        fit = ForcedFit(
+            forcing=self.forcing,
+            select_by=self.select_by,
+            batch=self.batch,
+            learning_rate=self.learning_rate,
+            holdout_limit=self.holdout_limit,
+            improvement=self.improvement,
+            patience=self.patience,
+            max_epochs=self.max_epochs,
+            precision="float32",
+            wrap=self._wrap,
+        )
+        self.network.requires_grad_(True)
+        try:
+            with torch.enable_grad():
+                return fit.run(cell, test, (self.replicas, self.members), rows, data, progress)
+        finally:
+            self.network.requires_grad_(False)
+
+    def initial_state(self, obs: Tensor) -> Tensor:
+        """No memory: zeros."""
+        # Beside it the record of exogenous observations has a row's number, too long for 32 bits.
+        kind = torch.float64 if self.spec.exogenous else obs.dtype
+        width = self.members * self.layers * self.width
+        return obs.new_zeros(*obs.shape[:-1], width, dtype=kind)
+
+    def recorded_state(self, data: Dataset, rows: Int[Tensor, " R"]) -> Float[Tensor, "L R W"]:
+        """The memory of the recorded steps before each row, as many as a window of the fit has.
+
+        Of its episode alone, and of every replica its own.
+        """
+        first, _ = uninterrupted(data)
+        device = self.fitted.device
+        lead = (self.replicas, self.members, len(rows))
+        hidden = self.network.low.new_zeros(*lead, self.layers * self.width)
+        for back in range(self.forcing.steps - 1, 0, -1):
+            there = (rows - back >= first[rows]).to(device)
+            before = data.transitions[(rows - back).clamp(min=0)].to(device)
+            inputs = torch.cat([before.obs, before.action], -1).expand(*lead, -1)
+            after = self.network.advance(inputs, hidden)[-1]
+            hidden = torch.where(there.unsqueeze(-1), after, hidden)
+        return _flat(hidden)
+
+    def follow(
+        self,
+        obs: Float[Tensor, "S B D"],
+        action: Float[Tensor, "S B A"],
+        state: Float[Tensor, "S B W"] | None,
+    ) -> Float[Tensor, "S B W"]:
+        state = self.initial_state(obs) if state is None else state
+        kind, shape = state.dtype, state.shape
+        lanes = map(self._by_replica, (obs, action, state.to(obs.dtype)))
+        return self.all_members(*lanes)[-1].reshape(shape).to(kind)
+
+    def all_members(
+        self,
+        obs: Float[Tensor, "L B D"],
+        action: Float[Tensor, "L B A"],
+        state: Float[Tensor, "L B W"],
+    ) -> tuple[Float[Tensor, "L E B Y"], Float[Tensor, "L E B Y"], Float[Tensor, "L B W"]]:
+        """Mean and std of (next_obs - obs, reward) from every member, and the memory behind.
+
+        Both are 0 of what is exogenous or copied, which the members do not learn.
+        """
+        if obs.device.type == "cpu" and not torch.is_grad_enabled() and obs.shape[1] > _BLOCK:
+            parts = zip(*(each.split(_BLOCK, 1) for each in (obs, action, state)), strict=True)
+            found = zip(*(self._all_members(*part) for part in parts), strict=True)
+            mean, std, after = (torch.cat(each, -2) for each in found)
+            return mean, std, after
+        return self._all_members(obs, action, state)
+
+    def _all_members(
+        self, obs: Tensor, action: Tensor, state: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        net = self.network
+        inputs = torch.cat([obs, action], -1).unsqueeze(1).expand(-1, self.members, -1, -1)
+        hidden = state.unflatten(-1, (self.members, -1)).transpose(1, 2)
+        mean, log_variance, after = net.advance(inputs, hidden)
+        learned = torch.zeros_like(net.output_std).index_fill(0, net.learned, 1.0)
+        mean = (mean * net.output_std + net.output_mean) * learned
+        return mean, log_variance.mul(0.5).exp() * net.output_std * learned, _flat(after)
+
+    def step(
+        self,
+        obs: Float[Tensor, "S B D"],
+        action: Float[Tensor, "S B A"],
+        candidates: int = 1,
+        state: Tensor | None = None,
+    ) -> Step:
+        """Sample K outcomes per row from the elites' Gaussians, see `sample_elites`.
+
+        All members remember what was seen and done, whoever predicted it. Uncertainty is over all
+        members.
+
+        Raises:
+            RuntimeError: the model has not been fitted.
+            ValueError: another number of seeds than the model was built for.
+        """
+
+        def choose(mean: Tensor, std: Tensor) -> Tensor:
+            return sample_elites(mean, std, self.elite_members, candidates)
+
+        return self._outcome(obs, action, candidates, state, choose)
+
+    def expect(
+        self,
+        obs: Float[Tensor, "S B D"],
+        action: Float[Tensor, "S B A"],
+        candidates: int = 1,
+        state: Tensor | None = None,
+    ) -> Step:
+        """The mean of the elites' means, `candidates` times over; see `step`."""
+
+        def choose(mean: Tensor, std: Tensor) -> Tensor:
+            return mean_of_elites(mean, self.elite_members).expand(candidates, -1, -1, -1)
+
+        return self._outcome(obs, action, candidates, state, choose)
+
+    def _outcome(
+        self,
+        obs: Tensor,
+        action: Tensor,
+        candidates: int,
+        state: Tensor | None,
+        choose: Callable[[Tensor, Tensor], Float[Tensor, "K L B Y"]],
+    ) -> Step:
+        shape = obs.shape[:-1]
+        state = self.initial_state(obs) if state is None else state
+        kind = state.dtype
+        obs, action, state = map(self._by_replica, (obs, action, state.to(obs.dtype)))
+        mean, std, after = self.all_members(obs, action, state)
+        chosen = choose(mean, std)
+        next_obs = self.copies(obs, action, obs + chosen[..., :-1])
+        ended = self.termination(
+            obs.expand_as(next_obs), action.expand(candidates, -1, -1, -1), next_obs
+        )
+        after = after.to(kind).expand(candidates, -1, -1, -1)
+        return Step(
+            next_obs=next_obs.reshape(candidates, *shape, -1),
+            reward=chosen[..., -1].reshape(candidates, *shape),
+            terminated=ended.reshape(candidates, *shape),
+            uncertainty=self._uncertainty(mean, std).reshape(shape),
+            state=after.reshape(candidates, *shape, -1),
+        )
+
+    def _uncertainty(
+        self, mean: Float[Tensor, "L E B Y"], std: Float[Tensor, "L E B Y"]
+    ) -> Float[Tensor, "L B"]:
+        if self.standardised:
+            unit = self.network.input_std[: self.spec.obs_dim]
+            mean = torch.cat([mean[..., :-1] / unit, mean[..., -1:]], -1)
+        learned = self.network.learned
+        return self.uncertainty_of(*(each.index_select(-1, learned) for each in (mean, std)))
+
+    def predict(
+        self,
+        obs: Float[Tensor, "S B D"],
+        action: Float[Tensor, "S B A"],
+        state: Float[Tensor, "S B W"] | None = None,
+    ) -> tuple[Float[Tensor, "S E B Y"], Float[Tensor, "S E B Y"]]:
+        """Mean and standard deviation of (next_obs, reward) from every elite, raw units."""
+        seeds, rows = obs.shape[:-1]
+        state = self.initial_state(obs) if state is None else state
+        lanes = map(self._by_replica, (obs, action, state.to(obs.dtype)))
+        mean, std, _ = self.all_members(*lanes)
+        mean, std = (of_elites(each, self.elite_members) for each in (mean, std))
+        if self.replicas != seeds:  # one ensemble serves all seeds: [1, E, S * B] -> [S, E, B]
+            mean, std = (x.view(self.elites, seeds, rows, -1).transpose(0, 1) for x in (mean, std))
+        obs, action = obs.unsqueeze(1), action.unsqueeze(1)
+        next_obs = self.copies(obs, action, obs + mean[..., :-1])
+        return torch.cat([next_obs, mean[..., -1:]], -1), std
+
+    def _by_replica(self, values: Float[Tensor, "S B W"]) -> Float[Tensor, "L rows W"]:
+        """Rows grouped by the ensemble that serves them."""
+        if not self.ready:
+            raise RuntimeError("the world model is not fitted; call fit or load a fitted one first")
+        return grouped_by_replica(
+            values, seeds=self.seeds, replicas=self.replicas, per_seed=self.per_seed
+        )
+
+
+# What two models must agree on, besides spaces, forcing and termination, to be exchangeable.
+_SIGNED = (
+    "replicas",
+    "seed",
+    "members",
+    "elites",
+    "width",
+    "layers",
+    "blocks",
+    "dropout",
+    "learning_rate",
+    "batch",
+    "log_variance_bounds",
+    "bound_coefficient",
+    "holdout_fraction",
+    "holdout_limit",
+    "improvement",
+    "patience",
+    "max_epochs",
+    "select_by",
+    "heldout_episodes",
+)
+
+
+def _flat(hidden: Float[Tensor, "L E B H"]) -> Float[Tensor, "L B W"]:
+    """Hidden states of all members side by side."""
+    return hidden.transpose(1, 2).flatten(2)
+
+
+def _read_flag(model: RecurrentEnsemble, _: object) -> None:
+    model.ready = bool(model.fitted)
