@@ -61,6 +61,7 @@ __all__ = [
     "fill_actions",
     "hide",
     "hide_actions",
+    "require_recorded",
     "stack",
     "transform",
     "with_copies",
