@@ -122,12 +122,12 @@ def load_tensors(
         if "weights" in reason.lower():  # torch goes on to say how to load it all the same
             reason = "it holds more than tensors and plain values, so loading it could run code"
         raise Mistake(
-            f"{path} cannot be read as a {kind} ({reason}); it is damaged or not ours, so load it "
-            f"in no other way: {remedy}"
+            f"{path} cannot be read as {_with_article(kind)} ({reason}); it is damaged or not "
+            f"ours, so load it in no other way: {remedy}"
         ) from error
     marks = (record.get("reverie"), record.get("format")) if isinstance(record, dict) else ()
     if not is_plain(marks) or not marks or marks[0] != kind:  # a tensor is like nothing
-        raise Mistake(f"{path} is not a {kind} of this project; give the path of one")
+        raise Mistake(f"{path} is not {_with_article(kind)} of this project; give the path of one")
     if marks[1] != FORMAT:
         raise Mistake(
             f"{path} was written by another version of Reverie (format {marks[1]}, "
@@ -218,6 +218,10 @@ def _lock(directory: Path, lock: FileLock) -> None:
         except FileNotFoundError:  # whoever made a folder above takes it away, being empty
             if attempt == 9:
                 raise
+
+
+def _with_article(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
 def _write_all(file: BinaryIO, data: bytes) -> None:

@@ -213,6 +213,11 @@ def fit_or_load(
             the fit diverged.
     """
     if given is not None:
+        if not given.is_file():
+            raise Mistake(
+                f"{group}.path={given} does not exist; correct it, or leave {group}.path empty to "
+                "fit a new one"
+            )
         described = load(model, given, data, device, group=group, free=("seed", "columns"))
         if own is not None:
             save(model, own, described, group)

@@ -130,6 +130,8 @@ def leave_out_missing(
     for name, missing in lacks.items():
         if missing.all():
             remedy = "leave it out of" if name in table.columns else "correct it, or name"
+            if name in optional:
+                remedy = "nothing can be inferred: record some, or leave it out of"
             raise Mistake(
                 f"{table.source}: {name} has no value in any row; {remedy} dataset.columns"
             )
@@ -280,7 +282,7 @@ def _breaks(table: Table, name: str, ends: np.ndarray, longest_step: float | Non
         raise Mistake(
             f"{table.source}: {name} stands still in {counted(repeats, 'row')}, first after "
             f"{table.places.at(int(np.argmax(inside & (steps == 0))))}, and nothing can change in "
-            "no time; leave out rows that are there twice, or set dataset.longest_step=null"
+            "no time; leave out rows that are there twice, or write times more exactly"
         )
     if repeats:
         log.warning(

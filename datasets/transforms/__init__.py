@@ -11,7 +11,11 @@ from typing import Any, Literal
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.exogenous import Columns
 from reverie.datasets.storage import Storage
-from reverie.datasets.transforms.actions import fill_actions, hide_actions
+from reverie.datasets.transforms.actions import (
+    fill_actions,
+    hide_actions,
+    require_recorded,
+)
 from reverie.datasets.transforms.chunks import chunk
 from reverie.datasets.transforms.copies import AUTO, with_copies
 from reverie.datasets.transforms.hide import hide
@@ -57,6 +61,7 @@ __all__ = [
     "fill_actions",
     "hide",
     "hide_actions",
+    "require_recorded",
     "stack",
     "transform",
     "with_copies",

@@ -22,7 +22,7 @@ def hide_actions(data: Dataset, rows: Bool[Tensor, " N"]) -> Dataset:
         data: recorded rows.
         rows: those that lose theirs.
     """
-    _require_recorded(data)
+    require_recorded(data)
     missing = rows if data.action_missing is None else rows | data.action_missing
     action = torch.where(missing.unsqueeze(1), 0.0, data.transitions.action)
     return replace(
@@ -51,7 +51,7 @@ def fill_actions(
     """
     missing = data.action_missing
     assert missing is not None, "every row has an action"
-    _require_recorded(data)
+    require_recorded(data)
     filled = data.transitions.action.clone()
     filled[missing] = action.clamp(-1.0, 1.0)
     doubtful = torch.zeros_like(missing)
@@ -72,7 +72,12 @@ def fill_actions(
     )
 
 
-def _require_recorded(data: Dataset) -> None:
+def require_recorded(data: Dataset) -> None:
+    """Refuse rows whose actions can no longer be changed.
+
+    Raises:
+        Mistake: histories or chunks, or rows on disk.
+    """
     if data.untransformed is not None:
         raise Mistake(
             f"the rows of {data.name} are transformed already; infer their actions first, without "

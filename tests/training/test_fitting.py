@@ -95,6 +95,17 @@ def test_a_damaged_cache_is_fitted_again_with_a_notice_that_names_it_alone(tmp_p
     assert other.read_bytes() == b"of another fit"
 
 
+def test_a_file_that_is_not_there_is_told_with_its_setting(tmp_path):
+    with pytest.raises(Mistake, match=r"generator\.path=.*gone\.pt does not exist"):
+        fitted(Counting(), tmp_path, given=tmp_path / "gone.pt")
+
+
+def test_a_kind_that_begins_with_a_vowel_is_named_as_one(tmp_path):
+    (tmp_path / "a.pt").write_bytes(b"not a file of ours")
+    with pytest.raises(Mistake, match="cannot be read as an inverse model"):
+        load_tensors(tmp_path / "a.pt", "inverse model")
+
+
 def test_damage_where_somebody_chose_the_file_is_an_error(tmp_path):
     fitted(Counting(), tmp_path)
     flip(tmp_path / "own.pt")

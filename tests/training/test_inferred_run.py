@@ -12,6 +12,7 @@ from rich.console import Console
 import reverie
 from reverie import datasets
 from reverie.mistake import Mistake
+from reverie.training import fitting
 from reverie.training.report.__main__ import _inferred
 
 SETTINGS = {
@@ -98,3 +99,10 @@ def test_a_dataset_from_python_is_filled_in_as_well_and_a_complete_one_left_alon
         *("algorithm=td3_bc", "inverse_model=ensemble"), dataset=data, console=quiet, **SETTINGS
     )
     assert plain.data is data
+
+
+def test_rows_on_disk_are_refused_before_a_model_is_fitted(tmp_path, monkeypatch):
+    log(tmp_path / "log.csv")
+    monkeypatch.setattr(fitting, "fit", lambda *_, **__: pytest.fail("it was fitted"))
+    with pytest.raises(Mistake, match=r"set dataset\.storage=memory"):
+        make(tmp_path / "log.csv", "dataset=table", **{"dataset.storage": "memmap"})

@@ -196,6 +196,7 @@ def infer_actions(config: DictConfig, data: Dataset, console: Console) -> Datase
         return data
     if not chosen:
         data.require_actions()
+    transforms.require_recorded(data)  # before the fit is paid for
     device = pick_device(config.device)
     part = build_part(config, fitting.INVERSE, data.spec, device)
     with side_stream(config.seed, device):
