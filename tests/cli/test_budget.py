@@ -42,6 +42,7 @@ def test_auto_takes_the_paper_where_it_has_numbers_and_else_the_laptop(typed, ex
 def test_all_presets_have_one_length_on_one_dataset(step):
     found = {name: budget_of(f"algorithm={name}", *MINE) for name in options("algorithm")[::step]}
     assert found.pop("mpc", ("laptop", 0)) == ("laptop", 0)  # trains nobody
+    assert found.pop("apg", ("laptop", 2000)) == ("laptop", 2000)  # of whole rollouts
     assert set(found.values()) == {("laptop", 20_000)}
 
 
