@@ -65,6 +65,8 @@ def describe_regions(
         return network.pattern(points.expand(*lead, -1, -1))[which]
 
     seen = sides(z)
+    # A column that all share, for a linear model has no kink at all.
+    seen = torch.cat([seen.new_ones(len(seen), 1), seen], -1)
     patterns, region, counts = seen.unique(dim=0, return_inverse=True, return_counts=True)
     free = [unit for unit in range(z.shape[-1]) if unit not in spec.exogenous]
     found = []
@@ -82,7 +84,7 @@ def describe_regions(
         if float((values - 1).abs().min()) > _SINGULAR:
             point = z.new_zeros(z.shape[-1])
             point[free] = torch.linalg.solve(torch.eye(len(free)).to(step) - step, constant).to(z)
-        said = patterns[number]
+        said = patterns[number, 1:]
         found.append(
             {
                 "share": float(counts[number]) / len(z),
