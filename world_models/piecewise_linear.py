@@ -119,8 +119,9 @@ class AlmostLinear(PiecewiseLinear):
         super().__init__(lead=lead, **others)
         if relu_units > self.units:
             raise Mistake(
-                f"world_model.relu_units={relu_units} are more than the {self.units} units that "
-                f"there are, {self.obs_dim} observed ones and world_model.hidden_units={self.memory}"
+                f"world_model.relu_units={relu_units} are more than all {self.units} units, "
+                f"{self.obs_dim} observed ones and world_model.hidden_units={self.memory}; "
+                "lower the first or raise the last"
             )
         self.relu_units = relu_units
         self.weight = nn.Parameter(_SMALL * torch.randn(*lead, self.units, self.units))
@@ -285,4 +286,3 @@ def _first_diagonal(lead: Sequence[int], units: int) -> Float[Tensor, "*lead 1 M
     positive = normal.mT @ normal / units + torch.eye(units)
     largest = torch.linalg.eigvalsh(positive)[..., -1:]
     return (positive.diagonal(dim1=-2, dim2=-1) / largest).unsqueeze(-2)
-

@@ -1,4 +1,4 @@
-"""Piecewise linear members: their equations, their regions, and what is known of a linear system."""
+"""Piecewise linear members: their equations, their regions, and what a linear system gives."""
 
 import pytest
 import torch

@@ -22,7 +22,7 @@ from reverie.datasets.dataset import Dataset
 
 TITLE = "Almost-linear RNNs: how few kinks a chaotic attractor needs, and other models beside them"
 KINKS = (0, 1, 2, 5)
-SEEDS, NOISE, DISCARD = 3, 0.05, 100
+SEEDS, NOISE, DISCARD = 2, 0.05, 100
 LIKELIHOOD = "max_aleatoric"
 """Its uncertainty is asked of nobody here; a single member has no other."""
 SHARED: dict[str, Any] = {
@@ -30,10 +30,10 @@ SHARED: dict[str, Any] = {
     "uncertainty": LIKELIHOOD,
 }
 WINDOWS: dict[str, Any] = SHARED | {
-    **{"batch": 16, "learning_rate": 5e-3, "select_by": "multi_step"},
+    **{"batch": 16, "learning_rate": 4e-3, "select_by": "multi_step"},
     **{"forcing": {"steps": 20, "alpha": 0.2}},
 }
-EPOCHS = 40
+EPOCHS = 20
 """Of windows; 45 updates each."""
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "almost linear": ("almost_linear", WINDOWS | {"hidden_units": 17, "relu_units": 2}),
@@ -100,7 +100,7 @@ def fit_and_judge(
 ) -> dict[str, Any]:
     """What a model of `MODELS` makes of a system; quick fits are of two epochs."""
     option, settings = MODELS[arm]
-    settings = settings | changes
+    settings = {**settings, **changes}
     if option != "sindy":
         epochs = EPOCHS if "forcing" in settings else 60
         settings["max_epochs"] = 2 if quick else epochs

@@ -43,7 +43,11 @@ def measure(quick: bool, judge: Judge, noise: float) -> Catalogue:
         skipped = "skipped: dysts is not installed (pip install dysts)"
         return Catalogue(Claim(text, "to see", skipped, None, "ours"), {})
     names = NAMES[:1] if quick else NAMES
-    jobs = {f"{name}/{arm}": partial(_run, name, arm, quick, judge, noise) for arm in ARMS for name in names}
+    jobs = {
+        f"{name}/{arm}": partial(_run, name, arm, quick, judge, noise)
+        for arm in ARMS
+        for name in names
+    }
     runs = experiment.split_by_task(experiment.run_all(jobs))
     told = ", ".join(
         f"{arm} {np.median([found[arm]['valid'].mean for found in runs.values()]):.2g}"
