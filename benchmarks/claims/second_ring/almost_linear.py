@@ -14,8 +14,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from reverie.benchmarks.claims import experiment
-from reverie.benchmarks.claims.forecasting.open_loop import noisy
 from reverie.benchmarks.claims.judging import Estimate, estimate, is_below
+from reverie.benchmarks.claims.open_loop import noisy
 from reverie.benchmarks.claims.report import Claim, Findings
 from reverie.benchmarks.claims.second_ring import catalogue, chaos
 from reverie.datasets.dataset import Dataset
@@ -77,7 +77,7 @@ def measure(quick: bool) -> Findings:
         "systems": runs,
         "tables": [_table(name, found) for name, found in runs.items()],
     }
-    more = catalogue.measure(quick, fit_and_judge, NOISE)
+    more = catalogue.judge_catalogue(quick, fit_and_judge, NOISE)
     claims.append(more.claim)
     return Findings(claims, details | {"catalogue": more.runs}, {"kinks": _draw(kinks)})
 

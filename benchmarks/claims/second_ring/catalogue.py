@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from reverie.benchmarks.claims import experiment
-from reverie.benchmarks.claims.forecasting.open_loop import noisy
+from reverie.benchmarks.claims.open_loop import noisy
 from reverie.benchmarks.claims.report import Claim
 from reverie.benchmarks.claims.second_ring import chaos
 
@@ -31,7 +31,7 @@ class Catalogue:
     runs: dict[str, Any]
 
 
-def measure(quick: bool, judge: Judge, noise: float) -> Catalogue:
+def judge_catalogue(quick: bool, judge: Judge, noise: float) -> Catalogue:
     """Fit three models to each system; nothing where the package is absent.
 
     Args:

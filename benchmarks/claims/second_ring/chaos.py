@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from reverie.benchmarks.claims.forecasting.open_loop import errors_ahead
+from reverie.benchmarks.claims.open_loop import errors_ahead
 from reverie.datasets.build import build
 from reverie.datasets.dataset import Dataset
 from reverie.envs.specs import Spec
