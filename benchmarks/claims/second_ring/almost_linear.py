@@ -137,7 +137,7 @@ def _kink_claims(kinks: Found, quick: bool) -> list[Claim]:
             "the same, beyond two",
             "D_stsp of 5 within 20 % of that of 2",
             f"{five} against {two}",
-            None if quick else abs(five.mean - two.mean) <= 0.2 * two.mean,
+            None if quick else _alike(five, two, 0.2),
         ),
     ]
     for name, words in (("D_H", "D_H"), ("valid", "valid prediction time in Lyapunov times")):
@@ -148,6 +148,14 @@ def _kink_claims(kinks: Found, quick: bool) -> list[Claim]:
         Claim("linear regions in which the data lie, by the same count", "to see", said, None)
     )
     return claims
+
+
+def _alike(one: Estimate, other: Estimate, share: float) -> bool | None:
+    """Whether means lie so close together; None where seeds spread further than that."""
+    near = share * other.mean
+    if max(one.half_width, other.half_width) > near:
+        return None
+    return abs(one.mean - other.mean) <= near
 
 
 def _beside(system: str, runs: Found) -> Claim:
