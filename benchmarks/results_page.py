@@ -35,6 +35,7 @@ SUBJECTS = {
     "sindy_rl": ("SINDy-RL: equations of dynamics and policies", "2403.09110"),
     "long_rollouts": ("NEUBAY's parts one by one beside MOPO and RAVL", "2512.04341"),
     "forecasting": ("forced, recurrent and any-step models ahead, clean and noisy", "2306.04406"),
+    "second_ring-almost_linear": ("kinks that a chaotic attractor needs", "2410.14240"),
     "second_ring-analytic_gradient": ("policy gradients through a model", "2403.13851"),
     "second_ring-boundary_noise": ("the best of several start noises", "2305.15357"),
     "second_ring-demonstrations": ("RL near a clone of demonstrations", "2310.17303"),

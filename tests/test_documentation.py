@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from reverie.training.launch.options import options
+
 ROOMS = ("agents", "benchmarks", "datasets", "envs", "training", "world_models")
 PAGES = [Path("README.md"), *sorted(Path("docs").rglob("*.md"))]
 TO_BE_WRITTEN = {Path("docs/extending.md")}
@@ -60,3 +62,11 @@ def test_the_page_of_building_blocks_lists_them_all(module):
         if not own or not (inspect.isclass(thing) or inspect.isfunction(thing)):
             continue
         assert re.search(rf"`{name}[`(]", page), f"docs/building_blocks.md lacks {name}"
+
+
+def test_the_page_of_settings_lists_every_option():
+    page = Path("docs/reference/settings.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", page, re.MULTILINE))
+    for group in ("algorithm", "agent", "world_model", "source", "generator", "filter"):
+        missing = [name for name in options(group) if f"`{name}`" not in rows[group]]
+        assert not missing, f"{group}: {missing}"

@@ -56,4 +56,4 @@ def grouped_by_replica(
             f"the world model was built for seeds={seeds} and takes observations and "
             f"actions [S, B, *], got shape {list(values.shape)}"
         )
-    return values.reshape(replicas, -1, values.shape[-1])
+    return values.reshape(replicas, values.shape[0] // replicas * values.shape[1], values.shape[-1])

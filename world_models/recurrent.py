@@ -4,6 +4,7 @@ GRU arXiv:1406.1078. The stack of units, residual blocks and heads is that of AD
 arXiv:2405.17031.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -58,19 +59,16 @@ class ResidualBlock(nn.Module):
         return self.norm(x + (F.dropout(added, dropout) if dropout else added))
 
 
-class RecurrentGaussian(nn.Module):
-    """Reads sequences and answers with a diagonal Gaussian after each one's last input.
+class MemoryNetwork(nn.Module, ABC):
+    """`lead` networks that read one input after another and remember.
 
-    Inputs and outputs are raw; inside, both are standardised. The bounds of the log-variance are
-    trained too.
+    Each answers with a diagonal Gaussian. Inputs and outputs are raw; inside, both are
+    standardised. The bounds of the log-variance are trained too.
 
     Args:
-        lead: shape of the independent networks, `(seeds,)` or `(seeds, members)`; it stands for L
-            below.
+        lead: shape of the independent networks, `(seeds,)` or `(seeds, members)`.
         inputs, outputs: X and Y.
-        width, layers: of the recurrent units.
-        blocks: residual blocks behind them.
-        dropout: probability that `loss` leaves a unit of a block out.
+        memory: H, numbers that a network remembers.
         log_variance_bounds: where lower and upper bound start.
         bound_coefficient: weight of sum(upper) - sum(lower) in the loss.
         left_out: indices of outputs that are not learned: they count for no loss and no error.
@@ -88,22 +86,13 @@ class RecurrentGaussian(nn.Module):
         lead: Sequence[int],
         inputs: int,
         outputs: int,
-        width: int,
-        layers: int,
-        blocks: int,
-        dropout: float,
+        memory: int,
         log_variance_bounds: Sequence[float],
         bound_coefficient: float,
         left_out: Sequence[int],
     ) -> None:
         super().__init__()
-        self.width, self.dropout, self.bound_coefficient = width, dropout, bound_coefficient
-        sizes = [inputs, *[width] * layers]
-        self.cells = nn.ModuleList(
-            BatchedGRUCell(lead, sizes[layer], width) for layer in range(layers)
-        )
-        self.blocks = nn.ModuleList(ResidualBlock(lead, width) for _ in range(blocks))
-        self.heads = BatchedLinear(lead, width, 2 * outputs)
+        self.memory, self.bound_coefficient = memory, bound_coefficient
         low, high = log_variance_bounds
         self.low = nn.Parameter(torch.full((*lead, 1, outputs), low))
         self.high = nn.Parameter(torch.full((*lead, 1, outputs), high))
@@ -118,6 +107,77 @@ class RecurrentGaussian(nn.Module):
         for name, (mean, std) in (("input", inputs), ("output", outputs)):
             getattr(self, f"{name}_mean").copy_(mean)
             getattr(self, f"{name}_std").copy_(std)
+
+    def begin(self, obs: Float[Tensor, "*lead B D"]) -> Float[Tensor, "*lead B H"]:
+        """What is remembered before the first input, whose raw observation this is: zeros."""
+        return obs.new_zeros(*obs.shape[:-1], self.memory)
+
+    @abstractmethod
+    def advance(
+        self,
+        raw: Float[Tensor, "*lead B X"],
+        hidden: Float[Tensor, "*lead B H"],
+        dropout: float = 0.0,
+    ) -> tuple[Float[Tensor, "*lead B Y"], Float[Tensor, "*lead B Y"], Float[Tensor, "*lead B H"]]:
+        """Mean and log-variance after one more input, in units of the outputs' std, and memory.
+
+        Args:
+            dropout: probability that a unit is left out, of networks that can.
+        """
+
+    def bound_penalty(self) -> Float[Tensor, "*lead"]:
+        """bound_coefficient (sum high - sum low)."""
+        return self.bound_coefficient * (self.high - self.low).sum((-1, -2))
+
+
+class RecurrentGaussian(MemoryNetwork):
+    """Reads sequences and answers with a diagonal Gaussian after each one's last input.
+
+    Inputs and outputs are raw; inside, both are standardised. The bounds of the log-variance are
+    trained too.
+
+    Args:
+        lead: shape of the independent networks, `(seeds,)` or `(seeds, members)`; it stands for L
+            below.
+        inputs, outputs: X and Y.
+        width, layers: of the recurrent units.
+        blocks: residual blocks behind them.
+        dropout: probability that `loss` leaves a unit of a block out.
+        log_variance_bounds: where lower and upper bound start.
+        bound_coefficient: weight of sum(upper) - sum(lower) in the loss.
+        left_out: indices of outputs that are not learned: they count for no loss and no error.
+    """
+
+    def __init__(
+        self,
+        *,
+        lead: Sequence[int],
+        inputs: int,
+        outputs: int,
+        width: int,
+        layers: int,
+        blocks: int,
+        dropout: float,
+        log_variance_bounds: Sequence[float],
+        bound_coefficient: float,
+        left_out: Sequence[int],
+    ) -> None:
+        super().__init__(
+            lead=lead,
+            inputs=inputs,
+            outputs=outputs,
+            memory=width * layers,
+            log_variance_bounds=log_variance_bounds,
+            bound_coefficient=bound_coefficient,
+            left_out=left_out,
+        )
+        self.width, self.dropout = width, dropout
+        sizes = [inputs, *[width] * layers]
+        self.cells = nn.ModuleList(
+            BatchedGRUCell(lead, sizes[layer], width) for layer in range(layers)
+        )
+        self.blocks = nn.ModuleList(ResidualBlock(lead, width) for _ in range(blocks))
+        self.heads = BatchedLinear(lead, width, 2 * outputs)
 
     def standardised(
         self, sequence: Sequence[Float[Tensor, "L _ X"]], dropout: float = 0.0
@@ -194,10 +254,6 @@ class RecurrentGaussian(nn.Module):
         mean, log_variance, target = self._residuals(sequence, target, self.dropout)
         losses = gaussian_loss(mean, log_variance, target, target.new_ones(target.shape[-2]))
         return losses + self.bound_penalty()
-
-    def bound_penalty(self) -> Float[Tensor, "*lead"]:
-        """bound_coefficient (sum high - sum low)."""
-        return self.bound_coefficient * (self.high - self.low).sum((-1, -2))
 
     @torch.no_grad()
     def errors(

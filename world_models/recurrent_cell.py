@@ -9,7 +9,7 @@ from torch import Tensor
 from reverie.world_models.copies import Copies
 from reverie.world_models.forced_fit import Cut
 from reverie.world_models.forcing import Cell
-from reverie.world_models.recurrent import RecurrentGaussian
+from reverie.world_models.recurrent import MemoryNetwork
 
 
 class RecurrentCell(Cell):
@@ -25,26 +25,25 @@ class RecurrentCell(Cell):
 
     def __init__(
         self,
-        network: RecurrentGaussian,
+        network: MemoryNetwork,
         rows: Cut,
         copies: Copies,
         given: Sequence[int],
         dropout: float,
     ) -> None:
-        self.network: RecurrentGaussian = network
+        self.network: MemoryNetwork = network
         self.copies, self.given, self.dropout = copies, given, dropout
         self.dim = len(network.output_mean) - 1
         self.mean, self.std = rows.mean[: self.dim], rows.std[: self.dim]
         self.unit = torch.cat([self.std, rows.reward_std.unsqueeze(0)])
-        self.hidden = network.width * len(network.cells)
 
     def begin(self, obs: Float[Tensor, "L E B D"]) -> Float[Tensor, "L E B W"]:
-        return torch.cat([obs, obs.new_zeros(*obs.shape[:-1], self.hidden)], -1)
+        return torch.cat([obs, self.network.begin(obs * self.std + self.mean)], -1)
 
     def move(
         self, state: Float[Tensor, "L E B W"], action: Float[Tensor, "L E B A"]
     ) -> tuple[Float[Tensor, "L E B W"], tuple[Tensor, ...]]:
-        seen, hidden = state.split([self.dim, self.hidden], -1)
+        seen, hidden = state.split([self.dim, self.network.memory], -1)
         obs = seen * self.std + self.mean
         inputs = torch.cat([obs, action], -1)
         mean, log_variance, hidden = self.network.advance(inputs, hidden, self.dropout)

@@ -24,7 +24,7 @@ from reverie.world_models.fitting import held_out_episodes, rows_of, uninterrupt
 from reverie.world_models.forced_fit import Cut, ForcedFit, SelectBy, cut
 from reverie.world_models.forcing import Forcing
 from reverie.world_models.per_seed import grouped_by_replica
-from reverie.world_models.recurrent import RecurrentGaussian
+from reverie.world_models.recurrent import MemoryNetwork, RecurrentGaussian
 from reverie.world_models.recurrent_cell import RecurrentCell
 from reverie.world_models.termination import LearnedTermination, resolve
 from reverie.world_models.uncertainty import DROPOUT, STANDARDISED, uncertainty_named
@@ -141,7 +141,7 @@ class RecurrentEnsemble(WorldModel):
         self.register_load_state_dict_post_hook(_read_flag)
         self._wrap: Callable[[Callable[..., Tensor]], Callable[..., Tensor]] = lambda f: f
 
-    def _build(self) -> RecurrentGaussian:
+    def _build(self) -> MemoryNetwork:
         """Networks whose weights come from torch's global generator."""
         spec = self.spec
         return RecurrentGaussian(
@@ -240,7 +240,7 @@ class RecurrentEnsemble(WorldModel):
         """No memory: zeros."""
         # Beside it the record of exogenous observations has a row's number, too long for 32 bits.
         kind = torch.float64 if self.spec.exogenous else obs.dtype
-        width = self.members * self.layers * self.width
+        width = self.members * self.network.memory
         return obs.new_zeros(*obs.shape[:-1], width, dtype=kind)
 
     def recorded_state(self, data: Dataset, rows: Int[Tensor, " R"]) -> Float[Tensor, "L R W"]:
@@ -250,10 +250,11 @@ class RecurrentEnsemble(WorldModel):
         """
         first, _ = uninterrupted(data)
         device = self.fitted.device
+        begun = torch.maximum(first[rows], rows - self.forcing.steps + 1)
         lead = (self.replicas, self.members, len(rows))
-        hidden = self.network.low.new_zeros(*lead, self.layers * self.width)
+        hidden = self.network.begin(data.transitions.obs[begun].to(device).expand(*lead, -1))
         for back in range(self.forcing.steps - 1, 0, -1):
-            there = (rows - back >= first[rows]).to(device)
+            there = (rows - back >= begun).to(device)
             before = data.transitions[(rows - back).clamp(min=0)].to(device)
             inputs = torch.cat([before.obs, before.action], -1).expand(*lead, -1)
             after = self.network.advance(inputs, hidden)[-1]
@@ -293,7 +294,7 @@ class RecurrentEnsemble(WorldModel):
     ) -> tuple[Tensor, Tensor, Tensor]:
         net = self.network
         inputs = torch.cat([obs, action], -1).unsqueeze(1).expand(-1, self.members, -1, -1)
-        hidden = state.unflatten(-1, (self.members, -1)).transpose(1, 2)
+        hidden = state.unflatten(-1, (self.members, net.memory)).transpose(1, 2)
         mean, log_variance, after = net.advance(inputs, hidden)
         learned = torch.zeros_like(net.output_std).index_fill(0, net.learned, 1.0)
         mean = (mean * net.output_std + net.output_mean) * learned

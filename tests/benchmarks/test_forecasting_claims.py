@@ -5,7 +5,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from reverie.benchmarks.claims.forecasting import __main__ as forecasting
 from reverie.benchmarks.claims.forecasting import lorenz, selection, tasks
-from reverie.benchmarks.claims.forecasting.open_loop import PAST, errors_ahead, noisy, starts
+from reverie.benchmarks.claims.open_loop import PAST, errors_ahead, noisy, starts
 from reverie.world_models.base import Step, WorldModel
 from tests.world_models.conftest import dataset
 

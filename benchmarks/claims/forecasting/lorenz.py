@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from reverie.benchmarks.claims import experiment
-from reverie.benchmarks.claims.forecasting.open_loop import (
+from reverie.benchmarks.claims.open_loop import (
     errors_ahead,
     noisy,
     starts,

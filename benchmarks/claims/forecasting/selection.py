@@ -7,8 +7,8 @@ stopping, two seeds; errors on held-out episodes, and on the pendulum the score 
 from typing import Any
 
 from reverie.benchmarks.claims import experiment
-from reverie.benchmarks.claims.forecasting.open_loop import Ahead, errors_ahead, starts
 from reverie.benchmarks.claims.forecasting.tasks import data_of
+from reverie.benchmarks.claims.open_loop import Ahead, errors_ahead, starts
 from reverie.benchmarks.claims.plans import ensemble, plan
 
 HORIZONS = (1, 16, 32)

@@ -11,7 +11,7 @@ from typing import Any
 
 from reverie import datasets
 from reverie.benchmarks.claims import experiment
-from reverie.benchmarks.claims.forecasting.open_loop import Ahead, errors_ahead, noisy, starts
+from reverie.benchmarks.claims.open_loop import Ahead, errors_ahead, noisy, starts
 from reverie.datasets.dataset import Dataset
 
 TASKS = {"pendulum": "builtin/pendulum-mixed", "cart-pole": "builtin/cartpole-swingup"}
