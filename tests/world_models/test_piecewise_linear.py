@@ -105,6 +105,7 @@ def test_regions_have_the_fixed_points_and_the_stability_that_algebra_tells():
     assert "virtual fixed point (1, 2), stable" in "\n".join(words)
 
 
+@pytest.mark.slow
 def test_a_linear_system_is_found_with_its_fixed_point_and_spectral_radius():
     """The toy data rotate slowly outwards: 1 +- 0.1 i, so 1.005, about the origin."""
     data = dataset(episodes=40, length=40)
