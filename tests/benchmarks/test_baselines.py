@@ -127,7 +127,7 @@ def test_the_table_is_sorted_and_stands_on_the_page(tmp_path):
         (tmp_path / f"{name}.png").touch()
     text = results_page.page(tmp_path)
     assert "| iql | 200 ± 0 | 50 ± 0 | 2 | 2.0 |" in text and shown["caption"] in text
-    assert "-part" not in text and "-quick" not in text
+    assert "baselines-part" not in text and "baselines-quick" not in text
 
 
 def test_a_part_never_takes_the_place_of_the_whole():

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from torch import Tensor
+from torch import Tensor, nn
 
 from reverie.agents.base import Agent
 from reverie.training import loop
@@ -33,8 +33,12 @@ from tests.devices.rehearsal import finished, names, rehearse, typed_for
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
-ON_HOST = (PerturbedSimulator, TrueDynamics)
-"""Physics that runs outside of torch: rollouts in it go to the host and back, step by step."""
+
+def is_on_host(module: nn.Module) -> bool:
+    """Whether it is physics outside of torch: rollouts go to the host and back, step by step."""
+    if isinstance(module, TrueDynamics):
+        return not module.differentiable
+    return isinstance(module, PerturbedSimulator)
 
 
 def rehearse_on(
@@ -46,7 +50,7 @@ def rehearse_on(
             FAULTS[fault](run.agent)
         run.compile = ghost.watch
         modules = [each for source in run.sources.values() for each in source.modules()]
-        hosted = not watch_all and any(isinstance(each, ON_HOST) for each in modules)
+        hosted = not watch_all and any(map(is_on_host, modules))
         # Sources that nobody compiles should not wait either, except where physics runs.
         loop._as_it_is = _as_it_is if hosted else ghost.watch_later
         learnt = finished(run)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.cases import some
 from tests.devices import ghost
-from tests.devices.ghost_runs import FAULTS, ON_HOST
+from tests.devices.ghost_runs import FAULTS
 from tests.devices.rehearsal import names
 
 pytestmark = pytest.mark.skipif(
@@ -49,7 +49,7 @@ def test_an_injected_fault_is_found(run, fault):
 
 
 def test_physics_on_the_host_is_all_that_is_not_watched(run):
-    """The exceptions are as few as they can be: each of them does go over the host."""
-    found = run("algorithm/sac_sim", "world_model/true_dynamics", "--watch-all")
-    assert len(found) == len(ON_HOST)
-    assert all(each["error"] and " copies " in each["error"] for each in found), found
+    """The exceptions are as few as they can be: what goes over the host, and nothing else."""
+    perturbed, true = run("algorithm/sac_sim", "world_model/true_dynamics", "--watch-all")
+    assert perturbed["error"] and " copies " in perturbed["error"]
+    assert true["error"] is None  # of a task that is a function of tensors

@@ -2,8 +2,7 @@
 
 Takes run directories and folders of them, of any methods and tasks; writes `report.html`, which
 needs no other file, `report.md` with the same tables, and the results as `results.csv` and
-`results.tex`. Trains and evaluates nothing. Where Reverie is installed, `reverie report` is the
-same.
+`results.tex`. Trains and evaluates nothing. `reverie report` is the same where that is installed.
 """
 
 import argparse

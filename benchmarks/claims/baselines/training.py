@@ -36,6 +36,7 @@ LEFT_OUT = {
     **dict.fromkeys(("h2o", "h2o_plus", "darc", "darc_plus", "sac_sim"), _SIMULATOR),
     "admpo": "fits another model than the others; docs/methods/admpo.md measures it",
     "apg": "an update is a hundred times as long; benchmarks.claims.second_ring measures it",
+    "drrl": "stays near a clone; benchmarks.claims.second_ring demonstrations measures it",
     "mopo_bc": "benchmarks.claims.laptop_budget measures it at the budget that it is meant for",
     "neubay": "long rollouts; benchmarks.claims.long_rollouts measures it",
     "mpc": "trains no agent; benchmarks.claims.planning measures it",

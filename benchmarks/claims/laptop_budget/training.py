@@ -24,7 +24,18 @@ from reverie.training.run import Run
 
 MODEL_BASED = (
     *("leq", "ravl", "mobile", "morec_mobile", "combo", "rambo", "mobrac"),
-    *("morec_mopo", "apg", "admpo", "mopo_bc", "mopo", "mbpo", "morel", "sindy_rl"),
+    *(
+        "morec_mopo",
+        "apg",
+        "admpo",
+        "neubay",
+        "drrl",
+        "mopo_bc",
+        "mopo",
+        "mbpo",
+        "morel",
+        "sindy_rl",
+    ),
 )
 """Presets that learn offline in a world model, longest first; generators of whole records are
 left out, for the fit of one takes longer than most of these train."""
