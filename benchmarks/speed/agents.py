@@ -34,7 +34,7 @@ from reverie.benchmarks.speed.timing import Contender
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.replay import Mixture, Replay
 from reverie.training.compilation import wrapper
-from reverie.training.launch.options import build_option, options
+from reverie.training.launch.options import build_option, learners
 from reverie.world_models.base import Gaussian
 from reverie.world_models.diffusion.behaviour import BehaviourClone
 
@@ -192,7 +192,7 @@ def builders(
 ) -> Mapping[str, Callable[[], Quantity]]:
     """Every quantity of agents by a short name."""
     given = (sizes, device, compiling)
-    alone = {name: partial(agent_updates, name, 1, *given) for name in options("agent")}
+    alone = {name: partial(agent_updates, name, 1, *given) for name in learners()}
     several = {
         f"{name}-seeds{sizes.many_seeds}": partial(agent_updates, name, sizes.many_seeds, *given)
         for name in MAIN

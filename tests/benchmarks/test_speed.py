@@ -12,6 +12,7 @@ from reverie.benchmarks.speed.__main__ import choose, earlier
 from reverie.benchmarks.speed.agents import (
     PLAIN,
     agent_updates,
+    builders,
     make_any,
     make_plain,
     make_updates,
@@ -39,6 +40,12 @@ from reverie.world_models.optimiser import Adam
 from reverie.world_models.sources import BranchedRollouts
 
 CPU = torch.device("cpu")
+
+
+def test_every_agent_that_learns_is_measured():
+    sizes = Sizes(batch=8, stored_rows=100, many_seeds=2, starts=8, horizon=1, matrix=8)
+    assert set(builders(sizes, CPU, compiling=False)) >= set(learners())
+    assert "none" not in builders(sizes, CPU, compiling=False)
 
 
 @pytest.mark.parametrize("name", PLAIN)
