@@ -37,6 +37,11 @@ ALIASES = {
 }
 """D4RL's names and what others call the same: NeoRL, Gymnasium, Minari, d3rlpy and most loggers."""
 
+TEXT_FILES = (".csv", ".tsv", ".txt")
+"""Suffixes of tables as text ..."""
+ARROW_FILES = (".parquet", ".feather")
+"""... and as columns."""
+
 # Names that some files give to every end of an episode; a more exact one goes first.
 LOOSE = ("done", "dones", "episode_terminals")
 

@@ -14,7 +14,9 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.exogenous import Exogenous, find_exogenous
 from reverie.datasets.names import short_name
 from reverie.datasets.readers.columns import (
+    ARROW_FILES,
     LOOSE,
+    TEXT_FILES,
     Columns,
     find_columns,
     flag,
@@ -195,8 +197,11 @@ def from_columns(
 def _read(file: Path, named: Mapping[str, str | None] | None) -> Columns:
     suffix = file.suffix.lower()
     if suffix not in (".hdf5", ".h5", ".npz"):
+        remedy = (
+            "choose dataset=table" if suffix in (*TEXT_FILES, *ARROW_FILES) else "convert the file"
+        )
         raise Mistake(
-            f"{file} has the suffix {file.suffix!r}, expected .hdf5, .h5 or .npz; convert the file"
+            f"{file} has the suffix {file.suffix!r}, expected .hdf5, .h5 or .npz; {remedy}"
         )
 
     def choose(held: Collection[str]) -> Collection[str]:

@@ -46,7 +46,7 @@ _USUAL = {
     "truncated": (ALIASES["timeouts"][1], "timeouts", *ALIASES["timeouts"]),
     "episode": (
         *("episode", "episode_id", "episodes", "ep", "trajectory", "trajectory_id", "traj"),
-        *("run", "run_id", "trial", "trial_id"),
+        *("run", "run_id", "trial", "trial_id", "batch", "batch_id", "batch_no"),
     ),
     "time": (
         *("time", "t", "timestamp", "datetime", "date", "seconds", "step", "timestep"),
@@ -98,6 +98,12 @@ def choose_roles(table: Table, named: Any, computed: str | None) -> Roles:
     if observations is None:
         observations = _guess_observations(table, [*taken, *actions])
     key = "dataset.columns.exogenous"
+    for name in given.get("exogenous", ()):
+        if name not in observations and not table.is_numeric(name):
+            raise Mistake(
+                f"{table.source}: {key} names {name}, a column of text; write it as numbers, such "
+                "as a column of 0 and 1 for each of its values, and name those"
+            )
     exogenous = find_exogenous(observations, named.get("exogenous"), source=table.source, key=key)
     roles = Roles(
         observations=tuple(observations),
@@ -193,7 +199,8 @@ def _guess_actions(table: Table, taken: Sequence[str]) -> list[str]:
     found = [name for name in names if _ACTIONS.fullmatch(_spelling(name))]
     if not found:
         left = [bare(name) for name in names]
-        example = as_typed(left[-1]) if left else "NAME"
+        numbers = [bare(name) for name in names if table.is_numeric(name)]
+        example = as_typed((numbers or left or ["NAME"])[-1])
         raise Mistake(
             f"{table.source}: no column is called an action; name them, e.g. "
             f"'dataset.columns.actions=[{example}]', of {listed(left)}"

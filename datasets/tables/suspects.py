@@ -1,4 +1,4 @@
-"""Guessed observations that look like something else: a clock, or a flag of the end."""
+"""Observations that look like something else: a clock, a flag of the end, an episode's number."""
 
 import logging
 from collections.abc import Mapping
@@ -11,13 +11,14 @@ from reverie.datasets.tables.table import Table
 log = logging.getLogger(__name__)
 
 _FEWEST = 20  # steps, or one ended episode, below which it may be chance
+_SHORTEST = 5  # rows in the mean between two rises, fewer than which no episodes have
 _EVEN = 1e-3  # relative difference of the steps of a clock, as rounded
 
 
 def warn_of_suspects(
     table: Table, roles: Roles, values: Mapping[str, np.ndarray], ends: np.ndarray
 ) -> None:
-    """Say which observations rise evenly, and which are 1 only where an episode ends.
+    """Say which observations rise evenly, are 1 only where an episode ends, or number episodes.
 
     Args:
         values: `[N]` of each observation at least, NaN where one is missing.
@@ -43,6 +44,16 @@ def warn_of_suspects(
                     typical,
                     remedy,
                 )
+        if roles.episode is None and (begun := _numbers_episodes(column)):
+            log.warning(
+                "%s: %s counts up by one %s times in %s rows, as numbers of episodes do, and is "
+                "observed; if it is one, %s says so",
+                table.source,
+                name,
+                f"{begun:,}",
+                f"{len(column):,}",
+                f"'dataset.columns.episode={as_typed(name)}'",
+            )
         known = column[np.isfinite(column)]
         if roles.terminated is None and len(known) and set(np.unique(known)) == {0.0, 1.0}:
             raised = column == 1.0
@@ -56,3 +67,11 @@ def warn_of_suspects(
                     f"{int(ends.sum()):,}",
                     typed.format("terminated"),
                 )
+
+
+def _numbers_episodes(column: np.ndarray) -> int:
+    """How often a column of whole numbers counts up by one; 0 where it does anything else."""
+    steps = np.diff(column)
+    rises, rests = int((steps == 1).sum()), int((steps == 0).sum())
+    counts = rises + rests == len(steps) and (column[:1] % 1 == 0).all()
+    return rises if counts and rises > 1 and rests >= _SHORTEST * rises else 0

@@ -10,7 +10,7 @@ import pandas
 
 from reverie.datasets.names import UNIT, bare
 from reverie.datasets.places import Places
-from reverie.datasets.readers.columns import listed, require_file
+from reverie.datasets.readers.columns import ARROW_FILES, TEXT_FILES, listed, require_file
 from reverie.datasets.tables.arrow import read_arrow
 from reverie.datasets.tables.cells import DECIMALS, Decimal, Numbers, as_missing, parse_numbers
 from reverie.datasets.tables.dates import Unread, parse_dates
@@ -18,7 +18,6 @@ from reverie.datasets.tables.text import Lines, read_text, require_different
 from reverie.mistake import Mistake
 from reverie.text import near, one_line
 
-_TEXT = (".csv", ".tsv", ".txt")
 LONGEST_NAME = 200
 _LONGEST_CELL = 40
 TIME, EPISODE = "time", "episode"
@@ -227,7 +226,7 @@ def read_table(path: Path, writing: Writing | None = None) -> Table:
     require_file(path)
     writing = writing or Writing()
     suffix = path.suffix.lower()
-    if suffix in _TEXT:
+    if suffix in TEXT_FILES:
         frame, layout, encoding = read_text(
             path, encoding=writing.encoding, decimal=writing.decimal
         )
@@ -235,7 +234,7 @@ def read_table(path: Path, writing: Writing | None = None) -> Table:
         table = from_frame(frame, str(path), writing)
         places = replace(table.places, lines=lines)
         return replace(table, places=places, usual=layout.decimal)
-    if suffix in (".parquet", ".feather"):
+    if suffix in ARROW_FILES:
         frame = read_arrow(path, suffix[1:])
         return from_frame(frame, str(path), writing)
     raise Mistake(

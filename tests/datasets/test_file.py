@@ -249,6 +249,16 @@ def test_damage_inside_a_compressed_column_is_found(tmp_path):
         load(**options(path))
 
 
+@pytest.mark.parametrize(
+    ("suffix", "remedy"), [(".csv", "choose dataset=table"), (".mat", "convert the file")]
+)
+def test_another_suffix_ends_in_a_remedy(tmp_path, suffix, remedy):
+    path = tmp_path / f"log{suffix}"
+    path.touch()
+    with pytest.raises(ValueError, match=remedy):
+        load(**options(path))
+
+
 def test_a_minari_file_is_recognised(tmp_path):
     path = tmp_path / "main_data.hdf5"
     with h5py.File(path, "w") as file:

@@ -45,3 +45,14 @@ def test_a_flag_of_the_end_is_told_until_it_is_named(told):
     assert told(frame, terminated="failed") == []
     frame.loc[3, "failed"] = 1  # a state of the plant
     assert told(frame) == []
+
+
+def test_a_number_of_episodes_is_told_until_it_is_named(told):
+    frame = log().drop(columns="episode")
+    frame["Charge"] = np.repeat(np.arange(7, 7 + EPISODES), ROWS)
+    (number,) = told(frame)
+    assert f"Charge counts up by one {EPISODES - 1} times in {len(frame)} rows" in number
+    assert "'dataset.columns.episode=Charge'" in number
+    assert told(frame, episode="Charge") == []
+    frame.loc[5, "Charge"] = 0  # a state of the plant
+    assert told(frame) == []

@@ -465,3 +465,9 @@ def test_a_time_beyond_all_bounds_is_told(tmp_path, caplog):
     path.write_text("\n".join(["time,level,action,reward", *lines]) + "\n")
     load_file(path)
     assert "1 gap" in caplog.text and "missing); episodes are cut there" in caplog.text
+
+
+def test_text_cannot_be_exogenous_and_the_line_says_so():
+    frame = log().assign(mode="manual")
+    with pytest.raises(Mistake, match="exogenous names mode, a column of text; write it as numb"):
+        load_any(frame, columns={"exogenous": ["mode"]})

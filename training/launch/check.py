@@ -6,6 +6,7 @@ Takes the dataset options of `train.py`. Installed, it is `reverie check dataset
 
 import argparse
 import logging
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from reverie.datasets.check.figures import draw
 from reverie.datasets.check.report import MADE_BY, as_json, report
 from reverie.datasets.check.text import show
 from reverie.datasets.dataset import Dataset
+from reverie.datasets.readers.columns import ARROW_FILES, TEXT_FILES
 from reverie.mistake import Mistake, writing
 from reverie.temporary import replacing
 from reverie.text import counted
@@ -124,6 +126,12 @@ def _only_dataset(overrides: Sequence[str]) -> Sequence[str]:
         for key, each in zip(keys, overrides, strict=True)
         if key != "dataset" and not key.startswith("dataset.")
     ]
+    if len(foreign) == 1 and len(keys) == 1 and Path(foreign[0]).is_file():
+        kind = "table" if Path(foreign[0]).suffix.lower() in (*TEXT_FILES, *ARROW_FILES) else "file"
+        raise Mistake(
+            f"{foreign[0]} is a file; say how to read it: "
+            f"dataset={kind} dataset.path={shlex.quote(foreign[0])}"
+        )
     if foreign or keys.count("dataset") != 1:
         raise Mistake(
             f"expected dataset=... and dataset.key=value only, found {' '.join(overrides)!r}; "

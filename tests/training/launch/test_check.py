@@ -98,6 +98,7 @@ def test_nan_in_a_file_is_counted_in_one_line(check, tmp_path, capsys):
         (["dataset=d4rl"], "dataset.id has no value; give it"),
         (["dataset=file"], "dataset.path has no value"),
         (["dataset=file", "dataset.pth=x"], "there is no setting 'dataset.pth'"),
+        ([__file__], f"dataset=file dataset.path={__file__}"),
         (["dataset=file", "dataset.path=nowhere.npz"], "nowhere.npz does not exist"),
         (["dataset=file", "dataset.path=[x"], "[x"),
         (["dataset=file", "seed=1"], "expected dataset=... and dataset.key=value only"),
