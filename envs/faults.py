@@ -1,4 +1,4 @@
-"""What goes wrong in an environment of a user's, said in one line with its name and the cure."""
+"""Errors of a user's environment, reported in one line with its name and a remedy."""
 
 import importlib
 import math

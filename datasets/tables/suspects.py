@@ -1,4 +1,4 @@
-"""Guessed observations that look like something else: a clock, or a flag of the end."""
+"""Guessed observations that look like something else: a clock, or a flag of an episode's end."""
 
 import logging
 from collections.abc import Mapping

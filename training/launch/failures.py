@@ -1,4 +1,4 @@
-"""What a crashed run leaves in its directory, so that a sweep can tell it from a killed one."""
+"""The record of a crashed run in its directory, by which a sweep tells it from a killed one."""
 
 import traceback
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
-"""What a finished run warns of by its verdict: two lines at most for each group of seeds.
+"""Warnings of a finished run from its verdict: two lines at most for each group of seeds.
 
-The first tells what the policy is worth beside the recorded behaviour, the second what critics or
-estimates promise that cannot be. Each has the numbers, the likely cause and the setting to try.
+The first compares the policy's value with the recorded behaviour's, the second reports impossible
+values of critics or estimates. Each has the numbers, the likely cause and the setting to try.
 """
 
 import statistics

@@ -1,4 +1,4 @@
-"""What the estimates of a verdict come to, in one sentence a policy."""
+"""The conclusion from the estimates of a verdict, in one sentence per policy."""
 
 import shlex
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,6 @@
-"""Whether a finished run has blown up: losses or critics far beyond what its rewards allow.
+"""Whether a finished run has diverged: losses or critics far beyond what its rewards allow.
 
-Nothing is measured for it. It judges the last rows of `metrics.csv`, which is why a run that blew
-up and came back raises no alarm.
+It uses only the last rows of `metrics.csv`, so a run that diverged and recovered raises no alarm.
 """
 
 import math
