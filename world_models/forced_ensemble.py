@@ -154,6 +154,6 @@ class ForcedEnsemble(ProbabilisticEnsemble):
 
     def require_refit(self) -> None:
         raise Mistake(
-            "a model trained on windows of episodes is not fitted again to single rows that were "
-            "collected; set online.refit_every=0, or choose world_model=ensemble"
+            "a model trained on windows of episodes cannot be refitted to single transitions that "
+            "were collected; set online.refit_every=0, or choose world_model=ensemble"
         )

@@ -123,7 +123,7 @@ class PessimisticHalt(TransitionFilter):
     def _set_reward(self, data: Dataset, discount: float, warn: bool) -> None:
         if self.absorbing and discount == 1:
             raise Mistake(
-                "filter.absorbing=true pays filter.floor for ever, which sums to nothing finite at "
+                "filter.absorbing=true repeats filter.floor for ever, which has no finite sum at "
                 "a discount of 1; lower agent.discount, or set filter.absorbing=false"
             )
         low, high = (bound.item() for bound in data.transitions.reward.aminmax())

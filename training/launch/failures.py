@@ -33,7 +33,7 @@ def reason(run_dir: Path) -> str | None:
     except Mistake:
         record = {}
     if not isinstance(record.get("reason"), str):
-        return f"{path} is damaged, so nobody knows"
+        return f"{path} is damaged, so the reason is unknown"
     pointer = f"; {path} keeps its traceback" if record.get("defect") else ""
     return f"{one_line(record['reason'])}{pointer}"
 

@@ -175,7 +175,7 @@ def _tell_unjudged(verdict: Mapping[str, Any], seeds: Sequence[int], real_share:
     far = _range([round(100 * own[seed]) for seed in seeds])
     return (
         "not shown to be better than what was recorded: no estimate is fit for use, and in "
-        f"{far} % of the recorded states its action is one that nobody took nearby (recorded "
+        f"{far} % of the recorded states its action lies outside those recorded nearby (recorded "
         f"actions: {usual:.0%}); {LONGER} judges longer, else {_closer(real_share)}"
     )
 

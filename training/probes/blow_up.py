@@ -103,7 +103,7 @@ def alarm(judged: Mapping[str, Any]) -> list[str]:
     )
     if judged["optimistic"]:
         return [
-            f"the critics promise what nobody can earn: {said}; they had too few updates to come "
+            f"the critics predict impossible values: {said}; they had too few updates to come "
             "down, or their actions leave the data: raise updates; then, of rollouts, raise "
             "filter.penalty or lower source.horizon, else stay nearer to the data, as "
             "algorithm=td3_bc agent.alpha=1 and algorithm=bc do"

@@ -48,7 +48,7 @@ class ReturnCondition(nn.Module):
             raise Mistake(f"generator.condition.discount must lie in (0, 1), got {discount}")
         if not 0 < dropout < 1:
             raise Mistake(
-                f"generator.condition.dropout must lie in (0, 1), got {dropout}; guidance wants a "
+                f"generator.condition.dropout must lie in (0, 1), got {dropout}; guidance needs a "
                 "generator that knows records with and without their label"
             )
         if at_time_limit not in LIMITS:
