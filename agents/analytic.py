@@ -1,8 +1,8 @@
-"""Analytic policy gradient: climbs the return of imagined rollouts by its gradient in the model.
+"""Analytic policy gradient: gradient ascent on the return of rollouts imagined in the model.
 
 Control of digital twins, arXiv:2403.13851: a state-feedback network, a control loss, and its
-gradient back through every step of a differentiable model; whole-numbered actions by a
-straight-through estimator. The value behind the horizon is that of SVG, arXiv:1510.09142.
+gradient back through every step of a differentiable model; integer actions by a
+straight-through estimator. The value beyond the horizon is that of SVG, arXiv:1510.09142.
 """
 
 import copy
@@ -28,36 +28,36 @@ from reverie.world_models.per_seed import PerSeed, as_list, set_per_seed
 
 
 class AnalyticGradient(Agent):
-    """S policies a = tanh(f(s)) that learn from gradients of a world model and nothing else.
+    """S policies a = tanh(f(s)), trained only by gradients through a world model.
 
-    Of a batch only the states count, from which H steps are imagined, in the model's expectation.
-    Model and terminations are fixed: the model's parameters get no gradient, and a termination
-    cuts what lies behind it without one, so nothing tells the policy how to avoid it.
+    Only the states of a batch are used: H steps are imagined from them with the model's expected
+    outcomes. The model's parameters get no gradient. A termination cuts off later rewards but has
+    no gradient either, so the policy does not learn to avoid it.
 
     Args:
         spec, seeds: see `Agent`.
         updates: length of the run in gradient steps, for the cosine schedule.
         hidden, activation: architecture of policy and critic.
         learning_rate: of the policy's Adam.
-        cosine: anneal it to zero over the run.
-        max_gradient: largest norm of a seed's policy gradient; longer ones are shortened to it.
+        cosine: decay it to zero over the run.
+        max_gradient: norm to which the policy gradient of each seed is clipped.
         discount: per control step.
         horizon: H, imagined steps.
-        damping: what a gradient is multiplied by on its way back through each state; 1 is exact,
-            less forgets what is far, where long rollouts of a chaotic model explode.
-        penalty: lambda, of the model's uncertainty, in reward per its unit; a list gives each seed
-            its own.
-        terminal_weight: of the critic's value of the last state in the policy's objective; 0: no
-            critic.
-        critic_learning_rate, tau: of its Adam, and Polyak step of its target network.
-        integer_actions: actions are whole numbers in the units of their box.
-        exploration_std: of the noise before tanh in actions that are not deterministic.
+        damping: factor on the gradient at each state during backpropagation; 1 is exact, lower
+            values prevent exploding gradients in long rollouts of a chaotic model.
+        penalty: lambda, weight of the model's uncertainty, in reward per its unit; a list gives
+            each seed its own.
+        terminal_weight: weight of the critic's value of the last state in the policy's objective;
+            0: no critic.
+        critic_learning_rate, tau: of the critic's Adam, and Polyak step of its target network.
+        integer_actions: actions are integers in the units of their box.
+        exploration_std: std of the noise before tanh in actions that are not deterministic.
 
     Raises:
-        Mistake: a critic without a discount; whole actions in a box without whole bounds.
+        Mistake: a critic without a discount; integer actions in a box without integer bounds.
 
-    Source: arXiv:2403.13851 for the gradient and whole numbers; its loss is a distance to a state,
-    ours the reward. Differs: critic, penalty, damping and clip are not in it.
+    Source: arXiv:2403.13851 for the gradient and integer actions; its loss is a distance to a
+    state, ours the reward. Differs: critic, penalty, damping and clip are not in it.
     """
 
     gains_by_compiling = False  # a graph of H models, of which a CPU's compiler takes minutes

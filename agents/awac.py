@@ -18,13 +18,13 @@ from reverie.world_models.per_seed import PerSeed, as_list, set_per_seed
 
 
 class AWAC(SAC):
-    """SAC's critics, and a policy that never follows their gradient.
+    """SAC's critics, and a policy trained by weighted imitation instead of their gradient.
 
-    Its entropy counts where `entropy_in_target` is on, and only there.
+    Its entropy is used only if `entropy_in_target` is on.
 
     Args:
-        inverse_temperature: 1 / lambda, how sharply the policy prefers actions of high advantage;
-            a list gives each seed its own.
+        inverse_temperature: 1 / lambda; larger values weight high advantages more; a list gives
+            each seed its own.
         max_weight: upper clip of exp(A / lambda).
         squashed: SAC's tanh-Gaussian, whose std depends on the state; false: a Gaussian in action
             space with one std for all states.

@@ -1,4 +1,4 @@
-"""What every agent is: S independent learners side by side, updated by one call."""
+"""The interface of agents: S independent learners side by side, updated by one call."""
 
 from abc import ABC, abstractmethod
 from functools import partial
@@ -29,10 +29,10 @@ class Agent(nn.Module, ABC):
 
     Attributes:
         discount: per control step, of what `values` estimates.
-        imitates: whether it clones actions, or its actor is cloned first; its rows then say which
-            steps of a chunk were taken.
+        imitates: whether it clones actions, or its actor is pretrained by cloning; transitions then
+            say which steps of a chunk were taken.
         gains_by_compiling: whether its updates become faster on a CPU too (`benchmarks.speed`).
-        plans: whether it searches a plan at each state, which takes too long for thousands of them.
+        plans: whether it searches a plan at each state, which is too slow for thousands of states.
     """
 
     discount: float = 1.0

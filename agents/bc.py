@@ -1,4 +1,4 @@
-"""Behaviour cloning: the policy under which the batch's actions are most likely."""
+"""Behaviour cloning: maximum likelihood of the recorded actions."""
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,7 @@ from reverie.world_models.optimiser import Adam
 
 
 class BC(Agent):
-    """S Gaussian policies fitted by maximum likelihood; rewards are not looked at.
+    """S Gaussian policies fitted by maximum likelihood; rewards are not used.
 
     Args:
         spec, seeds: see `Agent`.

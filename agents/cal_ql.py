@@ -1,4 +1,4 @@
-"""Cal-QL, arXiv:2303.05479: CQL that does not push values below what the data already earned."""
+"""Cal-QL, arXiv:2303.05479: CQL that does not push values below the recorded returns."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +16,11 @@ from reverie.datasets.transition import Transition, register
 @register
 @dataclass(frozen=True)
 class WithReturn(Transition):
-    """Rows with what their episode went on to earn, discounted.
+    """Transitions with the discounted return of the rest of their episode.
 
     Attributes:
-        return_to_go: `[*]` from this row on; anything where it is unknown.
-        has_return: `[*]` bool; false for rows that are no part of a recorded episode.
+        return_to_go: `[*]` from this transition on; arbitrary where it is unknown.
+        has_return: `[*]` bool; false for transitions outside recorded episodes.
     """
 
     return_to_go: Float[Tensor, "*lead"]
@@ -31,14 +31,14 @@ class CalQL(CQL):
     """CQL whose policy actions are pushed down only as far as the recorded return.
 
     The values of both policy sources, pi(.|s) and pi(.|s'), enter the gap as max(Q, G), G the
-    recorded discounted return from s on; those of uniform actions enter as they are. What lies
-    below G therefore has no gradient, and the values keep the scale of true returns, which is what
-    going on online (`init=`, `online=collect`) needs. Collected and dreamed rows have no G.
+    recorded discounted return from s on; those of uniform actions enter unchanged. Values below G
+    therefore have no gradient and keep the scale of true returns, as continued online training
+    (`init=`, `online=collect`) needs. Collected and synthetic transitions have no G.
 
     Args:
-        calibrate: off, it is CQL.
-        after_cut: what an episode that a limit or the end of the log cut goes on to earn each step:
-            its mean reward, its last one (sparse tasks whose goal pays on), or nothing.
+        calibrate: false: CQL.
+        after_cut: assumed reward per step after an episode cut by a limit or the end of the log:
+            its mean reward, its last one (sparse tasks whose goal keeps paying), or nothing.
         cql: see `CQL`.
     """
 

@@ -1,4 +1,4 @@
-"""Conservative Q-learning, arXiv:2006.04779: SAC with critics that stay low off the data."""
+"""Conservative Q-learning, arXiv:2006.04779: SAC with critics that are low outside the data."""
 
 import math
 from typing import Annotated, Any, Literal
@@ -24,18 +24,18 @@ MAX_WEIGHT = 1e6
 
 
 class CQL(SAC):
-    """SAC whose critics pay for valuing any action above the recorded ones, CQL(H).
+    """SAC whose critics are penalised for valuing any action above the recorded ones, CQL(H).
 
     Args:
-        conservative_weight: weight of the gap in the loss of each critic; its start where the
+        conservative_weight: weight of the gap in the loss of each critic; its initial value if the
             weight is trained. A list gives each seed its own.
         softness: T of the log-sum-exp.
-        samples: actions drawn from each of three sources, uniform, pi(.|s) and pi(.|s').
-        gap_limit: gap that a trained weight steers to, None for a constant weight.
+        samples: actions sampled from each of three sources, uniform, pi(.|s) and pi(.|s').
+        gap_limit: target gap of a trained weight, None for a constant weight.
         weight_learning_rate: Adam step size of a trained weight's logarithm.
         max_q_backup: bootstrap from each target critic's best of `samples` actions, no entropy.
-        conservative_states: states at which actions are pushed down: those of `all` rows, or of
-            the `dreamed` ones only, which is COMBO's other choice.
+        conservative_states: states at which values are pushed down: those of `all` transitions, or
+            of the `dreamed` (synthetic) ones only, which is COMBO's other choice.
         sac: see `SAC`.
     """
 

@@ -1,4 +1,4 @@
-"""DARC, arXiv:2006.13916: SAC in a simulator whose reward pays for dynamics that reality lacks."""
+"""DARC, arXiv:2006.13916: SAC in a simulator, with rewards corrected for wrong dynamics."""
 
 from dataclasses import replace
 from typing import Annotated, Any
@@ -18,14 +18,14 @@ from reverie.world_models.per_seed import PerSeed, as_list, set_per_seed
 
 
 class DARC(SAC):
-    """SAC on simulated rows with r + correction log M(s'|s, a) / Mhat(s'|s, a).
+    """SAC on simulated transitions with r + correction log M(s'|s, a) / Mhat(s'|s, a).
 
     Args:
         discriminators: keywords of `Discriminators`.
         correction: weight of the log ratio, environment reward per nat;
             a list gives each seed its own.
-        learn_from_real: actor, critics and temperature learn from recorded rows too, whose reward
-            stays as it is (DARC+ of H2O, arXiv:2206.13464).
+        learn_from_real: actor, critics and temperature also learn from recorded transitions, whose
+            reward is not corrected (DARC+ of H2O, arXiv:2206.13464).
         sac: see `SAC`.
     """
 

@@ -1,4 +1,4 @@
-"""The ratio of true to simulated dynamics, from two classifiers that tell real rows from simulated.
+"""The ratio of true to simulated dynamics, from two classifiers of real and simulated transitions.
 
 Source: DARC, arXiv:2006.13916; networks and hyperparameters of H2O, arXiv:2206.13464.
 """
@@ -27,22 +27,22 @@ class Discriminators(nn.Module):
 
         log M(s'|s, a) - log Mhat(s'|s, a) = l_sas[0] - l_sas[1],  within +-2 logit_bound.
 
-    What follows a termination is unknown or arbitrary; both networks see s in its place, so that
-    s' = s marks the end of an episode on either side.
+    The next state of a termination is unknown or arbitrary, so both networks get s instead:
+    s' = s marks the end of an episode in real and simulated data alike.
 
     Args:
         spec, seeds: as for an `Agent`.
         hidden, activation: architecture of both.
         learning_rate: of Adam, one step an update.
         logit_bound: logits are bound * tanh of the network's output.
-        pair_logit_bound: bound of D(s, a) where it is another; None: the same. Where states tell
-            the rows apart with more certainty than D(s, a) can express, D(s, a, s') makes up for
-            it, and the ratio speaks of states instead of dynamics.
-        noise: std of Gaussian noise on s, a and s' while learning.
+        pair_logit_bound: bound of D(s, a); None: the same. If states separate real from simulated
+            transitions more clearly than D(s, a) can express, D(s, a, s') compensates, and the
+            ratio reflects states instead of dynamics.
+        noise: std of Gaussian noise on s, a and s' in training.
         relative_noise: that std is in units of each dimension's std in the dataset; false: in raw
             units.
-        fresh_rows: rows of a batch that teach the discriminators alone for each row that the agent
-            learns from; 0 shares all rows.
+        fresh_rows: transitions of a batch used only for the discriminators, per transition of the
+            agent; 0 shares all of them.
     """
 
     obs_scale: Tensor

@@ -1,4 +1,4 @@
-"""SAC whose many critics are kept apart by their action gradients: EDAC, SAC-N and RAVL.
+"""SAC with many critics whose action gradients are diversified: EDAC, SAC-N and RAVL.
 
 EDAC: arXiv:2110.01548. Without the diversity term it is SAC-N of the same paper; on rollouts of a
 world model, without any penalty, it is RAVL (arXiv:2402.12527).
@@ -23,15 +23,15 @@ class EDAC(SAC):
     """SAC with the critic loss sum_i mean (Q_i - y)^2 + diversity ES, see `gradient_similarity`.
 
     Args:
-        diversity: eta, weight of the similarity of the critics' action gradients; 0 leaves the
-            term out, a list gives each seed its own.
-        diversity_critics: critics drawn anew in every update for that term, None for all.
-        hidden_bias: start of the hidden biases of actor and critics, None as in `nn.Linear`.
-        actor_output_bound, critic_output_bound: their last layers start uniform in +-bound, None
-            as in `nn.Linear`.
+        diversity: eta, weight of the similarity of the critics' action gradients; 0 omits the
+            term, a list gives each seed its own.
+        diversity_critics: critics sampled in every update for that term, None for all.
+        hidden_bias: initial hidden biases of actor and critics, None as in `nn.Linear`.
+        actor_output_bound, critic_output_bound: their last layers are initialised uniformly in
+            +-bound, None as in `nn.Linear`.
         sac: see `SAC`.
 
-    With two critics, no diversity and None for the rest it is SAC to the last bit.
+    With two critics, no diversity and None for the rest it equals SAC bit for bit.
     """
 
     diversity: float | Tensor

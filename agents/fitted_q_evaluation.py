@@ -1,7 +1,7 @@
-"""Fitted Q evaluation: what a given policy is worth, learned from recorded data alone.
+"""Fitted Q evaluation: the value of a given policy, learned from recorded data alone.
 
-Le, Voloshin and Yue, arXiv:1903.08738, with networks as in arXiv:1911.06854 and the episodes of
-every replica drawn anew as in arXiv:2102.03607.
+Le, Voloshin and Yue, arXiv:1903.08738, with networks as in arXiv:1911.06854 and resampled
+episodes for every replica as in arXiv:2102.03607.
 """
 
 import copy
@@ -29,14 +29,14 @@ class FittedQEvaluation(Agent):
     """R critics for each of P fixed policies; a seed is a policy and a replica of it.
 
     Seeds are ordered policy first: seed p R + r is replica r of policy p. A critic predicts
-    (Q - offset) / scale, with statistics of the dataset that put its first guess in the right
-    place; they do not move the solution of Q(s, a) = r + discount (1 - terminated) Q(s', pi(s')).
+    (Q - offset) / scale, with statistics of the dataset that give a good initial guess; they
+    do not change the solution of Q(s, a) = r + discount (1 - terminated) Q(s', pi(s')).
 
-    What is wrong by a constant is the slowest to go, at 1 - discount a step of the target, and a
-    policy that earns otherwise than the data does is wrong by just that. So the offset moves too:
-    a Bellman error that is the same everywhere says by how much the values are off, error /
-    (1 - discount), which is the coarse correction of a two-level method (aggregation, Bertsekas and
-    Castanon, IEEE TAC 34(6), 1989). It vanishes where the equation holds.
+    A constant error decays slowest, by 1 - discount per step of the target, and it is the error of
+    a policy whose returns differ from those of the data. So the offset is updated too: a Bellman
+    error that is the same everywhere gives the error of the values, error / (1 - discount), which
+    is the coarse correction of a two-level method (aggregation, Bertsekas and Castanon, IEEE TAC
+    34(6), 1989). It vanishes where the equation holds.
 
     Args:
         spec: of the task.
@@ -45,10 +45,10 @@ class FittedQEvaluation(Agent):
         hidden, activation: architecture of a critic.
         learning_rate: of Adam.
         discount: per control step.
-        tau: Polyak step of the target critics; errors of a constant take about
-            1 / (tau (1 - discount)) updates to go by it alone.
-        offset_rate: share of a constant error that is mended in an update; 0 leaves it to `tau`.
-        clip_targets: keep targets within what any policy can be worth, given the recorded rewards.
+        tau: Polyak step of the target critics; with it alone, constant errors take about
+            1 / (tau (1 - discount)) updates to decay.
+        offset_rate: share of a constant error that is corrected per update; 0 leaves it to `tau`.
+        clip_targets: clip targets to the values that a policy can have, given the recorded rewards.
     """
 
     offset: Float[Tensor, " S"]

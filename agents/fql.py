@@ -1,4 +1,4 @@
-"""Flow Q-learning, arXiv:2502.02538: a policy of one step, distilled from a flow of the data."""
+"""Flow Q-learning, arXiv:2502.02538: a one-step policy distilled from a flow of the data."""
 
 import copy
 from dataclasses import replace
@@ -35,7 +35,7 @@ class FQL(Agent):
     """S policies a = clip(mu(s, z)), z ~ N(0, 1), each with a flow of the data and N critics.
 
     The flow turns noise z into recorded actions along dx/dt = v(s, x, t). mu does it in one step:
-    it is drawn to where the flow ends from the same z, and to what the critics value.
+    it is trained to match the end of the flow from the same z, and to maximise the critics.
 
     Args:
         spec, seeds: see `Agent`.
@@ -47,13 +47,13 @@ class FQL(Agent):
         tau: Polyak step of the target critics, every update.
         alpha: weight of the distillation; a list gives each seed its own.
         flow_steps: Euler steps of the flow.
-        normalise_value: divide the actor's value by mean |Q|, which makes its unit irrelevant.
+        normalise_value: divide the actor's value by mean |Q|, so that its unit does not matter.
         target_value: `mean` or `min` of the target critics in targets.
         latent: z of deterministic actions, which are a function of the observation alone: `zero`
-            for all, or `drawn` for each seed, once.
+            for all, or `drawn` once for each seed.
         normalise_obs: standardise observations with the dataset's statistics.
         critic_layer_norm: layer normalisation in the hidden layers of the critics.
-        regulariser: builds what holds the critics' slopes down, see `Regulariser`; null: none.
+        regulariser: builds the regulariser of the critics, see `Regulariser`; null: none.
     """
 
     imitates = True

@@ -1,4 +1,4 @@
-"""H2O, arXiv:2206.13464: SAC on recorded data and a simulator trusted where its dynamics agree."""
+"""H2O, arXiv:2206.13464: SAC on recorded and simulated data, weighted by the dynamics gap."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -25,12 +25,12 @@ from reverie.world_models.per_seed import PerSeed, as_list, set_per_seed
 @register
 @dataclass(frozen=True)
 class Weighed(Transition):
-    """Rows and how far the simulator is to be trusted at each.
+    """Transitions with the weights that correct simulated dynamics.
 
     Attributes:
         log_ratio: `[*]` log M(s'|s, a) / Mhat(s'|s, a).
-        td_weight: `[*]` weight of the squared TD error; 1 at real rows.
-        dynamics_gap: `[*]` u(s, a), nats; read at simulated rows only.
+        td_weight: `[*]` weight of the squared TD error; 1 for real transitions.
+        dynamics_gap: `[*]` u(s, a), nats; used for simulated transitions only.
     """
 
     log_ratio: Float[Tensor, "*lead"]
@@ -43,19 +43,20 @@ class H2O(SAC):
 
     Args:
         discriminators: keywords of `Discriminators`.
-        td_ratio: weigh simulated TD errors by w = M/Mhat; false: 1.
+        td_ratio: weight simulated TD errors by w = M/Mhat; false: 1.
         weight_bounds: clip of w.
-        excess_weight: beta, weight of `simulated_excess` in each critic's loss; 0 leaves it out, a
-            list gives each seed its own.
-        excess_limit: the excess is clipped to +- this, where its gradient ends.
-        adaptive: omega follows the dynamics gap u; false: uniform over simulated rows.
+        excess_weight: beta, weight of `simulated_excess` in each critic's loss; 0 omits it, a list
+            gives each seed its own.
+        excess_limit: the excess is clipped to +- this, and has no gradient beyond it.
+        adaptive: omega follows the dynamics gap u; false: uniform over simulated transitions.
         soft_maximum: log-sum-exp; false: linear in Q.
-        gap_samples: successors drawn around s' for u.
+        gap_samples: next states sampled around s' for u.
         gap_std: their std, in units of each dimension's std in the dataset.
         gap_bounds: clip of u.
-        std_padding: zeros that count as rows of the dataset in that std, per row of it; 10 is what
-            the authors' code does by accident.
-        per_stream_mean: average real and simulated TD errors apart and add; false: over the batch.
+        std_padding: zeros included in that std, per transition of the dataset; 10 reproduces an
+            accident of the authors' code.
+        per_stream_mean: average real and simulated TD errors separately and add them; false: one
+            mean over the batch.
         sac: see `SAC`.
 
     With `td_ratio` and `per_stream_mean` off and `excess_weight` zero it is SAC on the mixture.

@@ -1,7 +1,6 @@
-"""H2O+, arXiv:2309.12716: SAC on recorded data and a simulator, anchored by a value of real states.
+"""H2O+, arXiv:2309.12716: SAC on recorded and simulated data, with a value of real states.
 
-Where H2O lowers simulated values, H2O+ leaves them, and draws every target towards what the
-recorded actions are worth.
+H2O lowers simulated values; H2O+ instead mixes every target with a value of the recorded actions.
 """
 
 from dataclasses import dataclass
@@ -36,7 +35,7 @@ from reverie.world_models.optimiser import Adam
 @register
 @dataclass(frozen=True)
 class Weighed(Transition):
-    """Rows, and `[*]` log M/Mhat and weight of the squared TD error, 1 at real rows."""
+    """Transitions with `[*]` log M/Mhat and the weight of the squared TD error, 1 for real ones."""
 
     log_ratio: Float[Tensor, "*lead"]
     td_weight: Float[Tensor, "*lead"]
@@ -47,13 +46,14 @@ class H2OPlus(SAC):
 
     Args:
         discriminators: keywords of `Discriminators`.
-        td_ratio: weigh simulated TD errors by w = M/Mhat; false: 1.
+        td_ratio: weight simulated TD errors by w = M/Mhat; false: 1.
         weight_bounds: clip of w.
         value_share: lambda, the share of V in every target; 0 is SAC with weights.
         expectile: of min Q'(s, a) at recorded actions that V learns; 0.5 is their mean.
-        sparsity: alpha of sparse Q-learning's loss in the place of the expectile's; None for that.
+        sparsity: alpha of sparse Q-learning's loss; None for the expectile loss.
         value_learning_rate: Adam step size of V.
-        per_stream_mean: average real and simulated TD errors apart and add; false: over the batch.
+        per_stream_mean: average real and simulated TD errors separately and add them; false: one
+            mean over the batch.
         sac: see `SAC`.
     """
 

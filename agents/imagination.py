@@ -17,12 +17,12 @@ class Imagined:
 
     Attributes:
         obs: `[S, T, B, D]` raw units.
-        actions: `[S, B, A]` of each state, which all that follows depends on.
+        actions: `[S, B, A]` of each state, on which all later states depend.
         reward: `[S, H, B]` environment units.
         uncertainty: `[S, H, B]` of the model about each step, in its own units.
-        alive: `[S, T, B]` whether no step before has terminated; rollouts go on all the same.
-        inside: `[S, H, B]` whether the model knew where a step leads. One that leaves what it
-            knows (equations and their box), or diverges, leads nowhere: the state stays as it is.
+        alive: `[S, T, B]` whether no earlier step has terminated; rollouts continue regardless.
+        inside: `[S, H, B]` whether the model's prediction is valid. After a step that leaves its
+            domain (equations and their box) or diverges, the state stays unchanged.
     """
 
     obs: Float[Tensor, "S T B D"]

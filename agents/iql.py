@@ -53,22 +53,21 @@ class IQL(Agent):
         hidden, activation: architecture of actor, critics and value.
         log_std_bounds: clip of the policy's log-std.
         actor_learning_rate, critic_learning_rate, value_learning_rate, adam_epsilon: of Adam.
-        actor_cosine: anneal the actor's step size to zero over the run.
+        actor_cosine: decay the actor's step size to zero over the run.
         discount: per control step.
         tau: Polyak step of the target critics, every update.
         expectile: the paper's tau, of the value's regression, in (0, 1); a list gives each seed its
             own.
-        inverse_temperature: beta, how sharply the policy prefers actions of high advantage; may be
-            a list too.
+        inverse_temperature: beta; larger values weight high advantages more; may be a list too.
         max_weight: upper clip of exp(beta A).
-        order: sequence of `value`, `policy` and `critic` within an update; each part sees what
-            those before it have learnt.
+        order: sequence of `value`, `policy` and `critic` within an update; each part uses the
+            results of those before it.
         normalise_rewards: scale rewards so that the dataset's returns span 1000.
         reward_offset: added to every reward, after that scaling.
         normalise_critic_obs: the critics, not V, standardise observations with the dataset's
             statistics.
         critic_layer_norm: layer normalisation in the hidden layers of the critics.
-        regulariser: builds what holds the critics' slopes down, see `Regulariser`; null: none.
+        regulariser: builds the regulariser of the critics, see `Regulariser`; null: none.
     """
 
     imitates = True

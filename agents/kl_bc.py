@@ -1,4 +1,4 @@
-"""SAC held near a clone of the recorded behaviour in the place of its entropy term.
+"""SAC with a KL divergence to a clone of the recorded behaviour instead of its entropy term.
 
 Demonstration-regularised reinforcement learning, arXiv:2310.17303: clone the demonstrations, then
 learn with a KL divergence to the clone and no penalty for uncertainty.
@@ -26,24 +26,24 @@ class KLToClone(SAC):
         V(s)    = E_a min_i Q'_i(s, a) - lambda KL(pi(.|s) || pi_BC(.|s))
         L_actor = E [lambda KL(pi(.|s) || pi_BC(.|s)) - min_i Q_i(s, a)]
 
-    Both policies are Gaussian before their tanh, which changes no divergence, so KL is exact and
-    not estimated from the one action that is drawn.
+    Both policies are Gaussian before their tanh, which does not change the divergence, so KL is
+    computed exactly instead of estimated from one sampled action.
 
     Args:
-        weight: lambda, reward units per nat; 0 leaves SAC without entropy, to the bit; a list gives
+        weight: lambda, reward units per nat; 0 is SAC without entropy, bit for bit; a list gives
             each seed its own.
-        budget: nats per state to which lambda is steered, up where the policy lies farther from the
-            clone; None leaves lambda at `weight`.
-        weight_learning_rate: of that step, Adam's on ln lambda.
+        budget: target divergence in nats per state, by which lambda is trained; None keeps lambda
+            at `weight`.
+        weight_learning_rate: of Adam on ln lambda.
         max_weight: upper clip of lambda, None for none.
-        divergence_limit: nats per action dimension beyond which KL counts no more in the target,
-            for a clone that never saw a state may be as sure there as elsewhere. The actor's loss
-            has no such limit, for beyond one it would have no gradient.
+        divergence_limit: upper clip of KL in the target, in nats per action dimension, because the
+            clone may be overconfident in states outside the data. The actor's loss is not clipped,
+            because it would then have no gradient.
         divergence_in_target: subtract the term in the target.
         sac: see `SAC`, apart from its temperature.
 
-    Needs a clone, given by `follow`; its smallest std is what keeps every action possible, as the
-    paper's log-barrier does.
+    Needs a clone, given by `follow`; its minimum std keeps every action possible, like the
+    paper's log-barrier.
 
     Source: arXiv:2310.17303, sections 2 and 3, for finite and linear tasks; with networks: ours.
     """

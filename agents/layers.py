@@ -1,7 +1,7 @@
-"""A policy as a list of plain layers, for whoever writes it down in another language.
+"""A policy as a list of plain layers, for exports to other languages.
 
-Each layer takes a row of numbers and gives one; their weights are those of one seed, without a
-leading dimension, or with one of members that all see the same rows.
+Each layer maps a vector to a vector; their weights are those of one seed, without a leading
+dimension, or with one of members that all get the same inputs.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Activation:
-    """One of `ACTIVATIONS`, `symlog` or `round` (halves to even), of every number by itself."""
+    """One of `ACTIVATIONS`, `symlog` or `round` (halves to even), elementwise."""
 
     name: str
 

@@ -56,7 +56,7 @@ class LEQ(Agent):
         updates: length of the run in gradient steps, for the actor's cosine schedule.
         hidden, activation: architecture of policy and critic.
         actor_learning_rate, critic_learning_rate: of Adam.
-        actor_cosine: anneal the actor's step size to zero over the run.
+        actor_cosine: decay the actor's step size to zero over the run.
         discount: per control step.
         tau: Polyak step of the average critic, every update.
         expectile: the paper's tau; below 0.5 low returns count more. A list gives each seed its
@@ -65,17 +65,17 @@ class LEQ(Agent):
         decay: lambda of the returns.
         model_weight: beta, weight of imagined steps in the critic's loss; 1 - beta of recorded.
         average_weight: weight of the distance to the average critic.
-        start_share: of the rows of a batch, the last ones, from which rollouts are imagined; auto:
-            the dreamed rows, which come last, or all where there are none.
+        start_share: share of a batch, from its end, used as start states of imagined rollouts;
+            auto: the synthetic transitions, which come last, or all if there are none.
         shared_dreams: actor and critic learn from the same rollouts; off: each from its own.
-        exploration_std: of the noise before tanh in actions that are not deterministic. No loss
-            moves it.
+        exploration_std: std of the noise before tanh in actions that are not deterministic; it is
+            not trained.
         reward_scale: what rewards are multiplied by, recorded and imagined; auto: the returns of
             the dataset span 1000.
         reward_offset: added to every reward, after that.
         symlog: inputs of the networks are symlog of standardised observations and actions.
         critic_layer_norm: layer normalisation in the critic, before its activations.
-        regulariser: builds what holds the critic's slopes down, see `Regulariser`; null: none.
+        regulariser: builds the regulariser of the critic, see `Regulariser`; null: none.
     """
 
     imagine: Imagine | None = None

@@ -1,7 +1,7 @@
-"""SAC whose targets pay where a world model's members lead to different values: MOBILE.
+"""SAC with targets reduced by the disagreement of values under a model's members: MOBILE.
 
-Model-Bellman inconsistency penalised offline policy optimisation, ICML 2023. The penalty is worked
-out anew in every update with the present policy and critics, so the rollouts carry none.
+Model-Bellman inconsistency penalised offline policy optimisation, ICML 2023. The penalty is
+computed in every update with the current policy and critics, so rollouts are not penalised.
 """
 
 from collections.abc import Callable
@@ -27,12 +27,12 @@ class MOBILE(SAC):
 
     Args:
         penalty: beta, reward units per unit of value disagreement; a list gives each seed its own.
-        samples: n, next observations drawn from each member's Gaussian.
-        target_floor: least target, None for none; 0 is meant for rewards that are not negative.
+        samples: n, next observations sampled from each member's Gaussian.
+        target_floor: lower clip of the target, None for none; use 0 if rewards are not negative.
         sac: see `SAC`.
 
-    U is `disagreement` on synthetic rows and 0 on recorded ones. Needs a world model that predicts
-    by member: a probabilistic ensemble with at least two elites, given by `attach`.
+    U is `disagreement` for synthetic transitions and 0 for recorded ones. Needs a world model that
+    predicts by member: a probabilistic ensemble with at least two elites, given by `attach`.
     """
 
     gains_by_compiling = False  # nearly all matrix products: .8 to 1.06 times as fast on a CPU

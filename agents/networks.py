@@ -116,7 +116,7 @@ class DeterministicActor(nn.Module):
 
 
 class GaussianActor(nn.Module):
-    """A Gaussian policy in action space for each seed: a ~ N(tanh(f(s)), std^2), std free of s.
+    """A Gaussian policy in action space for each seed: a ~ N(tanh(f(s)), std^2), fixed std.
 
     Args:
         seeds, obs_dim, action_dim: S, D, A.
@@ -331,7 +331,7 @@ class Standardiser(nn.Module):
 
 
 class SymlogStandardiser(Standardiser):
-    """symlog of what `Standardiser` gives, so that predictions far off the data stay small.
+    """symlog of the output of `Standardiser`, so that inputs far outside the data stay small.
 
     Source: LEQ, arXiv:2407.00699, inputs of its networks. Differs: the offset of `Standardiser`.
     """

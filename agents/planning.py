@@ -1,4 +1,4 @@
-"""No agent: plans in a fitted world model act, and nothing is learned beyond the model."""
+"""No agent: a planner in a fitted world model acts, and only the model is learned."""
 
 from typing import NoReturn
 
@@ -18,10 +18,10 @@ AT_ONCE = 256
 
 
 class Planning(Agent):
-    """Stands where a run has its agent, and acts by the run's planner.
+    """Takes the place of a run's agent and acts by the run's planner.
 
-    In episodes (`begin`) each plan goes on from the last one. A single state (`act`) is planned for
-    from nothing, always by the same random numbers, so that its action is a function of it.
+    In episodes (`begin`) each plan starts from the last one. A single state (`act`) is planned for
+    from scratch, always with the same random numbers, so that its action is a function of it.
 
     Args:
         spec, seeds: see `Agent`.

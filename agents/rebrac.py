@@ -1,4 +1,4 @@
-"""ReBRAC, arXiv:2305.09836: TD3+BC that also pays, in its targets, for leaving the data."""
+"""ReBRAC, arXiv:2305.09836: TD3+BC with a second behaviour penalty, in its targets."""
 
 from dataclasses import replace
 from typing import Annotated, Any
@@ -21,17 +21,17 @@ IMITATED = ("all", "real")
 
 
 class ReBRAC(TD3BC):
-    """TD3 whose actor and targets each pay for the squared distance to recorded actions.
+    """TD3 with penalties on the squared distance to recorded actions in actor and targets.
 
     Args:
         actor_penalty: beta_1, weight of the distance in the actor's loss; a list gives each seed
             its own.
-        critic_penalty: beta_2, weight of the distance at the successor in the targets; 0 leaves it
-            out, and no recorded next action is needed. May be a list too.
-        normalise_value: divide the actor's value by mean |Q|, which makes its unit irrelevant.
-        imitate: rows whose actions the actor is drawn to, `all` of a batch or the `real` ones.
-        reward_scale: what rewards are multiplied by before anything is learnt.
-        hidden_bias, actor_output_bound, critic_output_bound: starts of the networks, see `EDAC`.
+        critic_penalty: beta_2, weight of the distance at the next state in the targets; 0 omits it,
+            and no recorded next action is needed. May be a list too.
+        normalise_value: divide the actor's value by mean |Q|, so that its unit does not matter.
+        imitate: transitions whose actions are imitated, `all` of a batch or the `real` ones.
+        reward_scale: factor on all rewards.
+        hidden_bias, actor_output_bound, critic_output_bound: initialisation, see `EDAC`.
         td3: see `TD3BC`; its `alpha` is the weight of the actor's value here.
     """
 

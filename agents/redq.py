@@ -1,8 +1,8 @@
 """SAC with a large ensemble of critics and little pessimism: targets and actor of REDQ.
 
-Randomised ensembled double Q-learning, arXiv:2101.05982. NEUBAY (arXiv:2512.04341) takes both for
-long rollouts without a penalty. REDQ's twenty updates for each step of an environment are a matter
-of the run, not of the agent.
+Randomised ensembled double Q-learning, arXiv:2101.05982. NEUBAY (arXiv:2512.04341) uses both for
+long rollouts without a penalty. REDQ's twenty updates per environment step are set by the run,
+not by the agent.
 """
 
 from typing import Any
@@ -22,13 +22,13 @@ class REDQ(SAC):
     """SAC whose targets take the minimum over a few random critics, and whose actor their mean.
 
     Args:
-        target_subset: M, critics drawn anew in every update, over which targets take the minimum;
-            all N of them make the targets those of SAC-N.
-        huber: TD error from which the critics' loss grows linearly, in units of the reward; None
-            for squares throughout.
+        target_subset: M, critics sampled in every update, over which targets take the minimum;
+            M = N gives the targets of SAC-N.
+        huber: TD error above which the critics' loss is linear, in units of the reward; None for
+            the squared error.
         sac: see `SAC`.
 
-    Source: REDQ, arXiv:2101.05982, algorithm 1, whose loss is of squares; `huber` is NEUBAY's.
+    Source: REDQ, arXiv:2101.05982, algorithm 1, with the squared error; `huber` is NEUBAY's.
     """
 
     def __init__(self, *, target_subset: Count, huber: Positive | None, **sac: Any) -> None:

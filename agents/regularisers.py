@@ -1,11 +1,11 @@
-"""Critics whose value changes slowly with the state: parts that any agent with critics can carry.
+"""Regularisers of critics, for any agent that has critics: small Lipschitz constants.
 
-arXiv:2302.01244 shows that a single world model does as well as an ensemble where the critics'
-Lipschitz constant is held down, by the spectral norms of their weights or against adversarial
-states. Its exact losses could not be read; what stands here is the standard form of each.
+arXiv:2302.01244 claims that a single world model does as well as an ensemble if the critics'
+Lipschitz constant is limited, by the spectral norms of their weights or with adversarial states.
+Its exact losses could not be read; these are the standard forms of each.
 
-An agent builds one with its critics and calls `prepare` once; then, whenever it moves its critics,
-it adds `penalty` to their loss, takes the step, and calls `project_`.
+An agent builds one with its critics and calls `prepare` once; then, in every critic update, it adds
+`penalty` to their loss, takes the step, and calls `project_`.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,12 +45,12 @@ def endings(spec: Spec, physical: Callable[[Tensor], Tensor] | None = None) -> E
 
 
 class Regulariser(nn.Module):
-    """Leaves the critics alone; the base of those that do not.
+    """No regularisation; the base class of the regularisers.
 
     Args:
-        critics: what is regularised. Only its shapes and present weights are read: an agent
-            passes it to every call, and it is no part of the regulariser's own state.
-        ends: where the task is over, see `endings`.
+        critics: what is regularised. Only its shapes and current weights are read: an agent
+            passes it to every call, and it is not part of the regulariser's own state.
+        ends: the task's termination rule, see `endings`.
     """
 
     def __init__(self, *, critics: Critics, ends: Ends | None) -> None:
@@ -82,20 +82,20 @@ class Regulariser(nn.Module):
 
 
 class SpectralNorm(Regulariser):
-    """Holds the largest singular value sigma of the critics' weight matrices down.
+    """Limits the largest singular value sigma of the critics' weight matrices.
 
     penalty = coefficient sum_{critics, layers} sigma^power, and after every step
     W <- W / max(1, sigma / cap), or W <- W cap / sigma with `normalise`.
 
     A perceptron of 1-Lipschitz activations changes by at most prod_l sigma_l |dx|_2. sigma comes
-    from a power iteration that goes on from its last vectors, `iterations` steps an update, and
-    so lags behind the weights a little, always from below. Biases are free.
+    from a power iteration that starts from its last vectors, `iterations` steps per update, so it
+    is always slightly too small while the weights change. Biases are not regularised.
 
     Args:
         critics, ends: see `Regulariser`.
-        coefficient: weight of the penalty; 0 leaves it out.
+        coefficient: weight of the penalty; 0 omits it.
         power: of sigma in the penalty, 1 or 2.
-        cap: beta, None for none. Matrices below it stay as they are to the bit.
+        cap: beta, None for none. Matrices below it are not changed at all.
         normalise: bring every matrix to the cap, also the smaller ones.
         layers: linear layers concerned, counted from 0, negative from the last; None for all.
         iterations: steps of the power iteration per update.
@@ -207,17 +207,17 @@ class SpectralNorm(Regulariser):
 
 
 class AdversarialRobustness(Regulariser):
-    """Makes each critic's value change little under the worst small change of the state.
+    """Penalises the change of each critic's value under the worst small change of the state.
 
-    penalty = coefficient sum_i mean_b ( (Q_i(s + d_i, a) - Q_i(s, a)) / e )^2, d_i the move
-    within radius e that changes Q_i(s, a) most; without `slope` it is not divided by e.
+    penalty = coefficient sum_i mean_b ( (Q_i(s + d_i, a) - Q_i(s, a)) / e )^2, d_i the
+    perturbation within radius e that changes Q_i(s, a) most; without `slope` not divided by e.
 
-    d_i is a constant; both values keep their gradient. States move in units of the dataset's
-    standard deviation of each dimension, so one that never varies never moves.
+    d_i is a constant; both values keep their gradient. Perturbations are in units of the
+    dataset's standard deviation of each dimension, so constant dimensions are not perturbed.
 
     Args:
         critics, ends: see `Regulariser`.
-        coefficient: weight of the penalty; 0 leaves all of it out.
+        coefficient: weight of the penalty; 0 omits it.
         attack: how d is found. `fgsm`: the better of the two first-order moves, along and
             against the gradient of Q. `pgd`: gradient ascent on the squared change from a random
             start. `uniform`: the best of random draws.
@@ -229,8 +229,8 @@ class AdversarialRobustness(Regulariser):
         slope: divide the change by e, so that the coefficient weighs a squared slope.
         steps, step_size: of `pgd`; each step is `step_size` e / `steps` long.
         draws: of `uniform`.
-        spare_endings: rows whose moved state is one where the task has terminated add nothing, for
-            the value really jumps there. Acts where the task's rule is known.
+        spare_endings: transitions whose perturbed state is terminal contribute nothing, because the
+            value is discontinuous there. Applies if the task's rule is known.
 
     Source: arXiv:2302.01244 for the idea; FGSM arXiv:1412.6572, PGD arXiv:1706.06083, best of
     uniform draws RORL arXiv:2206.02829.

@@ -1,4 +1,4 @@
-"""RvS-R, arXiv:2112.10751: behaviour cloning given what the episode goes on to earn."""
+"""RvS-R, arXiv:2112.10751: behaviour cloning conditioned on the reward of the remaining episode."""
 
 from dataclasses import replace
 from typing import Annotated, Any
@@ -19,17 +19,17 @@ from reverie.world_models.per_seed import PerSeed, set_per_seed
 
 
 class RvS(BC):
-    """BC of a Gaussian policy pi(a | s, outcome), which then acts for a wanted outcome.
+    """BC of a Gaussian policy pi(a | s, outcome), which then acts for a target outcome.
 
-    The outcome of a row is the reward from there to the end of its episode, divided by the steps
-    that the longest recorded episode would have left, so that ending early is no merit. It does
-    not change along an episode of steady rewards, which is why the wanted one is held fixed.
+    The outcome of a transition is the reward from there to the end of its episode, divided by the
+    steps that the longest recorded episode would have left, so that ending early has no advantage.
+    It is constant in an episode of constant rewards, so the target is held fixed.
 
     Args:
         spec: see `Agent`.
-        target: wanted return as a share of the way from the worst recorded episode's, 0, to the
-            best one's, 1; a list gives each seed its own.
-        standardise_outcome: give the policy (outcome - mean) / std of the dataset, not the raw one.
+        target: target return, scaled from 0 (worst recorded episode) to 1 (best); a list gives each
+            seed its own.
+        standardise_outcome: condition on (outcome - mean) / std of the dataset, not the raw one.
         bc: see `BC`.
     """
 

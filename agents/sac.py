@@ -47,23 +47,23 @@ class SAC(Agent):
         log_std_bounds: clip of the policy's log-std.
         actor_learning_rate, critic_learning_rate, temperature_learning_rate: Adam step sizes; a
             temperature rate of zero keeps the temperature at its initial value.
-        actor_cosine: anneal the actor's step size to zero over the run.
+        actor_cosine: decay the actor's step size to zero over the run.
         discount: per control step.
         tau: Polyak step of the target critics, every update.
         initial_temperature: weight of the entropy term at the start; a list gives each seed its
             own.
         max_temperature: upper clip of the weight used in the losses, None for none.
-        target_entropy: entropy the temperature steers to, None for minus the action size; may be a
+        target_entropy: target of the temperature update, None for minus the action size; may be a
             list too.
-        entropy_in_target: subtract the entropy term in the target (off: deterministic backup).
-        order: sequence of `critic` and `policy` within an update. The temperature moves with the
-            policy, after it and on its sample, unless `temperature` is listed: then on a fresh one.
+        entropy_in_target: include the entropy term in the target (off: deterministic backup).
+        order: sequence of `critic` and `policy` within an update. The temperature is updated after
+            the policy, on its sample, unless `temperature` is listed: then on a new sample.
         normalise_critic_obs: the critics standardise observations with the dataset's statistics.
         critic_layer_norm: layer normalisation in the hidden layers of the critics.
         imitation: weight of the squared distance to recorded actions in the actor's loss, whose
-            value is then divided by its standard deviation over the batch; 0 leaves both out, a
-            list gives each seed its own.
-        regulariser: builds what holds the critics' slopes down, see `Regulariser`; null: none.
+            value is then divided by its standard deviation over the batch; 0 omits both, a list
+            gives each seed its own.
+        regulariser: builds the regulariser of the critics, see `Regulariser`; null: none.
     """
 
     target_entropy: float | Tensor

@@ -17,7 +17,7 @@ from reverie.world_models.per_seed import PerSeed, as_list, set_per_seed
 
 
 class TD3AWR(ReBRAC):
-    """ReBRAC whose distance to each recorded action counts min(exp(T A), max_weight).
+    """ReBRAC whose distance to each recorded action has the weight min(exp(T A), max_weight).
 
     A = min_i Q_i(s, a) - V(s), V an expectile of min_i Q_i over the recorded actions.
 

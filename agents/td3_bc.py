@@ -47,14 +47,14 @@ class TD3BC(Agent):
         discount: per control step.
         tau: Polyak step of the target networks, whenever the policy is updated.
         alpha: 0 is plain imitation, a list gives each seed its own.
-        policy_noise, noise_clip: noise on the target's action, and its clip; the first may be
-            a list too.
-        critic_steps: critic updates on one batch, each with fresh smoothing noise.
+        policy_noise, noise_clip: std of the noise on the target action, and its clip; the first may
+            be a list too.
+        critic_steps: critic updates on one batch, each with new smoothing noise.
         policy_delay: updates per update of actor and target networks.
         order: sequence of `critic` and `policy` within an update.
         normalise_obs: standardise observations with the dataset's statistics.
         actor_layer_norm, critic_layer_norm: layer normalisation in their hidden layers.
-        regulariser: builds what holds the critics' slopes down, see `Regulariser`; null: none.
+        regulariser: builds the regulariser of the critics, see `Regulariser`; null: none.
     """
 
     imitates = True

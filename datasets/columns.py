@@ -1,4 +1,4 @@
-"""Columns beyond those of every transition, made of a dataset for the agents that ask for them."""
+"""Extra columns of transitions, computed from a dataset for the agents that need them."""
 
 from dataclasses import dataclass
 
@@ -17,10 +17,10 @@ SAME_STATE = 1e-3
 @register
 @dataclass(frozen=True)
 class WithNextAction(Transition):
-    """Rows with the action that was recorded where they led.
+    """Transitions with the action recorded at the next observation.
 
     Attributes:
-        next_action: `[*, A]` what was done at `next_obs`; anything where there is none.
+        next_action: `[*, A]` the action taken at `next_obs`; arbitrary if there is none.
         has_next_action: `[*]` bool; false after the end of an episode.
     """
 
@@ -31,11 +31,11 @@ class WithNextAction(Transition):
 @register
 @dataclass(frozen=True)
 class WithOutcome(Transition):
-    """Rows with what their episode went on to earn.
+    """Transitions with the reward of the rest of their episode.
 
     Attributes:
         outcome: `[*]` reward per step that a full episode has left; zero where unknown.
-        has_outcome: `[*]` bool; false for rows that are no part of a recorded episode.
+        has_outcome: `[*]` bool; false for transitions outside recorded episodes.
     """
 
     outcome: Float[Tensor, "*lead"]
@@ -45,10 +45,10 @@ class WithOutcome(Transition):
 @register
 @dataclass(frozen=True)
 class WithTaken(Transition):
-    """Rows of action chunks with the control steps that were taken before a task ended.
+    """Transitions of action chunks with the control steps taken before the task ended.
 
     Attributes:
-        taken: `[*, N]` bool; false where a chunk repeats its last action behind a termination.
+        taken: `[*, N]` bool; false where a chunk repeats its last action after a termination.
     """
 
     taken: Bool[Tensor, "*lead N"]

@@ -20,13 +20,13 @@ from reverie.mistake import Mistake
 
 @dataclass(frozen=True)
 class Inferred:
-    """What an inverse model says of the actions that it filled in.
+    """Quality of the actions that an inverse model filled in.
 
     Attributes:
         rows: `[N]` bool, those it filled in.
-        unsure: `[N]` bool, those of them that what was seen does not tell.
-        r2: by action, share of the variance that it explains in recorded actions that it did not
-            learn from; None where they do not vary.
+        unsure: `[N]` bool, those of them that the states do not determine.
+        r2: by action, share of the variance explained in held-out recorded actions; None if they do
+            not vary.
     """
 
     rows: Bool[Tensor, " N"]
@@ -56,21 +56,20 @@ class Dataset:
             (then `next_obs` repeats `obs`, which only a masked target may read).
         episode_starts: `[P]` int64, index of the first row of each episode, ascending from 0.
         reference: returns that define the normalised score, None when unknown.
-        origin: where the data came from (file, version, environment), for the run's summary.
-        places: where the rows stand in a table, as its owner counts them; None where a row's number
-            in the dataset says it.
-        untransformed: the recorded rows that these were made of, see `datasets.transforms`; None
-            where these are the recorded ones.
-        recorded_episodes: `[P]` int64, the number of the recorded episode that each was made of,
-            where several are made of one; None where each is one.
-        mapped: whether the rows lie on disk, see `datasets.storage`.
-        action_missing: `[N]` bool, rows whose action nobody recorded, of which one is stored; None
-            where all were. Nothing learns from such data, see `require_actions`.
-        inferred: of recorded rows, which actions are none that were recorded; None: all were.
+        origin: source of the data (file, version, environment), for the run's summary.
+        places: positions of the rows in the source table; None if they equal the row numbers of the
+            dataset.
+        untransformed: the recorded rows from which these were computed, see `datasets.transforms`;
+            None if these are the recorded ones.
+        recorded_episodes: `[P]` int64, the recorded episode of each episode, if several were made
+            from one; None otherwise.
+        mapped: whether the transitions are on disk, see `datasets.storage`.
+        action_missing: `[N]` bool, rows without a recorded action, whose stored one is arbitrary;
+            None if all were recorded. Such data are refused for training, see `require_actions`.
+        inferred: which actions were filled in, and how well; None: all were recorded.
         taken: of chunks, which of their control steps came before the task ended; None: all.
-        dt: `[N]` float32, seconds until the next observation, where the log's rows are not equally
-            far apart and whoever reads it says so; None: all are alike. Of rows without a known
-            successor it means nothing.
+        dt: `[N]` float32, seconds until the next observation, if the time step varies; None: it is
+            constant. Meaningless for rows without a known next observation.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Observations that actions do not move: set-points, disturbances, weather, demand."""
+"""Observations that actions do not affect: set-points, disturbances, weather, demand."""
 
 import re
 from collections.abc import Sequence

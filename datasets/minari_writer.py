@@ -1,4 +1,4 @@
-"""Minari datasets that are either whole or absent.
+"""Writes Minari datasets that are either complete or absent.
 
 Minari creates a dataset in place and drops reference scores in some cases, so each is made in a
 hidden folder of the root, which Minari does not list, and renamed when it is complete.

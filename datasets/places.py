@@ -1,4 +1,4 @@
-"""Where a row stands in what was read, as its owner finds it there."""
+"""Positions of rows in their source, for messages."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Places:
-    """Rows by where they came from.
+    """Positions of rows in their source.
 
     Attributes:
         rows: `[N]` number of each row in the source, from 0.

@@ -1,8 +1,8 @@
 """Replay on the device: fixed shapes, packed rows, no host synchronisation; and mixtures.
 
-A row of a stream is one contiguous vector, so drawing a batch is a single gather whatever the
-number of columns. Base columns come first in every transition class, which lets a mixture cut
-streams with extra columns down to what they share without looking at them.
+A transition of a stream is one contiguous vector, so sampling a batch is a single gather for any
+number of columns. Base columns come first in every transition class, so a mixture can drop the
+extra columns of its streams.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ _LARGE = 2**62
 
 
 class Layout(Generic[Record]):
-    """How the columns of a transition class lie side by side in one float32 row.
+    """Layout of the columns of a transition class in one float32 row.
 
     Args:
         example: transitions of any leading shape; their trailing shapes and dtypes are the layout.
@@ -81,7 +81,7 @@ class Replay(nn.Module, Generic[Record]):
     Args:
         example: rows of the class and widths to store.
         seeds: S, one ring for each, or 1 for a store shared by all seeds (the real dataset).
-        capacity: rows a seed holds before the oldest are overwritten.
+        capacity: transitions per seed before the oldest are overwritten.
     """
 
     rows: Tensor
@@ -186,10 +186,10 @@ class Replay(nn.Module, Generic[Record]):
 
 
 class MappedReplay(Replay[Record]):
-    """A recorded dataset on disk: nothing of it is copied but the rows of a batch.
+    """A recorded dataset on disk: only the transitions of a batch are copied.
 
-    Indices are drawn as in memory, so batches are the same to the bit. On a GPU they come back to
-    the host first, which waits for them.
+    Indices are sampled as in memory, so batches are bitwise equal. On a GPU they are first copied
+    to the host, which is a synchronisation.
 
     Args:
         recorded: `[N]`, on the host.
@@ -210,16 +210,16 @@ class MappedReplay(Replay[Record]):
 
 
 class GrowingReplay(Replay[Record]):
-    """A recorded dataset that all seeds read, and a ring for what each seed adds to it.
+    """A recorded dataset shared by all seeds, and a ring buffer for each seed's additions.
 
-    Both are drawn as one store, every row of a seed alike, or in fixed shares. A ring that is full
-    loses its oldest rows; the dataset stays. `size`, `head` and `contents` are those of the rings.
+    Both are sampled uniformly as one store, or in fixed shares. A full ring loses its oldest
+    transitions; the dataset is always kept. `size`, `head` and `contents` are those of the rings.
 
     Args:
         recorded: `[N]`, the dataset, stored once.
         seeds, capacity: of the rings.
-        added_share: of the rows that are drawn, those of the ring, as soon as it holds any (half,
-            in RLPD, arXiv:2302.02948, and Cal-QL); None: as many as it has among all.
+        added_share: share of the ring in a batch, once it holds any transitions (half in RLPD,
+            arXiv:2302.02948, and Cal-QL); None: its share of all transitions.
     """
 
     recorded: Tensor
@@ -255,7 +255,7 @@ class GrowingReplay(Replay[Record]):
 
 
 class ResampledReplay(Replay[Record]):
-    """A recorded dataset whose episodes each seed draws anew, with replacement: a bootstrap of it.
+    """A bootstrap of a recorded dataset: each seed resamples its episodes with replacement.
 
     A seed has as many episodes as the dataset, some of them several times and others not at all.
 
@@ -263,7 +263,7 @@ class ResampledReplay(Replay[Record]):
         recorded: `[N]`, stored once.
         episode_starts, episode_lengths: `[P]`, of the dataset.
         seeds: S.
-        mapped: whether the rows lie on disk, and stay there.
+        mapped: whether the transitions are on disk, and stay there.
     """
 
     first: Tensor
@@ -301,13 +301,13 @@ class ResampledReplay(Replay[Record]):
 
 
 class Mixture(nn.Module):
-    """Draws a fixed number of rows from each named stream and joins them, first stream first.
+    """Samples a fixed number of transitions from each named stream and concatenates them.
 
-    A batch has all columns where every stream has the same ones, and else the base columns.
+    A batch has all columns if every stream has the same ones, otherwise the base columns.
 
     Args:
         streams: replays by name, the real one first by convention.
-        rows: rows of each stream in a batch; a stream with none is not read.
+        rows: transitions of each stream in a batch; a stream with none is not read.
         seeds: S.
     """
 

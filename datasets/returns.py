@@ -1,4 +1,4 @@
-"""What recorded episodes went on to earn, discounted."""
+"""Discounted returns of recorded episodes from each step on."""
 
 from typing import Literal
 

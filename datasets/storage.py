@@ -1,4 +1,4 @@
-"""Where the rows of a dataset lie: in memory, or on disk, from where batches are gathered.
+"""Storage of a dataset: in memory, or on disk, from where batches are gathered.
 
 On disk they are one uncompressed file in the cache, mapped into memory: the system reads the pages
 that are asked for, and drops them again where memory is short. Nearly all code works as it is; what

@@ -1,4 +1,4 @@
-"""The record that flows through the whole platform: transitions with any leading shape."""
+"""Transitions with any leading shape: the record type of the whole platform."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields

@@ -1,4 +1,4 @@
-"""A pole on a cart that hangs at first, to be swung up and balanced within a bounded rail.
+"""Cart-pole swing-up on a bounded rail: the pole hangs at first and is swung up and balanced.
 
 The task of dm_control's cart-pole swing-up with equations of its own: a uniform rod, no friction,
 one semi-implicit Euler step per control step, so that the observation is the whole state and the
@@ -98,10 +98,10 @@ def controller(obs: Float[Tensor, "*lead 5"]) -> Float[Tensor, "*lead 1"]:
 
 
 class CartPoleSwingUp(gymnasium.Env):
-    """`dynamics` from hanging at rest, give or take 0.1 in position, angle and velocities.
+    """`dynamics` from hanging at rest, within 0.1 in position, angle and velocities.
 
     Attributes:
-        constants: keywords of `dynamics`; what a perturbed copy has otherwise.
+        constants: keywords of `dynamics`, which a perturbed copy changes.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012, Gymnasium declares it so

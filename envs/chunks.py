@@ -13,9 +13,9 @@ TAKEN = "chunk_steps"
 
 
 class PlayedChunks(gymnasium.Wrapper):
-    """Plays the actions of a chunk one after the other, as far as the episode lasts.
+    """Executes the actions of a chunk one after the other, until the episode ends.
 
-    The reward is that of the chunk's rows in a dataset: the sum of what its control steps pay,
+    The reward is that of chunks in a dataset: the sum of the rewards of its control steps,
     discounted within the chunk.
 
     Args:
@@ -40,7 +40,7 @@ class PlayedChunks(gymnasium.Wrapper):
 
 
 class OneAtATime:
-    """A policy of chunks as one of control steps: asked for a chunk, it gives its actions in turn.
+    """Turns a policy of chunks into one of control steps: executes a chunk's actions in turn.
 
     One object for one episode of each copy that acts, all from the first step on.
 

@@ -1,4 +1,4 @@
-"""Scripted controllers of builtin tasks: they record datasets and mark 100 of their scores."""
+"""Scripted controllers of builtin tasks, which record datasets and define the score of 100."""
 
 import math
 from collections.abc import Sequence

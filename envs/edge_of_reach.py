@@ -1,8 +1,8 @@
-"""A plane on which short rollouts have an edge that no training row ever shows.
+"""A plane on which short rollouts end in states that are never trained.
 
 Rollouts of k steps from the start box enter the replay as next states up to extent `2 + k`, but as
-states only up to `2 + k - 1`. With k = `HORIZON` everything that would teach a learner better lies
-beyond that: a slope lures outwards, and the steep fall behind it begins at the edge.
+states only up to `2 + k - 1`. With k = `HORIZON` the penalty lies beyond that:
+the reward increases outwards, and decreases steeply from the edge on.
 
 After the two-dimensional example of RAVL, arXiv:2402.12527, section on the edge-of-reach problem.
 Differs: the paper's reward is not public; this one was built so that the plain procedure fails.

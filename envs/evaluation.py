@@ -28,14 +28,14 @@ Policy = Callable[[Float[Tensor, "S P D"]], Float[Tensor, "S P A"]]
 
 @dataclass(frozen=True)
 class Episodes:
-    """What P episodes of each of S policies gave.
+    """Results of P episodes of each of S policies.
 
     Attributes:
         returns: `[S, P]` float64, undiscounted; NaN where the policy gave an action that is not
             finite.
         lengths: `[S, P]` int64, control steps.
         starts: `[S, P, D]` float32, first observations.
-        discounted_returns: `[S, P]` float64; what lies beyond a time limit is missing from them.
+        discounted_returns: `[S, P]` float64; without the rewards beyond a time limit.
     """
 
     returns: Float[Tensor, "S P"]
@@ -48,7 +48,7 @@ class Evaluator:
     """S x P copies of an environment that score S policies on the same P starts, again and again.
 
     Every episode counts exactly once, from its start to its termination or time limit. Taking the
-    first so many that finish instead would favour short episodes.
+    first ones that finish would favour short episodes.
     """
 
     def __init__(self, *, spec: Spec, seeds: int, episodes: int) -> None:

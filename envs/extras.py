@@ -1,4 +1,4 @@
-"""Packages that only some choices need: imported when asked for, refused in one line."""
+"""Optional packages: imported when needed, with a one-line error if they are missing."""
 
 import importlib
 import shlex

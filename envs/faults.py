@@ -1,4 +1,4 @@
-"""What goes wrong in an environment of a user's, said in one line with its name and the cure."""
+"""Errors of a user's environment, reported in one line with its name and a remedy."""
 
 import importlib
 import math
@@ -24,7 +24,7 @@ PACKAGES = {
     "safety_gymnasium": "safety-gymnasium",
     "shimmy": "shimmy",
 }
-SHOWN = "mend the environment (REVERIE_TRACEBACK=1 shows where), or choose another"
+SHOWN = "fix the environment (REVERIE_TRACEBACK=1 shows where), or choose another"
 
 
 class stepped:
@@ -122,7 +122,7 @@ def import_module(env_id: str, module: str) -> ModuleType:
         ) from error
     except (Exception, SystemExit) as error:
         raise Mistake(
-            f"environment {env_id}: its module {module} fails on import with {_told(error)}; mend "
+            f"environment {env_id}: its module {module} fails on import with {_told(error)}; fix "
             "it (REVERIE_TRACEBACK=1 shows where)"
         ) from error
 

@@ -1,4 +1,4 @@
-"""Histories in an environment: what was seen and done before, beside what is seen now."""
+"""Histories in an environment: observations stacked with earlier ones and past actions."""
 
 import gymnasium
 import numpy as np
@@ -10,8 +10,8 @@ from reverie.envs.specs import Spec
 class WithHistory(gymnasium.Wrapper):
     """Gives [o_t, o_{t-1}, .., a_{t-1}, a_{t-2}, ..], as `datasets.transforms.history.stack` does.
 
-    After a reset the first observation stands in the place of those before it, and zero in that of
-    past actions, which are in [-1, 1] as the environment took them.
+    After a reset the first observation replaces earlier ones, and zero replaces past actions, which
+    are in [-1, 1] as executed by the environment.
 
     Args:
         env: gives flat observations and takes flat actions in [-1, 1].

@@ -38,7 +38,7 @@ _CONSTANTS: dict[type[gymnasium.Env], dict[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class Perturbation:
-    """What differs from the task; the values here change nothing.
+    """Changes of a task's physics; the default values change nothing.
 
     Attributes:
         gravity: factor on every component of the acceleration of gravity.

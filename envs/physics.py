@@ -1,4 +1,4 @@
-"""What must be done to MuJoCo so that it is quiet and simulates what older versions simulated."""
+"""Settings of MuJoCo: no log file, and the contacts of older versions."""
 
 import logging
 import re

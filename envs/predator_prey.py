@@ -1,8 +1,8 @@
-"""Predator and prey as counts of animals that are born and die by chance; predators are culled.
+"""Predator-prey dynamics: random counts of both, controlled by removing predators.
 
-A stochastic birth-death process of the Lotka-Volterra kind with logistic prey and predators that
-wander in. Each control step a whole number of predators, 0 to 5, is culled, so that both counts
-stay near a steady state which they would not take by themselves, and without their swings.
+A stochastic birth-death process of the Lotka-Volterra kind with logistic prey and immigration of
+predators. Each control step removes a whole number of predators, 0 to 5, to keep both counts near a
+steady state that is not an equilibrium without control, and without oscillations.
 
 After the predator-prey task of "Control of medical digital twins with artificial neural networks",
 arXiv:2403.13851. Differs: that one is an agent-based model on a grid, and its numbers are not
@@ -68,8 +68,8 @@ def controller(obs: Float[Tensor, "*lead 2"]) -> Float[Tensor, "*lead 1"]:
 class PredatorPrey(gymnasium.Env):
     """The process by tau-leaping in tenths of a step: observations `[prey, predators]`, counts.
 
-    The action is rounded to a whole number; no more are culled than there are. Never terminated:
-    prey that has died out stays so, and costs.
+    The action is rounded to a whole number, at most the number of predators. Never terminated:
+    extinct prey stays extinct, at a cost.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012, Gymnasium declares it so

@@ -1,7 +1,7 @@
-"""The temperature of a refrigerator: one number, a compressor, warmth that leaks in.
+"""The temperature of a refrigerator: one state, a compressor, and a heat leak.
 
 A thermostat keeps it near one set point, so recordings cover a narrow band; a policy with another
-set point leads a fitted model out of it. After the synthetic task of MOREC, arXiv:2310.05422.
+set point leaves the data of a fitted model. After the synthetic task of MOREC, arXiv:2310.05422.
 Differs: its equations are not public; these were sized so that the same effect appears.
 """
 

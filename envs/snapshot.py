@@ -1,4 +1,4 @@
-"""The whole state of an environment as tensors and plain values, so that it goes on bitwise."""
+"""The whole state of an environment as tensors and plain values, for bitwise exact resumption."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping

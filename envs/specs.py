@@ -1,4 +1,4 @@
-"""What an agent and a world model must know about a task: spaces, limits and which environment."""
+"""The specification of a task: spaces, limits and environment."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -48,13 +48,13 @@ class Spec:
         wrappers: put around the environment, see `envs.wrappers`.
         obs_names, action_names: what the columns are called where the data say so, one name each,
             with the unit behind it where there is one, `level [cm]`; empty where nobody knows.
-        exogenous: observations that actions do not move, such as set-points and weather, as
+        exogenous: observations that actions do not affect, such as set-points and weather, as
             ascending indices; a world model does not predict them.
         chunk: control steps that one action spans, see `datasets.transforms.chunk`: the actions of
             so many steps lie one after the other in it. 1 where it is an action of one step.
         chunk_discount: per control step, of the rewards that one action spans.
-        hidden: columns of the environment's observation that are left out, ascending.
-        stacked_obs, stacked_actions: how many observations and past actions lie in one, newest
+        hidden: columns of the environment's observation that are omitted, ascending.
+        stacked_obs, stacked_actions: how many observations and past actions are stacked, newest
             first, see `datasets.transforms.history`: [o_t, o_{t-1}, .., a_{t-1}, a_{t-2}, ..],
             past actions in [-1, 1]. 1 and 0 where it is what is seen now alone.
         copies: pairs (column of `next_obs`, column of `obs` and `action` side by side) that are

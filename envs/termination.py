@@ -1,8 +1,8 @@
 """Termination rules of known tasks, looked up by exact environment id.
 
-A rule sees raw observations and says which next observations end the episode. Time limits are no
-terminations. A state that is not finite ends the episode in every task: simulators never reach
-one, a model that blows up does.
+A rule takes raw observations and decides which next observations end the episode. Time limits are
+not terminations. A state that is not finite ends the episode in every task: simulators never reach
+one, a diverging model does.
 
 Differs: public code tests Hopper's states for `< 100` only, so that states below -100 count as
 healthy; the task itself tests the absolute value, and so do we. The guard of +-100 that some

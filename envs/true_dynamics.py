@@ -39,7 +39,7 @@ _BLOCK = 65_536
 
 @dataclass(frozen=True)
 class Outcome:
-    """What follows a state and an action.
+    """The outcome of a state and an action.
 
     Attributes:
         next_obs: `[*, D]` raw units.
@@ -55,7 +55,7 @@ class Outcome:
 
 
 class Simulator(ABC):
-    """The dynamics, rewards and terminations of one task; time limits are not its business."""
+    """The dynamics, rewards and terminations of one task, without time limits."""
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
@@ -275,7 +275,7 @@ Judge = Callable[[MujocoSimulator, np.ndarray, np.ndarray, np.ndarray], tuple[An
 
 @dataclass(frozen=True)
 class MujocoTask:
-    """What a MuJoCo task is beyond its model.
+    """Properties of a MuJoCo task beyond its model.
 
     Attributes:
         judge: its reward and termination.

@@ -1,8 +1,8 @@
 """Two tanks in a row, filled through a valve: hold the level of the lower one at a set-point.
 
 The upper tank drains into the lower one and that one out of the plant, both by Torricelli's law.
-A log shows what a plant shows: levels with the noise of their sensors, the set-point, where the
-valve stands. It does not show the water that is still on its way through the pipe.
+A log contains the plant's measurements: noisy levels, the set-point, and the valve position. It
+does not contain the water in the pipe.
 
 Own equations and numbers; the laboratory plant is that of Johansson, "The quadruple-tank process"
 (IEEE Transactions on Control Systems Technology 8(3), 2000), of which this is one half.

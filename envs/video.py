@@ -1,6 +1,6 @@
 """Episodes as videos: one alone, or the true one beside what a world model imagines of it.
 
-Below each picture stands which of the two it is, the step and the return so far.
+A caption below each picture says which of the two it is, the step and the return so far.
 """
 
 import io

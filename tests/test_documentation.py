@@ -14,6 +14,17 @@ ROOMS = ("agents", "benchmarks", "datasets", "envs", "training", "world_models")
 PAGES = [Path("README.md"), *sorted(Path("docs").rglob("*.md"))]
 TO_BE_WRITTEN = {Path("docs/extending.md")}
 """Pages that name files which their reader is to add."""
+METHODS = [page for page in PAGES if page.parent.name == "methods" and page.stem != "index"]
+FORM = [
+    "Equations",
+    "Switches",
+    "Details worth knowing",
+    "Differences",
+    "Published scores",
+    "Results",
+]
+"""Headings of a method's page, in order; what else it has to tell stands below one of them."""
+MAY_BE_ABSENT = {"Details worth knowing", "Published scores"}
 
 
 def anchors(page: Path) -> set[str]:
@@ -70,3 +81,13 @@ def test_the_page_of_settings_lists_every_option():
     for group in ("algorithm", "agent", "world_model", "source", "generator", "filter"):
         missing = [name for name in options(group) if f"`{name}`" not in rows[group]]
         assert not missing, f"{group}: {missing}"
+
+
+@pytest.mark.parametrize("page", METHODS, ids=str)
+def test_pages_of_methods_have_one_form(page):
+    text = page.read_text()
+    introduction = text.partition("\n## ")[0]
+    assert re.search(r"^\*\*(The claim|What it is for)\.\*\* \w", introduction, re.MULTILINE)
+    assert "\n```\npython " in introduction, "a command that runs it"
+    found = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert found == [each for each in FORM if each in found or each not in MAY_BE_ABSENT]

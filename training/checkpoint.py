@@ -1,4 +1,4 @@
-"""The whole state of a run in one file, so that a killed run ends as if nothing had happened."""
+"""The whole state of a run in one file, so that an interrupted run resumes bitwise exactly."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -40,18 +40,18 @@ _DIVERGED = (
 
 @dataclass
 class State:
-    """Everything that the rest of a run depends on.
+    """All state that the rest of a run depends on.
 
     Streams that a source refills are saved; the dataset itself and fitted models are not, they
     have files of their own and are compared by fingerprint. A model that changes during the run is
     saved too.
 
     Attributes:
-        agent, mixture, sources, log: what the loop works with.
+        agent, mixture, sources, log: the objects of the training loop.
         seconds: wall-clock per stage so far.
         data: the dataset, for its fingerprint and task.
         device: where the run takes place, for its random state.
-        model_updates: what changes the world model during the run, None where it stays.
+        model_updates: updates of the world model during the run, None for none.
         settings: plain values, by which a checkpoint is known to belong to a run.
         clock: tells seconds.
     """
@@ -146,7 +146,7 @@ class State:
 
 @dataclass(frozen=True)
 class Facts:
-    """What an evaluation must know that the configuration does not say.
+    """What an evaluation needs besides the configuration.
 
     Attributes:
         spec, reference: of the task.

@@ -1,4 +1,4 @@
-"""How many processor cores there are for this process, and how many of them nobody else uses."""
+"""The number of CPU cores for this process, and how many of them are idle."""
 
 import os
 import time

@@ -1,7 +1,7 @@
-"""How a run is carried out where its settings leave that open: decided once, and written down.
+"""Threads and compilation of a run, if its settings leave them open: decided once and stored.
 
-The number of threads and compilation both change the last bits of results. A run that is resumed
-therefore keeps what it began with, however busy the machine is then.
+The number of threads and compilation both change the last bits of results. A resumed run therefore
+keeps its first choice, however busy the machine is then.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: atomic writes, safe loads, one process per directory."""
+"""Atomic writes, safe loads, and one process per directory."""
 
 import hashlib
 import json

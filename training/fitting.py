@@ -1,4 +1,4 @@
-"""The fitting stage: fit once, keep the result by fingerprint, refuse what does not match."""
+"""The fitting stage: fit once, cache the result by fingerprint, refuse what does not match."""
 
 import hashlib
 import json
@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Part:
-    """What is fitted to the dataset before training, such as a world model.
+    """A part that is fitted to the dataset before training, such as a world model.
 
     Attributes:
         model: as it was built.

@@ -1,7 +1,7 @@
-"""Networks of another run, from which an agent learns on: `init=RUN`.
+"""Initialisation of an agent with the networks of another run: `init=RUN`.
 
-Taken are the weights and what else the agent knows: target networks, temperatures, and the
-statistics of the dataset that its networks were trained with. Nothing of the other run is built or
+It copies the weights, target networks, temperatures, and the statistics of the dataset that the
+networks were trained with. Nothing of the other run is built or
 imported; its checkpoint is read as tensors and plain values. After the first checkpoint of the new
 run the other one is not needed any more.
 """
@@ -33,7 +33,7 @@ _REMEDY = "restore it, or give another run as init=..."
 
 @dataclass(frozen=True)
 class Initialisation:
-    """Where the networks of a new run come from.
+    """The source of the networks of a new run.
 
     Attributes:
         run: directory of the other run.

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class Tracker(ABC):
-    """A place outside the run directory's CSV that shows measurements."""
+    """An experiment tracker, in addition to the run directory's CSV."""
 
     @abstractmethod
     def start(self, run_dir: Path, config: Mapping[str, Any], first_update: int) -> None:
@@ -145,7 +145,7 @@ class Log:
 
     Args:
         seeds: S.
-        remedy: what to try where a measurement is not finite.
+        remedy: what to try if a measurement is not finite.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The loop that serves every method: roll out, update, log, evaluate, checkpoint."""
+"""The training loop of every method: roll out, update, log, evaluate, checkpoint."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

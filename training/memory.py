@@ -1,4 +1,4 @@
-"""Memory that a training step frees stays with the process, for the next step needs it again."""
+"""Keeps memory freed by a training step in the process, because the next step needs it again."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""Puts the dataset and the replay of what a source makes together, for batches of both."""
+"""Combines the dataset and the replays of the sources into one mixture."""
 
 from reverie.agents.base import Agent
 from reverie.datasets.dataset import Dataset

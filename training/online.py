@@ -22,15 +22,15 @@ from reverie.world_models.simulator import Collection
 
 
 class Online:
-    """What the group `online` asks for.
+    """Settings of the group `online`.
 
     Args:
         spec, seeds: of the task, and S.
         environments, steps, every, capacity: see `world_models.simulator.Collection`.
-        refit_every: environment steps per seed between two refits of the world model; 0 = never.
-        warm: a refit goes on from the present weights instead of new ones.
-        collected_share: of the real rows of a batch and the starts of rollouts, those collected;
-            None: as many as there are among all real ones.
+        refit_every: environment steps per seed between refits of the world model; 0 = never.
+        warm: a refit starts from the current weights instead of new ones.
+        collected_share: share of collected transitions among the real ones of a batch and the
+            start states of rollouts; None: their share of all real ones.
 
     Raises:
         Mistake: no environment, or a number that makes no sense.

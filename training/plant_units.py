@@ -1,4 +1,4 @@
-"""A policy asked as its plant speaks: values by the names of columns, in their own units."""
+"""A policy in the units of its plant: values by column name."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""What an agent learns before its first update: the recorded actions, by behaviour cloning."""
+"""Pretraining of an actor before the first update, by behaviour cloning."""
 
 import torch
 from rich.console import Console
@@ -23,12 +23,12 @@ class Cloning:
     Repeated actions of chunks are left out, where the rows say so, see `Agent.imitates`.
 
     Args:
-        epochs: passes over the dataset, of which each seed draws as many rows with replacement.
-        batch: rows of an update.
-        learning_rate: of Adam, whose moments end with the phase.
+        epochs: passes over the dataset; each seed samples as many transitions with replacement.
+        batch: transitions per update.
+        learning_rate: of Adam, whose moments are discarded afterwards.
 
-    Source: the pretraining of RAMBO, arXiv:2204.12581. Differs: a row whose action lies on the edge
-    of the box is left out, where the authors' code leaves out its whole batch.
+    Source: the pretraining of RAMBO, arXiv:2204.12581. Differs: a transition whose action is on the
+    edge of the box is excluded, where the authors' code excludes its whole batch.
     """
 
     def __init__(self, *, epochs: Count, batch: Count, learning_rate: Positive) -> None:

@@ -1,4 +1,4 @@
-"""A run as an object: a dataset, an agent, where its batches come from, and how it is watched.
+"""A run as an object: a dataset, an agent, the sources of its batches, and its measurements.
 
 Knows nothing of configuration: `reverie.make` builds one from settings, a notebook or a benchmark
 from its own objects.
@@ -81,11 +81,11 @@ class Probe(Protocol):
 
 @dataclass(frozen=True)
 class Results:
-    """What came of a run.
+    """The results of a run.
 
     Attributes:
         summary: what `summary.json` of its directory holds.
-        series: everything that was measured.
+        series: all measurements.
     """
 
     summary: Mapping[str, Any]
@@ -97,24 +97,24 @@ class Run:
     """One training, from the fits of its parts to its results.
 
     Attributes:
-        data, agent, mixture, sources: what learns from what, on `device`.
+        data, agent, mixture, sources: the objects of the training loop, on `device`.
         updates: gradient steps.
         periods: gradient steps between two rows of the log, two evaluations, two checkpoints.
         seed: of fits and evaluations; the agent was built with random numbers of its own.
         parts: what is fitted to the dataset before training, by group of the configuration.
-        compiled: whether updates, rollouts and fits are compiled; None for where it repays.
+        compiled: whether updates, rollouts and fits are compiled; None: if it saves time.
         compile: what functions are passed through, in the place of that decision; None to decide.
         threads: of torch; None for those that torch has, or had when the run began.
         precision: of hidden layers in updates and rollouts.
         evaluator: copies of the true environment, None for no scores.
         probes: measured at every evaluation, each on a random stream of its own.
         value_gap: a probe that is judged at the end as well, for an alarm.
-        verdict: how the policy is judged at the end by the data and the world model; None for not.
+        verdict: settings of the verdict at the end; None for none.
         initialisation: networks of another run that the agent begins with, None for its own.
         online: steps in the true environment.
-        model_updates: what changes the world model during the run: refits on what was met there, or
-            an adversary.
-        pretraining: what the actor learns before the first update, None for nothing.
+        model_updates: updates of the world model during the run: refits to collected transitions,
+            or an adversary.
+        pretraining: pretraining of the actor before the first update, None for none.
         steps_before: environment steps behind the dataset, where the run counts them.
         evaluate_first: whether the untrained agent is evaluated too, as update 0.
         on_evaluation: told the update and the episodes, after they were logged.

@@ -1,4 +1,4 @@
-"""Where a run lives, which files there are ours, and what may not be mixed in one directory."""
+"""The directory of a run: its path, the files we own there, and what must not be mixed."""
 
 import errno
 import hashlib

@@ -1,4 +1,4 @@
-"""Text files of a run read as plain values, as carefully as if a stranger had written them.
+"""Text files of a run read as plain values, as untrusted input.
 
 Nothing in them is expanded, so that a small file cannot become a large one; what is damaged is
 said in one line that names the file.
@@ -26,7 +26,7 @@ _INTEGERS = 2**63
 
 
 class _Refused(ValueError):
-    """What a file holds is not what we write."""
+    """The contents of a file are not what we write."""
 
 
 def read_settings(path: Path, remedy: str = "restore it") -> dict[str, Any]:
@@ -128,7 +128,7 @@ def _read(path: Path, largest: int, remedy: str, parse: Callable[[str], Any]) ->
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Refuses all by which YAML makes more of a text than it says."""
+    """Refuses all YAML features that expand a text."""
 
     depth = 0
 
@@ -152,7 +152,7 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 class _PlainDumper(yaml.SafeDumper):
-    """Writes what is there twice twice."""
+    """Writes repeated values in full, without anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

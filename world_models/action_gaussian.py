@@ -1,4 +1,4 @@
-"""Gaussians over recorded actions, by maximum likelihood: what clones and inverse models share."""
+"""Gaussians over recorded actions, by maximum likelihood: base of clones and inverse models."""
 
 from typing import Any
 
@@ -18,19 +18,20 @@ from reverie.world_models.optimiser import Adam
 class ActionGaussian(Fitted):
     """N(m(x), std(x)^2) over arctanh of the action, E members; one for all seeds.
 
-    Behind the tanh that is the density of a squashed Gaussian but for the slope of the tanh, which
-    no parameter changes.
+    After the tanh this is the density of a squashed Gaussian except for the slope of the tanh,
+    which does not depend on the parameters.
 
     Args:
         spec, seeds, seed: of the task; agents; of the fit.
         inputs: width of x.
-        members: E, that differ in their start and their batches.
+        members: E, with different initial weights and batches.
         hidden, activation: of the network.
         log_std_bounds: clip of ln std.
         learning_rate: of Adam.
-        steps, batch: updates of the fit, rows in each.
-        heldout_episodes: at most so many, and a tenth of all, measure the fit.
-        measure_every: updates between two measurements; the best weights of each member are kept.
+        steps, batch: updates of the fit, transitions per update.
+        heldout_episodes: held out to evaluate the fit, at most a tenth of all.
+        measure_every: updates between evaluations of the fit; the best weights of each member are
+            kept.
 
     Attributes:
         group: of the configuration, for messages.

@@ -1,4 +1,4 @@
-"""RAMBO, arXiv:2204.12581: a world model that is trained against the policy which learns in it."""
+"""RAMBO, arXiv:2204.12581: a world model that is trained adversarially against the policy."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -18,23 +18,24 @@ from reverie.world_models.optimiser import Adam
 
 
 class Adversary(ModelUpdates):
-    """Makes outcomes less likely that are better than the critics expect, and fits the data still.
+    """Lowers the likelihood of outcomes better than the critics expect, while fitting the data.
 
     Args:
         model: an ensemble for every seed; its elites stay those of the fit.
         data: what it was fitted to.
-        policy: draws the actions of rollouts.
-        moments, critics: of the same agent, on whose present critics the advantage is measured.
+        policy: samples the actions of rollouts.
+        moments, critics: of the same agent, whose current critics give the advantage.
         discount: of the critics.
-        weight: of the adversarial term; 0 leaves the model as it is fitted.
-        every: gradient steps of the agent between two phases.
+        weight: of the adversarial term; 0 leaves the model unchanged.
+        every: gradient steps of the agent between phases.
         steps: updates of the model in a phase.
-        batch: rollouts per seed, and recorded rows per member, of an update.
-        horizon: steps after which rollouts begin anew.
-        learning_rate: of Adam, whose moments last from phase to phase.
+        batch: rollouts per seed, and recorded transitions per member, in each update.
+        horizon: steps after which rollouts restart.
+        learning_rate: of Adam, whose moments are kept between phases.
 
     Source: RAMBO, arXiv:2204.12581, with the advantage and the mixture of its code. Differs:
-    recorded rows include those that stopped the fit early; observations are not standardised.
+    recorded transitions include those held out for early stopping; observations are not
+    standardised.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""One recurrent model that is asked the same question from several pasts: ADMPO's dynamics.
+"""One recurrent model that predicts over several numbers of steps: ADMPO's dynamics.
 
-ADMPO, arXiv:2405.17031. What follows the action at time t is predicted from the state k steps back
-and the actions since, for every k in 1, ..., m. Jumps from older states go through fewer predicted
-ones, and how far the m answers lie apart tells how unsure they are.
+ADMPO, arXiv:2405.17031. The outcome of the action at time t is predicted from the state k steps
+back and the actions since, for every k in 1, ..., m. Predictions from older states go through fewer
+predicted ones, and the spread of the m predictions is the uncertainty.
 """
 
 from collections.abc import Callable
@@ -37,11 +37,11 @@ _LARGE = 2**62
 
 
 class Answers(NamedTuple):
-    """What the model says of one step, from m pasts: jump i goes over k = m - i steps.
+    """Predictions of one step from m pasts: prediction i goes over k = m - i steps.
 
     Attributes:
         mean, std: `[L, m, B, D + 1]` of (next_obs, reward), raw units.
-        known: `[L, m, B]` bool; whether the rollout is old enough for the jump.
+        known: `[L, m, B]` bool; whether the rollout has enough past steps for the prediction.
     """
 
     mean: Float[Tensor, "L m B Y"]
@@ -66,22 +66,22 @@ class AnyStep(WorldModel):
     Args:
         spec: spaces and environment of the task.
         seeds: S, agents trained side by side.
-        seed: of everything the fit draws; the fit depends on nothing else but data and settings.
-        backtrack: m, the longest jump in steps.
+        seed: of all random numbers of the fit, which depends on nothing else but data and settings.
+        backtrack: m, the largest number of steps of a prediction.
         width, layers: of the gated recurrent units.
-        blocks: residual blocks behind them.
-        dropout: probability that the fit leaves a unit of a block out.
+        blocks: residual blocks after them.
+        dropout: dropout probability in these blocks during the fit.
         learning_rate, batch: of Adam, windows per update.
-        log_variance_bounds: where the trainable lower and upper bounds start.
+        log_variance_bounds: initial values of the trainable lower and upper bounds.
         bound_coefficient: weight of sum(upper) - sum(lower) in the loss.
         holdout_fraction: of the episodes of the fit, kept for early stopping; of a single episode
             its end.
-        holdout_limit: at most so many windows of each length measure the fit.
-        improvement: share by which the holdout error must fall to count.
+        holdout_limit: maximum number of held-out windows of each length.
+        improvement: smallest relative decrease of the holdout error that counts.
         patience: epochs without any improvement after which a seed stops.
         max_epochs: cap on epochs, None for none; auto: as many as take `fitting.AUTO_UPDATES`.
-        checkpoint_every: epochs after which a killed fit can go on; 0 for none.
-        per_seed: a model for every seed, or one that all seeds share.
+        checkpoint_every: epochs between checkpoints of the fit; 0 for none.
+        per_seed: one model per seed, or one shared by all seeds.
         termination: `auto`, `known`, `learned` or `none`, see `world_models.termination`.
         terminal_head: builds the classifier that `learned` needs, given `spec` and `seeds`.
         heldout_episodes: whole episodes kept out of the fit for open-loop diagnostics, at most a
@@ -90,10 +90,10 @@ class AnyStep(WorldModel):
             over k of the means: `std` of the targets, or `raw`. At a first step u is 0.
 
     Source: ADMPO and its code. Differs: targets are standardised, and u is (`raw` undoes that); k
-    is drawn for every row of a rollout, not once for all; a rollout begins with one state, not with
-    its recorded past; early stopping holds out whole episodes, and windows end at their ends;
-    exogenous observations are no targets and go in at every step, like actions; copies of other
-    columns (`spec.copies`) are copied exactly, and count in the loss and in u as all others do.
+    is sampled for every transition of a rollout, not once for all; a rollout begins with one state,
+    not with its recorded past; early stopping holds out whole episodes, and windows end at their
+    ends; exogenous observations are inputs at every step, like actions, and not targets; copies of
+    other columns (`spec.copies`) are copied exactly, and count in the loss and in u like others.
     """
 
     draws = True

@@ -1,4 +1,4 @@
-"""The one interface that learned ensembles, single models, symbolic models and simulators share."""
+"""The interface of all world models: ensembles, single models, equations and simulators."""
 
 import itertools
 from abc import ABC, abstractmethod
@@ -31,10 +31,10 @@ Critics = Callable[[Tensor, Tensor], Tensor | None]
 
 @runtime_checkable
 class Plans(Protocol):
-    """What acts by plans, as an agent that learns nothing sees it.
+    """The interface of planners, as an agent without parameters uses it.
 
     Attributes:
-        discount: per action, of what plans earn.
+        discount: per action, of the returns of plans.
     """
 
     discount: float
@@ -66,10 +66,10 @@ class Step:
         next_obs: `[K, *, D]` raw units.
         reward: `[K, *]` environment units.
         terminated: `[K, *]` bool.
-        uncertainty: `[*]` the model's own uncertainty about this state and action, in the units its
-            configuration says.
-        state: `[K, *, W]` what the model needs besides `next_obs` to go on from each outcome, in
-            any float type; None where the observation is the whole state. A filter that chooses
+        uncertainty: `[*]` the model's own uncertainty about this state and action, in the units
+            defined by its configuration.
+        state: `[K, *, W]` what the model needs besides `next_obs` to continue from each outcome, in
+            any float type; None if the observation is the whole state. A filter that chooses
             among outcomes chooses it too.
     """
 
@@ -84,17 +84,17 @@ torch.export.register_dataclass(Step)
 
 
 class Fitted(nn.Module, ABC):
-    """Something that is fitted to a dataset once, then kept by the data's fingerprint.
+    """Base of everything that is fitted to a dataset once and cached by the data's fingerprint.
 
-    Sub-classes keep everything that fitting produced in `state_dict` (buffers included), so one
-    is saved and cached by that alone.
+    Sub-classes keep everything that fitting produced in `state_dict` (buffers included), which is
+    all that is saved and cached.
 
     Attributes:
         fitted_on: fingerprint of the data.
         fit_unit: what `progress` counts, a word for the user.
         fit_measure: what `progress` reports, as the user reads it.
-        fit_total: how many of them a fit takes, None where nobody knows beforehand.
-        fit_first: how many a killed fit had done where this one went on with it.
+        fit_total: how many of them a fit takes, None if unknown beforehand.
+        fit_first: how many an interrupted fit had done, if this one resumed it.
     """
 
     fitted_on: str | None = None
@@ -128,19 +128,19 @@ class Fitted(nn.Module, ABC):
 
 
 class WorldModel(Fitted):
-    """Predicts what follows a state and an action, for S seeds side by side.
+    """Predicts the outcome of a state and an action, for S seeds side by side.
 
-    A model says what follows by `step`, in which exogenous observations stay as they are. Rollouts
-    go through `begin` and `advance`, which replay these from the record.
+    A model predicts by `step`, in which exogenous observations stay constant. Rollouts use `begin`
+    and `advance`, which replay exogenous observations from the record.
 
     Attributes:
         compiles: whether rollouts in it may be compiled: its `step` stays on the device.
         differentiable: whether gradients of `step` reach the observation and the action.
-        draws: whether `step` draws random numbers, so that `expect` must be one of its own.
-        expects_from_state: whether what `expect` gives depends on the `state`.
-        remembers: whether what happened before counts: `follow` tells it, and `predict` takes it
-            as `state`.
-        record: of the exogenous observations, None where there are none or no record is known.
+        draws: whether `step` samples random numbers, so that the model needs its own `expect`.
+        expects_from_state: whether the result of `expect` depends on the `state`.
+        remembers: whether predictions depend on earlier steps: `follow` passes them in, and
+            `predict` takes them as `state`.
+        record: of the exogenous observations, None if there are none or no record is known.
     """
 
     compiles: bool = True

@@ -1,4 +1,4 @@
-"""Noise that is correlated along a sequence: neighbours push in one direction, and cover more.
+"""Noise that is correlated along a sequence, so that exploration covers more.
 
 iCEM, arXiv:2008.06389, after Timmer and Koenig, Astronomy and Astrophysics 300, 1995.
 """

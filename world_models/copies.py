@@ -1,7 +1,7 @@
-"""Columns of the next observation that are copied from the row before, never predicted.
+"""Columns of the next observation that are copied from the previous step, never predicted.
 
-A shift register is known exactly: predicting it wastes a model's capacity, and lets a rollout drift
-apart from its own past.
+A shift register is known exactly: predicting it wastes a model's capacity and lets a rollout become
+inconsistent with its own past.
 """
 
 import torch
@@ -12,7 +12,7 @@ from reverie.envs.specs import Spec
 
 
 class Copies(nn.Module):
-    """Puts `spec.copies` in place; keeps no state.
+    """Writes the columns of `spec.copies`; has no state.
 
     Args:
         spec: of the task.

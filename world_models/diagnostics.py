@@ -1,6 +1,6 @@
-"""How good a world model is on recorded episodes: one step, uncertainty, many steps open loop.
+"""Accuracy of a world model on recorded episodes: one step, uncertainty, many steps open loop.
 
-Works for anything that answers `WorldModel.step`. What needs a predictive distribution (likelihood,
+Works for every `WorldModel.step`. What needs a predictive distribution (likelihood,
 calibration) asks for a method `predict(obs, action) -> (mean, std)`, each `[S, E, B, D + 1]` over
 (next_obs, reward), and is None where there is no such method.
 """

@@ -1,7 +1,7 @@
-"""Recorded traces of each column beside those that a world model imagines from the same starts.
+"""Recorded trajectories of each column beside those imagined by a world model from the same starts.
 
-Twice: under the recorded actions, replayed, which shows what the model gets wrong, and under a
-policy's own, which shows what the agent believes it would do.
+Twice: with the recorded actions, which shows the model's errors, and with the policy's own actions,
+which shows what the agent expects.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""How the best members of an ensemble answer: by turns, or on average.
+"""Predictions of an ensemble's best members: in turn, or on average.
 
 MBPO, arXiv:1906.08253: the members with the lowest holdout error take turns in rollouts.
 """

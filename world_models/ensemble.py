@@ -51,51 +51,51 @@ from reverie.world_models.uncertainty import (
 
 
 class ProbabilisticEnsemble(WorldModel):
-    """E Gaussian perceptrons per seed, bootstrapped, early-stopped, elites used in rollouts.
+    """E Gaussian MLPs per seed, bootstrapped, with early stopping and elites for rollouts.
 
     Args:
         spec: spaces and environment of the task.
         seeds: S, agents trained side by side.
-        seed: of everything the fit draws; the fit depends on nothing else but data and settings.
+        seed: of all random numbers of the fit, which depends on nothing else but data and settings.
         members: E.
         elites: members with the lowest holdout error that rollouts sample from.
         hidden, activation: of each perceptron.
-        learning_rate, batch: of Adam, rows per member and update.
+        learning_rate, batch: of Adam, transitions per member and update.
         weight_decay: per layer, L2 in the loss (not decoupled), weights only.
-        log_variance_bounds: where the trainable lower and upper bounds start.
+        log_variance_bounds: initial values of the trainable lower and upper bounds.
         bound_coefficient: weight of sum(upper) - sum(lower) in the loss.
         holdout_fraction, holdout_limit: transitions kept for early stopping, at most `limit`.
-        improvement: share by which a member's holdout error must fall to count.
+        improvement: smallest relative decrease of a member's holdout error that counts.
         patience: epochs without any improvement after which a seed stops.
         max_epochs: cap on epochs, None for none; auto caps the updates at `AUTO_UPDATES` instead.
-        per_seed: an ensemble for every seed, or one that all seeds share.
+        per_seed: one ensemble per seed, or one shared by all seeds.
         uncertainty: `max_aleatoric`, `pairwise_difference`, `ensemble_std`, `scaled_ensemble_std`,
             `max_pairwise` or `dropout`.
-        dropout: probability that the fit leaves a hidden unit out; predictions and holdout errors
-            use all units. 0 for none.
-        start_cut: standard deviations at which the normal of the starting weights is cut, None for
-            a whole one.
-        dropout_passes: networks with units left out whose spread is `uncertainty=dropout`.
+        dropout: dropout probability of hidden units in the fit; predictions and holdout errors use
+            all units. 0 for none.
+        start_cut: truncation of the normal initial weights, in standard deviations; None for none.
+        dropout_passes: of `uncertainty=dropout`: passes with different dropout masks.
         termination: `auto`, `known`, `learned` or `none`, see `world_models.termination`.
         terminal_head: builds the classifier that `learned` needs, given `spec` and `seeds`.
         heldout_episodes: whole episodes kept out of the fit for open-loop diagnostics, at most a
             tenth of all; 0 for none.
         precision: of hidden layers in the updates of a fit, see `world_models.precision`.
-        layer_norm: normalise the units of every hidden layer before their activation, so that no
-            prediction moves farther than its last layer's weights allow.
-        rollout_member: whether an elite is drawn at every `step` of a rollout, or one for a whole
+        layer_norm: layer normalisation before the activation in every hidden layer, so that the
+            last layer's weights bound every prediction.
+        rollout_member: sample an elite at every `step` of a rollout, or one for the whole
             `rollout`.
-        rollout_dropout: probability that rollouts leave a hidden unit out; 0 for none. Of networks
-            that were fitted so only.
-        rollout_mask: whether those units are drawn at every `step`, or once for a `rollout`.
+        rollout_dropout: dropout probability of hidden units in rollouts; 0 for none. Needs
+            `dropout` in the fit.
+        rollout_mask: a new dropout mask at every `step`, or one for the whole `rollout`.
         respect_copies: whether columns that copy others (`spec.copies`) are copied exactly, and
-            count for no loss and no uncertainty; else they are predicted as all others.
+            excluded from loss and uncertainty; otherwise they are predicted like all others.
 
     Source: MBPO and MOPO as specified above; holdout of single transitions for early stopping as
-    there. Differs: time-limit rows with a true next observation are kept; `heldout_episodes`
-    leave the fit, which no published variant does (0 restores it); the order of target columns is
-    change of observation, then reward; exogenous observations and copies are no targets; a seed
-    that has stopped waits for the others, its weights, bounds and elites as they were.
+    there. Differs: time-limit transitions with a true next observation are used;
+    `heldout_episodes` are excluded from the fit, which no published variant does (0 restores it);
+    the order of target columns is change of observation, then reward; exogenous observations and
+    copies are no targets; a seed that has stopped keeps its weights, bounds and elites while the
+    others continue.
     """
 
     draws = True

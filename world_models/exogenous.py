@@ -1,7 +1,7 @@
-"""Exogenous observations in rollouts: what followed in the record, for no action moves them.
+"""Exogenous observations in rollouts, replayed from the record, since actions do not affect them.
 
-Set-points, disturbances, weather and demand follow a course of their own. A rollout that starts at
-a recorded row meets what came after that row; any other holds what it started with.
+Examples are set-points, disturbances, weather and demand. A rollout that starts at a recorded row
+receives the values recorded after that row; any other keeps its initial values.
 """
 
 import torch
@@ -18,10 +18,10 @@ _LARGE = 2**62
 
 
 class ExogenousRecord(nn.Module):
-    """The course of the exogenous observations of a dataset, and where a state stands in it.
+    """The recorded exogenous observations of a dataset, and the position of a state among them.
 
-    States are found by their bits, all columns of them: rollouts start from copies of recorded
-    rows. What is kept is no part of a model's state.
+    States are found by their exact bits in all columns: rollouts start from copies of recorded
+    rows. The record is not part of a model's state.
 
     Args:
         data: with at least one exogenous observation.

@@ -1,6 +1,6 @@
-"""Filters edit or reject what a world model proposes, one rollout step at a time.
+"""Filters edit or reject the predictions of a world model, one rollout step at a time.
 
-A filter is the place of penalties (MOPO), of selection among candidates and of truncation.
+Filters implement penalties (MOPO), selection among candidates and truncation.
 """
 
 from abc import ABC, abstractmethod
@@ -27,7 +27,7 @@ ElapsedSteps = int | Tensor
 
 @dataclass(frozen=True)
 class FilterResult:
-    """What becomes of a proposed step.
+    """The result of filtering a step.
 
     Attributes:
         step: with one candidate left, K = 1.
@@ -41,11 +41,11 @@ class FilterResult:
 
 
 class TransitionFilter(nn.Module, ABC):
-    """Judges proposals.
+    """Filters the steps that a model proposes.
 
     Attributes:
-        candidates: how many outcomes it wants to choose from.
-        compiles: whether rollouts that it judges may be compiled, all steps of one as one graph.
+        candidates: how many outcomes it chooses from.
+        compiles: whether rollouts with it may be compiled, all steps of one as one graph.
     """
 
     candidates: int = 1
@@ -85,7 +85,7 @@ class TransitionFilter(nn.Module, ABC):
 
 
 class KeepAll(TransitionFilter):
-    """Takes the model at its word: the base procedure of model-based policy optimisation."""
+    """Keeps every step as predicted: the base procedure of model-based policy optimisation."""
 
     def forward(
         self, obs: Tensor, action: Tensor, step: Step, elapsed_steps: ElapsedSteps = 0
@@ -95,10 +95,10 @@ class KeepAll(TransitionFilter):
 
 
 class Unending(TransitionFilter):
-    """Goes on past terminations, and stores rows without them.
+    """Continues past terminations, and stores transitions without them.
 
-    For an agent that takes nothing but observations from dreamed rows, and wants those behind an
-    end too.
+    For agents that use only the observations of synthetic transitions, including those after a
+    termination.
 
     Source: LEQ, arXiv:2407.00699, rollouts of the authors' code.
     """
@@ -112,13 +112,13 @@ class Unending(TransitionFilter):
 
 
 class UncertaintyPenalty(TransitionFilter):
-    """Pays for uncertainty: r - penalty * u(s, a), with u the model's uncertainty.
+    """Subtracts the uncertainty from the reward: r - penalty * u(s, a), u of the model.
 
     Args:
         penalty: lambda; a list gives each seed its own.
-        unit: what lambda counts in: `raw`, reward units per unit of u; or `data`, standard
-            deviations of the recorded rewards per mean u of the recorded rows, which makes the
-            units of rewards, states and u irrelevant.
+        unit: of lambda: `raw`, reward units per unit of u; or `data`, standard deviations of the
+            recorded rewards per mean u of the recorded transitions, which makes lambda independent
+            of the units of rewards, states and u.
 
     Source: MOPO, arXiv:2005.13239, equation 3 and algorithm 2. Differs: `unit=data` is ours.
     """
@@ -178,10 +178,10 @@ class UncertaintyPenalty(TransitionFilter):
 
 
 class Chain(TransitionFilter):
-    """Filters one after another; a row lives if all of them let it.
+    """Filters one after another; a transition is kept if all of them keep it.
 
     Args:
-        filters: applied in order; the first may ask for several candidates, the rest get one.
+        filters: applied in order; the first may choose among several candidates, the rest get one.
     """
 
     def __init__(self, *, filters: Sequence[TransitionFilter]) -> None:

@@ -1,8 +1,8 @@
-"""What fitting needs besides a model: which rows of a dataset, in which order, until when.
+"""Data and stopping of a fit: which transitions, in which order, until when.
 
-Held-out episodes, the random holdout, bootstrap index rows, input statistics and early stopping,
-all for S seeds at once. Every random draw has a fixed shape, so what one seed draws never depends
-on another seed.
+Held-out episodes, the random holdout, bootstrap indices, input statistics and early stopping, all
+for S seeds at once. All random numbers have fixed shapes, so those of one seed never depend on
+another seed.
 """
 
 from collections.abc import Callable, Sequence
@@ -112,7 +112,7 @@ class EarlyStopping:
         best: `[S, E]` lowest accepted loss, infinite before the first.
         stale: `[S]` epochs since some member of the seed improved.
         active: `[S]` bool; still fitting.
-        epochs: `[S]` epochs a seed took part in.
+        epochs: `[S]` epochs of the fit of each seed.
         failed: `[S]` first epoch whose loss was not finite, 0 while there is none.
 
     Source: MBPO's model fitting, arXiv:1906.08253. Differs: the best loss starts at infinity, not
@@ -178,7 +178,7 @@ class EarlyStopping:
 
 @runtime_checkable
 class Trained(Protocol):
-    """Members whose best weights are kept, each for itself."""
+    """Networks of which each member keeps its own best weights."""
 
     def snapshot(self) -> list[Tensor]:
         """A copy of all trained tensors."""

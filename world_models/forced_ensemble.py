@@ -1,4 +1,4 @@
-"""The probabilistic ensemble, trained on many steps in a row by generalised teacher forcing.
+"""The probabilistic ensemble, trained on multi-step predictions by generalised teacher forcing.
 
 arXiv:2306.04406 and, of the ensemble, `world_models.ensemble`. Only the fit differs.
 """
@@ -22,14 +22,14 @@ from reverie.world_models.optimiser import Adam
 
 
 class GaussianCell(Cell):
-    """One step of all members by their means; the loss is the likelihood that they are fitted by.
+    """One step of all members by their means; the loss is their negative log-likelihood.
 
     Args:
-        gaussians: that are trained.
+        gaussians: the trained networks.
         copies: columns that are copied exactly.
         given: exogenous columns.
         reward_std: unit of the reward in errors.
-        dropout: probability that a hidden unit is left out.
+        dropout: dropout probability of hidden units.
     """
 
     def __init__(
@@ -98,14 +98,14 @@ class ForcedEnsemble(ProbabilisticEnsemble):
     """An ensemble whose members learn from windows of their own predictions.
 
     Args:
-        forcing: length of the windows, and how strongly they are drawn to the record.
-        select_by: what stops the fit and chooses weights and elites, see `ForcedFit`.
+        forcing: length of the windows, and strength of teacher forcing.
+        select_by: error for early stopping, weights and elites, see `ForcedFit`.
         batch: windows per member and update.
         others: see `ProbabilisticEnsemble`; `holdout_fraction` is of whole episodes.
 
-    Source: arXiv:2306.04406. Differs: the state is carried by the means of Gaussians, and each step
-    counts by its likelihood, so that the variances cover what carried states add; no regulariser
-    beside the decay of the weights.
+    Source: arXiv:2306.04406. Differs: the state is propagated by the means of Gaussians, and the
+    loss is each step's likelihood, so that the variances include the error of propagated states; no
+    regulariser besides weight decay.
     """
 
     def __init__(
@@ -154,6 +154,6 @@ class ForcedEnsemble(ProbabilisticEnsemble):
 
     def require_refit(self) -> None:
         raise Mistake(
-            "a model trained on windows of episodes is not fitted again to single rows that were "
-            "collected; set online.refit_every=0, or choose world_model=ensemble"
+            "a model trained on windows of episodes cannot be refitted to single transitions that "
+            "were collected; set online.refit_every=0, or choose world_model=ensemble"
         )

@@ -40,10 +40,10 @@ SelectBy = Literal["one_step", "multi_step"]
 
 @dataclass(frozen=True)
 class Cut:
-    """Recorded rows, cut for a fit by windows.
+    """The split of recorded transitions into windows of a fit.
 
     Attributes:
-        train, held: whether each row of the dataset is learned from, or measures the fit.
+        train, held: whether each transition is fitted, or held out.
         room: steps of the longest window of either kind that begins at each row.
         mean, std: of (obs, action) over the rows of the fit.
         reward_std: of the reward.
@@ -93,15 +93,15 @@ def _moments(table: Float[Tensor, "R W"]) -> tuple[Float[Tensor, " W"], Float[Te
 
 @dataclass(frozen=True, kw_only=True)
 class ForcedFit:
-    """How members are fitted to windows, each to a bootstrap sample of them.
+    """Settings of the fit of members to windows, each to a bootstrap sample of them.
 
     Attributes:
         forcing: of the training.
-        select_by: the holdout error that stops the fit and chooses weights and elites: that of one
-            step from recorded states, or the mean over the steps of a window of which only the
-            first state is known.
+        select_by: the holdout error for early stopping, weights and elites: that of one step from
+            recorded states, or the mean over the steps of a window of which only the first state is
+            known.
         batch: windows of each member in an update.
-        holdout_limit: rows that measure the fit, at most.
+        holdout_limit: maximum number of held-out transitions.
         others: see `ProbabilisticEnsemble`.
     """
 

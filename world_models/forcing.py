@@ -1,8 +1,8 @@
-"""Generalised teacher forcing: training on many steps in a row without exploding gradients.
+"""Generalised teacher forcing: training on multi-step predictions without exploding gradients.
 
-arXiv:2306.04406. A model predicts step after step from its own predictions, drawn a share alpha
-towards what was recorded. alpha 1 is training on single steps, 0 is back-propagation through the
-whole window; in between the gradient through t steps fades like (1 - alpha)^t. Weights of the
+arXiv:2306.04406. A model predicts step after step from its own predictions, mixed with a share
+alpha of the recorded state. alpha 1 is training on single steps, 0 is back-propagation through the
+whole window; in between the gradient through t steps decays like (1 - alpha)^t. Weights of the
 steps by causality: arXiv:2203.07404.
 """
 
@@ -28,16 +28,16 @@ _FAR = 1e3
 
 @dataclass(frozen=True, kw_only=True)
 class Forcing:
-    """How strongly predictions are drawn to the record, and over how many steps.
+    """Strength and length of teacher forcing.
 
     Args:
         steps: T, of a window. Windows end where episodes do.
-        alpha: share of the record in the state that the next prediction starts from; `adaptive`
-            takes 1 - 1 / sigma, see `AdaptiveAlpha`.
+        alpha: weight of the recorded state in the state that the next prediction starts from;
+            `adaptive` takes 1 - 1 / sigma, see `AdaptiveAlpha`.
         causality: eps of w_t = exp(-eps sum_{j<t} e_j), the weight of step t, with e_j the mean
-            squared error of step j in variances; 0 weighs all alike.
-        adapt_every: updates between two measurements of sigma.
-        adapt_rate: share of a smaller alpha that is taken over at each.
+            squared error of step j in variances; 0: equal weights.
+        adapt_every: updates between measurements of sigma.
+        adapt_rate: rate at which a smaller alpha is adopted.
 
     Source: arXiv:2306.04406, and arXiv:2203.07404 for the weights. Differs: see `AdaptiveAlpha`.
     """
@@ -61,7 +61,7 @@ class Window(NamedTuple):
         action: `[*, B, T, A]`.
         next_obs: `[*, B, T, D]`.
         reward: `[*, B, T, 1]`.
-        counts: `[*, B, T]` 1.0 for steps that exist, 0.0 behind the end of an episode.
+        counts: `[*, B, T]` 1.0 for steps that exist, 0.0 after the end of an episode.
     """
 
     obs: Tensor
@@ -72,7 +72,7 @@ class Window(NamedTuple):
 
 
 class WindowRows:
-    """The rows of a dataset, from which windows of any length are cut.
+    """The transitions of a dataset, from which windows of any length are cut.
 
     Args:
         data: raw.
@@ -112,15 +112,15 @@ def window_starts(room: Int[Tensor, " N"], steps: int) -> Int[Tensor, " P"]:
 
 
 class Cell(ABC):
-    """One step of a model as forced training sees it: (state, action) to the next state.
+    """One step of a model in teacher forcing: (state, action) to the next state.
 
-    The first D entries of a state `[*, B, W]` are the observation, standardised, which forcing
-    draws to the record. Others, such as hidden units, go on as they are. Parameters of the network
+    The first D entries of a state `[*, B, W]` are the observation, standardised, which is forced
+    towards the record. Others, such as hidden units, are not forced. Parameters of the network
     carry the leading shape `[L, E]`: every member of every seed is trained on its own windows.
 
     Attributes:
-        network: what is trained.
-        given: columns of the observation that the record gives at every step, such as exogenous
+        network: the trained network.
+        given: columns of the observation taken from the record at every step, such as exogenous
             ones.
     """
 
@@ -260,14 +260,14 @@ def free_errors(cell: Cell, window: Window) -> Float[Tensor, "*lead T"]:
 
 
 class AdaptiveAlpha:
-    """The least alpha that keeps gradients from growing, for every member.
+    """The smallest alpha that keeps gradients from growing, for every member.
 
     alpha* = max(0, 1 - 1 / sigma), with sigma the largest geometric mean over a window of
-    |d z^_{t+1} / d z_t|_2 at recorded states. A larger alpha* is taken at once, a smaller one by
-    and by. It starts at 1.
+    |d z^_{t+1} / d z_t|_2 at recorded states. A larger alpha* is adopted at once, a smaller one
+    gradually. It starts at 1.
 
-    Source: arXiv:2306.04406. Differs: of a state with hidden units, the Jacobian counts that of
-    the observations on the observations, which is what forcing damps.
+    Source: arXiv:2306.04406. Differs: of a state with hidden units, the Jacobian is that of
+    observations by observations, which is the part that forcing damps.
     """
 
     def __init__(self, lead: Sequence[int], rate: float, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""Gaussian perceptrons for S seeds and E members as one batched network, and how they are trained.
+"""Gaussian MLPs for S seeds and E members as one batched network, and their training.
 
 PETS arXiv:1805.12114, MBPO arXiv:1906.08253. Each member maps a raw input vector to a diagonal
 Gaussian over a raw target vector; inputs are normalised inside, targets never, so losses and
@@ -64,7 +64,7 @@ def members_of_rows(
 
 
 class GaussianMembers(nn.Module):
-    """S x E perceptrons with two outputs per target dimension: mean and log-variance.
+    """S x E MLPs with two outputs per target dimension: mean and log-variance.
 
     The bounds of the log-variance are trained too, one pair of vectors per seed, shared by its
     members. Rows of training data are (input, target) side by side.
@@ -73,14 +73,14 @@ class GaussianMembers(nn.Module):
         seeds, members: S and E.
         inputs, outputs: X and Y, lengths of input and target.
         hidden, activation: of each perceptron.
-        log_variance_bounds: where lower and upper bound start.
+        log_variance_bounds: initial values of lower and upper bound.
         bound_coefficient: weight of sum(upper) - sum(lower) in the loss.
         weight_decay: per layer, L2 in the loss (not decoupled), weights only.
-        dropout: probability that `update` leaves a hidden unit out; 0 for none.
+        dropout: dropout probability of hidden units in `update`; 0 for none.
         start_cut: see `normal_start_`.
-        layer_norm: normalise the units of every hidden layer before their activation; a layer that
-            follows then sees no more than the square root of its width, whatever the input.
-        left_out: indices of outputs that are not learned: they count for no loss and no error.
+        layer_norm: layer normalisation before the activation in every hidden layer; the input of
+            the next layer then has a norm of at most the square root of its width.
+        left_out: indices of outputs that are not learned and excluded from loss and error.
     """
 
     input_mean: Tensor

@@ -1,4 +1,4 @@
-"""The pessimistic MDP of MOReL: where the model is unsure, a rollout halts at a low reward."""
+"""The pessimistic MDP of MOReL: rollouts halt with a low reward where uncertainty is high."""
 
 import logging
 from dataclasses import replace
@@ -21,25 +21,25 @@ log = logging.getLogger(__name__)
 
 
 class PessimisticHalt(TransitionFilter):
-    """Halts where the uncertainty u(s, a) exceeds a limit, and trusts the model elsewhere.
+    """Halts where the uncertainty u(s, a) exceeds a limit, and uses the model elsewhere.
 
-    A step with u <= limit stays as it is. Any other is stored with the reward of a halt, whatever
-    the model says of it, and ends its rollout. An absorbing halt leads back to where it was taken:
-    who chooses it again pays for ever, so it is worth floor / (1 - discount), which critics reach
-    as gradually as any other value. Else it is terminal, and worth the floor.
+    A step with u <= limit is unchanged. Any other is stored with the reward of a halt, whatever the
+    model predicts, and ends its rollout. An absorbing halt leads back to its own state, so a policy
+    that repeats it has the value floor / (1 - discount), which critics learn as gradually as any
+    other value. Otherwise it is terminal and has the value of the floor.
 
     Args:
-        quantile: the limit is this quantile of u over the recorded rows, 1 for the largest; None
-            where `limit` is given.
-        limit: the limit itself, in the units of u; None where `quantile` is given.
-        scale: times either; a list gives each seed its own.
-        floor: reward of a halt, as the data's rewards; auto for their lowest minus their range.
-        absorbing: a halt pays the floor again and again, instead of once.
+        quantile: the limit is this quantile of u over the recorded transitions, 1 for the largest;
+            None if `limit` is given.
+        limit: the limit itself, in the units of u; None if `quantile` is given.
+        scale: factor on either; a list gives each seed its own.
+        floor: reward of a halt, in the data's units; auto: their lowest minus their range.
+        absorbing: the floor is received at every later step, instead of once.
 
     Source: MOReL, arXiv:2005.05951, definition of the pessimistic MDP, with the limit of its code:
     the largest u over the data divided by a "pessimism", which is 1 / `scale`. Differs: its
-    HALT is one state for all, ours is the state where it was taken, of the same worth to a policy
-    that acts alike in a state; the quantile, `floor=auto` and `absorbing=False` are ours; see
+    HALT is one state for all, ours is the state of the halt, with the same value for a policy that
+    repeats its action there; the quantile, `floor=auto` and `absorbing=False` are ours; see
     docs/methods/morel.md.
     """
 
@@ -123,7 +123,7 @@ class PessimisticHalt(TransitionFilter):
     def _set_reward(self, data: Dataset, discount: float, warn: bool) -> None:
         if self.absorbing and discount == 1:
             raise Mistake(
-                "filter.absorbing=true pays filter.floor for ever, which sums to nothing finite at "
+                "filter.absorbing=true repeats filter.floor for ever, which has no finite sum at "
                 "a discount of 1; lower agent.discount, or set filter.absorbing=false"
             )
         low, high = (bound.item() for bound in data.transitions.reward.aminmax())

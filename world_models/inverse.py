@@ -1,7 +1,7 @@
-"""An inverse model: which action led from one state to the next, for logs that lack some actions.
+"""An inverse model: the action between two states, for logs with missing actions.
 
-SS-ORL, arXiv:2210.06518: fit it to the rows whose action is known, let it fill in the others, and
-train any offline method on all of them.
+SS-ORL, arXiv:2210.06518: fit it to the transitions whose action is known, predict the other
+actions, and train any offline method on all of them.
 """
 
 from typing import Any
@@ -29,19 +29,19 @@ class InverseDynamics(ActionGaussian):
     Args:
         spec, seeds, seed, members, hidden, activation, log_std_bounds, learning_rate, steps, batch,
             heldout_episodes, measure_every: see `ActionGaussian`.
-        past: k, states before the present one, as the mean state before an episode begins.
-        unsure: standard deviation of a proposal, of half the action box, beyond which it counts as
-            a guess: that of the members' mixture, so it is large where they differ and where each
-            says that many actions have the same outcome.
+        past: k, previous states in the input; the mean state before an episode begins.
+        unsure: standard deviation of a prediction, in half widths of the action box, above which it
+            is marked unsure: that of the members' mixture, so it is large where they disagree and
+            where many actions have the same outcome.
 
-    States and differences are standardised by all rows, for those without an action may lie
-    elsewhere. Rows without a true next observation teach nothing, and what is proposed for them is
-    a guess.
+    States and differences are standardised over all transitions, since those without an action may
+    have another distribution. Transitions without a true next observation are not fitted, and
+    predictions for them are marked unsure.
 
-    Source: arXiv:2210.06518, sections 3 and 4. Differs: it is fed the difference to the next state
-    and not that state, which small steps would drown (`docs/methods/ss_orl.md`); one network gives
-    mean and std, without dropout; the best weights are kept, where the authors' code keeps the
-    last.
+    Source: arXiv:2210.06518, sections 3 and 4. Differs: its input is the difference to the next
+    state instead of that state, because differences are small (`docs/methods/ss_orl.md`); one
+    network gives mean and std, without dropout; the best weights are kept, where the authors'
+    code keeps the last.
     """
 
     group = "inverse_model"

@@ -1,4 +1,4 @@
-"""Rollouts of hundreds of steps that go on from round to round, each refilled where it ends."""
+"""Rollouts of hundreds of steps that continue across rounds; each restarts when it ends."""
 
 import logging
 from collections.abc import Mapping
@@ -23,21 +23,21 @@ log = logging.getLogger(__name__)
 
 
 class LongRollouts(RolloutSource):
-    """A frontier of rollouts of the current stochastic policy, a few steps of it a round.
+    """Parallel rollouts of the current stochastic policy, a few steps per round.
 
-    A lane ends at a termination, where the filter ends it, at a row that is not finite, or at its
-    horizon; then it starts anew from a state of the dataset. Only the first is terminal. What a
-    rollout keeps (`Step.state`) is begun anew with it.
+    A lane ends at a termination, where the filter ends it, at a transition that is not finite, or
+    at its horizon; then it restarts from a state of the dataset. Only the first is terminal. The
+    state of a rollout (`Step.state`) restarts with it.
 
     Args:
         spec, seeds: of the task; S.
         model: a fitted world model.
-        transition_filter: judges every step.
-        lanes: L, rollouts per seed that are under way.
-        horizon: steps after which a lane starts anew; the task's time limit where that is shorter.
+        transition_filter: filters every step.
+        lanes: L, parallel rollouts per seed.
+        horizon: steps after which a lane restarts; the task's time limit if that is shorter.
         steps: of every lane in a rollout round.
-        every: gradient steps between two rollout rounds.
-        capacity: rows per seed that the replay holds.
+        every: gradient steps between rollout rounds.
+        capacity: transitions per seed in the replay.
 
     Source: NEUBAY, arXiv:2512.04341, which takes a step of all lanes for every so many updates.
     Differs: starts are single recorded states; a prefix of an episode is of use to an agent with

@@ -1,4 +1,4 @@
-"""What changes the world model during a run: refits online, or an adversary."""
+"""Updates of the world model during a run: online refits, or an adversary."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -14,16 +14,16 @@ Counter = Callable[[str], AbstractContextManager[None]]
 
 
 class ModelUpdates(ABC):
-    """Changes the world model between updates of the agent, whenever the loop says so.
+    """Changes the world model between updates of the agent, when the loop calls it.
 
-    Its weights are then part of the run's checkpoints, with what `contents` tells. The file of the
-    first fit and the cache stay as they are.
+    The model's weights are then part of the run's checkpoints, with `contents`. The file of the
+    first fit and the cache are not changed.
 
     Attributes:
-        every: gradient steps of the agent between two calls; 0 for none.
-        model: what is changed.
+        every: gradient steps of the agent between calls; 0 for none.
+        model: the world model.
         count: counts the seconds of a block, as `training.checkpoint.State.count`.
-        then: called after each change, for what was measured with the model before.
+        then: called after each change, to repeat measurements made with the old model.
     """
 
     def __init__(self, model: WorldModel, every: int) -> None:

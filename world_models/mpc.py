@@ -1,4 +1,4 @@
-"""Model predictive control: plans are sampled, rolled out in a world model, and drawn to the best.
+"""Model predictive control: plans are sampled, rolled out in a world model, and refined.
 
 CEM and MPPI as in PETS, arXiv:1805.12114, and TD-MPC2, arXiv:2310.16828; noise that is correlated
 in time from iCEM, arXiv:2008.06389; proposals of a cloned behaviour from MBOP, arXiv:2008.05556.
@@ -25,26 +25,26 @@ Limits = tuple[Tensor, Tensor]
 
 
 class ModelPredictivePlanner:
-    """A policy that searches a plan of H actions at each state and plays its first ones.
+    """A policy that searches a plan of H actions at each state and executes its first ones.
 
-    A plan is a Gaussian over action sequences, mean m and std s. An iteration draws K sequences,
-    rolls all of them for all S seeds and P episodes at once through the model, and scores each by
+    A plan is a Gaussian over action sequences, mean m and std s. An iteration samples K sequences,
+    rolls them out in the model for all S seeds and P episodes at once, and scores each by
     J = sum_{t < H} g^t (r_t - penalty u_t - rate |a_t - a_{t-1}|^2) + g^H V(s_H)
-    up to a predicted termination. The E best make the next m and s, weighted by
-    exp((J - max J) / (temperature std J)) (MPPI) or alike (CEM). The first sequence is m itself.
+    up to a predicted termination. The E best define the next m and s, with weights
+    exp((J - max J) / (temperature std J)) (MPPI) or equal ones (CEM). The first sequence is m.
 
     Args:
         spec: of the task.
-        model: fitted; its outcomes are those of `expect`, so all K plans meet the same noise: none.
+        model: fitted; its outcomes are those of `expect`, so no plan has noise.
         moments, critics: of the run's agent, or None.
         value_discount: of what `critics` estimate, per action.
-        behaviour: moments of a clone of the data's behaviour, or None.
+        behaviour: moments of a clone of the behaviour policy, or None.
         horizon: H, actions (chunks, of an agent of chunks) in a plan.
         iterations: of the search, at each state.
-        samples: K, those of the policy included; 0 plays the agent's own action.
-        elites: E, plans that count.
-        policy_samples: of the K, those in which the agent acts in the model; the first of them
-            without noise. None of them where there is no agent.
+        samples: K, including those of the policy; 0 executes the agent's own action.
+        elites: E, best plans used in the update.
+        policy_samples: those of the K in which the agent acts in the model; the first of them
+            without noise. None without an agent.
         std_min, std_max: bounds of s, which begins at the upper one; actions are in [-1, 1].
         temperature: of MPPI, in standard deviations of J over the K plans of a state, so that it
             does not depend on the unit of the reward; None for CEM.
@@ -52,20 +52,20 @@ class ModelPredictivePlanner:
         discount: g, per control step.
         terminal: V at the agent's mean action, the `min` or `mean` over critics, 0 for an agent
             without; or `none`.
-        penalty: units of reward for a unit of the model's uncertainty.
-        action_rate: units of reward for a squared change of 1 of an action in a control step.
-        proposals: what draws plans: `gaussian` as above; or `behaviour`, which acts in the model
-            as the clone does, drawn towards m by `mix`, its noise as wide as the clone's.
+        penalty: reward per unit of the model's uncertainty.
+        action_rate: reward per squared change of 1 of an action in a control step.
+        proposals: distribution of plans: `gaussian` as above; or `behaviour`: the clone acts in the
+            model, mixed with m by `mix`, with noise as wide as the clone's.
         mix: share of m in the actions of `proposals=behaviour`, once there is a plan.
-        execute: actions of a plan that are played before the next is made.
+        execute: actions executed before replanning.
 
-    Plans that are not finite do not count; where none is, m stays. Actions are clipped to bounds
+    Plans that are not finite are ignored; if none is finite, m stays. Actions are clipped to bounds
     that may differ at every call.
 
-    Source: the papers above. Differs: J is standardised per state, for rewards are in the units of
-    the task; the model answers by its mean, not by one member per plan (TS-inf); iCEM's decay of K
-    and kept elites are left out; MBOP's terminal value is that of the agent's critics, and its
-    clone does not see the last action.
+    Source: the papers above. Differs: J is standardised per state, because rewards are in the units
+    of the task; the model predicts by its mean, not by one member per plan (TS-inf); iCEM's
+    decay of K and kept elites are omitted; MBOP's terminal value is that of the agent's critics,
+    and its clone does not see the last action.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""Batched networks: many independent perceptrons as one set of tensors.
+"""Batched networks: many independent MLPs as one set of tensors.
 
-A leading shape such as `(seeds,)` or `(seeds, members)` stands in front of every weight, so one
-matrix product per layer serves all of them and no Python loop runs over seeds or members.
+Every weight has a leading shape such as `(seeds,)` or `(seeds, members)`, so one matrix product per
+layer computes all of them and no Python loop runs over seeds or members.
 """
 
 import math
@@ -63,7 +63,7 @@ def activation_named(name: str) -> Activation:
 class BatchedLinear(nn.Module):
     """`lead` independent affine layers: weight `[*lead, in, out]`, bias `[*lead, 1, out]`.
 
-    Weights and biases start as in `nn.Linear`, uniform in +-1/sqrt(in); each slot draws its own.
+    Weights and biases are initialised as in `nn.Linear`, uniform in +-1/sqrt(in), independently.
     """
 
     def __init__(self, lead: Sequence[int], inputs: int, outputs: int) -> None:
@@ -167,7 +167,7 @@ def affine_(
 
 
 class BatchedMLP(nn.Module):
-    """`lead` independent perceptrons that share an architecture and nothing else.
+    """`lead` independent MLPs of the same architecture.
 
     Args:
         lead: shape of the independent ones, such as `(seeds, critics)`.

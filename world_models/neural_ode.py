@@ -1,4 +1,4 @@
-"""An ensemble of neural differential equations, for logs whose rows are not equally long.
+"""An ensemble of neural differential equations, for logs with unequal time steps.
 
 Neural ODEs, arXiv:1806.07366: ds/dt = f(s, a), the action held over the step. Everything else is
 the probabilistic ensemble of `ensemble`: members, bootstrap, early stopping, elites, penalties.
@@ -29,7 +29,7 @@ class GaussianFields(GaussianMembers):
     """S x E vector fields f(s, a) and, beside them, mean reward and log-variances, as one network.
 
     Inputs are (obs, action), or (obs, action, duration) with the duration in nominal steps; without
-    it all last one. Of the network's outputs at (s, a) the first D are ds/dt in raw units per
+    it all are one. Of the network's outputs at (s, a) the first D are ds/dt in raw units per
     nominal step, the next is the reward of the row, whatever its duration, and the rest are the
     log-variances of the change and of the reward. Rows of training data hold the duration.
 
@@ -188,19 +188,19 @@ class GaussianFields(GaussianMembers):
 
 
 class NeuralODE(ProbabilisticEnsemble):
-    """Vector fields f(s, a), integrated over the time that each recorded row lasted.
+    """Vector fields f(s, a), integrated over the duration of each recorded transition.
 
-    Rollouts, plans and everything else that is not recorded take nominal steps, the median of the
-    data's. Data without durations (`Dataset.dt`) have nominal steps alone.
+    Rollouts, plans and everything else that is not recorded use nominal steps, the median of the
+    data's. Data without durations (`Dataset.dt`) have nominal steps only.
 
     Args:
         solver: `rk4`, the classical rule in fixed steps, or `dopri5`, torchdiffeq's adaptive one,
-            for which the host waits and which is not compiled.
-        substeps: of `rk4` in each row.
+            which synchronises with the host and is not compiled.
+        substeps: of `rk4` per transition.
         tolerance: absolute and relative, of standardised states: of `dopri5`, of the steps that
             `local_regularisation` looks at, and of `evaluations`.
         local_regularisation: weight of the local error, see `ode.local_error`; 0 for none.
-        local_half_life: updates after which that weight has halved; None keeps it.
+        local_half_life: updates after which that weight has halved; None: constant.
         others: of `ProbabilisticEnsemble`.
 
     Source: arXiv:1806.07366, as members of PETS; `local_regularisation`: arXiv:2303.02262.

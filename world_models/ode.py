@@ -1,7 +1,7 @@
 """Ordinary differential equations dy/dt = f(y): one step of fixed rules, and an adaptive solver.
 
 A rule of fixed steps has fixed shapes, so it compiles and nothing waits for the device. The
-adaptive solver is torchdiffeq's, which the extra `ode` brings.
+adaptive solver is torchdiffeq's, which the extra `ode` installs.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,8 @@
-"""Recurrent networks that are linear between kinks: almost-linear RNN and shallow PLRNN.
+"""Piecewise linear recurrent networks: almost-linear RNN and shallow PLRNN.
 
-Almost-linear RNN, arXiv:2410.14240: few of its units bend, so there are few linear regions, whose
-fixed points and stability linear algebra tells. Shallow PLRNN, arXiv:2306.04406. Here the members
-of an ensemble, with actions, a reward and noise.
+Almost-linear RNN, arXiv:2410.14240: it has few ReLU units, so there are few linear regions, whose
+fixed points and stability follow from linear algebra. Shallow PLRNN, arXiv:2306.04406. Here they
+are members of an ensemble, with actions, a reward and noise.
 """
 
 from abc import abstractmethod
@@ -29,17 +29,17 @@ _SMALL = 0.01
 
 
 class PiecewiseLinear(MemoryNetwork):
-    """z' = f(z) + C a with f linear between kinks; a state z is (obs, hidden units), M in all.
+    """z' = f(z) + C a with f piecewise linear; a state z is (obs, hidden units), M in all.
 
     Observations and actions are standardised. Hidden units begin as a linear map of the
-    observation. The reward is a perceptron of (z, a); ln variances of change and reward are linear
+    observation. The reward is an MLP of (z, a); ln variances of change and reward are linear
     in them.
 
     Args:
         lead: shape of the independent networks, `(L, E)`.
         dims: D and A.
         hidden_units: M - D.
-        reward_hidden: widths of the perceptron.
+        reward_hidden: widths of the reward's MLP.
         others: see `MemoryNetwork`.
     """
 
@@ -139,7 +139,7 @@ class ShallowPLRNN(PiecewiseLinear):
 
     Args:
         width: of W2 z.
-        clipped: whether - W1 max(0, W2 z) is added, which bounds orbits where |A| < 1.
+        clipped: whether - W1 max(0, W2 z) is added, which bounds orbits if |A| < 1.
         others: see `PiecewiseLinear`.
 
     Source: arXiv:2306.04406. Differs: W1 and W2 start as `nn.Linear` does.
@@ -166,8 +166,8 @@ class PiecewiseLinearEnsemble(RecurrentEnsemble):
     """Piecewise linear networks as the members of a recurrent ensemble.
 
     Args:
-        hidden_units: M - D, of the state beyond the observation.
-        reward_hidden: widths of the reward's perceptron.
+        hidden_units: M - D, dimensions of the state in addition to the observation.
+        reward_hidden: widths of the reward's MLP.
         others: see `RecurrentEnsemble`; width, layers, blocks and dropout are another network's.
     """
 
@@ -233,10 +233,10 @@ class AlmostLinearEnsemble(PiecewiseLinearEnsemble):
     """Almost-linear RNNs as world models.
 
     Args:
-        relu_units: P, units that bend; 2^P linear regions at most.
+        relu_units: P, number of ReLU units; 2^P linear regions at most.
         others: see `PiecewiseLinearEnsemble`.
 
-    Source: arXiv:2410.14240. Differs: generalised teacher forcing in the place of sparse forcing
+    Source: arXiv:2410.14240. Differs: generalised teacher forcing instead of sparse forcing
     every tau steps; members, likelihood, reward and actions are ours.
     """
 
@@ -255,7 +255,7 @@ class ShallowEnsemble(PiecewiseLinearEnsemble):
     """Shallow PLRNNs as world models.
 
     Args:
-        bends: numbers that bend.
+        bends: number of ReLU units.
         clipped: whether orbits are bounded, see `ShallowPLRNN`.
         others: see `PiecewiseLinearEnsemble`.
 

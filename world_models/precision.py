@@ -1,4 +1,4 @@
-"""The precision of products in perceptrons while something trains or rolls out.
+"""The precision of matrix products in MLPs during training and rollouts.
 
 Mixed precision, arXiv:1710.03740, with bfloat16, whose range needs no scaling of losses.
 """

@@ -60,18 +60,18 @@ class ResidualBlock(nn.Module):
 
 
 class MemoryNetwork(nn.Module, ABC):
-    """`lead` networks that read one input after another and remember.
+    """`lead` networks that read one input after another and have a memory.
 
-    Each answers with a diagonal Gaussian. Inputs and outputs are raw; inside, both are
+    Each predicts a diagonal Gaussian. Inputs and outputs are raw; inside, both are
     standardised. The bounds of the log-variance are trained too.
 
     Args:
         lead: shape of the independent networks, `(seeds,)` or `(seeds, members)`.
         inputs, outputs: X and Y.
-        memory: H, numbers that a network remembers.
-        log_variance_bounds: where lower and upper bound start.
+        memory: H, size of the memory.
+        log_variance_bounds: initial values of lower and upper bound.
         bound_coefficient: weight of sum(upper) - sum(lower) in the loss.
-        left_out: indices of outputs that are not learned: they count for no loss and no error.
+        left_out: indices of outputs that are not learned and excluded from loss and error.
     """
 
     input_mean: Tensor
@@ -131,7 +131,7 @@ class MemoryNetwork(nn.Module, ABC):
 
 
 class RecurrentGaussian(MemoryNetwork):
-    """Reads sequences and answers with a diagonal Gaussian after each one's last input.
+    """Reads sequences and predicts a diagonal Gaussian after each one's last input.
 
     Inputs and outputs are raw; inside, both are standardised. The bounds of the log-variance are
     trained too.
@@ -141,11 +141,11 @@ class RecurrentGaussian(MemoryNetwork):
             below.
         inputs, outputs: X and Y.
         width, layers: of the recurrent units.
-        blocks: residual blocks behind them.
-        dropout: probability that `loss` leaves a unit of a block out.
-        log_variance_bounds: where lower and upper bound start.
+        blocks: residual blocks after them.
+        dropout: dropout probability in the blocks, in `loss`.
+        log_variance_bounds: initial values of lower and upper bound.
         bound_coefficient: weight of sum(upper) - sum(lower) in the loss.
-        left_out: indices of outputs that are not learned: they count for no loss and no error.
+        left_out: indices of outputs that are not learned and excluded from loss and error.
     """
 
     def __init__(
@@ -187,7 +187,7 @@ class RecurrentGaussian(MemoryNetwork):
         Args:
             sequence: inputs in order. One may hold more rows than that before it: those behind
                 begin their sequence there, so that sequences of several lengths end together.
-            dropout: probability that a unit of a block is left out.
+            dropout: dropout probability in the blocks.
         """
         first = sequence[0]
         hidden = [first.new_zeros(*first.shape[:-2], 0, self.width) for _ in self.cells]

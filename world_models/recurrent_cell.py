@@ -1,4 +1,4 @@
-"""A step of recurrent members as forced training takes it, see `world_models.forcing`."""
+"""A step of recurrent members in teacher forcing, see `world_models.forcing`."""
 
 from collections.abc import Sequence
 
@@ -17,10 +17,10 @@ class RecurrentCell(Cell):
 
     Args:
         network: of lead `(L, E)`.
-        rows: that it is fitted to, with the units of observations and reward.
+        rows: the fitted transitions, with the units of observations and reward.
         copies: columns that are copied exactly.
         given: exogenous columns.
-        dropout: probability that a unit of a block is left out.
+        dropout: dropout probability in the blocks.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
-"""An ensemble of gated recurrent networks that remember the steps of a rollout.
+"""An ensemble of gated recurrent networks with memory of a rollout's steps.
 
 GRU arXiv:1406.1078; ensembles of them with Gaussian heads, trained on their own predictions:
 RWM-U, arXiv:2504.16680. Each member reads (obs, action) and its hidden state, and predicts a
-diagonal Gaussian over (next_obs - obs, reward). What one observation does not show, such as a
-missing speed, it can find in those before.
+diagonal Gaussian over (next_obs - obs, reward). It can
+infer what one observation lacks, such as a speed, from earlier ones.
 """
 
 from collections.abc import Callable
@@ -37,30 +37,30 @@ class RecurrentEnsemble(WorldModel):
     """E recurrent Gaussians per seed, each fitted to its own windows, elites used in rollouts.
 
     `Step.state` holds the hidden states of all members, W = E x layers x width. A rollout begins
-    without a past, as a window of the fit does; verdicts on recorded rows, and plans during an
-    episode, know the steps before.
+    without a past, as a window of the fit does; verdicts on recorded transitions, and plans during
+    an episode, use the earlier steps.
 
     Args:
         spec: spaces and environment of the task.
         seeds: S, agents trained side by side.
-        seed: of everything the fit draws; the fit depends on nothing else but data and settings.
+        seed: of all random numbers of the fit, which depends on nothing else but data and settings.
         members: E.
         elites: members with the lowest holdout error that rollouts sample from.
         width, layers: of the gated recurrent units.
-        blocks: residual blocks behind them.
-        dropout: probability that the fit leaves a unit of a block out.
+        blocks: residual blocks after them.
+        dropout: dropout probability in these blocks during the fit.
         learning_rate, batch: of Adam, windows per member and update.
-        log_variance_bounds: where the trainable lower and upper bounds start.
+        log_variance_bounds: initial values of the trainable lower and upper bounds.
         bound_coefficient: weight of sum(upper) - sum(lower) in the loss.
         holdout_fraction: of the episodes, kept for early stopping; of a single one its end.
-        holdout_limit: at most so many rows measure the fit.
-        improvement: share by which a member's holdout error must fall to count.
+        holdout_limit: maximum number of held-out transitions.
+        improvement: smallest relative decrease of a member's holdout error that counts.
         patience: epochs without any improvement after which a seed stops.
         max_epochs: cap on epochs, None for none; auto caps the updates at `fitting.AUTO_UPDATES`.
-        per_seed: an ensemble for every seed, or one that all seeds share.
+        per_seed: one ensemble per seed, or one shared by all seeds.
         uncertainty: see `world_models.uncertainty`, all but `dropout`.
-        forcing: length of the windows, and how strongly they are drawn to the record.
-        select_by: what stops the fit and chooses weights and elites, see `ForcedFit`.
+        forcing: length of the windows, and strength of teacher forcing.
+        select_by: error for early stopping, weights and elites, see `ForcedFit`.
         termination: `auto`, `known`, `learned` or `none`, see `world_models.termination`.
         terminal_head: builds the classifier that `learned` needs, given `spec` and `seeds`.
         heldout_episodes: whole episodes kept out of the fit for open-loop diagnostics, at most a

@@ -1,7 +1,7 @@
-"""What a rollout keeps from its first step to its last: the member it lives in, the units it lacks.
+"""State of an ensemble's rollouts: their member and their dropout mask.
 
-One member for a whole rollout is TS-inf of PETS, arXiv:1805.12114, and what NEUBAY rolls out,
-arXiv:2512.04341. One set of dropped units for a whole rollout makes each a task of its own, as in
+One member for a whole rollout is TS-inf of PETS, arXiv:1805.12114, and NEUBAY's rule,
+arXiv:2512.04341. One dropout mask for a whole rollout makes each mask a different task, as in
 Dropout's Dream Land, arXiv:2109.08342.
 """
 
@@ -13,17 +13,17 @@ from torch import Tensor
 
 
 class RolloutState:
-    """Draws, carries and reads what an ensemble's rollouts keep, as columns of `Step.state`.
+    """Samples, stores and reads the state of an ensemble's rollouts, as columns of `Step.state`.
 
     Args:
-        elites: members that rollouts take turns in.
+        elites: members used in rollouts.
         hidden: units of each hidden layer.
-        keeps_member: whether a rollout stays in the elite that it began in, which is the first
-            column; else one is drawn at every step.
-        dropout: share of hidden units that rollouts lack; 0 for none.
-        keeps_mask: whether a rollout lacks the same units from start to end, which are the other
-            columns; else they are drawn at every step.
-        exact: whether the columns are float64, which beside them hold a row's number.
+        keeps_member: whether a rollout uses one elite from start to end, which is the first
+            column; otherwise one is sampled at every step.
+        dropout: dropout probability in rollouts; 0 for none.
+        keeps_mask: whether a rollout uses one mask from start to end, which is the other columns;
+            otherwise a mask is sampled at every step.
+        exact: whether the columns are float64, because they also hold a row's number.
     """
 
     def __init__(

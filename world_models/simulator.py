@@ -1,4 +1,4 @@
-"""An imperfect simulator that the current policy steps on and on (H2O, arXiv:2206.13464)."""
+"""An imperfect simulator in which the current policy acts continuously (H2O, arXiv:2206.13464)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -29,9 +29,9 @@ class Moved(NamedTuple):
     """One step of S x n environments.
 
     Attributes:
-        rows: `[S, n]`, the action as the policy gave it, the successor before any reset.
-        keep: `[S, n]`, whether the row exists; one that is not finite does not.
-        ended: `[S, n]`, whether the environment starts anew before its next step.
+        rows: `[S, n]`, with the policy's action and the next observation before any reset.
+        keep: `[S, n]`, whether the transition is stored; one that is not finite is not.
+        ended: `[S, n]`, whether the environment is reset before its next step.
     """
 
     rows: Transition
@@ -40,7 +40,7 @@ class Moved(NamedTuple):
 
 
 class Simulator(nn.Module, ABC):
-    """S x n copies of a task, or of a guess at one; each goes on from where it is.
+    """S x n copies of a task or of a model of it; each continues from its current state.
 
     Attributes:
         environments: n, copies per seed.
@@ -81,8 +81,8 @@ class PerturbedSimulator(Simulator):
         environments: n, copies per seed.
         perturbation: fields of `envs.perturbed.Perturbation`.
 
-    Episodes end as in the task; at a time limit the row is not terminal, so it bootstraps from its
-    true successor.
+    Episodes end as in the task; at a time limit the transition is not terminal, so it bootstraps
+    from its true next observation.
     """
 
     starts = 0
@@ -148,12 +148,12 @@ class PerturbedSimulator(Simulator):
 
 
 class ModelSimulator(Simulator):
-    """A fitted world model in the simulator's place.
+    """A fitted world model used as the simulator.
 
     Args:
         seeds: S.
         model: a fitted world model.
-        transition_filter: judges every step, as in rollouts that branch off the data.
+        transition_filter: filters every step, as in rollouts from the data.
         spec: of the task.
         environments: n, rollouts per seed.
         horizon: steps after which a rollout restarts from a state of the dataset, not terminal.
@@ -240,19 +240,19 @@ class ModelSimulator(Simulator):
 
 
 class SimulatorRollouts(RolloutSource):
-    """Whole episodes of the current stochastic policy in a simulator, a few steps a rollout round.
+    """Whole episodes of the current stochastic policy in a simulator, a few steps per round.
 
     Args:
         simulator: S x n environments.
         steps: steps of every environment in a rollout round.
-        every: gradient steps between two rollout rounds.
+        every: gradient steps between rollout rounds.
         warmup: steps per seed before the first gradient step, rounded up to whole rounds of n.
         random_warmup: whether the actions of these are uniform in [-1, 1] instead of the policy's.
-        capacity: rows per seed that the replay holds.
+        capacity: transitions per seed in the replay.
 
     Source: H2O's training loop (section 5 and its code), which alternates 1000 simulator steps
-    and 1000 updates: `steps=1000 every=1000 warmup=0`. One of each in turn, as in SAC
-    (arXiv:1812.05905), differs only in how old the policy is that collects.
+    and 1000 updates: `steps=1000 every=1000 warmup=0`. Alternating
+    single steps, as in SAC (arXiv:1812.05905), differs only in the age of the collecting policy.
     """
 
     stream = "simulator"
@@ -348,15 +348,15 @@ class SimulatorRollouts(RolloutSource):
 
 
 class Collection(SimulatorRollouts):
-    """Steps of the current stochastic policy in the true environment: the rows are real.
+    """Steps of the current stochastic policy in the true environment: real transitions.
 
     Args:
         spec: of the task.
         seeds: S.
         environments: n, copies per seed.
-        steps: steps of every copy in a rollout round.
-        every: gradient steps between two rollout rounds.
-        capacity: rows per seed that the replay holds beside the dataset.
+        steps: steps of every copy in a collection round.
+        every: gradient steps between rollout rounds.
+        capacity: transitions per seed in the replay, besides the dataset.
 
     Raises:
         Mistake: the dataset names no environment.

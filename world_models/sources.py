@@ -20,7 +20,7 @@ class RolloutSource(nn.Module, ABC):
     """Turns a policy into rows for a replay; one rollout round is one call of `generate`.
 
     Attributes:
-        every: gradient steps between two rollout rounds.
+        every: gradient steps between rollout rounds.
         starts: B, start states a rollout round asks for, per seed.
         capacity: rows per seed that its replay should hold.
         stream: name of the stream that its rows go to.
@@ -66,10 +66,10 @@ class BranchedRollouts(RolloutSource):
 
     Args:
         model: a fitted world model.
-        transition_filter: judges every step.
+        transition_filter: filters every step.
         horizon: H, steps of a rollout.
         starts: start states per rollout round and seed.
-        every: gradient steps between two rollout rounds.
+        every: gradient steps between rollout rounds.
         retain: rollout rounds that the replay holds at full rollout length.
         actions: of the `policy`, or `uniform` over the box, whatever the policy does (an option of
             COMBO, arXiv:2102.08363, appendix B, and of RAMBO on AntMaze).

@@ -1,4 +1,4 @@
-"""Look at a dataset before trusting it: what is in it, and what would poison training."""
+"""Checks of a dataset: its contents, and errors that would invalidate training."""
 
 from reverie.datasets.check.report import Report, problems, report
 from reverie.datasets.check.text import show

@@ -1,4 +1,4 @@
-"""`python -m datasets.check` is `reverie check`, which lies above with the other commands."""
+"""`python -m datasets.check` is `reverie check`, which is defined with the other commands."""
 
 from pkgutil import resolve_name
 

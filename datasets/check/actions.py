@@ -1,4 +1,4 @@
-"""What the actions say about their box and their kind: scaled as they should be, and continuous?"""
+"""Checks of actions: whether they are scaled to their box, and continuous."""
 
 from collections.abc import Iterator
 

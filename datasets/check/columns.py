@@ -1,4 +1,4 @@
-"""Each dimension by itself: range, moments, repeats, and whether its values are steps apart."""
+"""Statistics of each dimension: range, moments, repeats, and step size of its values."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ class Column:
     Attributes:
         name: such as `obs 3`, or what the data call it.
         min, max, mean, std: over rows.
-        repeats: share of rows with the value of the row before.
+        repeats: share of rows with the value of the previous row.
         step: distance of which all differences are multiples, 1 for whole numbers and flags; None
             where there is no such distance, or no difference.
-        at_edge: share of rows with `|action| > 0.99`, None for what is no action.
+        at_edge: share of rows with `|action| > 0.99`, None for other columns.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What the ends of episodes say: are time limits stored as terminals?"""
+"""Checks of episode ends: whether time limits are stored as terminals."""
 
 from collections.abc import Iterator
 

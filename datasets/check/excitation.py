@@ -1,4 +1,4 @@
-"""Whether a log says what other actions do: they vary, and not only as the observations do."""
+"""Whether a log shows the effect of actions: they vary independently of the observations."""
 
 from collections.abc import Iterator
 

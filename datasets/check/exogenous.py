@@ -1,4 +1,4 @@
-"""Which observations look as if no action moved them: set-points, weather, demand."""
+"""Observations that actions do not seem to affect: set-points, weather, demand."""
 
 from collections.abc import Iterator
 

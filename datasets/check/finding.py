@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 
 class Finding(NamedTuple):
-    """A line for people.
+    """A line for the user.
 
     Attributes:
-        poisons: training would be wrong for sure; otherwise the data may be right.
+        poisons: training on these data would certainly be wrong; otherwise they may be right.
         text: what was found, why it matters, what to do.
     """
 

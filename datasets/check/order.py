@@ -1,4 +1,4 @@
-"""What successors and episode ends say about the order of rows: is each row followed by its own?"""
+"""Checks of the order of rows: whether each row is followed by its own next observation."""
 
 from collections.abc import Iterator
 

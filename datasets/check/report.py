@@ -1,4 +1,4 @@
-"""What a dataset holds, and what is wrong with it."""
+"""A report on the contents of a dataset and its problems."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,7 +43,7 @@ class Report:
     """What a dataset holds.
 
     Attributes:
-        rows, episodes, terminals, time_limits: counts; a time limit is any end that is no terminal.
+        rows, episodes, terminals, time_limits: counts; a time limit is any end but a terminal.
         without_next: rows without the true next observation.
         without_action: rows without a recorded action.
         not_finite: NaN and Inf entries by column, clean columns left out.
@@ -55,8 +55,8 @@ class Report:
             episodes that are no fragments, and of the lengths of all.
         scores: those of the returns in percent of the reference gap, None without reference.
         histogram, edges: episodes by length, in bins of equal width.
-        warnings: what a user should know but may be right.
-        problems: what would poison training.
+        warnings: what may be right, but should be known.
+        problems: what would make training wrong.
     """
 
     rows: int

@@ -1,4 +1,4 @@
-"""A dataset as the checks see it: numpy views, and how rows relate to the rows that follow them."""
+"""Numpy views of a dataset for the checks, and the relation of each row to the next."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ class Pairs:
         differs: the next observation is known, and is not the following row's observation.
         gap: how far it is from that, in standard deviations, mean over dimensions.
         fine: likewise, relative to the size of the numbers; the largest of the dimensions.
-        surprise: how far it is from what a linear model makes of the row's observation and action,
-            in standard deviations of which more than one count as one, mean over dimensions that
-            are not exogenous: set-points jump inside episodes.
+        surprise: how far it is from a linear prediction of the row's observation and action, in
+            standard deviations, at most one, mean over dimensions that are not exogenous, because
+            set-points jump inside episodes.
     """
 
     differs: np.ndarray
@@ -39,7 +39,7 @@ class Rows:
 
     Attributes:
         ends: last row of each episode.
-        acted: `[N]` whether an action was recorded; something stands where none was.
+        acted: `[N]` whether an action was recorded; otherwise the stored one is arbitrary.
         obs_labels, action_labels: what the columns are called, printable.
         where, where_between: what to call a row, and rows from one to another.
         truncated: `[P]` whether that row ended otherwise than by terminating.

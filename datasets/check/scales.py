@@ -1,4 +1,4 @@
-"""Whether columns are in units that can be learned: one throughout, and none far too large."""
+"""Checks of units: the same throughout, and no value far too large."""
 
 from collections.abc import Iterator
 

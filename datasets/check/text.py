@@ -1,4 +1,4 @@
-"""A report as lines of text, whose numbers are whole however narrow the terminal is."""
+"""A report as lines of text, which never breaks a number, however narrow the terminal is."""
 
 from collections.abc import Iterator, Sequence
 

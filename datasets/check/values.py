@@ -1,4 +1,4 @@
-"""What the numbers of single columns say: not finite, huge, never written, the same throughout."""
+"""Checks of single columns: not finite, huge, never written, or constant values."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence

@@ -356,7 +356,7 @@ def culls(spec: Spec, *, steps: Count, seed: Seed, random: Sequence[UnitInterval
 
 @dataclass(frozen=True)
 class Builtin:
-    """How a builtin dataset comes about.
+    """How a builtin dataset is recorded.
 
     Attributes:
         env_id: environment that it is recorded and scored in.

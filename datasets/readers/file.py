@@ -1,4 +1,4 @@
-"""Datasets in a file of one's own: flat arrays in `.hdf5` or `.npz`, under the usual names."""
+"""Datasets in a user's file: flat arrays in `.hdf5` or `.npz`, under the usual names."""
 
 import logging
 from collections.abc import Collection, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The environment of a Minari dataset: what the recording says, and what the user says."""
+"""The environment of a Minari dataset, from the recording and the user's settings."""
 
 import json
 import logging

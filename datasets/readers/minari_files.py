@@ -1,4 +1,4 @@
-"""Where Minari datasets lie, how one is fetched, and what its metadata say."""
+"""Locations, downloads and metadata of Minari datasets."""
 
 import contextlib
 import hashlib

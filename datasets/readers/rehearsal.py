@@ -1,4 +1,4 @@
-"""Reads a file in a child process: damaged bytes can crash the HDF5 library or hang it."""
+"""Reads a file in a child process, because damaged bytes can crash or hang the HDF5 library."""
 
 import faulthandler
 import json

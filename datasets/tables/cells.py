@@ -1,4 +1,4 @@
-"""Cells of text as numbers: decimal points or commas, thousands apart, and marks of no value."""
+"""Cells of text as numbers: decimal points or commas, thousands separators, missing values."""
 
 import re
 from collections.abc import Collection

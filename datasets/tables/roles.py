@@ -1,4 +1,4 @@
-"""Which column of a table is what: as the user says, else by usual names, each guess told."""
+"""Roles of a table's columns: set by the user, otherwise guessed by usual names and reported."""
 
 import logging
 import re
@@ -21,11 +21,11 @@ Named = Mapping[str, str | Sequence[str] | None] | None
 
 @dataclass(frozen=True)
 class Roles:
-    """Full names of columns by what they are.
+    """Full names of columns by role.
 
     Attributes:
         observations, actions: in the order of the dimensions.
-        exogenous: those of the observations that actions do not move.
+        exogenous: those of the observations that actions do not affect.
         reward, terminated, truncated, episode, time: None where there is no such column.
     """
 

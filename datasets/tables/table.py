@@ -30,9 +30,9 @@ class Writing:
 
     Attributes:
         encoding: of a text file, such as utf-8, cp1252 or utf-16.
-        decimal: `.` or `,`; the other one then sets thousands apart.
+        decimal: `.` or `,`; the other one then separates thousands.
         date_format: `day-first`, `month-first`, or a format of `strptime`.
-        missing: texts that stand for no value, besides `cells.MISSING`.
+        missing: texts that mark missing values, besides `cells.MISSING`.
     """
 
     encoding: str | None = None
@@ -48,7 +48,7 @@ class Table:
     Attributes:
         source: where it comes from, for messages.
         columns: `[N]` each, by full name, as they were stored.
-        places: where the rows stand in the source.
+        places: positions of the rows in the source.
         writing: how cells are written.
         usual: the decimal mark that the columns together show, None for none.
         index: what the columns that were the index of a DataFrame are, by name: `time`, `episode`,

@@ -1,4 +1,4 @@
-"""Tables as text: which encoding, what separates cells, where the names and units stand."""
+"""Tables as text: encoding, separators, and the position of names and units."""
 
 import codecs
 import csv

@@ -1,8 +1,8 @@
-"""What is made of recorded rows before anything learns from them, whatever source they have.
+"""Transforms of recorded data before training, for every source.
 
 A transform is a function from a dataset to a dataset, and a setting of it in `SETTINGS` and in
 every file of `conf/dataset/`. Readers know none of them. What a transform changes in actions or
-observations it tells in the spec, by which `envs.make` gives the environment the same form.
+observations is recorded in the spec, by which `envs.make` changes the environment in the same way.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """Datasets of which some actions are missing: hidden on purpose, or filled in.
 
-Action-free trajectories, SS-ORL, arXiv:2210.06518. Who proposes the actions is no matter of the
-data, see `world_models.inverse`.
+Action-free trajectories, SS-ORL, arXiv:2210.06518. The model that predicts actions is in
+`world_models.inverse`.
 """
 
 from collections.abc import Sequence

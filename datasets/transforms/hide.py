@@ -1,4 +1,4 @@
-"""Observations without some of their columns: what a sensor less would leave of a task."""
+"""Observations without some of their columns, such as those of a missing sensor."""
 
 from dataclasses import replace
 

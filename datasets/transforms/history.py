@@ -1,4 +1,4 @@
-"""Observations that hold what was seen and done before, where what is seen now is not the state."""
+"""Histories: observations stacked with earlier ones and past actions, if one is not the state."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -267,7 +267,7 @@ def test_the_single_model_is_an_ensemble_of_one_with_more_patience():
 
 def test_dreamed_states_need_dreamed_rows():
     asked = "agent.conservative_states=dreamed"
-    with pytest.raises(ValueError, match=rf"{asked} has no dreamed rows"):
+    with pytest.raises(ValueError, match=rf"{asked} has no synthetic transitions"):
         require_parts_fit(composed("algorithm=cql", asked))
     require_parts_fit(composed("algorithm=combo", asked))
 

@@ -94,8 +94,8 @@ FAULTS = {
     "no answer": ({"answer": ()}, "its step does not return"),
     "reward None": ({"reward": None}, "returned the reward None, expected one number"),
     "rewards": ({"reward": np.ones(2)}, r"reward an array of shape \[2\], expected one number"),
-    "reward NaN": ({"reward": float("nan")}, "returned the reward nan; mend"),
-    "reward Inf": ({"reward": np.float32("inf")}, "returned the reward inf; mend"),
+    "reward NaN": ({"reward": float("nan")}, "returned the reward nan; fix"),
+    "reward Inf": ({"reward": np.float32("inf")}, "returned the reward inf; fix"),
     "text": ({"reward": "high"}, "returned the reward 'high', expected one number"),
     "observation NaN": ({"obs": NAN}, r"step returned an observation .*not finite \(entries 1 "),
     "first NaN": ({"first": (NAN, {})}, "reset returned an observation that is not finite"),
@@ -103,7 +103,7 @@ FAULTS = {
     "wrong shape": ({"obs": np.zeros(4)}, r"an observation has shape \(4,\), expected \(3,\)"),
     "row": ({"obs": np.zeros((1, 3))}, r"an observation has the shape \(1, 3\), expected \(3,\)"),
     "words": ({"obs": np.array(["a", "b", "c"])}, "ValueError: could not convert"),
-    "crash": ({"crash": KeyError("sensor")}, "failed with KeyError: 'sensor'; mend"),
+    "crash": ({"crash": KeyError("sensor")}, "failed with KeyError: 'sensor'; fix"),
 }
 
 

@@ -101,10 +101,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Trained:
-    """What training leaves.
+    """The result of training.
 
     Attributes:
-        start: the random data that it began with.
+        start: the initial random data.
         agent: with the networks of the last update, until a snapshot is put back.
         snapshots: the policy of every evaluation.
         replay: all that was collected.

@@ -1,4 +1,4 @@
-"""What a collection keeps of its training, and how datasets of graded skill come out of it.
+"""What a collection keeps of its training, and the datasets of graded skill made from it.
 
 D4RL, arXiv:2004.07219, section 5: random, a policy of a third of the expert's skill (medium), all
 that was met up to that policy (medium-replay), and the expert's episodes.

@@ -1,6 +1,6 @@
-"""Where a policy is watched if nobody knows its environment: in the records, and in a world model.
+"""Substitutes for an unknown environment: recorded states, and rollouts of a world model.
 
-Both stand in for `reverie.envs.evaluation.Evaluator` while a student is taught.
+Both replace `reverie.envs.evaluation.Evaluator` while a student is trained.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ class Place(Protocol):
 
 
 class InRecords:
-    """Recorded states, at which a policy is asked once and earns nothing.
+    """Recorded states, at which a policy is queried once, without rewards.
 
     Args:
         seeds, rows: S, and P states, or all there are.
@@ -62,7 +62,7 @@ class InModel:
     Args:
         model: of S seeds, or of one that all share.
         seeds, episodes: S and P.
-        box: states stay within so many times the range of the data; None lets them go.
+        box: states are clipped to this multiple of the range of the data; None: no clip.
         device: of the model; policies are asked on the host.
     """
 

@@ -1,4 +1,4 @@
-"""Names of columns, which come from somebody's file, where a file of another language has them."""
+"""Names of columns from users' files as identifiers and comments of other languages."""
 
 import re
 

@@ -27,7 +27,7 @@ Act = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Box:
-    """Actions of [-1, 1] in the plant's units, kept inside the plant's own box.
+    """Conversion of actions in [-1, 1] to the plant's units, clipped to the plant's own box.
 
     Attributes:
         middle, half: `[A]` float32 centre and half width.
@@ -103,7 +103,7 @@ def steps_of(layers: Sequence[Layer | Box]) -> list[Step]:
 
 @dataclass(frozen=True)
 class Controller:
-    """What a file is made of, and what it must answer.
+    """The contents of an exported file, and its expected outputs.
 
     Attributes:
         spec: of the task.
@@ -145,7 +145,7 @@ class Controller:
 
 @dataclass(frozen=True)
 class Measured:
-    """How a file did.
+    """Measurements of an exported file.
 
     Attributes:
         difference: see `Controller.difference`; None where nothing here can run the file.

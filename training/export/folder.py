@@ -1,4 +1,4 @@
-"""The folder of an export: whole or absent, and never in the place of somebody's files."""
+"""The folder of an export: complete or absent, and never in place of a user's files."""
 
 import hashlib
 import os

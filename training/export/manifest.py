@@ -1,4 +1,4 @@
-"""`manifest.json`: what a file of an export takes and gives, of what it was made, how it did."""
+"""`manifest.json`: inputs, outputs, origin and measurements of an exported file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""Whose policy is exported, and the facts that a manifest tells of it."""
+"""The exported policy, and the facts about it for the manifest."""
 
 from collections.abc import Mapping
 from typing import Any

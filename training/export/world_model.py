@@ -1,6 +1,6 @@
 """`what=world_model`: what an ensemble expects, in the plant's units, as ONNX.
 
-The elites' means, without noise and without their rule of termination. What is exogenous stays.
+The elites' means, without noise or termination rule. Exogenous observations are constant.
 """
 
 from pathlib import Path

@@ -1,8 +1,8 @@
-"""What a budget makes of the settings that wait for the dataset, and what it says about itself.
+"""Settings that a budget derives from the dataset, and the budget's message.
 
-`source.starts=auto` and `source.records=auto` are the size of a rollout round by which the replay
-of synthetic rows holds as many as the dataset. Published settings have this proportion on D4RL's
-million rows.
+`source.starts=auto` and `source.records=auto` are the size of a rollout round with which the replay
+of synthetic transitions is as large as the dataset. Published settings have this proportion on
+D4RL's million rows.
 """
 
 from collections.abc import Mapping, Sequence

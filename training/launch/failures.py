@@ -1,4 +1,4 @@
-"""What a crashed run leaves in its directory, so that a sweep can tell it from a killed one."""
+"""The record of a crashed run in its directory, by which a sweep tells it from a killed one."""
 
 import traceback
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def reason(run_dir: Path) -> str | None:
     except Mistake:
         record = {}
     if not isinstance(record.get("reason"), str):
-        return f"{path} is damaged, so nobody knows"
+        return f"{path} is damaged, so the reason is unknown"
     pointer = f"; {path} keeps its traceback" if record.get("defect") else ""
     return f"{one_line(record['reason'])}{pointer}"
 

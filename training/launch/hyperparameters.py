@@ -1,9 +1,9 @@
-"""Which hyperparameters a run takes: typed ones beat tuned ones, which beat those of the preset.
+"""Precedence of hyperparameters: typed ones override tuned ones, which override the preset.
 
 Hydra merges them in that order, and the limits of the budget between those of the preset and tuned
-ones. What is left to do: all these are meant for the options that the preset picks, so where
-another option was chosen (`filter=none` has no penalty) they are taken out again. What somebody
-typed is never taken out but refused.
+ones. All these are meant for the options that the preset picks, so they are removed
+if another option was chosen (`filter=none` has no penalty). Typed settings are never removed but
+refused.
 """
 
 from collections.abc import Callable, Mapping, Sequence

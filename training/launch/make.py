@@ -1,4 +1,4 @@
-"""The Python door: runs and their parts from the names and settings of the command line."""
+"""The Python interface: runs and their parts from the names and settings of the command line."""
 
 import inspect
 import json

@@ -1,4 +1,4 @@
-"""Why a constructor did not take its settings: told apart from a defect inside it."""
+"""Why a constructor refused its settings, as opposed to a defect inside it."""
 
 import traceback
 from collections.abc import Callable, Mapping

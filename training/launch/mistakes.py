@@ -1,4 +1,4 @@
-"""How the commands start and fail: one clear line for a mistake, and a non-zero exit."""
+"""Start and failure of the commands: one line for a user's mistake, and a non-zero exit."""
 
 import errno
 import fnmatch

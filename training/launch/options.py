@@ -1,4 +1,4 @@
-"""What `conf/` offers: one file an option, and tables whose rows are options too.
+"""Options of `conf/`: one file per option, and tables whose rows are options too.
 
 Three tables are rows and not files: D4RL's datasets, `dataset=d4rl/<id>` for every id that their
 reader knows; the hyperparameters tuned for datasets, `conf/tuned/<algorithm>.yaml` by dataset; and

@@ -1,4 +1,4 @@
-"""Names that settings had before: typed or read from a file, they are refused with today's."""
+"""Old names of settings: refused with the new name, typed or read from a file."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence

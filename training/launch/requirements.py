@@ -94,8 +94,8 @@ def require_parts_fit(config: DictConfig) -> None:
     dreams = is_chosen(config.source) or is_chosen(config.online)
     if config.agent.get("conservative_states") == "dreamed" and not dreams:
         raise Mistake(
-            "agent.conservative_states=dreamed has no dreamed rows; choose a source, for example "
-            "algorithm=combo, or set agent.conservative_states=all"
+            "agent.conservative_states=dreamed has no synthetic transitions; choose a source, for "
+            "example algorithm=combo, or set agent.conservative_states=all"
         )
     simulated = is_chosen(config.source) and "simulator" in arguments(config.source)
     if simulated and not is_chosen(config.simulator):

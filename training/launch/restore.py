@@ -1,4 +1,4 @@
-"""Runs read back from their directories: what they learnt, and what they fitted."""
+"""Runs read back from their directories: trained agents and fitted parts."""
 
 import logging
 import shlex

@@ -1,4 +1,4 @@
-"""What a search varies, in Hydra's own syntax of sweeps, as distributions of Optuna."""
+"""Search spaces in Hydra's syntax of sweeps, as distributions of Optuna."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What may be built from the files of a run, which may be a stranger's.
+"""What may be built from the files of a run, which may be untrusted.
 
 Of a run's files only classes of our own packages are built, each in the place of its kind, and no
 module is imported that nobody named on the command line or in the call.

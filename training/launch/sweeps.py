@@ -1,4 +1,4 @@
-"""Sweeps that survive: what became of every job of `python train.py -m ...`, whatever ran it.
+"""Fault-tolerant sweeps: the outcome of every job of `python train.py -m ...`, for any launcher.
 
 A job that raises does not end the others, and the sweep ends with a table and, where any job
 failed, with status 1. Whether a job is skipped, resumed or repeated follows from its run directory,
@@ -65,8 +65,8 @@ class AlreadyFailed(Mistake):
 class SweepTable(Callback):
     """Keeps a file about every job, and shows all of them at the end.
 
-    Hydra hands a copy of it to the process of each job, so what a job tells goes through files
-    below `hydra.sweep.dir`, in a folder that follows from the command.
+    Hydra copies it to the process of each job, so jobs report through files below
+    `hydra.sweep.dir`, in a folder that follows from the command.
     """
 
     def __init__(self) -> None:

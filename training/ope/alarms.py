@@ -1,7 +1,7 @@
-"""What a finished run warns of by its verdict: two lines at most for each group of seeds.
+"""Warnings of a finished run from its verdict: two lines at most for each group of seeds.
 
-The first tells what the policy is worth beside the recorded behaviour, the second what critics or
-estimates promise that cannot be. Each has the numbers, the likely cause and the setting to try.
+The first compares the policy's value with the recorded behaviour's, the second reports impossible
+values of critics or estimates. Each has the numbers, the likely cause and the setting to try.
 """
 
 import statistics
@@ -175,7 +175,7 @@ def _tell_unjudged(verdict: Mapping[str, Any], seeds: Sequence[int], real_share:
     far = _range([round(100 * own[seed]) for seed in seeds])
     return (
         "not shown to be better than what was recorded: no estimate is fit for use, and in "
-        f"{far} % of the recorded states its action is one that nobody took nearby (recorded "
+        f"{far} % of the recorded states its action lies outside those recorded nearby (recorded "
         f"actions: {usual:.0%}); {LONGER} judges longer, else {_closer(real_share)}"
     )
 

@@ -1,8 +1,8 @@
-"""How far a world model misses what was recorded, where it is asked to repeat it.
+"""Error of a world model's returns when it replays recorded actions.
 
-A model that is wrong about what happened is no judge of what would happen. The recorded actions are
-replayed in it from the recorded starts, and what it pays is compared with what was paid, over the
-same steps. This measures its errors where the data lie; a policy that leaves them meets others.
+A model that is wrong about the data cannot be trusted to evaluate a policy. The recorded actions
+are replayed in it from the recorded starts, and its rewards are compared with the recorded ones
+over the same steps. This measures errors on the data only; a policy may leave them.
 """
 
 from dataclasses import dataclass
@@ -22,9 +22,8 @@ class ModelBias:
     """Of replays of the recorded actions from each of P rows, in the models of S seeds.
 
     Attributes:
-        bias: `[S, P]` float64, what the model pays more than was recorded, discounted. Where
-            recordings are cut it counts for the missing steps too, as if the model went on to err
-            as much a step.
+        bias: `[S, P]` float64, discounted reward of the model minus the recorded one. If recordings
+            are cut, it is extrapolated to the missing steps with the same error per step.
         broken: `[S]` share of replays that the model ended with numbers that are not finite.
     """
 

@@ -1,4 +1,4 @@
-"""What the estimates of a verdict come to, in one sentence a policy."""
+"""The conclusion from the estimates of a verdict, in one sentence per policy."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -92,8 +92,8 @@ def _biased(found: Mapping[str, Any], seed: int, sign: int) -> str | None:
     if sure > missed:
         return None
     return (
-        f"the model itself misses the recorded value by up to {missed:.4g}, and the {what} that it "
-        f"is sure of is {sure:.4g}"
+        f"the model itself misses the recorded value by up to {missed:.4g}, and its lower bound on "
+        f"the {what} is {sure:.4g}"
     )
 
 
@@ -102,14 +102,14 @@ def unfit_reason(found: Mapping[str, Any], method: str, seed: int) -> str | None
     measured = found[method]
     if method == "fqe":
         if measured is None:
-            return "fitted Q evaluation was not asked"
+            return "fitted Q evaluation was switched off"
         if measured["diverged"]:
             return "fitted Q evaluation diverged"
         if not measured["converged"][seed]:
-            return f"fitted Q evaluation had not converged ({LONGER} gives it longer)"
+            return f"fitted Q evaluation had not converged ({LONGER} trains it longer)"
         return None
     if measured is None:
-        return "there was no world model to ask (world_model=ensemble fits one)"
+        return "there was no world model (world_model=ensemble fits one)"
     if measured["broken"][seed] > BROKEN:
         return f"{measured['broken'][seed]:.0%} of the model rollouts broke down"
     return None
@@ -154,7 +154,7 @@ def _outcome(signs: Mapping[str, int], agreement: str, unfit: Sequence[str]) -> 
 _OUTCOMES = {1: "better", 0: "unclear", -1: "worse"}
 _SAID = {
     1: "better than what was recorded {}",
-    0: "not to be told from what was recorded {}",
+    0: "not distinguishable from what was recorded {}",
     -1: "do not deploy: worse than what was recorded {}",
 }
 
@@ -168,12 +168,12 @@ def _impossible(found: Mapping[str, Any], signs: Mapping[str, int], seed: int) -
         value, s = found[method]["value"][seed][0], "s" * (method == "fqe")
         if value > most + slack:
             said.append(
-                f"{NAMES[method]} promise{s} {value:.4g}, and the best recorded reward at every "
+                f"{NAMES[method]} predict{s} {value:.4g}, and the best recorded reward at every "
                 f"step comes to {most:.4g}"
             )
         elif value < least - slack:
             said.append(
-                f"{NAMES[method]} fear{s} {value:.4g}, and the worst recorded reward at every "
+                f"{NAMES[method]} predict{s} {value:.4g}, and the worst recorded reward at every "
                 f"step comes to {least:.4g}"
             )
     return said
@@ -187,7 +187,7 @@ def _unsupported(
     own, usual = found["actions"]["beyond"][seed], found["actions"]["recorded_beyond"]
     if own > usual + far * (1 - usual):
         said.append(
-            f"in {own:.0%} of the recorded states its action is one that nobody took nearby "
+            f"in {own:.0%} of the recorded states its action lies outside those recorded nearby "
             f"(recorded actions: {usual:.0%})"
         )
     if "model" in signs and found["model"]["beyond"][seed] > far:

@@ -1,14 +1,14 @@
-"""Fitted Q evaluation, corrected by its own errors on the recorded steps a policy might have taken.
+"""Doubly robust evaluation: fitted Q evaluation corrected by its errors on recorded steps.
 
-Each step's Bellman error counts as much as the steps up to it are likelier under the policy than
-under a clone of the recorded behaviour. Where either the values or the weights are right, so is the
-sum. Weights of whole episodes degenerate, so steps are weighed only while enough starts still
-count; beyond them the fitted values stand alone.
+Each step's Bellman error is weighted by the likelihood ratio of the steps up to it under the policy
+and under a clone of the recorded behaviour. The estimate is correct if either the values or the
+weights are. Weights of whole episodes degenerate, so steps are weighted only while the effective
+number of starts is large enough; beyond them the fitted values are used alone.
 
-A deterministic policy has no density. Its actions are spread as the clone's are, which moves the
-weights and not the values: such a kernel is that of Kallus and Uehara, arXiv:2006.03900. The sum is
-Jiang and Li's, arXiv:1511.03722, with the normalised weights of Thomas and Brunskill,
-arXiv:1604.00923, who also stop weighing after some steps.
+A deterministic policy has no density. Its actions get the clone's standard deviation, which changes
+the weights and not the values: such a kernel is that of Kallus and Uehara, arXiv:2006.03900.
+The sum is Jiang and Li's, arXiv:1511.03722, with the normalised weights of Thomas and Brunskill,
+arXiv:1604.00923, who also stop weighting after some steps.
 """
 
 from dataclasses import dataclass
@@ -29,15 +29,15 @@ from reverie.world_models.diffusion.behaviour import BehaviourClone
 
 @dataclass(frozen=True)
 class Weighed:
-    """Recorded steps from P starts as S policies weigh them, of T steps, with R fits of values.
+    """Recorded steps from P starts weighted for S policies, of T steps, with R fits of values.
 
     Attributes:
         start_values: `[S, R, P]` fitted values of the starts.
-        weights: `[S, T, P]` products of ratios, to any scale a step; 0 where a start no longer
-            counts.
+        weights: `[S, T, P]` products of ratios, up to a scale per step; 0 for starts that are
+            excluded.
         errors: `[S, R, T, P]` discounted Bellman errors of the fitted values.
-        steps: `[S]` first steps whose weights are worth enough starts; later ones do not count.
-        effective: `[S]` starts that the weights of the first step are worth.
+        steps: `[S]` number of first steps with enough effective starts; later ones are not used.
+        effective: `[S]` effective number of starts at the first step.
     """
 
     start_values: Float[Tensor, "S R P"]

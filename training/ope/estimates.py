@@ -1,4 +1,4 @@
-"""What fixed policies are worth, without a step in the environment, and how far off that is.
+"""Values of fixed policies estimated without a step in the environment, and their errors.
 
 Three numbers of a policy, all from the same start states: its discounted value, which no time
 limit cuts; its return, undiscounted and cut by the limit; and either of them in truth.
@@ -39,14 +39,14 @@ _MEASURED = 40
 
 @dataclass(frozen=True)
 class Rollouts:
-    """What K rollouts from each of P starts give for each of S policies.
+    """Results of K rollouts from each of P starts for each of S policies.
 
     Attributes:
         values: `[S, K, P]` discounted, as if there were no time limit.
         returns: `[S, K, P]` undiscounted, up to the time limit.
         steps: `[S]` mean length up to the time limit.
         broken: `[S]` share of rollouts that the model ended with numbers that are not finite.
-        outside: `[S]` share of steps that left the box of the data, before they were put back.
+        outside: `[S]` share of steps that left the box of the data, before clipping.
         beyond: `[S]` share of steps that left the range of the data.
     """
 
@@ -60,12 +60,12 @@ class Rollouts:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What R fits of fitted Q evaluation give for each of S policies from P starts.
+    """Results of R fits of fitted Q evaluation for each of S policies from P starts.
 
     Attributes:
         values: `[S, R, P]` discounted, as if there were no time limit.
         trace: `[T, S]` mean estimate at T times of the fit, evenly spread.
-        pace: share of an error that dies out in a quarter of the fit, where nothing else moves.
+        pace: share of an error that decays in a quarter of the fit, if nothing else changes.
     """
 
     values: Float[Tensor, "S R P"]

@@ -1,4 +1,4 @@
-"""What an agent's own critics expect from recorded start states, as a verdict compares it."""
+"""Values of an agent's own critics at recorded start states, for the verdict."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""How long it takes to ask a policy that plans about many single states, said before it begins."""
+"""Estimated time of querying a planning policy at many single states, reported beforehand."""
 
 import time
 

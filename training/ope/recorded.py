@@ -1,8 +1,8 @@
-"""What the recorded behaviour earned, counted as estimates of a policy count: the yardstick.
+"""The value of the recorded behaviour, computed as the estimates of a policy are, for comparison.
 
-A log ends where its recording does, while a value has no time limit. Where an episode was cut, its
-later half therefore goes on: each step that is missing earns the mean reward of that half, for as
-long as the data says that nothing terminates.
+A log ends where its recording does, while a value has no time limit. An episode that was cut is
+therefore extrapolated: each missing step gets the mean reward of its later half, for as long as the
+data say that nothing terminates.
 """
 
 import math
@@ -26,7 +26,7 @@ episode."""
 
 @dataclass(frozen=True)
 class Recorded:
-    """What followed each of P recorded rows.
+    """Recorded values from each of P rows.
 
     Attributes:
         values: `[P]` float64, discounted, as if there were no time limit.

@@ -1,8 +1,8 @@
-"""How far a policy's actions are from those that were recorded in the same states.
+"""Distance of a policy's actions from those recorded in similar states.
 
-No estimate from recorded data knows what an action does that nobody tried. Around each of some
-recorded states the nearest other ones are looked up, and an action counts as beyond the data where
-it leaves the range of theirs. Recorded actions do so too now and then, which is the yardstick.
+No estimate from recorded data knows the effect of an untried action. For each of some recorded
+states the nearest other ones are found, and an action counts as beyond the data if it leaves the
+range of their actions. Recorded actions sometimes do so too, which gives the baseline.
 """
 
 from dataclasses import dataclass

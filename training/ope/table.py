@@ -97,7 +97,7 @@ def _rests_on(verdict: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
         rows.append(("states beyond the data", _shares(model["beyond"]), "in the model", ""))
     usual = f"recorded {actions['recorded_beyond']:.0%}"
     rows.append(("actions off the recorded", _shares(actions["distance"]), "of the box", ""))
-    rows.append(("actions nobody took near", _shares(actions["beyond"]), usual, ""))
+    rows.append(("actions not recorded near", _shares(actions["beyond"]), usual, ""))
     if verdict["recorded"]["continued"] >= 0.005:
         share = f"{verdict['recorded']['continued']:.0%}"
         rows.append(("beyond recorded ends", share, "of the recorded value", ""))

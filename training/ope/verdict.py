@@ -1,9 +1,8 @@
-"""A verdict on a trained policy from recorded data alone, beside what the behaviour earned there.
+"""A verdict on a trained policy from recorded data alone, compared with the recorded behaviour.
 
 Two estimates that fail in different ways, fitted Q evaluation and rollouts of the world model, from
-the same starts and under the same discount as the recorded behaviour's own value. Where the policy
-stays near a clone of that behaviour, a third one corrects the first by the errors that it makes on
-recorded steps.
+the same starts and with the same discount as the recorded behaviour's own value. If the policy is
+close to a clone of that behaviour, a third one corrects the first by its errors on recorded steps.
 """
 
 from collections.abc import Callable, Mapping
@@ -71,23 +70,23 @@ RANGES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """How policies are judged.
+    """Settings of a verdict.
 
     Attributes:
         starts: recorded start states, at most.
-        discount: per control step, in (0, 1), of policies that have none of their own.
+        discount: per control step, in (0, 1), for policies without one.
         horizon: control steps of a return; None for the task's limit, or the recorded one.
-        converged: fitted Q evaluation has converged where its estimate has at most this share of
-            itself left to move, see `Fitted.remaining`.
-        far: no policy is called better where so large a share of its actions, or of its states in
-            the model, lies beyond the data, recorded actions of which the same is true not counted.
+        converged: fitted Q evaluation has converged if the remaining change of its estimate is at
+            most this share of it, see `Fitted.remaining`.
+        far: no policy is called better if a larger share of its actions, or of its states in the
+            model, is outside the data than this, in addition to that of recorded actions.
         updates: of fitted Q evaluation; 0 for none.
         fqe: `batch_size`, and hyperparameters of `FittedQEvaluation`.
-        effective: starts that the weights of a recorded step must be worth to correct the values.
-        clone: `updates`, 0 for no correction, and hyperparameters of the `BehaviourClone` that
-            weighs.
+        effective: minimum effective number of starts for the weights of a recorded step.
+        clone: `updates`, 0 for no correction, and hyperparameters of the `BehaviourClone` for the
+            weights.
         rollouts: in the model from each start; 0 for none.
-        box: states in the model stay within so many times the range of the data; None lets them go.
+        box: states in the model are clipped to this multiple of the data's range; None: no clip.
     """
 
     starts: int

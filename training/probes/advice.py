@@ -1,4 +1,4 @@
-"""Advice of a run's warnings, by settings that this run has."""
+"""Advice in a run's warnings, limited to settings that this run has."""
 
 from collections.abc import Mapping
 from typing import Any

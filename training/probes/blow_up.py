@@ -1,7 +1,6 @@
-"""Whether a finished run has blown up: losses or critics far beyond what its rewards allow.
+"""Whether a finished run has diverged: losses or critics far beyond what its rewards allow.
 
-Nothing is measured for it. It judges the last rows of `metrics.csv`, which is why a run that blew
-up and came back raises no alarm.
+It uses only the last rows of `metrics.csv`, so a run that diverged and recovered raises no alarm.
 """
 
 import math
@@ -104,7 +103,7 @@ def alarm(judged: Mapping[str, Any]) -> list[str]:
     )
     if judged["optimistic"]:
         return [
-            f"the critics promise what nobody can earn: {said}; they had too few updates to come "
+            f"the critics predict impossible values: {said}; they had too few updates to come "
             "down, or their actions leave the data: raise updates; then, of rollouts, raise "
             "filter.penalty or lower source.horizon, else stay nearer to the data, as "
             "algorithm=td3_bc agent.alpha=1 and algorithm=bc do"

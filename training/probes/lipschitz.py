@@ -1,6 +1,6 @@
-"""How steep an agent's value is, and how much an error of the world model matters to its targets.
+"""Local Lipschitz constants of an agent's value, and errors of its targets by the world model.
 
-arXiv:2302.01244 holds that the more slowly a value changes with the state, the smaller the gap
+arXiv:2302.01244 states that the smaller the Lipschitz constant of the value, the smaller the gap
 between the Bellman operators of the true and of the learned dynamics. Its own estimators could not
 be read; these are the standard ones.
 """
@@ -27,8 +27,8 @@ _CONSTANT = 1e-6
 class LipschitzProbe:
     """Measures slopes of the smallest critic and errors of one-step targets; trains nothing.
 
-    All of it at recorded pairs (s, a), the same at every measurement as long as the replay of the
-    dataset stands still. States count in standard deviations of the dataset, values in units of
+    All at recorded pairs (s, a), the same at every measurement as long as the replay of the dataset
+    does not change. States count in standard deviations of the dataset, values in units of
     reward. V(s) is the smallest critic at the deterministic action.
 
     Args:
@@ -36,12 +36,12 @@ class LipschitzProbe:
         real: the replay of recorded transitions.
         data: for the scale of observations.
         seeds: S.
-        model: whose targets are judged, None for none.
+        model: whose targets are measured, None for none.
         truth: the task's own dynamics, None where they are not known.
         states: B, pairs per seed.
-        radius: e, of the ball of moves, standard deviations.
+        radius: e, of the ball of perturbations, standard deviations.
         steps: of the ascent in that ball.
-        samples: M, outcomes of the model that a target is the mean of.
+        samples: M, model samples averaged in a target.
 
     Differs: the paper's setting has a random policy in V; the deterministic action makes the gap
     of two equal models exactly zero.

@@ -1,9 +1,9 @@
-"""Whether a policy earns far more in its world model than anybody earned in the data.
+"""Whether a policy's return in its world model is far above the recorded ones.
 
-A policy finds the places where a model pays too much, and members that share a dictionary or a
-blind spot are certain there. SINDy-RL (arXiv:2403.09110) mends such a model with fresh data;
-offline nothing mends it, so that the gap itself is the alarm. It says nothing of the truth: a good
-policy of poor data raises it too, and then deserves a look before it is let loose.
+A policy exploits states where a model overestimates rewards, and members that share a dictionary or
+an error do not disagree there. SINDy-RL (arXiv:2403.09110) corrects such a model with new data;
+offline this is impossible, so the gap itself is the alarm. It does not measure the truth: a good
+policy learned from poor data raises it too, and should then be checked before it is deployed.
 """
 
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ class ValueGap:
         data: its episodes give starts, the number of steps (the longest one's) and the returns
             to compare with.
         starts: B, episodes per seed.
-        factor: the alarm is raised above `limit`, so many times the best recorded return.
+        factor: the alarm is raised above `limit`, this multiple of the best recorded return.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What an agent's critics believe, measured beside its evaluations and apart from its training.
+"""Values of an agent's critics, measured at its evaluations and independent of its training.
 
 The edge-of-reach problem (arXiv:2402.12527): in rollouts of H steps, states that are first met at
 step H are used as targets and never trained. Their values may be anything, and the maximisation
@@ -33,7 +33,7 @@ this share of the states inside rollouts are."""
 
 @dataclass(frozen=True)
 class Reached:
-    """States of fresh rollouts of one source, with H steps from B starts.
+    """States of new rollouts of one source, with H steps from B starts.
 
     Attributes:
         inside: `[S, T, B, D]` states that become inputs of the update, at T ages from 0 to H - 1.
@@ -49,7 +49,7 @@ class Reached:
 
 
 class ValueProbe:
-    """Measures value estimates on fresh rollouts and on evaluation episodes; trains nothing.
+    """Measures value estimates on new rollouts and on evaluation episodes; trains nothing.
 
     Args:
         agent: asked for actions and for `values`.

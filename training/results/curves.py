@@ -1,4 +1,4 @@
-"""Pictures of a finished run: its learning curves, and what the probes measured."""
+"""Pictures of a finished run: its learning curves and the measurements of its probes."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

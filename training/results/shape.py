@@ -1,4 +1,4 @@
-"""What the JSON files of a run hold, for those who read one that may be damaged or not ours."""
+"""The expected shape of a run's JSON files, for reading files that may be damaged or foreign."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

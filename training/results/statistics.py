@@ -1,4 +1,4 @@
-"""Statistics of few runs: aggregates over tasks, and intervals that admit how few there are.
+"""Statistics of few runs: aggregates over tasks, and bootstrap intervals.
 
 arXiv:2108.13264. Scores are `[..., runs, tasks]`; a task with fewer runs than others is filled up
 with NaN below them, see `columns`.
@@ -34,7 +34,7 @@ class Interval:
 
     Attributes:
         estimate: of the scores as they are, a number or an array.
-        low, high: bounds; NaN where a task has a single run, whose spread nobody knows.
+        low, high: bounds; NaN if a task has a single run, whose spread is unknown.
     """
 
     estimate: ndarray

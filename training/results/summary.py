@@ -1,4 +1,4 @@
-"""What a finished run leaves for people: a table, a summary and a picture of its curves."""
+"""Results of a finished run: a table, a summary and a picture of its curves."""
 
 import csv
 import hashlib
@@ -219,7 +219,7 @@ class OfAnother(Mistake):
 
     Args:
         path: of the file.
-        author: who wrote it, as far as one can tell.
+        author: what wrote it, as far as can be told.
     """
 
     def __init__(self, path: Path, author: str) -> None:

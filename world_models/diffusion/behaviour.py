@@ -1,4 +1,4 @@
-"""A clone of the policy behind the data: for guidance, planners, and agents that stay near it."""
+"""A clone of the behaviour policy, for guidance, planners and agents with a KL term."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from reverie.world_models.fitting import held_out_episodes, rows_of
 class BehaviourClone(ActionGaussian):
     """N(m(s), std(s)^2) over arctanh of the action, by maximum likelihood; one for all seeds.
 
-    In these units, which are those of segments, a generator's guidance reads it without error.
+    These are the units of segments, so a generator's guidance can use it without conversion.
 
     Args:
         spec, seeds, seed: see `world_models.diffusion.generator.DiffusionGenerator`.

@@ -17,21 +17,21 @@ from reverie.world_models.diffusion.soft_value import choose, keep
 class BestNoiseSampler(DPMSolver2M):
     """DPM-Solver++ (2M) from the one of `candidates` start noises whose sample has the best value.
 
-    The start decides where an ordinary differential equation ends. Each candidate is looked at by
-    a sample in `look_ahead` steps; one stays, with probability proportional to
-    exp(value / temperature), and only that is followed in all steps.
+    The start determines where an ordinary differential equation ends. Each candidate is evaluated
+    by a sample in `look_ahead` steps; one is kept, with probability proportional to
+    exp(value / temperature), and only that one is integrated in all steps.
     candidates * look_ahead + steps calls; with look_ahead = steps it is the best of `candidates`
     samples and costs candidates * steps.
 
     Args:
-        candidates: n; the first is the noise that is given, the others are Gaussian and fresh.
-        look_ahead: steps of the samples that are judged.
+        candidates: n; the first is the given noise, the others are new Gaussian noise.
+        look_ahead: steps of the samples that are compared.
         temperature: in units of the value; None keeps the best.
 
-    Without a value it is 2M. Warm starts do not begin with noise and are resumed as they are.
+    Without a value it is 2M. Warm starts do not begin with noise and are continued unchanged.
 
     Source: arXiv:2305.15357. Differs: there one noise, the best on average over a reference set,
-    serves all inputs; here every sample chooses its own, for samples must differ.
+    is used for all inputs; here every sample chooses its own, because samples must differ.
     """
 
     chooses = True

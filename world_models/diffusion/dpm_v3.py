@@ -1,4 +1,4 @@
-"""DPM-Solver-v3: a multistep sampler fitted to statistics of the denoiser that it drives.
+"""DPM-Solver-v3: a multistep sampler fitted to statistics of its denoiser.
 
 arXiv:2310.13268. In ln-sigma time lambda = -ln sigma, with eps = (x - D) / sigma, the flow is
 dx/dlambda = -sigma eps. Every coordinate gets coefficients l, s, b of its own, so that
@@ -191,8 +191,9 @@ class DPMSolverV3(Sampler):
 
     Args:
         order: points a step extrapolates from, fewer at both ends; 2 with guidance, else 3.
-        corrector: redo each step with what was found at its end, at no call; for up to ten steps.
-        measured: false takes plain statistics, which need no measurement: DPM-Solver++.
+        corrector: correct each step with the prediction at its end, without a further call; for up
+            to ten steps.
+        measured: false uses plain statistics, which need no measurement: DPM-Solver++.
         table: times at which statistics are measured, T; steps snap to them.
         smoothing: odd width, in times, of their moving average; 1 = none.
 

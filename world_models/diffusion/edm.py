@@ -26,10 +26,10 @@ class Coefficients(NamedTuple):
 
 
 class EDM(nn.Module):
-    """How a network becomes a denoiser, and the loss that fits it.
+    """Preconditioning that turns a network into a denoiser, and its loss.
 
     Args:
-        noise_distribution: which levels of noise the fit draws, and how it weighs them.
+        noise_distribution: noise levels of the fit, and their weights.
         sigma_data: std of the data in the units of the generator.
 
     Attributes:

@@ -1,7 +1,7 @@
-"""Denoisers whose score obeys the Fokker-Planck equation, so that ODE and SDE samplers agree.
+"""Denoisers whose score satisfies the Fokker-Planck equation, so that ODE and SDE samplers agree.
 
 The score s = (D - x) / sigma^2 of y + sigma n satisfies ds/dsigma = sigma grad(div s + |s|^2). A
-fitted one does so nearly, and what is missing bounds the distance between the distributions of
+fitted one does so approximately, and the residual bounds the distance between the distributions of
 deterministic and stochastic samples: score-FPE, arXiv:2210.04296.
 """
 
@@ -55,15 +55,15 @@ def residual(
 
 
 class FokkerPlanckEDM(EDM):
-    """EDM whose loss is joined by the squared residual of the Fokker-Planck equation.
+    """EDM with the squared residual of the Fokker-Planck equation added to its loss.
 
     Args:
-        weight: of the residual, in the units of the error of D: it is weighed by the noise level as
-            that error is. 0 is EDM.
+        weight: of the residual, in the units of the error of D: it has the same weight per noise
+            level as that error. 0 is EDM.
         share: of the batch on which the residual is taken, which costs several losses a row.
         others: of `EDM`.
 
-    What measures the fit is the loss without the residual, for it takes no gradients.
+    The held-out loss omits the residual, because it is computed without gradients.
 
     Source: arXiv:2210.04296, with Hutchinson's estimate by one probe of signs.
     """

@@ -31,36 +31,35 @@ PRECISIONS = ("auto", "bfloat16", "float32")
 
 
 class DiffusionGenerator(Fitted):
-    """Denoises records; a sampler turns that into new ones.
+    """A denoiser of records; a sampler turns it into new records.
 
     Args:
         spec: spaces of the task.
-        seeds: S; one generator serves them all.
-        seed: of everything the fit draws; the fit depends on nothing else but data and settings.
+        seeds: S; all share one generator.
+        seed: of all random numbers of the fit, which depends on nothing else but data and settings.
         records: builds what is modelled, given `spec`.
         network: builds the network, given `event`, the shape of a record.
-        noise_distribution: builds the noise distribution, of the fit and of the start of samples.
-        objective: builds what makes a denoiser of the network and gives its loss, given
-            `noise_distribution`.
-        condition: builds what records may be asked for; None for nothing.
+        noise_distribution: builds the noise distribution of the fit and of initial samples.
+        objective: builds the preconditioning and the loss, given `noise_distribution`.
+        condition: builds the condition of the records; None for none.
         steps, batch: updates of the fit, records in each.
         learning_rate: peak of Adam's step size, annealed to zero along half a cosine.
         warmup_rate, warmup_fraction: the step size rises from `warmup_rate` to its peak over this
             share of the steps.
         betas: of Adam.
-        gradient_norm: gradients are scaled down to this norm; None leaves them alone.
-        average_rate, average_every: the average of the weights, which is what samples, moves by
-            this share towards the weights every so many updates.
-        heldout_fraction: share of the episodes (at most a tenth) that measures the fit.
-        heldout_records: at most so many of their records. As many of those that are fitted are
-            kept as `examples`, for samplers that measure the denoiser.
-        measure_every: updates between two measurements.
-        checkpoint_every: updates after which a killed fit can go on; 0 for none.
+        gradient_norm: gradient clipping by norm; None for none.
+        average_rate, average_every: rate of the running average of the weights, which is used for
+            sampling, and updates between its steps.
+        heldout_fraction: share of the episodes (at most a tenth) held out to evaluate the fit.
+        heldout_records: maximum number of their records. As many of the fitted records are kept as
+            `examples`, for samplers that measure the denoiser.
+        measure_every: updates between evaluations of the fit.
+        checkpoint_every: updates between checkpoints of the fit; 0 for none.
         precision: of the network: `bfloat16` (autocast), `float32`, or `auto`, which is bfloat16
             on a GPU. Weights and the arithmetic around the network are in float32.
 
-    Source: the authors' code of both papers. Differs: records are drawn with replacement and the
-    fit is counted in updates, not in epochs; the held-out loss is over the same noise every time.
+    Source: the authors' code of both papers. Differs: records are sampled with replacement and
+    the fit is counted in updates, not epochs; the held-out loss is over the same noise every time.
     """
 
     fit_unit = "update"

@@ -1,7 +1,7 @@
-"""Guidance: segments that fit a policy, with a denoiser that knows of none.
+"""Guidance of an unconditional denoiser towards a policy.
 
-Policy-guided diffusion: arXiv:2404.06356. A guidance gets a denoiser and gives back what a sampler
-takes: another denoiser, and sometimes a nudge of the noisy sample.
+Policy-guided diffusion: arXiv:2404.06356. A guidance takes a denoiser and returns the input of a
+sampler: another denoiser, and sometimes a shift of the noisy sample.
 """
 
 import math
@@ -33,7 +33,7 @@ SMALLEST_STD = 1e-3
 
 @dataclass(frozen=True)
 class Channels:
-    """Where a sample keeps observations and actions, and what its units mean.
+    """Channels of observations and actions in a sample, and their units.
 
     Attributes:
         obs, action: places in the last dimension.
@@ -62,16 +62,16 @@ class Guided(NamedTuple):
 
 
 class Guidance(ABC):
-    """Bends samples of segments `[S, B, L, F]` or rows `[S, B, F]` towards what is wanted.
+    """Guides samples of segments `[S, B, L, F]` or transitions `[S, B, F]` towards a target.
 
     Attributes:
-        follows_policy: whether it draws actions towards the policy, which works on segments only.
-        needs_agent: whether it means nothing before the agent has learnt something.
-        needs_critics: whether it asks what the agent's critics think.
-        needs_behaviour: whether `guide` wants a clone of the policy behind the data.
-        needs_condition: whether the denoiser must know what its records are asked for.
-        nudges: whether it moves the noisy sample itself.
-        chooses: whether it says which candidates of a sampler are better.
+        follows_policy: whether it guides actions towards the policy, for segments only.
+        needs_agent: whether it needs an agent that has been trained.
+        needs_critics: whether it uses the agent's critics.
+        needs_behaviour: whether `guide` needs a clone of the behaviour policy.
+        needs_condition: whether the denoiser must be conditional.
+        nudges: whether it shifts the noisy sample itself.
+        chooses: whether it ranks the candidates of a sampler.
     """
 
     follows_policy: bool = False
@@ -112,18 +112,18 @@ class Guidance(ABC):
 
 
 class PolicyGuidance(Guidance):
-    """Samples of p(tau) prod_t pi(a_t | s_t)^strength, by a closed form free of the steps.
+    """Samples of p(tau) prod_t pi(a_t | s_t)^strength, in a closed form independent of the steps.
 
     The action of the clean sample, given the noisy one, is taken for N(D, v) with
     v = sigma^2 d^2 / (sigma^2 + d^2). Its product with the policy N(m, s^2)^strength at the
-    denoised observations has the mean D + v (m - D) / (s^2 / strength + v), which takes the place
-    of D. Nothing but actions moves. Exact where the data are Gaussian with variance d^2.
+    denoised observations has the mean D + v (m - D) / (s^2 / strength + v), which replaces
+    D. Only actions change. Exact if the data are Gaussian with variance d^2.
 
     Args:
-        strength: the power of the policy; 0 leaves the data alone.
-        behaviour_ratio: share of the same move towards the cloned behaviour policy that is taken
-            back; 0 = none, and no clone is needed.
-        deterministic_std: of policies without noise, in units of the action.
+        strength: the power of the policy; 0 = no guidance.
+        behaviour_ratio: share of the same guidance towards the cloned behaviour policy that is
+            subtracted; 0 = none, and no clone is needed.
+        deterministic_std: std assumed for deterministic policies, in units of the action.
         sigma_data: d, standard deviation of the data in the model's units.
 
     Source: ours. The target distribution is policy-guided diffusion's, arXiv:2404.06356;
@@ -184,19 +184,19 @@ class PolicyGuidance(Guidance):
 
 
 class PaperGuidance(Guidance):
-    """The published rule: before step i of N, the noisy actions move by lambda_i grad log pi.
+    """The published rule: before step i of N, noisy actions are shifted by lambda_i grad log pi.
 
-    lambda_i = coefficient [1 - i / N + cosine sin(pi (i + 1) / N)], 0 at the last step. The push
-    depends on steps, solver and churn, so the coefficient does not carry over between them. For
+    lambda_i = coefficient [1 - i / N + cosine sin(pi (i + 1) / N)], 0 at the last step. The
+    effect depends on steps, solver and churn, so the coefficient does not carry over. For
     segments: gradients are normalised over the actions of a whole segment.
 
     Args:
         coefficient, cosine: see above.
-        delay: steps at the start without guidance.
+        delay: initial steps without guidance.
         denoised: policy and gradient are taken at the denoised sample, at one more call a step;
             false: at the noisy one.
         normalise: divide the gradient of a segment by its norm.
-        deterministic_std: of policies without noise, in units of the action.
+        deterministic_std: std assumed for deterministic policies, in units of the action.
 
     Source: policy-guided diffusion, arXiv:2404.06356, as its public code has it. Differs: the 1e-8
     in the normalisation is added to the norm, not to the result, so a zero gradient stays zero.

@@ -1,8 +1,7 @@
-"""How records are noised in a fit: which levels, which noise, which weight.
+"""Noise of the fit of a generator: levels, distribution and weights.
 
-Whatever the distribution, the target is the clean record y and x = y + sigma n, so a denoiser, its
-network and every sampler stay the same. A distribution turns standard normal draws into what it
-needs.
+For every distribution the target is the clean record y and x = y + sigma n, so denoiser, network
+and samplers stay the same. A distribution transforms standard normal samples.
 """
 
 from abc import ABC, abstractmethod
@@ -69,8 +68,8 @@ class PFGMpp(LogNormal):
 
     Its perturbation kernel is p(x | y) proportional to (|x - y|^2 + r^2)^-(N + D)/2 with
     r = sigma sqrt(D) and N values a record, which is this distribution exactly. Small D are more
-    robust and have rare, huge noise; D to infinity is Gaussian; D = 1 is PFGM. A denoiser belongs
-    to its D.
+    robust and have rare, huge noise; D to infinity is Gaussian; D = 1 is PFGM. A denoiser is valid
+    only for its D.
 
     Args:
         dimensions: D.
@@ -103,7 +102,7 @@ class FlowMatching(NoiseDistribution):
 
     Args:
         path: from noise to data, see `paths.py`: `linear`, `trigonometric` or `bridge`.
-        logit_mean, logit_std: t = sigmoid(N(mean, std^2)); a std of None draws t evenly.
+        logit_mean, logit_std: t = sigmoid(N(mean, std^2)); a std of None: uniform t.
 
     Source: arXiv:2210.02747, equation 23, with t = 1 clean; arXiv:2303.08797 for other paths;
     logit-normal t: arXiv:2403.03206. Differs: the loss is written for D, which changes its units

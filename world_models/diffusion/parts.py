@@ -1,4 +1,4 @@
-"""The parts around a generator: which suit each other, and how they are put together."""
+"""The parts around a generator: which can be combined, and how they are built."""
 
 from reverie.mistake import Mistake
 from reverie.world_models.base import Critics, Moments

@@ -1,8 +1,8 @@
 """Paths from Gaussian noise to data, x_t = a n + b y: one-sided stochastic interpolants.
 
-arXiv:2303.08797. On the level sigma = a / b all of them are the same noisy sample y + sigma n, so
-one denoiser serves every path. A path says which levels a fit sees, how it weighs them, and in
-which steps samples are drawn.
+arXiv:2303.08797. At the level sigma = a / b all of them are the same noisy sample y + sigma n, so
+one denoiser is valid for every path. A path determines the levels of a fit, their weights, and the
+steps of a sampler.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Acting by plans: segments that begin where the agent is, sampled again as the episode goes on.
+"""Receding-horizon planning with segments that begin at the current observation.
 
 Diffuser, arXiv:2205.09991, and Decision Diffuser, arXiv:2211.15657: plan, act, plan again.
 """
@@ -21,15 +21,15 @@ from reverie.world_models.diffusion.warm_start import WarmStart, moved_on
 
 
 class Planner:
-    """A policy that plays the first actions of a sampled segment, in all episodes side by side.
+    """A policy that executes the first actions of a sampled segment, in all episodes side by side.
 
     Args:
         generator: of segments, fitted.
-        sampler: draws the first plan of an episode, and every other one without `warm_start`.
-        guidance: what plans are drawn towards; None plans as the data behave.
-        moments, critics: of the agent that `guidance` asks.
-        warm_start: makes the next plan of the last one, moved on by what was played.
-        execute: actions of a plan that are played before the next is made.
+        sampler: samples the first plan of an episode, and every other one without `warm_start`.
+        guidance: of the plans; None samples plans like the data.
+        moments, critics: of the agent, for `guidance`.
+        warm_start: samples the next plan from the last one, shifted by the executed actions.
+        execute: actions executed before replanning.
 
     Source: the two papers above; warm starts: RTI-DP, arXiv:2508.05396. Differs from the second:
     actions are those of the segment, not those of an inverse model of the dynamics.

@@ -1,4 +1,4 @@
-"""What a generator models: blocks of normalised channels, and their way from and to transitions."""
+"""Records of a generator: normalised channels, and their conversion from and to transitions."""
 
 from abc import ABC, abstractmethod
 
@@ -23,8 +23,8 @@ class Records(nn.Module, ABC):
     """A layout of channels with the statistics that normalise them, as buffers.
 
     The first channels are the observation and the action, in this order; the last is `done`, which
-    is 1 where the task ended. One record is a tensor of shape `event`, whose last dimension C are
-    the channels.
+    is 1 if the task ended. One record is a tensor of shape `event`, whose last dimension C is the
+    channels.
 
     Attributes:
         event: shape of one record.

@@ -1,4 +1,4 @@
-"""Records that are asked for a return: the label of the fit, and guidance by it.
+"""Records conditioned on a return: the label of the fit, and guidance by it.
 
 Return conditioning: Decision Diffuser, arXiv:2211.15657; classifier-free guidance:
 arXiv:2207.12598.
@@ -22,19 +22,19 @@ LIMITS = ("extrapolate", "stop")
 
 
 class ReturnCondition(nn.Module):
-    """Labels a record with what follows its first row: the discounted mean reward per step.
+    """Labels a record with the discounted mean reward per step after its first observation.
 
     Label = (1 - discount) sum_k discount^k r_k, scaled so that the labels of the fitted records
-    run from 0 to 1. A terminated episode earns nothing behind its end.
+    run from 0 to 1. A terminated episode has no reward after its end.
 
     Args:
         discount: of rewards, per control step, below 1.
         dropout: share of the records of a batch that are fitted without their label.
-        at_time_limit: what is behind a time limit: `extrapolate` takes the discounted mean of the
-            rewards seen for all that follow; `stop` takes 0, as for a termination.
+        at_time_limit: rewards assumed after a time limit: `extrapolate` uses the discounted mean of
+            the recorded ones; `stop` uses 0, as for a termination.
 
     Source: Decision Diffuser, arXiv:2211.15657, whose code takes the discounted sum of what was
-    recorded. Differs: `extrapolate`, because with `stop` a row near a time limit looks poor
+    recorded. Differs: `extrapolate`, because with `stop` the label near a time limit is low
     whatever the policy does.
     """
 
@@ -48,7 +48,7 @@ class ReturnCondition(nn.Module):
             raise Mistake(f"generator.condition.discount must lie in (0, 1), got {discount}")
         if not 0 < dropout < 1:
             raise Mistake(
-                f"generator.condition.dropout must lie in (0, 1), got {dropout}; guidance wants a "
+                f"generator.condition.dropout must lie in (0, 1), got {dropout}; guidance needs a "
                 "generator that knows records with and without their label"
             )
         if at_time_limit not in LIMITS:
@@ -103,12 +103,12 @@ class ReturnCondition(nn.Module):
 
 
 class ReturnGuidance(Guidance):
-    """Samples that earn a return: classifier-free guidance of a generator that knows the label.
+    """Guides samples towards a return: classifier-free guidance of a generator with that label.
 
     Args:
         target: the label asked for; 1 is the best of the recorded records.
-        strength: w of D = w D(x, target) + (1 - w) D(x): 1 is the conditional distribution, more
-            exaggerates it.
+        strength: w of D = w D(x, target) + (1 - w) D(x): 1 is the conditional distribution, larger
+            values exaggerate it.
         levels: outside of these two levels of noise w is 1.
 
     Source: see `conditioning.ClassifierFree`; two calls a call.

@@ -1,8 +1,8 @@
-"""Samplers: from noise to a sample, given nothing but a denoiser.
+"""Samplers: from noise to a sample, with a denoiser only.
 
 Everything is in variance-exploding coordinates: x = y + sigma n with y clean and n of unit scale.
-A denoiser of any parametrisation drives every sampler; `flow.denoiser_of` makes one of velocities.
-Levels of noise are Python numbers that are known before the loop, so nothing waits for the device.
+Every sampler works with a denoiser of any parametrisation; `flow.denoiser_of` converts velocities.
+Noise levels are Python numbers known before the loop, so nothing waits for the device.
 """
 
 import math
@@ -56,18 +56,18 @@ def leading(sigma: Tensor, x: Tensor) -> Tensor:
 
 
 class Sampler(ABC):
-    """Follows the noise down from level to level; a sub-class says how.
+    """Reduces the noise from level to level; a sub-class defines the step.
 
     Args:
         steps: levels of noise; the jump from the lowest to zero returns the denoiser's estimate.
         sigma_min, sigma_max: the lowest and the highest level.
-        rho: spacing of the levels; None is even in ln sigma.
+        rho: spacing of the levels; None is uniform in ln sigma.
 
     Attributes:
-        stochastic: whether steps draw noise of their own, which Gaussian models alone allow.
+        stochastic: whether steps add noise, which only Gaussian models allow.
         measures: whether `prepare` measures the denoiser, on data with Gaussian noise.
-        takes_nudges: whether guidance may move the noisy sample itself.
-        chooses: whether it draws candidates and keeps those of the higher value, see `attach`.
+        takes_nudges: whether guidance may shift the noisy sample itself.
+        chooses: whether it samples candidates and keeps those of higher value, see `attach`.
     """
 
     stochastic: bool = False

@@ -16,25 +16,25 @@ from reverie.world_models.fitting import uninterrupted
 
 
 class Segments(Records):
-    """L consecutive rows (obs, action, reward, done); the successor of a row is the next row.
+    """L consecutive steps (obs, action, reward, done); the next step holds the next observation.
 
-    Actions are clipped to +-0.999 and unsquashed by arctanh before they are standardised, so what
-    is generated stays inside the box. A segment decodes to L - 1 transitions; what follows the
-    first `done` does not exist.
+    Actions are clipped to +-0.999 and unsquashed by arctanh before they are standardised, so
+    generated actions stay inside the box. A segment decodes to L - 1 transitions; those after the
+    first `done` are discarded.
 
     Args:
         spec: spaces of the task.
-        length: L, rows of a segment.
-        stride: rows between the starts of two segments of an episode.
-        absorbing: let segments go on behind a termination, by rows that repeat its next
-            observation with action 0, reward 0 and done 1. Then the terminal transition is one
-            of those that a segment decodes to.
+        length: L, steps of a segment.
+        stride: steps between the starts of segments in an episode.
+        absorbing: segments may continue past a termination, with steps that repeat its next
+            observation with action 0, reward 0 and done 1. The terminal transition is then among
+            those that a segment decodes to.
 
     Source: the authors' code. Differs: with `absorbing=false` segments are chosen as there, which
-    puts terminations into the last row only, where decoding drops them: the generator then never
-    ends an episode. With `absorbing=true` segments start every `stride` rows of each episode, up to
-    its end if that is a termination, so that in long episodes ends are seen as often as what lies
-    before them. Episodes that end by a time limit before they are L rows long are left out in both.
+    puts terminations into the last step only, where decoding drops them: the generator then never
+    ends an episode. With `absorbing=true` segments start every `stride` steps of each episode, up
+    to its end if that is a termination, so that in long episodes terminations are as frequent as in
+    the data. Episodes that end by a time limit before they are L steps long are excluded in both.
     """
 
     ACTION_LIMIT = 0.999

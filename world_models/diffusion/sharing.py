@@ -1,4 +1,4 @@
-"""One fit in several processes, which share every batch and take the same steps.
+"""Data-parallel fits: several processes share every batch and take the same steps.
 
 Data-parallel training by torch's DistributedDataParallel, arXiv:2006.15704.
 """
@@ -17,7 +17,7 @@ from reverie.mistake import Mistake
 
 
 class Alone:
-    """A fit in one process, which does all the work; also what a shared one has to answer."""
+    """A fit in one process; also the interface of a shared one."""
 
     def begin(self, batch: int) -> None:
         """Start a fit with batches of so many records.
@@ -50,9 +50,9 @@ class Alone:
 class Shared(Alone):
     """A fit in all processes of torch's process group.
 
-    Every process draws the whole batch from the same random stream and takes its own part of it,
-    so that the fit is that of one process but for rounding, and goes on in any number of them.
-    The first process decides whether to fit, and it alone reads and writes files.
+    Every process samples the whole batch from the same random stream and uses its own part of it,
+    so the fit equals that of one process up to rounding and can be resumed with any number of them.
+    The first process decides whether to fit, and only it reads and writes files.
     """
 
     def __init__(self) -> None:

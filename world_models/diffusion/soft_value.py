@@ -1,4 +1,4 @@
-"""Guidance by a value that need not be differentiable: candidates at every step, and a choice.
+"""Guidance by a value that need not be differentiable, by choosing among candidates at every step.
 
 SVDD: arXiv:2408.08252.
 """
@@ -19,12 +19,12 @@ VALUES = ("reward", "critic")
 
 
 class SoftValueSampler(DDIM):
-    """Samples of p(x) exp(value(x) / temperature), nearly.
+    """Approximate samples of p(x) exp(value(x) / temperature).
 
-    Every step draws candidates from the kernel of ancestral sampling, judges each by the value of
-    its denoised estimate, and keeps one, candidate m with probability proportional to
-    exp(value_m / temperature). The bias falls with the number of candidates and of steps. The
-    estimate of the one that stays serves the next step: candidates * (steps - 1) + 1 calls.
+    Every step samples candidates from the kernel of ancestral sampling, evaluates the value of each
+    denoised estimate, and keeps one, candidate m with probability proportional to
+    exp(value_m / temperature). The bias decreases with the number of candidates and of steps. The
+    estimate of the one kept is reused in the next step: candidates * (steps - 1) + 1 calls.
 
     Args:
         candidates: M; 1 is ancestral sampling.
@@ -103,15 +103,15 @@ def keep(tried: Tensor, chosen: Tensor, candidates: int) -> Tensor:
 
 
 class SoftValueGuidance(Guidance):
-    """Judges segments or transitions for a sampler that chooses, in the data's own units.
+    """Values segments or transitions for a sampler that chooses, in the data's own units.
 
     Args:
         value: `reward` is the discounted sum of a record's rewards, up to its end; `critic` the
             mean over its transitions of the smallest critic of the agent.
         discount: of the rewards, per control step.
 
-    Values are divided by the standard deviation that they have among recorded records, so a
-    temperature means the same in every task. Without a spread there they stay as they are.
+    Values are divided by their standard deviation over recorded records, so a temperature means the
+    same in every task. If that is zero, they are not divided.
     """
 
     chooses = True

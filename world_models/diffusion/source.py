@@ -1,4 +1,4 @@
-"""A generator as a source of transitions: whole segments, drawn towards the current policy."""
+"""A generator as a source of transitions: whole segments, guided towards the current policy."""
 
 import sys
 from collections.abc import Mapping
@@ -24,23 +24,23 @@ from reverie.world_models.sources import RolloutSource
 
 
 class GeneratedTransitions(RolloutSource):
-    """Samples a fitted generator; the policy's part is to guide it.
+    """Samples a fitted generator, guided by the policy.
 
-    The first round is not guided where the guidance asks the agent, which has learnt nothing
-    yet; every later one is, by the agent as it then is. Seeds draw their own samples from the one
+    The first round is not guided if the guidance needs the agent, which is untrained then; later
+    rounds are guided by the current agent. Each seed samples its own records from the shared
     generator.
 
     Args:
         generator: fitted to the dataset.
         seeds: S.
         sampler: turns noise into records.
-        guidance: draws them towards what is wanted; None draws the data's own behaviour.
-        behaviour: a clone of the policy behind the data, for guidance that asks for one.
-        warm_start: makes new records of those of the rollout round before, in fewer steps; None
-            draws all of them anew.
+        guidance: of the samples; None for none.
+        behaviour: a clone of the behaviour policy, for guidance that needs one.
+        warm_start: starts new records from those of the previous round, in fewer steps; None starts
+            all of them from noise.
         records: samples per rollout round and seed.
-        chunk: samples per seed that are in the works at a time, for the memory they take.
-        every: gradient steps between two rounds; None for one at the start.
+        chunk: samples per seed at a time, which limits memory.
+        every: gradient steps between rounds; None for one at the start.
         retain: rollout rounds that the replay holds.
 
     Source: policy-guided diffusion, arXiv:2404.06356, with segments; SynthER, arXiv:2303.06614,

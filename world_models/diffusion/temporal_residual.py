@@ -1,4 +1,4 @@
-"""A temporal network for segments on a processor: residual blocks that all rows share."""
+"""A temporal network for segments on a CPU: residual blocks shared by all steps."""
 
 import math
 
@@ -13,26 +13,26 @@ from reverie.world_models.diffusion.unet import Condition
 
 
 class TemporalResidual(nn.Module):
-    """h <- h + Linear(SiLU(convolution(h) + time)) over the rows of a segment, `blocks` times.
+    """h <- h + Linear(SiLU(convolution(h) + time)) over the steps of a segment, `blocks` times.
 
-    Block i looks `2^(i mod octaves)` rows ahead and back. Rows also show their differences from the
-    row before and the row after, in units of the noise and of a step that the fit finds: at small
-    noise the dynamics stand in these differences, whose spread is a tenth of that of observations.
+    Block i looks `2^(i mod octaves)` steps ahead and back. Each step also receives its differences
+    from both neighbours, in units of the noise and of a learned step size: at small noise the
+    dynamics are visible in these differences, whose spread is a tenth of that of observations.
 
     Args:
         event: (length, channels) of a record; any length may be sampled.
         width: of the blocks.
         blocks: their number.
-        octaves: distances 1, 2, 4, ... rows before they start again.
+        octaves: number of distances 1, 2, 4, ... before they start again.
         frequencies: random Fourier features of the noise level, fixed.
-        step: where the size of a step starts, in standard deviations of the records.
-        views: how many versions of a record, side by side in its channels, are looked at; of the
-            differences only those of the first.
-        numbers: how many numbers a record may be asked for; 0 for none.
+        step: initial value of the step size, in standard deviations of the records.
+        views: how many versions of a record, side by side in its channels, are inputs; differences
+            only those of the first.
+        numbers: how many numbers a record is conditioned on; 0 for none.
 
     Source: ours, after SynthER's network (arXiv:2303.06614) and dilated convolutions
-    (arXiv:1609.03499). Weights are shared by all rows, as in the U-Net, but nothing is pooled, and
-    channels lie last, so that a convolution is one product of matrices.
+    (arXiv:1609.03499). Weights are shared by all steps, as in the U-Net, but nothing is pooled, and
+    channels are last, so that a convolution is one matrix product.
     """
 
     frequencies: Tensor

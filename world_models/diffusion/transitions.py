@@ -11,7 +11,7 @@ from reverie.world_models.diffusion.records import Records
 
 
 class SingleTransitions(Records):
-    """Rows (obs, action, reward, next_obs, done), standardised except for `done`.
+    """Transitions (obs, action, reward, next_obs, done), standardised except for `done`.
 
     Actions are not squashed; generated ones are clipped to the box.
 

@@ -1,4 +1,4 @@
-"""Networks of the generators: a temporal U-Net for segments, a residual MLP for rows."""
+"""Networks of the generators: a temporal U-Net for segments, a residual MLP for transitions."""
 
 import math
 
@@ -14,8 +14,8 @@ from reverie.ranges import Count
 class GroupNorm(nn.Module):
     """Normalises groups of channels, at each time step by itself or over all of them.
 
-    Source: the authors' code of arXiv:2404.06356 has `over_time` false, for its normalisation sees
-    a single segment whose rows it takes for a batch; the usual layer has it true.
+    Source: the authors' code of arXiv:2404.06356 has `over_time` false, because its normalisation
+    treats the steps of a single segment as a batch; the usual layer has it true.
     """
 
     EPSILON = 1e-6
@@ -32,7 +32,7 @@ class GroupNorm(nn.Module):
 
 
 class Block(nn.Module):
-    """Convolution, plus a projection of the time embedding where it is given, norm, ReLU."""
+    """Convolution, plus a projection of the time embedding if there is one, norm, ReLU."""
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int, embedding: int, groups: int, over_time: bool
@@ -54,7 +54,7 @@ class Block(nn.Module):
 
 
 class Condition(nn.Module):
-    """Embeds numbers that a record is asked for; NaN says that nothing is asked, and gives zeros.
+    """Embeds the numbers that a record is conditioned on; NaN means no condition and gives zeros.
 
     Source: classifier-free guidance, arXiv:2207.12598, with zeros for its null condition.
     """
@@ -76,7 +76,7 @@ class Condition(nn.Module):
 
 
 class TemporalUNet(nn.Module):
-    """A convolutional network over the rows of a segment, of any length that survives its pooling.
+    """A convolutional network over the steps of a segment, of any length that its pooling allows.
 
     Args:
         event: (length, channels) of a record.
@@ -84,8 +84,8 @@ class TemporalUNet(nn.Module):
         blocks: resolutions, each half as fine as the one before.
         groups: of the normalisation.
         norm_over_time: see `GroupNorm`.
-        views: how many versions of a record, side by side in its channels, are looked at.
-        numbers: N, how many numbers a record may be asked for; 0 for none.
+        views: how many versions of a record, side by side in its channels, are inputs.
+        numbers: N, how many numbers a record is conditioned on; 0 for none.
 
     Source: the authors' code of arXiv:2404.06356: no residual connections, no attention.
     """
@@ -181,14 +181,14 @@ class Sinusoids(nn.Module):
 
 
 class ResidualMLP(nn.Module):
-    """h <- h + Linear(ReLU(h)), `blocks` times, on a record as one row of numbers.
+    """h <- h + Linear(ReLU(h)), `blocks` times, on a record as one vector.
 
     Args:
-        event: shape of a record; a segment is one long row, whose network is then bound to its
-            length and knows nothing of time.
+        event: shape of a record; a segment is one long vector, so the network is bound to its
+            length and has no notion of time.
         width: of the blocks.
         blocks: their number.
-        embedding: width of what record and noise level are embedded in.
+        embedding: width of the embedding of record and noise level.
         frequencies: random Fourier features of the noise level, fixed.
         views, numbers: see `TemporalUNet`.
 

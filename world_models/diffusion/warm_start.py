@@ -1,4 +1,4 @@
-"""Warm starts for receding-horizon use: the last plan, moved on a step, is nearly the next."""
+"""Warm starts for receding-horizon use: the last plan, shifted, is close to the next one."""
 
 import torch
 from torch import Tensor
@@ -9,9 +9,9 @@ from reverie.world_models.diffusion.samplers import Denoiser, Nudge, Sampler
 
 
 class WarmStart:
-    """Real-time iteration: takes the guess for a sample at a low level of noise and finishes it.
+    """Real-time iteration: treats the guess as a sample at a low noise level and denoises it.
 
-    Not for data: without fresh noise the spread shrinks and modes hardly change.
+    Not for data: without new noise the spread shrinks and modes hardly change.
 
     Args:
         sigma: level at which the guess is put.

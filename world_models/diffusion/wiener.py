@@ -1,4 +1,4 @@
-"""EDM that begins, at high noise, with the best denoiser for Gaussian records."""
+"""EDM that uses the best denoiser for Gaussian records at high noise."""
 
 import math
 from typing import Any
@@ -16,16 +16,16 @@ class WienerEDM(EDM):
     """D = (1 - g) skip x + g W(x) + out F(into x, g W(x)), with g = sigma^2 / (sigma^2 + c^2).
 
     W(x) = m + V diag(l / (l + sigma^2)) V^T (x - m) is the Wiener filter of the records: m is their
-    mean and V diag(l) V^T their covariance, over all rows and channels at once. As noise grows the
+    mean and V diag(l) V^T their covariance, over all steps and channels at once. As noise grows the
     best denoiser of any data tends to it.
 
-    The rows of a segment tell the same story, so what a segment is about (does it end?) is decided
-    at noise far above one, where the fit draws few levels and a network that has not seen enough of
-    them says "nothing": samples then lack variety and terminations. W says it from the start. At
-    low noise, where the manifold of the dynamics is anything but linear, g leaves EDM as it is.
+    The steps of a segment are strongly dependent, so its overall content (does it end?) is decided
+    at noise far above one. The fit samples few such levels, and a network that has not seen enough
+    of them predicts an average: samples then lack variety and terminations. W is correct from the
+    start. At low noise, where the dynamics are not linear, g leaves EDM unchanged.
 
     Args:
-        crossover: c, the level of noise at which both have the same say.
+        crossover: c, the noise level at which both have the same weight.
         others: of `EDM`.
 
     Source: ours, after EDM, arXiv:2206.00364; that denoisers are linear at high noise is shown in

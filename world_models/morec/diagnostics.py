@@ -1,8 +1,8 @@
-"""How well a dynamics reward chooses among a model's proposals, and what that does to rollouts.
+"""How well a dynamics reward chooses among a model's candidates, and its effect on rollouts.
 
-MOREC, arXiv:2310.05422. The filter needs order within the candidates of one state and action only,
+MOREC, arXiv:2310.05422. The filter needs only the order of the candidates of one state and action,
 so besides the correlation over all candidates there are the rank correlation within each group and
-the share of groups whose best candidate is the one chosen.
+the share of groups whose best candidate is chosen.
 """
 
 import math

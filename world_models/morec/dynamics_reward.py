@@ -1,4 +1,4 @@
-"""A reward for transitions that tells true dynamics from a model's, learned from a dataset.
+"""A reward that separates true transitions from a model's, learned from a dataset.
 
 MOREC, arXiv:2310.05422. The world model is an agent whose state is (s, a) and whose action is s';
 the dataset is its expert. Adversarial inverse reinforcement learning gives a discriminator, and the
@@ -60,18 +60,18 @@ class DynamicsReward(Fitted):
     Args:
         spec: spaces of the task.
         seeds: S, each with a reward of its own.
-        seed: of everything the fit draws; the fit depends on nothing else but data and settings.
+        seed: of all random numbers of the fit, which depends on nothing else but data and settings.
         hidden, activation: of the discriminator.
-        delta_input: it sees s' - s instead of s'.
+        delta_input: the input is s' - s instead of s'.
         game: builds the adversarial training, given `spec`, `seeds`, `hidden`, `activation` and
             `delta_input`, see `DynamicsGame`.
         iterations: T, of the game.
-        restart_every: iterations between two fresh generators, None for one to the end.
-        snapshot_every: iterations between two snapshots.
+        restart_every: iterations between restarts with a new generator, None for never.
+        snapshot_every: iterations between snapshots.
         keep, thin: of all snapshots the last `keep`, and of these every `thin`-th, are the J.
         level_decay: of the moving averages E and L of logits on recorded and generated rows.
         minimal_gap: snapshots with E - L below it are not used; a negative one uses all.
-        heldout_episodes: whole episodes that the fit does not see, at most a tenth of all.
+        heldout_episodes: whole episodes held out of the fit, at most a tenth of all.
 
     Source: MOREC; the scoring is that of its public code. The learning code was never published:
     the game is a reconstruction, see docs/methods/morec.md.

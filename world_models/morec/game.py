@@ -1,8 +1,8 @@
-"""The game that teaches a discriminator which transitions are true: adversarial inverse RL.
+"""Adversarial inverse RL that trains a discriminator of true and generated transitions.
 
 MOREC, arXiv:2310.05422. A generator of transitions and a clone of the recorded behaviour roll out
-together; the discriminator tells what they make from what was recorded, and the generator learns to
-please it. All in normalised units, all seeds as one batched network.
+together; the discriminator separates their transitions from recorded ones, and the generator is
+trained against it. All in normalised units, all seeds as one batched network.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,21 +32,21 @@ Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class DynamicsGame:
-    """S games side by side; rows are (s, a, change of s), normalised.
+    """S games side by side, on normalised (s, a, change of s).
 
         max_D E_data[log D] + (1 - q) E_generator[log(1 - D)] + q E_noise[log(1 - D)] + entropy
         max_P sum_t discount^t softplus(logit_t)     along rollouts of H steps
 
-    Noise rows are recorded ones whose change has c std(change) N(0, 1) added, with c of each row
-    log-uniform in `noise_scale`.
+    Noise transitions are recorded ones with c std(change) N(0, 1) added to the change, with a
+    log-uniform c in `noise_scale` for each.
 
     Args:
         spec, seeds: see `DynamicsReward`.
         hidden, activation, delta_input: of the discriminator.
         learning_rate: of the discriminator.
-        entropy_bonus: weight of the entropy of its judgements.
-        starts, horizon: B recorded states from which the generator makes H steps an iteration; as
-            many recorded rows, B H, stand against them.
+        entropy_bonus: weight of the entropy of its output.
+        starts, horizon: B recorded states from which the generator takes H steps per iteration,
+            against as many recorded transitions, B H.
         discount: of the generator's return.
         player_hidden, player_activation, log_variance_bounds, bound_coefficient: architecture of
             generator and behaviour, see `GaussianMembers`.

@@ -1,7 +1,7 @@
-"""Chooses among the outcomes that a world model proposes by a dynamics reward, and cuts rollouts.
+"""Chooses among a world model's candidate outcomes by a dynamics reward, and cuts rollouts.
 
-MOREC, arXiv:2310.05422: of several candidates the most plausible one goes on, and where even that
-one is implausible the rollout ends. Works on any model that proposes several outcomes.
+MOREC, arXiv:2310.05422: rollouts continue from the candidate of the highest reward, and end if even
+that one is implausible. Works with any model that proposes several outcomes.
 """
 
 from typing import Annotated
@@ -28,17 +28,17 @@ CUTS = ("terminal", "drop", "timeout")
 
 
 class RewardSelection(TransitionFilter):
-    """Keeps one of K candidates by its dynamics reward r, and ends the rollout below a least r.
+    """Keeps one of K candidates by its dynamics reward r, and ends the rollout below a minimum r.
 
     Args:
         dynamics_reward: scores the candidates.
         candidates: K. An ensemble takes its elites in turn, so elites x n gives n of each.
-        select: `argmax` takes the candidate of highest r, the first of equals; `softmax` draws it
-            with probability ~ exp(r / temperature); `random` draws it uniformly from all that are
+        select: `argmax` takes the candidate of highest r, the first of equals; `softmax` samples it
+            with probability ~ exp(r / temperature); `random` samples it uniformly from all that are
             finite.
         temperature: kappa of the softmax, in units of r.
         min_reward: a chosen candidate with r below it is cut; 0 cuts none that is finite.
-        min_length: steps of a rollout in which nothing is cut.
+        min_length: initial steps of a rollout that are never cut.
         on_cut: a cut transition is stored as an end of the episode (`terminal`), is not stored
             (`drop`), or is stored and bootstraps as at a time limit (`timeout`). The rollout ends.
         bound: candidates are scored and stored with observations clipped to +-bound, raw units;
@@ -120,7 +120,7 @@ class RewardSelection(TransitionFilter):
 
 
 class PenalisedSelection(Chain):
-    """Selection by the dynamics reward, then MOPO's penalty on the reward that came along.
+    """Selection by the dynamics reward, then MOPO's penalty on the chosen candidate's reward.
 
     Args:
         penalty: lambda of `UncertaintyPenalty`; 0 for none, a list for one a seed.

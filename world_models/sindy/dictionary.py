@@ -1,9 +1,9 @@
 """Sparse regression on a dictionary of monomials: pysindy fits it, one torch program evaluates it.
 
 SINDy (Brunton, Proctor, Kutz 2016) with the ensembles of E-SINDy (arXiv:2111.10992). pysindy's
-library says which monomials there are and its optimiser which of them matter; after that only a
-table of exponents and a matrix of coefficients are left, which torch evaluates for any number of
-rows at once on any device.
+library defines the monomials and its optimiser selects among them; the result is a table of
+exponents and a matrix of coefficients, which torch evaluates for any number of transitions at once
+on any device.
 """
 
 import itertools

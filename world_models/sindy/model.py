@@ -77,7 +77,7 @@ class SINDy(SparseEquations):
         fit_rows: at most so many rows are fitted, drawn at random.
         gate_steps, gate_error: warn where the median open-loop error after so many steps exceeds
             so many standard deviations of the state.
-        per_seed: an ensemble for every seed, or one that all seeds share.
+        per_seed: one ensemble per seed, or one shared by all seeds.
         termination, terminal_head: see `world_models.termination`.
         heldout_episodes: whole episodes (at most a tenth) kept out of the fit; 0 for none, a tenth
             then still judges thresholds.

@@ -18,4 +18,4 @@ def test_a_reason_is_one_harmless_line(tmp_path):
 )
 def test_a_damaged_file_is_named(tmp_path, text):
     (tmp_path / FAILED).write_bytes(text)
-    assert reason(tmp_path) == f"{tmp_path / FAILED} is damaged, so nobody knows"
+    assert reason(tmp_path) == f"{tmp_path / FAILED} is damaged, so the reason is unknown"

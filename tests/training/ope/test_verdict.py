@@ -152,7 +152,7 @@ def test_a_model_that_pays_too_much_contradicts_and_is_said_to_promise_the_impos
     assert found["outcome"] == ["contradiction"] and found["agreement"] == ["contradict"]
     assert "contradict each other: do not deploy; stay" in found["sentence"][0]
     assert (
-        "promise 0.1998, and the best recorded reward at every step comes to"
+        "predict 0.1998, and the best recorded reward at every step comes to"
         in (found["impossible"][0][0])
     )
     assert len(alarms(found)) == 2 and alarms(None) == []
@@ -213,7 +213,7 @@ def test_one_estimate_says_that_it_is_alone_and_why():
     broken = judge(recording(), OneState(broken=True), 0.5)
     assert "100% of the model rollouts broke down" in broken["sentence"][0]
     model = judge(recording(), OneState(), 0.5, updates=0)
-    assert "by the model rollouts alone: fitted Q evaluation was not asked" in model["sentence"][0]
+    assert "by the model rollouts alone: fitted Q evaluation was switched" in model["sentence"][0]
 
 
 def test_few_updates_have_not_converged_and_are_no_verdict():
@@ -235,7 +235,7 @@ def test_costs_that_never_end_are_bounded_by_the_best_of_them():
     low, high = attainable(recording(shift=-1.0), DISCOUNT)
     assert (low, high) == pytest.approx((-3.25 / 0.2, -1 / 0.2), rel=0.05)
     found = judge(recording(shift=-1.0), OneState(), 0.5)  # the model forgets the shift
-    assert "the model rollouts promise" in found["impossible"][0][0]
+    assert "the model rollouts predict" in found["impossible"][0][0]
 
 
 def test_actions_are_compared_with_those_nearby():
@@ -252,7 +252,7 @@ def test_actions_are_compared_with_those_nearby():
     assert verdict["model"]["difference"][0][1] > 0 and verdict["outcome"] == ["unclear"]
     (sentence,) = verdict["sentence"]
     assert sentence.startswith("do not rely on it: looks better than what was recorded by the")
-    assert "one that nobody took nearby" in sentence
+    assert "outside those recorded nearby" in sentence
     near = judge(data, OneState(), 0.08, updates=0)
     assert near["outcome"] == ["better"] and near["cautions"] == [[]]
     worse = judge(data, OneState(), -0.9, updates=0)  # out there too, and no need to try it
@@ -326,7 +326,7 @@ def test_few_starts_are_said_to_make_intervals_too_narrow():
         ((3, 1, 4), (9, 8, 10), "better", "differ", "both estimates, which differ in size"),
         ((3, 1, 5), (1, -1, 3), "better", "agree", "; the model rollouts cannot tell"),
         ((0, -1, 1), (-3, -4, -2), "worse", "differ", "do not deploy: worse than what"),
-        ((0, -1, 1), (0, -1, 1), "unclear", "agree", "not to be told from what was recorded"),
+        ((0, -1, 1), (0, -1, 1), "unclear", "agree", "not distinguishable from what was recorded"),
         ((3, 1, 5), (-3, -5, -1), "contradiction", "contradict", "do not deploy; stay"),
     ],
 )
@@ -373,7 +373,7 @@ def test_a_loss_that_only_the_model_sees_counts_as_far_as_well(bias, outcome, co
     found = conclude(loss, 0.5)
     assert found["outcome"] == [outcome]
     said = (
-        "the model itself misses the recorded value by up to 2.1, and the loss that it is sure of"
+        "the model itself misses the recorded value by up to 2.1, and its lower bound on the loss"
     )
     assert (said in found["sentence"][0]) == (outcome == "unclear")
     broken = estimates([0, -1, 1], [-4, -6, -2])
@@ -399,7 +399,7 @@ def test_advice_names_the_run_as_a_shell_reads_it(tmp_path):
     console = Console(file=io.StringIO(), width=80)
     print_verdict(found, console, tmp_path / "my run")
     printed = console.file.getvalue()
-    command = printed.partition("(python -m ")[2].partition(" gives it longer)")[0]
+    command = printed.partition("(python -m ")[2].partition(" trains it longer)")[0]
     assert shlex.split(command) == [
         "training.ope",
         f"run={tmp_path / 'my run'}",
