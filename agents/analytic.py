@@ -23,6 +23,7 @@ from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
 from reverie.ranges import Count, NonNegative, Positive, Range, Share, UnitInterval, Widths
 from reverie.world_models.base import WorldModel
+from reverie.world_models.networks import ActivationName
 from reverie.world_models.optimiser import Adam, clip_each_seed
 from reverie.world_models.per_seed import PerSeed, as_list, set_per_seed
 
@@ -74,7 +75,7 @@ class AnalyticGradient(Agent):
         seeds: int,
         updates: int,
         hidden: Widths,
-        activation: str,
+        activation: ActivationName,
         learning_rate: Positive,
         cosine: bool,
         max_gradient: Positive,

@@ -10,6 +10,7 @@ from reverie.datasets.columns import taken_actions
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.ranges import Bounds, Positive, Widths
+from reverie.world_models.networks import ActivationName
 from reverie.world_models.optimiser import Adam
 
 
@@ -34,7 +35,7 @@ class BC(Agent):
         seeds: int,
         updates: int,
         hidden: Widths,
-        activation: str,
+        activation: ActivationName,
         log_std_bounds: Bounds,
         learning_rate: Positive,
     ) -> None:

@@ -16,7 +16,7 @@ from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
 from reverie.ranges import ArgumentsOf, NonNegative, Positive, Whole, Widths
-from reverie.world_models.networks import BatchedMLP
+from reverie.world_models.networks import ActivationName, BatchedMLP
 from reverie.world_models.optimiser import Adam
 
 
@@ -54,7 +54,7 @@ class Discriminators(nn.Module):
         spec: Spec,
         seeds: int,
         hidden: Widths,
-        activation: str,
+        activation: ActivationName,
         learning_rate: Positive,
         logit_bound: Positive,
         pair_logit_bound: Positive | None,

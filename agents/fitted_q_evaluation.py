@@ -19,6 +19,7 @@ from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
 from reverie.ranges import Decay, Positive, Share, UnitInterval, Widths
+from reverie.world_models.networks import ActivationName
 from reverie.world_models.optimiser import Adam
 
 Policy = Callable[[Float[Tensor, "P B D"]], Float[Tensor, "P B A"]]
@@ -64,7 +65,7 @@ class FittedQEvaluation(Agent):
         policies: int,
         replicas: int,
         hidden: Widths,
-        activation: str,
+        activation: ActivationName,
         learning_rate: Positive,
         discount: Decay,
         tau: Share,

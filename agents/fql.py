@@ -26,7 +26,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.ranges import Count, NonNegative, Positive, Range, Share, UnitInterval, Widths
-from reverie.world_models.networks import BatchedMLP
+from reverie.world_models.networks import ActivationName, BatchedMLP
 from reverie.world_models.optimiser import Adam
 from reverie.world_models.per_seed import PerSeed, set_per_seed
 
@@ -68,7 +68,7 @@ class FQL(Agent):
         updates: int,
         critics: Count,
         hidden: Widths,
-        activation: str,
+        activation: ActivationName,
         actor_learning_rate: Positive,
         critic_learning_rate: Positive,
         adam_epsilon: NonNegative,

@@ -36,6 +36,7 @@ from reverie.ranges import (
     UnitInterval,
     Widths,
 )
+from reverie.world_models.networks import ActivationName
 from reverie.world_models.optimiser import Adam
 from reverie.world_models.per_seed import PerSeed, as_list, set_per_seed
 
@@ -83,7 +84,7 @@ class IQL(Agent):
         updates: int,
         critics: Count,
         hidden: Widths,
-        activation: str,
+        activation: ActivationName,
         log_std_bounds: Bounds,
         actor_learning_rate: Positive,
         critic_learning_rate: Positive,

@@ -38,7 +38,7 @@ from reverie.ranges import (
     Widths,
 )
 from reverie.world_models.base import WorldModel
-from reverie.world_models.networks import orthogonal_start_
+from reverie.world_models.networks import ActivationName, orthogonal_start_
 from reverie.world_models.optimiser import Adam
 from reverie.world_models.per_seed import PerSeed, set_per_seed
 
@@ -89,7 +89,7 @@ class LEQ(Agent):
         seeds: int,
         updates: int,
         hidden: Widths,
-        activation: str,
+        activation: ActivationName,
         actor_learning_rate: Positive,
         critic_learning_rate: Positive,
         actor_cosine: bool,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from reverie.agents.losses import normal_log_prob, tanh_normal_log_prob
 from reverie.mistake import Mistake
-from reverie.world_models.networks import BatchedMLP
+from reverie.world_models.networks import ActivationName, BatchedMLP
 
 
 class TanhGaussianActor(nn.Module):
@@ -29,7 +29,7 @@ class TanhGaussianActor(nn.Module):
         obs_dim: int,
         action_dim: int,
         hidden: Sequence[int],
-        activation: str,
+        activation: ActivationName,
         log_std_bounds: Sequence[float],
     ) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class DeterministicActor(nn.Module):
         obs_dim: int,
         action_dim: int,
         hidden: Sequence[int],
-        activation: str,
+        activation: ActivationName,
         layer_norm: bool = False,
     ) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class GaussianActor(nn.Module):
         obs_dim: int,
         action_dim: int,
         hidden: Sequence[int],
-        activation: str,
+        activation: ActivationName,
         log_std_bounds: Sequence[float],
     ) -> None:
         super().__init__()
@@ -200,7 +200,7 @@ class Critics(nn.Module):
         obs_dim: int,
         action_dim: int,
         hidden: Sequence[int],
-        activation: str,
+        activation: ActivationName,
         normalise_obs: bool,
         layer_norm: bool = False,
         norm_first: bool = False,
@@ -291,7 +291,7 @@ class StateValue(nn.Module):
         seeds: int,
         obs_dim: int,
         hidden: Sequence[int],
-        activation: str,
+        activation: ActivationName,
         layer_norm: bool = False,
     ) -> None:
         super().__init__()

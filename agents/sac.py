@@ -32,6 +32,7 @@ from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
 from reverie.ranges import Bounds, Count, NonNegative, Positive, Range, Share, UnitInterval, Widths
+from reverie.world_models.networks import ActivationName
 from reverie.world_models.optimiser import Adam
 from reverie.world_models.per_seed import PerSeed, as_list, as_tensor, set_per_seed
 
@@ -77,7 +78,7 @@ class SAC(Agent):
         updates: int,
         critics: Count,
         hidden: Widths,
-        activation: str,
+        activation: ActivationName,
         log_std_bounds: Bounds,
         actor_learning_rate: Positive,
         critic_learning_rate: Positive,

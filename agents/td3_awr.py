@@ -12,6 +12,7 @@ from reverie.agents.rebrac import ReBRAC
 from reverie.datasets.transition import Transition
 from reverie.mistake import Mistake
 from reverie.ranges import Finite, NonNegative, Positive, Range, Widths
+from reverie.world_models.networks import ActivationName
 from reverie.world_models.optimiser import Adam
 from reverie.world_models.per_seed import PerSeed, as_list, set_per_seed
 
@@ -38,7 +39,7 @@ class TD3AWR(ReBRAC):
         self,
         *,
         hidden: Widths,
-        activation: str,
+        activation: ActivationName,
         critic_layer_norm: bool,
         hidden_bias: Finite | None,
         critic_output_bound: Positive | None,

@@ -28,6 +28,7 @@ from reverie.datasets.transition import Transition
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
 from reverie.ranges import Count, NonNegative, Positive, Range, Share, UnitInterval, Widths
+from reverie.world_models.networks import ActivationName
 from reverie.world_models.optimiser import Adam
 from reverie.world_models.per_seed import PerSeed, set_per_seed
 
@@ -69,7 +70,7 @@ class TD3BC(Agent):
         updates: int,
         critics: Count,
         hidden: Widths,
-        activation: str,
+        activation: ActivationName,
         actor_learning_rate: Positive,
         critic_learning_rate: Positive,
         adam_epsilon: NonNegative,

@@ -11,7 +11,7 @@ from reverie.mistake import Mistake
 from reverie.ranges import Bounds, Count, Positive, Widths
 from reverie.world_models.base import FitProgress, Fitted
 from reverie.world_models.diffusion.segments import Segments
-from reverie.world_models.networks import BatchedMLP
+from reverie.world_models.networks import ActivationName, BatchedMLP
 from reverie.world_models.optimiser import Adam
 
 
@@ -52,7 +52,7 @@ class ActionGaussian(Fitted):
         inputs: int,
         members: int,
         hidden: Widths,
-        activation: str,
+        activation: ActivationName,
         log_std_bounds: Bounds,
         learning_rate: Positive,
         steps: Count,

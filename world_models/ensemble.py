@@ -36,6 +36,7 @@ from reverie.world_models.fitting import (
     split,
 )
 from reverie.world_models.gaussian import GaussianMembers, members_of_rows
+from reverie.world_models.networks import ActivationName
 from reverie.world_models.optimiser import Adam
 from reverie.world_models.per_seed import grouped_by_replica
 from reverie.world_models.precision import Precision, in_precision
@@ -114,7 +115,7 @@ class ProbabilisticEnsemble(WorldModel):
         members: Count,
         elites: Count,
         hidden: Widths,
-        activation: str,
+        activation: ActivationName,
         learning_rate: Positive,
         batch: Count,
         weight_decay: Sequence[NonNegative],

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reverie.world_models.networks import (
+    ActivationName,
     BatchedLayerNorm,
     BatchedLinear,
     BatchedMLP,
@@ -95,7 +96,7 @@ class GaussianMembers(nn.Module):
         inputs: int,
         outputs: int,
         hidden: Sequence[int],
-        activation: str,
+        activation: ActivationName,
         log_variance_bounds: Sequence[float],
         bound_coefficient: float,
         weight_decay: Sequence[float],

@@ -16,6 +16,7 @@ from reverie.mistake import Mistake
 from reverie.ranges import Bounds, Count, Positive, Share, Whole, Widths
 from reverie.world_models.action_gaussian import ActionGaussian
 from reverie.world_models.base import FitProgress
+from reverie.world_models.networks import ActivationName
 
 FEWEST = 50
 """Rows with an action, below which nothing is inferred from them."""
@@ -56,7 +57,7 @@ class InverseDynamics(ActionGaussian):
         past: Whole,
         unsure: Share,
         hidden: Widths,
-        activation: str,
+        activation: ActivationName,
         log_std_bounds: Bounds,
         learning_rate: Positive,
         steps: Count,

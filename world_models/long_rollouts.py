@@ -68,7 +68,7 @@ class LongRollouts(RolloutSource):
         if capacity < lanes * steps:
             raise Mistake(
                 f"source.capacity={capacity} does not hold the {lanes * steps} rows per seed of "
-                "one rollout round; raise it, or lower source.lanes"
+                "one rollout round; raise it, or lower source.lanes or source.steps"
             )
         limit = spec.max_episode_actions
         self.horizon = horizon if limit is None else min(horizon, limit)

@@ -7,7 +7,7 @@ layer computes all of them and no Python loop runs over seeds or members.
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,7 @@ from reverie.mistake import Mistake
 from reverie.world_models.precision import hidden_products, is_half
 
 Activation = Callable[[Tensor], Tensor]
+ActivationName = Literal["relu", "silu", "tanh", "gelu", "leaky_relu"]
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -26,14 +27,14 @@ def gelu(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-ACTIVATIONS: dict[str, Activation] = {
+ACTIVATIONS: dict[ActivationName, Activation] = {
     "relu": F.relu,
     "silu": F.silu,
     "tanh": torch.tanh,
     "gelu": gelu,
     "leaky_relu": F.leaky_relu,
 }
-IN_PLACE: dict[str, Activation] = {
+IN_PLACE: dict[ActivationName, Activation] = {
     "relu": F.relu_,
     "silu": partial(F.silu, inplace=True),
     "tanh": torch.tanh_,
@@ -53,7 +54,7 @@ _NARROW = 16
 _CPU_ACTIVATIONS = 2**20
 
 
-def activation_named(name: str) -> Activation:
+def activation_named(name: ActivationName) -> Activation:
     """Look up an activation by its configuration name."""
     if name not in ACTIVATIONS:
         raise Mistake(f"activation={name!r} is unknown; use one of {sorted(ACTIVATIONS)}")
@@ -183,7 +184,7 @@ class BatchedMLP(nn.Module):
         inputs: int,
         hidden: Sequence[int],
         outputs: int,
-        activation: str,
+        activation: ActivationName,
         layer_norm: bool = False,
         norm_first: bool = False,
     ) -> None:

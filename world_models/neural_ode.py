@@ -7,7 +7,7 @@ the probabilistic ensemble of `ensemble`: members, bootstrap, early stopping, el
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -17,7 +17,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
 from reverie.envs.extras import require
 from reverie.mistake import Mistake
-from reverie.ranges import Count, NonNegative, Positive
+from reverie.ranges import NonNegative, Positive, Range
 from reverie.world_models.ensemble import ProbabilisticEnsemble
 from reverie.world_models.gaussian import GaussianMembers, soft_clamp
 from reverie.world_models.ode import local_error, runge_kutta_step, solve
@@ -213,8 +213,8 @@ class NeuralODE(ProbabilisticEnsemble):
         self,
         *,
         solver: Solver,
-        substeps: Count,
-        tolerance: Positive,
+        substeps: Annotated[int, Range(1, 1000)],
+        tolerance: Annotated[float, Range(1e-7, 1)],
         local_regularisation: NonNegative,
         local_half_life: Positive | None,
         **others: Any,

@@ -4,6 +4,7 @@ A rule of fixed steps has fixed shapes, so it compiles and nothing waits for the
 adaptive solver is torchdiffeq's, which the extra `ode` installs.
 """
 
+import re
 from collections.abc import Callable
 
 import torch
@@ -11,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from reverie.envs.extras import require
+from reverie.mistake import Mistake
 
 Field = Callable[[Tensor], Tensor]
 """`y [*, D] -> dy/dt [*, D]`, row by row."""
@@ -123,7 +125,7 @@ def solve(
     All rows share their steps, which depend on the values: the host waits for the device.
 
     Raises:
-        Mistake: torchdiffeq is not installed.
+        Mistake: torchdiffeq is not installed, or its steps became too short for the numbers.
     """
     torchdiffeq = require("torchdiffeq", "ode", "world_model.solver=dopri5")
     evaluations = 0
@@ -134,5 +136,16 @@ def solve(
         return field(state)
 
     times = torch.tensor([0.0, duration], device=y.device)
-    after = torchdiffeq.odeint(counted, y, times, rtol=tolerance, atol=tolerance, method="dopri5")
+    try:
+        after = torchdiffeq.odeint(
+            counted, y, times, rtol=tolerance, atol=tolerance, method="dopri5"
+        )
+    except AssertionError as error:  # its word for steps of length 0, and for values beyond all
+        if not re.match("underflow in dt|non-finite values", str(error)):
+            raise
+        raise Mistake(
+            f"world_model.solver=dopri5 found no step that is exact to world_model.tolerance="
+            f"{tolerance:g} ({error.args[0][:60]}); raise the tolerance (1e-6 as shipped), lower "
+            "world_model.learning_rate, or set world_model.solver=rk4"
+        ) from error
     return after[-1], evaluations

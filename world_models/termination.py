@@ -21,7 +21,7 @@ from reverie.mistake import Mistake
 from reverie.ranges import Count, Positive, Range, Widths
 from reverie.world_models.base import TerminationRule
 from reverie.world_models.fitting import moments
-from reverie.world_models.networks import BatchedLinear, BatchedMLP, normal_start_
+from reverie.world_models.networks import ActivationName, BatchedLinear, BatchedMLP, normal_start_
 from reverie.world_models.optimiser import Adam
 
 log = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ class LearnedTermination(Termination):
         spec: Spec,
         seeds: int,
         hidden: Widths,
-        activation: str,
+        activation: ActivationName,
         learning_rate: Positive,
         batch: Annotated[int, Range(2)],
         updates: Count,

@@ -53,6 +53,13 @@ COLLECT = (
     *("threads=1", "path=data", "root=runs"),
 )
 TD3_BC = ("train.py", "algorithm=td3_bc", *AGENT)
+DREAMS = ("train.py", "algorithm=mopo", *AGENT, *ROLLOUTS)
+PAIR = ("world_model.members=2", "world_model.elites=1")
+WINDOWS = (*PAIR, "world_model.batch=8", "world_model.forcing.steps=4")
+CLONE = (
+    *("behaviour.hidden=[16]", "behaviour.steps=30", "behaviour.batch=32"),
+    *("behaviour.measure_every=10", "pretraining.epochs=1"),
+)
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,32 @@ SCENARIOS = {
     "cache": Scenario((*TD3_BC, "updates=3")),
     "online": Scenario(("train.py", "algorithm=mbpo_online", *ONLINE, *MODEL, *ROLLOUTS)),
     "diffusion": Scenario(("train.py", "algorithm=synther", *AGENT, *GENERATED)),
+    "forced": Scenario((*DREAMS, "world_model=forced", *MODEL, *WINDOWS)),
+    "recurrent": Scenario(
+        (
+            *DREAMS,
+            "world_model=recurrent",
+            "world_model.width=8",
+            "world_model.max_epochs=3",
+            *WINDOWS,
+        )
+    ),
+    "neural_ode": Scenario((*DREAMS, "world_model=neural_ode", *MODEL, *PAIR)),
+    "admpo": Scenario(
+        (
+            *("train.py", "algorithm=admpo", *AGENT, *ROLLOUTS, "world_model.width=8"),
+            *("world_model.layers=1", "world_model.blocks=1", "world_model.batch=64"),
+            *("world_model.max_epochs=4", "world_model.checkpoint_every=1"),
+        )
+    ),
+    "neubay": Scenario(
+        (
+            *("train.py", "algorithm=neubay", *AGENT, *MODEL, "world_model.members=3"),
+            *("world_model.elites=2", "source.lanes=10", "source.capacity=500"),
+        )
+    ),
+    "drrl": Scenario(("train.py", "algorithm=drrl", *AGENT, *MODEL, *ROLLOUTS, *CLONE)),
+    "apg": Scenario(("train.py", "algorithm=apg", *AGENT, *MODEL, "agent.horizon=4")),
     "collect": Scenario(COLLECT),
     "sweep": Scenario(("train.py", "-m", *TD3_BC[1:], "updates=20", "seed=0,1")),
 }

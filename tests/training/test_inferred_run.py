@@ -101,6 +101,12 @@ def test_a_dataset_from_python_is_filled_in_as_well_and_a_complete_one_left_alon
     assert plain.data is data
 
 
+def test_a_past_beyond_every_episode_is_refused_before_a_model_is_built(tmp_path):
+    log(tmp_path / "log.csv")
+    with pytest.raises(Mistake, match=r"inverse_model\.past=29 looks back beyond every episode"):
+        make(tmp_path / "log.csv", "dataset=table", **{"inverse_model.past": 29})
+
+
 def test_rows_on_disk_are_refused_before_a_model_is_fitted(tmp_path, monkeypatch):
     log(tmp_path / "log.csv")
     monkeypatch.setattr(fitting, "fit", lambda *_, **__: pytest.fail("it was fitted"))

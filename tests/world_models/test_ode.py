@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from reverie.mistake import Mistake
 from reverie.world_models import ode
 
 
@@ -99,3 +100,9 @@ def test_adaptive_steps_meet_their_tolerance_and_cost_more_where_it_is_tighter()
         assert (after - exact(START, 2.0)).abs().max() < 10 * tolerance
         cost.append(evaluations)
     assert cost[0] < cost[1]
+
+
+def test_adaptive_steps_that_would_be_none_are_refused_with_the_remedy():
+    pytest.importorskip("torchdiffeq")
+    with pytest.raises(Mistake, match=r"raise the tolerance .* or set world_model\.solver=rk4"):
+        ode.solve(lambda y: y**2, torch.ones(1, 1), 2.0, 1e-6)  # 1 / (1 - t), which ends at 1

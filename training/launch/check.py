@@ -1,7 +1,8 @@
 """Look at a dataset before trusting it: `python -m datasets.check dataset=... [dataset.key=value]`.
 
 Prints what is in it, and ends with status 1 and a line for each thing that would poison training.
-Takes the dataset options of `train.py`. Installed, it is `reverie check dataset=...`.
+Takes the dataset options of `train.py`, and `inverse_model=...`, which keeps rows that lack an
+action. Installed, it is `reverie check dataset=...`.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from reverie.datasets.readers.columns import ARROW_FILES, TEXT_FILES
 from reverie.mistake import Mistake, writing
 from reverie.temporary import replacing
 from reverie.text import counted
+from reverie.training.fitting import INVERSE
 from reverie.training.launch.compose import load_dataset
 from reverie.training.launch.hyperparameters import compose_run
 
@@ -51,7 +53,7 @@ def check(arguments: Sequence[str]) -> int:
     chosen = parser.parse_args(arguments)
     picture = None if chosen.plot is None else _to_write(chosen.plot, ".png")
     table = None if chosen.json in (None, STDOUT) else _to_write(chosen.json, ".json")
-    overrides = [*_only_dataset(chosen.overrides), *_searched(chosen.config_dir)]
+    overrides = [*only_data(chosen.overrides), *_searched(chosen.config_dir)]
     loaded = load_dataset(compose_run(overrides), infer=False)
     data = loaded.recorded
     found = report(data)
@@ -118,13 +120,13 @@ def _searched(folder: str | None) -> list[str]:
     return [f"hydra.searchpath=['file://{quoted}']"]
 
 
-def _only_dataset(overrides: Sequence[str]) -> Sequence[str]:
-    """The overrides, if they choose one dataset and nothing else."""
+def only_data(overrides: Sequence[str]) -> Sequence[str]:
+    """The overrides, if they choose one dataset and nothing that does not change its rows."""
     keys = [each.partition("=")[0].lstrip("+~") for each in overrides]
     foreign = [
         each
         for key, each in zip(keys, overrides, strict=True)
-        if key != "dataset" and not key.startswith("dataset.")
+        if key.partition(".")[0] not in ("dataset", INVERSE)
     ]
     if len(foreign) == 1 and len(keys) == 1 and Path(foreign[0]).is_file():
         kind = "table" if Path(foreign[0]).suffix.lower() in (*TEXT_FILES, *ARROW_FILES) else "file"
@@ -134,8 +136,8 @@ def _only_dataset(overrides: Sequence[str]) -> Sequence[str]:
         )
     if foreign or keys.count("dataset") != 1:
         raise Mistake(
-            f"expected dataset=... and dataset.key=value only, found {' '.join(overrides)!r}; "
-            f"e.g. {_EXAMPLE}"
+            f"expected dataset=... and dataset.key=value only (and {INVERSE}=...), found "
+            f"{' '.join(overrides)!r}; e.g. {_EXAMPLE}"
         )
     for each in OverridesParser.create().parse_overrides(list(overrides)):
         if each.is_sweep_override():

@@ -197,6 +197,12 @@ def infer_actions(config: DictConfig, data: Dataset, console: Console) -> Datase
     if not chosen:
         data.require_actions()
     transforms.require_recorded(data)  # before the fit is paid for
+    past, longest = config.inverse_model.get("past", 0), int(data.episode_lengths.max())
+    if past >= longest:  # all but a few of its inputs would be means
+        raise Mistake(
+            f"inverse_model.past={past} looks back beyond every episode of {data.name}, of which "
+            f"the longest has {longest} rows; lower it, inverse_model.past=1 as shipped"
+        )
     device = pick_device(config.device)
     part = build_part(config, fitting.INVERSE, data.spec, device)
     with side_stream(config.seed, device):

@@ -49,6 +49,8 @@ _REFUSED = (
     yaml.YAMLError,
 )
 """How Hydra, OmegaConf and YAML say that what somebody typed cannot be read."""
+_COMMANDS = ("--run", "-r", "--multirun", "-m", "--cfg", "-c", "--info", "-i", "-sc")
+"""Options of Hydra of which a command has one at most."""
 _MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE)
 
 
@@ -64,6 +66,7 @@ def run(main: Callable[[], Any], sweeps: bool | None = None) -> None:
     with one_line_errors():
         if sweeps is not True:  # such a command has options of its own
             refuse_dashes(sys.argv[1:])
+            refuse_two_commands(sys.argv[1:])
         renamed.refuse_arguments(sys.argv[1:])
         typed = [expand_glob(argument) for argument in sys.argv[1:]]
         sys.argv[1:] = one_spelling(quote_paths(typed, sweeps))
@@ -87,7 +90,28 @@ def refuse_dashes(arguments: Sequence[str]) -> None:
         if value is None and following and not following[0].startswith("-"):
             value = following[0]
         typed = f"{name}={'...' if value is None else value}"
-        raise Mistake(f"{argument} is no option; settings are typed without dashes, as {typed}")
+        own = f"; train.py calls it run_dir={value}" if name == "run" and value else ""
+        raise Mistake(
+            f"{argument} is no option; settings are typed without dashes, as {typed}{own}"
+        )
+
+
+def refuse_two_commands(arguments: Sequence[str]) -> None:
+    """Refuse options of Hydra that each ask for something else than the others.
+
+    Raises:
+        Mistake: the first two.
+    """
+    asked = [each for each in arguments if each.partition("=")[0] in _COMMANDS]
+    if len(asked) > 1:
+        raise Mistake(
+            f"{asked[0]} and {asked[1]} do not go together; leave one of them out (--cfg job shows "
+            "the settings of one run)"
+        )
+    if "--resolve" in arguments and not {"--cfg", "-c", "--help", "-h"} & {
+        each.partition("=")[0] for each in arguments
+    }:
+        raise Mistake("--resolve goes with --cfg alone; type --cfg job --resolve, or leave it out")
 
 
 def is_setting(name: str) -> bool:
@@ -201,8 +225,8 @@ def explain(error: BaseException, typed: Sequence[str] | None = None) -> str | N
         return _explain_composition(error, sys.argv if typed is None else typed)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAll" in str(error):
         return (
-            f"out of memory ({_text(error)}); lower seeds=, batch_size= or the sizes of the "
-            f"networks, or use a larger machine ({TRACEBACK}=1 shows where)"
+            f"out of memory ({_text(error)}); lower seeds=, batch_size=, source.capacity= or the "
+            f"sizes of the networks, or use a larger machine ({TRACEBACK}=1 shows where)"
         )
     if isinstance(error, (Mistake, *_REFUSED)):
         return _text(error)
@@ -321,7 +345,7 @@ def _explain_key(wrong: str, arguments: Sequence[str]) -> str:
     places = {PACKAGES.get(group, group) for group in groups}
     if wrong in keys and any(wrong.startswith(f"{place}.") for place in places):
         # Other options have it.
-        typed = dict(each.split("=", 1) for each in arguments if "=" in each)
+        typed = _settled() | dict(each.split("=", 1) for each in arguments if "=" in each)
         # A group of one option is part of another and leaves no choice.
         several = [group for group in groups if len(options(group)) > 1]
         return refusal(wrong, wrong, {group: typed.get(group) for group in several})
@@ -331,3 +355,16 @@ def _explain_key(wrong: str, arguments: Sequence[str]) -> str:
         f"there is no setting '{wrong}'{hint}; "
         "`python -m reverie.train --cfg job` lists all of them"
     )
+
+
+def _settled() -> dict[str, str]:
+    """What is chosen of the groups that no preset chooses from, where nobody types anything."""
+    defaults = yaml.safe_load((CONF / "train.yaml").read_text())["defaults"]
+    presets = "".join(path.read_text() for path in (CONF / "algorithm").glob("*.yaml"))
+    return {
+        group: option
+        for each in defaults
+        if isinstance(each, dict)
+        for group, option in each.items()
+        if f"override /{group}:" not in presets
+    }

@@ -37,6 +37,7 @@ from reverie.training.results.statistics import Interval
 from reverie.training.seeding import side_stream
 from reverie.world_models.base import Policy, WorldModel
 from reverie.world_models.diffusion.behaviour import BehaviourClone
+from reverie.world_models.networks import ActivationName
 
 Expectations = Callable[[Float[Tensor, "P D"]], Mapping[str, Any] | None]
 RANGES: dict[str, Any] = {
@@ -48,7 +49,7 @@ RANGES: dict[str, Any] = {
     "fqe.batch_size": Count,
     "fqe.replicas": Count,
     "fqe.hidden": Widths,
-    "fqe.activation": str,
+    "fqe.activation": ActivationName,
     "fqe.clip_targets": bool,
     "fqe.learning_rate": Positive,
     "fqe.tau": Share,
@@ -57,7 +58,7 @@ RANGES: dict[str, Any] = {
     "doubly_robust.effective": Count,
     "doubly_robust.batch": Count,
     "doubly_robust.hidden": Widths,
-    "doubly_robust.activation": str,
+    "doubly_robust.activation": ActivationName,
     "doubly_robust.learning_rate": Positive,
     "doubly_robust.log_std_bounds": Bounds,
     "doubly_robust.heldout_episodes": Count,

@@ -12,6 +12,7 @@ from reverie.ranges import Bounds, Count, Positive, Widths
 from reverie.world_models.action_gaussian import ActionGaussian, before_tanh
 from reverie.world_models.base import FitProgress
 from reverie.world_models.fitting import held_out_episodes, rows_of
+from reverie.world_models.networks import ActivationName
 
 
 class BehaviourClone(ActionGaussian):
@@ -37,7 +38,7 @@ class BehaviourClone(ActionGaussian):
         seeds: int,
         seed: int,
         hidden: Widths,
-        activation: str,
+        activation: ActivationName,
         log_std_bounds: Bounds,
         learning_rate: Positive,
         steps: Count,

@@ -20,7 +20,7 @@ from reverie.ranges import Count, Decay, Finite, Whole, Widths
 from reverie.world_models.base import FitProgress, Fitted
 from reverie.world_models.fitting import held_out_episodes, rows_of
 from reverie.world_models.morec.game import DynamicsGame, Wrapper
-from reverie.world_models.networks import BatchedMLP
+from reverie.world_models.networks import ActivationName, BatchedMLP
 
 # Activations of the widest layer that one pass of scoring may take, whatever the number of rows.
 _ACTIVATIONS = 2**26
@@ -94,7 +94,7 @@ class DynamicsReward(Fitted):
         seeds: int,
         seed: int,
         hidden: Widths,
-        activation: str,
+        activation: ActivationName,
         delta_input: bool,
         game: Callable[..., DynamicsGame],
         iterations: Count,

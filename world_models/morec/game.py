@@ -25,7 +25,7 @@ from reverie.ranges import (
     Widths,
 )
 from reverie.world_models.gaussian import GaussianMembers
-from reverie.world_models.networks import BatchedMLP
+from reverie.world_models.networks import ActivationName, BatchedMLP
 from reverie.world_models.optimiser import Adam
 
 Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -65,7 +65,7 @@ class DynamicsGame:
         spec: Spec,
         seeds: int,
         hidden: Widths,
-        activation: str,
+        activation: ActivationName,
         delta_input: bool,
         learning_rate: Positive,
         entropy_bonus: NonNegative,
@@ -73,7 +73,7 @@ class DynamicsGame:
         horizon: Count,
         discount: UnitInterval,
         player_hidden: Widths,
-        player_activation: str,
+        player_activation: ActivationName,
         log_variance_bounds: Bounds,
         bound_coefficient: NonNegative,
         generator_learning_rate: Positive,

@@ -50,6 +50,14 @@ def test_it_takes_the_options_of_a_dataset(check, tmp_path, capsys):
     assert "given by the user" in out
 
 
+def test_an_inverse_model_keeps_the_rows_that_it_would_fill_in(check, tmp_path, capsys):
+    actions = np.random.default_rng(1).uniform(-1, 1, (7, 2))
+    actions[2:4] = np.nan
+    path = write(tmp_path / "log.npz", actions=actions)
+    assert check("dataset=file", path, "inverse_model=ensemble") == 0
+    assert "2 of 6 rows have no action" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "typed",
     [
