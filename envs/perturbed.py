@@ -10,7 +10,9 @@ import numpy as np
 from gymnasium.envs.classic_control import PendulumEnv
 
 from reverie.envs.cartpole_swingup import CartPoleSwingUp
+from reverie.envs.duffing import Duffing
 from reverie.envs.edge_of_reach import EdgeOfReach
+from reverie.envs.lorenz import Lorenz
 from reverie.envs.make import make_raw_env, with_flat_spaces
 from reverie.envs.predator_prey import PredatorPrey
 from reverie.envs.refrigerator import Refrigerator
@@ -33,6 +35,8 @@ _CONSTANTS: dict[type[gymnasium.Env], dict[str, tuple[str, ...]]] = {
     EdgeOfReach: {},
     Refrigerator: {},
     PredatorPrey: {},
+    Duffing: {},
+    Lorenz: {},
 }
 
 

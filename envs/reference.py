@@ -42,10 +42,10 @@ _D4RL: tuple[tuple[str, float, float], ...] = (
 
 # Means over 1000 episodes with starts seeded 0 to 999, Gymnasium 1.4, standard errors 9.3 (random
 # pendulum), 2.8 (controller), 0.5 (random hopper), 0.10 and 0.03 (plane), 0.46 and 0.002
-# (refrigerator), 0.12 and 0.03 (cart-pole), 4.7 and 0.7 (predators). Uniformly random actions mark
-# 0. 100 is marked in Pendulum-v1 by `envs.controllers.swing_up_pendulum` at full strength, on the
-# plane, the cart-pole and among predators by the `controller` of their modules, in the refrigerator
-# by `envs.refrigerator.expert`.
+# (refrigerator), 0.12 and 0.03 (cart-pole), 4.7 and 0.7 (predators), 2.3 and 0.9 (Duffing), 7.1 and
+# 2.1 (Lorenz). Uniformly random actions mark 0. 100 is marked in Pendulum-v1 by
+# `envs.controllers.swing_up_pendulum` at full strength, in the refrigerator by
+# `envs.refrigerator.expert`, and elsewhere by the `controller` of the task's module.
 _BUILTIN: dict[str, Reference] = {
     "builtin/pendulum-mixed": Reference(
         -1220.8, -147.0, "measured in Pendulum-v1: random actions, scripted swing-up controller"
@@ -65,6 +65,12 @@ _BUILTIN: dict[str, Reference] = {
     ),
     "builtin/predator-prey": Reference(
         -232.3, -54.7, "measured in ReveriePredatorPrey-v0: random actions, scripted controller"
+    ),
+    "builtin/duffing": Reference(
+        -422.7, -28.2, "measured in ReverieDuffing-v0: random actions, scripted controller"
+    ),
+    "builtin/lorenz": Reference(
+        -764.2, -58.8, "measured in ReverieLorenz-v0: random actions, scripted controller"
     ),
 }
 

@@ -137,6 +137,8 @@ _TABLE: tuple[tuple[str, tuple[int, ...], TerminationRule, tuple[int, ...]], ...
     ("ReverieEdgeOfReach", (0,), never, (2,)),
     ("ReverieRefrigerator", (0,), never, (1,)),
     ("ReveriePredatorPrey", (0,), never, (2,)),
+    ("ReverieDuffing", (0,), never, (4,)),
+    ("ReverieLorenz", (0,), never, (3,)),
     ("ReverieCartPoleSwingUp", (0,), cartpole_swingup, (5,)),
     ("ReverieTwoTanks", (0,), never, (4,)),
     *(

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 from mujoco import rollout
 from torch import Tensor
 
-from reverie.envs import cartpole_swingup, edge_of_reach, refrigerator
+from reverie.envs import cartpole_swingup, duffing, edge_of_reach, lorenz, refrigerator
 from reverie.envs.make import make_raw_env, require_spaces_match
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
@@ -398,6 +398,8 @@ TENSOR_DYNAMICS: dict[str, TensorDynamics] = {
     edge_of_reach.ENV_ID: edge_of_reach.dynamics,
     refrigerator.ENV_ID: refrigerator.dynamics,
     cartpole_swingup.ENV_ID: cartpole_swingup.dynamics,
+    duffing.ENV_ID: duffing.dynamics,
+    lorenz.ENV_ID: lorenz.dynamics,
 }
 """Tasks whose dynamics are a function of tensors, by exact environment id. Of a task with noise it
 is the expected step."""

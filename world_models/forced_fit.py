@@ -154,7 +154,7 @@ class ForcedFit:
         stopping = EarlyStopping.start(
             *lead, improvement=self.improvement, patience=self.patience, device=device
         )
-        causality = self.forcing.causality
+        causality, interval = self.forcing.causality, self.forcing.interval
         adaptive = None
         if self.forcing.alpha == ADAPTIVE:
             adaptive = AdaptiveAlpha(lead, self.forcing.adapt_rate, device)
@@ -164,7 +164,8 @@ class ForcedFit:
             window = Window(*parts)
             share = fixed if alpha is None else alpha
             assert share is not None
-            losses = forced_losses(cell, window, share, causality)[0].sum(-1) + cell.penalty()
+            losses, _ = forced_losses(cell, window, share, causality, interval)
+            losses = losses.sum(-1) + cell.penalty()
             cell.descend(optimiser, losses)
             return losses.detach()
 

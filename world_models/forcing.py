@@ -2,8 +2,8 @@
 
 arXiv:2306.04406. A model predicts step after step from its own predictions, mixed with a share
 alpha of the recorded state. alpha 1 is training on single steps, 0 is back-propagation through the
-whole window; in between the gradient through t steps decays like (1 - alpha)^t. Weights of the
-steps by causality: arXiv:2203.07404.
+whole window; in between the gradient through t steps decays like (1 - alpha)^t. Sparse forcing, at
+every tau-th step alone: arXiv:2410.14240. Weights of the steps by causality: arXiv:2203.07404.
 """
 
 from abc import ABC, abstractmethod
@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from reverie.datasets.dataset import Dataset
+from reverie.mistake import Mistake
 from reverie.ranges import Count, NonNegative, UnitInterval
 from reverie.world_models.optimiser import Adam
 
@@ -34,23 +35,40 @@ class Forcing:
         steps: T, of a window. Windows end where episodes do.
         alpha: weight of the recorded state in the state that the next prediction starts from;
             `adaptive` takes 1 - 1 / sigma, see `AdaptiveAlpha`.
+        interval: tau, steps from one such mix to the next; 1 mixes at every step. Sparse teacher
+            forcing is alpha 1 with a longer one.
         causality: eps of w_t = exp(-eps sum_{j<t} e_j), the weight of step t, with e_j the mean
             squared error of step j in variances; 0: equal weights.
         adapt_every: updates between measurements of sigma.
         adapt_rate: rate at which a smaller alpha is adopted.
 
-    Source: arXiv:2306.04406, and arXiv:2203.07404 for the weights. Differs: see `AdaptiveAlpha`.
+    Raises:
+        Mistake: an adaptive alpha, which bounds the gradient of single steps, with an interval.
+
+    Source: arXiv:2306.04406, arXiv:2410.14240 for the interval, and arXiv:2203.07404 for the
+    weights. Differs: see `AdaptiveAlpha`.
     """
 
     steps: Count
     alpha: UnitInterval | Literal["adaptive"]
+    interval: Count
     causality: NonNegative
     adapt_every: Count
     adapt_rate: UnitInterval
 
+    def __post_init__(self) -> None:
+        if self.alpha == ADAPTIVE and self.interval != 1:
+            raise Mistake(
+                f"world_model.forcing.interval={self.interval} leaves steps to themselves, and "
+                "alpha=adaptive bounds those that are drawn to the record; set one of them to 1"
+            )
+
     def signature(self) -> dict[str, Any]:
         """Plain values by which fits are told apart."""
-        return asdict(self)
+        fixed = asdict(self)
+        if self.interval == 1:  # models fitted so are the same as before there was any
+            del fixed["interval"]
+        return fixed
 
 
 class Window(NamedTuple):
@@ -182,7 +200,11 @@ class Cell(ABC):
 
 
 def forced_losses(
-    cell: Cell, window: Window, alpha: float | Float[Tensor, "*lead"], causality: float
+    cell: Cell,
+    window: Window,
+    alpha: float | Float[Tensor, "*lead"],
+    causality: float,
+    interval: int = 1,
 ) -> tuple[Float[Tensor, "*lead"], Float[Tensor, "*lead T"]]:
     """Loss over windows, and the mean squared error of each of their steps, detached.
 
@@ -191,10 +213,11 @@ def forced_losses(
 
     Args:
         alpha: one for all, or one for each `[*lead]`. 0 leaves the record to the first step.
+        interval: alpha counts where it divides t, and is 0 elsewhere.
 
     Source: arXiv:2306.04406. Differs: recorded actions drive the model; weights by causality.
     """
-    state, following, told = _carry(cell, window, alpha)
+    state, following, told = _carry(cell, window, alpha, interval)
     loss, error = cell.judge(
         state, following, told, _in_turn(window.next_obs), _in_turn(window.reward)
     )
@@ -212,24 +235,26 @@ def forced_losses(
 
 
 def _carry(
-    cell: Cell, window: Window, alpha: float | Float[Tensor, "*lead"]
+    cell: Cell, window: Window, alpha: float | Float[Tensor, "*lead"], interval: int
 ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
     """State, next state and what else is told at every step, rows of a step together: T x B."""
     dim = window.obs.shape[-1]
     state = cell.begin(window.obs)
-    if not isinstance(alpha, Tensor) and alpha == 1 and state.shape[-1] == dim:
+    always = not isinstance(alpha, Tensor) and alpha == 1 and interval == 1
+    if always and state.shape[-1] == dim:
         # Every step starts from the record: all of them at once.
         recorded = torch.cat([window.obs.unsqueeze(-2), window.next_obs[..., :-1, :]], -2)
         state = _in_turn(recorded)
         return state, *cell.move(state, _in_turn(window.action))
-    share = _share(alpha, cell.given, window.obs)
+    drawn, free = (_share(each, cell.given, window.obs) for each in (alpha, 0.0))
     states, followings, told = [], [], []
-    for action, target in zip(window.action.unbind(-2), window.next_obs.unbind(-2), strict=True):
+    steps = zip(window.action.unbind(-2), window.next_obs.unbind(-2), strict=True)
+    for t, (action, target) in enumerate(steps, 1):
         following, more = cell.move(state, action)
         states.append(state)
         followings.append(following)
         told.append(more)
-        seen = torch.lerp(following[..., :dim], target, share)
+        seen = torch.lerp(following[..., :dim], target, free if t % interval else drawn)
         state = torch.cat([seen, following[..., dim:]], -1)
     more = tuple(torch.cat(parts, -2) for parts in zip(*told, strict=True))
     return torch.cat(states, -2), torch.cat(followings, -2), more

@@ -56,11 +56,13 @@ class GaussianFields(GaussianMembers):
         substeps: int,
         tolerance: float,
         local_regularisation: float,
+        local_first_stage: bool,
         local_half_life: float | None,
     ) -> None:
         """Say how; the arguments are those of `NeuralODE`."""
         self.solver, self.substeps, self.tolerance = solver, substeps, tolerance
         self.local_regularisation, self.local_half_life = local_regularisation, local_half_life
+        self.local_first_stage = local_first_stage
 
     def reset(self) -> None:
         super().reset()
@@ -112,7 +114,8 @@ class GaussianFields(GaussianMembers):
             part = duration * torch.rand_like(duration)
             slope = self._split(self._outputs(start, action))[0]
             state = start + self._rk4(start, action, part, slope) / self._unit()
-        return local_error(self._field(start, action), state, self.tolerance, 1.0)
+        field, whole = self._field(start, action), self.local_first_stage
+        return local_error(field, state, self.tolerance, 1.0, first_stage=whole)
 
     def _parts(
         self, inputs: Float[Tensor, "S E1 B X"]
@@ -200,6 +203,8 @@ class NeuralODE(ProbabilisticEnsemble):
         tolerance: absolute and relative, of standardised states: of `dopri5`, of the steps that
             `local_regularisation` looks at, and of `evaluations`.
         local_regularisation: weight of the local error, see `ode.local_error`; 0 for none.
+        local_first_stage: whether its gradient goes through the first stage of the step too;
+            published without.
         local_half_life: updates after which that weight has halved; None: constant.
         others: of `ProbabilisticEnsemble`.
 
@@ -216,6 +221,7 @@ class NeuralODE(ProbabilisticEnsemble):
         substeps: Annotated[int, Range(1, 1000)],
         tolerance: Annotated[float, Range(1e-7, 1)],
         local_regularisation: NonNegative,
+        local_first_stage: bool,
         local_half_life: Positive | None,
         **others: Any,
     ) -> None:
@@ -234,6 +240,7 @@ class NeuralODE(ProbabilisticEnsemble):
             "substeps": substeps,
             "tolerance": tolerance,
             "local_regularisation": local_regularisation,
+            "local_first_stage": local_first_stage,
             "local_half_life": local_half_life,
         }
         self.gaussians.integrate_by(**self.integration)
@@ -244,7 +251,11 @@ class NeuralODE(ProbabilisticEnsemble):
     make_members = staticmethod(GaussianFields)
 
     def signature(self) -> dict[str, Any]:
-        return super().signature() | self.integration
+        fixed = dict(self.integration)
+        if fixed["local_first_stage"] or not fixed["local_regularisation"]:
+            # Models fitted so are the same as before there was a choice.
+            del fixed["local_first_stage"]
+        return super().signature() | fixed
 
     def compile_update(
         self, wrapper: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]

@@ -89,25 +89,32 @@ def first_step(
 
 
 def local_error(
-    field: Field, y: Float[Tensor, "*lead B D"], tolerance: float, longest: float
+    field: Field,
+    y: Float[Tensor, "*lead B D"],
+    tolerance: float,
+    longest: float,
+    *,
+    first_stage: bool,
 ) -> Float[Tensor, "*lead"]:
     """R = h rms(e / (tol + tol max(|y|, |y'|))) of one step from y, e its embedded error.
 
     What an adaptive solver keeps small by steps that are short; small R lets it take long ones.
-    The gradient reaches the field through all stages, and not y.
+    The gradient reaches the field through the stages of the step, and not y.
 
     Args:
         tolerance: tol, absolute and relative.
         longest: bound of the step h, which is else the solver's own first one.
+        first_stage: whether the gradient goes through the first stage too. Without it, as
+            published, the stages' slopes no longer cancel as they do in e: a constant added to
+            the field leaves R as it is and still has a gradient, so what is descended is not R.
 
     Source: locally regularised neural differential equations, arXiv:2303.02262, unbiased variant.
-    Differs: Dormand and Prince's step in place of Tsitouras'; the first stage has a gradient too.
-    Without it the stages' slopes no longer cancel as they do in e, and what is descended is not R.
+    Differs: Dormand and Prince's step in place of Tsitouras'.
     """
     slope = field(y)
     with torch.no_grad():
         h = first_step(field, y, slope, tolerance).clamp(max=longest)
-    after, error = dormand_prince_step(field, y, h, slope)
+    after, error = dormand_prince_step(field, y, h, slope if first_stage else slope.detach())
     scale = tolerance + tolerance * torch.maximum(y.abs(), after.abs())
     return (h * _rms(error / scale)).squeeze(-1).squeeze(-1)
 

@@ -236,8 +236,8 @@ class AlmostLinearEnsemble(PiecewiseLinearEnsemble):
         relu_units: P, number of ReLU units; 2^P linear regions at most.
         others: see `PiecewiseLinearEnsemble`.
 
-    Source: arXiv:2410.14240. Differs: generalised teacher forcing instead of sparse forcing
-    every tau steps; members, likelihood, reward and actions are ours.
+    Source: arXiv:2410.14240. Differs: generalised teacher forcing, where `forcing.alpha=1` with
+    `forcing.interval` is the paper's sparse one; members, likelihood, reward and actions are ours.
     """
 
     def __init__(self, *, relu_units: Whole, **others: Any) -> None:

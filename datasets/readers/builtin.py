@@ -22,7 +22,14 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.names import short_name
 from reverie.datasets.recording import ActionOf, Arrays, record_episodes
 from reverie.datasets.subset import Subset
-from reverie.envs import cartpole_swingup, edge_of_reach, predator_prey, refrigerator
+from reverie.envs import (
+    cartpole_swingup,
+    duffing,
+    edge_of_reach,
+    lorenz,
+    predator_prey,
+    refrigerator,
+)
 from reverie.envs.controllers import swing_up_pendulum
 from reverie.envs.make import spec_of
 from reverie.envs.reference import reference_for
@@ -43,6 +50,7 @@ log = logging.getLogger(__name__)
 # Raise it whenever a recording function changes what it records.
 GENERATOR_VERSION = 1
 
+Record = Callable[..., Arrays]
 Kind = Annotated[
     Mapping[str, float], ArgumentsOf(lambda _: {"strength": Share, "random": UnitInterval})
 ]
@@ -289,69 +297,53 @@ def thermostats(
     return record_episodes("refrigerator", spec, episodes * spec.max_episode_steps, seed, behaviour)
 
 
-def cartpole_swingups(
-    spec: Spec, *, steps: Count, seed: Seed, random: Sequence[UnitInterval]
-) -> Arrays:
-    """Swing-ups of `envs.cartpole_swingup`, more or less at random, cut after `steps` transitions.
+def held_or_controlled(
+    label: str, controller: Callable[[torch.Tensor], torch.Tensor], *, whole: bool = False
+) -> Record:
+    """How episodes of a task with one control are recorded, more or less at random.
 
     Args:
-        spec: of ReverieCartPoleSwingUp-v0.
-        steps: recorded transitions.
-        seed: of starts and actions.
-        random: kinds of behaviour that take turns, each the probability per step, in [0, 1], of
-            holding a uniformly random action for 1 to 8 steps instead of the controller's.
+        label: of the task.
+        controller: from observations `[D]` to its control `[1]`, in the task's units.
+        whole: whether random actions are whole numbers.
     """
-    _require_count("cartpole-swingup", "steps", steps)
-    _require_shares("cartpole-swingup", random)
 
-    def behaviour(episode: int, rng: np.random.Generator) -> ActionOf:
-        share = random[episode % len(random)]
-        held, remaining = 0.0, 0
+    def record(spec: Spec, *, steps: Count, seed: Seed, random: Sequence[UnitInterval]) -> Arrays:
+        """Episodes of a controller, more or less at random, cut after `steps` transitions.
 
-        def act(obs: np.ndarray) -> np.ndarray:
-            nonlocal held, remaining
-            if remaining == 0 and rng.random() < share:
-                held, remaining = rng.uniform(-1.0, 1.0), int(rng.integers(1, 9))
-            if remaining > 0:
-                remaining -= 1
-                return np.array([held], np.float32)
-            return cartpole_swingup.controller(torch.from_numpy(obs)).numpy()
+        Args:
+            spec: of the task.
+            steps: recorded transitions.
+            seed: of starts and actions.
+            random: kinds of behaviour that take turns, each the probability per step, in [0, 1],
+                of holding a uniformly random action for 1 to 8 steps instead of the controller's.
+        """
+        _require_count(label, "steps", steps)
+        _require_shares(label, random)
+        (low,), (high,) = spec.action_low, spec.action_high
 
-        return act
+        def behaviour(episode: int, rng: np.random.Generator) -> ActionOf:
+            share = random[episode % len(random)]
+            held, remaining = 0.0, 0
 
-    return record_episodes("cartpole-swingup", spec, steps, seed, behaviour)
+            def act(obs: np.ndarray) -> np.ndarray:
+                nonlocal held, remaining
+                if remaining == 0 and rng.random() < share:
+                    if whole:
+                        held = float(rng.integers(int(low), int(high), endpoint=True))
+                    else:
+                        held = rng.uniform(low, high)
+                    remaining = int(rng.integers(1, 9))
+                if remaining > 0:
+                    remaining -= 1
+                    return np.array([held], np.float32)
+                return controller(torch.from_numpy(obs)).numpy()
 
+            return act
 
-def culls(spec: Spec, *, steps: Count, seed: Seed, random: Sequence[UnitInterval]) -> Arrays:
-    """Predators culled in `envs.predator_prey`, more or less at random, cut after `steps` rows.
+        return record_episodes(label, spec, steps, seed, behaviour)
 
-    Args:
-        spec: of ReveriePredatorPrey-v0.
-        steps: recorded transitions.
-        seed: of starts, actions, births and deaths.
-        random: kinds of behaviour that take turns, each the probability per step, in [0, 1], of
-            culling a uniformly random number for 1 to 8 steps instead of the controller's.
-    """
-    _require_count("predator-prey", "steps", steps)
-    _require_shares("predator-prey", random)
-
-    def behaviour(episode: int, rng: np.random.Generator) -> ActionOf:
-        share = random[episode % len(random)]
-        held, remaining = 0, 0
-
-        def act(obs: np.ndarray) -> np.ndarray:
-            nonlocal held, remaining
-            if remaining == 0 and rng.random() < share:
-                held = int(rng.integers(0, predator_prey.MOST, endpoint=True))
-                remaining = int(rng.integers(1, 9))
-            if remaining > 0:
-                remaining -= 1
-                return np.array([held], np.float32)
-            return predator_prey.controller(torch.from_numpy(obs)).numpy()
-
-        return act
-
-    return record_episodes("predator-prey", spec, steps, seed, behaviour)
+    return record
 
 
 @dataclass(frozen=True)
@@ -365,7 +357,7 @@ class Builtin:
     """
 
     env_id: str
-    record: Callable[..., Arrays]
+    record: Record
     libraries: tuple[str, ...]
 
 
@@ -374,8 +366,22 @@ TASKS: dict[str, Builtin] = {
     "hopper-random": Builtin("Hopper-v5", hopper_random, ("gymnasium", "mujoco")),
     "edge-of-reach": Builtin(edge_of_reach.ENV_ID, walks, ("gymnasium", "torch")),
     "refrigerator": Builtin(refrigerator.ENV_ID, thermostats, ("gymnasium", "torch")),
-    "cartpole-swingup": Builtin(cartpole_swingup.ENV_ID, cartpole_swingups, ("gymnasium", "torch")),
-    "predator-prey": Builtin(predator_prey.ENV_ID, culls, ("gymnasium", "torch")),
+    "cartpole-swingup": Builtin(
+        cartpole_swingup.ENV_ID,
+        held_or_controlled("cartpole-swingup", cartpole_swingup.controller),
+        ("gymnasium", "torch"),
+    ),
+    "predator-prey": Builtin(
+        predator_prey.ENV_ID,
+        held_or_controlled("predator-prey", predator_prey.controller, whole=True),
+        ("gymnasium", "torch"),
+    ),
+    "duffing": Builtin(
+        duffing.ENV_ID, held_or_controlled("duffing", duffing.controller), ("gymnasium", "torch")
+    ),
+    "lorenz": Builtin(
+        lorenz.ENV_ID, held_or_controlled("lorenz", lorenz.controller), ("gymnasium", "torch")
+    ),
 }
 
 

@@ -7,7 +7,7 @@ from reverie.benchmarks.claims.second_ring import chaos
 
 
 def test_the_exponent_of_lorenz_is_that_of_textbooks():
-    assert chaos.lyapunov_exponent("Lorenz") == pytest.approx(0.906, abs=0.02)
+    assert chaos.lyapunov_exponent(chaos.SYSTEMS["Lorenz"]) == pytest.approx(0.906, abs=0.02)
 
 
 def test_records_follow_the_flow_under_the_drive_that_they_record():

@@ -59,7 +59,7 @@ def test_the_lorenz_system_is_on_its_attractor():
     assert torch.equal(rows.next_obs[0], rows.obs[1])
     # dx/dt = 10 (y - x), to the first order in the step.
     x, y, _ = rows.obs.unbind(-1)
-    slope = (rows.next_obs[:, 0] - x) / lorenz.DT
+    slope = (rows.next_obs[:, 0] - x) / lorenz.STEP
     assert torch.corrcoef(torch.stack([slope, 10 * (y - x)]))[0, 1] > 0.95
 
 

@@ -10,7 +10,14 @@ import yaml
 
 from reverie.datasets.cache import cache_root
 from reverie.datasets.readers import builtin
-from reverie.envs import cartpole_swingup, edge_of_reach, predator_prey, refrigerator
+from reverie.envs import (
+    cartpole_swingup,
+    duffing,
+    edge_of_reach,
+    lorenz,
+    predator_prey,
+    refrigerator,
+)
 from reverie.envs.make import make_env
 from reverie.envs.termination import rule_for_spec
 from reverie.envs.true_dynamics import simulator_for
@@ -58,7 +65,8 @@ CULLS = {
     "seed": 0,
     "random": [0.0, 1.0],
 }
-RECORDINGS = [PENDULUM, HOPPER, WALKS, THERMOSTATS, SWINGUPS, CULLS]
+FORCES = {task: {**CULLS, "task": task} for task in ("duffing", "lorenz")}
+RECORDINGS = [PENDULUM, HOPPER, WALKS, THERMOSTATS, SWINGUPS, CULLS, *FORCES.values()]
 
 
 @pytest.fixture(autouse=True)
@@ -329,3 +337,18 @@ def test_culls_are_whole_numbers_and_the_kinds_take_turns():
     assert own.reshape(6, 100).all(1).tolist() == [True, False] * 3
     scores = data.reference.normalise(data.returns)
     assert scores[0::2].mean() == pytest.approx(100, abs=15) and scores[1::2].max() < 90
+
+
+@pytest.mark.parametrize("task", [duffing, lorenz], ids=lambda task: task.__name__[-7:])
+def test_forces_are_the_environments_own_and_the_kinds_take_turns(task):
+    name = task.__name__.rpartition(".")[-1]
+    data = builtin.load(**{**FORCES[name], "steps": 1200})
+    rows, limit = data.transitions, task.LIMIT
+    next_obs, reward, ended = task.dynamics(rows.obs, limit * rows.action)
+    torch.testing.assert_close(next_obs, rows.next_obs, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(reward, rows.reward, rtol=1e-5, atol=1e-4)
+    assert not ended.any() and not rows.terminated.any() and data.episode_lengths[0] == 200
+    own = (limit * rows.action - task.controller(rows.obs)).abs().amax(1) < 1e-4 * limit
+    assert own.reshape(6, 200).all(1).tolist() == [True, False] * 3
+    scores = data.reference.normalise(data.returns)
+    assert scores[0::2].mean() == pytest.approx(100, abs=25) and scores[1::2].max() < 60

@@ -7,13 +7,23 @@ import mujoco
 import numpy as np
 import pytest
 
-from reverie.envs import cartpole_swingup, edge_of_reach, predator_prey, refrigerator
+from reverie.envs import (
+    cartpole_swingup,
+    duffing,
+    edge_of_reach,
+    lorenz,
+    predator_prey,
+    refrigerator,
+)
 from reverie.envs.make import make_env, spec_of
 from reverie.envs.perturbed import Perturbation, make_perturbed
 
 NEUTRAL = Perturbation()
 CART_POLE = cartpole_swingup.ENV_ID
-OURS = (CART_POLE, edge_of_reach.ENV_ID, refrigerator.ENV_ID, predator_prey.ENV_ID)
+OURS = (
+    *(CART_POLE, edge_of_reach.ENV_ID, refrigerator.ENV_ID, predator_prey.ENV_ID),
+    *(duffing.ENV_ID, lorenz.ENV_ID),
+)
 
 
 @pytest.fixture(scope="module")
@@ -156,12 +166,14 @@ def test_the_cart_pole_moves_by_its_equation_with_other_constants(perturbed):
 
 
 @pytest.mark.parametrize("env_id", OURS)
-def test_noise_joins_the_actions_of_our_own_tasks(perturbed, env_id):
+def test_noise_joins_the_actions_of_our_own_tasks(specs, perturbed, env_id):
+    noise = 0.3 * specs[env_id].action_high[0]  # in units of the task's own box
+
     def paths(**changes):
         env = perturbed(env_id, **changes)
         return np.array([env.step(np.full(env.action_space.shape, 0.1))[0] for _ in range(5)])
 
-    assert not np.allclose(paths(), paths(joint_noise=0.3), atol=0.05)
+    assert not np.allclose(paths(), paths(joint_noise=noise), atol=0.05)
 
 
 def test_joint_noise_has_its_spread_and_spares_the_commanded_action(perturbed, monkeypatch):

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from reverie.envs import cartpole_swingup, edge_of_reach, predator_prey, refrigerator, snapshot
+from reverie.envs import (
+    cartpole_swingup,
+    duffing,
+    edge_of_reach,
+    lorenz,
+    predator_prey,
+    refrigerator,
+    snapshot,
+)
 from reverie.envs.make import make_env, spec_of
 from reverie.envs.perturbed import Perturbation, make_perturbed
 
@@ -27,6 +35,8 @@ OURS = (
     refrigerator.ENV_ID,
     cartpole_swingup.ENV_ID,
     predator_prey.ENV_ID,
+    duffing.ENV_ID,
+    lorenz.ENV_ID,
 )
 
 

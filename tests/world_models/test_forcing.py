@@ -17,6 +17,7 @@ from reverie.world_models.forcing import (
     LOST,
     AdaptiveAlpha,
     Cell,
+    Forcing,
     Window,
     WindowRows,
     forced_losses,
@@ -103,6 +104,49 @@ def test_whole_forcing_is_training_on_single_steps():
     assert at_once[1].flatten().tolist() == [1.0, 4.0, 9.0]
 
 
+@pytest.mark.parametrize(("alpha", "last"), [(1.0, 25.0), (0.5, 16.0), (0.0, 9.0)])
+def test_sparse_forcing_draws_to_the_record_at_every_second_step_alone(alpha, last):
+    """z' = 2 z from 1, recorded 1, 3, 5, 5: 2, then 4, from where alpha leads, by hand."""
+    cell, window = scalar(2.0, [1.0, 3.0, 5.0, 5.0])
+    _, errors = forced_losses(cell, window, alpha, 0.0, 2)
+    torch.testing.assert_close(errors.flatten(), torch.tensor([1.0, 1.0, last]))
+    # An alpha for each lane is the same.
+    each = forced_losses(cell, window, torch.full((1, 1), alpha), 0.0, 2)[1]
+    torch.testing.assert_close(each, errors)
+
+
+def test_gradients_end_where_sparse_forcing_takes_over_the_record():
+    cell, window = scalar(1.5, [1.0, 0.0, 0.0, 0.0, 0.0], hidden=1)
+    window = window._replace(obs=window.obs.requires_grad_(True))
+    reached = []
+    judge = cell.judge
+    cell.judge = lambda state, following, *more: (
+        reached.append(following) or judge(state, following, *more)
+    )
+    forced_losses(cell, window, 1.0, 0.0, 3)
+    slopes = [
+        torch.autograd.grad(reached[0][0, 0, t, 0], window.obs, retain_graph=True)[0].item()
+        for t in range(4)
+    ]
+    assert slopes == pytest.approx([1.5, 1.5**2, 1.5**3, 0.0])
+
+
+def test_an_interval_is_told_apart_and_refused_beside_an_adaptive_alpha():
+    data = dataset(episodes=6, length=20)
+    weights = []
+    for interval in (1, 4):
+        model = forced(
+            {"max_epochs": 1, "forcing": {"alpha": 1.0, "interval": interval}}, data.spec
+        )
+        assert ("interval" in model.signature()["forcing"]) == (interval > 1)
+        model.fit(data)
+        weights.append(model.gaussians.network.state_dict())
+    assert not all(torch.equal(a, b) for a, b in zip(*map(dict.values, weights), strict=True))
+    numbers = {"steps": 8, "causality": 0.0, "adapt_every": 5, "adapt_rate": 0.1}
+    with pytest.raises(Mistake, match=r"forcing\.interval=2 .* set one of them to 1"):
+        Forcing(alpha="adaptive", interval=2, **numbers)
+
+
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 def test_gradients_through_the_state_fade_by_what_the_record_takes(alpha):
     cell, window = scalar(1.5, [1.0, 0.0, 0.0, 0.0, 0.0], hidden=2)
@@ -126,7 +170,10 @@ def test_columns_that_the_record_gives_are_never_carried():
     window = Window(*(torch.cat([each, each], -1) for each in window[:3]), *window[3:])
     errors = free_errors(cell, window).flatten()
     # The first column 2, 4; the second 2, then 2 * 3.
-    torch.testing.assert_close(errors, torch.tensor([1.0, (0.0 + 4.0) / 2]))
+    wanted = torch.tensor([1.0, (0.0 + 4.0) / 2])
+    torch.testing.assert_close(errors, wanted)
+    sparse = forced_losses(cell, window, 1.0, 0.0, 2)[1].flatten()
+    torch.testing.assert_close(sparse, wanted)
 
 
 def test_later_steps_count_by_how_well_earlier_ones_are_told():

@@ -15,6 +15,7 @@ SOLVED = {
     "substeps": 1,
     "tolerance": 1e-6,
     "local_regularisation": 0.0,
+    "local_first_stage": True,
     "local_half_life": None,
 }
 
@@ -155,6 +156,23 @@ def test_the_local_error_changes_the_fit_and_its_weight_halves():
         added.append(model.gaussians.loss(rows, weight) - without)
     assert added[0] > 0
     assert added[1] == pytest.approx(added[0].item() / 2, rel=1e-2)
+
+
+def test_the_published_gradient_is_a_choice_that_counts_where_the_local_error_does():
+    weighted = {"local_regularisation": 1.0}
+    ours, published = (neural_ode(**weighted, local_first_stage=whole) for whole in (True, False))
+    assert ours.signature() != published.signature()
+    assert neural_ode(local_first_stage=False).signature() == neural_ode().signature()
+    rows, gradients = torch.randn(1, 3, 5, 7).abs(), []
+    for model in (ours, published):
+        model.gaussians.load_state_dict(ours.gaussians.state_dict())
+        model.gaussians.requires_grad_(True)
+        torch.manual_seed(0)
+        loss = model.gaussians.loss(rows, torch.ones(5)).sum()
+        weight = next(model.gaussians.network.parameters())
+        gradients.append((loss.item(), torch.autograd.grad(loss, weight)[0]))
+    (one, whole), (other, later) = gradients
+    assert one == other and not torch.allclose(whole, later)
 
 
 def test_the_same_seed_gives_the_same_bits():

@@ -66,15 +66,16 @@ def test_first_steps_keep_the_error_near_the_tolerance():
 
 
 def test_the_local_error_of_a_field_without_bends_is_nearly_none():
-    bent = ode.local_error(lambda y: torch.sin(30 * y), START, 1e-6, 1.0)
-    straight = ode.local_error(torch.ones_like, START, 1e-6, 1.0)
+    bent = ode.local_error(lambda y: torch.sin(30 * y), START, 1e-6, 1.0, first_stage=True)
+    straight = ode.local_error(torch.ones_like, START, 1e-6, 1.0, first_stage=True)
     assert straight < 1e-3 * bent
 
 
 def test_the_gradient_of_the_local_error_is_that_of_its_value():
     def error(rate: torch.Tensor) -> torch.Tensor:
         # A bound on the step, which has no gradient, keeps it the same for both rates.
-        return ode.local_error(lambda y: torch.sin(rate * y), START, 1e-6, 1e-2)
+        field = lambda y: torch.sin(rate * y)  # noqa: E731
+        return ode.local_error(field, START, 1e-6, 1e-2, first_stage=True)
 
     rate = torch.tensor(8.0, dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(error(rate), rate)
@@ -84,10 +85,31 @@ def test_the_gradient_of_the_local_error_is_that_of_its_value():
     assert slope > 0
 
 
+def test_the_published_gradient_is_that_of_the_later_stages_alone():
+    first, later, rate = (
+        torch.tensor(8.0, dtype=torch.float64, requires_grad=True) for _ in range(3)
+    )
+    calls = 0
+
+    def apart(y: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return torch.sin((first if calls == 1 else later) * y)
+
+    whole = ode.local_error(apart, START, 1e-6, 1e-2, first_stage=True)
+    of_first, of_later = torch.autograd.grad(whole, (first, later))
+    published = ode.local_error(lambda y: torch.sin(rate * y), START, 1e-6, 1e-2, first_stage=False)
+    assert published.item() == whole.item()
+    (slope,) = torch.autograd.grad(published, rate)
+    assert slope.item() == pytest.approx(of_later.item())
+    assert abs(of_first) > abs(of_first + of_later)  # which cancel for the most part
+
+
 def test_the_gradient_does_not_reach_where_the_step_begins():
     y = START.clone().requires_grad_()
     rate = torch.ones((), dtype=torch.float64, requires_grad=True)
-    ode.local_error(lambda y: torch.sin(rate * y), y.detach(), 1e-6, 1.0).backward()
+    field = lambda y: torch.sin(rate * y)  # noqa: E731
+    ode.local_error(field, y.detach(), 1e-6, 1.0, first_stage=True).backward()
     assert rate.grad is not None
     assert y.grad is None
 

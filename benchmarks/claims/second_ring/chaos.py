@@ -15,6 +15,7 @@ import torch
 from reverie.benchmarks.claims.open_loop import errors_ahead
 from reverie.datasets.build import build
 from reverie.datasets.dataset import Dataset
+from reverie.envs import duffing, lorenz
 from reverie.envs.specs import Spec
 from reverie.world_models.base import WorldModel
 from reverie.world_models.diagnostics import VALID
@@ -24,23 +25,30 @@ Flow = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """ds/dt `[N, D]` of states `[N, D]` under actions `[N, 1]`."""
 
 _BINS, _SMOOTHING, _SPECTRUM = 30, 1e-5, 20.0
-_SETTLE = 500
-"""Steps before a record begins."""
 
 
 @dataclass(frozen=True)
 class System:
-    """A flow, sampled every `dt`, from starts around `start`; `drive` gives actions by time."""
+    """A flow, sampled every `dt`, from starts around `start`.
+
+    Attributes:
+        drive: gives actions by time; None for zeros.
+        substeps: of Runge-Kutta's rule in each sample.
+        spread: standard deviation of starts.
+        settle: samples before a record begins.
+    """
 
     flow: Flow
     dt: float
     start: tuple[float, ...]
     drive: Callable[[np.ndarray], np.ndarray] | None = None
+    substeps: int = 1
+    spread: float = 1.0
+    settle: int = 500
 
 
 def _lorenz(s: np.ndarray, _: np.ndarray) -> np.ndarray:
-    x, y, z = s.T
-    return np.stack([10 * (y - x), x * (28 - z) - y, x * y - 8 / 3 * z], -1)
+    return np.stack(lorenz.slopes(*s.T), -1)
 
 
 def _rossler(s: np.ndarray, _: np.ndarray) -> np.ndarray:
@@ -50,13 +58,15 @@ def _rossler(s: np.ndarray, _: np.ndarray) -> np.ndarray:
 
 def _duffing(s: np.ndarray, action: np.ndarray) -> np.ndarray:
     x, v = s.T
-    return np.stack([v, x - x**3 - 0.3 * v + action[:, 0]], -1)
+    return np.stack(duffing.slopes(x, v, action[:, 0]), -1)
 
 
 SYSTEMS = {
     "Lorenz": System(_lorenz, 0.03, (0.0, 0.0, 25.0)),
     "Rossler": System(_rossler, 0.2, (1.0, 1.0, 1.0)),
-    "Duffing": System(_duffing, 0.2, (0.0, 0.0), lambda t: 0.5 * np.cos(1.2 * t)),
+    "Duffing": System(
+        _duffing, 0.2, (0.0, 0.0), lambda t: duffing.DRIVE * np.cos(duffing.FREQUENCY * t)
+    ),
 }
 
 
@@ -64,28 +74,34 @@ def _simulate(
     system: System, state: np.ndarray, phase: np.ndarray, steps: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """States `[N, steps + 1, D]` and the actions `[N, steps, 1]` that are held in between."""
-    states, actions, h = [state], [], system.dt
+    states, actions, h = [state], [], system.dt / system.substeps
     for step in range(steps):
-        time = phase + step * h
+        time = phase + step * system.dt
         drive = np.zeros_like(time) if system.drive is None else system.drive(time)
         action = drive[:, None]
-        one = system.flow(state, action)
-        two = system.flow(state + h / 2 * one, action)
-        three = system.flow(state + h / 2 * two, action)
-        four = system.flow(state + h * three, action)
-        state = state + h / 6 * (one + 2 * two + 2 * three + four)
+        for _ in range(system.substeps):
+            one = system.flow(state, action)
+            two = system.flow(state + h / 2 * one, action)
+            three = system.flow(state + h / 2 * two, action)
+            four = system.flow(state + h * three, action)
+            state = state + h / 6 * (one + 2 * two + 2 * three + four)
         states.append(state)
         actions.append(action)
     return np.stack(states, 1), np.stack(actions, 1)
 
 
-def record(system: System, episodes: int, length: int, seed: int) -> Dataset:
-    """Episodes on the attractor, from different starts and phases of the drive."""
+def paths(system: System, episodes: int, length: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """States `[N, T + 1, D]` on the attractor, from different starts and phases, and actions."""
     generator = np.random.default_rng(seed)
-    start = generator.normal(system.start, 1.0, (episodes, len(system.start)))
+    start = generator.normal(system.start, system.spread, (episodes, len(system.start)))
     phase = generator.uniform(0, 100, episodes)
-    path, drive = _simulate(system, start, phase, _SETTLE + length)
-    return as_dataset(path[:, _SETTLE:], drive[:, _SETTLE:])
+    states, actions = _simulate(system, start, phase, system.settle + length)
+    return states[:, system.settle :], actions[:, system.settle :]
+
+
+def record(system: System, episodes: int, length: int, seed: int) -> Dataset:
+    """Episodes of `paths`."""
+    return as_dataset(*paths(system, episodes, length, seed))
 
 
 def as_dataset(states: np.ndarray, actions: np.ndarray) -> Dataset:
@@ -110,17 +126,17 @@ def as_dataset(states: np.ndarray, actions: np.ndarray) -> Dataset:
 
 
 @cache
-def lyapunov_exponent(name: str) -> float:
+def lyapunov_exponent(system: System) -> float:
     """The largest, per unit of time: how fast 50 pairs of neighbours part on average.
 
     Benettin's method, distances set back to 1e-7 after every step.
     """
-    system, pairs, steps, close = SYSTEMS[name], 50, 4000, 1e-7
+    pairs, steps, close = 50, 4000, 1e-7
     generator = np.random.default_rng(0)
-    state = generator.normal(system.start, 1.0, (pairs, len(system.start)))
+    state = generator.normal(system.start, system.spread, (pairs, len(system.start)))
     phase = generator.uniform(0, 100, pairs)
-    state = _simulate(system, state, phase, _SETTLE)[0][:, -1]
-    phase = phase + _SETTLE * system.dt
+    state = _simulate(system, state, phase, system.settle)[0][:, -1]
+    phase = phase + system.settle * system.dt
     aside = generator.normal(size=state.shape)
     aside *= close / np.linalg.norm(aside, axis=1, keepdims=True)
     grown = 0.0

@@ -33,10 +33,12 @@ def trajectories(count: int, generator: torch.Generator) -> Tensor:
     return torch.stack(states)
 
 
-def fit_and_solve(weights: Sequence[float], updates: int, seed: int) -> list[dict[str, Any]]:
+def fit_and_solve(
+    weights: Sequence[float], updates: int, seed: int, *, first_stage: bool = True
+) -> list[dict[str, Any]]:
     """Fit one network for each weight, side by side, and solve them adaptively.
 
-    Each weight falls to a tenth over the fit.
+    Each weight falls to a tenth over the fit; `first_stage`: see `ode.local_error`.
 
     Returns:
         For each: `mse` at the points of 64 other trajectories, each reached from the one before,
@@ -68,7 +70,7 @@ def fit_and_solve(weights: Sequence[float], updates: int, seed: int) -> list[dic
         with torch.no_grad():
             part = _SUBSTEPS * h * torch.rand(1, _BATCH, 1)
             somewhere = y + runge_kutta_step(network, y, part, network(y))
-        error = local_error(network, somewhere, TOLERANCE, DURATION)
+        error = local_error(network, somewhere, TOLERANCE, DURATION, first_stage=first_stage)
         optimiser.step(loss + weight * 0.1 ** (update / updates) * error)
 
     found = []
