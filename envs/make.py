@@ -12,8 +12,10 @@ from gymnasium.wrappers import TransformAction, TransformObservation
 
 from reverie.envs import (
     cartpole_swingup,
+    double_mass_spring,
     edge_of_reach,
     extras,
+    pipeline,
     predator_prey,
     refrigerator,
     two_tanks,
@@ -42,6 +44,8 @@ for _task, _environment in (
     (cartpole_swingup, cartpole_swingup.CartPoleSwingUp),
     (two_tanks, two_tanks.TwoTanks),
     (predator_prey, predator_prey.PredatorPrey),
+    (pipeline, pipeline.Pipeline),
+    (double_mass_spring, double_mass_spring.DoubleMassSpring),
 ):
     gymnasium.register(
         _task.ENV_ID,
