@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
@@ -604,9 +605,14 @@ class ProbabilisticEnsemble(WorldModel):
             unit = torch.where(unit < CONSTANT, 1.0, unit)
             mean = torch.cat([mean[..., :-1] / unit, mean[..., -1:]], -1)
         if self.uncertainty_of is not None:
-            return self.uncertainty_of(*map(self.gaussians.of_learned, (mean, std)))
+            return self.uncertainty_of(*map(self._learned, (mean, std)))
         passes = self.gaussians.stochastic_means(self.inputs(obs, action), self.dropout_passes)
-        return dropout_std(self.gaussians.of_learned(passes))
+        return dropout_std(self._learned(passes))
+
+    def _learned(self, outputs: Float[Tensor, "*lead Y"]) -> Float[Tensor, "*lead L"]:
+        """Learned columns, and behind them the reward: 0, and so without doubt, if it is known."""
+        learned = self.gaussians.of_learned(outputs)
+        return learned if self.reward_rule is None else F.pad(learned, (0, 1))
 
     def predict(
         self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"]

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from reverie.datasets.dataset import Dataset
 from reverie.envs.specs import Spec
@@ -380,8 +381,10 @@ class RecurrentEnsemble(WorldModel):
         if self.standardised:
             unit = self.network.input_std[: self.spec.obs_dim]
             mean = torch.cat([mean[..., :-1] / unit, mean[..., -1:]], -1)
-        learned = self.network.learned
-        return self.uncertainty_of(*(each.index_select(-1, learned) for each in (mean, std)))
+        learned = [each.index_select(-1, self.network.learned) for each in (mean, std)]
+        if self.reward_rule is not None:  # stands last, and is without doubt
+            learned = [F.pad(each, (0, 1)) for each in learned]
+        return self.uncertainty_of(*learned)
 
     def predict(
         self,
