@@ -7,7 +7,14 @@ from functools import partial
 
 from torch import Tensor
 
-from reverie.envs import cartpole_swingup, edge_of_reach, refrigerator
+from reverie.envs import (
+    cartpole_swingup,
+    double_mass_spring,
+    edge_of_reach,
+    neorl2,
+    pipeline,
+    refrigerator,
+)
 from reverie.envs.benchmarks import rules_of
 from reverie.envs.rules import RewardRule, of_newest
 from reverie.envs.specs import Spec
@@ -39,6 +46,8 @@ RULES: dict[str, RewardRule] = {
     edge_of_reach.ENV_ID: edge_of_reach_reward,
     cartpole_swingup.ENV_ID: cartpole_reward,
     refrigerator.ENV_ID: refrigerator_reward,
+    pipeline.ENV_ID: neorl2.pipeline_reward,
+    double_mass_spring.ENV_ID: neorl2.dmsd_reward,
 }
 """Of environments made without options and wrappers."""
 

@@ -130,6 +130,8 @@ _TABLE: tuple[tuple[str, tuple[int, ...], TerminationRule, tuple[int, ...]], ...
     ("ReveriePredatorPrey", (0,), never, (2,)),
     ("ReverieCartPoleSwingUp", (0,), cartpole_swingup, (5,)),
     ("ReverieTwoTanks", (0,), never, (4,)),
+    ("ReveriePipeline", (0,), never, (52,)),
+    ("ReverieDoubleMassSpring", (0,), never, (6,)),
     *(
         (f"AdroitHand{task}{kind}", (1,), never, ())
         for task in ("Door", "Hammer", "Relocate")
