@@ -12,6 +12,7 @@ import yaml
 
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.names import short_name
+from reverie.datasets.readers import d4rl, neorl2, ogbench
 from reverie.datasets.readers.file import from_columns
 from reverie.datasets.storage import read_into
 from reverie.datasets.transforms import SETTINGS, transform
@@ -20,6 +21,12 @@ from reverie.settings import require_declared
 from reverie.text import near
 
 FOLDER = Path(__file__).resolve().parent.parent / "conf" / "dataset"
+BENCHMARKS: dict[str, tuple[str, ...]] = {
+    "d4rl": tuple(d4rl.TASKS),
+    "neorl2": tuple(neorl2.TASKS),
+    "ogbench": ogbench.IDS,
+}
+"""Ids of datasets by the option that reads them; `d4rl/<id>` is an option too."""
 ARRAYS = "file"
 """The option whose settings arrays take."""
 TABLE = "table"
@@ -57,8 +64,9 @@ def load(source: str | Mapping[str, np.ndarray] | Any, **settings: Any) -> Datas
         return transform(read(source, **options), asked, 1.0)
     if not isinstance(source, str):
         return from_arrays(source, "the given arrays", settings)
-    if source.startswith("d4rl/") and option_of(source) is None:
-        source, settings = "d4rl", {"id": source.removeprefix("d4rl/"), **settings}
+    benchmark, _, id_ = source.partition("/")
+    if benchmark in BENCHMARKS and id_ and option_of(source) is None:
+        source, settings = benchmark, {"id": id_, **settings}
     options, asked = _for_reader(source, settings)
     options["name"] = short_name(**options)
     given = {key: value for key, value in options.items() if key != "_target_"}

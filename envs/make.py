@@ -12,10 +12,12 @@ from gymnasium.wrappers import TransformAction, TransformObservation
 
 from reverie.envs import (
     cartpole_swingup,
+    double_mass_spring,
     duffing,
     edge_of_reach,
     extras,
     lorenz,
+    pipeline,
     predator_prey,
     refrigerator,
     two_tanks,
@@ -46,6 +48,8 @@ for _task, _environment in (
     (predator_prey, predator_prey.PredatorPrey),
     (duffing, duffing.Duffing),
     (lorenz, lorenz.Lorenz),
+    (pipeline, pipeline.Pipeline),
+    (double_mass_spring, double_mass_spring.DoubleMassSpring),
 ):
     gymnasium.register(
         _task.ENV_ID,

@@ -1,11 +1,13 @@
 """Returns that define 0 and 100 of the normalised score, by exact dataset name.
 
 D4RL (arXiv:2004.07219): the low end is the mean return of uniformly random actions, the high end
-that of an expert; all splits and versions of a family share the pair.
+that of an expert; all splits and versions of a family share the pair. NeoRL-2 (arXiv:2503.19267)
+has its own pair for each task.
 """
 
 import re
 
+from reverie.envs import neorl2
 from reverie.envs.specs import Reference
 
 _D4RL_SOURCE = "D4RL reference scores"
@@ -80,10 +82,14 @@ def reference_for(dataset_name: str) -> Reference | None:
 
     Args:
         dataset_name: a D4RL id such as `hopper-medium-v2`, or `builtin/` and the task of a
-            builtin dataset.
+            builtin dataset, or `neorl2/` and one of NeoRL-2's.
     """
     if dataset_name in _BUILTIN:
         return _BUILTIN[dataset_name]
+    benchmark, _, name = dataset_name.partition("/")
+    if benchmark == "neorl2" and name in neorl2.TASKS:
+        task = neorl2.TASKS[name]
+        return Reference(task.low, task.high, "NeoRL-2 reference scores")
     for pattern, low, high in _D4RL:
         if re.fullmatch(pattern, dataset_name):
             return Reference(low, high, _D4RL_SOURCE)

@@ -59,6 +59,8 @@ class Spec:
             past actions in [-1, 1]. 1 and 0 where it is what is seen now alone.
         copies: pairs (column of `next_obs`, column of `obs` and `action` side by side) that are
             equal in every row, ascending. Not of what never moves, nor of what is exogenous.
+        task: of a benchmark, `neorl2/Fusion`, whose rules of reward and termination hold wherever
+            a policy is scored, see `envs.benchmarks`; None for those of `env_id`.
     """
 
     env_id: str | None
@@ -81,6 +83,7 @@ class Spec:
     stacked_obs: int = 1
     stacked_actions: int = 0
     copies: tuple[tuple[int, int], ...] = ()
+    task: str | None = None
 
     def __post_init__(self) -> None:
         if self.obs_dim < 1 or self.action_dim < 1:

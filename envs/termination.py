@@ -9,56 +9,46 @@ healthy; the task itself tests the absolute value, and so do we. The guard of +-
 codebases add to HalfCheetah and Walker2d is left out, the tasks have none.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from reverie.envs.benchmarks import rules_of
 from reverie.envs.cartpole_swingup import RAIL
+from reverie.envs.rules import TerminationRule, finite, never, of_newest
 from reverie.envs.specs import Spec
 from reverie.envs.wrappers import are_transparent
-
-TerminationRule = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""`(obs [*, D], action [*, A], next_obs [*, D]) -> terminated [*]`, raw units."""
 
 Obs = Float[Tensor, "*lead D"]
 Action = Float[Tensor, "*lead A"]
 Ended = Bool[Tensor, "*lead"]
 
 
-def _finite(next_obs: Obs) -> Ended:
-    return torch.isfinite(next_obs).all(-1)
-
-
-def never(obs: Obs, action: Action, next_obs: Obs) -> Ended:
-    return ~_finite(next_obs)
-
-
 def hopper(obs: Obs, action: Action, next_obs: Obs) -> Ended:
     height, angle = next_obs[..., 0], next_obs[..., 1]
     inside = (next_obs[..., 1:].abs() < 100.0).all(-1)
-    return ~(_finite(next_obs) & inside & (height > 0.7) & (angle.abs() < 0.2))
+    return ~(finite(next_obs) & inside & (height > 0.7) & (angle.abs() < 0.2))
 
 
 def walker2d(obs: Obs, action: Action, next_obs: Obs) -> Ended:
     height, angle = next_obs[..., 0], next_obs[..., 1]
-    return ~(_finite(next_obs) & (height > 0.8) & (height < 2.0) & (angle.abs() < 1.0))
+    return ~(finite(next_obs) & (height > 0.8) & (height < 2.0) & (angle.abs() < 1.0))
 
 
 def ant(obs: Obs, action: Action, next_obs: Obs) -> Ended:
     height = next_obs[..., 0]
-    return ~(_finite(next_obs) & (height >= 0.2) & (height <= 1.0))
+    return ~(finite(next_obs) & (height >= 0.2) & (height <= 1.0))
 
 
 def humanoid(obs: Obs, action: Action, next_obs: Obs) -> Ended:
     height = next_obs[..., 0]
-    return ~(_finite(next_obs) & (height > 1.0) & (height < 2.0))
+    return ~(finite(next_obs) & (height > 1.0) & (height < 2.0))
 
 
 def inverted_pendulum(obs: Obs, action: Action, next_obs: Obs) -> Ended:
-    return ~(_finite(next_obs) & (next_obs[..., 1].abs() <= 0.2))
+    return ~(finite(next_obs) & (next_obs[..., 1].abs() <= 0.2))
 
 
 def inverted_double_pendulum(obs: Obs, action: Action, next_obs: Obs) -> Ended:
@@ -67,11 +57,11 @@ def inverted_double_pendulum(obs: Obs, action: Action, next_obs: Obs) -> Ended:
     lower = torch.atan2(next_obs[..., 1], next_obs[..., 3])
     upper = torch.atan2(next_obs[..., 2], next_obs[..., 4])
     tip = 0.6 * (torch.cos(lower) + torch.cos(lower + upper))
-    return ~(_finite(next_obs) & (tip > 1.0))
+    return ~(finite(next_obs) & (tip > 1.0))
 
 
 def cartpole_swingup(obs: Obs, action: Action, next_obs: Obs) -> Ended:
-    return ~(_finite(next_obs) & (next_obs[..., 0].abs() <= RAIL))
+    return ~(finite(next_obs) & (next_obs[..., 0].abs() <= RAIL))
 
 
 def rule_for(env_id: str) -> TerminationRule | None:
@@ -89,8 +79,13 @@ def rule_for_spec(spec: Spec) -> TerminationRule | None:
     """The rule of a task as configured; None also where options or sizes make the rule doubtful.
 
     Of histories it sees what is seen now; where columns are hidden, only a rule that reads none
-    is known.
+    is known. Data of a benchmark have that of their task, whatever environment they are scored in.
     """
+    if spec.task is not None:
+        rule = rules_of(spec.task).terminated
+        if spec.hidden and rule is not never:
+            return None
+        return partial(of_newest, rule, spec.newest_dim) if spec.has_history else rule
     if spec.env_id not in _RULES or not are_transparent(spec.wrappers):
         return None
     rule, sizes = _RULES[spec.env_id]
@@ -105,11 +100,7 @@ def rule_for_spec(spec: Spec) -> TerminationRule | None:
     )
     if changed:
         return None
-    return partial(_of_newest, rule, spec.newest_dim) if spec.has_history else rule
-
-
-def _of_newest(rule: TerminationRule, width: int, obs: Obs, action: Action, next_obs: Obs) -> Ended:
-    return rule(obs[..., :width], action, next_obs[..., :width])
+    return partial(of_newest, rule, spec.newest_dim) if spec.has_history else rule
 
 
 # Options of Gymnasium's MuJoCo tasks that move the limits or shift the observation.
@@ -141,6 +132,8 @@ _TABLE: tuple[tuple[str, tuple[int, ...], TerminationRule, tuple[int, ...]], ...
     ("ReverieLorenz", (0,), never, (3,)),
     ("ReverieCartPoleSwingUp", (0,), cartpole_swingup, (5,)),
     ("ReverieTwoTanks", (0,), never, (4,)),
+    ("ReveriePipeline", (0,), never, (52,)),
+    ("ReverieDoubleMassSpring", (0,), never, (6,)),
     *(
         (f"AdroitHand{task}{kind}", (1,), never, ())
         for task in ("Door", "Hammer", "Relocate")

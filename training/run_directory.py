@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from reverie.datasets.names import short_name
+from reverie.datasets.options import BENCHMARKS
 from reverie.mistake import Mistake, writing
 from reverie.temporary import is_gone, remove_abandoned, temporary_of
 from reverie.training.files import LOCK, holds, lock_directory, write_text
@@ -135,7 +136,7 @@ def _is_told(key: str, override: str, config: Mapping[str, Any], dataset: str) -
     if key == "algorithm":
         return value == config["name"]
     if key == "dataset":
-        return value in (f"builtin/{dataset}", f"d4rl/{dataset}")
+        return value in {f"{folder}/{dataset}" for folder in ("builtin", *BENCHMARKS)}
     if key == "env_id":
         return value == dataset
     return key not in NAMED and _PLAIN.fullmatch(override) is not None

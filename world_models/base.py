@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
+from reverie.envs.rules import RewardRule
 from reverie.mistake import Mistake
 from reverie.world_models.exogenous import ExogenousRecord
+from reverie.world_models.rewards import rewarded
 
 Policy = Callable[[Float[Tensor, "S B D"]], Float[Tensor, "S B A"]]
 """What a world model sees of an agent: observations in, actions in [-1, 1] out."""
@@ -141,6 +143,7 @@ class WorldModel(Fitted):
         remembers: whether predictions depend on earlier steps: `follow` passes them in, and
             `predict` takes them as `state`.
         record: of the exogenous observations, None if there are none or no record is known.
+        reward_rule: of the task, None where rewards are learned.
     """
 
     compiles: bool = True
@@ -152,6 +155,7 @@ class WorldModel(Fitted):
     def __init__(self) -> None:
         super().__init__()
         self.record: ExogenousRecord | None = None
+        self.reward_rule: RewardRule | None = None
 
     def replay_exogenous(self, data: Dataset) -> None:
         """Let later rollouts meet the exogenous observations that `data` recorded."""
@@ -207,10 +211,11 @@ class WorldModel(Fitted):
         assert state is not None
         step = propose(obs, action, candidates, state[..., :-1] if state.shape[-1] > 1 else None)
         next_obs, following = self.record.move_on(obs, step.next_obs, state[..., -1].long())
-        lead = step.reward.shape
-        return replace(
-            step, next_obs=next_obs, state=_with_row(step.state, following.expand(lead), lead)
-        )
+        lead, reward = step.reward.shape, step.reward
+        if self.reward_rule is not None:  # it may see what the record has moved
+            reward = rewarded(self.reward_rule, obs, action, next_obs)
+        state = _with_row(step.state, following.expand(lead), lead)
+        return replace(step, next_obs=next_obs, reward=reward, state=state)
 
     def replayed(
         self, obs: Tensor, next_obs: Tensor, state: Tensor | None

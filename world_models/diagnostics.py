@@ -121,7 +121,9 @@ def _one_step(
     model: WorldModel, data: Dataset, index: Tensor, rest: Tensor, candidates: int
 ) -> dict[str, Any]:
     seeds, device = _seeds_and_device(model)
-    standard = _Standard.of(_changes(data, rest), device, _given(data.spec))
+    known = getattr(model, "reward_rule", None) is not None  # then it is nothing to predict
+    given = [*_given(data.spec), *([data.spec.obs_dim] if known else [])]
+    standard = _Standard.of(_changes(data, rest), device, given)
     whole = _judge(model, data, index, standard, candidates)
     of_state = standard.columns < data.spec.obs_dim
     error = whole["error"]

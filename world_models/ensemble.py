@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transition import Transition
@@ -40,6 +41,7 @@ from reverie.world_models.networks import ActivationName
 from reverie.world_models.optimiser import Adam
 from reverie.world_models.per_seed import grouped_by_replica
 from reverie.world_models.precision import Precision, in_precision
+from reverie.world_models.rewards import Choice, compare, resolve_reward, rewarded
 from reverie.world_models.rollout_state import RolloutState
 from reverie.world_models.termination import LearnedTermination, resolve
 from reverie.world_models.uncertainty import (
@@ -88,6 +90,9 @@ class ProbabilisticEnsemble(WorldModel):
         rollout_dropout: dropout probability of hidden units in rollouts; 0 for none. Needs
             `dropout` in the fit.
         rollout_mask: a new dropout mask at every `step`, or one for the whole `rollout`.
+        reward: `learned` with the next observation, or `known`, the task's rule of it; then members
+            do not learn it, and it is excluded from loss and uncertainty, see
+            `world_models.rewards`.
         respect_copies: whether columns that copy others (`spec.copies`) are copied exactly, and
             excluded from loss and uncertainty; otherwise they are predicted like all others.
 
@@ -134,6 +139,7 @@ class ProbabilisticEnsemble(WorldModel):
         termination: str,
         terminal_head: Callable[..., LearnedTermination],
         heldout_episodes: Whole,
+        reward: Choice,
         precision: Precision,
         layer_norm: bool,
         rollout_member: Literal["step", "rollout"],
@@ -203,8 +209,10 @@ class ProbabilisticEnsemble(WorldModel):
         self.termination = resolve(
             termination, spec, lambda: terminal_head(spec=spec, seeds=self.replicas)
         )
+        self.reward_rule = resolve_reward(reward, spec)
         self.copies = Copies(spec if respect_copies else replace(spec, copies=()))
         held = sorted([*spec.exogenous, *self.copies.columns.tolist()])
+        held += [] if self.reward_rule is None else [spec.obs_dim]
         self.gaussians = self.make_members(
             seeds=self.replicas,
             members=members,
@@ -244,6 +252,8 @@ class ProbabilisticEnsemble(WorldModel):
             fixed["exogenous"] = list(self.spec.exogenous)
         if len(self.copies.columns):
             fixed["copies"] = [list(pair) for pair in self.spec.copies]
+        if self.reward_rule is not None:
+            fixed["reward"] = "known"
         return {
             "model": type(self).__name__,
             "obs_dim": self.spec.obs_dim,
@@ -281,6 +291,8 @@ class ProbabilisticEnsemble(WorldModel):
             described = self.learn(data, seen, progress)
             described["heldout_episodes"] = len(self.held_out(data))
             described["termination"] = self.termination.fit(data, seen)
+            if self.reward_rule is not None:
+                described["reward"] = compare(self.reward_rule, data, seen)
         return described
 
     def learn(
@@ -483,7 +495,8 @@ class ProbabilisticEnsemble(WorldModel):
     ) -> tuple[Float[Tensor, "L E B Y"], Float[Tensor, "L E B Y"]]:
         """Mean and standard deviation of (next_obs - obs, reward) from every member.
 
-        Both are 0 of what is exogenous or copied, which the members do not learn.
+        Both are 0 of what is exogenous or copied, and of a reward that is known: the members do not
+        learn it.
 
         Args:
             masks: of the hidden layers, see `BatchedMLP`.
@@ -570,9 +583,12 @@ class ProbabilisticEnsemble(WorldModel):
         ended = self.termination(
             obs.expand_as(next_obs), action.expand(candidates, -1, -1, -1), next_obs
         )
+        reward = change[..., -1]
+        if self.reward_rule is not None:
+            reward = rewarded(self.reward_rule, obs, action, next_obs)
         return Step(
             next_obs=next_obs.reshape(candidates, *shape, -1),
-            reward=change[..., -1].reshape(candidates, *shape),
+            reward=reward.reshape(candidates, *shape),
             terminated=ended.reshape(candidates, *shape),
             uncertainty=change.new_zeros(shape),
             state=None if following is None else following.reshape(candidates, *shape, -1),
@@ -590,9 +606,14 @@ class ProbabilisticEnsemble(WorldModel):
             unit = torch.where(unit < CONSTANT, 1.0, unit)
             mean = torch.cat([mean[..., :-1] / unit, mean[..., -1:]], -1)
         if self.uncertainty_of is not None:
-            return self.uncertainty_of(*map(self.gaussians.of_learned, (mean, std)))
+            return self.uncertainty_of(*map(self._learned, (mean, std)))
         passes = self.gaussians.stochastic_means(self.inputs(obs, action), self.dropout_passes)
-        return dropout_std(self.gaussians.of_learned(passes))
+        return dropout_std(self._learned(passes))
+
+    def _learned(self, outputs: Float[Tensor, "*lead Y"]) -> Float[Tensor, "*lead L"]:
+        """Learned columns, and behind them the reward: 0, and so without doubt, if it is known."""
+        learned = self.gaussians.of_learned(outputs)
+        return learned if self.reward_rule is None else F.pad(learned, (0, 1))
 
     def predict(
         self, obs: Float[Tensor, "S B D"], action: Float[Tensor, "S B A"]
@@ -604,8 +625,12 @@ class ProbabilisticEnsemble(WorldModel):
         if self.replicas != seeds:  # one ensemble serves all seeds: [1, E, S * B] -> [S, E, B]
             mean, std = (x.view(self.elites, seeds, rows, -1).transpose(0, 1) for x in (mean, std))
         obs, action = obs.unsqueeze(1), action.unsqueeze(1)
-        next_obs = self.copies(obs, action, obs + mean[..., :-1])
-        return torch.cat([next_obs, mean[..., -1:]], -1), std
+        next_obs, reward = self.copies(obs, action, obs + mean[..., :-1]), mean[..., -1]
+        if self.reward_rule is not None:
+            reward = self.reward_rule(
+                obs.expand_as(next_obs), action.expand(*next_obs.shape[:-1], -1), next_obs
+            )
+        return torch.cat([next_obs, reward.unsqueeze(-1)], -1), std
 
     def _kept(self, state: Tensor | None) -> Float[Tensor, "L rows W"] | None:
         """A state, grouped as `_by_replica` does."""

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from reverie.datasets.dataset import Dataset
 from reverie.envs.specs import Spec
@@ -26,6 +27,7 @@ from reverie.world_models.forcing import Forcing
 from reverie.world_models.per_seed import grouped_by_replica
 from reverie.world_models.recurrent import MemoryNetwork, RecurrentGaussian
 from reverie.world_models.recurrent_cell import RecurrentCell
+from reverie.world_models.rewards import Choice, compare, resolve_reward, rewarded
 from reverie.world_models.termination import LearnedTermination, resolve
 from reverie.world_models.uncertainty import DROPOUT, STANDARDISED, uncertainty_named
 
@@ -103,6 +105,7 @@ class RecurrentEnsemble(WorldModel):
         termination: str,
         terminal_head: Callable[..., LearnedTermination],
         heldout_episodes: Whole,
+        reward: Choice,
     ) -> None:
         super().__init__()
         if elites > members:
@@ -130,7 +133,10 @@ class RecurrentEnsemble(WorldModel):
         self.termination = resolve(
             termination, spec, lambda: terminal_head(spec=spec, seeds=self.replicas)
         )
+        self.reward_rule = resolve_reward(reward, spec)
         self.copies = Copies(spec)
+        self.left_out = sorted([*spec.exogenous, *self.copies.columns.tolist()])
+        self.left_out += [] if self.reward_rule is None else [spec.obs_dim]
         self.network = self._build().requires_grad_(False)
         self.register_buffer("held", torch.tensor(spec.exogenous, dtype=torch.int64), False)
         self.register_buffer("elite_members", torch.arange(elites).repeat(self.replicas, 1))
@@ -154,7 +160,7 @@ class RecurrentEnsemble(WorldModel):
             dropout=self.dropout,
             log_variance_bounds=self.log_variance_bounds,
             bound_coefficient=self.bound_coefficient,
-            left_out=sorted([*spec.exogenous, *self.copies.columns.tolist()]),
+            left_out=self.left_out,
         )
 
     def signature(self) -> dict[str, Any]:
@@ -163,6 +169,8 @@ class RecurrentEnsemble(WorldModel):
             fixed["exogenous"] = list(self.spec.exogenous)
         if self.spec.copies:
             fixed["copies"] = [list(pair) for pair in self.spec.copies]
+        if self.reward_rule is not None:
+            fixed["reward"] = "known"
         return {
             "model": type(self).__name__,
             "obs_dim": self.spec.obs_dim,
@@ -210,6 +218,8 @@ class RecurrentEnsemble(WorldModel):
                 "heldout_episodes": len(self.held_out(data)),
                 "termination": self.termination.fit(data, seen),
             }
+            if self.reward_rule is not None:
+                said["reward"] = compare(self.reward_rule, data, seen)
         return said
 
     def _train(self, rows: Cut, data: Dataset, progress: FitProgress | None) -> Any:
@@ -280,7 +290,7 @@ class RecurrentEnsemble(WorldModel):
     ) -> tuple[Float[Tensor, "L E B Y"], Float[Tensor, "L E B Y"], Float[Tensor, "L B W"]]:
         """Mean and std of (next_obs - obs, reward) from every member, and the memory behind.
 
-        Both are 0 of what is exogenous or copied, which the members do not learn.
+        Both are 0 of what is exogenous, copied or a known reward: the members do not learn it.
         """
         if obs.device.type == "cpu" and not torch.is_grad_enabled() and obs.shape[1] > _BLOCK:
             parts = zip(*(each.split(_BLOCK, 1) for each in (obs, action, state)), strict=True)
@@ -354,10 +364,12 @@ class RecurrentEnsemble(WorldModel):
         ended = self.termination(
             obs.expand_as(next_obs), action.expand(candidates, -1, -1, -1), next_obs
         )
-        after = after.to(kind).expand(candidates, -1, -1, -1)
+        after, reward = after.to(kind).expand(candidates, -1, -1, -1), chosen[..., -1]
+        if self.reward_rule is not None:
+            reward = rewarded(self.reward_rule, obs, action, next_obs)
         return Step(
             next_obs=next_obs.reshape(candidates, *shape, -1),
-            reward=chosen[..., -1].reshape(candidates, *shape),
+            reward=reward.reshape(candidates, *shape),
             terminated=ended.reshape(candidates, *shape),
             uncertainty=self._uncertainty(mean, std).reshape(shape),
             state=after.reshape(candidates, *shape, -1),
@@ -369,8 +381,10 @@ class RecurrentEnsemble(WorldModel):
         if self.standardised:
             unit = self.network.input_std[: self.spec.obs_dim]
             mean = torch.cat([mean[..., :-1] / unit, mean[..., -1:]], -1)
-        learned = self.network.learned
-        return self.uncertainty_of(*(each.index_select(-1, learned) for each in (mean, std)))
+        learned = [each.index_select(-1, self.network.learned) for each in (mean, std)]
+        if self.reward_rule is not None:  # stands last, and is without doubt
+            learned = [F.pad(each, (0, 1)) for each in learned]
+        return self.uncertainty_of(*learned)
 
     def predict(
         self,
@@ -387,8 +401,12 @@ class RecurrentEnsemble(WorldModel):
         if self.replicas != seeds:  # one ensemble serves all seeds: [1, E, S * B] -> [S, E, B]
             mean, std = (x.view(self.elites, seeds, rows, -1).transpose(0, 1) for x in (mean, std))
         obs, action = obs.unsqueeze(1), action.unsqueeze(1)
-        next_obs = self.copies(obs, action, obs + mean[..., :-1])
-        return torch.cat([next_obs, mean[..., -1:]], -1), std
+        next_obs, reward = self.copies(obs, action, obs + mean[..., :-1]), mean[..., -1]
+        if self.reward_rule is not None:
+            reward = self.reward_rule(
+                obs.expand_as(next_obs), action.expand(*next_obs.shape[:-1], -1), next_obs
+            )
+        return torch.cat([next_obs, reward.unsqueeze(-1)], -1), std
 
     def _by_replica(self, values: Float[Tensor, "S B W"]) -> Float[Tensor, "L rows W"]:
         """Rows grouped by the ensemble that serves them."""

@@ -155,7 +155,7 @@ def from_columns(
     if data["actions"].ndim == 1 and data["actions"].dtype.kind == "f":
         data["actions"] = data["actions"][:, None]
     require_columns(source, {key: data[key] for key in data if key != "index"}, REQUIRED)
-    _require_terminations(source, data, chosen["terminals"])
+    require_terminations(source, data, chosen["terminals"])
     obs = data["observations"]
     if obs_slice is not None and not 1 <= obs_slice <= obs.shape[1]:
         raise Mistake(
@@ -182,7 +182,7 @@ def from_columns(
         action=data["actions"],
         reward=data["rewards"],
         terminated=data["terminals"],
-        truncated=_truncated(source, data, spec.max_episode_steps),
+        truncated=truncated_rows(source, data, spec.max_episode_steps),
         next_obs=None if next_obs is None else next_obs[:, :obs_slice],
         valid_next=valid_next,
         reference=None if reference is None else given_reference(reference),
@@ -232,7 +232,7 @@ def _choose(
     return found
 
 
-def _require_terminations(source: str, columns: Columns, name: str) -> None:
+def require_terminations(source: str, columns: Columns, name: str) -> None:
     """Refuse or remark flags of ends under a name that does not tell terminations from limits."""
     if name not in LOOSE or "index" in columns:
         return
@@ -252,7 +252,7 @@ def _require_terminations(source: str, columns: Columns, name: str) -> None:
         )
 
 
-def _truncated(file: str, columns: Columns, limit: int | None) -> np.ndarray:
+def truncated_rows(file: str, columns: Columns, limit: int | None) -> np.ndarray:
     """Where episodes end without terminating: from the file, from jumps, or from a counter."""
     terminated = flag(columns["terminals"])
     count = len(terminated)

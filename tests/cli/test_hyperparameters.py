@@ -7,6 +7,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
+from reverie.datasets.options import BENCHMARKS
 from reverie.datasets.readers.d4rl import TASKS
 from reverie.envs.specs import Spec
 from reverie.settings import parameters
@@ -58,6 +59,19 @@ def test_every_id_that_the_reader_knows_is_an_option_and_no_other(step):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for id_ in list(TASKS)[::step]:
             assert compose(overrides=[f"+dataset=d4rl/{id_}"]).dataset.id == id_
+
+
+@pytest.mark.parametrize("benchmark", ["neorl2", "ogbench"])
+def test_ids_of_other_benchmarks_are_options_too(benchmark):
+    names = {f"{benchmark}/{id_}" for id_ in BENCHMARKS[benchmark]}
+    assert {name for name in options("dataset") if f"{benchmark}/" in name} == names
+    id_ = BENCHMARKS[benchmark][-1]
+    one = [f"dataset={benchmark}/{id_}"]
+    assert one_spelling([f"dataset={benchmark}", f"dataset.id={id_}"]) == one
+    config = compose_run([*one, "dataset.path=x.npz"])
+    assert config.dataset.id == config.dataset.name == id_
+    with pytest.raises(ValueError, match=f"say dataset={benchmark}/{id_} alone"):
+        compose_run([f"dataset={benchmark}/{BENCHMARKS[benchmark][0]}", f"dataset.id={id_}"])
 
 
 @pytest.mark.parametrize(

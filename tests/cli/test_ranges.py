@@ -15,7 +15,7 @@ import yaml
 
 import reverie
 from reverie.agents.sac import SAC
-from reverie.datasets.options import load
+from reverie.datasets.options import BENCHMARKS, load
 from reverie.mistake import Mistake
 from reverie.ranges import Count, Pair, Positive, Range, Share, arguments_of, describe, fits
 from reverie.settings import MISSING, declared, misfit, require_declared
@@ -57,7 +57,7 @@ OPTIONS = [
     (group, name)
     for group in GROUPS
     for name in options(group)
-    if not name.startswith("d4rl/") and "_target_" in read_option(f"{group}/{name}")
+    if name.partition("/")[0] not in BENCHMARKS and "_target_" in read_option(f"{group}/{name}")
 ]
 
 

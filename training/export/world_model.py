@@ -45,6 +45,11 @@ def require_ensemble(model: Fitted | None, place: Path) -> ProbabilisticEnsemble
             f"the world model of {place} predicts histories (dataset.history), which are not "
             "exported; choose what=policy"
         )
+    if model.reward_rule is not None:
+        raise Mistake(
+            f"the world model of {place} has the task's own reward (world_model.reward=known), "
+            "which is not exported; train with world_model.reward=learned, or choose what=policy"
+        )
     return model
 
 

@@ -17,7 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from reverie.datasets.readers.d4rl import TASKS
+from reverie.datasets.options import BENCHMARKS
 from reverie.mistake import Mistake
 from reverie.paths import quote_paths
 from reverie.settings import parameters
@@ -182,9 +182,10 @@ def _settings(group: str, option: str) -> set[str]:
 
 
 def _require_one_dataset(config: DictConfig, choice: str) -> None:
-    """Refuse a D4RL id beside the name of another dataset, whose numbers would be used."""
+    """Refuse a benchmark's id beside the name of another dataset, whose numbers would be used."""
     id_ = None if OmegaConf.is_missing(config.dataset, "id") else config.dataset.get("id")
-    if choice.split("/")[0] == "d4rl" and id_ in TASKS and choice != f"d4rl/{id_}":
+    benchmark, name = choice.split("/")[0], f"{choice.split('/')[0]}/{id_}"
+    if id_ in BENCHMARKS.get(benchmark, ()) and choice != name:
         raise Mistake(
-            f"dataset={choice} and dataset.id={id_} are two names; say dataset=d4rl/{id_} alone"
+            f"dataset={choice} and dataset.id={id_} are two names; say dataset={name} alone"
         )

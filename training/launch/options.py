@@ -1,9 +1,9 @@
 """Options of `conf/`: one file per option, and tables whose rows are options too.
 
-Three tables are rows and not files: D4RL's datasets, `dataset=d4rl/<id>` for every id that their
-reader knows; the hyperparameters tuned for datasets, `conf/tuned/<algorithm>.yaml` by dataset; and
-what a budget limits, `conf/limits/<budget>.yaml` by chosen options. Importing this module makes
-Hydra see them as if each row were a file.
+Three tables are rows and not files: datasets of benchmarks, `dataset=d4rl/<id>`, `neorl2/<id>` and
+`ogbench/<id>` for every id that their readers know; the hyperparameters tuned for datasets,
+`conf/tuned/<algorithm>.yaml` by dataset; and what a budget limits, `conf/limits/<budget>.yaml` by
+chosen options. Importing this module makes Hydra see them as if each row were a file.
 """
 
 import re
@@ -24,7 +24,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from reverie.datasets.readers.d4rl import TASKS
+from reverie.datasets.options import BENCHMARKS
 from reverie.mistake import Mistake
 from reverie.training.fitting import FITTED, INVERSE
 
@@ -177,6 +177,8 @@ def _limits_asked(path: str) -> dict[str, Any] | None:
 def one_spelling(arguments: Sequence[str]) -> list[str]:
     """Arguments with `dataset=d4rl dataset.id=X` as `dataset=d4rl/X`, which means the same.
 
+    So for every benchmark.
+
     An id that the reader does not know is left to it, for it says why. Settings of which the file
     cannot list the keys, such as `dataset.env_kwargs.x=1`, need no `+`.
 
@@ -187,18 +189,20 @@ def one_spelling(arguments: Sequence[str]) -> list[str]:
         _refuse_marks(each)
         _require_name(each)
     arguments = [f"++{each}" if _OPEN.match(each) else each for each in arguments]
-    found = {key: [a for a in arguments if a.startswith(f"{key}=")] for key in _D4RL}
+    found = {key: [a for a in arguments if a.startswith(f"{key}=")] for key in _BY_ID}
     if not all(found.values()):
         return list(arguments)
-    dataset, id_ = (OverridesParser.create().parse_override(found[key][-1]) for key in _D4RL)
-    names = [f"d4rl/{value}" for value in _values(id_)]
-    if _values(dataset) != ["d4rl"] or not all(f"dataset/{name}" in _rows() for name in names):
+    dataset, id_ = (OverridesParser.create().parse_override(found[key][-1]) for key in _BY_ID)
+    (benchmark, *more) = _values(dataset)
+    names = [f"{benchmark}/{value}" for value in _values(id_)]
+    known = benchmark in BENCHMARKS and all(f"dataset/{name}" in _rows() for name in names)
+    if more or not known:
         return list(arguments)
     kept = [a for a in arguments if not a.startswith("dataset.id=")]
     return [f"dataset={','.join(names)}" if a.startswith("dataset=") else a for a in kept]
 
 
-_D4RL = ("dataset", "dataset.id")
+_BY_ID = ("dataset", "dataset.id")
 _OPEN = re.compile(r"dataset\.(env_kwargs|columns)(\.|=\s*\{)")
 """Keys of one's own below a setting: one of them, or all in braces."""
 
@@ -236,8 +240,9 @@ def _values(override: Override) -> list[str]:
 def _rows() -> dict[str, tuple[dict[str, Any], str | None]]:
     """The options that are rows of tables: content and package by `group/option`."""
     rows: dict[str, tuple[dict[str, Any], str | None]] = {
-        f"dataset/d4rl/{id_}": ({"defaults": ["/dataset/d4rl@_here_"], "id": id_}, None)
-        for id_ in TASKS
+        f"dataset/{name}/{id_}": ({"defaults": [f"/dataset/{name}@_here_"], "id": id_}, None)
+        for name, ids in BENCHMARKS.items()
+        for id_ in ids
     }
     for path in (CONF / "tuned").glob("*.yaml"):
         for dataset, numbers in tuned(path.stem).items():
