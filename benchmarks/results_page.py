@@ -21,6 +21,8 @@ from reverie.training.report.page import Markup, Section, Table, Text, as_markdo
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 COMMAND = "python -m benchmarks.results_page"
 SUBJECTS = {
+    "leaderboard": ("every offline preset on the suite", ""),
+    "suite": ("the datasets of the suite: are they graded as their names say?", "2004.07219"),
     "baselines": ("26 offline methods at one small budget, two datasets", ""),
     "laptop_budget": ("presets as shipped at the laptop budget, four tasks", ""),
     "edge_of_reach": ("RAVL: values where rollouts leave the data", "2402.12527"),
@@ -61,7 +63,8 @@ def page(results: Path) -> str:
         "Each line is one command, measured on small tasks with small budgets. *Holds* and *fails* "
         "count its claims, *open* those that only inform or were undecided; the sections below "
         "have them all. NAME is run by `python -m benchmarks.claims.NAME`, with `--quick` in under "
-        "five minutes; second_ring-X by `python -m benchmarks.claims.second_ring X`, data_scale "
+        "five minutes; suite and leaderboard as [their page](benchmarks.md) says; second_ring-X by "
+        "`python -m benchmarks.claims.second_ring X`, data_scale "
         "and samplers by `python -m benchmarks.speed.data_scale` and `python -m benchmarks.speed "
         f"sampler`. Written by `{COMMAND}` from the files in `benchmarks/results/`; do not edit "
         "it. A claim marked [ours] goes beyond its paper; where 'holds' is '-', the line is open."

@@ -145,6 +145,7 @@ def write(
     description: str,
     requirements: list[str],
     provenance: Mapping[str, Any],
+    licence: str | None = None,
 ) -> None:
     """Write recorded columns as a Minari dataset of this id.
 
@@ -159,6 +160,7 @@ def write(
         reference: the returns that score 0 and 100.
         algorithm, description, requirements: Minari's fields of these meanings.
         provenance: plain values, how the dataset came about.
+        licence: of the data; None leaves it out.
 
     Raises:
         Mistake: the disk is full, or there is such a dataset already.
@@ -178,6 +180,7 @@ def write(
                     "ref_min_score": reference.low,
                     "ref_max_score": reference.high,
                     PROVENANCE: dict(provenance),
+                    **({} if licence is None else {"license": licence}),
                 }
             )
             (root / id).parent.mkdir(parents=True, exist_ok=True)

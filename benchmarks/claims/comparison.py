@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -27,7 +28,7 @@ from reverie.mistake import Mistake, Unwritable
 from reverie.training.files import write_json
 from reverie.training.results.summary import behaviour
 from reverie.training.run import Run
-from reverie.training.run_directory import CARRIED_OUT, flat
+from reverie.training.run_directory import CARRIED_OUT, claimed, flat
 from reverie.training.stored import read_record
 
 LAST = 2
@@ -157,7 +158,12 @@ def record_path(folder: Path, name: str, method: str, digest: str) -> Path:
 
 
 def train_or_read(
-    run: Run, method: str, name: str, folder: Path, about: Record | None = None
+    run: Run,
+    method: str,
+    name: str,
+    folder: Path,
+    about: Record | None = None,
+    place: Path | None = None,
 ) -> dict[str, Any]:
     """Train, or read what an earlier command has trained.
 
@@ -166,11 +172,12 @@ def train_or_read(
         name: of the task.
         folder: of the records.
         about: what else is recorded of a training.
+        place: of a run directory that is kept; None for none.
 
     Returns:
         What is known of the training, as plain values: `updates` `[T]` and `returns` `[S, T]` of
-        evaluations, `alarms`, `outcome` of the verdict by seed, `seconds` by stage, `stopped`, why
-        it did not come to its end (then the others are empty).
+        evaluations, `alarms`, `outcome` of the verdict by seed and `promised`, see `promises`,
+        `seconds` by stage, `stopped`, why it did not come to its end (then the others are empty).
     """
     path = record_path(folder, name, method, digest(run))
     if path.is_file():
@@ -180,17 +187,23 @@ def train_or_read(
         "dataset": name,
         "fingerprint": run.data.fingerprint,
     }
-    record |= {**(about or {}), **train(run)}
+    record |= {**(about or {}), **train(run, place)}
     write_json(path, record, with_digest=True)
     said = record["stopped"] or f"{sum(record['seconds'].values()) / 60:.1f} minutes"
     print(f"{name}, {method}: {said}", flush=True)
     return record
 
 
-def train(run: Run) -> dict[str, Any]:
+def train(run: Run, place: Path | None = None) -> dict[str, Any]:
     """What `train_or_read` records of a run, which may diverge: that is a result, too."""
+    # Claimed outside, for a folder that another process works in is no result of the method.
+    with claimed(place) if place else nullcontext():
+        return _train(run, place)
+
+
+def _train(run: Run, place: Path | None) -> dict[str, Any]:
     try:
-        results = run.train(console=Console(quiet=True))
+        results = run.train(directory=place, console=Console(quiet=True))
     except Unwritable:
         raise
     except Mistake as error:
@@ -199,6 +212,7 @@ def train(run: Run) -> dict[str, Any]:
             "returns": [],
             "alarms": [],
             "outcome": [],
+            "promised": {},
             "seconds": dict(run.seconds),
             "stopped": str(error),
         }
@@ -209,8 +223,21 @@ def train(run: Run) -> dict[str, Any]:
         "returns": returns.tolist(),
         "alarms": results.summary["alarms"],
         "outcome": verdict["outcome"],
+        "promised": promises(verdict),
         "seconds": dict(run.seconds),
         "stopped": None,
+    }
+
+
+def promises(verdict: Record) -> dict[str, Any]:
+    """Discounted values as `[estimate, low, high]`: `recorded`, and by seed `fqe` and `model`.
+
+    An estimate that there is not, or that diverged, is None.
+    """
+    return {
+        "discount": verdict["discount"],
+        "recorded": verdict["recorded"]["value"],
+        **{name: (verdict[name] or {}).get("value") for name in ("fqe", "model")},
     }
 
 

@@ -7,13 +7,13 @@ import pytest
 from rich.console import Console
 
 import reverie
-from reverie.benchmarks.claims import comparison
+from reverie.benchmarks.claims import comparison, growing, shipped
 from reverie.benchmarks.claims.laptop_budget import __main__ as laptop
-from reverie.benchmarks.claims.laptop_budget import training
+from reverie.benchmarks.claims.laptop_budget import tasks as claimed
 from reverie.mistake import Mistake
 from reverie.training.launch.options import options
 
-TINY = replace(training.QUICK, updates=4, evaluate=2, episodes=1)
+TINY = replace(shipped.QUICK, updates=4, evaluate=2, episodes=1)
 RECORDED = comparison.Recorded(mean=100.0, best=300.0)
 FREE = ("td3_bc", "rebrac", "iql")
 
@@ -42,42 +42,43 @@ BELOW = task([50.0, 51.0, 52.0])
 
 
 def test_every_preset_with_a_world_model_is_there():
-    free = {*training.MODEL_FREE, "sac", "sac_n", "cql", "cal_ql", "edac", "fql", "awac"}
+    free = {*shipped.MODEL_FREE, "sac", "sac_n", "cql", "cal_ql", "edac", "fql", "awac"}
     free |= {"td3_awr", "rvs", "bc_best"}
     simulated = {"h2o", "h2o_plus", "darc", "darc_plus", "sac_sim"}
     online = {"mbpo_online", "sac_online", "sindy_rl_online"}
     generators = {"pgd", "pgd_iql", "synther"}
     left = set(options("algorithm")) - free - simulated - online - generators - {"mpc"}
-    assert set(training.MODEL_BASED) == left
-    assert sorted(training.METHODS) == sorted([*training.MODEL_BASED, *training.MODEL_FREE])
+    assert set(shipped.MODEL_BASED) == left
+    assert sorted(shipped.METHODS) == sorted([*shipped.MODEL_BASED, *shipped.MODEL_FREE])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["rebrac", "leq"])
 def test_nothing_is_changed_but_how_it_is_measured(method):
-    ours = training.build(method, training.USUAL["pendulum"], training.Budget()).settings
-    shipped = reverie.make(
+    ours = shipped.build(method, claimed.USUAL["pendulum"], shipped.Budget()).settings
+    as_shipped = reverie.make(
         f"algorithm={method}",
         "dataset=builtin/pendulum-mixed",
         "budget=laptop",
         "~tuned",
         console=Console(quiet=True),
     ).settings
-    assert {key for key in shipped if ours[key] != shipped[key]} <= {"seeds", "evaluate", "threads"}
+    changed = {key for key in as_shipped if ours[key] != as_shipped[key]}
+    assert changed <= {"seeds", "evaluate", "threads"}
     assert (ours["seeds"], ours["updates"], ours["evaluate"]["every"]) == (4, 10_000, 5_000)
 
 
 def test_parts_of_tasks_hold_the_rows_that_their_names_say():
-    whole = training.TASKS["pendulum"].load()
-    few, best = (training.TASKS[f"pendulum-{part}"].load() for part in ("few", "best"))
+    whole = claimed.TASKS["pendulum"].load()
+    few, best = (claimed.TASKS[f"pendulum-{part}"].load() for part in ("few", "best"))
     assert len(few) == pytest.approx(0.1 * len(whole), abs=200)
     assert len(best) == pytest.approx(0.3 * len(whole), abs=200)
     assert best.returns.min() >= whole.returns.quantile(0.69)
     assert few.name == "pendulum-few" and best.name == "pendulum-best"
-    assert training.build("bc", training.TASKS["pendulum-few"], TINY).data.fingerprint == (
+    assert shipped.build("bc", claimed.TASKS["pendulum-few"], TINY).data.fingerprint == (
         few.fingerprint
     )
-    assert not set(training.TASKS) - set(training.USUAL) & set(laptop.COMPARISON.usual)
+    assert not set(claimed.TASKS) - set(claimed.USUAL) & set(laptop.COMPARISON.usual)
 
 
 @pytest.mark.parametrize(
@@ -124,18 +125,19 @@ def test_only_what_is_complete_is_judged():
     for records in ({"pendulum": partial}, {"pendulum-few": BELOW}, {"mine": BELOW}):
         assert {claim.holds for claim in judged(records)} == {None}
     assert {claim.holds for claim in judged({"pendulum": BELOW}, judge=False)} == {None}
-    every = dict.fromkeys(training.METHODS, record(1.0, 2.0))
-    (*_, absent) = judged(dict.fromkeys(training.USUAL, every))
+    every = dict.fromkeys(shipped.METHODS, record(1.0, 2.0))
+    (*_, absent) = judged(dict.fromkeys(claimed.USUAL, every))
     assert absent.measured == "none"
 
 
 def test_a_table_grows_in_parts_and_drops_what_is_of_other_settings(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(laptop, "run_all", lambda jobs: {key: job() for key, job in jobs.items()})
-    tasks = {"pendulum": training.USUAL["pendulum"]}
+    monkeypatch.setattr(growing, "run_all", lambda jobs: {key: job() for key, job in jobs.items()})
+    tasks = {"pendulum": claimed.USUAL["pendulum"]}
 
     trained = []
 
-    def train(run):
+    def train(run, place):
+        assert place is None
         trained.append(run.settings["name"])
         found = record(*[100.0 + len(trained)] * run.agent.seeds)
         return {key: found[key] for key in ("returns", "alarms", "seconds", "stopped")}
@@ -152,7 +154,7 @@ def test_a_table_grows_in_parts_and_drops_what_is_of_other_settings(tmp_path, mo
     assert first["seconds"] == 130.0 and "td3_bc" in first["missing"]["pendulum"]
     path = tmp_path / "table.json"
     path.write_text(json.dumps({"records": first["records"]}))
-    known = laptop.read_known(path)
+    known = growing.read_known(path)
     # Another machine has none of the records, and does not train again what the table has.
     grown = measured(["td3_bc"], known, tmp_path / "b")["records"]["pendulum"]
     assert list(grown) == ["td3_bc", "bc"] and grown["bc"] == first["records"]["pendulum"]["bc"]
@@ -169,24 +171,24 @@ def test_a_table_grows_in_parts_and_drops_what_is_of_other_settings(tmp_path, mo
 
 def test_a_table_that_is_damaged_is_not_taken_for_an_empty_one(tmp_path):
     path = tmp_path / "table.json"
-    assert laptop.read_known(path) == {}
+    assert growing.read_known(path) == {}
     for text in ("{", '{"claims": []}', '{"records": {"pendulum": [1]}}'):
         path.write_text(text)
         with pytest.raises(Mistake, match=r"table.json is damaged .*; restore it"):
-            laptop.read_known(path)
+            growing.read_known(path)
 
 
 def test_somebody_elses_task_needs_an_environment(monkeypatch):
-    name, own = training.name_task("mujoco/hopper/medium-v0")
+    name, own = shipped.name_task("mujoco/hopper/medium-v0")
     assert (name, own.dataset, own.options) == (
         "mujoco-hopper-medium-v0",
         "minari",
         {"id": "mujoco/hopper/medium-v0"},
     )
-    name, own = training.name_task("builtin/two-tanks")
+    name, own = shipped.name_task("builtin/two-tanks")
     assert (name, own.dataset) == ("builtin-two-tanks", "builtin/two-tanks")
     with pytest.raises(Mistake, match=r"names no environment .*verdict"):
-        laptop.read_behaviour(own)
+        growing.read_behaviour(own)
 
 
 @pytest.mark.parametrize("typed", [["--quick"], ["--seeds", "2"], ["--dataset", "a/b-v0"]])
@@ -200,7 +202,7 @@ def test_a_table_is_not_continued_with_something_else(typed, monkeypatch):
     ("typed", "name", "asked"),
     [
         (["--only", "bc", "--datasets", "pendulum"], "laptop_budget-part", {"pendulum"}),
-        (["--only", "bc", "--continue"], "laptop_budget", set(training.USUAL)),
+        (["--only", "bc", "--continue"], "laptop_budget", set(claimed.USUAL)),
         (["--dataset", "a/b-v0", "--only", "bc"], "laptop_budget-part", {"a-b-v0"}),
     ],
 )
@@ -209,7 +211,7 @@ def test_a_part_takes_the_place_of_the_whole_only_where_it_adds_to_it(
 ):
     def measure(tasks, pairs, budget, folder, known, **_):
         assert {task for task, _ in pairs} == asked and {method for _, method in pairs} == {"bc"}
-        assert (known is None) == ("--continue" not in typed) and budget == training.Budget()
+        assert (known is None) == ("--continue" not in typed) and budget == shipped.Budget()
         return laptop.Findings([], {}, {laptop.NAME: None})
 
     def carry_out(written, title, arguments, found):
@@ -225,5 +227,5 @@ def test_a_part_takes_the_place_of_the_whole_only_where_it_adds_to_it(
 
 
 def test_the_longest_come_first():
-    pairs = laptop.pairs_of(training.USUAL, ["bc", "leq"])
+    pairs = laptop.pairs_of(claimed.USUAL, ["bc", "leq"])
     assert pairs[0] == ("halfcheetah", "leq") and pairs[-1] == ("pendulum", "bc")

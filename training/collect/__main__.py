@@ -72,6 +72,7 @@ SETTINGS = {
     "evaluate.episodes": Count,
     "log_every": Count,
     "checkpoint_every": Whole,
+    "license": str | None,
     "threads": Literal["auto"] | Count,
 }
 """What the numbers of conf/collect.yaml may be that no class takes."""
@@ -316,6 +317,7 @@ def _write(kind: str, work: Work, trained: Trained, summary: Mapping[str, Any]) 
         description=f"{kind} data of {start.spec.env_id}, made by Reverie's training.collect",
         requirements=[f"{name}=={found[name]}" for name in ("gymnasium", "mujoco")],
         provenance=provenance,
+        licence=config.license,
     )
     return provenance
 

@@ -85,7 +85,7 @@ def dataset_ids(settings: Mapping[str, Any]) -> dict[str, str]:
 
 def digest(settings: Mapping[str, Any]) -> str:
     """Of all settings that decide what is in the datasets."""
-    free = (*CARRIED_OUT, "path", "namespace", "kinds")
+    free = (*CARRIED_OUT, "path", "namespace", "kinds", "license")
     kept = {name: value for name, value in settings.items() if name not in free}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 

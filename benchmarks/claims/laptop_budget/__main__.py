@@ -17,13 +17,10 @@ says what is missing.
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from reverie.benchmarks.claims.comparison import (
     Comparison,
@@ -39,23 +36,28 @@ from reverie.benchmarks.claims.comparison import (
     record_path,
     tabulate,
 )
-from reverie.benchmarks.claims.experiment import run_all
+from reverie.benchmarks.claims.growing import (
+    Records,
+    core_seconds,
+    gather,
+    read_behaviour,
+    read_known,
+    sort_records,
+)
 from reverie.benchmarks.claims.judging import is_below
-from reverie.benchmarks.claims.laptop_budget.training import (
+from reverie.benchmarks.claims.laptop_budget.tasks import TASKS, USUAL
+from reverie.benchmarks.claims.report import RESULTS, Claim, Findings, carry_out
+from reverie.benchmarks.claims.shipped import (
     METHODS,
     MODEL_BASED,
     MODEL_FREE,
     QUICK,
-    TASKS,
-    USUAL,
     Budget,
     name_task,
     train_or_find,
 )
-from reverie.benchmarks.claims.report import RESULTS, Claim, Findings, carry_out
 from reverie.mistake import Mistake
 from reverie.training.launch.mistakes import one_line_errors
-from reverie.training.stored import contents_of, read_record
 
 NAME = "laptop_budget"
 TITLE = "As shipped, at the laptop budget: mean over seeds ± 95 % interval"
@@ -70,9 +72,6 @@ COMPARISON = Comparison(
     budget=Budget(),
     quick=(("mopo", "rebrac", "iql", "td3_bc", "bc"), ("pendulum",), QUICK),
 )
-
-Records = dict[str, dict[str, Record]]
-"""By task and method."""
 
 
 def measure(
@@ -92,36 +91,15 @@ def measure(
         known: what was recorded before and is shown as well where its settings are those of today,
             as is everything in `folder`; None for only what is asked for.
     """
-    torch.set_num_threads(1)  # as the jobs, which run side by side
     found = known or {}
-    pairs = dict.fromkeys(asked, True)  # whether each is trained
+    others: list[tuple[str, str]] = []
     if known is not None:
-        others = pairs_of(tasks, METHODS)
-        pairs |= {each: each in pairs for each in others if is_recorded(*each, found, folder)}
-    shown = [name for name in tasks if name in {task for task, _ in pairs}]
+        others = [each for each in pairs_of(tasks, METHODS) if is_recorded(*each, found, folder)]
+    shown = [name for name in tasks if name in {task for task, _ in (*asked, *others)}]
     # Early, so that a missing dataset costs no time.
     recorded = {name: read_behaviour(tasks[name]) for name in shown}
-    jobs: dict[str, Callable[[], Any]] = {
-        f"{name}/{method}": partial(
-            train_or_find,
-            *(method, name, tasks[name], budget, folder, found.get(name, {}).get(method)),
-            train=train,
-        )
-        for (name, method), train in pairs.items()
-    }
-    trained = run_all(jobs)
-    records: Records = {
-        name: {
-            method: record
-            for method in METHODS
-            if (record := trained.get(f"{name}/{method}")) is not None
-        }
-        for name in shown
-    }
-    records = {name: own for name, own in records.items() if own}
-    for name, own in found.items():
-        if old := [method for method in own if method not in records.get(name, {})]:
-            print(f"{name}: left out, because settings or data are others: {', '.join(old)}")
+    find = partial(find_or_train, tasks=tasks, budget=budget, folder=folder)
+    records = sort_records(gather(find, asked, others, found), tasks, METHODS)
     tables = [
         tabulate(
             *(name, own, recorded[name]),
@@ -140,12 +118,7 @@ def measure(
             "missing": missing(records),
             "records": records,
             "tables": tables,
-            # Of a core: a table made in parts has no other clock.
-            "seconds": sum(
-                sum(record["seconds"].values())
-                for own in records.values()
-                for record in own.values()
-            ),
+            "seconds": core_seconds(records),
         },
         {NAME: plot(records, recorded, ("model-based", MODEL_BASED))},
     )
@@ -158,39 +131,25 @@ def pairs_of(tasks: Mapping[str, Task], methods: Sequence[str]) -> list[tuple[st
     ]
 
 
+def find_or_train(
+    task: str,
+    arm: str,
+    known: Record | None,
+    *,
+    train: bool,
+    tasks: Mapping[str, Task],
+    budget: Budget,
+    folder: Path,
+) -> Record | None:
+    """The record of a method on a task, see `growing.gather`."""
+    return train_or_find(arm, task, tasks[task], budget, folder, known, train=train)
+
+
 def is_recorded(name: str, method: str, known: Records, folder: Path) -> bool:
     """Whether there is a record of any settings."""
     return method in known.get(name, {}) or any(
         folder.glob(record_path(Path(), name, method, "*").name)
     )
-
-
-def read_behaviour(task: Task) -> Recorded:
-    """What was recorded of a task.
-
-    Raises:
-        Mistake: its data name no environment.
-    """
-    data = task.load()
-    if data.spec.env_id is None:
-        raise Mistake(
-            f"{data.name} names no environment in which policies could be compared; choose a "
-            "dataset that does, or run train.py, whose verdict needs none"
-        )
-    return Recorded.of(data)
-
-
-def read_known(path: Path) -> Records:
-    """The records of a table that is there, none where there is no table."""
-    if not path.is_file():
-        return {}
-    remedy = "restore it, or move it away and leave --continue out"
-    found = read_record(path, remedy)
-    with contents_of(path, "this benchmark", remedy):
-        return {
-            str(name): {method: dict(record) for method, record in own.items()}
-            for name, own in found["records"].items()
-        }
 
 
 def missing(records: Records) -> dict[str, list[str]]:

@@ -187,11 +187,17 @@ def test_a_relative_folder_is_below_the_working_folder(tmp_path, monkeypatch):
 
 
 def test_other_choices_make_other_data(run, tmp_path):
-    run("random=untrained", "expert=last", "deterministic=true", "kinds=[random,expert]")
+    run(
+        "random=untrained",
+        "expert=last",
+        "deterministic=true",
+        "kinds=[random,expert]",
+        "license=X-1",
+    )
     root = tmp_path / "a" / "data"
     record = json.loads(next(root.rglob("expert-v0/data/metadata.json")).read_text())
     assert record["provenance"]["policies"]["expert"]["update"] == 60
-    assert record["algorithm_name"] == "SAC"
+    assert record["algorithm_name"] == "SAC" and record["license"] == "X-1"
     assert len(list(root.rglob("metadata.json"))) == 2
     expert, first = read(root, "expert"), read(root, "random")
     # The mean action is a function of the state, a sample is not.

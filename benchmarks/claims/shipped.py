@@ -1,4 +1,4 @@
-"""What is trained, on what, and as `train.py` trains it at `budget=laptop`: no number is changed.
+"""Presets as `train.py` trains them at `budget=laptop`: no number is changed.
 
 `python train.py algorithm=X dataset=Y budget=laptop ~tuned` decides about networks, rates, rows of
 a batch and updates; `~tuned` because nobody has tuned them for a stranger's data.
@@ -7,12 +7,11 @@ a batch and updates; `~tuned` because nobody has tuned them for a stranger's dat
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 import reverie
@@ -43,42 +42,18 @@ MODEL_FREE = ("rebrac", "iql", "td3_bc", "bc")
 METHODS = (*MODEL_BASED[:7], "rebrac", *MODEL_BASED[7:], *MODEL_FREE[1:])
 
 
-USUAL = {
-    "pendulum": Task(dataset="builtin/pendulum-mixed"),
-    "cartpole": Task(dataset="builtin/cartpole-swingup"),
-    "hopper": Task(dataset="minari", options={"id": "bench/hopper/mixed-v0", "name": "hopper"}),
-    "halfcheetah": Task(
-        dataset="minari", options={"id": "bench/halfcheetah/mixed-v0", "name": "halfcheetah"}
-    ),
-}
-"""What the claims are about, shortest first."""
-
-
-def cut(name: str, **subset: Any) -> dict[str, Task]:
-    """A part of every task by its name, such as `hopper-few`; see `datasets.subset`."""
-    return {
-        f"{task}-{name}": replace(
-            whole, options={**whole.options, "name": f"{task}-{name}", "subset": subset}
-        )
-        for task, whole in USUAL.items()
-    }
-
-
-TASKS = {**USUAL, **cut("few", fraction=0.1), **cut("best", fraction=0.3, order="return")}
-"""Those, and what is cut from them: a tenth of the rows, in episodes drawn at random, and three
-tenths, in the episodes of the highest return."""
-
-
 @dataclass(frozen=True)
 class Budget(comparison.Budget):
     """How a run is measured; how long it is, `budget=laptop` says.
 
     Attributes:
+        option: `laptop`, or `paper` for as long as the preset's paper says.
         evaluate, episodes: updates between evaluations, and their episodes per seed.
         updates, epochs: of a quick look, of every agent and of every ensemble at most; None for
-            what `budget=laptop` says.
+            what the option says.
     """
 
+    option: str = "laptop"
     seeds: int = 4
     evaluate: int = 5_000
     episodes: int = 10
@@ -98,17 +73,19 @@ def name_task(dataset: str) -> tuple[str, Task]:
     )
 
 
-def build(method: str, task: Task, budget: Budget) -> Run:
-    """The run of one preset on one task."""
+def build(method: str, task: Task, budget: Budget, seed: int | None = None) -> Run:
+    """The run of one preset on one task; None is the seed of `train.py`."""
     parts: dict[str, Any] = {"dataset": task.options} if task.options else {}
     if budget.updates is not None:
         parts["updates"] = budget.updates
+    if seed is not None:
+        parts["seed"] = seed
     if budget.epochs is not None and "max_epochs" in (load_preset(method)["world_model"] or {}):
         parts["world_model"] = {"max_epochs": budget.epochs}
     run = reverie.make(
         f"algorithm={method}",
         f"dataset={task.dataset}",
-        "budget=laptop",
+        f"budget={budget.option}",
         "~tuned",
         "threads=1",
         "compile=auto",
@@ -136,6 +113,8 @@ def train_or_find(
     known: Mapping[str, Any] | None,
     *,
     train: bool,
+    seed: int | None = None,
+    keep: bool = False,
 ) -> dict[str, Any] | None:
     """The record of one method on one task.
 
@@ -145,13 +124,32 @@ def train_or_find(
         known: one that may be of other settings; None for none.
         train: whether it is trained where neither is a record of these settings; else the answer
             is None then.
+        seed: of the run; None for that of `train.py`.
+        keep: the run directory, below `folder`, from which a killed training goes on.
     """
-    run = build(method, task, budget)
+    run = build(method, task, budget, seed)
     own = digest(run)
     if known is not None and known.get("digest") == own:
         return dict(known)
-    if not (train or record_path(folder, name, method, own).is_file()):
+    label = record_label(method, seed)
+    if not (train or record_path(folder, name, label, own).is_file()):
         return None
-    hardware = describe(torch.device("cpu"))
-    about = {"digest": own, "date": date.today().isoformat(), "cpu": hardware["cpu"]}
-    return train_or_read(run, method, name, folder, about)
+    hardware = describe(run.device)
+    about: dict[str, Any] = {"digest": own, "date": date.today().isoformat()}
+    about["cpu"] = hardware["gpu"] or hardware["cpu"]
+    if seed is not None:
+        reference = run.data.reference
+        scale = None if reference is None else [reference.low, reference.high]
+        about |= {"method": method, "seed": seed, "reference": scale}
+    place = run_folder(folder, name, method, own) if keep else None
+    return train_or_read(run, label, name, folder, about, place)
+
+
+def record_label(method: str, seed: int | None) -> str:
+    """What a method's record is called, so that its seeds are told apart without a look inside."""
+    return method if seed is None else f"{method}-seed{seed}"
+
+
+def run_folder(folder: Path, name: str, method: str, digest: str) -> Path:
+    """Where the run directory of a training lies that is kept."""
+    return folder / "runs" / name / method / digest
