@@ -79,7 +79,7 @@ class KnownTermination(Termination):
             log.warning(
                 "the termination rule of %s contradicts %.2f%% of the recorded flags of dataset "
                 "%s; if its task was modified, use world_model.termination=learned",
-                data.spec.env_id,
+                data.spec.task or data.spec.env_id,
                 100 * share,
                 data.name,
             )

@@ -81,13 +81,7 @@ def mark_fitted(model):
 SPEC = Spec(env_id="Pendulum-v1", obs_dim=3, action_dim=1, action_low=(-2.0,), action_high=(2.0,))
 
 
-# Rows of these tables differ in nothing but an id, of which all are tested with the readers.
-ALIKE = ("neorl2/", "ogbench/")
-DATASETS = [name for name in options("dataset") if not name.startswith(ALIKE)]
-DATASETS += [next(name for name in options("dataset") if name.startswith(each)) for each in ALIKE]
-
-
-@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("dataset", options("dataset"))
 def test_every_dataset_composes_under_its_own_key(dataset):
     config = composed(f"dataset={dataset}")
     assert config.dataset._target_.startswith("reverie.datasets.readers.")

@@ -61,8 +61,8 @@ def test_every_id_that_the_reader_knows_is_an_option_and_no_other(step):
             assert compose(overrides=[f"+dataset=d4rl/{id_}"]).dataset.id == id_
 
 
-@pytest.mark.parametrize("benchmark", ["neorl2", "ogbench"])
-def test_ids_of_other_benchmarks_are_options_too(benchmark):
+@pytest.mark.parametrize("benchmark", ["d4rl", "neorl2", "ogbench"])
+def test_ids_of_benchmarks_are_options_with_all_settings(benchmark):
     names = {f"{benchmark}/{id_}" for id_ in BENCHMARKS[benchmark]}
     assert {name for name in options("dataset") if f"{benchmark}/" in name} == names
     id_ = BENCHMARKS[benchmark][-1]
@@ -70,6 +70,8 @@ def test_ids_of_other_benchmarks_are_options_too(benchmark):
     assert one_spelling([f"dataset={benchmark}", f"dataset.id={id_}"]) == one
     config = compose_run([*one, "dataset.path=x.npz"])
     assert config.dataset.id == config.dataset.name == id_
+    transformed = compose_run([*one, "dataset.copies=auto", "dataset.history=2"])
+    assert transformed.dataset.copies == "auto" and transformed.dataset.history == 2
     with pytest.raises(ValueError, match=f"say dataset={benchmark}/{id_} alone"):
         compose_run([f"dataset={benchmark}/{BENCHMARKS[benchmark][0]}", f"dataset.id={id_}"])
 

@@ -130,6 +130,9 @@ def lacking(
 
 
 def _listed(option: str, folders: Sequence[Path]) -> set[str]:
+    benchmark = option.removeprefix("dataset/").partition("/")[0]
+    if benchmark in BENCHMARKS:  # its rows are the same option
+        option = f"dataset/{benchmark}"
     try:
         return set(read_option(option, folders))
     except Mistake:  # it is a row of a table, or of a plugin
