@@ -343,7 +343,8 @@ def print_table(shown: Mapping[str, Any]) -> None:
     """On the terminal, as it will stand on the page of results."""
     table = Table(title=escape(shown["caption"]), title_justify="left")
     for number, column in enumerate(shown["header"]):
-        table.add_column(column, justify="right" if number else "left")
+        # A number that is cut would be another one.
+        table.add_column(column, justify="right" if number else "left", overflow="fold")
     for row in shown["rows"]:
         table.add_row(*map(escape, row))
     Console().print(table)

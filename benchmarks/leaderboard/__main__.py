@@ -230,6 +230,7 @@ def command(size: str) -> argparse.ArgumentParser:
     """The options of the command."""
     found = options(comparison(size), __doc__)
     found.prog = f"python -m benchmarks.{NAME}"
+    found.allow_abbrev = False  # `main` looks for whole words
     found.formatter_class = argparse.RawDescriptionHelpFormatter
     found.add_argument(
         "--small", action="store_true", help="the small suite as shipped at budget=laptop"

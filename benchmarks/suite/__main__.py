@@ -64,12 +64,7 @@ def build(
     Raises:
         Mistake: see `training.collect`; the folder holds a suite of another size or seed.
     """
-    known = read_manifest(folder) if (folder / MANIFEST).is_file() else None
-    if known is not None and (known["size"], known["seed"]) != (size, seed):
-        raise Mistake(
-            f"{folder} holds the {known['size']} suite of seed {known['seed']}, asked for is the "
-            f"{size} one of seed {seed}; give another --output"
-        )
+    _known_tasks(folder, size, seed)
     longest = [name for name in reversed(TASKS) if name in names]
     jobs: dict[str, Callable[[], float]] = {
         name: partial(
@@ -78,7 +73,7 @@ def build(
         for name in longest
     }
     seconds = run_all(jobs)
-    entries: dict[str, Any] = dict(known["tasks"]) if known is not None else {}
+    entries = _known_tasks(folder, size, seed)  # with what others have built here meanwhile
     for name in names:
         made = describe_task(name, size, folder)
         # A build that only looks whether all is there took no time.
@@ -95,6 +90,19 @@ def build(
     }
     write_json(folder / MANIFEST, manifest, with_digest=True)
     return manifest
+
+
+def _known_tasks(folder: Path, size: str, seed: int) -> dict[str, Any]:
+    """What an earlier build left in this folder."""
+    if not (folder / MANIFEST).is_file():
+        return {}
+    known = read_manifest(folder)
+    if (known["size"], known["seed"]) != (size, seed):
+        raise Mistake(
+            f"{folder} holds the {known['size']} suite of seed {known['seed']}, asked for is the "
+            f"{size} one of seed {seed}; give another --output"
+        )
+    return dict(known["tasks"])
 
 
 def build_task(settings: Mapping[str, Any]) -> float:

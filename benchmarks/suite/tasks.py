@@ -84,8 +84,8 @@ _D4RL = {"steps": 1_000_000, "rows": 1_000_000, "evaluate": {"every": 10_000}}
 TASKS = {
     "pendulum": Task(
         "Pendulum-v1",
-        # Learnt so fast that 500 updates jump over the medium skill.
-        _classic(6_000, evaluate={"every": 250, "episodes": 5}),
+        # Learnt so fast that 250 updates jump over the medium skill.
+        _classic(6_000, evaluate={"every": 100, "episodes": 5}),
         {"steps": 50_000, "rows": 100_000},
     ),
     "swing-up": Task(

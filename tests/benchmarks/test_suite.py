@@ -15,12 +15,12 @@ from reverie.training.collect.__main__ import require_sense
 from reverie.training.launch.make import compose_command
 
 TINY = {
-    "steps": 60,
-    "rows": 400,
+    "steps": 40,
+    "rows": 250,
     "batch_size": 16,
     "agent": {"hidden": [8, 8], "actor_learning_rate": 1e-2, "critic_learning_rate": 1e-2},
-    "dataset": {"steps": 400},
-    "evaluate": {"every": 20, "episodes": 2},
+    "dataset": {"steps": 250},
+    "evaluate": {"every": 20, "episodes": 1},
     "score_episodes": 2,
     "checkpoint_every": 20,
     "log_every": 20,
