@@ -53,6 +53,12 @@ def test_the_pages_print_commands_of_every_program():
     assert programs >= {f"training.{name}" for name in ("collect", "distil", "export", "ope")}
 
 
+def test_run_directories_are_called_as_runs_call_them():
+    folders = {each for asked in ALL for each in asked.arguments if each.startswith("run=runs/")}
+    assert len(folders) > 5
+    assert not {each for each in folders if "=" in each.removeprefix("run=")}
+
+
 @pytest.mark.parametrize("asked", some(ALL, 7), ids=str)
 def test_a_printed_command_can_be_typed(asked, monkeypatch):
     program, arguments = asked.program, list(asked.arguments)
