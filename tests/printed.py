@@ -70,7 +70,7 @@ def _of_settings(text: str) -> Iterator[str]:
     for line in text.splitlines():
         if "`" in line:
             yield from re.findall(f"`{_COMMAND}`", line)
-        elif "eval " not in line:  # of a shell
+        elif "eval " not in line and " where " not in line:  # of a shell; and the other name
             yield from re.findall(rf"  {_COMMAND}", re.sub(r" {3,}\(.*", "", line))
 
 

@@ -7,8 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
-from reverie.training.launch.options import options
+from reverie.training.launch.options import load_option, options
 
 ROOMS = ("agents", "benchmarks", "datasets", "envs", "training", "world_models")
 PAGES = [Path("README.md"), *sorted(Path("docs").rglob("*.md"))]
@@ -62,6 +63,20 @@ def test_code_that_is_shown_imports_what_there_is(page):
                 module = importlib.import_module(node.module)
                 for alias in node.names:
                     assert hasattr(module, alias.name), f"{page}: {node.module}.{alias.name}"
+
+
+def test_the_agent_that_extending_shows_learns(make_batch, spec):
+    page = Path("docs/extending.md").read_text()
+    code, numbers = (
+        re.search(rf"`{file}`.*?```{language}\n(.*?)```", page, re.DOTALL)[1]
+        for file, language in (("agents/sac_bc.py", "python"), ("conf/agent/sac_bc.yaml", "yaml"))
+    )
+    names: dict = {"__name__": "sac_bc"}
+    exec(compile(code, "docs/extending.md", "exec"), names)
+    settings = load_option("agent", "sac") | yaml.safe_load(numbers)
+    settings = {key: settings[key] for key in settings if key[0] != "_" and key != "defaults"}
+    agent = names["SACBC"](spec=spec, seeds=2, updates=10, **settings)
+    assert agent.update(make_batch(2, 8))["actor_loss"].isfinite().all()
 
 
 @pytest.mark.parametrize("module", ["networks", "losses"])

@@ -70,18 +70,24 @@ class WandbTracker(Tracker):
         self.wandb = extras.require("wandb", "wandb", "logger=wandb")
 
     def start(self, run_dir: Path, config: Mapping[str, Any], first_update: int) -> None:
-        with writing(run_dir / "wandb"):
-            self.run: Any = self.wandb.init(
-                project=self.project,
-                entity=self.entity,
-                group=self.group,
-                mode=self.mode,
-                name=str(run_dir),
-                id=_wandb_id(run_dir),
-                resume="allow",
-                dir=str(run_dir),
-                config=dict(config),
-            )
+        try:
+            with writing(run_dir / "wandb"):
+                self.run: Any = self.wandb.init(
+                    project=self.project,
+                    entity=self.entity,
+                    group=self.group,
+                    mode=self.mode,
+                    name=str(run_dir),
+                    id=_wandb_id(run_dir),
+                    resume="allow",
+                    dir=str(run_dir),
+                    config=dict(config),
+                )
+        except self.wandb.Error as error:  # no account, no network, no such project
+            raise Mistake(
+                f"logger=wandb cannot begin ({error}); log in to wandb, or set "
+                "logger.mode=offline: the run then goes on with what it has fitted"
+            ) from error
         # Our own axis: wandb's step cannot go back, but a resumed run repeats a few updates.
         self.run.define_metric("update")
         self.run.define_metric("*", step_metric="update")

@@ -44,12 +44,19 @@ MODULES |= {f"reverie {name}": name for name in ("train", "evaluate")}
 ABSENT = ("hydra/launcher=ray", "+hydra.launcher.ray", "hydra.launcher.ray")
 """What needs a package that no test environment has, see docs/reference/sweeps.md."""
 ALL = printed()
+ROOMS = ("agents", "benchmarks", "datasets", "envs", "reverie", "training", "world_models")
 
 
 def test_the_pages_print_commands_of_every_program():
     programs = {each.program for each in ALL}
     assert len(ALL) > 200 and programs >= {"train.py", "evaluate.py", "datasets.check"}
     assert programs >= {f"training.{name}" for name in ("collect", "distil", "export", "ope")}
+
+
+def test_run_directories_are_called_as_runs_call_them():
+    folders = {each for asked in ALL for each in asked.arguments if each.startswith("run=runs/")}
+    assert len(folders) > 5
+    assert not {each for each in folders if "=" in each.removeprefix("run=")}
 
 
 @pytest.mark.parametrize("asked", some(ALL, 7), ids=str)
@@ -68,6 +75,19 @@ def test_a_printed_command_can_be_typed(asked, monkeypatch):
         pass
     except (Mistake, HydraException) as error:
         pytest.fail(f"{asked}: {explain(error, arguments)}")
+
+
+SOURCES = [path for room in ROOMS for path in sorted(Path(room).rglob("*.py"))]
+
+
+def test_modules_that_messages_name_are_commands():
+    command = re.compile(r"python -m[\s\"f]+([a-z_]++(?:\.[a-z_]++)++)(?!\.?[\w{<])")
+    named = {(path, name) for path in SOURCES for name in command.findall(path.read_text())}
+    assert len(named) > 30
+    for path, name in named:
+        own = Path(*name.removeprefix("reverie.").split("."))
+        file = own / "__main__.py" if own.is_dir() else own.with_suffix(".py")
+        assert file.is_file() and '__name__ == "__main__"' in file.read_text(), f"{path}: {name}"
 
 
 def type_(module, arguments, monkeypatch):

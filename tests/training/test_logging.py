@@ -190,6 +190,17 @@ def test_wandb_works_offline(tmp_path):
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
 
 
+def test_a_wandb_that_refuses_to_begin_is_told_with_a_remedy(tmp_path, monkeypatch):
+    tracker = WandbTracker(project="reverie", entity=None, group=None, mode="online")
+
+    def refuse(**settings):
+        raise tracker.wandb.errors.UsageError("No API key configured.")
+
+    monkeypatch.setattr(tracker.wandb, "init", refuse)
+    with pytest.raises(Mistake, match=r"No API key configured.*set logger\.mode=offline"):
+        tracker.start(tmp_path, {"seed": 0}, 0)
+
+
 def test_an_unknown_wandb_mode_is_refused():
     with pytest.raises(ValueError, match="use online, offline or disabled"):
         WandbTracker(project="reverie", entity=None, group=None, mode="maybe")

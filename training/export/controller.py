@@ -95,7 +95,7 @@ def steps_of(layers: Sequence[Layer | Box]) -> list[Step]:
             if not np.isfinite(value).all():
                 raise Mistake(
                     f"the {name} of a {kind} of this policy is not finite, so no file of it would "
-                    "work; check the data (python -m training.launch.check) and train again"
+                    "work; check the data (python -m reverie.datasets.check) and train again"
                 )
         found.append(Step(kind, plain))
     return found

@@ -230,6 +230,11 @@ def explain(error: BaseException, typed: Sequence[str] | None = None) -> str | N
         )
     if isinstance(error, (Mistake, *_REFUSED)):
         return _text(error)
+    if isinstance(error, RuntimeError) and 'Could not detect "srun"' in str(error):
+        return (
+            "hydra/launcher=submitit_slurm finds no srun here; type the command on a machine of a "
+            "Slurm cluster, or choose hydra/launcher=submitit_local or hydra/launcher=joblib"
+        )
     named = re.match(r"Error loading '([^']*)'", str(error))  # by Hydra, as a _target_
     if named and is_of_the_name(error, named[1]):
         return f"_target_={named[1]} is not there: {_text(error.__cause__ or error)}"
