@@ -67,7 +67,7 @@ def look(folder: Path, page: str, scratch: Path, *, width: int, dark: bool = Fal
         scratch: an empty folder for what the browser leaves.
     """
     assert CHROMIUM is not None
-    with _serve(folder, page, width) as port:
+    with served(folder, page, width) as address:
         command = [
             *(
                 CHROMIUM,
@@ -80,7 +80,7 @@ def look(folder: Path, page: str, scratch: Path, *, width: int, dark: bool = Fal
             "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # its own calls, too
             *("--virtual-time-budget=20000", f"--window-size={width + 100},1000", "--dump-dom"),
             *(["--blink-settings=preferredColorScheme=0"] if dark else []),
-            f"http://{HERE}:{port}/__probe__",
+            f"{address}/__probe__",
         ]
         dom = subprocess.run(
             command, capture_output=True, text=True, timeout=120, check=True
@@ -93,8 +93,8 @@ def look(folder: Path, page: str, scratch: Path, *, width: int, dark: bool = Fal
 
 
 @contextmanager
-def _serve(folder: Path, page: str, width: int) -> Iterator[int]:
-    """A folder and the probe of one of its pages at a free port of this machine."""
+def served(folder: Path, page: str = "", width: int = 0) -> Iterator[str]:
+    """The address of a folder on a free port of this machine, with a probe of one of its pages."""
     probe = PROBE.replace("PAGE", page).replace("WIDTH", str(width)).encode()
 
     class Handler(SimpleHTTPRequestHandler):
@@ -112,7 +112,7 @@ def _serve(folder: Path, page: str, width: int) -> Iterator[int]:
     with ThreadingHTTPServer((HERE, 0), partial(Handler, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
-            yield server.server_address[1]
+            yield f"http://{HERE}:{server.server_address[1]}"
         finally:
             server.shutdown()
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import brightness, look, needs_browser
+from tests.browser import brightness, look, needs_browser, served
+from tests.keyboard import browser
 
 pytestmark = pytest.mark.slow
 
@@ -51,3 +52,40 @@ def test_the_site_is_dark_where_the_reader_wants_it(site, tmp_path):
     dark = look(site, "index.html", tmp_path / "dark", width=1280, dark=True)
     assert brightness(light.background) > brightness(light.colour)
     assert brightness(dark.background) < brightness(dark.colour)
+
+
+@needs_browser
+@pytest.mark.parametrize("page", ["index", "methods/mopo"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_keys_alone_reach_all_of_a_page(site, page, width, tmp_path):
+    with served(site) as address, browser(tmp_path, width=width) as window:
+        window.open(f"{address}/{page}.html")
+        walk = window.walk()
+        assert not walk.trapped and not walk.missed and not walk.unreachable
+        assert all(stop.visible and stop.name for stop in walk.stops)
+        assert "Skip" in walk.stops[0].name
+
+
+@needs_browser
+def test_keys_open_the_drawer_and_the_search_of_a_narrow_window(site, tmp_path):
+    with served(site) as address, browser(tmp_path, width=390) as window:
+        window.open(f"{address}/index.html")
+        while window.tab().name != "Pages":
+            pass
+        window.press("Enter")
+        window.wait("document.getElementById('__drawer').checked")
+        names = [window.tab().name for _ in range(30)]
+        assert "Install" in names, "the pages of the drawer are in the order of Tab"
+        window.press("Escape")
+        assert window.value("document.activeElement.ariaLabel") == "Pages"
+
+        while window.tab().name != "Search":
+            pass
+        # Letters that are typed before the index is there may be lost.
+        window.wait("!document.querySelector('.md-search-result__meta').innerText.includes('Init')")
+        for letter in "lipschitz":
+            window.press(letter)
+        window.wait("document.querySelector('.md-search-result__link')")
+        window.press("ArrowDown")
+        window.press("Enter")
+        window.wait("location.pathname !== '/index.html'")

@@ -34,6 +34,7 @@ from reverie.training.report.groups import (
 )
 from reverie.training.report.page import (
     PAGES,
+    Folded,
     Picture,
     Section,
     Table,
@@ -470,7 +471,10 @@ def settings(groups: Sequence[Group]) -> list[Section]:
     section = Section("Settings that differ")
     if rows:
         section.blocks.append(Table(["setting", *methods], rows))
-    section.blocks.extend(Text(f"Only {m} has: {', '.join(own)}.") for m, own in alone.items())
+    section.blocks.extend(
+        Folded(f"Settings that only {m} has ({len(own)})", f"Only {m} has: {', '.join(own)}.")
+        for m, own in alone.items()
+    )
     return [section]
 
 

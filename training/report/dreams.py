@@ -1,4 +1,4 @@
-"""What world models imagine beside what was recorded, as the runs drew it themselves."""
+"""Recorded and imagined trajectories, as drawn by the runs."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,11 @@ from reverie.training.report.page import Picture, Section, Text
 LARGEST = 4_000_000
 """Bytes of a picture that becomes part of the page."""
 _ABOUT = (
-    "Dark is what was recorded. Blue is what the world model imagines where the recorded actions "
-    "are replayed: where it leaves the dark line, the model is wrong. Orange is what it imagines "
-    "under the trained policy, from the same starts: what the agent believes it will do. Lines "
-    "are medians, bands the middle 80 % of what the model holds possible; a cross is where an "
-    "imagined episode ends. One run of each method, its first seed."
+    "The thick grey line is what was recorded. Blue is what the world model predicts for the "
+    "recorded actions: where it leaves the grey line, the model is wrong. Orange is what it "
+    "predicts under the trained policy, from the same starts: what the agent expects. Lines are "
+    "medians, bands the middle 80 % of the predictions; a cross is where an imagined episode ends. "
+    "One run of each method, its first seed."
 )
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a report, as SVG: one panel a task, one colour a method in all of them."""
+"""Pictures of a report, as SVG: one panel per task, one colour per method in all of them."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -22,6 +22,8 @@ _WIDTH = 3
 """Panels side by side."""
 _COLOURS = [f"C{index}" for index in range(10)]
 _LINES = ["-", "--", "-.", ":"]
+_SMALL = 8
+"""Points of the smallest text, of names."""
 _LONG = 40
 """Letters of a name beside which there is no room for another one."""
 _LONGEST = 70
@@ -32,7 +34,7 @@ _WIDE = 20.0
 
 @dataclass(frozen=True)
 class Judged:
-    """What is estimated of one policy.
+    """Estimates of one policy.
 
     Attributes:
         name: of the policy.
@@ -47,7 +49,7 @@ class Judged:
 
 
 class Painter:
-    """Draws what groups of runs have in common.
+    """Draws the results of groups of runs.
 
     Args:
         methods: all that may appear, in the order of their colours.
@@ -125,7 +127,7 @@ class Painter:
                     axes.hlines(at, low, high, color=colour, lw=2)
                     face = colour if fit else "white"
                     axes.plot(estimate, at, "o", color=colour, mfc=face, label=name)
-            axes.set_yticks(range(len(judged)), [policy.name for policy in judged], fontsize=7)
+            axes.set_yticks(range(len(judged)), [policy.name for policy in judged], fontsize=_SMALL)
             for text in axes.get_yticklabels():
                 text.set_parse_math(False)
             room = 0.25 * len(judged)  # for the legend
@@ -242,7 +244,7 @@ def explain(panels: Sequence[Axes]) -> None:
             legend = axes.legend(
                 entries.values(),
                 entries.keys(),
-                fontsize=7,
+                fontsize=_SMALL,
                 ncols=1 if max(map(len, entries)) > _LONG else 2,
                 loc="upper center",
                 bbox_to_anchor=(0.5, -0.16),

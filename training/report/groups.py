@@ -1,4 +1,4 @@
-"""Finished runs read from their directories, and which of them repeat one another."""
+"""Finished runs read from their directories, grouped by experiment."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

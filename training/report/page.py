@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
+from typing import Literal
 
 from reverie.mistake import Mistake
 from reverie.text import printable
@@ -35,32 +36,50 @@ _PAGE = Template(
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem;
        color: #222; background: #fff; }
 h1, h2 { line-height: 1.2; }
-h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
-caption { text-align: left; font-weight: 600; padding-bottom: .3rem; }
+h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; scroll-margin-top: 1rem; }
+a { color: #1a56b0; }
+:focus-visible { outline: 3px solid #1a56b0; outline-offset: 2px; }
+main:focus-visible { outline: none; }
+.skip { position: absolute; left: -99rem; }
+.skip:focus { left: 1rem; top: .5rem; padding: .2rem .6rem; background: #fff; }
+nav ul { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; }
+.wide { overflow-x: auto; margin: 1rem 0; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+.caption { font-weight: 600; margin: 1.5rem 0 -.7rem; }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: right;
          vertical-align: top; }
-th { border-bottom: 2px solid #888; }
+th { border-bottom: 2px solid #888; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; }
 td.words { text-align: left; min-width: 18rem; }
+tr.told td { border-bottom: 0; }
+td.sentence div { position: sticky; left: .7rem; width: max-content;
+                  max-width: min(70rem, 100vw - 3.5rem); padding-bottom: .5rem; }
+summary { cursor: pointer; }
 img, video { max-width: 100%; height: auto; }
 .picture p { color: #555; font-size: .9em; margin: 0 0 1.5rem; }
-figure { display: inline-block; width: 23rem; margin: 0 1rem 1rem 0; vertical-align: top; }
+.picture .wide { margin: 0; }
+figure { display: inline-block; width: min(23rem, 100%); margin: 0 1rem 1rem 0;
+         vertical-align: top; }
 figure video { width: 100%; border: 1px solid #ddd; }
-p, li, figcaption { overflow-wrap: anywhere; }
+p, li, figcaption, .caption { overflow-wrap: anywhere; }
 @media (prefers-color-scheme: dark) {
-  body { color: #ddd; background: #181a1b; }
+  body, .skip:focus { color: #ddd; background: #181a1b; }
   h2, th, td { border-color: #555; }
   .picture p { color: #aaa; }
   a { color: #8ab4f8; }
-  img { background: #fff; }
+  :focus-visible { outline-color: #8ab4f8; }
+  /* Black on white becomes white on the page's own black, and every hue stays. */
+  img { filter: invert(.9) hue-rotate(180deg); }
 }
 </style>
 </head>
 <body>
-<h1>$title</h1>
+<a class="skip" href="#main">Skip to the contents of the page</a>
+<header><h1>$title</h1>
+<nav aria-label="Sections"><ul>$sections</ul></nav></header>
+<main id="main" tabindex="-1">
 $body
+</main>
 </body>
 </html>
 """
@@ -69,6 +88,8 @@ $body
 
 _SENTENCE = 60
 """Characters from which on a cell holds words to read, and no number."""
+_WIDE = 700
+"""CSS pixels of a picture from which on it scrolls in a narrow window instead of shrinking."""
 
 
 @dataclass(frozen=True)
@@ -80,20 +101,33 @@ class Text:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text, the first column naming the row."""
+    """Cells as text, the first column naming the row.
+
+    Attributes:
+        sentences: whether the last column holds sentences, which then stand below their rows.
+    """
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
+    sentences: bool = False
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A paragraph that is shown on demand, and what the line in its place says."""
+
+    summary: str
+    text: str
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An SVG, or a picture of another kind, and what it shows in words."""
+    """An SVG of matplotlib or a PNG, and what it shows in words."""
 
     image: bytes
     caption: str
-    kind: str = "svg+xml"
+    kind: Literal["svg+xml", "png"] = "svg+xml"
 
 
 @dataclass(frozen=True)
@@ -112,12 +146,15 @@ class Links:
     links: Sequence[tuple[str, str]]
 
 
+Block = Text | Table | Folded | Picture | Video | Links
+
+
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands below it."""
+    """A heading and the blocks below it."""
 
     title: str
-    blocks: list[Text | Table | Picture | Video | Links] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
 
 
 class Markup(str):
@@ -146,11 +183,13 @@ def require_ours(page: Path) -> None:
 
 def as_html(title: str, sections: Sequence[Section]) -> str:
     """One file that needs no other: pictures and videos are part of it, `Links` point outside."""
-    body = []
-    for section in sections:
-        body.append(f"<h2>{_escape(section.title)}</h2>")
-        body += [_html(block) for block in section.blocks]
-    return _PAGE.substitute(title=_escape(title), body="\n".join(body))
+    body, contents = [], []
+    for index, section in enumerate(sections):
+        heading = _escape(section.title)
+        contents.append(f'<li><a href="#section-{index}">{heading}</a></li>')
+        body.append(f'<h2 id="section-{index}">{heading}</h2>')
+        body += [_html(block, section.title) for block in section.blocks]
+    return _PAGE.substitute(title=_escape(title), sections="".join(contents), body="\n".join(body))
 
 
 def as_markdown(title: str, sections: Sequence[Section]) -> str:
@@ -163,9 +202,13 @@ def as_markdown(title: str, sections: Sequence[Section]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _html(block: Text | Table | Picture | Video | Links) -> str:
+def _html(block: Block, title: str) -> str:
+    """A block of the section of that title, which names what has no name of its own."""
     if isinstance(block, Text):
         return f"<p>{_escape(block.text)}</p>"
+    if isinstance(block, Folded):
+        summary = f"<summary>{_escape(block.summary)}</summary>"
+        return f"<details>{summary}<p>{_escape(block.text)}</p></details>"
     if isinstance(block, Links):
         items = (
             f'<li><a href="{_escape(address)}">{_escape(words)}</a></li>'
@@ -176,22 +219,52 @@ def _html(block: Text | Table | Picture | Video | Links) -> str:
         # As an image of its own: the identifiers inside two SVGs would collide in one page.
         data = base64.b64encode(block.image).decode()
         words = _escape(block.caption)
-        picture = f'<img alt="{words}" src="data:image/{block.kind};base64,{data}">'
+        width = _natural_width(block)
+        least = f' style="min-width: {width * 3 // 5}px"' if width > _WIDE else ""
+        picture = f'<img alt="{words}"{least} src="data:image/{block.kind};base64,{data}">'
+        if least:
+            picture = _scrolling(picture, f"{title}: {block.caption}")
         return f'<div class="picture">{picture}<p>{words}</p></div>'
     if isinstance(block, Video):
         data = base64.b64encode(block.mp4).decode()
         return (
             '<figure><video controls loop muted playsinline preload="auto" '
+            f'aria-label="{_escape(block.caption)}" '
             f'src="data:video/mp4;base64,{data}"></video>'
             f"<figcaption>{_escape(block.caption)}</figcaption></figure>"
         )
-    head = "".join(f"<th>{_escape(cell)}</th>" for cell in block.header)
-    rows = (f"<tr>{''.join(map(_cell, row))}</tr>" for row in block.rows)
-    caption = f"<caption>{_escape(block.caption)}</caption>" if block.caption else ""
-    return (
-        f'<div class="wide"><table>{caption}<thead><tr>{head}</tr></thead>\n'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
+    return _table(block, title)
+
+
+def _natural_width(picture: Picture) -> int:
+    """In CSS pixels, in which its text has the size it was drawn with."""
+    if picture.kind == "png":
+        return int.from_bytes(picture.image[16:20])
+    found = re.search(rb'<svg[^>]* width="([\d.]+)pt"', picture.image[:3000])
+    return int(float(found[1]) * 4 / 3) if found else 0
+
+
+def _table(block: Table, title: str) -> str:
+    """A table that scrolls by itself where the window is narrow, below its caption."""
+    header, rows = list(block.header), [list(row) for row in block.rows]
+    told = [row.pop() for row in rows] if block.sentences else []
+    if told:
+        header.pop()
+    head = "".join(f'<th scope="col">{_escape(cell)}</th>' for cell in header)
+    kind = ' class="told"' if told else ""
+    lines = [f"<tr{kind}>{''.join(map(_cell, row))}</tr>" for row in rows]
+    for at, sentence in enumerate(told):
+        cell = f'<td class="sentence" colspan="{len(header)}"><div>{_escape(sentence)}</div></td>'
+        lines[at] += f"<tr>{cell}</tr>"
+    caption = f'<p class="caption">{_escape(block.caption)}</p>' if block.caption else ""
+    body = f"<thead><tr>{head}</tr></thead>\n<tbody>{''.join(lines)}</tbody>"
+    return caption + _scrolling(f"<table>{body}</table>", block.caption or title)
+
+
+def _scrolling(content: str, name: str) -> str:
+    """An area that scrolls sideways, by the arrow keys too."""
+    area = f'class="wide" role="region" tabindex="0" aria-label="{_escape(name)}"'
+    return f"<div {area}>{content}</div>"
 
 
 def _cell(text: str) -> str:
@@ -200,8 +273,8 @@ def _cell(text: str) -> str:
     return f"<td{kind}>{_escape(text)}</td>"
 
 
-def _markdown(block: Text | Table | Video | Links) -> str:
-    if isinstance(block, Text):
+def _markdown(block: Text | Table | Folded | Video | Links) -> str:
+    if isinstance(block, Text | Folded):
         return _inert(block.text)
     if isinstance(block, Video):
         return _link(block.caption, block.address)

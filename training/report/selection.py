@@ -1,4 +1,4 @@
-"""How good a policy one gets by trying a few of many in the true environment.
+"""Score of a policy chosen by evaluating a few of many in the true environment.
 
 The protocol of arXiv:2504.11453: policies of one method, trained with several settings and seeds,
 are the arms of a bandit; each pull evaluates one of them for one episode.

@@ -1,4 +1,4 @@
-"""What policies are worth by recorded data alone, as their runs concluded."""
+"""Off-policy verdicts of the runs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -46,7 +46,7 @@ def verdicts(tasks: Mapping[str, Sequence[Group]], painter: Painter) -> list[Sec
         return []
     header = ["", "seed", "discount", "recorded", *_COLUMNS.values(), "outcome", "verdict"]
     picture = Picture(painter.verdicts(drawn), _CAPTION)
-    return [Section("Verdicts", [Text(_ABOUT), Table(header, rows), picture])]
+    return [Section("Verdicts", [Text(_ABOUT), Table(header, rows, sentences=True), picture])]
 
 
 def _judged(method: str, run: Run, replica: int) -> Judged:

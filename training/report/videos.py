@@ -1,4 +1,4 @@
-"""Videos of runs on a page: the policy, and what its world model imagines beside the truth."""
+"""Videos of runs on a page: the policy, and the world model's prediction beside the truth."""
 
 import os
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from reverie.training.report.groups import Group
-from reverie.training.report.page import Links, Picture, Section, Table, Text, Video
+from reverie.training.report.page import Block, Links, Section, Text, Video
 
 KINDS = {
     "video": "the policy in the true environment",
@@ -24,7 +24,7 @@ _ABOUT = (
 
 def videos(groups: Sequence[Group], output: Path) -> list[Section]:
     """Of every method on every task one video of each kind to look at, and links to the others."""
-    blocks: list[Text | Table | Picture | Video | Links] = []
+    blocks: list[Block] = []
     links = []
     for group in groups:
         shown = set()

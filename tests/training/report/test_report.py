@@ -25,6 +25,7 @@ from reverie.training.report.figures import Painter
 from reverie.training.report.groups import find, group_runs, read
 from reverie.training.report.page import Section, Table, as_markdown
 from tests.browser import brightness, look, needs_browser
+from tests.keyboard import browser
 from tests.training.report.conftest import EVIL, MODEL, Checked
 
 
@@ -190,7 +191,9 @@ def test_everything_a_run_may_hold_is_shown_and_the_page_needs_no_other_file(tmp
     assert len(pictures) == 6 and all(s.startswith("data:image/svg") for s in pictures)
     assert video == "data:video/mp4;base64," + base64.b64encode(b"a video").decode()
     assert "imagined-seed0.mp4>)" in markdown.read_text()
-    found = [(html.parent / unquote(link)).resolve().is_file() for link in page.links]
+    found = [
+        (html.parent / unquote(link)).resolve().is_file() for link in page.links if link[0] != "#"
+    ]
     assert found == [True, True]
     rows = [
         line
@@ -532,3 +535,45 @@ def test_the_page_reads_well_in_a_browser(tmp_path, write, width):
         assert seen.width <= width
         assert not seen.broken and not seen.unnamed and not seen.asked
         assert (brightness(seen.background) < brightness(seen.colour)) == dark
+
+
+@pytest.mark.slow
+@needs_browser
+@pytest.mark.parametrize("width", [390, 1280])
+def test_keys_alone_reach_all_of_the_page(tmp_path, write, width):
+    for name, settings in {"mopo": {"penalty": 0.5}, "td3_bc": {"alpha": 2.5}}.items():
+        place = write(name=name, seeds=2, **settings)
+        (place / "world_model.json").write_text(json.dumps(MODEL))
+    html, *_ = report([tmp_path / "runs"], tmp_path / "out")
+    with browser(tmp_path, width=width) as page:
+        page.open(html.as_uri())
+        walk = page.walk()
+        assert not walk.trapped and not walk.missed and not walk.unreachable
+        assert all(stop.visible and stop.name for stop in walk.stops)
+        assert "Skip" in walk.stops[0].name and "Results" in {stop.name for stop in walk.stops}
+
+        page.tab()
+        page.press("Enter")  # past the links to the sections
+        assert 'class="wide"' in page.tab().element
+        while not (stop := page.tab()).element.startswith("<summary"):
+            pass
+        page.press("Enter")
+        assert page.value("document.querySelector('details').open"), stop
+
+
+@pytest.mark.slow
+@needs_browser
+def test_a_page_that_traps_or_hides_the_focus_is_found_out(tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text(
+        "<a href='#1'>one</a><a href='#2' style='position: fixed; left: -9rem'>outside</a>"
+        "<a href='#3' style='outline: none'>unmarked</a>"
+        "<div style='overflow-x: auto; width: 5rem'><pre>far too wide for such a box</pre></div>"
+        "<button onkeydown='event.preventDefault()'>trap</button><button>behind it</button>"
+    )
+    with browser(tmp_path, width=1280) as window:
+        window.open(page.as_uri())
+        walk = window.walk()
+    hidden = {stop.name for stop in walk.stops if not stop.visible}
+    assert walk.trapped and hidden >= {"outside", "unmarked"} and "one" not in hidden
+    assert len(walk.missed) == len(walk.unreachable) == 1 and "behind it" in walk.missed[0]
