@@ -94,6 +94,8 @@ SMALL = dict(
     rollout_dropout=0.0,
     rollout_mask="rollout",
     respect_copies=True,
+    select_by="one_step",
+    select_steps=16,
 )
 
 
