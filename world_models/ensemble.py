@@ -6,6 +6,7 @@ fits its own bootstrap sample by maximum likelihood until its seed's holdout err
 and the members with the lowest holdout error, the elites, take turns in rollouts.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
@@ -26,23 +27,26 @@ from reverie.world_models.elites import mean_of_elites, of_elites
 from reverie.world_models.fitting import (
     AUTO,
     EarlyStopping,
-    bootstrap,
-    described,
     held_out_episodes,
-    moments,
-    most_epochs,
     rows_of,
-    run_epochs,
-    shuffle,
-    split,
 )
+from reverie.world_models.forcing import WindowRows
 from reverie.world_models.gaussian import GaussianMembers, members_of_rows
+from reverie.world_models.gaussian_cell import GaussianCell
 from reverie.world_models.networks import ActivationName
-from reverie.world_models.optimiser import Adam
 from reverie.world_models.per_seed import grouped_by_replica
-from reverie.world_models.precision import Precision, in_precision
+from reverie.world_models.precision import Precision
 from reverie.world_models.rewards import Choice, compare, resolve_reward, rewarded
 from reverie.world_models.rollout_state import RolloutState
+from reverie.world_models.row_fit import RowFit
+from reverie.world_models.selection import (
+    ONE_STEP,
+    Cut,
+    SelectBy,
+    WindowErrors,
+    held_windows,
+    windows_within,
+)
 from reverie.world_models.termination import LearnedTermination, resolve
 from reverie.world_models.uncertainty import (
     CONSTANT,
@@ -51,6 +55,8 @@ from reverie.world_models.uncertainty import (
     dropout_std,
     uncertainty_named,
 )
+
+log = logging.getLogger(__name__)
 
 
 class ProbabilisticEnsemble(WorldModel):
@@ -95,6 +101,11 @@ class ProbabilisticEnsemble(WorldModel):
             `world_models.rewards`.
         respect_copies: whether columns that copy others (`spec.copies`) are copied exactly, and
             excluded from loss and uncertainty; otherwise they are predicted like all others.
+        select_by: the holdout error for early stopping, weights and elites: of one step
+            (`one_step`), as published, or the mean over windows of which only the first state is
+            known (`multi_step`, see `world_models.selection`). The holdout then is whole episodes,
+            `holdout_fraction` of them but no more than windows are needed.
+        select_steps: of those windows, which end where episodes do; they have `holdout_limit` rows.
 
     Source: MBPO and MOPO as specified above; holdout of single transitions for early stopping as
     there. Differs: time-limit transitions with a true next observation are used;
@@ -146,6 +157,8 @@ class ProbabilisticEnsemble(WorldModel):
         rollout_dropout: Decay,
         rollout_mask: Literal["step", "rollout"],
         respect_copies: bool,
+        select_by: SelectBy,
+        select_steps: Count,
     ) -> None:
         super().__init__()
         _require(1 <= elites <= members, "1 <= elites <= members", [elites, members])
@@ -190,6 +203,8 @@ class ProbabilisticEnsemble(WorldModel):
         self.holdout_fraction, self.holdout_limit = holdout_fraction, holdout_limit
         self.improvement, self.patience, self.max_epochs = improvement, patience, max_epochs
         self.per_seed, self.heldout_episodes = per_seed, heldout_episodes
+        self.select_by: SelectBy = select_by
+        self.select_steps = select_steps
         # L, ensembles: one per seed, or one in all.
         self.replicas = seeds if per_seed else 1
         self.dropout, self.dropout_passes = dropout, dropout_passes
@@ -248,6 +263,8 @@ class ProbabilisticEnsemble(WorldModel):
             fixed["layer_norm"] = True
         if self.precision != "float32":
             fixed["precision"] = self.precision
+        if self.select_by != ONE_STEP:  # as all models were chosen before
+            fixed |= {"select_by": self.select_by, "select_steps": self.select_steps}
         if self.spec.exogenous:
             fixed["exogenous"] = list(self.spec.exogenous)
         if len(self.copies.columns):
@@ -299,10 +316,29 @@ class ProbabilisticEnsemble(WorldModel):
         self, data: Dataset, seen: Bool[Tensor, " N"], progress: FitProgress | None
     ) -> dict[str, Any]:
         """Fit new weights to the `seen` rows, as `fit` describes."""
+        rows = self._cut(data, seen)
+        if rows is not None:
+            return self._fit_to(rows, data, progress)
         device = self.elite_members.device
         inputs, targets = (x.to(device) for x in self._recorded(data, seen))
         index = torch.arange(len(inputs), device=device).expand(self.replicas, -1)
         return self.fit_rows(inputs, targets, index, progress)
+
+    def _cut(self, data: Dataset, seen: Bool[Tensor, " N"]) -> Cut | None:
+        """Held-out episodes and the rows of the fit; None where single rows stop it."""
+        if self.select_by == ONE_STEP:
+            return None
+        most = windows_within(self.holdout_limit, self.select_steps)
+        device = self.elite_members.device
+        rows = Cut.of(data, seen, self.holdout_fraction, self.seed, device, most)
+        if rows is not None and rows.longest > 1:
+            return rows
+        log.warning(
+            "dataset %s: no two rows that could be held out follow each other, so that the error "
+            "of single steps stops the fit and chooses weights (world_model.select_by=one_step)",
+            data.name,
+        )
+        return None
 
     def require_refit(self) -> None:
         if self.replicas != self.seeds:
@@ -315,6 +351,11 @@ class ProbabilisticEnsemble(WorldModel):
                 f"the learned termination rule of {self.spec.env_id} is not fitted again during "
                 "a run; set world_model.termination=known or none, or online.refit_every=0"
             )
+        if self.select_by != ONE_STEP:
+            log.info(
+                "refits during the run are stopped by the error of single steps, whatever "
+                "world_model.select_by says: nothing tells which collected rows follow each other"
+            )
 
     def refit(
         self, data: Dataset, added: Transition, *, warm: bool
@@ -322,7 +363,8 @@ class ProbabilisticEnsemble(WorldModel):
         """Fit again on the dataset's rows and, for each seed, on its own `added[s]`.
 
         Input statistics, holdout and bootstrap samples are new. `holdout_loss` is the best of the
-        fit, mean over members.
+        fit, mean over members. Single steps stop it whatever `select_by` says: nothing tells which
+        collected rows follow each other.
         """
         device = self.elite_members.device
         recorded = self._recorded(data, self._seen(data))
@@ -396,30 +438,47 @@ class ProbabilisticEnsemble(WorldModel):
             Mistake: no row would be left for the holdout or for training; a holdout error was not
                 finite; names seeds and epochs.
         """
-        count = rows.shape[1]
-        holdout = min(int(self.holdout_fraction * count), self.holdout_limit)
-        if holdout < 1:
-            raise Mistake(
-                f"{count} usable transitions leave none for the holdout of "
-                f"world_model.holdout_fraction={self.holdout_fraction}; the fit needs more data"
-            )
-        train, held = split(rows, holdout)
-        self.gaussians.normalise_by(*moments(inputs, train))
-        self.gaussians.requires_grad_(True)
-        try:
-            with torch.enable_grad():
-                table = torch.cat([inputs, targets], -1)
-                stopping, losses = self._fit_epochs(table, train, held, progress)
-        finally:
-            self.gaussians.requires_grad_(False)
-        elites = self.conclude(stopping)
-        return {
-            "rows": count,
-            "train_rows": count - holdout,
-            "holdout_rows": holdout,
-            **described(stopping, losses),
-            **elites,
-        }
+        stopping, said = self._fit_of_rows().by_rows(
+            self.gaussians, inputs, targets, rows, progress
+        )
+        return said | self.conclude(stopping)
+
+    def _fit_to(self, rows: Cut, data: Dataset, progress: FitProgress | None) -> dict[str, Any]:
+        """Learn from single rows, and be measured by windows of held-out episodes."""
+        mean, std = (each.expand(self.replicas, -1) for each in (rows.mean, rows.std))
+        self.gaussians.normalise_by(mean, std)
+        # A member's input is the observation, and behind it what drives the step.
+        dim = self.spec.obs_dim
+        lasting = None if data.dt is None else data.dt.where(data.valid_next, data.nominal_dt)
+        driving = self.examples(data.transitions, lasting)[0][:, dim:]
+        recorded = WindowRows(data, rows.room, rows.mean[:dim], rows.std[:dim], driving)
+        lead = (self.replicas, self.members)
+        windows = held_windows(recorded, rows, self.select_steps, self.holdout_limit, lead)
+        errors = WindowErrors(self.cell(rows, dropout=0.0), windows, self.select_by)
+        table = torch.cat(self._recorded(data, rows.train), -1).to(mean.device)
+        stopping, said = self._fit_of_rows().by_windows(
+            self.gaussians, table, rows, errors, progress
+        )
+        return said | self.conclude(stopping)
+
+    def _fit_of_rows(self) -> RowFit:
+        return RowFit(
+            batch=self.batch,
+            learning_rate=self.learning_rate,
+            holdout_fraction=self.holdout_fraction,
+            holdout_limit=self.holdout_limit,
+            improvement=self.improvement,
+            patience=self.patience,
+            max_epochs=self.max_epochs,
+            precision=self.precision,
+            wrap=self._wrap,
+        )
+
+    def cell(self, rows: Cut, dropout: float) -> GaussianCell:
+        """One step of all members, for windows of these rows."""
+        return GaussianCell(
+            self.gaussians, self.copies, self.spec.exogenous, rows.reward_std, dropout
+        )
 
     def conclude(self, stopping: EarlyStopping) -> dict[str, Any]:
         """Choose the elites, and say so.
@@ -434,52 +493,6 @@ class ProbabilisticEnsemble(WorldModel):
             "lower world_model.learning_rate, or rescale observations and rewards"
         )
         return {"elites": self.elite_members.tolist()}
-
-    def _fit_epochs(
-        self, table: Tensor, train: Tensor, held: Tensor, progress: FitProgress | None
-    ) -> tuple[EarlyStopping, Float[Tensor, "epochs L"]]:
-        """Train until every ensemble has stopped and put its best weights in place."""
-        device = table.device
-        replicas, rows = train.shape
-        batches = -(-rows // self.batch)
-        # The last batch is filled up with rows of weight zero, so that all have one shape.
-        positions = torch.arange(batches * self.batch, device=device).view(batches, -1)
-        weights = (positions < rows).to(table.dtype)
-        positions = positions.remainder(rows)
-        # 32 bits halve what 7 members times a million rows times S seeds take.
-        order = bootstrap(train.to(torch.int32), self.members)
-        holdout = table[held].unsqueeze(1)
-
-        optimiser = Adam(self.gaussians.trained_parameters(), self.learning_rate).to(device)
-
-        def step(batch: Tensor, weight: Tensor) -> Tensor:
-            return self.gaussians.update(optimiser, batch, weight)
-
-        update = in_precision(self.precision, self._wrap(step))
-        stopping = EarlyStopping.start(
-            replicas,
-            self.members,
-            improvement=self.improvement,
-            patience=self.patience,
-            device=device,
-        )
-
-        def epoch() -> None:
-            nonlocal order
-            order = shuffle(order)
-            for position, weight in zip(positions, weights, strict=True):
-                drawn = order.index_select(-1, position)  # [L, E, batch]
-                update(table.index_select(0, drawn.flatten()).view(*drawn.shape, -1), weight)
-
-        losses = run_epochs(
-            self.gaussians,
-            stopping,
-            epoch,
-            lambda: self.gaussians.errors(holdout),
-            cap=most_epochs(self.max_epochs, batches),
-            progress=progress,
-        )
-        return stopping, losses
 
     def inputs(
         self, obs: Float[Tensor, "L B D"], action: Float[Tensor, "L B A"]

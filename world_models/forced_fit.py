@@ -5,17 +5,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from reverie.datasets.dataset import Dataset
-from reverie.mistake import Mistake
 from reverie.world_models.base import FitProgress
 from reverie.world_models.fitting import (
     EarlyStopping,
     bootstrap,
     described,
-    moments,
     most_epochs,
     run_epochs,
     shuffle,
@@ -28,67 +25,11 @@ from reverie.world_models.forcing import (
     Window,
     WindowRows,
     forced_losses,
-    free_errors,
     window_starts,
 )
 from reverie.world_models.optimiser import Adam
 from reverie.world_models.precision import Precision, in_precision
-from reverie.world_models.windows import holdout_rows, room_of
-
-SelectBy = Literal["one_step", "multi_step"]
-
-
-@dataclass(frozen=True)
-class Cut:
-    """The split of recorded transitions into windows of a fit.
-
-    Attributes:
-        train, held: whether each transition is fitted, or held out.
-        room: steps of the longest window of either kind that begins at each row.
-        mean, std: of (obs, action) over the rows of the fit.
-        reward_std: of the reward.
-    """
-
-    train: Bool[Tensor, " N"]
-    held: Bool[Tensor, " N"]
-    room: Int[Tensor, " N"]
-    mean: Float[Tensor, " X"]
-    std: Float[Tensor, " X"]
-    reward_std: Float[Tensor, ""]
-
-    def of_changes(self, data: Dataset) -> tuple[Float[Tensor, " Y"], Float[Tensor, " Y"]]:
-        """Mean and std of (next_obs - obs, reward) over the rows of the fit."""
-        rows = data.transitions[self.train].to(self.mean.device)
-        table = torch.cat([rows.next_obs - rows.obs, rows.reward.unsqueeze(-1)], -1)
-        return _moments(table)
-
-
-def cut(
-    data: Dataset, seen: Bool[Tensor, " N"], fraction: float, seed: int, device: torch.device
-) -> Cut:
-    """Whole episodes for the holdout, the rest for the fit.
-
-    Raises:
-        Mistake: one of them would be empty.
-    """
-    holdout = holdout_rows(data, seen, fraction, seed)
-    train, held = seen & ~holdout & data.valid_next, seen & holdout & data.valid_next
-    if not bool(train.any()) or not bool(held.any()):
-        raise Mistake(
-            f"dataset {data.name} has {int(seen.sum())} usable rows, too few for a fit and a "
-            "holdout of its own; give more data"
-        )
-    rows = data.transitions[train].to(device)
-    table = torch.cat([rows.obs, rows.action, rows.reward.unsqueeze(-1)], -1)
-    mean, std = _moments(table)
-    room = torch.where(train, room_of(data, train), room_of(data, held))
-    return Cut(train, held, room, mean[:-1], std[:-1], std[-1])
-
-
-def _moments(table: Float[Tensor, "R W"]) -> tuple[Float[Tensor, " W"], Float[Tensor, " W"]]:
-    everything = torch.arange(len(table), device=table.device).unsqueeze(0)
-    mean, std = moments(table, everything)
-    return mean[0], std[0]
+from reverie.world_models.selection import Cut, SelectBy, WindowErrors, held_windows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +38,8 @@ class ForcedFit:
 
     Attributes:
         forcing: of the training.
-        select_by: the holdout error for early stopping, weights and elites: that of one step from
-            recorded states, or the mean over the steps of a window of which only the first state is
-            known.
+        select_by: the holdout error for early stopping, weights and elites, see `WindowErrors`.
+        select_steps: of the windows that it is measured on.
         batch: windows of each member in an update.
         holdout_limit: maximum number of held-out transitions.
         others: see `ProbabilisticEnsemble`.
@@ -107,6 +47,7 @@ class ForcedFit:
 
     forcing: Forcing
     select_by: SelectBy
+    select_steps: int
     batch: int
     learning_rate: float
     holdout_limit: int
@@ -140,12 +81,9 @@ class ForcedFit:
         device, steps = rows.mean.device, self.forcing.steps
         dim = data.spec.obs_dim
         table = WindowRows(data, rows.room, rows.mean[:dim], rows.std[:dim])
-        starts, held = (
-            window_starts(torch.where(chosen, rows.room, 0), steps)
-            for chosen in (rows.train, rows.held)
-        )
-        held = held[torch.randperm(len(held))[: max(1, self.holdout_limit // steps)]]
-        tests = table.cut(held.to(device).expand(*lead, -1), steps)
+        starts = window_starts(torch.where(rows.train, rows.room, 0), steps)
+        tests = held_windows(table, rows, self.select_steps, self.holdout_limit, lead)
+        errors = WindowErrors(test, tests, self.select_by)
 
         per_epoch = max(1, int(rows.train.sum()) // (self.batch * steps))
         order = bootstrap(starts.to(device, torch.int32).expand(lead[0], -1), lead[1])
@@ -170,7 +108,6 @@ class ForcedFit:
             return losses.detach()
 
         update = in_precision(self.precision, self.wrap(step))
-        curves: dict[str, list[Tensor]] = {"one_step": [], "multi_step": []}
         done = 0
 
         def epoch() -> None:
@@ -183,20 +120,11 @@ class ForcedFit:
                 done += 1
                 update(None if adaptive is None else adaptive.value, *window)
 
-        @torch.no_grad()
-        def measure() -> Tensor:
-            one = forced_losses(test, tests, 1.0, 0.0)[1].mean(-1)
-            many = free_errors(test, tests).mean(-1)
-            found = {"one_step": one, "multi_step": many}
-            for name, error in found.items():
-                curves[name].append(error.mean(-1))
-            return found[self.select_by]
-
         losses = run_epochs(
             cell,
             stopping,
             epoch,
-            measure,
+            errors.measure,
             cap=most_epochs(self.max_epochs, per_epoch),
             progress=progress,
         )
@@ -207,9 +135,7 @@ class ForcedFit:
             "holdout_rows": int(rows.held.sum()),
             "windows": len(starts),
             "updates": len(losses) * per_epoch,
-            **{
-                f"{name}_error": torch.stack(values, -1).tolist() for name, values in curves.items()
-            },
+            **errors.described(),
         }
         if adaptive is not None:
             said["alpha"] = adaptive.value.tolist()

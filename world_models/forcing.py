@@ -96,6 +96,7 @@ class WindowRows:
         data: raw.
         room: `[N]` steps of the longest window that may begin at each row, see `windows.room_of`.
         mean, std: `[D]` by which observations are standardised.
+        driving: `[N, A]` what drives each row's step beside its observation; None: its action.
     """
 
     def __init__(
@@ -104,10 +105,12 @@ class WindowRows:
         room: Int[Tensor, " N"],
         mean: Float[Tensor, " D"],
         std: Float[Tensor, " D"],
+        driving: Float[Tensor, "N A"] | None = None,
     ) -> None:
         rows = data.transitions.to(mean.device)
         self.obs, self.next_obs = (rows.obs - mean) / std, (rows.next_obs - mean) / std
-        self.action, self.reward = rows.action, rows.reward.unsqueeze(-1)
+        self.action = rows.action if driving is None else driving.to(mean.device)
+        self.reward = rows.reward.unsqueeze(-1)
         self.room = room.to(mean.device)
 
     def cut(self, starts: Int[Tensor, "*lead"], steps: int) -> Window:

@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from reverie.world_models.copies import Copies
-from reverie.world_models.forced_fit import Cut
 from reverie.world_models.forcing import Cell
 from reverie.world_models.recurrent import MemoryNetwork
+from reverie.world_models.selection import Cut
 
 
 class RecurrentCell(Cell):

@@ -22,12 +22,13 @@ from reverie.world_models.base import FitProgress, Step, WorldModel, watch_indic
 from reverie.world_models.copies import Copies
 from reverie.world_models.elites import mean_of_elites, of_elites, sample_elites
 from reverie.world_models.fitting import held_out_episodes, rows_of, uninterrupted
-from reverie.world_models.forced_fit import Cut, ForcedFit, SelectBy, cut
+from reverie.world_models.forced_fit import ForcedFit
 from reverie.world_models.forcing import Forcing
 from reverie.world_models.per_seed import grouped_by_replica
 from reverie.world_models.recurrent import MemoryNetwork, RecurrentGaussian
 from reverie.world_models.recurrent_cell import RecurrentCell
 from reverie.world_models.rewards import Choice, compare, resolve_reward, rewarded
+from reverie.world_models.selection import Cut, SelectBy, cut
 from reverie.world_models.termination import LearnedTermination, resolve
 from reverie.world_models.uncertainty import DROPOUT, STANDARDISED, uncertainty_named
 
@@ -62,7 +63,8 @@ class RecurrentEnsemble(WorldModel):
         per_seed: one ensemble per seed, or one shared by all seeds.
         uncertainty: see `world_models.uncertainty`, all but `dropout`.
         forcing: length of the windows, and strength of teacher forcing.
-        select_by: error for early stopping, weights and elites, see `ForcedFit`.
+        select_by: error for early stopping, weights and elites, see `ForcedFit`; on windows of
+            `forcing.steps`.
         termination: `auto`, `known`, `learned` or `none`, see `world_models.termination`.
         terminal_head: builds the classifier that `learned` needs, given `spec` and `seeds`.
         heldout_episodes: whole episodes kept out of the fit for open-loop diagnostics, at most a
@@ -101,7 +103,7 @@ class RecurrentEnsemble(WorldModel):
         per_seed: bool,
         uncertainty: str,
         forcing: Forcing,
-        select_by: Literal["one_step", "multi_step"],
+        select_by: SelectBy,
         termination: str,
         terminal_head: Callable[..., LearnedTermination],
         heldout_episodes: Whole,
@@ -230,6 +232,7 @@ class RecurrentEnsemble(WorldModel):
         fit = ForcedFit(
             forcing=self.forcing,
             select_by=self.select_by,
+            select_steps=self.forcing.steps,
             batch=self.batch,
             learning_rate=self.learning_rate,
             holdout_limit=self.holdout_limit,

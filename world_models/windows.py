@@ -59,12 +59,12 @@ def windows(data: Dataset, rows: Bool[Tensor, " N"], longest: int) -> Windows:
 
 
 def holdout_rows(
-    data: Dataset, seen: Bool[Tensor, " N"], fraction: float, seed: int
+    data: Dataset, seen: Bool[Tensor, " N"], fraction: float, seed: int, most: int | None = None
 ) -> Bool[Tensor, " N"]:
     """Those of the `seen` rows that only measure a fit: of whole episodes, drawn by `seed` alone.
 
     Episodes that were made of one recorded episode share its steps and count as one. Of a single
-    one its end measures the fit.
+    one its end measures the fit. `most` limits the episodes.
     """
     made_of = data.recorded_episodes
     made_of = torch.arange(len(data.episode_starts)) if made_of is None else made_of
@@ -76,7 +76,7 @@ def holdout_rows(
         chosen[rows[-max(1, round(fraction * len(rows))) :]] = True
         return chosen
     generator = torch.Generator().manual_seed(seed)
-    count = max(1, round(fraction * len(episodes)))
+    count = max(1, min(round(fraction * len(episodes)), len(episodes) if most is None else most))
     drawn = torch.randperm(len(episodes), generator=generator)[:count]
     return seen & torch.isin(of_row, episodes[drawn])
 

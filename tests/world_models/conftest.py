@@ -95,6 +95,8 @@ SMALL = dict(
     rollout_mask="rollout",
     respect_copies=True,
     reward="learned",
+    select_by="one_step",
+    select_steps=16,
 )
 
 
