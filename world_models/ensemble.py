@@ -35,7 +35,10 @@ from reverie.world_models.fitting import (
     shuffle,
     split,
 )
+from reverie.world_models.forced_fit import ForcedFit, SelectBy, cut
+from reverie.world_models.forcing import Forcing
 from reverie.world_models.gaussian import GaussianMembers, members_of_rows
+from reverie.world_models.gaussian_cell import GaussianCell
 from reverie.world_models.optimiser import Adam
 from reverie.world_models.per_seed import grouped_by_replica
 from reverie.world_models.precision import Precision, in_precision
@@ -88,6 +91,10 @@ class ProbabilisticEnsemble(WorldModel):
         rollout_dropout: probability that rollouts leave a hidden unit out; 0 for none. Of networks
             that were fitted so only.
         rollout_mask: whether those units are drawn at every `step`, or once for a `rollout`.
+        forcing: None for a fit to single rows; else members learn from windows of their own
+            predictions, `batch` / `forcing.steps` of them in an update, `holdout_fraction` is of
+            whole episodes, and the error of many steps stops the fit and chooses weights and
+            elites, see `ForcedFit`.
         respect_copies: whether columns that copy others (`spec.copies`) are copied exactly, and
             count for no loss and no uncertainty; else they are predicted as all others.
 
@@ -95,10 +102,14 @@ class ProbabilisticEnsemble(WorldModel):
     there. Differs: time-limit rows with a true next observation are kept; `heldout_episodes`
     leave the fit, which no published variant does (0 restores it); the order of target columns is
     change of observation, then reward; exogenous observations and copies are no targets; a seed
-    that has stopped waits for the others, its weights, bounds and elites as they were.
+    that has stopped waits for the others, its weights, bounds and elites as they were. `forcing`:
+    arXiv:2306.04406. Differs: the state is carried by the means of Gaussians, and each step counts
+    by its likelihood, so that the variances cover what carried states add; no regulariser beside
+    the decay of the weights.
     """
 
     draws = True
+    select_by: SelectBy = "multi_step"
     make_members: Callable[..., GaussianMembers] = staticmethod(GaussianMembers)
     expects_from_state = False
     elite_members: Tensor
@@ -138,6 +149,7 @@ class ProbabilisticEnsemble(WorldModel):
         rollout_member: Literal["step", "rollout"],
         rollout_dropout: Decay,
         rollout_mask: Literal["step", "rollout"],
+        forcing: Forcing | None,
         respect_copies: bool,
     ) -> None:
         super().__init__()
@@ -187,6 +199,9 @@ class ProbabilisticEnsemble(WorldModel):
         self.replicas = seeds if per_seed else 1
         self.dropout, self.dropout_passes = dropout, dropout_passes
         self.start_cut, self.precision, self.layer_norm = start_cut, precision, layer_norm
+        self.forcing = forcing
+        # Of an update: as many steps as a fit to single rows sees.
+        self.windows = 0 if forcing is None else max(1, batch // forcing.steps)
         self.rollout_state = RolloutState(
             elites=elites,
             hidden=hidden,
@@ -239,6 +254,8 @@ class ProbabilisticEnsemble(WorldModel):
             fixed["layer_norm"] = True
         if self.precision != "float32":
             fixed["precision"] = self.precision
+        if self.forcing is not None:
+            fixed["forcing"] = self.forcing.signature()
         if self.spec.exogenous:
             fixed["exogenous"] = list(self.spec.exogenous)
         if len(self.copies.columns):
@@ -286,12 +303,65 @@ class ProbabilisticEnsemble(WorldModel):
         self, data: Dataset, seen: Bool[Tensor, " N"], progress: FitProgress | None
     ) -> dict[str, Any]:
         """Fit new weights to the `seen` rows, as `fit` describes."""
+        if self.forcing is not None:
+            return self._learn_windows(data, seen, progress, self.forcing)
         device = self.elite_members.device
         inputs, targets = (x.to(device) for x in self._recorded(data, seen))
         index = torch.arange(len(inputs), device=device).expand(self.replicas, -1)
         return self.fit_rows(inputs, targets, index, progress)
 
+    def _learn_windows(
+        self,
+        data: Dataset,
+        seen: Bool[Tensor, " N"],
+        progress: FitProgress | None,
+        forcing: Forcing,
+    ) -> dict[str, Any]:
+        rows = cut(data, seen, self.holdout_fraction, self.seed, self.elite_members.device)
+        lanes = (each.expand(self.replicas, -1) for each in (rows.mean, rows.std))
+        self.gaussians.normalise_by(*lanes)
+        fit = ForcedFit(
+            forcing=forcing,
+            select_by=self.select_by,
+            batch=self.windows,
+            learning_rate=self.learning_rate,
+            holdout_limit=self.holdout_limit,
+            improvement=self.improvement,
+            patience=self.patience,
+            max_epochs=self.max_epochs,
+            precision=self.precision,
+            wrap=self._wrap,
+        )
+        lead = (self.replicas, self.members)
+        self.gaussians.requires_grad_(True)
+        try:
+            with torch.enable_grad():
+                stopping, said = fit.run(
+                    *self.cells(rows.reward_std), lead, rows, data, progress, self.driving(data)
+                )
+        finally:
+            self.gaussians.requires_grad_(False)
+        return said | self.conclude(stopping)
+
+    def cells(self, reward_std: Float[Tensor, ""]) -> tuple[GaussianCell, GaussianCell]:
+        """A step of the members as forced training takes it, and as it is measured."""
+        train, test = (
+            GaussianCell(self.gaussians, self.copies, self.spec.exogenous, reward_std, dropout)
+            for dropout in (self.dropout, 0.0)
+        )
+        return train, test
+
+    def driving(self, data: Dataset) -> Float[Tensor, "N A"] | None:
+        """What drives each recorded step, None for the actions alone."""
+        return None
+
     def require_refit(self) -> None:
+        if self.forcing is not None:
+            raise Mistake(
+                "a model trained on windows of episodes is not fitted again to single rows that "
+                "were collected; set online.refit_every=0, or choose world_model=ensemble with "
+                "forcing=none"
+            )
         if self.replicas != self.seeds:
             raise Mistake(
                 f"online training with seeds={self.seeds} needs a model for every seed, for each "

@@ -1,6 +1,6 @@
 """The fit of members to windows of recorded steps by teacher forcing: `world_models.forcing`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from reverie.mistake import Mistake
 from reverie.world_models.base import FitProgress
 from reverie.world_models.fitting import (
     EarlyStopping,
+    Unfinished,
     bootstrap,
     described,
     moments,
@@ -102,6 +103,10 @@ class ForcedFit:
             first state is known.
         batch: windows of each member in an update.
         holdout_limit: rows that measure the fit, at most.
+        whole: so many members, the first ones, see every window in place of a bootstrap sample.
+        refines: whether the members are fitted already, so that only a lower error than theirs
+            replaces their weights.
+        unfinished: where the fit leaves its state, None for nowhere.
         others: see `ProbabilisticEnsemble`.
     """
 
@@ -115,6 +120,9 @@ class ForcedFit:
     max_epochs: int | Literal["auto"] | None
     precision: Precision
     wrap: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
+    whole: int = 0
+    refines: bool = False
+    unfinished: Unfinished | None = None
 
     def run(
         self,
@@ -124,6 +132,7 @@ class ForcedFit:
         rows: Cut,
         data: Dataset,
         progress: FitProgress | None,
+        driving: Float[Tensor, "N A"] | None = None,
     ) -> tuple[EarlyStopping, dict[str, Any]]:
         """Train until all seeds have stopped and put the members' best weights in place.
 
@@ -132,6 +141,7 @@ class ForcedFit:
         Args:
             cell, test: of the same network, as it is trained and as it is measured.
             lead: L and E.
+            driving: what drives each row's step, None for the actions alone.
 
         Returns:
             Who stopped when, and what describes the fit: beside `described` the two holdout
@@ -139,7 +149,7 @@ class ForcedFit:
         """
         device, steps = rows.mean.device, self.forcing.steps
         dim = data.spec.obs_dim
-        table = WindowRows(data, rows.room, rows.mean[:dim], rows.std[:dim])
+        table = WindowRows(data, rows.room, rows.mean[:dim], rows.std[:dim], driving)
         starts, held = (
             window_starts(torch.where(chosen, rows.room, 0), steps)
             for chosen in (rows.train, rows.held)
@@ -148,7 +158,9 @@ class ForcedFit:
         tests = table.cut(held.to(device).expand(*lead, -1), steps)
 
         per_epoch = max(1, int(rows.train.sum()) // (self.batch * steps))
-        order = bootstrap(starts.to(device, torch.int32).expand(lead[0], -1), lead[1])
+        everything = starts.to(device, torch.int32)
+        order = bootstrap(everything.expand(lead[0], -1), lead[1])
+        order[:, : self.whole] = everything
         positions = torch.arange(per_epoch * self.batch, device=device).remainder(len(starts))
         optimiser = Adam(cell.parameters(), self.learning_rate).to(device)
         stopping = EarlyStopping.start(
@@ -191,6 +203,28 @@ class ForcedFit:
                 curves[name].append(error.mean(-1))
             return found[self.select_by]
 
+        def contents() -> dict[str, Any]:
+            return {
+                "weights": cell.snapshot(),
+                "optimiser": optimiser.state_dict(),
+                "order": order,
+                "done": done,
+                "curves": curves,
+                "alpha": None if adaptive is None else adaptive.value,
+            }
+
+        def restore(state: Mapping[str, Any]) -> None:
+            nonlocal order, done
+            cell.restore(state["weights"])
+            optimiser.load_state_dict(state["optimiser"])
+            order, done = state["order"], state["done"]
+            for name, values in state["curves"].items():
+                curves[name] = list(values)
+            if adaptive is not None:
+                adaptive.value = state["alpha"]
+
+        if self.refines:
+            stopping.best = measure()
         losses = run_epochs(
             cell,
             stopping,
@@ -198,6 +232,7 @@ class ForcedFit:
             measure,
             cap=most_epochs(self.max_epochs, per_epoch),
             progress=progress,
+            unfinished=self.unfinished and self.unfinished.holding(contents, restore),
         )
         said = described(stopping, losses)
         said |= {

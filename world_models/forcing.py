@@ -12,11 +12,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from reverie.datasets.dataset import Dataset
 from reverie.ranges import Count, NonNegative, UnitInterval
+from reverie.world_models.fitting import Weights
 from reverie.world_models.optimiser import Adam
 
 ADAPTIVE = "adaptive"
@@ -58,7 +59,7 @@ class Window(NamedTuple):
 
     Attributes:
         obs: `[*, B, D]` where they begin.
-        action: `[*, B, T, A]`.
+        action: `[*, B, T, A]`, and what else drives a step, see `WindowRows`.
         next_obs: `[*, B, T, D]`.
         reward: `[*, B, T, 1]`.
         counts: `[*, B, T]` 1.0 for steps that exist, 0.0 behind the end of an episode.
@@ -78,6 +79,7 @@ class WindowRows:
         data: raw.
         room: `[N]` steps of the longest window that may begin at each row, see `windows.room_of`.
         mean, std: `[D]` by which observations are standardised.
+        driving: `[N, A]` what drives each step, None for the actions alone.
     """
 
     def __init__(
@@ -86,10 +88,12 @@ class WindowRows:
         room: Int[Tensor, " N"],
         mean: Float[Tensor, " D"],
         std: Float[Tensor, " D"],
+        driving: Float[Tensor, "N A"] | None = None,
     ) -> None:
         rows = data.transitions.to(mean.device)
         self.obs, self.next_obs = (rows.obs - mean) / std, (rows.next_obs - mean) / std
-        self.action, self.reward = rows.action, rows.reward.unsqueeze(-1)
+        self.action = rows.action if driving is None else driving.to(mean.device)
+        self.reward = rows.reward.unsqueeze(-1)
         self.room = room.to(mean.device)
 
     def cut(self, starts: Int[Tensor, "*lead"], steps: int) -> Window:
@@ -111,7 +115,7 @@ def window_starts(room: Int[Tensor, " N"], steps: int) -> Int[Tensor, " P"]:
     return ((room >= steps) | first).nonzero().flatten()
 
 
-class Cell(ABC):
+class Cell(Weights, ABC):
     """One step of a model as forced training sees it: (state, action) to the next state.
 
     The first D entries of a state `[*, B, W]` are the observation, standardised, which forcing
@@ -122,10 +126,13 @@ class Cell(ABC):
         network: what is trained.
         given: columns of the observation that the record gives at every step, such as exogenous
             ones.
+        seen: where in a state observations lie that were drawn to the record, the present one and
+            such as are remembered: the first of each D entries.
     """
 
     network: nn.Module
     given: Sequence[int] = ()
+    seen: Sequence[int] = (0,)
 
     def begin(self, obs: Float[Tensor, "*lead B D"]) -> Float[Tensor, "*lead B W"]:
         """The state at a recorded observation without a past."""
@@ -160,25 +167,6 @@ class Cell(ABC):
     def descend(self, optimiser: Adam, losses: Float[Tensor, " L"]) -> None:
         """One step of Adam."""
         optimiser.step(losses)
-
-    def snapshot(self) -> list[Tensor]:
-        """A copy of all trained tensors."""
-        return [parameter.detach().clone() for parameter in self.parameters()]
-
-    def merge(
-        self, kept: Sequence[Tensor], improved: Bool[Tensor, "L E"], running: Bool[Tensor, " L"]
-    ) -> list[Tensor]:
-        """A snapshot with the present weights of `improved` members."""
-        return [
-            torch.where(improved.view(*improved.shape, *[1] * (now.ndim - 2)), now.detach(), then)
-            for now, then in zip(self.parameters(), kept, strict=True)
-        ]
-
-    @torch.no_grad()
-    def restore(self, kept: Sequence[Tensor]) -> None:
-        """Put a snapshot in place."""
-        for parameter, value in zip(self.parameters(), kept, strict=True):
-            parameter.copy_(value)
 
 
 def forced_losses(
@@ -293,7 +281,7 @@ class AdaptiveAlpha:
 def jacobian_norms(
     cell: Cell, state: Float[Tensor, "*lead B W"], action: Float[Tensor, "*lead B A"], dim: int
 ) -> Float[Tensor, "*lead B"]:
-    """Spectral norms of d z^' / d z, of the first `dim` entries of a state on themselves."""
+    """Spectral norms of d z^' / d z, summed over the observations z in a state (`Cell.seen`)."""
     rows = state.shape[-2]
     # A copy of all rows for each entry, of which it alone is differentiated: one pass backwards.
     lead = [1] * (state.ndim - 2)
@@ -302,5 +290,6 @@ def jacobian_norms(
         following = cell.move(copies, action.repeat(*lead, dim, 1))[0][..., :dim]
         entries = following.unflatten(-2, (dim, rows)).diagonal(0, -3, -1)
         (gradient,) = torch.autograd.grad(entries.sum(), copies)
-    jacobian = gradient[..., :dim].unflatten(-2, (dim, rows)).transpose(-3, -2)
-    return torch.linalg.matrix_norm(jacobian, 2)
+    gradient = gradient.unflatten(-2, (dim, rows)).transpose(-3, -2)
+    seen = torch.stack([gradient[..., first : first + dim] for first in cell.seen])
+    return torch.linalg.matrix_norm(seen, 2).sum(0)

@@ -32,6 +32,7 @@ HOSTS: Mapping[str, tuple[str, ...]] = {
     "agent": ("sac", "mopo", "sac_sim"),
     "regulariser": ("sac",),
     "world_model": ("mopo",),
+    "forcing": ("mopo",),
     "dynamics_reward": ("morec_mopo",),
     "generator": ("pgd", "synther"),
     "noise_distribution": ("pgd",),

@@ -94,6 +94,7 @@ SMALL = dict(
     rollout_dropout=0.0,
     rollout_mask="rollout",
     respect_copies=True,
+    forcing=None,
 )
 
 

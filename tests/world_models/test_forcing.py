@@ -12,7 +12,6 @@ from reverie.datasets import stack
 from reverie.mistake import Mistake
 from reverie.training.launch.options import read_option
 from reverie.world_models.fitting import EarlyStopping, bootstrap, moments, shuffle, split
-from reverie.world_models.forced_ensemble import GaussianCell
 from reverie.world_models.forcing import (
     LOST,
     AdaptiveAlpha,
@@ -24,6 +23,7 @@ from reverie.world_models.forcing import (
     jacobian_norms,
     window_starts,
 )
+from reverie.world_models.gaussian_cell import GaussianCell
 from reverie.world_models.optimiser import Adam
 from reverie.world_models.windows import room_of
 from tests.world_models.conftest import dataset
