@@ -135,7 +135,7 @@ def fits(value: Any, annotation: Any) -> bool:
     if kind is Callable:  # or the settings of what is to be built
         return callable(value) or isinstance(value, Mapping)
     if is_dataclass(kind):  # or the settings of it
-        return isinstance(value, Mapping) or isinstance(value, cast(type, kind))
+        return isinstance(value, (Mapping, cast(type, kind)))
     if isinstance(kind, type) and issubclass(kind, Sequence):
         listed = isinstance(value, Sequence) and not isinstance(value, str)
         return listed and all(fits(item, inner[0]) for item in value if inner)

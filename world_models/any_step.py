@@ -61,7 +61,8 @@ class AnyStep(WorldModel):
         bound_coefficient: weight of sum(upper) - sum(lower) in the loss.
         holdout_fraction: of the episodes of the fit, kept for early stopping; of a single episode
             its end.
-        holdout_limit: at most so many windows of each length measure the fit.
+        holdout_limit: at most so many windows of each length measure the fit; with `forcing`, so
+            many rows.
         improvement: share by which the holdout error must fall to count.
         patience: epochs without any improvement after which a seed stops.
         max_epochs: cap on epochs, None for none; auto: as many as take `fitting.AUTO_UPDATES`.
@@ -275,7 +276,7 @@ class AnyStep(WorldModel):
             forcing=forcing,
             select_by="multi_step",
             batch=max(1, self.batch // forcing.steps),
-            holdout_limit=self.holdout_limit * forcing.steps,
+            holdout_limit=self.holdout_limit,
             precision="float32",
             whole=1,
             unfinished=unfinished,
