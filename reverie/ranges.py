@@ -7,9 +7,9 @@ they are `float` and `int`; `reverie.settings` refuses what lies outside before 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,8 @@ def fits(value: Any, annotation: Any) -> bool:
         return isinstance(value, kind)
     if kind is Callable:  # or the settings of what is to be built
         return callable(value) or isinstance(value, Mapping)
+    if is_dataclass(kind):  # or the settings of it
+        return isinstance(value, (Mapping, cast(type, kind)))
     if isinstance(kind, type) and issubclass(kind, Sequence):
         listed = isinstance(value, Sequence) and not isinstance(value, str)
         return listed and all(fits(item, inner[0]) for item in value if inner)
@@ -163,7 +165,7 @@ def describe(annotation: Any) -> str:
         return "an option of its group"
     if isinstance(kind, type) and issubclass(kind, Sequence) and kind is not str:
         return f"a list, each entry {describe(inner[0])}" if inner else "a list"
-    if isinstance(kind, type) and issubclass(kind, Mapping):
+    if is_dataclass(kind) or (isinstance(kind, type) and issubclass(kind, Mapping)):
         return "keys with values"
     known = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
     return known.get(kind, getattr(kind, "__name__", str(kind)))

@@ -6,7 +6,8 @@ predicted ones, and the spread of the m predictions is the uncertainty.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,9 +19,18 @@ from reverie.mistake import Mistake
 from reverie.ranges import Bounds, Count, Decay, Inside, NonNegative, Positive, Whole
 from reverie.world_models.base import FitProgress, ReadState, Step, WorldModel, WriteState
 from reverie.world_models.copies import Copies
-from reverie.world_models.fitting import held_out_episodes, rows_of, uninterrupted
+from reverie.world_models.fitting import (
+    Unfinished,
+    held_out_episodes,
+    rows_of,
+    uninterrupted,
+)
+from reverie.world_models.forced_fit import ForcedFit
+from reverie.world_models.forcing import Forcing
+from reverie.world_models.jumps import Answers, JumpCell
 from reverie.world_models.per_seed import grouped_by_replica
 from reverie.world_models.recurrent import RecurrentGaussian
+from reverie.world_models.selection import MULTI_STEP, cut
 from reverie.world_models.termination import LearnedTermination, resolve
 from reverie.world_models.windows import (
     WindowFit,
@@ -34,30 +44,6 @@ from reverie.world_models.windows import (
 _BLOCK = 2048
 # torch.randint needs a bound that is no tensor; its modulo by a few steps is even.
 _LARGE = 2**62
-
-
-class Answers(NamedTuple):
-    """Predictions of one step from m pasts: prediction i goes over k = m - i steps.
-
-    Attributes:
-        mean, std: `[L, m, B, D + 1]` of (next_obs, reward), raw units.
-        known: `[L, m, B]` bool; whether the rollout has enough past steps for the prediction.
-    """
-
-    mean: Float[Tensor, "L m B Y"]
-    std: Float[Tensor, "L m B Y"]
-    known: Bool[Tensor, "L m B"]
-
-    def average(self) -> Float[Tensor, "L B Y"]:
-        """Mean over the jumps that are known."""
-        known = self.known.unsqueeze(-1)
-        return torch.where(known, self.mean, 0.0).sum(1) / known.sum(1)
-
-    def spread(self) -> Float[Tensor, "L B Y"]:
-        """Population variance of the means over the jumps that are known."""
-        known = self.known.unsqueeze(-1)
-        apart = (self.mean - self.average().unsqueeze(1)).square()
-        return torch.where(known, apart, 0.0).sum(1) / known.sum(1)
 
 
 class AnyStep(WorldModel):
@@ -76,11 +62,16 @@ class AnyStep(WorldModel):
         bound_coefficient: weight of sum(upper) - sum(lower) in the loss.
         holdout_fraction: of the episodes of the fit, kept for early stopping; of a single episode
             its end.
-        holdout_limit: maximum number of held-out windows of each length.
+        holdout_limit: maximum number of held-out windows of each length; with `forcing`, of
+            held-out transitions.
         improvement: smallest relative decrease of the holdout error that counts.
         patience: epochs without any improvement after which a seed stops.
         max_epochs: cap on epochs, None for none; auto: as many as take `fitting.AUTO_UPDATES`.
         checkpoint_every: epochs between checkpoints of the fit; 0 for none.
+        forcing: None for a fit to windows of one length after the other, each from a recorded
+            state; otherwise to rollouts of `forcing.steps`, `batch` / `forcing.steps` in an update,
+            by teacher forcing, see `jumps.JumpCell`. Their error without forcing then stops the
+            fit.
         per_seed: one model per seed, or one shared by all seeds.
         termination: `auto`, `known`, `learned` or `none`, see `world_models.termination`.
         terminal_head: builds the classifier that `learned` needs, given `spec` and `seeds`.
@@ -121,6 +112,7 @@ class AnyStep(WorldModel):
         patience: Count,
         max_epochs: Count | Literal["auto"] | None,
         checkpoint_every: Whole,
+        forcing: Forcing | None,
         per_seed: bool,
         termination: str,
         terminal_head: Callable[..., LearnedTermination],
@@ -137,6 +129,7 @@ class AnyStep(WorldModel):
         self.holdout_fraction, self.holdout_limit = holdout_fraction, holdout_limit
         self.improvement, self.patience, self.max_epochs = improvement, patience, max_epochs
         self.checkpoint_every, self.heldout_episodes = checkpoint_every, heldout_episodes
+        self.forcing = forcing
         self.per_seed, self.standardised = per_seed, uncertainty_unit == "std"
         # L, models: one per seed, or one in all.
         self.replicas = seeds if per_seed else 1
@@ -174,6 +167,8 @@ class AnyStep(WorldModel):
         fixed = {name: getattr(self, name) for name in _SIGNED}
         if self.spec.exogenous:
             fixed["exogenous"] = list(self.spec.exogenous)
+        if self.forcing is not None:
+            fixed["forcing"] = self.forcing.signature()
         return {
             "model": type(self).__name__,
             "obs_dim": self.spec.obs_dim,
@@ -202,7 +197,8 @@ class AnyStep(WorldModel):
             Rows and windows, by length, of the fit and of the holdout; per model: epochs, holdout
             error by epoch (mean squared error of the Gaussian's mean over outputs and k, in
             variances of the targets), the best of it, and `jump_error`, its root for each k;
-            `heldout_episodes`, and what the termination says of its own fit.
+            `heldout_episodes`, and what the termination says of its own fit. With forcing the
+            course of the fit is told as `ForcedFit` does.
 
         Raises:
             Mistake: other spaces than the model's, or too few consecutive rows; the fit diverged.
@@ -231,12 +227,17 @@ class AnyStep(WorldModel):
                 for k, count in enumerate(held.counts, 1)
                 if count
             ]
+            unfinished = Unfinished(self.checkpoint_every, self._read, self._write)
             self.network.requires_grad_(True)
             try:
-                described = self._windows_fit().run(self.network, table, train, tests, progress)
+                if self.forcing is None:
+                    fit = WindowFit(batch=self.batch, unfinished=unfinished, **self._settings())
+                    described = fit.run(self.network, table, train, tests, progress)
+                else:
+                    described = self._fit_forced(data, seen, self.forcing, unfinished, progress)
             finally:
                 self.network.requires_grad_(False)
-            self.fit_first = described.pop("first")
+            self.fit_first = unfinished.first
             self.ready = True
             self.fitted.fill_(True)
             described |= {
@@ -248,18 +249,45 @@ class AnyStep(WorldModel):
             }
         return described
 
-    def _windows_fit(self) -> WindowFit:
-        return WindowFit(
-            batch=self.batch,
-            learning_rate=self.learning_rate,
-            improvement=self.improvement,
-            patience=self.patience,
-            max_epochs=self.max_epochs,
-            checkpoint_every=self.checkpoint_every,
-            wrap=self._wrap,
-            read=self._read,
-            write=self._write,
+    def _settings(self) -> dict[str, Any]:
+        """Of both kinds of fit."""
+        return {
+            "learning_rate": self.learning_rate,
+            "improvement": self.improvement,
+            "patience": self.patience,
+            "max_epochs": self.max_epochs,
+            "wrap": self._wrap,
+        }
+
+    def _fit_forced(
+        self,
+        data: Dataset,
+        seen: Bool[Tensor, " N"],
+        forcing: Forcing,
+        unfinished: Unfinished,
+        progress: FitProgress | None,
+    ) -> dict[str, Any]:
+        rows = cut(data, seen, self.holdout_fraction, self.seed, self.fitted.device)
+        given = (rows, self.copies, self.spec.exogenous, self.backtrack - 1)
+        cell, test = (
+            JumpCell(self.network, partial(self.answers, dropout=rate), self._following, *given)
+            for rate in (self.dropout, 0.0)
         )
+        fit = ForcedFit(
+            forcing=forcing,
+            select_by=MULTI_STEP,
+            select_steps=forcing.steps,
+            batch=max(1, self.batch // forcing.steps),
+            holdout_limit=self.holdout_limit,
+            precision="float32",
+            whole=1,
+            unfinished=unfinished,
+            **self._settings(),
+        )
+        with torch.enable_grad():
+            stopping, said = fit.run(cell, test, (self.replicas, 1), rows, data, progress)
+        stopping.require_finite("or lower world_model.learning_rate")
+        return said
 
     def initial_state(self, obs: Tensor) -> Tensor:
         """An empty queue: the m - 1 pairs (s, a) before `obs`, the latest last, and its length.
@@ -288,21 +316,26 @@ class AnyStep(WorldModel):
         obs: Float[Tensor, "L B D"],
         action: Float[Tensor, "L B A"],
         state: Float[Tensor, "L B W"],
+        dropout: float = 0.0,
     ) -> Answers:
-        """The outcome of `action` as all jumps tell it that end with it, in one pass."""
+        """The outcome of `action` as all jumps tell it that end with it, in one pass.
+
+        Args:
+            dropout: probability that a unit of a block is left out.
+        """
         state = state.to(obs.dtype)
         if obs.device.type == "cpu" and not torch.is_grad_enabled() and obs.shape[1] > _BLOCK:
             parts = zip(*(each.split(_BLOCK, 1) for each in (obs, action, state)), strict=True)
-            found = [self._answers(*part) for part in parts]
+            found = [self._answers(seen, done, past, dropout) for seen, done, past in parts]
             return Answers(
                 *(
                     torch.cat(columns, -2 if columns[0].ndim == 4 else -1)
                     for columns in zip(*found, strict=True)
                 )
             )
-        return self._answers(obs, action, state)
+        return self._answers(obs, action, state, dropout)
 
-    def _answers(self, obs: Tensor, action: Tensor, state: Tensor) -> Answers:
+    def _answers(self, obs: Tensor, action: Tensor, state: Tensor, dropout: float) -> Answers:
         m, (lanes, rows, dim) = self.backtrack, obs.shape
         pairs = self._pairs(obs, action, state)  # [m, L, B, D + A], oldest first
         past, actions = pairs.split([dim, action.shape[-1]], -1)
@@ -319,7 +352,7 @@ class AnyStep(WorldModel):
             )
             for j in range(m)
         ]
-        mean, std = (each.view(lanes, m, rows, -1) for each in self.network(sequence))
+        mean, std = (each.view(lanes, m, rows, -1) for each in self.network(sequence, dropout))
         change, reward = mean.split([dim, 1], -1)
         next_obs = past.transpose(0, 1) + change
         if self.spec.exogenous:  # stay as they are now, not as they were

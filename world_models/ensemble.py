@@ -30,7 +30,8 @@ from reverie.world_models.fitting import (
     held_out_episodes,
     rows_of,
 )
-from reverie.world_models.forcing import WindowRows
+from reverie.world_models.forced_fit import ForcedFit
+from reverie.world_models.forcing import Forcing, WindowRows
 from reverie.world_models.gaussian import GaussianMembers, members_of_rows
 from reverie.world_models.gaussian_cell import GaussianCell
 from reverie.world_models.networks import ActivationName
@@ -40,10 +41,12 @@ from reverie.world_models.rewards import Choice, compare, resolve_reward, reward
 from reverie.world_models.rollout_state import RolloutState
 from reverie.world_models.row_fit import RowFit
 from reverie.world_models.selection import (
+    MULTI_STEP,
     ONE_STEP,
     Cut,
     SelectBy,
     WindowErrors,
+    cut,
     held_windows,
     windows_within,
 )
@@ -99,11 +102,15 @@ class ProbabilisticEnsemble(WorldModel):
         reward: `learned` with the next observation, or `known`, the task's rule of it; then members
             do not learn it, and it is excluded from loss and uncertainty, see
             `world_models.rewards`.
+        forcing: None for a fit to single transitions; otherwise members learn from windows of their
+            own predictions, `batch` / `forcing.steps` of them in an update, and `holdout_fraction`
+            is of whole episodes, see `ForcedFit`.
         respect_copies: whether columns that copy others (`spec.copies`) are copied exactly, and
             excluded from loss and uncertainty; otherwise they are predicted like all others.
         select_by: the holdout error for early stopping, weights and elites: of one step
             (`one_step`), as published, or the mean over windows of which only the first state is
-            known (`multi_step`, see `world_models.selection`). The holdout then is whole episodes,
+            known (`multi_step`, see `world_models.selection`); None for the second with `forcing`,
+            and the first without. The holdout of `multi_step` is whole episodes,
             `holdout_fraction` of them but no more than windows are needed.
         select_steps: of those windows, which end where episodes do; they have `holdout_limit` rows.
 
@@ -112,7 +119,9 @@ class ProbabilisticEnsemble(WorldModel):
     `heldout_episodes` are excluded from the fit, which no published variant does (0 restores it);
     the order of target columns is change of observation, then reward; exogenous observations and
     copies are no targets; a seed that has stopped keeps its weights, bounds and elites while the
-    others continue.
+    others continue. `forcing`: arXiv:2306.04406. Differs: the state is propagated by the means of
+    Gaussians, and the loss is each step's likelihood, so that the variances include the error of
+    propagated states; no regulariser besides weight decay.
     """
 
     draws = True
@@ -156,8 +165,9 @@ class ProbabilisticEnsemble(WorldModel):
         rollout_member: Literal["step", "rollout"],
         rollout_dropout: Decay,
         rollout_mask: Literal["step", "rollout"],
+        forcing: Forcing | None,
         respect_copies: bool,
-        select_by: SelectBy,
+        select_by: SelectBy | None,
         select_steps: Count,
     ) -> None:
         super().__init__()
@@ -203,12 +213,15 @@ class ProbabilisticEnsemble(WorldModel):
         self.holdout_fraction, self.holdout_limit = holdout_fraction, holdout_limit
         self.improvement, self.patience, self.max_epochs = improvement, patience, max_epochs
         self.per_seed, self.heldout_episodes = per_seed, heldout_episodes
-        self.select_by: SelectBy = select_by
+        self.select_by: SelectBy = select_by or (ONE_STEP if forcing is None else MULTI_STEP)
         self.select_steps = select_steps
         # L, ensembles: one per seed, or one in all.
         self.replicas = seeds if per_seed else 1
         self.dropout, self.dropout_passes = dropout, dropout_passes
         self.start_cut, self.precision, self.layer_norm = start_cut, precision, layer_norm
+        self.forcing = forcing
+        # Of an update: as many steps as a fit to single rows sees.
+        self.windows = 0 if forcing is None else max(1, batch // forcing.steps)
         self.rollout_state = RolloutState(
             elites=elites,
             hidden=hidden,
@@ -263,8 +276,12 @@ class ProbabilisticEnsemble(WorldModel):
             fixed["layer_norm"] = True
         if self.precision != "float32":
             fixed["precision"] = self.precision
-        if self.select_by != ONE_STEP:  # as all models were chosen before
-            fixed |= {"select_by": self.select_by, "select_steps": self.select_steps}
+        if self.forcing is not None:
+            fixed["forcing"] = self.forcing.signature()
+        if self.select_by != (ONE_STEP if self.forcing is None else MULTI_STEP):
+            fixed["select_by"] = self.select_by
+        if self.select_by != ONE_STEP:
+            fixed["select_steps"] = self.select_steps
         if self.spec.exogenous:
             fixed["exogenous"] = list(self.spec.exogenous)
         if len(self.copies.columns):
@@ -316,6 +333,8 @@ class ProbabilisticEnsemble(WorldModel):
         self, data: Dataset, seen: Bool[Tensor, " N"], progress: FitProgress | None
     ) -> dict[str, Any]:
         """Fit new weights to the `seen` rows, as `fit` describes."""
+        if self.forcing is not None:
+            return self._learn_windows(data, seen, progress, self.forcing)
         rows = self._cut(data, seen)
         if rows is not None:
             return self._fit_to(rows, data, progress)
@@ -323,6 +342,40 @@ class ProbabilisticEnsemble(WorldModel):
         inputs, targets = (x.to(device) for x in self._recorded(data, seen))
         index = torch.arange(len(inputs), device=device).expand(self.replicas, -1)
         return self.fit_rows(inputs, targets, index, progress)
+
+    def _learn_windows(
+        self,
+        data: Dataset,
+        seen: Bool[Tensor, " N"],
+        progress: FitProgress | None,
+        forcing: Forcing,
+    ) -> dict[str, Any]:
+        rows = cut(data, seen, self.holdout_fraction, self.seed, self.elite_members.device)
+        lanes = (each.expand(self.replicas, -1) for each in (rows.mean, rows.std))
+        self.gaussians.normalise_by(*lanes)
+        fit = ForcedFit(
+            forcing=forcing,
+            select_by=self.select_by,
+            select_steps=self.select_steps,
+            batch=self.windows,
+            learning_rate=self.learning_rate,
+            holdout_limit=self.holdout_limit,
+            improvement=self.improvement,
+            patience=self.patience,
+            max_epochs=self.max_epochs,
+            precision=self.precision,
+            wrap=self._wrap,
+        )
+        lead = (self.replicas, self.members)
+        self.gaussians.requires_grad_(True)
+        try:
+            with torch.enable_grad():
+                stopping, said = fit.run(
+                    *self.cells(rows), lead, rows, data, progress, self._driving(data)
+                )
+        finally:
+            self.gaussians.requires_grad_(False)
+        return said | self.conclude(stopping)
 
     def _cut(self, data: Dataset, seen: Bool[Tensor, " N"]) -> Cut | None:
         """Held-out episodes and the rows of the fit; None where single rows stop it."""
@@ -341,6 +394,12 @@ class ProbabilisticEnsemble(WorldModel):
         return None
 
     def require_refit(self) -> None:
+        if self.forcing is not None:
+            raise Mistake(
+                "a model trained on windows of episodes is not fitted again to single rows that "
+                "were collected; set online.refit_every=0, or choose world_model=ensemble with "
+                "forcing=none"
+            )
         if self.replicas != self.seeds:
             raise Mistake(
                 f"online training with seeds={self.seeds} needs a model for every seed, for each "
@@ -447,14 +506,11 @@ class ProbabilisticEnsemble(WorldModel):
         """Learn from single rows, and be measured by windows of held-out episodes."""
         mean, std = (each.expand(self.replicas, -1) for each in (rows.mean, rows.std))
         self.gaussians.normalise_by(mean, std)
-        # A member's input is the observation, and behind it what drives the step.
         dim = self.spec.obs_dim
-        lasting = None if data.dt is None else data.dt.where(data.valid_next, data.nominal_dt)
-        driving = self.examples(data.transitions, lasting)[0][:, dim:]
-        recorded = WindowRows(data, rows.room, rows.mean[:dim], rows.std[:dim], driving)
+        recorded = WindowRows(data, rows.room, rows.mean[:dim], rows.std[:dim], self._driving(data))
         lead = (self.replicas, self.members)
         windows = held_windows(recorded, rows, self.select_steps, self.holdout_limit, lead)
-        errors = WindowErrors(self.cell(rows, dropout=0.0), windows, self.select_by)
+        errors = WindowErrors(self.cells(rows)[1], windows, self.select_by)
         table = torch.cat(self._recorded(data, rows.train), -1).to(mean.device)
         stopping, said = self._fit_of_rows().by_windows(
             self.gaussians, table, rows, errors, progress
@@ -474,11 +530,15 @@ class ProbabilisticEnsemble(WorldModel):
             wrap=self._wrap,
         )
 
-    def cell(self, rows: Cut, dropout: float) -> GaussianCell:
-        """One step of all members, for windows of these rows."""
-        return GaussianCell(
-            self.gaussians, self.copies, self.spec.exogenous, rows.reward_std, dropout
-        )
+    def _driving(self, data: Dataset) -> Float[Tensor, "N F"]:
+        """What a member's input holds behind the observation: what drives the step."""
+        lasting = None if data.dt is None else data.dt.where(data.valid_next, data.nominal_dt)
+        return self.examples(data.transitions, lasting)[0][:, self.spec.obs_dim :]
+
+    def cells(self, rows: Cut) -> tuple[GaussianCell, GaussianCell]:
+        """One step of all members on windows of these rows, as it is trained and as measured."""
+        given = (self.gaussians, self.copies, self.spec.exogenous, rows.reward_std)
+        return GaussianCell(*given, self.dropout), GaussianCell(*given, 0.0)
 
     def conclude(self, stopping: EarlyStopping) -> dict[str, Any]:
         """Choose the elites, and say so.

@@ -5,17 +5,17 @@ for S seeds at once. All random numbers have fixed shapes, so those of one seed 
 another seed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from reverie.datasets.dataset import Dataset
 from reverie.mistake import Mistake
-from reverie.world_models.base import FitProgress
+from reverie.world_models.base import FitProgress, ReadState, WriteState
 
 AUTO = "auto"
 AUTO_UPDATES = 10_000
@@ -23,6 +23,7 @@ AUTO_UPDATES = 10_000
 
 # Rows gathered at a time when statistics are accumulated in float64.
 _BLOCK = 16_384
+_STOPPING = ("best", "stale", "active", "epochs", "failed")
 
 
 def held_out_episodes(data: Dataset, limit: int, seed: int) -> Int[Tensor, " P"]:
@@ -195,6 +196,99 @@ class Trained(Protocol):
         ...
 
 
+class Weights:
+    """`Trained` by parameters `[S, E, ...]`, or `[S, ...]` of one member a seed."""
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """All trained tensors."""
+        raise NotImplementedError
+
+    def snapshot(self) -> list[Tensor]:
+        return [parameter.detach().clone() for parameter in self.parameters()]
+
+    def merge(
+        self, kept: Sequence[Tensor], improved: Bool[Tensor, "S E"], running: Bool[Tensor, " S"]
+    ) -> list[Tensor]:
+        return [
+            torch.where(improved.view(*improved.shape, *[1] * (now.ndim - 2)), now.detach(), then)
+            for now, then in zip(self.parameters(), kept, strict=True)
+        ]
+
+    @torch.no_grad()
+    def restore(self, kept: Sequence[Tensor]) -> None:
+        for parameter, value in zip(self.parameters(), kept, strict=True):
+            parameter.copy_(value)
+
+
+@dataclass
+class Unfinished:
+    """Where a fit leaves its state now and then, from which a killed one goes on.
+
+    Attributes:
+        every: epochs between two calls of `write`, 0 for none.
+        read, write: of the state of a killed fit, None for nowhere.
+        contents, restore: of what the state holds beside the course of the fit.
+        first: epochs that the killed fit had done.
+    """
+
+    every: int
+    read: ReadState | None
+    write: WriteState | None
+    contents: Callable[[], Mapping[str, Any]] = dict
+    restore: Callable[[Mapping[str, Any]], object] = dict
+    first: int = 0
+
+    def holding(
+        self,
+        contents: Callable[[], Mapping[str, Any]],
+        restore: Callable[[Mapping[str, Any]], object],
+    ) -> "Unfinished":
+        """The same, of a fit that says what else belongs to its state."""
+        self.contents, self.restore = contents, restore
+        return self
+
+    def resume(self, stopping: "EarlyStopping") -> tuple[list[Tensor], list[Tensor]] | None:
+        """Put back what a killed fit left; gives its best weights and its errors so far."""
+        state = None if self.read is None else self.read()
+        if state is None:
+            return None
+        self.restore(state)
+        for name in _STOPPING:
+            setattr(stopping, name, state["stopping"][name])
+        _restore_random(state["random"], stopping.best.device)
+        self.first = len(state["losses"])
+        return list(state["best"]), list(state["losses"])
+
+    def leave(
+        self, stopping: "EarlyStopping", best: Sequence[Tensor], losses: Sequence[Tensor]
+    ) -> None:
+        """Write after an epoch, if it is time."""
+        if self.write is None or not self.every or len(losses) % self.every:
+            return
+        self.write(
+            {
+                **self.contents(),
+                "stopping": {name: getattr(stopping, name) for name in _STOPPING},
+                "best": list(best),
+                "losses": list(losses),
+                "random": _random_state(stopping.best.device),
+            }
+        )
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def _restore_random(state: dict[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"].cpu())
+    if "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+
+
 def most_epochs(max_epochs: int | Literal["auto"] | None, updates: int) -> int | None:
     """The cap on epochs of so many updates; auto as many as take `AUTO_UPDATES`."""
     return max(1, AUTO_UPDATES // updates) if isinstance(max_epochs, str) else max_epochs
@@ -208,6 +302,7 @@ def run_epochs(
     *,
     cap: int | None,
     progress: FitProgress | None,
+    unfinished: Unfinished | None = None,
 ) -> Float[Tensor, "epochs S"]:
     """Train until every seed has stopped, put the best weights in place, return the errors.
 
@@ -216,9 +311,15 @@ def run_epochs(
         measure: the error that stops and selects, of every member.
         cap: most epochs, None for no cap.
         progress: told epoch and mean error of those still fitting.
+        unfinished: where the fit leaves its state, and goes on from; None for nowhere.
     """
     best = members.snapshot()
     losses: list[Tensor] = []
+    left = None if unfinished is None else unfinished.resume(stopping)
+    if left is not None:
+        best, losses = left
+        if progress is not None:
+            progress(len(losses), losses[-1].mean().item())
     while bool(stopping.active.any()) and len(losses) != cap:
         epoch()
         loss = measure()
@@ -228,6 +329,8 @@ def run_epochs(
         losses.append(loss.mean(-1))
         if progress is not None:
             progress(len(losses), losses[-1][running].nanmean().item())
+        if unfinished is not None:
+            unfinished.leave(stopping, best, losses)
     members.restore(best)
     return torch.stack(losses).cpu()
 

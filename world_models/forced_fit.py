@@ -1,16 +1,18 @@
 """The fit of members to windows of recorded steps by teacher forcing: `world_models.forcing`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from reverie.datasets.dataset import Dataset
 from reverie.world_models.base import FitProgress
 from reverie.world_models.fitting import (
     EarlyStopping,
+    Unfinished,
     bootstrap,
     described,
     most_epochs,
@@ -42,6 +44,10 @@ class ForcedFit:
         select_steps: of the windows that it is measured on.
         batch: windows of each member in an update.
         holdout_limit: maximum number of held-out transitions.
+        whole: so many members, the first ones, see every window instead of a bootstrap sample.
+        refines: whether the members are fitted already, so that only a lower error than theirs
+            replaces their weights.
+        unfinished: where the fit leaves its state, None for nowhere.
         others: see `ProbabilisticEnsemble`.
     """
 
@@ -56,6 +62,9 @@ class ForcedFit:
     max_epochs: int | Literal["auto"] | None
     precision: Precision
     wrap: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
+    whole: int = 0
+    refines: bool = False
+    unfinished: Unfinished | None = None
 
     def run(
         self,
@@ -65,6 +74,7 @@ class ForcedFit:
         rows: Cut,
         data: Dataset,
         progress: FitProgress | None,
+        driving: Float[Tensor, "N F"] | None = None,
     ) -> tuple[EarlyStopping, dict[str, Any]]:
         """Train until all seeds have stopped and put the members' best weights in place.
 
@@ -73,6 +83,7 @@ class ForcedFit:
         Args:
             cell, test: of the same network, as it is trained and as it is measured.
             lead: L and E.
+            driving: of each row's step, see `WindowRows`.
 
         Returns:
             Who stopped when, and what describes the fit: beside `described` the two holdout
@@ -80,13 +91,15 @@ class ForcedFit:
         """
         device, steps = rows.mean.device, self.forcing.steps
         dim = data.spec.obs_dim
-        table = WindowRows(data, rows.room, rows.mean[:dim], rows.std[:dim])
+        table = WindowRows(data, rows.room, rows.mean[:dim], rows.std[:dim], driving)
         starts = window_starts(torch.where(rows.train, rows.room, 0), steps)
         tests = held_windows(table, rows, self.select_steps, self.holdout_limit, lead)
         errors = WindowErrors(test, tests, self.select_by)
 
         per_epoch = max(1, int(rows.train.sum()) // (self.batch * steps))
-        order = bootstrap(starts.to(device, torch.int32).expand(lead[0], -1), lead[1])
+        everything = starts.to(device, torch.int32)
+        order = bootstrap(everything.expand(lead[0], -1), lead[1])
+        order[:, : self.whole] = everything
         positions = torch.arange(per_epoch * self.batch, device=device).remainder(len(starts))
         optimiser = Adam(cell.parameters(), self.learning_rate).to(device)
         stopping = EarlyStopping.start(
@@ -120,6 +133,27 @@ class ForcedFit:
                 done += 1
                 update(None if adaptive is None else adaptive.value, *window)
 
+        def contents() -> dict[str, Any]:
+            return {
+                "weights": cell.snapshot(),
+                "optimiser": optimiser.state_dict(),
+                "order": order,
+                "done": done,
+                "curves": errors.curves,
+                "alpha": None if adaptive is None else adaptive.value,
+            }
+
+        def restore(state: Mapping[str, Any]) -> None:
+            nonlocal order, done
+            cell.restore(state["weights"])
+            optimiser.load_state_dict(state["optimiser"])
+            order, done = state["order"], state["done"]
+            errors.curves = {name: list(values) for name, values in state["curves"].items()}
+            if adaptive is not None:
+                adaptive.value = state["alpha"]
+
+        if self.refines:
+            stopping.best = errors.measure()
         losses = run_epochs(
             cell,
             stopping,
@@ -127,6 +161,7 @@ class ForcedFit:
             errors.measure,
             cap=most_epochs(self.max_epochs, per_epoch),
             progress=progress,
+            unfinished=self.unfinished and self.unfinished.holding(contents, restore),
         )
         said = described(stopping, losses)
         said |= {

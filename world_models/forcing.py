@@ -12,12 +12,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from reverie.datasets.dataset import Dataset
 from reverie.mistake import Mistake
 from reverie.ranges import Count, NonNegative, UnitInterval
+from reverie.world_models.fitting import Weights
 from reverie.world_models.optimiser import Adam
 
 ADAPTIVE = "adaptive"
@@ -76,7 +77,7 @@ class Window(NamedTuple):
 
     Attributes:
         obs: `[*, B, D]` where they begin.
-        action: `[*, B, T, A]`.
+        action: `[*, B, T, A]`, and what else drives a step, see `WindowRows`.
         next_obs: `[*, B, T, D]`.
         reward: `[*, B, T, 1]`.
         counts: `[*, B, T]` 1.0 for steps that exist, 0.0 after the end of an episode.
@@ -132,7 +133,7 @@ def window_starts(room: Int[Tensor, " N"], steps: int) -> Int[Tensor, " P"]:
     return ((room >= steps) | first).nonzero().flatten()
 
 
-class Cell(ABC):
+class Cell(Weights, ABC):
     """One step of a model in teacher forcing: (state, action) to the next state.
 
     The first D entries of a state `[*, B, W]` are the observation, standardised, which is forced
@@ -143,10 +144,13 @@ class Cell(ABC):
         network: the trained network.
         given: columns of the observation taken from the record at every step, such as exogenous
             ones.
+        seen: where in a state observations lie that were drawn to the record, the present one and
+            such as are remembered: the first of each D entries.
     """
 
     network: nn.Module
     given: Sequence[int] = ()
+    seen: Sequence[int] = (0,)
 
     def begin(self, obs: Float[Tensor, "*lead B D"]) -> Float[Tensor, "*lead B W"]:
         """The state at a recorded observation without a past."""
@@ -181,25 +185,6 @@ class Cell(ABC):
     def descend(self, optimiser: Adam, losses: Float[Tensor, " L"]) -> None:
         """One step of Adam."""
         optimiser.step(losses)
-
-    def snapshot(self) -> list[Tensor]:
-        """A copy of all trained tensors."""
-        return [parameter.detach().clone() for parameter in self.parameters()]
-
-    def merge(
-        self, kept: Sequence[Tensor], improved: Bool[Tensor, "L E"], running: Bool[Tensor, " L"]
-    ) -> list[Tensor]:
-        """A snapshot with the present weights of `improved` members."""
-        return [
-            torch.where(improved.view(*improved.shape, *[1] * (now.ndim - 2)), now.detach(), then)
-            for now, then in zip(self.parameters(), kept, strict=True)
-        ]
-
-    @torch.no_grad()
-    def restore(self, kept: Sequence[Tensor]) -> None:
-        """Put a snapshot in place."""
-        for parameter, value in zip(self.parameters(), kept, strict=True):
-            parameter.copy_(value)
 
 
 def forced_losses(
@@ -321,7 +306,7 @@ class AdaptiveAlpha:
 def jacobian_norms(
     cell: Cell, state: Float[Tensor, "*lead B W"], action: Float[Tensor, "*lead B A"], dim: int
 ) -> Float[Tensor, "*lead B"]:
-    """Spectral norms of d z^' / d z, of the first `dim` entries of a state on themselves."""
+    """Spectral norms of d z^' / d z, summed over the observations z in a state (`Cell.seen`)."""
     rows = state.shape[-2]
     # A copy of all rows for each entry, of which it alone is differentiated: one pass backwards.
     lead = [1] * (state.ndim - 2)
@@ -330,5 +315,6 @@ def jacobian_norms(
         following = cell.move(copies, action.repeat(*lead, dim, 1))[0][..., :dim]
         entries = following.unflatten(-2, (dim, rows)).diagonal(0, -3, -1)
         (gradient,) = torch.autograd.grad(entries.sum(), copies)
-    jacobian = gradient[..., :dim].unflatten(-2, (dim, rows)).transpose(-3, -2)
-    return torch.linalg.matrix_norm(jacobian, 2)
+    gradient = gradient.unflatten(-2, (dim, rows)).transpose(-3, -2)
+    seen = torch.stack([gradient[..., first : first + dim] for first in cell.seen])
+    return torch.linalg.matrix_norm(seen, 2).sum(0)

@@ -20,7 +20,10 @@ from reverie.mistake import Mistake
 from reverie.ranges import NonNegative, Positive, Range
 from reverie.world_models.ensemble import ProbabilisticEnsemble
 from reverie.world_models.gaussian import GaussianMembers, soft_clamp
+from reverie.world_models.gaussian_cell import GaussianCell
 from reverie.world_models.ode import local_error, runge_kutta_step, solve
+from reverie.world_models.optimiser import Adam
+from reverie.world_models.selection import Cut
 
 Solver = Literal["rk4", "dopri5"]
 
@@ -92,19 +95,24 @@ class GaussianFields(GaussianMembers):
         losses = super().loss(rows, weight)
         if self.local_regularisation == 0:
             return losses
-        errors = self._local_error(rows[..., : self.widths[0]])
+        errors = self.local_error(rows[..., : self.widths[0]])
+        share = self.local_share()
+        self.updates.add_(1)
+        return losses + share * errors.sum(-1)
+
+    def local_share(self) -> Float[Tensor, ""]:
+        """The weight of the local error in the next update."""
         share = self.local_regularisation * torch.ones_like(self.updates)
         if self.local_half_life is not None:
             share = share * torch.exp(-math.log(2) / self.local_half_life * self.updates)
-        self.updates.add_(1)
-        return losses + share * errors.sum(-1)
+        return share
 
     def evaluations(self, inputs: Float[Tensor, "S E1 B X"], duration: float) -> int:
         """How often the adaptive solver evaluates the fields over so many nominal steps."""
         start, action, _ = self._parts(inputs)
         return solve(self._field(start, action), start, duration, self.tolerance)[1]
 
-    def _local_error(self, inputs: Float[Tensor, "S E B X"]) -> Float[Tensor, "S E"]:
+    def local_error(self, inputs: Float[Tensor, "S E B X"]) -> Float[Tensor, "S E"]:
         """Of one step of the adaptive solver, at a random time of each row, at most a nominal one.
 
         Rows that only fill up the last batch count as well, for they are rows of the data.
@@ -190,6 +198,37 @@ class GaussianFields(GaussianMembers):
         return change
 
 
+class FieldCell(GaussianCell):
+    """One step of vector fields, whose local error is part of the loss."""
+
+    network: GaussianFields
+
+    def move(
+        self, state: Float[Tensor, "L E B D"], action: Float[Tensor, "L E B A"]
+    ) -> tuple[Float[Tensor, "L E B D"], tuple[Tensor, ...]]:
+        following, told = super().move(state, action)
+        inputs = torch.cat([state * self.std + self.mean, action], -1)
+        added = self.network.local_share() * self.network.local_error(inputs)
+        return following, (*told, added[..., None, None].expand(*state.shape[:-1], 1))
+
+    def judge(
+        self,
+        state: Tensor,
+        following: Tensor,
+        told: tuple[Tensor, ...],
+        next_obs: Tensor,
+        reward: Tensor,
+    ) -> tuple[Float[Tensor, "L E B"], Float[Tensor, "L E B"]]:
+        """The likelihood of `GaussianCell`, and the share of the local error."""
+        *gaussian, added = told
+        loss, error = super().judge(state, following, tuple(gaussian), next_obs, reward)
+        return loss + added.squeeze(-1), error
+
+    def descend(self, optimiser: Adam, losses: Float[Tensor, " L"]) -> None:
+        super().descend(optimiser, losses)
+        self.network.updates.add_(1)
+
+
 class NeuralODE(ProbabilisticEnsemble):
     """Vector fields f(s, a), integrated over the duration of each recorded transition.
 
@@ -206,7 +245,8 @@ class NeuralODE(ProbabilisticEnsemble):
         local_first_stage: whether its gradient goes through the first stage of the step too;
             published without.
         local_half_life: updates after which that weight has halved; None: constant.
-        others: of `ProbabilisticEnsemble`.
+        others: of `ProbabilisticEnsemble`. With `forcing` the record is mixed in after each
+            transition, however long it lasted.
 
     Source: arXiv:1806.07366, as members of PETS; `local_regularisation`: arXiv:2303.02262.
     """
@@ -272,6 +312,13 @@ class NeuralODE(ProbabilisticEnsemble):
     ) -> tuple[Float[Tensor, "R X"], Float[Tensor, "R Y"]]:
         inputs, targets = super().examples(rows)
         return torch.cat([inputs, self._in_steps(dt, rows.reward).unsqueeze(-1)], -1), targets
+
+    def cells(self, rows: Cut) -> tuple[GaussianCell, GaussianCell]:
+        train, test = super().cells(rows)
+        if self.integration["local_regularisation"]:
+            given = (self.gaussians, self.copies, self.spec.exogenous, rows.reward_std)
+            train = FieldCell(*given, self.dropout)
+        return train, test
 
     @contextmanager
     def lasting(self, dt: Float[Tensor, "*some B"] | None) -> Iterator[None]:

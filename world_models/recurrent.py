@@ -8,10 +8,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from reverie.world_models.fitting import Weights
 from reverie.world_models.gaussian import gaussian_loss, soft_clamp
 from reverie.world_models.networks import BatchedLayerNorm, BatchedLinear
 from reverie.world_models.optimiser import Adam
@@ -59,7 +60,7 @@ class ResidualBlock(nn.Module):
         return self.norm(x + (F.dropout(added, dropout) if dropout else added))
 
 
-class MemoryNetwork(nn.Module, ABC):
+class MemoryNetwork(nn.Module, Weights, ABC):
     """`lead` networks that read one input after another and have a memory.
 
     Each predicts a diagonal Gaussian. Inputs and outputs are raw; inside, both are
@@ -224,13 +225,13 @@ class RecurrentGaussian(MemoryNetwork):
         return *self._answer(x, dropout), torch.cat(following, -1)
 
     def forward(
-        self, sequence: Sequence[Float[Tensor, "L _ X"]]
+        self, sequence: Sequence[Float[Tensor, "L _ X"]], dropout: float = 0.0
     ) -> tuple[Float[Tensor, "L B Y"], Float[Tensor, "L B Y"]]:
         """Mean and standard deviation in raw units; see `standardised`.
 
         Outputs that are not learned have mean and std 0.
         """
-        mean, log_variance = self.standardised(sequence)
+        mean, log_variance = self.standardised(sequence, dropout)
         learned = torch.zeros_like(self.output_std).index_fill(0, self.learned, 1.0)
         mean = (mean * self.output_std + self.output_mean) * learned
         return mean, log_variance.mul(0.5).exp() * self.output_std * learned
@@ -274,21 +275,3 @@ class RecurrentGaussian(MemoryNetwork):
             losses = self.loss(sequence, target)
             optimiser.step(losses)
         return losses.detach()
-
-    def snapshot(self) -> list[Tensor]:
-        """A copy of all trained tensors."""
-        return [parameter.detach().clone() for parameter in self.parameters()]
-
-    def merge(self, kept: Sequence[Tensor], improved: Bool[Tensor, " L"]) -> list[Tensor]:
-        """A snapshot with the present weights of the networks that `improved`."""
-        chosen = improved[:, None, None]
-        return [
-            torch.where(chosen, now.detach(), then)
-            for now, then in zip(self.parameters(), kept, strict=True)
-        ]
-
-    @torch.no_grad()
-    def restore(self, kept: Sequence[Tensor]) -> None:
-        """Put a snapshot in place."""
-        for parameter, value in zip(self.parameters(), kept, strict=True):
-            parameter.copy_(value)

@@ -3,8 +3,8 @@
 ADMPO, arXiv:2405.17031.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -12,15 +12,21 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from reverie.datasets.dataset import Dataset
-from reverie.world_models.base import FitProgress, ReadState, WriteState
-from reverie.world_models.fitting import EarlyStopping, moments, most_epochs, uninterrupted
+from reverie.world_models.base import FitProgress
+from reverie.world_models.fitting import (
+    EarlyStopping,
+    Unfinished,
+    described,
+    moments,
+    most_epochs,
+    run_epochs,
+    uninterrupted,
+)
 from reverie.world_models.optimiser import Adam
 from reverie.world_models.recurrent import RecurrentGaussian
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """Of windows: first state `[L, B, D]`, what drove each step `[L, B, k, F]`, target `[L, B, Y]`."""
-
-_STOPPING = ("best", "stale", "active", "epochs", "failed")
 
 
 @dataclass(frozen=True)
@@ -133,9 +139,8 @@ class WindowFit:
         improvement, patience: see `EarlyStopping`.
         max_epochs: cap on epochs, None for none; auto caps the updates at
             `fitting.AUTO_UPDATES`.
-        checkpoint_every: epochs between two calls of `write`, 0 for none.
         wrap: what the training step is passed through, once for every length.
-        read, write: of the state of a killed fit, None for nowhere.
+        unfinished: where the fit leaves its state.
     """
 
     batch: int
@@ -143,10 +148,8 @@ class WindowFit:
     improvement: float
     patience: int
     max_epochs: int | Literal["auto"] | None
-    checkpoint_every: int
     wrap: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
-    read: ReadState | None
-    write: WriteState | None
+    unfinished: Unfinished
 
     def run(
         self,
@@ -164,8 +167,7 @@ class WindowFit:
             tests: windows of the holdout, by their length.
 
         Returns:
-            Rows and updates; per network epochs, holdout error by epoch and the best of it;
-            `first`, the epochs that a killed fit had done.
+            Rows and updates; per network epochs, holdout error by epoch and the best of it.
 
         Raises:
             Mistake: a holdout error was not finite; names seeds and epochs.
@@ -176,58 +178,43 @@ class WindowFit:
         stopping = EarlyStopping.start(
             lanes, 1, improvement=self.improvement, patience=self.patience, device=device
         )
-        best, losses = network.snapshot(), list[Tensor]()
 
         def step(obs: Tensor, driving: Tensor, target: Tensor) -> Tensor:
             return network.update(optimiser, sequence_of(obs, driving), target)
 
         updates = [self.wrap(step) for _ in train.counts]
         per_epoch = max(1, train.counts[0] // self.batch) * longest
-        cap = most_epochs(self.max_epochs, per_epoch)
-        partial = None if self.read is None else self.read()
-        if partial is not None:
-            network.load_state_dict(partial["network"])
-            optimiser.load_state_dict(partial["optimiser"])
-            stopping = replace(stopping, **partial["stopping"])
-            best, losses = list(partial["best"]), list(partial["losses"])
-            _restore_random(partial["random"], device)
-        first = len(losses)
-        if progress is not None and first:
-            progress(first, losses[-1].mean().item())
         starts = train.starts.to(device)
-        while bool(stopping.active.any()) and len(losses) != cap:
+
+        def epoch() -> None:
             for _ in range(per_epoch):
                 k = int(torch.randint(1, longest + 1, ()))
                 drawn = torch.randint(train.counts[k - 1], (lanes, self.batch), device=device)
                 updates[k - 1](*table.batch(starts[drawn], k))
-            loss = holdout_errors(network, tests).mean(-1)
-            running = stopping.active
-            best = network.merge(best, stopping.observe(loss.unsqueeze(-1)).squeeze(-1))
-            losses.append(loss)
-            if progress is not None:
-                progress(len(losses), loss[running].nanmean().item())
-            due = self.checkpoint_every and len(losses) % self.checkpoint_every == 0
-            if due and self.write is not None:
-                self.write(
-                    {
-                        "network": network.state_dict(),
-                        "optimiser": optimiser.state_dict(),
-                        "stopping": {name: getattr(stopping, name) for name in _STOPPING},
-                        "best": best,
-                        "losses": losses,
-                        "random": _random_state(device),
-                    }
-                )
-        network.restore(best)
+
+        def contents() -> dict[str, Any]:
+            return {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
+
+        def restore(state: Mapping[str, Any]) -> None:
+            network.load_state_dict(state["network"])
+            optimiser.load_state_dict(state["optimiser"])
+
+        losses = run_epochs(
+            network,
+            stopping,
+            epoch,
+            lambda: holdout_errors(network, tests).mean(-1, keepdim=True),
+            cap=most_epochs(self.max_epochs, per_epoch),
+            progress=progress,
+            unfinished=self.unfinished.holding(contents, restore),
+        )
         stopping.require_finite("or lower world_model.learning_rate")
-        curves, epochs = torch.stack(losses, -1).tolist(), stopping.epochs.tolist()
+        said = described(stopping, losses)
         return {
             "rows": train.counts[0],
             "updates": len(losses) * per_epoch,
-            "epochs": epochs,
-            "holdout_loss": [curve[:last] for curve, last in zip(curves, epochs, strict=True)],
+            **said,
             "best_loss": stopping.best.squeeze(-1).tolist(),
-            "first": first,
         }
 
 
@@ -241,16 +228,3 @@ def holdout_errors(
         obs, driving, target = (each.expand(lanes, *each.shape) for each in test)
         found.append(network.errors(sequence_of(obs, driving), target))
     return torch.stack(found, -1)
-
-
-def _random_state(device: torch.device) -> dict[str, Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def _restore_random(state: dict[str, Tensor], device: torch.device) -> None:
-    torch.set_rng_state(state["cpu"].cpu())
-    if "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"].cpu(), device)

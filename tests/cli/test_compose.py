@@ -203,6 +203,7 @@ def test_no_hyperparameter_hides_in_python():
         "agent",
         "world_model",
         "dynamics_reward",
+        "forcing",
         "generator",
         "noise_distribution",
         "simulator",
@@ -257,6 +258,22 @@ def test_a_regulariser_joins_every_agent_that_has_critics(make_batch, agent, reg
     signature = inspect.signature(type(built.regulariser).__init__).parameters.values()
     assert all(each.default is each.empty for each in signature)
     assert composed(*chosen).agent.regulariser is None
+
+
+LEARNERS = [name for name in options("world_model") if name not in ("none", "true_dynamics")]
+
+
+@pytest.mark.parametrize("world_model", LEARNERS)
+def test_forcing_joins_every_model_that_learns(world_model):
+    def built(*chosen):
+        config = composed(f"world_model={world_model}", "dataset=builtin/hopper-random", *chosen)
+        settings = {key: value for key, value in config.world_model.items() if key != "path"}
+        return instantiate(settings)(spec=SPEC, seeds=2, seed=0)
+
+    own, forced = built(), built("forcing=adaptive", "world_model.forcing.steps=5")
+    assert (forced.forcing.alpha, forced.forcing.steps) == ("adaptive", 5)
+    assert own.forcing is None or own.forcing.steps == 16
+    assert own.signature() != forced.signature()
 
 
 def test_the_single_model_is_an_ensemble_of_one_with_more_patience():

@@ -32,6 +32,7 @@ HOSTS: Mapping[str, tuple[str, ...]] = {
     "agent": ("sac", "mopo", "sac_sim"),
     "regulariser": ("sac",),
     "world_model": ("mopo",),
+    "forcing": ("mopo",),
     "dynamics_reward": ("morec_mopo",),
     "generator": ("pgd", "synther"),
     "noise_distribution": ("pgd",),
@@ -86,6 +87,8 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
     "errors of a solver": (
         *("algorithm=mopo", "world_model=neural_ode", "world_model.local_regularisation=1"),
     ),
+    "forced jumps": ("algorithm=admpo", "forcing=adaptive"),
+    "forced fields": ("algorithm=mopo", "world_model=neural_ode", "forcing=alpha"),
     "learned termination": ("algorithm=mopo", "world_model.termination=learned"),
     "one model for all": ("algorithm=mopo", "world_model.per_seed=false"),
     "one equation of many": ("algorithm=sindy_rl", "world_model.prediction=member"),

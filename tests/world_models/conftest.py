@@ -97,6 +97,7 @@ SMALL = dict(
     reward="learned",
     select_by="one_step",
     select_steps=16,
+    forcing=None,
 )
 
 

@@ -114,7 +114,7 @@ def test_the_queue_holds_the_latest_pairs_in_order(toy_spec, monkeypatch):
     # A network that says which inputs reached it, in order: jumps over 3, 2 and 1 steps.
     read = []
 
-    def spy(sequence):
+    def spy(sequence, dropout):
         read.extend(each[0].tolist() for each in sequence)
         rows = sequence[-1].shape[-2]
         return torch.zeros(1, rows, 3), torch.zeros(1, rows, 3)

@@ -155,7 +155,7 @@ def test_seeds_are_measured_each_for_itself():
     rows = cut_of(model, data)
     table = WindowRows(data, rows.room, rows.mean[:2], rows.std[:2])
     windows = held_windows(table, rows, 8, 1000, (2, 3))
-    errors = WindowErrors(model.cell(rows, 0.0), windows, "multi_step")
+    errors = WindowErrors(model.cells(rows)[1], windows, "multi_step")
     clean = errors.measure()
     model.gaussians.network.layers[0].weight.data[1, 2] = torch.nan
     spoilt = errors.measure()

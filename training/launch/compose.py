@@ -553,7 +553,7 @@ def real_rows(config: DictConfig) -> int:
 
 def is_chosen(node: DictConfig | None) -> bool:
     """Whether a group holds an option; values tuned for a dataset may be there without one."""
-    return node is not None and "_target_" in node
+    return isinstance(node, Mapping) and "_target_" in node
 
 
 def threads(choice: str | int) -> int:

@@ -34,6 +34,7 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 PACKAGES = {
     "discriminators": "agent.discriminators",
     "regulariser": "agent.regulariser",
+    "forcing": "world_model.forcing",
     "noise_distribution": "generator.noise_distribution",
     "condition": "generator.condition",
     "warm_start": "source.warm_start",

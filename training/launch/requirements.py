@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from reverie.agents.base import Agent
 from reverie.mistake import Mistake
 from reverie.ranges import Count, Positive, Range, Seed, Share, UnitInterval, Whole
-from reverie.settings import require_declared
+from reverie.settings import parameters, require_declared
 from reverie.training.compilation import pick_device, should_compile
 from reverie.training.initialisation import Optimiser
 from reverie.training.launch import mistakes
@@ -139,6 +139,15 @@ def require_parts_fit(config: DictConfig) -> None:
         raise Mistake(
             "a noise_distribution or a condition is chosen, but there is no generator to fit; set "
             "source=trajectories, or noise_distribution=none and condition=none"
+        )
+    forced = config.world_model is not None and is_chosen(config.world_model.get("forcing"))
+    if forced and not (
+        is_chosen(config.world_model)
+        and "forcing" in parameters(get_object(config.world_model._target_))
+    ):
+        raise Mistake(
+            "forcing is chosen, but the world model does not learn from windows; set forcing=none, "
+            "or world_model=ensemble, or another that learns"
         )
     begins = config.source is not None and is_chosen(config.source.get("warm_start"))
     if begins and not (is_chosen(config.source) and "warm_start" in arguments(config.source)):

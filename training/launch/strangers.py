@@ -34,6 +34,7 @@ from reverie.world_models.model_updates import ModelUpdates
 from reverie.world_models.morec.game import DynamicsGame
 from reverie.world_models.mpc import ModelPredictivePlanner
 from reverie.world_models.simulator import Simulator
+from reverie.world_models.sindy.refinement import Refinement
 from reverie.world_models.sources import RolloutSource
 from reverie.world_models.termination import Termination
 
@@ -43,6 +44,7 @@ KINDS: dict[str, type] = {
     "world_model": WorldModel,
     "terminal_head": Termination,
     "forcing": Forcing,
+    "refinement": Refinement,
     "dynamics_reward": Fitted,
     "game": DynamicsGame,
     "generator": Fitted,

@@ -245,19 +245,32 @@ class SparseEquations(WorldModel):
         """(next_obs, reward) of the median and of every member `[S, 1 + E, B, D + 1]`, and std."""
         if not self.ready:
             raise RuntimeError("the world model has no equations yet; fit or load it first")
-        control = self.middle + self.scale * action
-        features = self.program(torch.cat([obs, control], -1).mT)  # [S, F, B]
+        features = self.program(self.inputs_of(obs, action))  # [S, F, B]
         values = self.weights @ features  # [S or L, (1 + E) (D + 1), B]
         values = values.unflatten(1, (-1, self.spec.obs_dim + 1)).mT
-        change, reward = values[..., :-1], values[..., -1:]
-        next_obs = obs.unsqueeze(1) + change if self.target == "increment" else change
-        norm = (next_obs.square() + next_obs[..., self.partner].square()).sqrt()
-        on_circle = self.partner != torch.arange(len(self.partner), device=obs.device)
-        next_obs = torch.where(on_circle, next_obs / norm.clamp(min=1e-12), next_obs)
-        low, high = self.limits[:, :, None, None].unbind(1)  # [L, 1, 1, D]
-        values = torch.cat([next_obs.clamp(low, high), reward], -1)
+        values = self.outcome(obs.unsqueeze(1), values)
         spread = values[:, 1:].var(1, correction=0)
         return values, (spread + self.residual_std.square().unsqueeze(1)).sqrt()
+
+    def inputs_of(
+        self, obs: Float[Tensor, "*lead B D"], action: Float[Tensor, "*lead B A"]
+    ) -> Float[Tensor, "*lead X B"]:
+        """What monomials are taken of: states and controls in the environment's units."""
+        return torch.cat([obs, self.middle + self.scale * action], -1).mT
+
+    def outcome(
+        self, obs: Float[Tensor, "S M B D"], values: Float[Tensor, "L E B Y"]
+    ) -> Float[Tensor, "_ _ B Y"]:
+        """(next_obs, reward) by what the equations say, on its circles and within its clips."""
+        change, reward = values[..., :-1], values[..., -1:]
+        next_obs = obs + change if self.target == "increment" else change
+        on_circle = self.partner != torch.arange(len(self.partner), device=obs.device)
+        square = next_obs.square() + next_obs[..., self.partner].square()
+        # A root has no slope at zero, where other columns may well be.
+        norm = torch.where(on_circle, square, 1.0).clamp(min=1e-24).sqrt()
+        next_obs = torch.where(on_circle, next_obs / norm, next_obs)
+        low, high = self.limits[:, :, None, None].unbind(1)  # [L, 1, 1, D]
+        return torch.cat([next_obs.clamp(low, high), reward], -1)
 
     def _compile(self) -> None:
         """Leave out what is zero everywhere; median and members become one matrix."""

@@ -21,6 +21,7 @@ from reverie.mistake import Mistake
 from reverie.ranges import Count, NonNegative, Range, Whole
 from reverie.world_models.base import FitProgress
 from reverie.world_models.fitting import held_out_episodes, rows_of
+from reverie.world_models.forcing import Forcing
 from reverie.world_models.sindy.dictionary import (
     CONSTANT,
     Monomials,
@@ -32,6 +33,7 @@ from reverie.world_models.sindy.dictionary import (
 )
 from reverie.world_models.sindy.equations import SparseEquations, partners
 from reverie.world_models.sindy.open_loop_gate import open_loop
+from reverie.world_models.sindy.refinement import Refinement, refine
 from reverie.world_models.sindy.regression import Regression, Table
 from reverie.world_models.termination import Termination, resolve
 
@@ -75,6 +77,9 @@ class SINDy(SparseEquations):
             of `quotient` and `polynomial` at most once.
         box_margin: the box is the range of the data, wider by this share on each side.
         fit_rows: at most so many rows are fitted, drawn at random.
+        forcing: None for regression alone; else the coefficients that it found are refined on
+            windows, whose states are drawn to the record, see `refinement.refine`.
+        refinement: how, where they are.
         gate_steps, gate_error: warn where the median open-loop error after so many steps exceeds
             so many standard deviations of the state.
         per_seed: one ensemble per seed, or one shared by all seeds.
@@ -113,6 +118,8 @@ class SINDy(SparseEquations):
         angles: str | Sequence[Sequence[Whole]],
         box_margin: NonNegative,
         fit_rows: Count,
+        forcing: Forcing | None,
+        refinement: Refinement,
         gate_steps: Count,
         gate_error: Annotated[float, Range(above=0, infinite=True)],
         per_seed: bool,
@@ -174,6 +181,7 @@ class SINDy(SparseEquations):
             ),
         )
         self.seed, self.heldout_episodes = seed, heldout_episodes
+        self.forcing, self.refinement = forcing, refinement
         self.settings: dict[str, Any] = {
             "library": library,
             "degree": degree,
@@ -209,8 +217,17 @@ class SINDy(SparseEquations):
             "termination": self.termination.signature(),
             "heldout_episodes": self.heldout_episodes,
             **self.settings,
+            **self._forced_by(),
             **({"exogenous": list(self.spec.exogenous)} if self.spec.exogenous else {}),
             **({"columns": columns} if (columns := legend(self.spec)) else {}),
+        }
+
+    def _forced_by(self) -> dict[str, Any]:
+        if self.forcing is None:
+            return {}
+        return {
+            "forcing": self.forcing.signature(),
+            "refinement": self.refinement.signature(),
         }
 
     def held_out(self, data: Dataset) -> Int[Tensor, " P"]:
@@ -225,7 +242,8 @@ class SINDy(SparseEquations):
             their columns), the number of `terms`, `threshold` and `path` (held-out
             error at each candidate) of state and reward, `angles`, `clipped_rows`, the
             `residual_std` of next state and reward, `open_loop` error, and what the termination
-            says of its own fit.
+            says of its own fit. With forcing also the course of the refinement, as `ForcedFit`
+            tells it; its errors by epoch begin with those of regression.
 
         Raises:
             Mistake: other spaces than the model's, or too few usable rows.
@@ -260,6 +278,7 @@ class SINDy(SparseEquations):
             self._solve(replica, table, judge, thresholds, (self.seed, replica))
             if progress is not None:
                 progress(replica + 1, min(paths["state"]))
+        refined = {} if self.forcing is None else self._refine(data, seen, self.forcing, judge)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             ending = self.termination.fit(data, seen)
@@ -270,6 +289,7 @@ class SINDy(SparseEquations):
         equations, columns = self.equations(), legend(self.spec)
         log.info("world model of seed 0:\n  %s", "\n  ".join(equations[0]))
         described = {
+            **refined,
             "clipped_rows": int(clipped.sum()),
             "angles": self.angles(),
             "rows": len(fitting),
@@ -290,7 +310,29 @@ class SINDy(SparseEquations):
         }
         return described
 
+    def _refine(
+        self, data: Dataset, seen: Bool[Tensor, " N"], forcing: Forcing, judge: Table
+    ) -> dict[str, Any]:
+        said = refine(
+            self,
+            data,
+            seen,
+            forcing=forcing,
+            refinement=self.refinement,
+            bagged=self.settings["bagging"],
+            seed=self.seed,
+        )
+        features, truth = (torch.from_numpy(each) for each in judge)
+        residual = truth - features @ self.coefficients.cpu().double().mT
+        self.residual_std.copy_(residual.square().mean(1).sqrt())
+        return said
+
     def require_refit(self) -> None:
+        if self.forcing is not None:
+            raise Mistake(
+                "equations refined on windows of episodes are not fitted again to single rows "
+                "that were collected; set online.refit_every=0, or forcing=none"
+            )
         if self.replicas != self.seeds:
             raise Mistake(
                 f"online training with seeds={self.seeds} needs equations for every seed, for each "
