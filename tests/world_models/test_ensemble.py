@@ -576,7 +576,6 @@ def test_a_diverging_fit_names_seed_epoch_and_remedy(make_ensemble, make_dataset
         ({"patience": 0}, "patience"),
         ({"max_epochs": 0}, "max_epochs"),
         ({"heldout_episodes": -1}, "heldout_episodes"),
-        ({"activation": "sine"}, "activation"),
         ({"uncertainty": "entropy"}, "uncertainty"),
         ({"members": 1, "elites": 1, "uncertainty": "ensemble_std"}, "nothing to compare"),
         ({"termination": "sometimes"}, "termination"),
