@@ -14,6 +14,8 @@ BUILTIN = {
     "edge-of-reach": {"episodes": 40},
     "refrigerator": {},
     "cartpole-swingup": {"steps": 3000},
+    "duffing": {"steps": 2000},
+    "lorenz": {"steps": 2000},
 }
 
 
