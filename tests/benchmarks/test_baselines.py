@@ -55,7 +55,7 @@ def test_a_finished_method_is_not_trained_again(tmp_path, monkeypatch, capsys):
     first = training.train_or_read("bc", "pendulum", TINY, tmp_path)
     assert first["updates"] == [2, 4] and first["stopped"] is None
     assert [len(own) for own in first["returns"]] == [2, 2] and len(first["outcome"]) == 2
-    monkeypatch.setattr(comparison, "train", lambda run: pytest.fail("trained again"))
+    monkeypatch.setattr(comparison, "train", lambda *_: pytest.fail("trained again"))
     assert training.train_or_read("bc", "pendulum", TINY, tmp_path) == first
     assert capsys.readouterr().out.count("pendulum, bc: ") == 1
     # Another budget is another training.
