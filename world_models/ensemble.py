@@ -371,7 +371,7 @@ class ProbabilisticEnsemble(WorldModel):
         try:
             with torch.enable_grad():
                 stopping, said = fit.run(
-                    *self.cells(rows), lead, rows, data, progress, self._driving(data)
+                    *self.cells(rows), lead, rows, data, progress, self.driving(data)
                 )
         finally:
             self.gaussians.requires_grad_(False)
@@ -507,7 +507,7 @@ class ProbabilisticEnsemble(WorldModel):
         mean, std = (each.expand(self.replicas, -1) for each in (rows.mean, rows.std))
         self.gaussians.normalise_by(mean, std)
         dim = self.spec.obs_dim
-        recorded = WindowRows(data, rows.room, rows.mean[:dim], rows.std[:dim], self._driving(data))
+        recorded = WindowRows(data, rows.room, rows.mean[:dim], rows.std[:dim], self.driving(data))
         lead = (self.replicas, self.members)
         windows = held_windows(recorded, rows, self.select_steps, self.holdout_limit, lead)
         errors = WindowErrors(self.cells(rows)[1], windows, self.select_by)
@@ -530,7 +530,7 @@ class ProbabilisticEnsemble(WorldModel):
             wrap=self._wrap,
         )
 
-    def _driving(self, data: Dataset) -> Float[Tensor, "N F"]:
+    def driving(self, data: Dataset) -> Float[Tensor, "N F"]:
         """What a member's input holds behind the observation: what drives the step."""
         lasting = None if data.dt is None else data.dt.where(data.valid_next, data.nominal_dt)
         return self.examples(data.transitions, lasting)[0][:, self.spec.obs_dim :]

@@ -6,7 +6,7 @@ writes one of each kind: Pipeline-train.npz and DMSD-train.npz, recorded in our 
 pointmaze-medium-navigate-v0.npz, a walk on a plane.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import gymnasium
@@ -123,4 +123,6 @@ def write_all(folder):
 
 
 if __name__ == "__main__":
-    print(*write_all(Path(sys.argv[1])), sep="\n")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    print(*write_all(parser.parse_args().folder), sep="\n")

@@ -332,7 +332,7 @@ def test_a_forced_field_is_integrated_over_the_time_that_each_row_lasted():
     model.gaussians.normalise_by(whole.mean.unsqueeze(0), whole.std.unsqueeze(0))
     # A second is a nominal step: the field that was put in is one per second.
     model.nominal.fill_(1.0)
-    _, cell = model.cells(whole.reward_std)
+    _, cell = model.cells(whole)
     scale, shift = whole.std[:2], whole.mean[:2]
 
     def network(inputs, dropout=0.0, masks=()):
@@ -355,7 +355,7 @@ def test_whole_forcing_of_fields_is_their_loss_with_its_local_error():
     whole = cut(data, torch.ones(200, dtype=torch.bool), 0.2, 0, torch.device("cpu"))
     model.gaussians.normalise_by(whole.mean.unsqueeze(0), whole.std.unsqueeze(0))
     model.gaussians.updates.fill_(1.0)
-    train, test = model.cells(whole.reward_std)
+    train, test = model.cells(whole)
     window = lanes_of(windows_of(data, whole, 1, model.driving(data)), 1, 3)
     torch.manual_seed(1)
     forced = forced_losses(train, window, 1.0, 0.0)[0].sum(-1) + train.penalty()

@@ -166,7 +166,7 @@ def test_mistakes_end_in_one_line(run_dir, tmp_path):
     assert "discount=1.0 must lie in (0, 1)" in refused(run_dir, "discount=1.0")
     assert "horizon=0 must be a whole number" in refused(run_dir, "horizon=0")
     assert "fqe.replicas=0 must be a whole number" in refused(run_dir, "fqe.replicas=0")
-    assert "activation='none' is unknown" in refused(run_dir, "fqe.activation=none")
+    assert "activation=none must be relu or silu" in refused(run_dir, "fqe.activation=none")
     other = refused(run_dir, "world_model=ensemble", f"world_model.path={tmp_path / 'no.pt'}")
     assert "no.pt does not exist" in other
     spoil(run_dir, dataset__episodes=11)

@@ -484,7 +484,7 @@ def test_a_verdict_is_scaled_to_the_run_and_refused_before_it():
     assert updates == [10, 40]
     with pytest.raises(Mistake, match=r"verdict\.discount=1"):
         make(verdict={"discount": 1.0})
-    with pytest.raises(Mistake, match="activation='none' is unknown"):
+    with pytest.raises(Mistake, match="activation=none must be relu or silu"):
         make(verdict={"fqe": {"activation": "none"}})
 
 
