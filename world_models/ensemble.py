@@ -78,7 +78,9 @@ class ProbabilisticEnsemble(WorldModel):
         bound_coefficient: weight of sum(upper) - sum(lower) in the loss.
         holdout_fraction, holdout_limit: transitions kept for early stopping, at most `limit`.
         improvement: smallest relative decrease of a member's holdout error that counts.
-        patience: epochs without any improvement after which a seed stops.
+        patience: epochs without any improvement after which a seed stops ...
+        patience_updates: ... if they have at least so many updates; 0: whatever they have. Refits
+            of an online run do not ask for it.
         max_epochs: cap on epochs, None for none; auto caps the updates at `AUTO_UPDATES` instead.
         per_seed: one ensemble per seed, or one shared by all seeds.
         uncertainty: `max_aleatoric`, `pairwise_difference`, `ensemble_std`, `scaled_ensemble_std`,
@@ -150,6 +152,7 @@ class ProbabilisticEnsemble(WorldModel):
         holdout_limit: Count,
         improvement: Decay,
         patience: Count,
+        patience_updates: Whole,
         max_epochs: Count | Literal["auto"] | None,
         per_seed: bool,
         uncertainty: str,
@@ -212,6 +215,7 @@ class ProbabilisticEnsemble(WorldModel):
         self.log_variance_bounds = [low, high]
         self.holdout_fraction, self.holdout_limit = holdout_fraction, holdout_limit
         self.improvement, self.patience, self.max_epochs = improvement, patience, max_epochs
+        self.patience_updates = patience_updates
         self.per_seed, self.heldout_episodes = per_seed, heldout_episodes
         self.select_by: SelectBy = select_by or (ONE_STEP if forcing is None else MULTI_STEP)
         self.select_steps = select_steps
@@ -276,6 +280,8 @@ class ProbabilisticEnsemble(WorldModel):
             fixed["layer_norm"] = True
         if self.precision != "float32":
             fixed["precision"] = self.precision
+        if self.patience_updates:
+            fixed["patience_updates"] = self.patience_updates
         if self.forcing is not None:
             fixed["forcing"] = self.forcing.signature()
         if self.select_by != (ONE_STEP if self.forcing is None else MULTI_STEP):
@@ -341,7 +347,7 @@ class ProbabilisticEnsemble(WorldModel):
         device = self.elite_members.device
         inputs, targets = (x.to(device) for x in self._recorded(data, seen))
         index = torch.arange(len(inputs), device=device).expand(self.replicas, -1)
-        return self.fit_rows(inputs, targets, index, progress)
+        return self.fit_rows(inputs, targets, index, progress, self.patience_updates)
 
     def _learn_windows(
         self,
@@ -362,6 +368,7 @@ class ProbabilisticEnsemble(WorldModel):
             holdout_limit=self.holdout_limit,
             improvement=self.improvement,
             patience=self.patience,
+            patience_updates=self.patience_updates,
             max_epochs=self.max_epochs,
             precision=self.precision,
             wrap=self._wrap,
@@ -477,6 +484,7 @@ class ProbabilisticEnsemble(WorldModel):
         targets: Float[Tensor, "R Y"],
         rows: Int[Tensor, "L N"],
         progress: FitProgress | None = None,
+        patience_updates: int = 0,
     ) -> dict[str, Any]:
         """Go on fitting from the present weights; ensemble l sees the table rows `rows[l]` only.
 
@@ -488,6 +496,7 @@ class ProbabilisticEnsemble(WorldModel):
             targets: (next_obs - obs, reward), raw.
             rows: the same number of table rows for every ensemble.
             progress: told epoch and mean holdout error of those still fitting.
+            patience_updates: see the class.
 
         Returns:
             Counts of rows, and per ensemble: epochs, holdout error by epoch (mean over members
@@ -497,7 +506,7 @@ class ProbabilisticEnsemble(WorldModel):
             Mistake: no row would be left for the holdout or for training; a holdout error was not
                 finite; names seeds and epochs.
         """
-        stopping, said = self._fit_of_rows().by_rows(
+        stopping, said = self._fit_of_rows(patience_updates).by_rows(
             self.gaussians, inputs, targets, rows, progress
         )
         return said | self.conclude(stopping)
@@ -512,12 +521,12 @@ class ProbabilisticEnsemble(WorldModel):
         windows = held_windows(recorded, rows, self.select_steps, self.holdout_limit, lead)
         errors = WindowErrors(self.cells(rows)[1], windows, self.select_by)
         table = torch.cat(self._recorded(data, rows.train), -1).to(mean.device)
-        stopping, said = self._fit_of_rows().by_windows(
+        stopping, said = self._fit_of_rows(self.patience_updates).by_windows(
             self.gaussians, table, rows, errors, progress
         )
         return said | self.conclude(stopping)
 
-    def _fit_of_rows(self) -> RowFit:
+    def _fit_of_rows(self, patience_updates: int) -> RowFit:
         return RowFit(
             batch=self.batch,
             learning_rate=self.learning_rate,
@@ -525,6 +534,7 @@ class ProbabilisticEnsemble(WorldModel):
             holdout_limit=self.holdout_limit,
             improvement=self.improvement,
             patience=self.patience,
+            patience_updates=patience_updates,
             max_epochs=self.max_epochs,
             precision=self.precision,
             wrap=self._wrap,

@@ -289,6 +289,16 @@ def _restore_random(state: dict[str, Tensor], device: torch.device) -> None:
         torch.cuda.set_rng_state(state["cuda"].cpu(), device)
 
 
+def patience_of(epochs: int, least_updates: int, updates: int) -> int:
+    """Epochs, of so many updates each, without improvement before a fit stops.
+
+    Args:
+        epochs: at least.
+        least_updates: that must pass without improvement, too.
+    """
+    return max(epochs, -(-least_updates // updates))
+
+
 def most_epochs(max_epochs: int | Literal["auto"] | None, updates: int) -> int | None:
     """The cap on epochs of so many updates; auto as many as take `AUTO_UPDATES`."""
     return max(1, AUTO_UPDATES // updates) if isinstance(max_epochs, str) else max_epochs

@@ -16,6 +16,7 @@ from reverie.world_models.fitting import (
     bootstrap,
     described,
     most_epochs,
+    patience_of,
     run_epochs,
     shuffle,
 )
@@ -65,6 +66,7 @@ class ForcedFit:
     whole: int = 0
     refines: bool = False
     unfinished: Unfinished | None = None
+    patience_updates: int = 0
 
     def run(
         self,
@@ -102,8 +104,9 @@ class ForcedFit:
         order[:, : self.whole] = everything
         positions = torch.arange(per_epoch * self.batch, device=device).remainder(len(starts))
         optimiser = Adam(cell.parameters(), self.learning_rate).to(device)
+        patience = patience_of(self.patience, self.patience_updates, per_epoch)
         stopping = EarlyStopping.start(
-            *lead, improvement=self.improvement, patience=self.patience, device=device
+            *lead, improvement=self.improvement, patience=patience, device=device
         )
         causality, interval = self.forcing.causality, self.forcing.interval
         adaptive = None

@@ -19,6 +19,7 @@ from reverie.world_models.fitting import (
     described,
     moments,
     most_epochs,
+    patience_of,
     run_epochs,
     shuffle,
     split,
@@ -45,6 +46,7 @@ class RowFit:
     holdout_limit: int
     improvement: float
     patience: int
+    patience_updates: int
     max_epochs: int | Literal["auto"] | None
     precision: Precision
     wrap: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
@@ -133,7 +135,7 @@ class RowFit:
             replicas,
             members.members,
             improvement=self.improvement,
-            patience=self.patience,
+            patience=patience_of(self.patience, self.patience_updates, batches),
             device=device,
         )
 

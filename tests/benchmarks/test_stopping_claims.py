@@ -40,3 +40,17 @@ def test_the_rule_takes_medians_over_all_fits():
     assert [claim.holds for claim in found.claims[3:]] == [None] * 4
     assert "score of plans 1 and 2" in found.claims[4].measured
     assert all(claim.holds is None for claim in stopping.judge(runs, quick=True).claims)
+
+
+def test_the_second_rule_compares_each_fit_with_the_one_of_five_epochs():
+    runs = {
+        "a/1,500 rows/0": fit([1.0, 2.0], [4.0, 4.0], 10.0),
+        "a/1,500 rows/1000": fit([1.0, 1.0], [2.0, 3.0], 12.0),
+        "b/1,500 rows/0": fit([1.0, 1.0], [1.0, 1.0], 10.0),
+        "b/1,500 rows/1000": fit([1.5, 1.3], [1.0, 0.8], 14.0),
+    }
+    sixteen, one, *told = stopping.judge_patience(runs, quick=False)
+    assert sixteen.measured.startswith("0.775 (0.5, 0.75, 1, 0.8)") and sixteen.holds
+    assert one.measured.startswith("1.15 (1, 0.5, 1.5, 1.3)") and not one.holds
+    assert len(told) == 4 and all(claim.holds is None for claim in told)
+    assert stopping.judge_patience(runs, quick=True)[0].holds is None

@@ -72,6 +72,7 @@ SMALL = dict(
     holdout_limit=1000,
     improvement=0.01,
     patience=3,
+    patience_updates=0,
     max_epochs=4,
     per_seed=True,
     uncertainty="max_aleatoric",

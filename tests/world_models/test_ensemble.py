@@ -157,6 +157,26 @@ def test_an_automatic_cap_counts_updates_and_leaves_one_epoch(
     assert fit_table(model, inputs, targets, torch.arange(130).expand(1, -1))["epochs"] == [epochs]
 
 
+@pytest.mark.parametrize(("least", "epochs"), [(0, 3), (8, 3), (9, 4), (400, 101)])
+def test_patience_has_at_least_so_many_updates(make_ensemble, monkeypatch, least, epochs):
+    model = make_ensemble(members=2, elites=1, batch=32, patience=2, max_epochs=None)
+    losses = iter([1.0, *[2.0] * 200])
+    monkeypatch.setattr(model.gaussians, "errors", lambda rows: torch.full((1, 2), next(losses)))
+    inputs, targets = table(130)  # 104 rows to fit, four batches an epoch
+    rows = torch.arange(130).expand(1, -1)
+    assert model.fit_rows(inputs, targets, rows, None, least)["epochs"] == [epochs]
+
+
+def test_small_data_are_fitted_with_the_patience_that_is_set(make_ensemble, make_dataset):
+    epochs = {}
+    for least in (0, 60):
+        model = make_ensemble(batch=64, patience=1, improvement=0.9, patience_updates=least)
+        model.max_epochs = 40
+        epochs[least] = model.fit(make_dataset(episodes=10, length=20))["epochs"][0]
+        assert ("patience_updates" in model.signature()) == bool(least)
+    assert epochs[60] >= 20 > epochs[0]
+
+
 def test_the_input_scaler_sees_training_rows_only(make_ensemble, monkeypatch):
     model = make_ensemble(max_epochs=1)
     kept = []
