@@ -127,10 +127,12 @@ def _describe(
         measured = {**described, **diagnostics.measure(model, data)}
         write_json(directory / f"{group}.json", measured)
         diagnostics.plot(measured, picture)
-        _warn_of_lost_columns(data, measured["one_step"]["rmse"])
+        _warn_of_lost_columns(model, data, measured["one_step"]["rmse"])
 
 
-def _warn_of_lost_columns(data: Dataset, rmse: Sequence[Sequence[float | None]]) -> None:
+def _warn_of_lost_columns(
+    model: WorldModel, data: Dataset, rmse: Sequence[Sequence[float | None]]
+) -> None:
     """Say which observations the model predicts worse than a constant change would, by seed."""
     worst = {
         label: max(own)
@@ -141,10 +143,10 @@ def _warn_of_lost_columns(data: Dataset, rmse: Sequence[Sequence[float | None]])
         named = ", ".join(f"{printable(label)} ({error:.3g})" for label, error in worst.items())
         log.warning(
             "the world model predicts %s worse than a constant change would (error of a step by "
-            "the standard deviation of steps): do not trust what it says; fit it for longer "
-            "(world_model.max_epochs), and give what changes by less than 0.001 a step in smaller "
-            "units",
+            "the standard deviation of steps): do not trust what it says; %s, and give what "
+            "changes by less than 0.001 a step in smaller units",
             named,
+            model.better_fit,
         )
 
 

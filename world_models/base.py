@@ -144,8 +144,10 @@ class WorldModel(Fitted):
             `predict` takes them as `state`.
         record: of the exogenous observations, None if there are none or no record is known.
         reward_rule: of the task, None where rewards are learned.
+        better_fit: what the user may do about a bad fit.
     """
 
+    better_fit: str = "fit it for longer (world_model.max_epochs)"
     compiles: bool = True
     differentiable: bool = True
     draws: bool = False

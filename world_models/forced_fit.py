@@ -91,7 +91,9 @@ class ForcedFit:
             Who stopped when, and what describes the fit: beside `described` the two holdout
             errors by epoch, means over members, and the last `alpha` of adaptive forcing.
         """
-        device, steps = rows.mean.device, self.forcing.steps
+        device = rows.mean.device
+        # Steps after the longest episode would be computed, and count nothing.
+        steps = min(self.forcing.steps, int(rows.room[rows.train].max()))
         dim = data.spec.obs_dim
         table = WindowRows(data, rows.room, rows.mean[:dim], rows.std[:dim], driving)
         starts = window_starts(torch.where(rows.train, rows.room, 0), steps)

@@ -176,9 +176,10 @@ def read_npz(path: Path, choose: Choice) -> Columns:
     """
     require_file(path)
     try:
+        with path.open("rb") as stream:
+            if not zipfile.is_zipfile(stream):  # NumPy would advise to unpickle it
+                raise ValueError("File is not a zip file")
         with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("a single array")
             return {array: file[array] for array in choose(file.files)}
     except Mistake:
         raise

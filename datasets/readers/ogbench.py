@@ -67,8 +67,8 @@ def load(
         subset: which whole episodes to keep, see `datasets.subset.choose_episodes`; None for all.
 
     Raises:
-        Mistake: unknown task; no such file; damaged file, missing or unequal columns, another
-            room's columns, images, bad values.
+        Mistake: unknown task; no such file; another dataset's, by its name or columns; damaged
+            file, missing or unequal columns, images, bad values.
     """
     room_name, task = find_task(id)
     room = ROOMS[room_name]
@@ -77,6 +77,7 @@ def load(
         raise Mistake(
             f"{file} is not there; fetch {_ADDRESS}/{file.name} and give it as dataset.path=FILE"
         )
+    _require_own_file(id, file)
     data = _read(file)
     _require_widths(id, room, file, data)
     parts = _parts(room, file, data)
@@ -113,8 +114,21 @@ def source_of(settings: Mapping[str, Any]) -> Path:
     """The file that `load` reads with these settings."""
     if settings["path"] is not None:
         return Path(settings["path"]).expanduser()
-    stem = re.sub(r"-singletask(-task[1-5])?", "", settings["id"])
-    return Path(_FOLDER).expanduser() / f"{stem}.npz"
+    return Path(_FOLDER).expanduser() / f"{_stem(settings['id'])}.npz"
+
+
+def _stem(id: str) -> str:
+    """What the benchmark calls the file of a task."""
+    return re.sub(r"-singletask(-task[1-5])?", "", id)
+
+
+def _require_own_file(id: str, file: Path) -> None:
+    """Refuse another dataset's file by its name: mazes differ in nothing that a file tells."""
+    if file.stem != _stem(id) and file.stem in map(_stem, IDS):
+        raise Mistake(
+            f"{file} has the name of another dataset than {id}; give {_stem(id)}.npz, or choose "
+            f"dataset=ogbench/{file.stem.removesuffix('-v0')}-singletask-v0"
+        )
 
 
 def find_task(id: str) -> tuple[str, int]:

@@ -177,8 +177,11 @@ def test_unreadable_files_and_pickles_are_refused(tmp_path, rocket):
             "terminals": [0.0] * 2,
         }
     ).to_parquet(ragged)
+    text = tmp_path / "text.npz"
+    text.write_text("no zip\n")
     for path, message in (
         (cut, "cannot be read as .npz"),
+        (text, r"\(File is not a zip file\)"),
         (pickled, "allow_pickle"),
         (ragged, "lists of unequal length"),
         (tmp_path / "none.npz", "does not exist"),

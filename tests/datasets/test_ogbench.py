@@ -145,6 +145,17 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path, change, message):
     assert "\n" not in str(refused.value) and str(path) in str(refused.value)
 
 
+def test_the_file_of_another_dataset_is_known_by_its_name(tmp_path):
+    """Mazes of all sizes have the same columns, and walls that a row does not show."""
+    large, other = "pointmaze-large-navigate-v0.npz", "pointmaze-large-stitch-v0-val.npz"
+    for name in (large, other):
+        write(tmp_path / name, walks(1, 10))
+    with pytest.raises(Mistake, match="dataset=ogbench/pointmaze-large-navigate-singletask-v0"):
+        load(**options(MAZE, tmp_path / large))
+    assert len(load(**options("pointmaze-large-navigate-singletask-v0", tmp_path / large))) == 10
+    assert len(load(**options(MAZE, tmp_path / other))) == 10
+
+
 @pytest.mark.parametrize(
     ("id", "message"),
     [

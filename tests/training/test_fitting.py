@@ -9,6 +9,7 @@ from reverie.mistake import Mistake
 from reverie.training.files import load_tensors, save_tensors
 from reverie.training.fitting import _warn_of_lost_columns, fit_or_load, load_weights
 from reverie.world_models.base import Fitted, WorldModel
+from reverie.world_models.sindy.model import SINDy
 
 
 class Counting(Fitted):
@@ -212,8 +213,13 @@ def test_a_fit_that_diverged_is_refused_and_not_kept(tmp_path, caplog):
 def test_columns_that_a_world_model_does_not_predict_are_told(caplog):
     data = Data()
     data.spec = SimpleNamespace(obs_labels=("gap", "speed"))
-    _warn_of_lost_columns(data, [[0.9, None], [1.0, 0.2]])
+    _warn_of_lost_columns(WorldModel, data, [[0.9, None], [1.0, 0.2]])
     assert not caplog.records
-    _warn_of_lost_columns(data, [[0.9, 1.2], [0.3, 26.1]])
-    (record,) = caplog.records
-    assert "predicts speed (26.1) worse than a constant change would" in record.getMessage()
+    _warn_of_lost_columns(WorldModel, data, [[0.9, 1.2], [0.3, 26.1]])
+    _warn_of_lost_columns(SINDy, data, [[1.2], [1.3]])
+    network, equations = (record.getMessage() for record in caplog.records)
+    assert "predicts speed (26.1) worse than a constant change would" in network
+    assert "world_model.max_epochs" in network
+    # Equations have no epochs.
+    assert "world_model.max_epochs" not in equations
+    assert "world_model.degree" in equations

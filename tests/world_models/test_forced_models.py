@@ -129,6 +129,19 @@ def test_no_window_of_a_fit_goes_on_behind_an_end(name, monkeypatch):
         assert (counts[..., 0] == 1).all()
 
 
+def test_no_window_is_longer_than_the_longest_episode(monkeypatch):
+    """Steps behind it would take time and count nothing."""
+    lengths, whole = set(), WindowRows.cut
+
+    def spy(self, starts, steps):
+        lengths.add(steps)
+        return whole(self, starts, steps)
+
+    monkeypatch.setattr(WindowRows, "cut", spy)
+    model_of("ensemble", forced=forcing(steps=1000)).fit(dataset(episodes=6, length=9))
+    assert lengths == {9}
+
+
 @pytest.mark.parametrize("name", [name for name in SMALL if name != "any_step"])
 def test_what_saw_windows_is_not_fitted_again_to_rows(name):
     with pytest.raises(Mistake, match=r"online\.refit_every=0"):

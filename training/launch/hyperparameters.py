@@ -129,14 +129,14 @@ def lacking(
     return None
 
 
-def _listed(option: str, folders: Sequence[Path]) -> set[str]:
+def _listed(option: str, folders: Sequence[Path]) -> dict[str, Any]:
     benchmark = option.removeprefix("dataset/").partition("/")[0]
     if benchmark in BENCHMARKS:  # its rows are the same option
         option = f"dataset/{benchmark}"
     try:
-        return set(read_option(option, folders))
+        return read_option(option, folders)
     except Mistake:  # it is a row of a table, or of a plugin
-        return set()
+        return {}
 
 
 def _accepted(node: DictConfig) -> set[str]:
@@ -171,6 +171,8 @@ def refusal(key: str, part: str, choices: Mapping[str, Any]) -> str:
     if not place:
         return f"there is no setting '{key}'; leave it out"
     group, name = groups[place], part.removeprefix(f"{place}.").partition(".")[0]
+    if {",", "("} & set(choices[group] or ""):  # Hydra composes once before it knows of each job
+        return f"there is no '{key}' before a sweep over {group} has chosen; say ++{key}=..."
     having = [f"{group}={option}" for option in options(group) if name in _settings(group, option)]
     option = f"{group}={choices[group]}" if choices[group] else f"the chosen {group}"
     remedy = f"choose {' or '.join(having[:3])}, or leave" if having else "leave"
@@ -180,8 +182,8 @@ def refusal(key: str, part: str, choices: Mapping[str, Any]) -> str:
 def _settings(group: str, option: str) -> set[str]:
     """Names of what an option of ours lists and of what its class takes."""
     listed = _listed(f"{group}/{option}", [CONF])
-    node = OmegaConf.create(read_option(f"{group}/{option}") if listed else {})
-    return listed | (_accepted(node) if "_target_" in node else set())
+    node = OmegaConf.create(listed)
+    return set(listed) | (_accepted(node) if "_target_" in node else set())
 
 
 def _require_one_dataset(config: DictConfig, choice: str) -> None:

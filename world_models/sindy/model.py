@@ -92,6 +92,7 @@ class SINDy(SparseEquations):
     """
 
     fit_unit = "seeds"
+    better_fit = "raise world_model.degree, or choose another world_model.library"
 
     def __init__(
         self,
