@@ -152,7 +152,7 @@ def recorded(tmp_path):
                 ["dataset=minari", "dataset.id=a/b-v0", "dataset.obs_slice=3"],
                 "there is no setting 'dataset.obs_slice' with dataset=minari; choose dataset=",
             ),
-            (["-m", "dataset=file,table", "dataset.path=x"], "say ++dataset.path=..."),
+            (["dataset=file,table", "dataset.path=x", "-m"], "say ++dataset.path=..."),
             (["updates={a:1}"], "updates={'a': 1} must be a whole number"),
             (["name=null"], "name=None must be text"),
             (["verdict.fqe.hidden=???"], "verdict.fqe.hidden=??? is no value; give one"),

@@ -216,7 +216,7 @@ def test_columns_that_a_world_model_does_not_predict_are_told(caplog):
     _warn_of_lost_columns(WorldModel, data, [[0.9, None], [1.0, 0.2]])
     assert not caplog.records
     _warn_of_lost_columns(WorldModel, data, [[0.9, 1.2], [0.3, 26.1]])
-    _warn_of_lost_columns(SINDy, data, [[1.2], [1.3]])
+    _warn_of_lost_columns(SINDy, data, [[1.2, 0.1], [1.3, 0.1]])
     network, equations = (record.getMessage() for record in caplog.records)
     assert "predicts speed (26.1) worse than a constant change would" in network
     assert "world_model.max_epochs" in network

@@ -9,8 +9,9 @@ the run: many steps become the default where all three claims hold.
 In that run the shipped ensemble had stopped after 31 to 40 epochs on the pendulum and, by many
 steps, after 10 on Hopper: five epochs of 1,500 rows are 25 updates. So a second rule was added
 after it, and fixed before its own run, on other seeds: a patience of 1,000 updates
-(`patience_updates`) becomes part of `budget=laptop` where the error after 16 steps falls to .9 and
-that after one does not rise beyond 1.05, medians over tasks, sizes and seeds. Its time is told.
+(`patience_updates`) is to become part of `budget=laptop` where the error after 16 steps falls to
+.9 and that after one does not rise beyond 1.05, medians over tasks, sizes and seeds. Its time is
+told.
 """
 
 from collections.abc import Callable, Mapping
