@@ -160,6 +160,8 @@ def read_recorded(size: str, path: Path = RECORDED) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     remedy = f"move it away and run {_BUILD} again, which trains nothing twice"
     found = read_record(path, remedy)
+    if not isinstance(found.get("tasks"), dict) or not found["tasks"]:  # of somebody else
+        raise Mistake(f"{path} tells of no datasets of a suite; give the folder of a build")
     with contents_of(path, "a suite", remedy):
         for entry in found["tasks"].values():
             Reference(**entry["reference"])

@@ -184,3 +184,10 @@ def test_a_check_ends_with_1_where_something_is_wrong(built, monkeypatch, capsys
         monkeypatch.setattr(suite, "read_recorded", lambda size, recorded=recorded: recorded)
         assert suite.main() == status
     assert "4 datasets, 1 damaged or unlike the recorded ones" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("foreign", [{}, {"tasks": {}}, {"tasks": [1]}, {"name": "of another"}])
+def test_a_file_of_somebody_else_is_not_called_damaged(tmp_path, foreign):
+    (tmp_path / "suite.json").write_text(json.dumps(foreign))
+    with pytest.raises(Mistake, match="tells of no datasets of a suite; give the folder of a bu"):
+        suite.read_manifest(tmp_path)
