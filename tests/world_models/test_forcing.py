@@ -26,6 +26,7 @@ from reverie.world_models.forcing import (
 )
 from reverie.world_models.gaussian_cell import GaussianCell
 from reverie.world_models.optimiser import Adam
+from reverie.world_models.selection import WindowErrors
 from reverie.world_models.windows import room_of
 from tests.world_models.conftest import dataset
 from tests.world_models.test_any_step import numbered
@@ -277,6 +278,20 @@ def test_the_plain_ensemble_is_fitted_as_ever(make_ensemble):
     gaussians.restore(best)
     for name, value in gaussians.state_dict().items():
         assert torch.equal(value, model.gaussians.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(("updates", "epochs"), [(0, 3), (9, 6)])
+def test_a_forced_fit_waits_for_so_many_updates(monkeypatch, updates, epochs):
+    """240 rows to fit in windows of 8: two updates of 15 windows an epoch."""
+    data = dataset(episodes=10, length=30)
+    losses = iter([1.0, *[2.0] * 20])
+    measure = WindowErrors.measure
+    monkeypatch.setattr(
+        WindowErrors, "measure", lambda own: torch.full_like(measure(own), next(losses))
+    )
+    changes = {"batch": 15, "patience": 2, "patience_updates": updates, "max_epochs": None}
+    model = forced(changes | {"forcing": {"steps": 8}}, data.spec)
+    assert model.fit(data)["epochs"] == [epochs]
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, "adaptive"])
