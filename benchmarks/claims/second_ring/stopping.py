@@ -5,13 +5,6 @@ Two seeds of two sizes on three tasks, with their own early stopping: the ensemb
 fifth of the episodes is seen by no fit and measures how far ahead each sees; plans act on the
 pendulum. Hopper is read from Minari's folder, see MINARI_DATASETS_PATH. The rule was fixed before
 the run: many steps become the default where all three claims hold.
-
-In that run the shipped ensemble had stopped after 31 to 40 epochs on the pendulum and, by many
-steps, after 10 on Hopper: five epochs of 1,500 rows are 25 updates. So a second rule was added
-after it, and fixed before its own run, on other seeds: a patience of 1,000 updates
-(`patience_updates`) is to become part of `budget=laptop` where the error after 16 steps falls to
-.9 and that after one does not rise beyond 1.05, medians over tasks, sizes and seeds. Its time is
-told.
 """
 
 from collections.abc import Callable, Mapping
@@ -39,35 +32,11 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 SIZES = {"shipped": 1_500, "mpc": 4_000}
 """Rows that each size learns from, at most."""
-PATIENT = {"1,500 rows": 1_500, "10,000 rows": 10_000}
-"""Rows that the shipped size learns from with either patience."""
-PATIENT_UPDATES, PATIENT_SEED = 1_000, 1_000
 ONE, MANY = "one_step", "multi_step"
 HORIZONS = (1, 16, 32)
 STARTS, EPISODES, SEEDS = 500, 2, 2
-PATIENT_LIMITS = {"error after 16 steps": 0.9, "error after 1 step": 1.05}
 LIMITS = {"error after 16 steps": 0.9, "error after 1 step": 1.05, "seconds of a fit": 1.25}
 """Of many steps to one, what the median over all fits may reach."""
-
-
-def run_patient(task: str, rows: int, updates: int, quick: bool) -> dict[str, Any]:
-    """Fit the shipped ensemble with a patience of so many updates, and measure."""
-    option, settings = TASKS[task]
-    full = datasets.load(option, **settings)
-    data, tests = split(full, rows)
-    changes: dict[str, Any] = {"patience_updates": updates, "heldout_episodes": 0}
-    changes |= {"max_epochs": 2} if quick else {}
-    fitted = experiment.fit(
-        "world_model", "ensemble", data, changes=changes, seeds=SEEDS, seed=PATIENT_SEED
-    )
-    ahead = Ahead.of(
-        errors_ahead(
-            *(fitted.model, full, full, starts(full, tests, HORIZONS[-1], STARTS), HORIZONS[-1])
-        ),
-        HORIZONS,
-    )
-    told = {"rows": len(data), "epochs": fitted.described["epochs"], "seconds": fitted.seconds}
-    return {**ahead.described(), **told}
 
 
 def split(full: Dataset, rows: int) -> tuple[Dataset, Tensor]:
@@ -112,43 +81,7 @@ def measure(quick: bool) -> Findings:
         for size in SIZES
         for by in (ONE, MANY)
     }
-    patient: dict[str, Callable[[], dict[str, Any]]] = {
-        f"{task}/{size}/{updates}": partial(run_patient, task, rows, updates, quick)
-        for task in tasks
-        for size, rows in PATIENT.items()
-        for updates in (0, PATIENT_UPDATES)
-    }
-    found = run_all(jobs | patient)
-    findings = judge({name: found[name] for name in jobs}, quick)
-    own = {name: found[name] for name in patient}
-    claims = [*findings.claims, *judge_patience(own, quick)]
-    return Findings(claims, {**findings.details, "patience": own})
-
-
-def judge_patience(runs: Mapping[str, Any], quick: bool) -> list[Claim]:
-    """The second rule's claims, and every fit."""
-    claims = []
-    plain = [name for name in runs if name.endswith("/0")]
-    pairs = [(runs[f"{name[:-1]}{PATIENT_UPDATES}"], runs[name]) for name in plain]
-    for text, steps in zip(PATIENT_LIMITS, (16, 1), strict=True):
-        found = [
-            mine / its
-            for many, one in pairs
-            for mine, its in zip(many["errors"][steps], one["errors"][steps], strict=True)
-        ]
-        claims.append(
-            Claim(
-                f"{text}, a patience of {PATIENT_UPDATES:,} updates against 5 epochs",
-                f"median ratio at most {PATIENT_LIMITS[text]:g}",
-                f"{median(found):.3g} ({', '.join(f'{each:.3g}' for each in found)})",
-                None if quick else median(found) <= PATIENT_LIMITS[text],
-                "ours",
-            )
-        )
-    return claims + [
-        Claim(f"{name} updates of patience", "no claim", _described(each), None, "ours")
-        for name, each in runs.items()
-    ]
+    return judge(run_all(jobs), quick)
 
 
 def ratios(runs: Mapping[str, Any]) -> dict[str, list[float]]:
@@ -180,11 +113,12 @@ def judge(runs: Mapping[str, Any], quick: bool) -> Findings:
     ]
     for name, each in runs.items():
         score = f", score of plans {_shown(each['score'])}" if "score" in each else ""
-        claims.append(Claim(name, "no claim", _described(each) + score, None, "ours"))
+        claims.append(Claim(name, "no claim", describe(each) + score, None, "ours"))
     return Findings(claims, {"runs": runs})
 
 
-def _described(run: Mapping[str, Any]) -> str:
+def describe(run: Mapping[str, Any]) -> str:
+    """A fit in words, with a number a seed."""
     errors = ", ".join(f"{k}: {_shown(values)}" for k, values in run["errors"].items())
     return f"{run['rows']:,} rows, {run['epochs']} epochs, {run['seconds']:.0f} s, {errors}"
 
