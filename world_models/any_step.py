@@ -14,24 +14,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from reverie.datasets.dataset import Dataset
-from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
 from reverie.ranges import Bounds, Count, Decay, Inside, NonNegative, Positive, Whole
-from reverie.world_models.base import FitProgress, ReadState, Step, WorldModel, WriteState
+from reverie.world_models.base import FitProgress, ReadState, Step, WriteState
 from reverie.world_models.copies import Copies
-from reverie.world_models.fitting import (
-    Unfinished,
-    held_out_episodes,
-    rows_of,
-    uninterrupted,
-)
+from reverie.world_models.fitting import Unfinished, uninterrupted
 from reverie.world_models.forced_fit import ForcedFit
 from reverie.world_models.forcing import Forcing
 from reverie.world_models.jumps import Answers, JumpCell
-from reverie.world_models.per_seed import grouped_by_replica
 from reverie.world_models.recurrent import RecurrentGaussian
+from reverie.world_models.replicated import ReplicatedModel
 from reverie.world_models.selection import MULTI_STEP, cut
-from reverie.world_models.termination import LearnedTermination, resolve
 from reverie.world_models.windows import (
     WindowFit,
     WindowTable,
@@ -46,13 +39,10 @@ _BLOCK = 2048
 _LARGE = 2**62
 
 
-class AnyStep(WorldModel):
+class AnyStep(ReplicatedModel):
     """A recurrent Gaussian over (s_{t+1} - s_{t-k+1}, r_t) given s_{t-k+1} and a_{t-k+1..t}.
 
     Args:
-        spec: spaces and environment of the task.
-        seeds: S, agents trained side by side.
-        seed: of all random numbers of the fit, which depends on nothing else but data and settings.
         backtrack: m, the largest number of steps of a prediction.
         width, layers: of the gated recurrent units.
         blocks: residual blocks after them.
@@ -72,13 +62,9 @@ class AnyStep(WorldModel):
             state; otherwise to rollouts of `forcing.steps`, `batch` / `forcing.steps` in an update,
             by teacher forcing, see `jumps.JumpCell`. Their error without forcing then stops the
             fit.
-        per_seed: one model per seed, or one shared by all seeds.
-        termination: `auto`, `known`, `learned` or `none`, see `world_models.termination`.
-        terminal_head: builds the classifier that `learned` needs, given `spec` and `seeds`.
-        heldout_episodes: whole episodes kept out of the fit for open-loop diagnostics, at most a
-            tenth of all; 0 for none.
         uncertainty_unit: of u, the root mean square over observations of the standard deviation
             over k of the means: `std` of the targets, or `raw`. At a first step u is 0.
+        others: see `ReplicatedModel`.
 
     Source: ADMPO and its code. Differs: targets are standardised, and u is (`raw` undoes that); k
     is sampled for every transition of a rollout, not once for all; a rollout begins with one state,
@@ -87,16 +73,30 @@ class AnyStep(WorldModel):
     other columns (`spec.copies`) are copied exactly, and count in the loss and in u like others.
     """
 
-    draws = True
-    fitted: Tensor
     held: Tensor
+    signed = (
+        "replicas",
+        "seed",
+        "backtrack",
+        "width",
+        "layers",
+        "blocks",
+        "dropout",
+        "learning_rate",
+        "batch",
+        "log_variance_bounds",
+        "bound_coefficient",
+        "holdout_fraction",
+        "holdout_limit",
+        "improvement",
+        "patience",
+        "max_epochs",
+        "heldout_episodes",
+    )
 
     def __init__(
         self,
         *,
-        spec: Spec,
-        seeds: int,
-        seed: int,
         backtrack: Count,
         width: Count,
         layers: Count,
@@ -113,14 +113,10 @@ class AnyStep(WorldModel):
         max_epochs: Count | Literal["auto"] | None,
         checkpoint_every: Whole,
         forcing: Forcing | None,
-        per_seed: bool,
-        termination: str,
-        terminal_head: Callable[..., LearnedTermination],
-        heldout_episodes: Whole,
         uncertainty_unit: Literal["std", "raw"],
+        **others: Any,
     ) -> None:
-        super().__init__()
-        self.spec, self.seeds, self.seed = spec, seeds, seed
+        super().__init__(**others)
         self.backtrack = backtrack
         self.width, self.layers, self.blocks, self.dropout = width, layers, blocks, dropout
         self.learning_rate, self.batch = learning_rate, batch
@@ -128,22 +124,13 @@ class AnyStep(WorldModel):
         self.bound_coefficient = bound_coefficient
         self.holdout_fraction, self.holdout_limit = holdout_fraction, holdout_limit
         self.improvement, self.patience, self.max_epochs = improvement, patience, max_epochs
-        self.checkpoint_every, self.heldout_episodes = checkpoint_every, heldout_episodes
-        self.forcing = forcing
-        self.per_seed, self.standardised = per_seed, uncertainty_unit == "std"
-        # L, models: one per seed, or one in all.
-        self.replicas = seeds if per_seed else 1
-        self.termination = resolve(
-            termination, spec, lambda: terminal_head(spec=spec, seeds=self.replicas)
-        )
-        self.copies = Copies(spec)
+        self.checkpoint_every, self.forcing = checkpoint_every, forcing
+        self.standardised = uncertainty_unit == "std"
+        self.copies = Copies(self.spec)
         self.network = self._build().requires_grad_(False)
-        self.register_buffer("held", torch.tensor(spec.exogenous, dtype=torch.int64), False)
-        self.register_buffer("fitted", torch.tensor(False))
-        # The flag as a Python value: reading a tensor in `step` would make a GPU wait.
-        self.ready = False
-        self.register_load_state_dict_post_hook(_read_flag)
-        self._wrap: Callable[[Callable[..., Tensor]], Callable[..., Tensor]] = lambda f: f
+        exogenous = torch.tensor(self.spec.exogenous, dtype=torch.int64)
+        self.register_buffer("held", exogenous, False)
+        self._begin_unfitted()
         self._read: ReadState | None = None
         self._write: WriteState | None = None
 
@@ -164,28 +151,10 @@ class AnyStep(WorldModel):
         )
 
     def signature(self) -> dict[str, Any]:
-        fixed = {name: getattr(self, name) for name in _SIGNED}
-        if self.spec.exogenous:
-            fixed["exogenous"] = list(self.spec.exogenous)
+        fixed = super().signature()
         if self.forcing is not None:
             fixed["forcing"] = self.forcing.signature()
-        return {
-            "model": type(self).__name__,
-            "obs_dim": self.spec.obs_dim,
-            "action_dim": self.spec.action_dim,
-            "termination": self.termination.signature(),
-            **fixed,
-        }
-
-    def held_out(self, data: Dataset) -> Int[Tensor, " P"]:
-        """Episodes of this dataset that the fit does not see."""
-        return held_out_episodes(data, self.heldout_episodes, self.seed)
-
-    def compile_update(
-        self, wrapper: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
-    ) -> None:
-        """Pass the training step of later fits, of fixed shapes for each k, through `wrapper`."""
-        self._wrap = wrapper
+        return fixed
 
     def keep_partial_fits(self, read: ReadState, write: WriteState) -> None:
         self._read, self._write = read, write
@@ -205,7 +174,7 @@ class AnyStep(WorldModel):
         """
         self.spec.require_same_spaces(data.spec, "the world model", f"dataset {data.name}")
         device = self.fitted.device
-        seen = ~rows_of(data, self.held_out(data))
+        seen = self._seen(data)
         holdout = holdout_rows(data, seen, self.holdout_fraction, self.seed)
         train, held = (
             windows(data, rows, self.backtrack) for rows in (seen & ~holdout, seen & holdout)
@@ -238,8 +207,7 @@ class AnyStep(WorldModel):
             finally:
                 self.network.requires_grad_(False)
             self.fit_first = unfinished.first
-            self.ready = True
-            self.fitted.fill_(True)
+            self._set_fitted(True)
             described |= {
                 "jump_error": holdout_errors(self.network, tests).sqrt().tolist(),
                 "windows": train.counts,
@@ -428,10 +396,6 @@ class AnyStep(WorldModel):
         obs, action, state = map(self._by_replica, (obs, action, state))
         answers = self.answers(obs, action, state)
         chosen = choose(answers)
-        next_obs = self.copies(obs, action, chosen[..., :-1])
-        ended = self.termination(
-            obs.expand_as(next_obs), action.expand(candidates, -1, -1, -1), next_obs
-        )
         spread = answers.spread()[..., :-1]
         if self.standardised:
             spread = spread / self.network.output_std[:-1].square()
@@ -441,12 +405,14 @@ class AnyStep(WorldModel):
             .to(kind)
             .expand(candidates, -1, -1, -1)
         )
-        return Step(
-            next_obs=next_obs.reshape(candidates, *shape, -1),
-            reward=chosen[..., -1].reshape(candidates, *shape),
-            terminated=ended.reshape(candidates, *shape),
-            uncertainty=learned.mean(-1).sqrt().reshape(shape),
-            state=following.reshape(candidates, *shape, -1),
+        return self._step_to(
+            obs,
+            action,
+            self.copies(obs, action, chosen[..., :-1]),
+            chosen[..., -1],
+            uncertainty=learned.mean(-1).sqrt(),
+            state=following,
+            shape=shape,
         )
 
     def predict(
@@ -460,37 +426,3 @@ class AnyStep(WorldModel):
         change, reward = mean.split([self.spec.obs_dim, 1], -1)
         obs, action = obs.unsqueeze(1), action.unsqueeze(1)
         return torch.cat([self.copies(obs, action, obs + change), reward], -1), std
-
-    def _by_replica(self, values: Float[Tensor, "S B W"]) -> Float[Tensor, "L rows W"]:
-        """Rows grouped by the model that serves them."""
-        if not self.ready:
-            raise RuntimeError("the world model is not fitted; call fit or load a fitted one first")
-        return grouped_by_replica(
-            values, seeds=self.seeds, replicas=self.replicas, per_seed=self.per_seed
-        )
-
-
-# What two models must agree on, besides spaces and termination, to be exchangeable.
-_SIGNED = (
-    "replicas",
-    "seed",
-    "backtrack",
-    "width",
-    "layers",
-    "blocks",
-    "dropout",
-    "learning_rate",
-    "batch",
-    "log_variance_bounds",
-    "bound_coefficient",
-    "holdout_fraction",
-    "holdout_limit",
-    "improvement",
-    "patience",
-    "max_epochs",
-    "heldout_episodes",
-)
-
-
-def _read_flag(model: AnyStep, _: object) -> None:
-    model.ready = bool(model.fitted)

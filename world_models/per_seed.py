@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 PerSeed = float | Sequence[float]
@@ -37,23 +36,3 @@ def as_tensor(value: PerSeed, seeds: int) -> Tensor:
 def as_list(value: PerSeed) -> Sequence[float]:
     """All numbers given, to be checked one by one."""
     return value if isinstance(value, Sequence) else [value]
-
-
-def grouped_by_replica(
-    values: Float[Tensor, "S B W"], *, seeds: int, replicas: int, per_seed: bool
-) -> Float[Tensor, "L rows W"]:
-    """Rows of all seeds, grouped by the one of L fitted models that serves them.
-
-    Args:
-        seeds: S, for which the model was built.
-        replicas: L, S where each seed has a model of its own (`per_seed`), else 1.
-
-    Raises:
-        ValueError: another shape, or another number of seeds than there are models.
-    """
-    if values.ndim != 3 or (per_seed and values.shape[0] != seeds):
-        raise ValueError(
-            f"the world model was built for seeds={seeds} and takes observations and "
-            f"actions [S, B, *], got shape {list(values.shape)}"
-        )
-    return values.reshape(replicas, values.shape[0] // replicas * values.shape[1], values.shape[-1])

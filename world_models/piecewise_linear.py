@@ -190,7 +190,7 @@ class PiecewiseLinearEnsemble(RecurrentEnsemble):
             reward_hidden=self.reward_hidden,
             log_variance_bounds=self.log_variance_bounds,
             bound_coefficient=self.bound_coefficient,
-            left_out=self.left_out,
+            left_out=self.not_learned,
         )
 
     def signature(self) -> dict[str, Any]:

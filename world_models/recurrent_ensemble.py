@@ -10,33 +10,29 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
 from reverie.datasets.dataset import Dataset
-from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
 from reverie.ranges import Bounds, Count, Decay, Inside, NonNegative, Positive, Whole
-from reverie.world_models.base import FitProgress, Step, WorldModel, watch_indices
+from reverie.world_models.base import FitProgress, Step
 from reverie.world_models.copies import Copies
-from reverie.world_models.elites import mean_of_elites, of_elites, sample_elites
-from reverie.world_models.fitting import held_out_episodes, rows_of, uninterrupted
+from reverie.world_models.elites import EliteEnsemble, mean_of_elites, sample_elites
+from reverie.world_models.fitting import uninterrupted
 from reverie.world_models.forced_fit import ForcedFit
 from reverie.world_models.forcing import Forcing
-from reverie.world_models.per_seed import grouped_by_replica
 from reverie.world_models.recurrent import MemoryNetwork, RecurrentGaussian
 from reverie.world_models.recurrent_cell import RecurrentCell
-from reverie.world_models.rewards import Choice, compare, resolve_reward, rewarded
 from reverie.world_models.selection import Cut, SelectBy, cut
-from reverie.world_models.termination import LearnedTermination, resolve
-from reverie.world_models.uncertainty import DROPOUT, STANDARDISED, uncertainty_named
+from reverie.world_models.uncertainty import DROPOUT
 
 # Rows of a CPU that go through the networks at a time; more would leave its caches.
 _BLOCK = 2048
 
 
-class RecurrentEnsemble(WorldModel):
+class RecurrentEnsemble(EliteEnsemble):
     """E recurrent Gaussians per seed, each fitted to its own windows, elites used in rollouts.
 
     `Step.state` holds the hidden states of all members, W = E x layers x width. A rollout begins
@@ -44,11 +40,6 @@ class RecurrentEnsemble(WorldModel):
     an episode, use the earlier steps.
 
     Args:
-        spec: spaces and environment of the task.
-        seeds: S, agents trained side by side.
-        seed: of all random numbers of the fit, which depends on nothing else but data and settings.
-        members: E.
-        elites: members with the lowest holdout error that rollouts sample from.
         width, layers: of the gated recurrent units.
         blocks: residual blocks after them.
         dropout: dropout probability in these blocks during the fit.
@@ -60,33 +51,42 @@ class RecurrentEnsemble(WorldModel):
         improvement: smallest relative decrease of a member's holdout error that counts.
         patience: epochs without any improvement after which a seed stops.
         max_epochs: cap on epochs, None for none; auto caps the updates at `fitting.AUTO_UPDATES`.
-        per_seed: one ensemble per seed, or one shared by all seeds.
-        uncertainty: see `world_models.uncertainty`, all but `dropout`.
         forcing: length of the windows, and strength of teacher forcing.
         select_by: error for early stopping, weights and elites, see `ForcedFit`; on windows of
             `forcing.steps`.
-        termination: `auto`, `known`, `learned` or `none`, see `world_models.termination`.
-        terminal_head: builds the classifier that `learned` needs, given `spec` and `seeds`.
-        heldout_episodes: whole episodes kept out of the fit for open-loop diagnostics, at most a
-            tenth of all; 0 for none.
+        others: see `EliteEnsemble`; no `uncertainty=dropout`.
 
     Source: ours, after the papers above; no published counterpart with these numbers.
     """
 
-    draws = True
     remembers = True
-    elite_members: Tensor
-    fitted: Tensor
+    remedy = "or lower world_model.learning_rate"
     held: Tensor
+    signed = (
+        "replicas",
+        "seed",
+        "members",
+        "elites",
+        "width",
+        "layers",
+        "blocks",
+        "dropout",
+        "learning_rate",
+        "batch",
+        "log_variance_bounds",
+        "bound_coefficient",
+        "holdout_fraction",
+        "holdout_limit",
+        "improvement",
+        "patience",
+        "max_epochs",
+        "select_by",
+        "heldout_episodes",
+    )
 
     def __init__(
         self,
         *,
-        spec: Spec,
-        seeds: int,
-        seed: int,
-        members: Count,
-        elites: Count,
         width: Count,
         layers: Count,
         blocks: Whole,
@@ -100,54 +100,30 @@ class RecurrentEnsemble(WorldModel):
         improvement: Decay,
         patience: Count,
         max_epochs: Count | Literal["auto"] | None,
-        per_seed: bool,
         uncertainty: str,
         forcing: Forcing,
         select_by: SelectBy,
-        termination: str,
-        terminal_head: Callable[..., LearnedTermination],
-        heldout_episodes: Whole,
-        reward: Choice,
+        **others: Any,
     ) -> None:
-        super().__init__()
-        if elites > members:
-            raise Mistake(f"world_model needs elites <= members, got {[elites, members]}")
         if uncertainty == DROPOUT:
             raise Mistake(
                 "world_model.uncertainty=dropout is of world_model=ensemble; recurrent members "
                 "are compared with world_model.uncertainty=ensemble_std"
             )
-        self.spec, self.seeds, self.seed = spec, seeds, seed
-        self.members, self.elites = members, elites
+        super().__init__(uncertainty=uncertainty, **others)
         self.width, self.layers, self.blocks, self.dropout = width, layers, blocks, dropout
         self.learning_rate, self.batch = learning_rate, batch
         self.log_variance_bounds = list(log_variance_bounds)
         self.bound_coefficient = bound_coefficient
         self.holdout_fraction, self.holdout_limit = holdout_fraction, holdout_limit
         self.improvement, self.patience, self.max_epochs = improvement, patience, max_epochs
-        self.per_seed, self.heldout_episodes = per_seed, heldout_episodes
         self.forcing: Forcing = forcing
         self.select_by: SelectBy = select_by
-        # L, ensembles: one per seed, or one in all.
-        self.replicas = seeds if per_seed else 1
-        self.uncertainty_of = uncertainty_named(uncertainty, members)
-        self.standardised = uncertainty in STANDARDISED
-        self.termination = resolve(
-            termination, spec, lambda: terminal_head(spec=spec, seeds=self.replicas)
-        )
-        self.reward_rule = resolve_reward(reward, spec)
-        self.copies = Copies(spec)
-        self.left_out = sorted([*spec.exogenous, *self.copies.columns.tolist()])
-        self.left_out += [] if self.reward_rule is None else [spec.obs_dim]
+        self.copies = Copies(self.spec)
         self.network = self._build().requires_grad_(False)
-        self.register_buffer("held", torch.tensor(spec.exogenous, dtype=torch.int64), False)
-        self.register_buffer("elite_members", torch.arange(elites).repeat(self.replicas, 1))
-        watch_indices(self, "elite_members", members)
-        self.register_buffer("fitted", torch.tensor(False))
-        # The flag as a Python value: reading a tensor in `step` would make a GPU wait.
-        self.ready = False
-        self.register_load_state_dict_post_hook(_read_flag)
-        self._wrap: Callable[[Callable[..., Tensor]], Callable[..., Tensor]] = lambda f: f
+        exogenous = torch.tensor(self.spec.exogenous, dtype=torch.int64)
+        self.register_buffer("held", exogenous, False)
+        self._begin_unfitted()
 
     def _build(self) -> MemoryNetwork:
         """Networks whose weights come from torch's global generator."""
@@ -162,67 +138,21 @@ class RecurrentEnsemble(WorldModel):
             dropout=self.dropout,
             log_variance_bounds=self.log_variance_bounds,
             bound_coefficient=self.bound_coefficient,
-            left_out=self.left_out,
+            left_out=self.not_learned,
         )
 
     def signature(self) -> dict[str, Any]:
-        fixed = {name: getattr(self, name) for name in _SIGNED}
-        if self.spec.exogenous:
-            fixed["exogenous"] = list(self.spec.exogenous)
-        if self.spec.copies:
-            fixed["copies"] = [list(pair) for pair in self.spec.copies]
-        if self.reward_rule is not None:
-            fixed["reward"] = "known"
-        return {
-            "model": type(self).__name__,
-            "obs_dim": self.spec.obs_dim,
-            "action_dim": self.spec.action_dim,
-            "forcing": self.forcing.signature(),
-            "termination": self.termination.signature(),
-            **fixed,
-        }
+        return super().signature() | {"forcing": self.forcing.signature()}
 
-    def held_out(self, data: Dataset) -> Int[Tensor, " P"]:
-        """Episodes of this dataset that the fit does not see."""
-        return held_out_episodes(data, self.heldout_episodes, self.seed)
-
-    def compile_update(
-        self, wrapper: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
-    ) -> None:
-        """Pass the training step of later fits, a function of fixed shapes, through `wrapper`."""
-        self._wrap = wrapper
-
-    def fit(self, data: Dataset, progress: FitProgress | None = None) -> dict[str, Any]:
-        """Fit from scratch on a random stream of its own, seeded by `seed`.
-
-        Returns:
-            What `ForcedFit` returns, the elites, the number of `heldout_episodes`, and what the
-            termination says of its own fit.
-
-        Raises:
-            Mistake: other spaces than the model's, or too few usable rows; the fit diverged.
-        """
-        self.spec.require_same_spaces(data.spec, "the world model", f"dataset {data.name}")
-        device = self.fitted.device
-        seen = ~rows_of(data, self.held_out(data))
-        rows = cut(data, seen, self.holdout_fraction, self.seed, device)
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(self.seed)
-            self.network.load_state_dict(self._build().state_dict())
-            self.network.normalise_by((rows.mean, rows.std), rows.of_changes(data))
-            stopping, said = self._train(rows, data, progress)
-            self.elite_members.copy_(stopping.best.argsort(-1)[:, : self.elites])
-            self.ready = not bool(stopping.failed.any())
-            self.fitted.fill_(self.ready)
-            stopping.require_finite("or lower world_model.learning_rate")
-            said |= {
-                "elites": self.elite_members.tolist(),
-                "heldout_episodes": len(self.held_out(data)),
-                "termination": self.termination.fit(data, seen),
-            }
-            if self.reward_rule is not None:
-                said["reward"] = compare(self.reward_rule, data, seen)
-        return said
+    def learn(
+        self, data: Dataset, seen: Bool[Tensor, " N"], progress: FitProgress | None
+    ) -> dict[str, Any]:
+        """Fit new weights to the `seen` rows; returns what `ForcedFit` does, and the elites."""
+        rows = cut(data, seen, self.holdout_fraction, self.seed, self.fitted.device)
+        self.network.load_state_dict(self._build().state_dict())
+        self.network.normalise_by((rows.mean, rows.std), rows.of_changes(data))
+        stopping, said = self._train(rows, data, progress)
+        return said | self.conclude(stopping)
 
     def _train(self, rows: Cut, data: Dataset, progress: FitProgress | None) -> Any:
         cell, test = (
@@ -363,19 +293,14 @@ class RecurrentEnsemble(WorldModel):
         obs, action, state = map(self._by_replica, (obs, action, state.to(obs.dtype)))
         mean, std, after = self.all_members(obs, action, state)
         chosen = choose(mean, std)
-        next_obs = self.copies(obs, action, obs + chosen[..., :-1])
-        ended = self.termination(
-            obs.expand_as(next_obs), action.expand(candidates, -1, -1, -1), next_obs
-        )
-        after, reward = after.to(kind).expand(candidates, -1, -1, -1), chosen[..., -1]
-        if self.reward_rule is not None:
-            reward = rewarded(self.reward_rule, obs, action, next_obs)
-        return Step(
-            next_obs=next_obs.reshape(candidates, *shape, -1),
-            reward=reward.reshape(candidates, *shape),
-            terminated=ended.reshape(candidates, *shape),
-            uncertainty=self._uncertainty(mean, std).reshape(shape),
-            state=after.reshape(candidates, *shape, -1),
+        return self._step_to(
+            obs,
+            action,
+            self.copies(obs, action, obs + chosen[..., :-1]),
+            chosen[..., -1],
+            uncertainty=self._uncertainty(mean, std),
+            state=after.to(kind).expand(candidates, -1, -1, -1),
+            shape=shape,
         )
 
     def _uncertainty(
@@ -387,6 +312,7 @@ class RecurrentEnsemble(WorldModel):
         learned = [each.index_select(-1, self.network.learned) for each in (mean, std)]
         if self.reward_rule is not None:  # stands last, and is without doubt
             learned = [F.pad(each, (0, 1)) for each in learned]
+        assert self.uncertainty_of is not None  # only of dropout, which was refused
         return self.uncertainty_of(*learned)
 
     def predict(
@@ -396,58 +322,11 @@ class RecurrentEnsemble(WorldModel):
         state: Float[Tensor, "S B W"] | None = None,
     ) -> tuple[Float[Tensor, "S E B Y"], Float[Tensor, "S E B Y"]]:
         """Mean and standard deviation of (next_obs, reward) from every elite, raw units."""
-        seeds, rows = obs.shape[:-1]
         state = self.initial_state(obs) if state is None else state
         lanes = map(self._by_replica, (obs, action, state.to(obs.dtype)))
-        mean, std, _ = self.all_members(*lanes)
-        mean, std = (of_elites(each, self.elite_members) for each in (mean, std))
-        if self.replicas != seeds:  # one ensemble serves all seeds: [1, E, S * B] -> [S, E, B]
-            mean, std = (x.view(self.elites, seeds, rows, -1).transpose(0, 1) for x in (mean, std))
-        obs, action = obs.unsqueeze(1), action.unsqueeze(1)
-        next_obs, reward = self.copies(obs, action, obs + mean[..., :-1]), mean[..., -1]
-        if self.reward_rule is not None:
-            reward = self.reward_rule(
-                obs.expand_as(next_obs), action.expand(*next_obs.shape[:-1], -1), next_obs
-            )
-        return torch.cat([next_obs, reward.unsqueeze(-1)], -1), std
-
-    def _by_replica(self, values: Float[Tensor, "S B W"]) -> Float[Tensor, "L rows W"]:
-        """Rows grouped by the ensemble that serves them."""
-        if not self.ready:
-            raise RuntimeError("the world model is not fitted; call fit or load a fitted one first")
-        return grouped_by_replica(
-            values, seeds=self.seeds, replicas=self.replicas, per_seed=self.per_seed
-        )
-
-
-# What two models must agree on, besides spaces, forcing and termination, to be exchangeable.
-_SIGNED = (
-    "replicas",
-    "seed",
-    "members",
-    "elites",
-    "width",
-    "layers",
-    "blocks",
-    "dropout",
-    "learning_rate",
-    "batch",
-    "log_variance_bounds",
-    "bound_coefficient",
-    "holdout_fraction",
-    "holdout_limit",
-    "improvement",
-    "patience",
-    "max_epochs",
-    "select_by",
-    "heldout_episodes",
-)
+        return self._of_elites(obs, action, *self.all_members(*lanes)[:2])
 
 
 def _flat(hidden: Float[Tensor, "L E B H"]) -> Float[Tensor, "L B W"]:
     """Hidden states of all members side by side."""
     return hidden.transpose(1, 2).flatten(2)
-
-
-def _read_flag(model: RecurrentEnsemble, _: object) -> None:
-    model.ready = bool(model.fitted)

@@ -250,6 +250,23 @@ def require_columns(
             )
 
 
+def require_widths(
+    file: Path, columns: Mapping[str, np.ndarray], obs_dim: int, action_dim: int, id: str
+) -> None:
+    """Refuse a file whose observations or actions are not as wide as those of the dataset `id`.
+
+    Raises:
+        Mistake: as above.
+    """
+    widths = {"observations": obs_dim, "actions": action_dim, "next_observations": obs_dim}
+    for name, width in widths.items():
+        if name in columns and columns[name].shape[1:] != (width,):
+            raise Mistake(
+                f"{file}: {name} has shape {list(columns[name].shape)}, expected [N, {width}] for "
+                f"{id}; is it the file of another dataset?"
+            )
+
+
 def flag(column: np.ndarray) -> np.ndarray:
     """A stored flag, `[N]` or `[N, 1]` of any number type, as `[N]` bool."""
     return column.reshape(-1) != 0

@@ -25,6 +25,7 @@ from reverie.datasets.readers.columns import (
     read_hdf5,
     require_columns,
     require_file,
+    require_widths,
 )
 from reverie.datasets.subset import Subset
 from reverie.envs.reference import reference_for
@@ -200,7 +201,7 @@ def load(
             f"{file} records no timeouts, so it is a v0 file and not {task.id}: v0 locomotion "
             "files do not tell time limits from terminations; fetch the v2 file"
         )
-    _require_widths(task, file, columns)
+    require_widths(file, columns, task.obs_dim, task.action_dim, task.id)
     obs_slice = task.obs_slice
     if obs_slice is not None:
         _warn_if_varying(task, columns["observations"], obs_slice)
@@ -352,17 +353,6 @@ def _spec(
         physics=physics if task.physics else "as-is",
         obs_slice=task.obs_slice,
     )
-
-
-def _require_widths(task: Task, file: Path, columns: dict[str, np.ndarray]) -> None:
-    expected = {"observations": task.obs_dim, "actions": task.action_dim}
-    expected["next_observations"] = task.obs_dim
-    for name, width in expected.items():
-        if name in columns and columns[name].shape[1:] != (width,):
-            raise Mistake(
-                f"{file}: {name} has shape {list(columns[name].shape)}, expected [N, {width}] for "
-                f"{task.id}; is it the file of another dataset?"
-            )
 
 
 def _warn_if_varying(task: Task, obs: np.ndarray, obs_slice: int) -> None:

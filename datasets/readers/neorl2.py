@@ -20,6 +20,7 @@ from reverie.datasets.readers.columns import (
     listed,
     read_npz,
     require_columns,
+    require_widths,
 )
 from reverie.datasets.readers.file import require_terminations, truncated_rows
 from reverie.datasets.readers.parquet import read_parquet
@@ -78,7 +79,7 @@ def load(
         )
     data = _read(file)
     source = str(file)
-    _require_widths(id, task, source, data)
+    require_widths(file, data, len(task.obs_names), len(task.action_names), id)
     truncated = truncated_rows(source, data, None)
     wanted = task.trajectories if isinstance(trajectories, str) else trajectories
     rows = _first(wanted, flag(truncated) | flag(data["terminals"]))
@@ -165,17 +166,6 @@ def _read(file: Path) -> Columns:
     require_columns(file, {key: data[key] for key in data if key != "index"}, REQUIRED)
     require_terminations(str(file), data, names["terminals"])
     return data
-
-
-def _require_widths(id: str, task: Task, file: str, data: Columns) -> None:
-    widths = {"observations": len(task.obs_names), "actions": len(task.action_names)}
-    widths["next_observations"] = widths["observations"]
-    for column, width in widths.items():
-        if data[column].shape[1:] != (width,):
-            raise Mistake(
-                f"{file}: {column} has shape {list(data[column].shape)}, expected [N, {width}] for "
-                f"{id}; is it the file of another task?"
-            )
 
 
 def _first(trajectories: int | None, ends: np.ndarray) -> slice:

@@ -14,7 +14,14 @@ import torch
 from reverie.datasets.build import LowAndHigh, build, given_reference
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.names import short_name
-from reverie.datasets.readers.columns import Columns, flag, listed, read_npz, require_columns
+from reverie.datasets.readers.columns import (
+    Columns,
+    flag,
+    listed,
+    read_npz,
+    require_columns,
+    require_widths,
+)
 from reverie.datasets.subset import Subset
 from reverie.envs.ogbench import ROOMS, Parts, Room, reward, solved
 from reverie.envs.specs import Spec
@@ -79,7 +86,7 @@ def load(
         )
     _require_own_file(id, file)
     data = _read(file)
-    _require_widths(id, room, file, data)
+    require_widths(file, data, room.obs_dim, room.action_dim, id)
     parts = _parts(room, file, data)
     last = flag(data["terminals"])
     last[-1] = True  # where the file is cut, its last row has no successor either
@@ -185,16 +192,6 @@ def _read(file: Path) -> Columns:
             "trajectory; fetch it again"
         )
     return data
-
-
-def _require_widths(id: str, room: Room, file: Path, data: Columns) -> None:
-    widths = {"observations": room.obs_dim, "actions": room.action_dim}
-    for column, width in widths.items():
-        if data[column].shape[1:] != (width,):
-            raise Mistake(
-                f"{file}: {column} has shape {list(data[column].shape)}, expected [N, {width}] for "
-                f"{id}; is it the file of another dataset?"
-            )
 
 
 def _parts(room: Room, file: Path, data: Columns) -> Parts:
