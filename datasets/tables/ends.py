@@ -84,8 +84,8 @@ def find_ends(
             f"{table.source}: dataset.longest_step={longest_step:g} says how far apart rows may "
             "be, but no column tells the time; name one as dataset.columns.time"
         )
-    terminated = _flag(table, roles.terminated)
-    ends = terminated | _flag(table, roles.truncated)
+    terminated = _flag(table, roles.terminated, "terminated")
+    ends = terminated | _flag(table, roles.truncated, "truncated")
     if roles.episode is not None:
         labels = _labels(table, roles.episode)
         ends[:-1] |= labels[1:] != labels[:-1]
@@ -174,8 +174,12 @@ def _counts(table: Table, lacks: Mapping[str, np.ndarray]) -> str:
 
 def _labels(table: Table, name: str) -> np.ndarray:
     """A number for each episode, in the order of their first rows."""
+    column = table.columns[name]
+    if column.dtype == object:  # spaces behind a name make no other one of it
+        stripped = [each.strip() if isinstance(each, str) else each for each in column]
+        column = pandas.Series(stripped, dtype=object)
     try:
-        labels, _ = pandas.factorize(pandas.Series(table.columns[name]))
+        labels, _ = pandas.factorize(column)
     except TypeError as error:  # of lists and the like, which cannot be told apart
         raise Mistake(
             f"{table.source}: {name} holds a {type(table.columns[name][0]).__name__} in row 0, "
@@ -190,9 +194,14 @@ def _labels(table: Table, name: str) -> np.ndarray:
     return labels
 
 
-def _flag(table: Table, name: str | None) -> np.ndarray:
+def _flag(table: Table, name: str | None, role: str) -> np.ndarray:
     if name is None:
         return np.zeros(len(table), dtype=bool)
+    if not table.is_numeric(name):
+        raise Mistake(
+            f"{table.source}: {name} must hold only 0 and 1, found {table.shown(name, 0)} in "
+            f"{table.places.at(0)}; write it as 0 and 1, or set dataset.columns.{role}=[] for none"
+        )
     values = table.numbers(name)
     odd = (values != 0) & (values != 1)
     if odd.any():
@@ -229,6 +238,13 @@ def _breaks(table: Table, name: str, ends: np.ndarray, longest_step: float | Non
     back, gap = inside & (steps < 0), inside & ~(steps <= longest)  # a missing time is a gap
     # Without other signs, time that starts again is how a log shows its episodes.
     odd = gap | back if ends[:-1].any() else gap
+    if not ends[:-1].any() and back.sum() > _MOST * inside.sum():
+        raise Mistake(
+            f"{table.source}: {name} is not sorted: it goes back after "
+            f"{counted(int(back.sum()), 'row')} of {len(table):,}, first after "
+            f"{table.places.at(int(np.argmax(back)))}; sort the rows by it, name the episodes as "
+            "dataset.columns.episode, or set dataset.columns.time=[] if it is no time"
+        )
     if odd.sum() > _MOST * inside.sum():
         low, high = np.nanquantile(steps[inside], [0.1, 0.9])
         advances = f"from row to row it advances by {low:.4g} to {high:.4g}{unit} (10 % to 90 %)"

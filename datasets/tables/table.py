@@ -12,8 +12,15 @@ from reverie.datasets.names import UNIT, bare
 from reverie.datasets.places import Places
 from reverie.datasets.readers.columns import ARROW_FILES, TEXT_FILES, listed, require_file
 from reverie.datasets.tables.arrow import read_arrow
-from reverie.datasets.tables.cells import DECIMALS, Decimal, Numbers, as_missing, parse_numbers
-from reverie.datasets.tables.dates import Unread, parse_dates
+from reverie.datasets.tables.cells import (
+    DECIMALS,
+    Decimal,
+    Numbers,
+    as_missing,
+    marking_numbers,
+    parse_numbers,
+)
+from reverie.datasets.tables.dates import Unread, parse_compact, parse_dates
 from reverie.datasets.tables.text import Lines, read_text, require_different
 from reverie.mistake import Mistake
 from reverie.text import near, one_line
@@ -32,13 +39,13 @@ class Writing:
         encoding: of a text file, such as utf-8, cp1252 or utf-16.
         decimal: `.` or `,`; the other one then separates thousands.
         date_format: `day-first`, `month-first`, or a format of `strptime`.
-        missing: texts that mark missing values, besides `cells.MISSING`.
+        missing: texts and numbers that mark missing values, besides `cells.MISSING`.
     """
 
     encoding: str | None = None
     decimal: Decimal | None = None
     date_format: str | None = None
-    missing: Sequence[str] = ()
+    missing: Sequence[str | int | float] = ()
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,12 @@ class Table:
         Raises:
             Mistake: it holds text or dates, or numbers that can be read in two ways.
         """
+        values = self._numbers(name)
+        marks = marking_numbers(self.writing.missing)
+        return np.where(np.isin(values, marks), np.nan, values) if marks else values
+
+    def _numbers(self, name: str) -> np.ndarray:
+        """As `numbers`, with numbers that mark missing values."""
         column = self.columns[name]
         if column.dtype.kind in "fiub":
             return column.astype(np.float64)
@@ -139,7 +152,8 @@ class Table:
 
     def _parsed(self, name: str) -> Numbers:
         column = np.asarray(self.columns[name], dtype=object)
-        return parse_numbers(column, self.writing.decimal, self.usual, self.writing.missing)
+        missing = [str(each) for each in self.writing.missing]
+        return parse_numbers(column, self.writing.decimal, self.usual, missing)
 
     def _remedy(self, name: str, row: int, found: Numbers) -> str:
         """What helps against a text: it may mean that there is no value."""
@@ -171,14 +185,17 @@ class Table:
         """
         column = self.columns[name]
         if column.dtype.kind in "fiu":
-            return column.astype(np.float64)
+            compact = parse_compact(column)
+            return column.astype(np.float64) if compact is None else compact
         if column.dtype.kind == "m":
             return _since(column, np.timedelta64(1, "s"))
         if column.dtype.kind == "M":
             return _since(column - np.nanmin(column), np.timedelta64(1, "s"))
         numbers = self._parsed(name)
         if not numbers.text.any() and np.isfinite(numbers.values).any():
-            return self.numbers(name)
+            values = self._numbers(name)
+            compact = parse_compact(values)
+            return values if compact is None else compact
         found = parse_dates(self.texts(name), self.writing.date_format)
         if isinstance(found, Unread):
             raise Mistake(
@@ -195,7 +212,9 @@ class Table:
 
     def unit_of_time(self, name: str) -> str:
         """The unit of `seconds`: of numbers as the name says, of dates s."""
-        return unit_of(name) if self.is_numeric(name) else "s"
+        column = self.columns[name]
+        is_date = column.dtype.kind in "fiu" and parse_compact(column) is not None
+        return unit_of(name) if self.is_numeric(name) and not is_date else "s"
 
 
 def _since(column: np.ndarray, unit: np.timedelta64) -> np.ndarray:
