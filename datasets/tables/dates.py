@@ -192,7 +192,15 @@ def _by_pattern(texts: list[str], order: str | None) -> np.ndarray | Unread:
     if order is not None:
         return read(order == MONTH_FIRST)
     if not slashed or day_first or month_first:
-        return read(bool(month_first))
+        values = read(bool(month_first))
+        if slashed and _is_year_first(parts, values):
+            return Unread(
+                slashed[0],
+                "in which the year seems to come first; set 'dataset.date_format=\"%y/%m/%d "
+                "%H:%M:%S\"' with the marks between as they are written, or "
+                "dataset.date_format=day-first",
+            )
+        return values
     by_month, by_day = read(True), read(False)
     # Of one day both give the same steps, and nothing else is asked of a time.
     if np.allclose(by_month - by_month.min(), by_day - by_day.min(), rtol=0, atol=1e-6):
@@ -202,6 +210,15 @@ def _by_pattern(texts: list[str], order: str | None) -> np.ndarray | Unread:
         "in which day and month cannot be told apart; set dataset.date_format=day-first or "
         "dataset.date_format=month-first",
     )
+
+
+def _is_year_first(parts: list[dict[str, str | None]], values: np.ndarray) -> bool:
+    """Whether dates such as 26/01/31 span less time with the year first than as they were read."""
+    if not all(each and len(each["year"] or "") == 2 and "a" in each for each in parts):
+        return False
+    turned = [each | {"a": each["year"], "year": each["a"]} for each in parts]
+    others = np.array([_date(each, False) for each in turned])
+    return bool(np.ptp(others) < np.ptp(values))  # not so with NaN
 
 
 def _by_format_iso(texts: list[str]) -> np.ndarray:

@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import pandas
 
+from reverie.datasets.names import bare
+from reverie.datasets.readers.columns import LOOSE
 from reverie.datasets.tables.roles import Roles
 from reverie.datasets.tables.table import Table
 from reverie.mistake import Mistake
@@ -85,7 +87,10 @@ def find_ends(
             "be, but no column tells the time; name one as dataset.columns.time"
         )
     terminated = _flag(table, roles.terminated, "terminated")
-    ends = terminated | _flag(table, roles.truncated, "truncated")
+    limits = _flag(table, roles.truncated, "truncated")
+    if roles.terminated is not None and bare(roles.terminated).lower() in LOOSE:
+        _require_terminations(table, roles, terminated, limits)
+    ends = terminated | limits
     if roles.episode is not None:
         labels = _labels(table, roles.episode)
         ends[:-1] |= labels[1:] != labels[:-1]
@@ -192,6 +197,19 @@ def _labels(table: Table, name: str) -> np.ndarray:
             f"in {table.places.at(int(np.argmax(labels < 0)))}; fill in the episode"
         )
     return labels
+
+
+def _require_terminations(
+    table: Table, roles: Roles, terminated: np.ndarray, limits: np.ndarray
+) -> None:
+    """Refuse a column of a name such as `done` that marks every time limit too."""
+    if limits.any() and terminated[limits].all():
+        remedy = f"set 'dataset.columns={{terminated: [], truncated: {roles.terminated}}}'"
+        raise Mistake(
+            f"{table.source}: {roles.terminated} is 1 at every time limit ({roles.truncated}) too, "
+            "so it holds ends of episodes, not terminations; write terminated without them, or "
+            f"{remedy} if the task never ends by itself"
+        )
 
 
 def _flag(table: Table, name: str | None, role: str) -> np.ndarray:

@@ -20,7 +20,13 @@ from reverie.datasets.tables.cells import (
     marking_numbers,
     parse_numbers,
 )
-from reverie.datasets.tables.dates import Unread, parse_compact, parse_dates
+from reverie.datasets.tables.dates import (
+    DAY_FIRST,
+    MONTH_FIRST,
+    Unread,
+    parse_compact,
+    parse_dates,
+)
 from reverie.datasets.tables.text import Lines, read_text, require_different
 from reverie.mistake import Mistake
 from reverie.text import near, one_line
@@ -108,6 +114,10 @@ class Table:
         found = self._parsed(name) if column.dtype.kind in "OUT" else None
         return found is not None and int(np.isfinite(found.values).sum()) > int(found.text.sum())
 
+    def is_empty(self, name: str) -> bool:
+        """Whether a column holds nothing in any row."""
+        return bool(pandas.isna(self.columns[name]).all())
+
     def numbers(self, name: str) -> np.ndarray:
         """A column as float64, durations in seconds, NaN where an entry is missing.
 
@@ -184,6 +194,9 @@ class Table:
             Mistake: it holds text that is no date, or dates that can be read in two ways.
         """
         column = self.columns[name]
+        written = self.writing.date_format
+        if column.dtype.kind in "fiu" and written not in (None, DAY_FIRST, MONTH_FIRST):
+            return self._dates(name, _digits(column, str(written)))
         if column.dtype.kind in "fiu":
             compact = parse_compact(column)
             return column.astype(np.float64) if compact is None else compact
@@ -196,7 +209,10 @@ class Table:
             values = self._numbers(name)
             compact = parse_compact(values)
             return values if compact is None else compact
-        found = parse_dates(self.texts(name), self.writing.date_format)
+        return self._dates(name, self.texts(name))
+
+    def _dates(self, name: str, texts: np.ndarray) -> np.ndarray:
+        found = parse_dates(texts, self.writing.date_format)
         if isinstance(found, Unread):
             raise Mistake(
                 f"{self.source}: {name} holds {self.shown(name, found.row)} in "
@@ -215,6 +231,14 @@ class Table:
         column = self.columns[name]
         is_date = column.dtype.kind in "fiu" and parse_compact(column) is not None
         return unit_of(name) if self.is_numeric(name) and not is_date else "s"
+
+
+def _digits(column: np.ndarray, written: str) -> np.ndarray:
+    """Numbers as the digits of a date, with the zeros in front that a number loses."""
+    width = len(pandas.Timestamp(2026, 12, 31).strftime(written))
+    return np.array(
+        [None if np.isnan(each) else f"{each:.0f}".zfill(width) for each in column], dtype=object
+    )
 
 
 def _since(column: np.ndarray, unit: np.timedelta64) -> np.ndarray:

@@ -183,3 +183,53 @@ def test_an_index_that_repeats_is_refused(index):
     flags = {"terminals": np.zeros(120), "index": np.array(index)}
     with pytest.raises(Mistake, match="index must hold the first row of each trajectory"):
         file.truncated_rows("a.npz", flags, None)
+
+
+@pytest.mark.parametrize("first", ["%Y%m%d", "%Y-%m-%d"])
+def test_a_time_of_day_written_as_a_number_belongs_to_its_date(tmp_path, first):
+    times = pandas.date_range("2026-01-30 23:58:30", periods=4 * ROWS, freq="s")
+    frame = log().drop(columns=["episode", "time [s]"])
+    frame = frame.assign(date=times.strftime(first), time=times.strftime("%H%M%S"))
+    found = load_file(write(frame, tmp_path / "a.csv"))
+    assert found.spec.obs_names == (LEVEL, "setpoint [cm]")
+    assert len(found) == 4 * ROWS - 1  # one episode across midnight
+
+
+def test_a_date_format_holds_for_dates_written_as_numbers(tmp_path):
+    times = pandas.date_range("2026-01-30 23:58:30", periods=4 * ROWS, freq="s")
+    frame = log().drop(columns="episode")
+    frame["time [s]"] = times.strftime("%d%m%Y%H%M%S")
+    path = write(frame, tmp_path / "a.csv")
+    assert len(load_file(path, date_format="%d%m%Y%H%M%S")) == 4 * ROWS - 1
+    with pytest.raises(Mistake, match=r"does not follow dataset\.date_format=%Y%m%d"):
+        load_file(path, date_format="%Y%m%d")
+
+
+def test_years_of_two_digits_in_front_are_not_taken_for_days(tmp_path):
+    times = pandas.date_range("2026-01-30 23:58:30", periods=4 * ROWS, freq="s")
+    frame = log().drop(columns="episode")
+    path = write(
+        frame.assign(**{"time [s]": times.strftime("%y/%m/%d %H:%M:%S")}), tmp_path / "a.csv"
+    )
+    with pytest.raises(Mistake, match="the year seems to come first"):
+        load_file(path)
+    assert len(load_file(path, date_format="%y/%m/%d %H:%M:%S")) == 4 * ROWS - 1
+    path = write(
+        frame.assign(**{"time [s]": times.strftime("%d/%m/%y %H:%M:%S")}), tmp_path / "b.csv"
+    )
+    assert len(load_file(path)) == 4 * ROWS - 1
+
+
+def test_flags_that_mark_time_limits_too_are_no_terminations(tmp_path):
+    last = (np.arange(4 * ROWS) % ROWS == ROWS - 1).astype(int)
+    path = write(log().assign(done=last, timeouts=last), tmp_path / "a.csv")
+    with pytest.raises(Mistake, match=r"done is 1 at every time limit \(timeouts\) too"):
+        load_file(path)
+    found = load_file(path, columns={"terminated": [], "truncated": "done"})
+    assert not found.transitions.terminated.any()
+
+
+def test_columns_of_words_and_empty_ones_are_not_guessed(tmp_path):
+    frame = log().assign(state=["RUN", "STOP"] * (2 * ROWS), empty=np.nan)
+    found = load_file(write(frame, tmp_path / "a.csv"))
+    assert found.spec.obs_names == (LEVEL, "setpoint [cm]")
