@@ -2,6 +2,7 @@
 
 import gzip
 import logging
+import os
 
 import numpy as np
 import pandas
@@ -9,6 +10,7 @@ import pytest
 
 from reverie.datasets.check import problems
 from reverie.datasets.readers import file
+from reverie.datasets.storage import find_newer
 from reverie.datasets.tables.cells import parse_numbers
 from reverie.datasets.tables.dates import parse_compact, parse_dates
 from reverie.mistake import Mistake
@@ -233,3 +235,17 @@ def test_columns_of_words_and_empty_ones_are_not_guessed(tmp_path):
     frame = log().assign(state=["RUN", "STOP"] * (2 * ROWS), empty=np.nan)
     found = load_file(write(frame, tmp_path / "a.csv"))
     assert found.spec.obs_names == (LEVEL, "setpoint [cm]")
+
+
+def test_a_file_that_was_written_after_a_run_is_found(tmp_path):
+    summary, data = tmp_path / "summary.json", tmp_path / "log.csv"
+    settings = {"_target_": "reverie.datasets.readers.table.load", "path": str(data)}
+    summary.touch()
+    assert find_newer(settings, summary) is None  # there is none
+    data.touch()
+    os.utime(data, (1, 1))
+    assert find_newer(settings, summary) is None
+    os.utime(summary, (0, 0))
+    assert find_newer(settings, summary) == data
+    made = {"_target_": "reverie.datasets.readers.builtin.load_two_tanks"}
+    assert find_newer(made, summary) is None
