@@ -11,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from reverie.datasets.storage import find_newer
 from reverie.output import outlive_readers
 from reverie.training.checkpoint import restore_settings
 from reverie.training.initialisation import pinned
@@ -42,6 +43,9 @@ def run(config: DictConfig, overrides: list[str]) -> float | None:
         require_same_settings(run_dir, settings)
         if (run_dir / SUMMARY).is_file():
             console.print(f"{run_dir} is finished; overwrite=true runs it again", soft_wrap=True)
+            newer = find_newer(settings["dataset"], run_dir / SUMMARY)
+            if newer is not None:
+                console.print(f"warning: {newer} is newer than this run of it", soft_wrap=True)
             summary: Mapping[str, Any] = read_summary(run_dir / SUMMARY)
             if not (run_dir / CONFIG).is_file():
                 restore_settings(run_dir, settings)

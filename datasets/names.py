@@ -39,6 +39,8 @@ def short_name(
         return PurePath(path).stem
     if env_id:
         return env_id.replace("/", "-").replace(":", "-")
+    if path is not None:
+        raise Mistake("dataset.path is empty; give the file, dataset.path=FILE")
     raise Mistake("a dataset has no name, id or path; give dataset.name=...")
 
 

@@ -47,9 +47,28 @@ def read_into(
     """
     if storage != "memmap":
         return read()
+    return keep_on_disk(read, settings, _find_source(settings))
+
+
+def find_newer(settings: Mapping[str, Any], than: Path) -> Path | None:
+    """The file that a dataset is read from, if it was written after another; else None.
+
+    Args:
+        settings: of its reader, all of them, with its name as `_target_`.
+        than: the other file.
+    """
+    source = _find_source(settings)
+    try:
+        newer = source is not None and source.stat().st_mtime > than.stat().st_mtime
+    except OSError:  # it may be gone: what is finished does not need it
+        return None
+    return source if newer else None
+
+
+def _find_source(settings: Mapping[str, Any]) -> Path | None:
     module = import_module(settings["_target_"].rpartition(".")[0])  # a reader's
     find = getattr(module, "source_of", None)  # which those that read files have
-    return keep_on_disk(read, settings, None if find is None else find(settings))
+    return None if find is None else find(settings)
 
 
 def keep_on_disk(

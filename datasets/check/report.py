@@ -16,7 +16,11 @@ from reverie.datasets.check.exogenous import find_exogenous_columns
 from reverie.datasets.check.finding import Finding, warning
 from reverie.datasets.check.order import find_in_order
 from reverie.datasets.check.rows import Rows
-from reverie.datasets.check.scales import find_in_scales, find_small_changes
+from reverie.datasets.check.scales import (
+    find_in_scales,
+    find_marks_of_missing,
+    find_small_changes,
+)
 from reverie.datasets.check.values import constant, find_in_values
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transforms.copies import describe_copies, find_copies
@@ -156,6 +160,7 @@ def _findings(rows: Rows) -> Iterator[Finding]:
         yield from find_in_order(rows)
         yield from find_in_actions(rows)
         yield from find_in_scales(rows)
+        yield from find_marks_of_missing(rows)
     if not rows.acted.all():
         yield warning(
             f"{int((~rows.acted).sum()):,} of {len(rows):,} rows have no action: training is "

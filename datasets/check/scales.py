@@ -1,15 +1,21 @@
-"""Checks of units: the same throughout, and no value far too large."""
+"""Checks of units: the same throughout, and no value that is none, such as -999."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
-from reverie.datasets.check.finding import Finding, warning
+from reverie.datasets.check.finding import Finding, problem, warning
 from reverie.datasets.check.rows import Rows, some
 from reverie.datasets.check.values import list_dims
+from reverie.text import counted
 
 LEAST = 8.0
 """Factor in level and spread that is a change of unit, not of what the plant did."""
+MARKS = (
+    *(-99.0, -99.9, -99.99, -999.0, -999.9, -999.99, -999.25, -9999.0, -9999.9, -99999.0),
+    *(999.0, 999.9, 999.99, 9999.0, 9999.9, 99999.0, 999999.0, 32767.0, 65535.0, -32768.0),
+)
+"""Numbers by which loggers say that there is no value."""
 _PARTS = 20  # stretches of whole episodes that are compared
 _FEW = 8  # fewer episodes are cut into as many parts
 _FINE = 1e-3  # change of a step below which the noise of a new ensemble, 0.007, drowns it
@@ -47,6 +53,31 @@ def find_in_scales(rows: Rows) -> Iterator[Finding]:
                 f"{label} is about {size} from {where} on: did its unit change? Convert one of "
                 "the two parts, or leave it out",
             )
+
+
+def find_marks_of_missing(rows: Rows) -> Iterator[Finding]:
+    """Columns that hold one of `MARKS`, further from their other values than those spread."""
+    columns = [
+        *zip(rows.obs_labels, rows.obs.T, strict=True),
+        *zip(rows.action_labels, rows.commands.T, strict=True),
+        ("reward", rows.reward),
+    ]
+    marks = np.array(MARKS)
+    for label, column in columns:
+        ends = np.array([column.min(), column.max()])
+        for mark in marks[np.isclose(marks[:, None], ends, rtol=1e-5, atol=0).any(axis=1)]:
+            found = np.isclose(column, mark, rtol=1e-5, atol=0)
+            others = column[~np.isclose(column[:, None], marks, rtol=1e-5, atol=0).any(axis=1)]
+            if not len(others):
+                continue
+            low, high = float(others.min()), float(others.max())
+            if max(low - mark, mark - high) > high - low:
+                yield problem(
+                    f"{label} is {mark:g} in {counted(int(found.sum()), 'row')}, first in "
+                    f"{rows.where(int(np.argmax(found)))}, and {low:.4g} to {high:.4g} elsewhere: "
+                    "if it marks missing values, leave those rows out (of a table: "
+                    f"'dataset.missing=[{mark:g}]')"
+                )
 
 
 def find_small_changes(rows: Rows) -> Iterator[Finding]:

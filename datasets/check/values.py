@@ -58,8 +58,9 @@ def _unbearable(rows: Rows, name: str, column: np.ndarray) -> Iterator[Finding]:
     if name == "action" and largest > 1.0:
         yield problem(f"actions reach {largest:.3g} after scaling to [-1, 1]; clip them")
     elif largest > HUGE:
+        where = _named(rows, name, np.abs(getattr(rows, name)).reshape(len(rows), -1) > HUGE)
         yield problem(
-            f"{name} reaches {largest:.3g} in absolute value, more than {HUGE:.0e}, beyond "
+            f"{name} reaches {largest:.3g} in absolute value{where}, more than {HUGE:.0e}, beyond "
             "what float32 training bears; rescale it or remove the rows"
         )
 

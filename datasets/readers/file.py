@@ -264,6 +264,11 @@ def truncated_rows(file: str, columns: Columns, limit: int | None) -> np.ndarray
                 f"{file}: index must hold first rows of trajectories, whole numbers from 0 to "
                 f"{count - 1}, found values from {starts.min()} to {starts.max()}"
             )
+        if len(np.unique(rows)) < len(rows):  # lengths of trajectories, for example
+            raise Mistake(
+                f"{file}: index must hold the first row of each trajectory, and some stand there "
+                "twice; correct it, or leave it out and store timeouts"
+            )
         ends = np.zeros(count, dtype=bool)
         ends[rows[rows > 0] - 1] = True
         return ends | flag(columns["timeouts"]) if "timeouts" in columns else ends

@@ -47,7 +47,7 @@ def load(
     encoding: str | None = None,
     decimal: Literal[".", ","] | None = None,
     date_format: str | None = None,
-    missing: Sequence[str] = (),
+    missing: Sequence[str | Number] = (),
     longest_step: Positive | None = None,
     missing_actions: bool = False,
 ) -> Dataset:
@@ -111,7 +111,7 @@ def load_frame(
     encoding: str | None = None,
     decimal: Literal[".", ","] | None = None,
     date_format: str | None = None,
-    missing: Sequence[str] = (),
+    missing: Sequence[str | Number] = (),
     **options: Any,
 ) -> Dataset:
     """Transitions of a pandas or polars DataFrame, with the options of `load`.
@@ -161,6 +161,12 @@ def from_table(
     keep = leave_out_missing(table, values | {key: rewards}, ends, optional)
     if not missing_actions:
         _tell_of_inference(table.source, roles, values, keep)
+    if not (keep & (terminated | ~ends)).any():
+        role = "episode" if roles.episode else "truncated"
+        raise Mistake(
+            f"{table.source}: every row is the last of its episode, so no row has a following one; "
+            f"name another column as dataset.columns.{role}, or [] for none"
+        )
     obs, action = (
         np.stack([values[each][keep] for each in chosen], axis=1)
         for chosen in (roles.observations, roles.actions)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Number
 from typing import Any, Literal
@@ -38,6 +39,14 @@ _GROUPED = {
 }
 
 
+_YES_NO = {
+    word: float(number)
+    for pair in (("false", "true"), ("no", "yes"), ("off", "on"), ("n", "y"), ("f", "t"))
+    for number, word in enumerate(pair)
+}
+"""Words for 0 and 1, in lower case, of a column that holds nothing else."""
+
+
 @dataclass(frozen=True)
 class Numbers:
     """A column of text as numbers.
@@ -63,6 +72,15 @@ def is_missing(cell: str, also: Collection[str] = ()) -> bool:
     """Whether a text says that there is no value; `also` holds more such texts."""
     cell = cell.strip()
     return cell.lower() in MISSING or _ERROR.match(cell) is not None or cell in also
+
+
+def marking_numbers(missing: Collection[str | int | float]) -> list[float]:
+    """The numbers among marks of missing values, such as -999."""
+    found = []
+    for each in missing:
+        with suppress(ValueError):
+            found.append(float(each))
+    return found
 
 
 def decimals_of(cell: str) -> Collection[Decimal]:
@@ -99,6 +117,11 @@ def parse_numbers(
     # A log repeats itself: each text is looked at once.
     codes, texts = pandas.factorize(column[rows])
     cells = [plain(str(each)) for each in texts]
+    words = {cell.lower() for cell in cells if not is_missing(cell, missing)}
+    if words and words <= _YES_NO.keys() and len(rows) + int(absent.sum()) == len(column):
+        cells = [
+            cell if is_missing(cell, missing) else f"{_YES_NO[cell.lower()]:g}" for cell in cells
+        ]
     marks: list[Collection[Decimal]] = [decimals_of(cell) for cell in cells]
     unclear = None
     if decimal is None:

@@ -73,7 +73,9 @@ def join_clock(table: Table, columns: Any) -> tuple[Table, Any]:
         )
     # A date that is written as a number would be taken for an observation.
     others = {name: column for name, column in table.columns.items() if name not in pair}
-    return replace(table, columns={**others, JOINED: days + clock}), {**named, TIME: JOINED}
+    writing = replace(table.writing, date_format=None)  # which the joined column does not follow
+    joined = replace(table, columns={**others, JOINED: days + clock}, writing=writing)
+    return joined, {**named, TIME: JOINED}
 
 
 def _found(table: Table, name: Any) -> str | None:
@@ -100,6 +102,8 @@ def _guess(table: Table, named: Mapping[str, Any]) -> tuple[str | None, str | No
 def _time_of_day(table: Table, name: str) -> np.ndarray | None:
     """Seconds since midnight `[N]`, NaN where there is none; None of a column of something else."""
     column = table.columns[name]
+    if column.dtype.kind in "iu":
+        return _compact_time(column)
     if column.dtype.kind not in "OUT":
         return None
     cells = table.texts(name)
@@ -119,6 +123,17 @@ def _time_of_day(table: Table, name: str) -> np.ndarray | None:
             return None
         seconds[row] = 3600.0 * hour + 60.0 * minute + second
     return None if np.isnan(seconds).all() else seconds
+
+
+def _compact_time(column: np.ndarray) -> np.ndarray | None:
+    """Seconds since midnight of times written as 235959, None of other numbers."""
+    hour, minute, second = column // 10_000, column // 100 % 100, column % 100
+    # Up to 2359 they may be hours and minutes, or count anything.
+    if column.min() < 0 or column.max() <= 2359:
+        return None
+    if (hour > 23).any() or (minute > 59).any() or (second > 59).any():
+        return None
+    return np.asarray(3600.0 * hour + 60.0 * minute + second)
 
 
 def _dates(table: Table, name: str) -> np.ndarray | None:

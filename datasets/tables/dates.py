@@ -19,6 +19,8 @@ _OTHER = re.compile(rf"(?P<a>\d{{1,2}})([-/.])(?P<b>\d{{1,2}})\2(?P<year>\d{{4}}
 _ELAPSED = re.compile(r"(?P<hour>\d+):(?P<minute>\d{2}):(?P<second>\d{2}(?:[.,]\d+)?)")
 _ZONED = re.compile(r":\d{2}\S*(?:Z|[+-]\d{2}(?::?\d{2})?)\Z")
 _DOT = 2  # group of the separator
+_COMPACT = {1: "%Y%m%d", 10**4: "%Y%m%d%H%M", 10**6: "%Y%m%d%H%M%S"}
+"""Formats of dates without separators, by what stands behind the day."""
 
 
 class Unread(NamedTuple):
@@ -88,9 +90,41 @@ def parse_dates(column: np.ndarray, date_format: str | None) -> np.ndarray | Unr
     return seconds - np.nanmin(seconds)
 
 
+def parse_compact(column: np.ndarray) -> np.ndarray | None:
+    """Seconds since the first of dates that are written as numbers, 20260131 or 20260131150405.
+
+    As numbers they would jump at the end of every minute, hour, day and month.
+
+    Args:
+        column: `[N]` numbers, NaN where there is none.
+
+    Returns:
+        `[N]` float64, NaN where there is none; None of numbers that are no dates.
+    """
+    known = np.isfinite(column)
+    numbers, codes = np.unique(column[known], return_inverse=True)
+    if not len(numbers):
+        return None
+    written = [
+        each
+        for scale, each in _COMPACT.items()
+        if numbers[0] >= 1900_01_01 * scale and numbers[-1] < 2101_01_01 * scale
+    ]
+    if not written or (numbers % 1 != 0).any():
+        return None
+    texts = pandas.Series(numbers.astype(np.int64)).astype(str)
+    times = _seconds(pandas.to_datetime(texts, format=written[0], utc=True, errors="coerce"))
+    if np.isnan(times).any():
+        return None
+    seconds = np.full(len(column), np.nan)
+    seconds[known] = times[codes] - times.min()
+    return seconds
+
+
 def _seconds(times: pandas.Series) -> np.ndarray:
     """Seconds since 1970 of dates with a zone."""
-    since = times - pandas.Timestamp(0, tz="UTC")
+    # A unit in which any year has its place: pandas counts in nanoseconds, which end in 2262.
+    since = times.dt.as_unit("us") - pandas.Timestamp(0, tz="UTC").as_unit("us")
     return since.dt.total_seconds().to_numpy(np.float64)
 
 
@@ -158,7 +192,15 @@ def _by_pattern(texts: list[str], order: str | None) -> np.ndarray | Unread:
     if order is not None:
         return read(order == MONTH_FIRST)
     if not slashed or day_first or month_first:
-        return read(bool(month_first))
+        values = read(bool(month_first))
+        if slashed and _is_year_first(parts, values):
+            return Unread(
+                slashed[0],
+                "in which the year seems to come first; set 'dataset.date_format=\"%y/%m/%d "
+                "%H:%M:%S\"' with the marks between as they are written, or "
+                "dataset.date_format=day-first",
+            )
+        return values
     by_month, by_day = read(True), read(False)
     # Of one day both give the same steps, and nothing else is asked of a time.
     if np.allclose(by_month - by_month.min(), by_day - by_day.min(), rtol=0, atol=1e-6):
@@ -168,6 +210,15 @@ def _by_pattern(texts: list[str], order: str | None) -> np.ndarray | Unread:
         "in which day and month cannot be told apart; set dataset.date_format=day-first or "
         "dataset.date_format=month-first",
     )
+
+
+def _is_year_first(parts: list[dict[str, str | None]], values: np.ndarray) -> bool:
+    """Whether dates such as 26/01/31 span less time with the year first than as they were read."""
+    if not all(each and len(each["year"] or "") == 2 and "a" in each for each in parts):
+        return False
+    turned = [each | {"a": each["year"], "year": each["a"]} for each in parts]
+    others = np.array([_date(each, False) for each in turned])
+    return bool(np.ptp(others) < np.ptp(values))  # not so with NaN
 
 
 def _by_format_iso(texts: list[str]) -> np.ndarray:

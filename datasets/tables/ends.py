@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import pandas
 
+from reverie.datasets.names import bare
+from reverie.datasets.readers.columns import LOOSE
 from reverie.datasets.tables.roles import Roles
 from reverie.datasets.tables.table import Table
 from reverie.mistake import Mistake
@@ -84,8 +86,11 @@ def find_ends(
             f"{table.source}: dataset.longest_step={longest_step:g} says how far apart rows may "
             "be, but no column tells the time; name one as dataset.columns.time"
         )
-    terminated = _flag(table, roles.terminated)
-    ends = terminated | _flag(table, roles.truncated)
+    terminated = _flag(table, roles.terminated, "terminated")
+    limits = _flag(table, roles.truncated, "truncated")
+    if roles.terminated is not None and bare(roles.terminated).lower() in LOOSE:
+        _require_terminations(table, roles, terminated, limits)
+    ends = terminated | limits
     if roles.episode is not None:
         labels = _labels(table, roles.episode)
         ends[:-1] |= labels[1:] != labels[:-1]
@@ -174,8 +179,12 @@ def _counts(table: Table, lacks: Mapping[str, np.ndarray]) -> str:
 
 def _labels(table: Table, name: str) -> np.ndarray:
     """A number for each episode, in the order of their first rows."""
+    column = table.columns[name]
+    if column.dtype == object:  # spaces behind a name make no other one of it
+        stripped = [each.strip() if isinstance(each, str) else each for each in column]
+        column = pandas.Series(stripped, dtype=object)
     try:
-        labels, _ = pandas.factorize(pandas.Series(table.columns[name]))
+        labels, _ = pandas.factorize(column)
     except TypeError as error:  # of lists and the like, which cannot be told apart
         raise Mistake(
             f"{table.source}: {name} holds a {type(table.columns[name][0]).__name__} in row 0, "
@@ -190,9 +199,27 @@ def _labels(table: Table, name: str) -> np.ndarray:
     return labels
 
 
-def _flag(table: Table, name: str | None) -> np.ndarray:
+def _require_terminations(
+    table: Table, roles: Roles, terminated: np.ndarray, limits: np.ndarray
+) -> None:
+    """Refuse a column of a name such as `done` that marks every time limit too."""
+    if limits.any() and terminated[limits].all():
+        remedy = f"set 'dataset.columns={{terminated: [], truncated: {roles.terminated}}}'"
+        raise Mistake(
+            f"{table.source}: {roles.terminated} is 1 at every time limit ({roles.truncated}) too, "
+            "so it holds ends of episodes, not terminations; write terminated without them, or "
+            f"{remedy} if the task never ends by itself"
+        )
+
+
+def _flag(table: Table, name: str | None, role: str) -> np.ndarray:
     if name is None:
         return np.zeros(len(table), dtype=bool)
+    if not table.is_numeric(name):
+        raise Mistake(
+            f"{table.source}: {name} must hold only 0 and 1, found {table.shown(name, 0)} in "
+            f"{table.places.at(0)}; write it as 0 and 1, or set dataset.columns.{role}=[] for none"
+        )
     values = table.numbers(name)
     odd = (values != 0) & (values != 1)
     if odd.any():
@@ -229,6 +256,13 @@ def _breaks(table: Table, name: str, ends: np.ndarray, longest_step: float | Non
     back, gap = inside & (steps < 0), inside & ~(steps <= longest)  # a missing time is a gap
     # Without other signs, time that starts again is how a log shows its episodes.
     odd = gap | back if ends[:-1].any() else gap
+    if not ends[:-1].any() and back.sum() > _MOST * inside.sum():
+        raise Mistake(
+            f"{table.source}: {name} is not sorted: it goes back after "
+            f"{counted(int(back.sum()), 'row')} of {len(table):,}, first after "
+            f"{table.places.at(int(np.argmax(back)))}; sort the rows by it, name the episodes as "
+            "dataset.columns.episode, or set dataset.columns.time=[] if it is no time"
+        )
     if odd.sum() > _MOST * inside.sum():
         low, high = np.nanquantile(steps[inside], [0.1, 0.9])
         advances = f"from row to row it advances by {low:.4g} to {high:.4g}{unit} (10 % to 90 %)"

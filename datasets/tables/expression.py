@@ -44,7 +44,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], int]] = {
     "min": (np.minimum, 2),
     "max": (np.maximum, 2),
     "clip": (np.clip, 3),
-    "where": (lambda condition, yes, no: np.where(condition != 0, yes, no), 3),
+    "where": (lambda *parts: _choose(*parts), 3),
 }
 """What may be called, by name, with the number of its arguments; `log` is the natural one."""
 
@@ -117,7 +117,7 @@ class _Formula:
             case ast.UnaryOp(op=op, operand=operand) if type(op) in _UNARY:
                 return _UNARY[type(op)](of(operand))
             case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _COMPARE:
-                return np.asarray(_COMPARE[type(op)](of(left), of(right)), np.float64)
+                return _unless_missing(_COMPARE[type(op)], of(left), of(right))
             case ast.Call(func=ast.Name(id=name), args=parts, keywords=[]) if name in FUNCTIONS:
                 function, count = FUNCTIONS[name]
                 if len(parts) != count:
@@ -156,6 +156,17 @@ class _Formula:
 
     def _mistake(self, why: str) -> Mistake:
         return Mistake(f"dataset.reward={one_line(self.text, 200)}: {why}")
+
+
+def _unless_missing(compare: Callable[..., Any], left: Any, right: Any) -> np.ndarray:
+    """1 or 0, and NaN of a missing value, which compares as false with everything."""
+    missing = np.isnan(left) | np.isnan(right)
+    return np.where(missing, np.nan, np.asarray(compare(left, right), np.float64))
+
+
+def _choose(condition: Any, yes: Any, no: Any) -> np.ndarray:
+    """One of two values, NaN where it is unknown which."""
+    return np.where(np.isnan(condition), np.nan, np.where(condition != 0, yes, no))
 
 
 def _as_float(number: int | float) -> float:

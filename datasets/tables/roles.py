@@ -218,13 +218,12 @@ def _guess_observations(table: Table, taken: Sequence[str]) -> list[str]:
         and name
         and not name.startswith("Unnamed:")
     ]
+    numbers = [name for name in left if table.is_numeric(name) and not table.is_empty(name)]
     found = [name for name in left if _OBSERVATIONS.fullmatch(_spelling(name))]
     why = "by name"
-    if not found:
+    if not set(found) & set(numbers):  # a column `state` of words is none
         why = "all other columns of numbers"
-        found = [
-            name for name in left if table.is_numeric(name) and not _NEXT.fullmatch(_spelling(name))
-        ]
+        found = [name for name in numbers if not _NEXT.fullmatch(_spelling(name))]
     if not found:
         raise Mistake(
             f"{table.source}: no column is left for observations; name them, e.g. "

@@ -12,8 +12,21 @@ from reverie.datasets.names import UNIT, bare
 from reverie.datasets.places import Places
 from reverie.datasets.readers.columns import ARROW_FILES, TEXT_FILES, listed, require_file
 from reverie.datasets.tables.arrow import read_arrow
-from reverie.datasets.tables.cells import DECIMALS, Decimal, Numbers, as_missing, parse_numbers
-from reverie.datasets.tables.dates import Unread, parse_dates
+from reverie.datasets.tables.cells import (
+    DECIMALS,
+    Decimal,
+    Numbers,
+    as_missing,
+    marking_numbers,
+    parse_numbers,
+)
+from reverie.datasets.tables.dates import (
+    DAY_FIRST,
+    MONTH_FIRST,
+    Unread,
+    parse_compact,
+    parse_dates,
+)
 from reverie.datasets.tables.text import Lines, read_text, require_different
 from reverie.mistake import Mistake
 from reverie.text import near, one_line
@@ -32,13 +45,13 @@ class Writing:
         encoding: of a text file, such as utf-8, cp1252 or utf-16.
         decimal: `.` or `,`; the other one then separates thousands.
         date_format: `day-first`, `month-first`, or a format of `strptime`.
-        missing: texts that mark missing values, besides `cells.MISSING`.
+        missing: texts and numbers that mark missing values, besides `cells.MISSING`.
     """
 
     encoding: str | None = None
     decimal: Decimal | None = None
     date_format: str | None = None
-    missing: Sequence[str] = ()
+    missing: Sequence[str | int | float] = ()
 
 
 @dataclass(frozen=True)
@@ -101,12 +114,22 @@ class Table:
         found = self._parsed(name) if column.dtype.kind in "OUT" else None
         return found is not None and int(np.isfinite(found.values).sum()) > int(found.text.sum())
 
+    def is_empty(self, name: str) -> bool:
+        """Whether a column holds nothing in any row."""
+        return bool(pandas.isna(self.columns[name]).all())
+
     def numbers(self, name: str) -> np.ndarray:
         """A column as float64, durations in seconds, NaN where an entry is missing.
 
         Raises:
             Mistake: it holds text or dates, or numbers that can be read in two ways.
         """
+        values = self._numbers(name)
+        marks = marking_numbers(self.writing.missing)
+        return np.where(np.isin(values, marks), np.nan, values) if marks else values
+
+    def _numbers(self, name: str) -> np.ndarray:
+        """As `numbers`, with numbers that mark missing values."""
         column = self.columns[name]
         if column.dtype.kind in "fiub":
             return column.astype(np.float64)
@@ -139,7 +162,8 @@ class Table:
 
     def _parsed(self, name: str) -> Numbers:
         column = np.asarray(self.columns[name], dtype=object)
-        return parse_numbers(column, self.writing.decimal, self.usual, self.writing.missing)
+        missing = [str(each) for each in self.writing.missing]
+        return parse_numbers(column, self.writing.decimal, self.usual, missing)
 
     def _remedy(self, name: str, row: int, found: Numbers) -> str:
         """What helps against a text: it may mean that there is no value."""
@@ -170,16 +194,25 @@ class Table:
             Mistake: it holds text that is no date, or dates that can be read in two ways.
         """
         column = self.columns[name]
+        written = self.writing.date_format
+        if column.dtype.kind in "fiu" and written not in (None, DAY_FIRST, MONTH_FIRST):
+            return self._dates(name, _digits(column, str(written)))
         if column.dtype.kind in "fiu":
-            return column.astype(np.float64)
+            compact = parse_compact(column)
+            return column.astype(np.float64) if compact is None else compact
         if column.dtype.kind == "m":
             return _since(column, np.timedelta64(1, "s"))
         if column.dtype.kind == "M":
             return _since(column - np.nanmin(column), np.timedelta64(1, "s"))
         numbers = self._parsed(name)
         if not numbers.text.any() and np.isfinite(numbers.values).any():
-            return self.numbers(name)
-        found = parse_dates(self.texts(name), self.writing.date_format)
+            values = self._numbers(name)
+            compact = parse_compact(values)
+            return values if compact is None else compact
+        return self._dates(name, self.texts(name))
+
+    def _dates(self, name: str, texts: np.ndarray) -> np.ndarray:
+        found = parse_dates(texts, self.writing.date_format)
         if isinstance(found, Unread):
             raise Mistake(
                 f"{self.source}: {name} holds {self.shown(name, found.row)} in "
@@ -195,7 +228,17 @@ class Table:
 
     def unit_of_time(self, name: str) -> str:
         """The unit of `seconds`: of numbers as the name says, of dates s."""
-        return unit_of(name) if self.is_numeric(name) else "s"
+        column = self.columns[name]
+        is_date = column.dtype.kind in "fiu" and parse_compact(column) is not None
+        return unit_of(name) if self.is_numeric(name) and not is_date else "s"
+
+
+def _digits(column: np.ndarray, written: str) -> np.ndarray:
+    """Numbers as the digits of a date, with the zeros in front that a number loses."""
+    width = len(pandas.Timestamp(2026, 12, 31).strftime(written))
+    return np.array(
+        [None if np.isnan(each) else f"{each:.0f}".zfill(width) for each in column], dtype=object
+    )
 
 
 def _since(column: np.ndarray, unit: np.timedelta64) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Tables as text: encoding, separators, and the position of names and units."""
 
-import codecs
 import csv
 import io
 import logging
@@ -26,6 +25,7 @@ from reverie.datasets.tables.cells import (
     is_missing,
     plain,
 )
+from reverie.datasets.tables.encoding import choose_encoding
 from reverie.mistake import Mistake
 from reverie.text import one_line
 
@@ -37,14 +37,6 @@ LONGEST_LINE = 1_000_000
 _DELIMITERS = ";\t|,"  # the first of those that fit equally: a comma stands in texts too
 _SAMPLE = 1000  # rows that show how numbers are written
 _LOOK = 20  # rows that show what separates cells
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
-_CHUNK = 2**20
 _BRACKETED = re.compile(r"[\[(]([^\[\]()]*)[\])]")
 _LONGEST_UNIT = 12
 _SEP = re.compile(r'"?sep=(.)"?\s*', re.I)  # a line by which Excel knows what separates cells
@@ -79,7 +71,7 @@ def read_text(
     Raises:
         Mistake: another encoding, no names, a name that stands twice, rows longer than the names.
     """
-    encoding = _known(path, encoding) or _find_encoding(path)
+    encoding = choose_encoding(path, encoding)
     try:
         with _opened(path, encoding) as file:
             layout = _find_layout(path, file, decimal)
@@ -106,7 +98,8 @@ def read_text(
         reason = getattr(error, "reason", in_one_line(error))
         raise Mistake(
             f"{path} is not text in {encoding} ({one_line(str(reason), 100)}); set "
-            "dataset.encoding=utf-8, cp1252 or utf-16, or save it as UTF-8"
+            "dataset.encoding=utf-8, cp1250, shift_jis, utf-16-le or the one it is in, or save it "
+            "as UTF-8"
         ) from error
     except pandas.errors.EmptyDataError as error:
         raise Mistake(f"{path} has no rows; check that it is the right table") from error
@@ -189,51 +182,6 @@ def _records(
         line = reader.line_num + 1
 
 
-def _known(path: Path, encoding: str | None) -> str | None:
-    """The encoding that is given, if Python knows it as one of text."""
-    if encoding is None:
-        return None
-    try:
-        "a".encode(encoding)
-    except (LookupError, UnicodeError, TypeError, ValueError) as error:
-        raise Mistake(
-            f"dataset.encoding={encoding} is no encoding of text; utf-8, cp1252, latin-1 and "
-            "utf-16 are some"
-        ) from error
-    with path.open("rb") as file:  # a mark of UTF-8 is no part of the first name
-        begins = file.read(3) == codecs.BOM_UTF8
-    return "utf-8-sig" if begins and codecs.lookup(encoding).name == "utf-8" else encoding
-
-
-def _find_encoding(path: Path) -> str:
-    """As the mark at the beginning says; else UTF-8 where that fits, else that of Windows."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    with path.open("rb") as file:
-        begin = file.read(_CHUNK)
-        for mark, name in _MARKS:
-            if begin.startswith(mark):
-                return name
-        if b"\0" in begin[:2]:
-            order = "utf-16-le" if begin[1:2] == b"\0" else "utf-16-be"
-            raise Mistake(
-                f"{path} holds zero bytes, so it is no text in UTF-8; set dataset.encoding={order} "
-                "if it is text in UTF-16 without a mark, else save it as .csv again"
-            )
-        try:
-            while begin:
-                decoder.decode(begin)
-                begin = file.read(_CHUNK)
-            decoder.decode(b"", final=True)
-        except UnicodeDecodeError:
-            log.warning(
-                "%s is not text in UTF-8, so it is read as cp1252, which Windows writes in western "
-                "Europe and America; dataset.encoding says otherwise",
-                path,
-            )
-            return "cp1252"
-    return "utf-8"
-
-
 def _find_layout(path: Path, file: io.TextIOWrapper, decimal: Decimal | None) -> Layout:
     """How the text is written, by its first rows."""
     lines = _lines(file)
@@ -249,7 +197,8 @@ def _find_layout(path: Path, file: io.TextIOWrapper, decimal: Decimal | None) ->
     if not rows:
         raise Mistake(f"{path} has no named columns; its first line must name them")
     line, cells = rows[0]
-    names = [" ".join(each.split()) for each in cells]
+    names = [" ".join(each.replace("\ufeff", "").split()) for each in cells]
+    _require_separated(path, names, rows[1:])
     # pandas would give a second column of the same name another one.
     require_different([name for name in names if name] or names, str(path))
     if all(map(_is_number, names)) and not all(map(_is_whole, names)):
@@ -276,6 +225,17 @@ def _find_layout(path: Path, file: io.TextIOWrapper, decimal: Decimal | None) ->
     return Layout(named, delimiter, skipped + ends, decimal or found, unclear and decimal is None)
 
 
+def _require_separated(
+    path: Path, names: Sequence[str], rows: Sequence[tuple[int, list[str]]]
+) -> None:
+    """Refuse names and numbers that spaces separate, which nobody can tell from spaces in names."""
+    numbers = rows[0][1][0].split() if len(names) == 1 and rows and rows[0][1] else []
+    if len(numbers) > 1 and len(names[0].split()) > 1 and all(map(_is_number, numbers)):
+        raise Mistake(
+            f"{path} has spaces between its cells; save it with commas, semicolons or tabs there"
+        )
+
+
 def _find_delimiter(head: str) -> str:
     """What separates as many names as there are cells in the rows below."""
     best, chosen = 0.0, ","
@@ -297,7 +257,7 @@ def _find_delimiter(head: str) -> str:
 
 def _units(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str] | None:
     """The units in the row below the names; None where that row holds values."""
-    if len(rows) < 2:
+    if len(rows) < 2 or any(each.strip() for each in rows[0][len(names) :]):
         return None
     cells = [each.strip() for each in rows[0]] + [""] * (len(names) - len(rows[0]))
     cells = cells[: len(names)]  # a separator may stand behind the last one
@@ -373,10 +333,12 @@ def _require_cells(path: Path, encoding: str, layout: Layout) -> None:
                 continue
             halves = len(cells) == 2 * named or any(map(_is_whole, cells[named:]))
             hint = "; are decimal commas in a file that commas separate?" if halves else ""
+            remedy = "repair that line, or save the table with semicolons between cells"
+            if width is not None and len(cells) > width and not any(map(_is_number, cells)):
+                hint, remedy = "", "if it names the columns, delete the lines above it"
             raise Mistake(
                 f"{path}: line {layout.skipped + line} has {len(cells)} cells, where {named} "
-                f"columns are named{hint}; repair that line, or save the table with semicolons "
-                "between cells"
+                f"columns are named{hint}; {remedy}"
             )
 
 

@@ -164,8 +164,8 @@ def test_other_texts_are_refused_by_line_with_a_remedy_that_works(tmp_path):
     assert (
         len(load_file(path, missing=["valve stuck"])) == ROWS - 1 - 2
     )  # of two pieces the last rows
-    with pytest.raises(Mistake, match=r"dataset.missing=\[-9\] must be a list, each entry text"):
-        load_file(path, missing=[-9])
+    with pytest.raises(Mistake, match=r"dataset.missing=\[True\] must be a list, each entry text"):
+        load_file(path, missing=[True])
 
 
 def test_numbers_that_can_be_read_in_two_ways_are_refused_until_the_mark_is_named(tmp_path):

@@ -164,9 +164,15 @@ class SavedRun:
             reason = explain(error)
             if reason is None:
                 raise
+            # A run has its path already, so nothing that is typed would correct it.
+            reason = reason.replace("correct dataset.path", "put it back there; a link will do")
+            fetched = {"mirrors", "download"} & set(self.config.dataset)
+            hint = (
+                " (for a run's files nothing is fetched; python -m datasets.check with the same "
+                "dataset settings does)"
+            )
             raise Mistake(
-                f"the dataset of {self.directory} cannot be read: {reason} (for a run's files "
-                "nothing is fetched; python -m datasets.check with the same dataset settings does)"
+                f"the dataset of {self.directory} cannot be read: {reason}{hint if fetched else ''}"
             ) from error
         if data.fingerprint != self.facts.fingerprint:
             raise Mistake(

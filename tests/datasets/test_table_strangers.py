@@ -1,0 +1,251 @@
+"""Tables as loggers of strangers write them: marks, words, archives, unsorted rows."""
+
+import gzip
+import logging
+import os
+
+import numpy as np
+import pandas
+import pytest
+
+from reverie.datasets.check import problems
+from reverie.datasets.readers import file
+from reverie.datasets.storage import find_newer
+from reverie.datasets.tables.cells import parse_numbers
+from reverie.datasets.tables.dates import parse_compact, parse_dates
+from reverie.mistake import Mistake
+from tests.datasets.tables import ROWS, load_file, log, write
+
+LEVEL = "level [cm]"
+
+
+def saved(tmp_path, text, encoding="utf-8", name="a.csv"):
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode(encoding))
+    return path
+
+
+def as_text(frame=None):
+    return (log() if frame is None else frame).to_csv(index=False)
+
+
+@pytest.mark.parametrize("mark", [-999, "-999", -999.0, "-999.0"])
+def test_a_number_that_marks_missing_values_is_missing_in_columns_of_numbers(tmp_path, mark):
+    frame, lacking = log(), log()
+    frame.loc[[5, 6, 80], LEVEL] = -999.0
+    lacking.loc[[5, 6, 80], LEVEL] = np.nan
+    expected = load_file(write(lacking, tmp_path / "b.csv"))
+    found = load_file(write(frame, tmp_path / "a.csv"), missing=[mark])
+    assert found.fingerprint == expected.fingerprint
+
+
+def test_a_number_that_marks_missing_values_is_a_time_like_any_other(tmp_path):
+    path = write(log(), tmp_path / "a.csv")
+    assert load_file(path, missing=[5.0]).fingerprint == load_file(path).fingerprint
+
+
+@pytest.mark.parametrize(("column", "mark"), [(LEVEL, -999.0), (LEVEL, 9999.0), ("reward", -99.9)])
+def test_check_finds_numbers_that_mark_missing_values(tmp_path, column, mark):
+    frame = log()
+    frame.loc[[5, 6, 80], column] = mark
+    [told] = problems(load_file(write(frame, tmp_path / "a.csv")))
+    assert f"is {mark:g} in 3 rows, first in line 7" in told
+    assert f"'dataset.missing=[{mark:g}]'" in told
+
+
+def test_check_leaves_alone_what_a_column_reaches_itself(tmp_path):
+    frame = log()
+    frame[LEVEL] *= 80
+    frame.loc[[5, 6], LEVEL] = 999.0
+    assert not problems(load_file(write(frame, tmp_path / "a.csv")))
+
+
+@pytest.mark.parametrize("words", [("no", "yes"), ("OFF", "ON"), ("f", "t"), ("False", "True")])
+def test_a_column_of_two_words_is_read_as_0_and_1(tmp_path, words):
+    frame, numbers = log(), log()
+    numbers["failed"] = (np.arange(len(frame)) % ROWS == ROWS - 1).astype(int)
+    frame["failed"] = [words[each] for each in numbers["failed"]]
+    named = {"terminated": "failed"}
+    expected = load_file(write(numbers, tmp_path / "b.csv"), columns=named)
+    assert int(expected.transitions.terminated.sum()) == 4
+    found = load_file(write(frame, tmp_path / "a.csv"), columns=named)
+    assert found.fingerprint == expected.fingerprint
+
+
+def test_words_among_numbers_stay_texts():
+    found = parse_numbers(np.array(["1.5", "on", "2"], dtype=object), None, None, ())
+    assert found.text.tolist() == [False, True, False]
+    with_missing = parse_numbers(np.array(["yes", "", "no"], dtype=object), None, None, ())
+    assert with_missing.text.tolist() == [False] * 3
+    assert with_missing.values[[0, 2]].tolist() == [1.0, 0.0] and np.isnan(with_missing.values[1])
+
+
+def test_flags_of_other_words_are_refused_with_a_remedy_that_works(tmp_path):
+    path = write(log().assign(done=["running"] * (4 * ROWS)), tmp_path / "a.csv")
+    with pytest.raises(Mistake, match=r"done .* found 'running' in line 2; .*terminated=\[\]"):
+        load_file(path)
+    load_file(path, columns={"terminated": []})
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "given"),
+    [
+        ("\ufeff{}", "utf-8", "latin-1"),
+        ("\ufeff{}", "utf-8", "cp1252"),
+        ("\ufeff\ufeff{}", "utf-8", None),
+        ("{}", "utf-16", "utf-16-le"),
+    ],
+)
+def test_a_mark_of_the_encoding_is_no_part_of_the_first_name(tmp_path, text, encoding, given):
+    path = saved(tmp_path, text.format(as_text()), encoding)
+    found = load_file(path, encoding=given)
+    assert found.origin["time"] == "time [s]"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (gzip.compress(b"a,b\n1,2\n"), "gzip archive"),
+        (b"PK\x03\x04" + bytes(40), r"zip archive or an \.xlsx"),
+        (b"PAR1" + bytes(40), r"\.parquet file"),
+        ("a b reward\n1.0 2.0 3.0\n", "spaces between its cells"),
+        ("# a logger\n" + "a,b,reward\n1,2,3\n" * 2, "line 2 has 3 cells.*delete the lines above"),
+        ("Report\n\na,b,c\n1,2,3\n", "line 3 has 3 cells.*delete the lines above"),
+    ],
+)
+def test_what_is_no_table_of_named_columns_is_called_what_it_is(tmp_path, text, told):
+    with pytest.raises(Mistake, match=told):
+        load_file(saved(tmp_path, text))
+
+
+def test_an_encoding_that_does_not_fit_is_refused_with_others_to_try(tmp_path):
+    text = as_text(log().rename(columns={LEVEL: "\u6c34\u4f4d"}))
+    path = saved(tmp_path, text, "shift_jis")
+    with pytest.raises(Mistake, match="shift_jis"):
+        load_file(path)
+    assert load_file(path, encoding="shift_jis").spec.obs_names[0] == "\u6c34\u4f4d"
+
+
+def test_rows_in_any_order_without_episodes_are_refused(tmp_path):
+    frame = log(episodes=1, rows=300).drop(columns="episode")
+    path = write(frame.sample(frac=1.0, random_state=0), tmp_path / "a.csv")
+    with pytest.raises(Mistake, match=r"time \[s\] is not sorted: .*first after line"):
+        load_file(path)
+    sorted_path = write(frame, tmp_path / "b.csv")
+    assert len(load_file(sorted_path)) == 299
+
+
+def test_spaces_behind_the_name_of_an_episode_do_not_split_it(tmp_path):
+    frame = log()
+    plain = load_file(write(frame, tmp_path / "b.csv"))
+    frame["episode"] = [f"run {e}{' ' * (i % 2)}" for i, e in enumerate(frame["episode"])]
+    assert load_file(write(frame, tmp_path / "a.csv")).fingerprint == plain.fingerprint
+
+
+def test_rows_of_which_each_is_an_episode_are_refused_with_the_column(tmp_path):
+    frame = log().assign(episode=np.arange(4 * ROWS))
+    with pytest.raises(Mistake, match=r"last of its episode.*columns\.episode"):
+        load_file(write(frame, tmp_path / "a.csv"))
+
+
+@pytest.mark.parametrize("written", ["%Y%m%d%H%M%S", "%Y%m%d%H%M", "%Y%m%d"])
+def test_dates_written_as_numbers_advance_evenly(tmp_path, written):
+    step = {"%Y%m%d%H%M%S": "s", "%Y%m%d%H%M": "min", "%Y%m%d": "D"}[written]
+    times = pandas.date_range("2026-01-30 23:58:30", periods=4 * ROWS, freq=step)
+    frame = log().assign(**{"time [s]": times.strftime(written).astype(np.int64)})
+    found = load_file(write(frame.drop(columns="episode"), tmp_path / "a.csv"))
+    assert len(found) == 4 * ROWS - 1  # one episode, without a gap
+
+
+def test_numbers_that_are_no_dates_stay_numbers():
+    assert parse_compact(np.array([20260130.0, 20260199.0])) is None
+    assert parse_compact(np.array([20260130.5, 20260131.0])) is None
+    assert parse_compact(np.arange(5.0)) is None
+    assert parse_compact(np.array([np.nan])) is None
+
+
+def test_dates_of_any_year_are_read():
+    dates = np.array(["0001-01-01T00:00:00", "0001-01-01T00:00:02"], dtype=object)
+    assert np.asarray(parse_dates(dates, None)).tolist() == [0.0, 2.0]
+
+
+def test_a_comparison_with_a_missing_value_gives_no_reward(tmp_path, caplog):
+    caplog.set_level(logging.WARNING)
+    frame = log().drop(columns="reward").assign(seen=1.0)
+    frame.loc[7, "setpoint [cm]"] = np.nan
+    named = {"observations": [LEVEL, "seen"]}
+    for formula in ("-(setpoint > 8)", "where(setpoint > 8, -1, 0)", "where(setpoint, -1, 0)"):
+        caplog.clear()
+        load_file(write(frame, tmp_path / "a.csv"), columns=named, reward=formula)
+        assert "dataset.reward 1, first in line 9" in caplog.text
+
+
+@pytest.mark.parametrize("index", [[40, 40, 40], [0, 40, 40]])
+def test_an_index_that_repeats_is_refused(index):
+    flags = {"terminals": np.zeros(120), "index": np.array(index)}
+    with pytest.raises(Mistake, match="index must hold the first row of each trajectory"):
+        file.truncated_rows("a.npz", flags, None)
+
+
+@pytest.mark.parametrize("first", ["%Y%m%d", "%Y-%m-%d"])
+def test_a_time_of_day_written_as_a_number_belongs_to_its_date(tmp_path, first):
+    times = pandas.date_range("2026-01-30 23:58:30", periods=4 * ROWS, freq="s")
+    frame = log().drop(columns=["episode", "time [s]"])
+    frame = frame.assign(date=times.strftime(first), time=times.strftime("%H%M%S"))
+    found = load_file(write(frame, tmp_path / "a.csv"))
+    assert found.spec.obs_names == (LEVEL, "setpoint [cm]")
+    assert len(found) == 4 * ROWS - 1  # one episode across midnight
+
+
+def test_a_date_format_holds_for_dates_written_as_numbers(tmp_path):
+    times = pandas.date_range("2026-01-30 23:58:30", periods=4 * ROWS, freq="s")
+    frame = log().drop(columns="episode")
+    frame["time [s]"] = times.strftime("%d%m%Y%H%M%S")
+    path = write(frame, tmp_path / "a.csv")
+    assert len(load_file(path, date_format="%d%m%Y%H%M%S")) == 4 * ROWS - 1
+    with pytest.raises(Mistake, match=r"does not follow dataset\.date_format=%Y%m%d"):
+        load_file(path, date_format="%Y%m%d")
+
+
+def test_years_of_two_digits_in_front_are_not_taken_for_days(tmp_path):
+    times = pandas.date_range("2026-01-30 23:58:30", periods=4 * ROWS, freq="s")
+    frame = log().drop(columns="episode")
+    path = write(
+        frame.assign(**{"time [s]": times.strftime("%y/%m/%d %H:%M:%S")}), tmp_path / "a.csv"
+    )
+    with pytest.raises(Mistake, match="the year seems to come first"):
+        load_file(path)
+    assert len(load_file(path, date_format="%y/%m/%d %H:%M:%S")) == 4 * ROWS - 1
+    path = write(
+        frame.assign(**{"time [s]": times.strftime("%d/%m/%y %H:%M:%S")}), tmp_path / "b.csv"
+    )
+    assert len(load_file(path)) == 4 * ROWS - 1
+
+
+def test_flags_that_mark_time_limits_too_are_no_terminations(tmp_path):
+    last = (np.arange(4 * ROWS) % ROWS == ROWS - 1).astype(int)
+    path = write(log().assign(done=last, timeouts=last), tmp_path / "a.csv")
+    with pytest.raises(Mistake, match=r"done is 1 at every time limit \(timeouts\) too"):
+        load_file(path)
+    found = load_file(path, columns={"terminated": [], "truncated": "done"})
+    assert not found.transitions.terminated.any()
+
+
+def test_columns_of_words_and_empty_ones_are_not_guessed(tmp_path):
+    frame = log().assign(state=["RUN", "STOP"] * (2 * ROWS), empty=np.nan)
+    found = load_file(write(frame, tmp_path / "a.csv"))
+    assert found.spec.obs_names == (LEVEL, "setpoint [cm]")
+
+
+def test_a_file_that_was_written_after_a_run_is_found(tmp_path):
+    summary, data = tmp_path / "summary.json", tmp_path / "log.csv"
+    settings = {"_target_": "reverie.datasets.readers.table.load", "path": str(data)}
+    summary.touch()
+    assert find_newer(settings, summary) is None  # there is none
+    data.touch()
+    os.utime(data, (1, 1))
+    assert find_newer(settings, summary) is None
+    os.utime(summary, (0, 0))
+    assert find_newer(settings, summary) == data
+    made = {"_target_": "reverie.datasets.readers.builtin.load_two_tanks"}
+    assert find_newer(made, summary) is None
