@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from reverie.benchmarks.claims.off_policy_evaluation import choice
 from reverie.benchmarks.claims.off_policy_evaluation.__main__ import METHODS, claim_estimates, plot
 from reverie.benchmarks.claims.off_policy_evaluation.graded_policies import (
     Found,
@@ -55,3 +56,19 @@ def test_the_picture_has_a_panel_for_every_method():
     assert [ax.get_title().split("\n")[0] for ax in axes] == [
         f"x: {text}" for text in METHODS.values()
     ]
+
+
+def test_sets_of_policies_are_bet_on_by_their_mean_regret():
+    right, wrong = [0.0, 1.0, 2.0, 4.0], [4.0, 2.0, 1.0, 0.0]
+    sets = [found([right, right]), found([right, wrong])]
+    assert choice.blind_regrets(sets) == pytest.approx([0.5625] * 2)
+    assert choice.regrets(sets, "fqe/value") == pytest.approx([0.0, 0.5])
+    # Gains of 0.5625 and 0.0625; at worst a set costs 0.4375.
+    first = 1 + 0.8 * 0.5625 / 0.4375
+    assert choice.bets(sets, "fqe/value").better == pytest.approx(
+        [first, first * (1 + 0.8 * 0.0625 / 0.4375)]
+    )
+    assert choice.claim(sets, "fqe/value", judge=True).holds is None
+    assert choice.claim([sets[0]] * 6, "fqe/value", judge=True).holds is True
+    assert choice.claim([found([wrong] * 2)] * 9, "fqe/value", judge=True).holds is False
+    assert choice.claim([sets[0]] * 6, "fqe/value", judge=False).holds is None
