@@ -58,17 +58,13 @@ def test_the_picture_has_a_panel_for_every_method():
     ]
 
 
-def test_sets_of_policies_are_bet_on_by_their_mean_regret():
+def test_fits_are_bet_on_by_their_regret():
     right, wrong = [0.0, 1.0, 2.0, 4.0], [4.0, 2.0, 1.0, 0.0]
-    sets = [found([right, right]), found([right, wrong])]
-    assert choice.blind_regrets(sets) == pytest.approx([0.5625] * 2)
-    assert choice.regrets(sets, "fqe/value") == pytest.approx([0.0, 0.5])
-    # Gains of 0.5625 and 0.0625; at worst a set costs 0.4375.
-    first = 1 + 0.8 * 0.5625 / 0.4375
-    assert choice.bets(sets, "fqe/value").better == pytest.approx(
-        [first, first * (1 + 0.8 * 0.0625 / 0.4375)]
-    )
-    assert choice.claim(sets, "fqe/value", judge=True).holds is None
-    assert choice.claim([sets[0]] * 6, "fqe/value", judge=True).holds is True
-    assert choice.claim([found([wrong] * 2)] * 9, "fqe/value", judge=True).holds is False
-    assert choice.claim([sets[0]] * 6, "fqe/value", judge=False).holds is None
+    # A blind choice costs 0.5625, so the gain is that or -0.4375, the worst, which takes 0.8.
+    gain = 1 + 0.8 * 0.5625 / 0.4375
+    capitals = choice.bets(found([right, wrong]), "model/value")
+    assert capitals.better == pytest.approx([gain, 0.2 * gain])
+    for table, verdict in (([right, wrong], None), ([right] * 6, True), ([wrong] * 9, False)):
+        assert choice.claim(found(table), "model/value", judge=True).holds is verdict
+        assert choice.claim(found(table), "model/value", judge=False).holds is None
+    assert len(choice.plot(found([right])).axes) == 2
