@@ -31,6 +31,8 @@ SUBJECTS = {
     "lipschitz": ("one model with smooth values in the place of an ensemble", "2302.01244"),
     "morec": ("MOREC: a learned reward chooses among next states", "2310.05422"),
     "off_policy_evaluation": ("ranking policies without acting", ""),
+    "policy_choice": ("does the policy that looks best beat a blind choice?", ""),
+    "student_size": ("how few terms a distilled policy needs", "2403.09110"),
     "own_data": ("a log without a simulator: is the verdict right?", ""),
     "planning": ("plans in world models beside policies", "1805.12114"),
     "policy_guided_diffusion": ("trajectories sampled towards the policy", "2404.06356"),
@@ -65,7 +67,8 @@ def page(results: Path) -> str:
         "count its claims, *open* those that only inform or were undecided; the sections below "
         "have them all. NAME is run by `python -m benchmarks.claims.NAME`, with `--quick` in under "
         "five minutes; suite and leaderboard as [their page](benchmarks.md) says; second_ring-X by "
-        "`python -m benchmarks.claims.second_ring X`, data_scale "
+        "`python -m benchmarks.claims.second_ring X`, policy_choice and student_size by `python -m "
+        "benchmarks.claims.off_policy_evaluation.choice` and `sindy_rl.size`, data_scale "
         "and samplers by `python -m benchmarks.speed.data_scale` and `python -m benchmarks.speed "
         f"sampler`. Written by `{COMMAND}` from the files in `benchmarks/results/`; do not edit "
         "it. A claim marked [ours] goes beyond its paper; where 'holds' is '-', the line is open."

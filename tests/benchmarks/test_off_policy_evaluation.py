@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from reverie.benchmarks.claims.off_policy_evaluation import choice
 from reverie.benchmarks.claims.off_policy_evaluation.__main__ import METHODS, claim_estimates, plot
 from reverie.benchmarks.claims.off_policy_evaluation.graded_policies import (
     Found,
@@ -55,3 +56,15 @@ def test_the_picture_has_a_panel_for_every_method():
     assert [ax.get_title().split("\n")[0] for ax in axes] == [
         f"x: {text}" for text in METHODS.values()
     ]
+
+
+def test_fits_are_bet_on_by_their_regret():
+    right, wrong = [0.0, 1.0, 2.0, 4.0], [4.0, 2.0, 1.0, 0.0]
+    # A blind choice costs 0.5625, so the gain is that or -0.4375, the worst, which takes 0.8.
+    gain = 1 + 0.8 * 0.5625 / 0.4375
+    capitals = choice.bets(found([right, wrong]), "model/value")
+    assert capitals.better == pytest.approx([gain, 0.2 * gain])
+    for table, verdict in (([right, wrong], None), ([right] * 6, True), ([wrong] * 9, False)):
+        assert choice.claim(found(table), "model/value", judge=True).holds is verdict
+        assert choice.claim(found(table), "model/value", judge=False).holds is None
+    assert len(choice.plot(found([right])).axes) == 2

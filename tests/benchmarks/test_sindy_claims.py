@@ -11,6 +11,7 @@ from reverie.benchmarks.claims.sindy_rl import controllers as sparse_controllers
 from reverie.benchmarks.claims.sindy_rl import dyna
 from reverie.benchmarks.claims.sindy_rl import dynamics as sparse_dynamics
 from reverie.benchmarks.claims.sindy_rl import figures as sparse_figures
+from reverie.benchmarks.claims.sindy_rl import size as sindy_size
 from reverie.benchmarks.claims.sindy_rl.dyna import ARMS, ENSEMBLE, PENDULUM, SAC, SINDY
 
 SMALL = replace(PENDULUM.budget, updates=40, batch=16, starts=50, every=20, evaluate=20, episodes=1)
@@ -147,3 +148,18 @@ def test_errors_have_a_place_for_every_seed(tmp_path, monkeypatch):
     assert np.shape(found["random"][SINDY]["many"]) == (1, 2)
     claims = sindy_rl.error_claims("pendulum", (sindy_rl.LOW,), found)
     assert claims[0].holds is True  # an epoch teaches the ensemble nothing
+
+
+def test_sizes_and_returns_of_students_are_decided_by_six_seeds():
+    students = {"terms": [50] * 5 + [49], "parameters": 4674, "microseconds": {}}
+    students |= {"teacher": [140.0] * 6, "student": [141.0, 130.0, 150.0, 139.0, 160.0, 145.0]}
+    large, good = sindy_size.claims({sindy_size.SELECTED: students}, judged=True)
+    assert large.holds is False and "94 times" in large.measured and large.source == "paper"
+    assert good.holds is True and "[" in good.measured
+    sparse = students | {"terms": [20] * 6, "student": [110.0, 150.0] * 3}
+    small, poor = sindy_size.claims({sindy_size.SPARSE: sparse}, judged=True)
+    assert small.holds is True and poor.holds is None  # 10 below and 30 above the margin
+    few = {name: each[:2] if isinstance(each, list) else each for name, each in sparse.items()}
+    lines = sindy_size.claims({sindy_size.SPARSE: few}, judged=False)
+    assert [line.holds for line in lines] == [None, None]
+    assert sindy_size.plot({sindy_size.SELECTED: students}).axes

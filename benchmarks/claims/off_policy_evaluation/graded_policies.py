@@ -73,7 +73,7 @@ class Task:
         model: changed hyperparameters of the world models.
         budget: of every arm; its evaluations are when policies are kept.
         fits: critics of each policy and world models, the repetitions behind every interval.
-        fqe_updates: of fitted Q evaluation, of `batch` rows.
+        fqe_updates: of fitted Q evaluation, of `batch` rows; 0 for none.
         starts: recorded start states.
         episodes: of every policy in the true environment.
     """
@@ -169,7 +169,9 @@ def measure(task: Task, seed: int = 0) -> Found:
         return torch.cat([agent.act(own, deterministic=True) for agent, own in pairs])
 
     starts = start_states(data, task.starts, seed)
-    fqe = fitted_values(task, data, act, len(policies), starts)
+    estimates = {}
+    if task.fqe_updates:
+        estimates["fqe/value"] = fitted_values(task, data, act, len(policies), starts)
     values, returns, outside = roll_out_in_models(task, data, act, len(policies), starts, seed)
     outcomes = value_estimates.true_outcomes(
         data.spec,
@@ -181,7 +183,7 @@ def measure(task: Task, seed: int = 0) -> Found:
     )
     return Found(
         names=names,
-        estimates={"fqe/value": fqe, "model/value": values, "model/return": returns},
+        estimates={**estimates, "model/value": values, "model/return": returns},
         truth={name: outcomes[f"{name}s"].mean(1) for name in ("value", "return")},
         standard_errors={
             name: (outcomes[f"{name}s"].std(1) / task.episodes**0.5) for name in ("value", "return")

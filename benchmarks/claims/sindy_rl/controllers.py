@@ -101,9 +101,15 @@ def score(agent: Agent, spec: Spec) -> list[float]:
     return returns.mean(1).tolist()
 
 
-def distil(agent: Agent, spec: Spec, quick: bool) -> dict[str, Any]:
-    """Students of an agent: their returns beside its own on the same starts, sizes and times."""
-    settings = compose_command("distil", **DISTIL, **({"rounds": 1} if quick else {}))
+def distil(agent: Agent, spec: Spec, quick: bool, **changes: Any) -> dict[str, Any]:
+    """Students of an agent: their returns beside its own on the same starts, sizes and times.
+
+    Args:
+        changes: further changes of `conf/distil.yaml`.
+    """
+    settings = compose_command(
+        "distil", **{**DISTIL, **({"rounds": 1} if quick else {}), **changes}
+    )
     seed_everything(0)
     with closing(Evaluator(spec=spec, seeds=agent.seeds, episodes=settings.episodes)) as evaluator:
         student, chosen = teach(policy_of(agent), evaluator, settings)

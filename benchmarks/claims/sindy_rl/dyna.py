@@ -119,12 +119,12 @@ SWING_UP = replace(
 TASKS = {"swing-up": SWING_UP, "pendulum": PENDULUM}
 
 
-def load(task: Task) -> Dataset:
+def load(task: Task, seed: int = 0) -> Dataset:
     """The random steps that all arms start from."""
-    return datasets.load("random", **task.start)
+    return datasets.load("random", **task.start, seed=seed)
 
 
-def run(label: str, task: Task, arm: str, data: Dataset) -> History:
+def run(label: str, task: Task, arm: str, data: Dataset, seed: int = 0) -> History:
     """Train one arm in the online loop."""
     budget, per_step = task.budget, task.updates_per_step
     fitted: Fit | None = None
@@ -135,7 +135,9 @@ def run(label: str, task: Task, arm: str, data: Dataset) -> History:
         name, changes = MODELS[arm]
         horizon = task.horizons[arm]
         budget = replace(budget, horizon=horizon, starts=budget.starts // horizon)
-        fitted = experiment.fit("world_model", name, data, changes=changes, seeds=budget.seeds)
+        fitted = experiment.fit(
+            "world_model", name, data, changes=changes, seeds=budget.seeds, seed=seed
+        )
     online = build_option(
         *("online", "collect"),
         changes={
@@ -155,6 +157,7 @@ def run(label: str, task: Task, arm: str, data: Dataset) -> History:
         make_source=None if fitted is None else partial(budget.branch, fitted.model),
         fitted=fitted,
         online=online,
+        seed=seed,
     )
 
 
