@@ -11,7 +11,7 @@ from rich.table import Table
 from reverie.text import counted
 from reverie.training.ope.conclusions import corrected, name_run, sentences, tell_horizon
 
-_WIDTHS = (24, 13, 22, 17)
+_WIDTHS = (25, 12, 22, 17)
 _AGREE = {
     "agree": "they agree",
     "differ": "differ in size",

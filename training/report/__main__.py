@@ -31,6 +31,7 @@ from reverie.training.report.groups import (
     nothing_finished,
     read,
     split_population,
+    typed,
 )
 from reverie.training.report.page import (
     PAGES,
@@ -262,6 +263,11 @@ def aggregates(tasks: Tasks, painter: Painter) -> list[Section]:
     ]
     over = f"{len(shared)} task{'s' if len(shared) > 1 else ''}"
     caption = f"normalised score, last {LAST} evaluations, over {over}"
+    for method in table:
+        own = [group for task in shared for group in tasks[task] if group.method == method]
+        if changed := differing([group.runs[0] for group in own]):
+            told = ", ".join(changed)
+            remarks.append(f"{method} has settings of its own on each task, listed below: {told}.")
     section = Section("Over all tasks", [*map(Text, remarks)])
     section.blocks.append(Table(["method", *kinds], rows, caption))
     everything = np.concatenate([scores[np.isfinite(scores)] for scores in table.values()])
@@ -464,7 +470,8 @@ def settings(groups: Sequence[Group]) -> list[Section]:
     for key in keys:
         owners = [m for m, own in methods.items() if any(key in g.runs[0].experiment for g in own)]
         told = [setting(own, key) for own in methods.values()]
-        if len(methods) == 1 or len({*told} - {"-"}) > 1:
+        values = {typed(g.runs[0].experiment[key]) for g in groups if key in g.runs[0].experiment}
+        if len(methods) == 1 or (len(owners) > 1 and len(values) > 1):
             rows.append([key, *told])
         elif len(owners) == 1:
             alone[owners[0]].append(f"{key}={setting(methods[owners[0]], key)}")
@@ -480,7 +487,8 @@ def settings(groups: Sequence[Group]) -> list[Section]:
 
 def setting(groups: Sequence[Group], key: str) -> str:
     """A setting of one method, and by task where it differs between them."""
-    values = {group.task: str(group.runs[0].experiment.get(key, "-")) for group in groups}
+    experiments = {group.task: group.runs[0].experiment for group in groups}
+    values = {task: typed(own[key]) if key in own else "-" for task, own in experiments.items()}
     if len(set(values.values())) == 1:
         return next(iter(values.values()))
     return "; ".join(f"{value} on {task}" for task, value in values.items())

@@ -18,7 +18,7 @@ from reverie.training.results import statistics
 from reverie.training.results.statistics import Interval
 from reverie.training.results.summary import of_seeds
 
-_WIDTH = 3
+_WIDTH = 2
 """Panels side by side."""
 _COLOURS = [f"C{index}" for index in range(10)]
 _LINES = ["-", "--", "-.", ":"]

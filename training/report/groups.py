@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from reverie.mistake import Mistake
 from reverie.text import all_printable
@@ -226,16 +227,17 @@ def group_runs(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
     """Runs sorted into groups, and remarks about those that were left out.
 
     Runs repeat one another if name, task and settings agree but for the seed. The same seed twice
-    is one piece of evidence: the second run is left out.
+    is one piece of evidence: the second run is left out. A method whose settings differ between
+    tasks, and nowhere on one of them, is one method: it was tuned for each.
     """
     tasks = _task_names(runs)
     by_kind: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run, task in zip(runs, tasks, strict=True):
         by_kind[run.summary["name"], task].append(run)
-    by_name: dict[str, list[Run]] = defaultdict(list)
+    on_one_task: dict[str, set[str]] = defaultdict(set)
     for (name, _), members in by_kind.items():
-        by_name[name] += members
-    varying = {name: telling(members) for name, members in by_name.items()}
+        on_one_task[name].update(telling(members))
+    varying = {name: sorted(keys) for name, keys in on_one_task.items()}
 
     groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
     seen: dict[tuple[Any, ...], Run] = {}
@@ -284,8 +286,14 @@ def _told(experiment: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
         if short == "_target_":  # `agent=SAC`
             told.append(f"{key.removesuffix('._target_')}={str(value).rpartition('.')[2]}")
         elif value is not None:
-            told.append(f"{short if last.count(short) == 1 else key}={value}")
+            told.append(f"{short if last.count(short) == 1 else key}={typed(value)}")
     return told
+
+
+def typed(value: Any) -> str:
+    """A setting as YAML and the command line have it."""
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**4)
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def _task_names(runs: Sequence[Run]) -> list[str]:

@@ -51,6 +51,7 @@ th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: right
 th { border-bottom: 2px solid #888; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; }
 td.words { text-align: left; min-width: 18rem; }
+td span { white-space: nowrap; }
 tr.told td { border-bottom: 0; }
 td.sentence div { position: sticky; left: .7rem; width: max-content;
                   max-width: min(70rem, 100vw - 3.5rem); padding-bottom: .5rem; }
@@ -62,6 +63,13 @@ figure { display: inline-block; width: min(23rem, 100%); margin: 0 1rem 1rem 0;
          vertical-align: top; }
 figure video { width: 100%; border: 1px solid #ddd; }
 p, li, figcaption, .caption { overflow-wrap: anywhere; }
+@media (max-width: 40rem) {
+  table { font-size: .8em; line-height: 1.35; }
+  th, td { padding: .25rem; }
+  td span { white-space: normal; }
+  td.words { min-width: 12rem; }
+  td.sentence div { left: .25rem; }
+}
 @media (prefers-color-scheme: dark) {
   body, .skip:focus { color: #ddd; background: #181a1b; }
   h2, th, td { border-color: #555; }
@@ -88,6 +96,10 @@ $body
 
 _SENTENCE = 60
 """Characters from which on a cell holds words to read, and no number."""
+_NAME = 20
+"""Characters from which on a word of a cell may be broken: after punctuation, and every 16."""
+_PIECES = re.compile(r"[^._/+,-]{1,16}[._/+,-]?|.", re.DOTALL)
+_INTERVAL = re.compile(r"(\S+) (\[[^\]]*\],?|\(one seed\))(.*)", re.DOTALL)
 _WIDE = 700
 """CSS pixels of a picture from which on it scrolls in a narrow window instead of shrinking."""
 
@@ -220,7 +232,7 @@ def _html(block: Block, title: str) -> str:
         data = base64.b64encode(block.image).decode()
         words = _escape(block.caption)
         width = _natural_width(block)
-        least = f' style="min-width: {width * 3 // 5}px"' if width > _WIDE else ""
+        least = f' style="min-width: {width * 3 // 4}px"' if width > _WIDE else ""
         picture = f'<img alt="{words}"{least} src="data:image/{block.kind};base64,{data}">'
         if least:
             picture = _scrolling(picture, f"{title}: {block.caption}")
@@ -268,9 +280,17 @@ def _scrolling(content: str, name: str) -> str:
 
 
 def _cell(text: str) -> str:
-    """A cell in HTML, of numbers or of a sentence."""
-    kind = ' class="words"' if len(text) >= _SENTENCE else ""
-    return f"<td{kind}>{_escape(text)}</td>"
+    """A cell in HTML, of numbers, names or a sentence.
+
+    An interval, or what stands in its place, keeps to one line, and a long name may go on in the
+    next one.
+    """
+    kind = ' class="words"' if len(text) >= _SENTENCE and " " in text else ""
+    if found := _INTERVAL.match(text):
+        number, span, rest = map(_escape, found.groups())
+        return f"<td>{number} <span>{span}</span>{rest}</td>"
+    words = (_PIECES.findall(each) if len(each) > _NAME else [each] for each in text.split(" "))
+    return f"<td{kind}>{' '.join('<wbr>'.join(map(_escape, pieces)) for pieces in words)}</td>"
 
 
 def _markdown(block: Text | Table | Folded | Video | Links) -> str:

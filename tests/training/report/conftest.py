@@ -79,7 +79,7 @@ class Checked(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "wbr"):
             self.open.append(tag)
         self.sources += [v for k, v in attributes if k == "src"]
         self.links += [v for k, v in attributes if k == "href"]

@@ -23,7 +23,7 @@ from reverie.training.report import __main__ as command
 from reverie.training.report.__main__ import cell, report
 from reverie.training.report.figures import Painter
 from reverie.training.report.groups import find, group_runs, read
-from reverie.training.report.page import Section, Table, as_markdown
+from reverie.training.report.page import Section, Table, as_html, as_markdown
 from tests.browser import brightness, look, needs_browser
 from tests.keyboard import browser
 from tests.training.report.conftest import EVIL, MODEL, Checked
@@ -89,7 +89,7 @@ def test_seeds_of_a_run_count_and_variants_are_told_apart(tmp_path, write):
     found = tables(text)
     assert "| mopo, penalty=0.5 | 8 | 66.0 [" in text
     assert found["penalty"] == ["0.5", "2.0", "-"]
-    assert "\nOnly td3_bc has: order=['critic'].\n" in text
+    assert "\nOnly td3_bc has: order=[critic].\n" in text
     # Of the row over the column: mopo with 0.5, with 2.0, td3_bc.
     better = [row for row in text.splitlines() if row.startswith("| mopo, penalty=2.0 |")][-1]
     assert better.split(" | ")[2:4] == ["-", "1.00 [1.00, 1.00] |"]
@@ -145,6 +145,19 @@ def test_tasks_are_not_mixed(tmp_path, write):
     assert "# 7 runs on 3 tasks" in text
     assert "**a (f): normalised score" in text and "**a (other): normalised score" in text
     assert "Aggregates cover the tasks on which every method has a score: a (f)." in text
+
+
+def test_a_method_tuned_for_each_task_is_one_method(tmp_path, write):
+    for task, penalty in (("a", 0.5), ("b", 2.0)):
+        write(task=task, penalty=penalty, init=None)
+        write(name="sac", task=task, penalty=0.0, init="there")
+    _, markdown, *_ = report([tmp_path / "runs"], tmp_path / "out")
+    text = markdown.read_text()
+    assert "over 2 tasks" in text
+    assert "mopo has settings of its own on each task, listed below: penalty." in text
+    assert "sac has settings" not in text
+    assert "| penalty | 0.5 on a; 2.0 on b | 0.0 |" in text
+    assert "| init | null | there |" in text
 
 
 def test_the_same_seed_twice_and_unfinished_runs_are_left_out_aloud(tmp_path, write):
@@ -273,6 +286,14 @@ def test_an_empty_output_is_refused(tmp_path, monkeypatch):
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(Mistake, match="nowhere is no folder"):
         find([tmp_path / "nowhere"])
+
+
+def test_intervals_keep_to_a_line_and_long_names_may_be_broken():
+    rows = [["mopo", "-1.5 [-2, -1], not converged"], ["a.b", "reverie.world_models.<filters>"]]
+    page = as_html("t", [Section("s", [Table(["", "x"], rows)])])
+    assert "<td>-1.5 <span>[-2, -1],</span> not converged</td>" in page
+    assert "<td>reverie.<wbr>world_<wbr>models.<wbr>&lt;filters&gt;</td>" in page
+    assert "<td>a.b</td>" in page
 
 
 def test_cells_cannot_break_a_markdown_table():
