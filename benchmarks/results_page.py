@@ -47,6 +47,7 @@ SUBJECTS = {
     "second_ring-missing_actions": ("SS-ORL: logs that lack actions", "2210.06518"),
     "second_ring-neural_ode": ("rows that are unequally far apart", "1806.07366"),
     "second_ring-stopping": ("what stops an ensemble: one step or many", ""),
+    "second_ring-patience": ("how long an ensemble waits on small data", ""),
     "data_scale": ("reading and checking 1 to 10 million rows", ""),
     "samplers": ("diffusion samplers: fewer network calls", "2206.00364"),
     "gpu_codegen": ("updates and rollouts as code for a GPU, none at hand", ""),
