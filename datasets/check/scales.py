@@ -62,17 +62,19 @@ def find_marks_of_missing(rows: Rows) -> Iterator[Finding]:
         *zip(rows.action_labels, rows.commands.T, strict=True),
         ("reward", rows.reward),
     ]
-    marks = np.array(MARKS)
+    marks = np.array(MARKS, np.float32)
     for label, column in columns:
-        ends = np.array([column.min(), column.max()])
-        for mark in marks[np.isclose(marks[:, None], ends, rtol=1e-5, atol=0).any(axis=1)]:
-            found = np.isclose(column, mark, rtol=1e-5, atol=0)
-            others = column[~np.isclose(column[:, None], marks, rtol=1e-5, atol=0).any(axis=1)]
+        values = column.astype(np.float32)
+        for mark in marks[np.isin(marks, [values.min(), values.max()])]:
+            others = values[~np.isin(values, marks)]
             if not len(others):
                 continue
             low, high = float(others.min()), float(others.max())
             if max(low - mark, mark - high) > high - low:
-                yield problem(
+                # A reward of -999 may well be meant: what it costs to crash.
+                tell = warning if label == "reward" else problem
+                found = values == mark
+                yield tell(
                     f"{label} is {mark:g} in {counted(int(found.sum()), 'row')}, first in "
                     f"{rows.where(int(np.argmax(found)))}, and {low:.4g} to {high:.4g} elsewhere: "
                     "if it marks missing values, leave those rows out (of a table: "

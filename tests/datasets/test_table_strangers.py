@@ -8,7 +8,7 @@ import numpy as np
 import pandas
 import pytest
 
-from reverie.datasets.check import problems
+from reverie.datasets.check import problems, report
 from reverie.datasets.readers import file
 from reverie.datasets.storage import find_newer
 from reverie.datasets.tables.cells import parse_numbers
@@ -44,13 +44,21 @@ def test_a_number_that_marks_missing_values_is_a_time_like_any_other(tmp_path):
     assert load_file(path, missing=[5.0]).fingerprint == load_file(path).fingerprint
 
 
-@pytest.mark.parametrize(("column", "mark"), [(LEVEL, -999.0), (LEVEL, 9999.0), ("reward", -99.9)])
+@pytest.mark.parametrize(("column", "mark"), [(LEVEL, -999.0), (LEVEL, 9999.9)])
 def test_check_finds_numbers_that_mark_missing_values(tmp_path, column, mark):
     frame = log()
     frame.loc[[5, 6, 80], column] = mark
     [told] = problems(load_file(write(frame, tmp_path / "a.csv")))
     assert f"is {mark:g} in 3 rows, first in line 7" in told
     assert f"'dataset.missing=[{mark:g}]'" in told
+
+
+def test_a_reward_like_one_may_be_what_a_crash_costs(tmp_path):
+    frame = log()
+    frame.loc[80, "reward"] = -99.9
+    found = report(load_file(write(frame, tmp_path / "a.csv")))
+    assert not found.problems
+    assert any("reward is -99.9 in 1 row" in each for each in found.warnings)
 
 
 def test_check_leaves_alone_what_a_column_reaches_itself(tmp_path):
