@@ -15,7 +15,7 @@ from reverie.mistake import Mistake
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("agents", "world_models", "datasets", "envs", "training", "conf")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-NOT_REFUSED = {"all", "test", "docs", "d4rl"}
+NOT_REFUSED = {"all", "test", "docs", "d4rl", "dysts"}
 """Extras that no choice of a user asks for."""
 
 
