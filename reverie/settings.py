@@ -27,7 +27,7 @@ def require_declared(settings: Any, own: Mapping[str, Any] | None = None, prefix
         Mistake: names the first one, with what it must be.
     """
     for key, annotation in (own or {}).items():
-        value = _at(settings, key)
+        value = _at(settings, key, prefix)
         if value == MISSING:  # no class that is built from it would say so
             raise Mistake(f"{prefix}{key}={MISSING} is no value; give one, or leave the key out")
         _require(f"{prefix}{key}", value, annotation)
@@ -125,7 +125,20 @@ def _require(key: str, value: Any, annotation: Any) -> None:
         raise Mistake(why)
 
 
-def _at(settings: Any, key: str) -> Any:
-    for part in key.split("."):
+def _at(settings: Any, key: str, prefix: str) -> Any:
+    """The value of a dotted key.
+
+    Raises:
+        Mistake: a value stands where the key has a section.
+    """
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        if not isinstance(settings, Mapping):
+            section = prefix + ".".join(parts[:depth])
+            shown = "null" if settings is None else settings
+            raise Mistake(
+                f"{section}={shown} stands where a section is; leave it out, and set what the "
+                f"section holds, such as {prefix}{key}=..."
+            )
         settings = settings[part]
     return settings

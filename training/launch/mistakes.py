@@ -182,7 +182,7 @@ def build(name: str, constructor: Callable[..., Any], **run_time: Any) -> Any:
             raise
         raise Mistake(
             f"{name} cannot be built: {reason}; check the settings under {name} "
-            "(`python -m reverie.train --cfg job` shows them)"
+            f"(`{this_command()} --cfg job` shows them)"
         ) from error
 
 
@@ -318,7 +318,7 @@ def _explain_composition(error: BaseException, typed: Sequence[str]) -> str:
     if merged:  # a list in the place of names below it, or the other way round
         return (
             f"{merged.group(1)} is of another kind than that setting is; "
-            "`python -m reverie.train --cfg job` shows what it holds"
+            f"`{this_command()} --cfg job` shows what it holds"
         )
     return text
 
@@ -356,10 +356,19 @@ def _explain_key(wrong: str, arguments: Sequence[str]) -> str:
         return refusal(wrong, wrong, {group: typed.get(group) for group in several})
     close = near(wrong, sorted(keys - {wrong}), 2, cutoff=0.7)
     hint = f" (did you mean {' or '.join(close)}?)" if close else ""
-    return (
-        f"there is no setting '{wrong}'{hint}; "
-        "`python -m reverie.train --cfg job` lists all of them"
-    )
+    return f"there is no setting '{wrong}'{hint}; `{this_command()} --cfg job` lists all of them"
+
+
+def this_command() -> str:
+    """How the user started this process; training's command where it was started from Python."""
+    words = [*sys.orig_argv[1:], "", ""]
+    if words[0] == "-m" and words[1].partition(".")[0] in ("training", "reverie"):
+        return f"python -m {words[1]}"
+    if Path(words[0]).name == "reverie":
+        return f"reverie {words[1]}"
+    if words[0] in ("train.py", "evaluate.py"):
+        return f"python {words[0]}"
+    return "python -m reverie.train"
 
 
 def _settled() -> dict[str, str]:
