@@ -48,6 +48,7 @@ SUBJECTS = {
     "second_ring-neural_ode": ("rows that are unequally far apart", "1806.07366"),
     "second_ring-stopping": ("what stops an ensemble: one step or many", ""),
     "second_ring-patience": ("how long an ensemble waits on small data", ""),
+    "speed-since": ("updates per second of whole runs, beside an earlier checkout", ""),
     "data_scale": ("reading and checking 1 to 10 million rows", ""),
     "samplers": ("diffusion samplers: fewer network calls", "2206.00364"),
     "gpu_codegen": ("updates and rollouts as code for a GPU, none at hand", ""),
@@ -69,10 +70,11 @@ def page(results: Path) -> str:
         "have them all. NAME is run by `python -m benchmarks.claims.NAME`, with `--quick` in under "
         "five minutes; suite and leaderboard as [their page](benchmarks.md) says; second_ring-X by "
         "`python -m benchmarks.claims.second_ring X`, policy_choice and student_size by `python -m "
-        "benchmarks.claims.off_policy_evaluation.choice` and `sindy_rl.size`, data_scale "
-        "and samplers by `python -m benchmarks.speed.data_scale` and `python -m benchmarks.speed "
-        f"sampler`. Written by `{COMMAND}` from the files in `benchmarks/results/`; do not edit "
-        "it. A claim marked [ours] goes beyond its paper; where 'holds' is '-', the line is open."
+        "benchmarks.claims.off_policy_evaluation.choice` and `sindy_rl.size`, data_scale, "
+        "speed-since and samplers by `python -m benchmarks.speed.data_scale`, `...since CHECKOUT` "
+        "and `python -m benchmarks.speed sampler`. "
+        f"Written by `{COMMAND}` from the files in `benchmarks/results/`; do not edit it. A claim "
+        "marked [ours] goes beyond its paper; where 'holds' is '-', the line is open."
     )
     recorded = {path: read(path) for path in sorted(results.glob("*.json"))}
     shown = {
