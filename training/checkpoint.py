@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -36,6 +36,23 @@ _DIVERGED = (
     "lower the learning rates or source.horizon, or raise filter.penalty, then start over with "
     "overwrite=true"
 )
+
+
+def example_near(directory: Path) -> str:
+    """What a message gives as an example of a run directory: the run that was trained last of those
+    below a folder, or below the nearest one that is there."""
+    place = next(each for each in (directory, *directory.parents) if each.is_dir())
+    if place.resolve() in (Path.cwd(), Path.home(), Path(place.resolve().anchor)):
+        place = Path("runs")  # those may hold anything
+    found = [saved for depth in range(5) for saved in place.glob("*/" * depth + FILE)]
+    found = [saved for saved in found if (saved.parent / CONFIG).is_file()]
+    return str(max(found, key=_written).parent) if found else "runs/mopo/pendulum-mixed/0"
+
+
+def _written(path: Path) -> float:
+    with suppress(OSError):
+        return path.stat().st_mtime
+    return 0.0
 
 
 @dataclass

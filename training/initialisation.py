@@ -188,7 +188,7 @@ def digest(run: Path) -> str:
     if not path.is_file():
         raise Mistake(
             f"init={run} holds no {checkpoint.FILE}; give the directory of a run that was trained "
-            "with checkpoint_every above 0, such as runs/mopo/pendulum-mixed/0"
+            f"with checkpoint_every above 0, such as {checkpoint.example_near(run)}"
         )
     try:
         with open(path, "rb") as file:

@@ -244,6 +244,14 @@ def test_a_run_made_by_hand_is_compared_by_what_it_is(make_run, tmp_path):
         load_run(tmp_path)
 
 
+def test_a_run_that_is_there_is_the_example_for_one_that_is_not(make_run, tmp_path):
+    make_run(settings={}).train(tmp_path / "mopo" / "task" / "updates-12" / "0")
+    for missing in ("mopo/task/0", "mopo/task", "mopo", "other/task/0"):
+        with pytest.raises(Mistake) as refused:
+            load_run(tmp_path / missing)
+        assert str(refused.value).endswith(f"such as {tmp_path}/mopo/task/updates-12/0")
+
+
 def test_what_cannot_be_loaded_is_named(make_run, tmp_path):
     with pytest.raises(Mistake, match=r"holds no config.yaml and checkpoint.pt"):
         load_run(tmp_path)

@@ -252,8 +252,9 @@ def load_run(
     missing = [name for name in (CONFIG, checkpoint.FILE) if not (directory / name).is_file()]
     if missing:
         raise Mistake(
-            f"{directory} holds no {' and '.join(missing)}; give the directory of a run, "
-            "such as runs/mopo/pendulum-mixed/0"
+            f"{directory} "
+            + (f"holds no {' and '.join(missing)}" if directory.is_dir() else "is no directory")
+            + f"; give the directory of a run, such as {checkpoint.example_near(directory)}"
         )
     plain = _read_config(directory / CONFIG)
     place = pick_device(device)

@@ -171,7 +171,7 @@ def test_what_makes_no_sense_is_refused_in_one_line(run_dir, settings, words):
 
 
 def test_a_run_that_was_not_trained_is_refused(run_dir, tmp_path):
-    assert "holds no config.yaml and checkpoint.pt" in refused(tmp_path / "nothing")
+    assert "nothing is no directory; give the directory of a run" in refused(tmp_path / "nothing")
     (run_dir / "checkpoint.pt").unlink()
     assert "has not been trained yet" in refused(run_dir)
 
