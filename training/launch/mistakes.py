@@ -35,7 +35,7 @@ from reverie.text import near, printable
 from reverie.training.launch import help, renamed
 from reverie.training.launch.hyperparameters import refusal
 from reverie.training.launch.misfits import is_of_the_call, is_of_the_name, misfit
-from reverie.training.launch.options import CONF, PACKAGES, one_spelling, options
+from reverie.training.launch.options import CONF, PACKAGES, as_typed, one_spelling, options
 from reverie.training.run_directory import flat
 
 TRACEBACK = "REVERIE_TRACEBACK"
@@ -259,7 +259,7 @@ def _explain_instantiation(error: InstantiationException) -> str | None:
 
 def _explain_override(error: OverrideParseException) -> str:
     """What cannot be read, and how it is typed if it is meant as text."""
-    override = error.override.removeprefix("++")  # which open groups are given
+    override = as_typed(error.override)
     key, is_setting, value = override.partition("=")
     reason = str(error).partition("See https://hydra.cc")[0]
     if reason.startswith("LexerNoViableAlt"):  # which points at a character below

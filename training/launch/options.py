@@ -203,6 +203,12 @@ def one_spelling(arguments: Sequence[str]) -> list[str]:
     return [f"dataset={','.join(names)}" if a.startswith("dataset=") else a for a in kept]
 
 
+def as_typed(override: str) -> str:
+    """An override without the `++` that `one_spelling` gives it."""
+    plain = override.removeprefix("++")
+    return plain if _OPEN.match(plain) else override
+
+
 _BY_ID = ("dataset", "dataset.id")
 _OPEN = re.compile(r"dataset\.(env_kwargs|columns)(\.|=\s*\{)")
 """Keys of one's own below a setting: one of them, or all in braces."""
