@@ -51,6 +51,8 @@ _REFUSED = (
 """How Hydra, OmegaConf and YAML say that what somebody typed cannot be read."""
 _COMMANDS = ("--run", "-r", "--multirun", "-m", "--cfg", "-c", "--info", "-i", "-sc")
 """Options of Hydra of which a command has one at most."""
+_SHARED = ("world_model", "planner", "verdict")
+"""Groups of training that commands about a finished run may have too."""
 _MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE)
 
 
@@ -338,6 +340,18 @@ def _available(group: str, wrong: str) -> str:
 def _explain_key(wrong: str, arguments: Sequence[str]) -> str:
     if wrong != renamed.current(wrong):
         return f"{wrong} is called {renamed.current(wrong)} now"
+    group = wrong.partition(".")[0]
+    run = next((each for each in arguments if each.startswith("run=")), None)
+    if run is not None and group not in _SHARED and is_setting(group):
+        text = f"{wrong} belongs to the run, which is read as it was trained; leave it out (--help "
+        text += "lists what this command takes)"
+        if group == "dataset":
+            begun = shlex.quote(run.replace("run=", "init=", 1))
+            text += (
+                f"; for another log, python train.py {begun} updates=1 run_dir=NEW with the run's "
+                "own settings and that dataset makes a run of it, then type run=NEW here"
+            )
+        return text
     groups = [path.name for path in CONF.iterdir() if path.is_dir()]
     keys = set(groups)
     for path in CONF.rglob("*.yaml"):
