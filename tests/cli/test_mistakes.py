@@ -115,7 +115,12 @@ def recorded(tmp_path):
             (["algorithm=sac", "forcing=adaptive"], "does not learn from windows"),
             (["forcing=alpha", "world_model.forcing.alpha=2"], "forcing.alpha=2 must be"),
             (["forcing=alpha", "world_model.forcing.steps=0"], "steps=0 must be"),
-            (["world_model.forcing=3"], "world_model.forcing=3 must be keys with values or null"),
+            (["world_model.forcing=3"], "world_model.forcing=3 must be settings, as"),
+            (
+                ["world_model=forced", "world_model.forcing=null"],
+                "forcing=... chooses from adaptive, alpha, none",
+            ),
+            (["agent=darc", "agent.discriminators=null"], "or in braces; leave it out"),
             (
                 ["world_model=sindy", "world_model.refinement.patience=0"],
                 "refinement.patience=0 must be",
