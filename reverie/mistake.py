@@ -1,11 +1,14 @@
 """The error that every layer raises where a user can mend what is wrong."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 _ROOM = "free some disk space, or choose a folder that can be written"
+_FOR_ROOM = re.compile(r"free some (disk )?space( there)?,? or ")
+"""What a remedy begins with, and what helps nobody whose path is wrong."""
 _MAKE = "make the folder {} first"
 
 
@@ -39,7 +42,8 @@ def writing(path: Path, remedy: str | None = None) -> Iterator[None]:
         reason = error.strerror or error
         if isinstance(error, FileExistsError | NotADirectoryError) and (file := _file_at(path)):
             named = "it" if file == path else file
-            reason, remedy = f"{named} is a file and no folder", "name a folder instead"
+            reason = f"{named} is a file and no folder"
+            remedy = _FOR_ROOM.sub("", remedy or "name a folder instead")
         elif remedy is None:
             missing = isinstance(error, FileNotFoundError) and not path.parent.exists()
             remedy = _MAKE.format(path.parent) if missing else _ROOM
