@@ -33,7 +33,7 @@ from reverie.datasets.readers.minari_files import (
 from reverie.datasets.recording import Arrays
 from reverie.envs.make import make_raw_env
 from reverie.envs.specs import Reference, Spec
-from reverie.mistake import Mistake, Unwritable
+from reverie.mistake import Mistake, Unwritable, writing
 
 PROVENANCE = "provenance"
 """Key of a dataset's metadata for what we say of its making."""
@@ -58,15 +58,10 @@ def root_of(path: str | None) -> Path:
 
 def require_writable(root: Path) -> None:
     """Refuse a root folder that nothing can be written to; it is made if need be."""
-    try:
+    with writing(root, "give another folder with path=... or MINARI_DATASETS_PATH"):
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=root):
             pass
-    except OSError as error:
-        raise Mistake(
-            f"datasets cannot be written to {root}: {error.strerror or error}; give another folder "
-            "with path=... or MINARI_DATASETS_PATH"
-        ) from error
 
 
 def provenance_of(root: Path, id: str) -> Mapping[str, Any] | None:

@@ -1,6 +1,7 @@
 """Recording episodes of a policy in a task, one after another."""
 
 import logging
+import time
 from collections.abc import Callable
 from contextlib import closing
 
@@ -11,6 +12,8 @@ from reverie.envs.specs import Spec
 
 log = logging.getLogger(__name__)
 
+_SECONDS = 3.0
+"""Between two lines about how far a recording is."""
 Arrays = dict[str, np.ndarray]
 ActionOf = Callable[[np.ndarray], np.ndarray]
 """From one flat observation to one action in the units of the environment."""
@@ -48,7 +51,7 @@ def record_episodes(
         "terminated": np.empty(steps, bool),
         "truncated": np.empty(steps, bool),
     }
-    row = episode = 0
+    row, episode, told = 0, 0, time.monotonic()
     with closing(with_flat_observations(spec, make_raw_env(spec))) as env:
         shape = env.action_space.shape
         assert shape is not None  # a box
@@ -66,7 +69,8 @@ def record_episodes(
                 obs, ended, row = next_obs, terminated or truncated, row + 1
                 if on_step is not None:
                     on_step(row)
-                elif row % 20_000 == 0:
+                elif time.monotonic() - told > _SECONDS:
                     log.info("%s: %d of %d steps recorded", label, row, steps)
+                    told = time.monotonic()
             episode += 1
     return columns

@@ -1,10 +1,14 @@
 """The error that every layer raises where a user can mend what is wrong."""
 
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 _ROOM = "free some disk space, or choose a folder that can be written"
+_FOR_ROOM = re.compile(r"free some (disk )?space( there)?,? or ")
+"""What a remedy begins with, and what helps nobody whose path is wrong."""
 _MAKE = "make the folder {} first"
 
 
@@ -35,7 +39,18 @@ def writing(path: Path, remedy: str | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if remedy is None:
+        reason = error.strerror or error
+        if isinstance(error, FileExistsError | NotADirectoryError) and (file := _file_at(path)):
+            named = "it" if file == path else file
+            reason = f"{named} is a file and no folder"
+            remedy = _FOR_ROOM.sub("", remedy or "name a folder instead")
+        elif remedy is None:
             missing = isinstance(error, FileNotFoundError) and not path.parent.exists()
             remedy = _MAKE.format(path.parent) if missing else _ROOM
-        raise Unwritable(f"could not write {path}: {error.strerror or error}; {remedy}") from error
+        raise Unwritable(f"could not write {path}: {reason}; {remedy}") from error
+
+
+def _file_at(path: Path) -> Path | None:
+    """What lies at a path, or above it, where only folders can."""
+    above = (path, *path.parents)
+    return next((each for each in above if os.path.lexists(each) and not each.is_dir()), None)

@@ -34,6 +34,12 @@ def resolve_reward(choice: Choice, spec: Spec) -> RewardRule | None:
     if choice == "learned":
         return None
     rule = reward_rule_for(spec)
+    if rule is None and spec.task is None and spec.env_id is None:
+        raise Mistake(
+            "world_model.reward=known asks for the rule of an environment, and the dataset names "
+            "none; use world_model.reward=learned, which also learns what a formula in "
+            "dataset.reward gave, or name the environment with dataset.env_id=..."
+        )
     if rule is None:
         raise Mistake(
             f"no reward rule is known for {spec.task or f'environment {spec.env_id}'} with "

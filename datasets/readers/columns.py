@@ -27,15 +27,17 @@ ALIASES = {
     "rewards": ("reward", "rews", "rew"),
     "terminals": (
         *("terminal", "terminated", "terminateds", "terminations", "termination"),
-        *("done", "dones"),
+        *("done", "dones", "is_terminal"),
     ),
     "timeouts": (
         *("timeout", "truncated", "truncateds", "truncations", "truncation"),
-        "episode_terminals",
+        *("episode_terminals", "is_last"),
     ),
     "next_observations": ("next_obs", "next_observation", "next_states", "next_state", "obs_next"),
 }
-"""D4RL's names and what others call the same: NeoRL, Gymnasium, Minari, d3rlpy and most loggers."""
+"""D4RL's names and what others call the same: NeoRL, Gymnasium, Minari, d3rlpy, RLDS, loggers."""
+RLDS = ("is_first", "is_last", "is_terminal")
+"""Flags of RLDS, by which nobody observes anything."""
 
 TEXT_FILES = (".csv", ".tsv", ".txt")
 """Suffixes of tables as text ..."""
@@ -43,7 +45,7 @@ ARROW_FILES = (".parquet", ".feather")
 """... and as columns."""
 
 # Names that some files give to every end of an episode; a more exact one goes first.
-LOOSE = ("done", "dones", "episode_terminals")
+LOOSE = ("done", "dones", "episode_terminals", "is_last")
 
 # What h5py and numpy raise for files that are damaged or something else.
 UNREADABLE = (
@@ -98,6 +100,27 @@ def find_columns(
         elif likely:
             found[column] = likely[0]
     return found
+
+
+def require_no_last_observations(
+    source: str, column: str, name: str, flags: np.ndarray, named: Collection[str]
+) -> None:
+    """Refuse a termination that RLDS may mean for the row before.
+
+    Args:
+        column: what the flags `[N]` are taken for, and `name` what they are called.
+        named: columns of which the user says what they are called.
+
+    Raises:
+        Mistake: as above.
+    """
+    if name == RLDS[2] and column not in named and flags.any():
+        raise Mistake(
+            f"{source}: {name} is 1 in some rows, and in RLDS such a row is the last observation "
+            f"alone, to which the row before it led; store the flags one row earlier, as {column}, "
+            f"or set 'dataset.columns={{{column}: {name}}}' if these rows have actions and rewards "
+            "of their own"
+        )
 
 
 def listed(names: Collection[str]) -> str:

@@ -26,6 +26,7 @@ from reverie.datasets.readers.columns import (
     read_hdf5,
     read_npz,
     require_columns,
+    require_no_last_observations,
 )
 from reverie.datasets.subset import Subset
 from reverie.envs.make import spec_of
@@ -156,6 +157,8 @@ def from_columns(
         data["actions"] = data["actions"][:, None]
     require_columns(source, {key: data[key] for key in data if key != "index"}, REQUIRED)
     require_terminations(source, data, chosen["terminals"])
+    flags = data["terminals"]
+    require_no_last_observations(source, "terminals", chosen["terminals"], flags, columns or ())
     obs = data["observations"]
     if obs_slice is not None and not 1 <= obs_slice <= obs.shape[1]:
         raise Mistake(
@@ -264,10 +267,22 @@ def truncated_rows(file: str, columns: Columns, limit: int | None) -> np.ndarray
                 f"{file}: index must hold first rows of trajectories, whole numbers from 0 to "
                 f"{count - 1}, found values from {starts.min()} to {starts.max()}"
             )
+        if len(rows) == count > 1:
+            raise Mistake(
+                f"{file}: index has an entry for every row, where it should hold the first row of "
+                "each trajectory; set 'dataset.columns={index: null}' and store timeouts"
+            )
         if len(np.unique(rows)) < len(rows):  # lengths of trajectories, for example
             raise Mistake(
                 f"{file}: index must hold the first row of each trajectory, and some stand there "
                 "twice; correct it, or leave it out and store timeouts"
+            )
+        # NeoRL leaves 0 out; a trajectory of one row at either end is none.
+        if len(rows) and (rows.min() == 1 or (rows.min() > 1 and rows.max() == count - 1)):
+            raise Mistake(
+                f"{file}: index must hold the first row of each trajectory, counted from 0, found "
+                f"{rows.min()} to {rows.max()} of {count} rows; subtract 1 if it counts from 1, "
+                "store timeouts if it holds last rows, or add 0 if these are first rows"
             )
         ends = np.zeros(count, dtype=bool)
         ends[rows[rows > 0] - 1] = True

@@ -1,4 +1,4 @@
-"""A date and a time of day in two columns of a table, as many loggers write them, made one time."""
+"""Wall clocks of tables: a date and a time of day in two columns made one time, and summer time."""
 
 import datetime
 import logging
@@ -20,6 +20,9 @@ JOINED = "date and time [s]"
 _DATES = ("date", "datum", "day")
 _CLOCKS = ("time", "uhrzeit", "zeit", "clock")
 _DAY = 86_400.0
+_HOUR = 3600.0
+_TOLERATED = 0.2
+"""Of the sampling time, between a jump and one of an hour."""
 _CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}(?:[.,]\d+)?))?(?:\s*([AaPp])\.?[Mm]\.?)?")
 _COMPACT = (1900_01_01, 2100_12_31)
 """Dates that are written as numbers."""
@@ -76,6 +79,33 @@ def join_clock(table: Table, columns: Any) -> tuple[Table, Any]:
     writing = replace(table.writing, date_format=None)  # which the joined column does not follow
     joined = replace(table, columns={**others, JOINED: days + clock}, writing=writing)
     return joined, {**named, TIME: JOINED}
+
+
+def change_of_clock(
+    table: Table, name: str, steps: np.ndarray, step: float, where: np.ndarray
+) -> str:
+    """What to make of an hour that comes twice or is missing; empty where none does.
+
+    Args:
+        table: of N rows, with the time in the column `name`.
+        steps: `[N - 1]` from row to row, in the unit of time.
+        step: the sampling time.
+        where: `[N - 1]` bool, steps that are told.
+    """
+    if table.unit_of_time(name) != "s":
+        return ""
+    jump = steps - step
+    hour = where & (np.abs(np.abs(jump) - _HOUR) <= _TOLERATED * step)
+    if step > _HOUR / 2:
+        hour &= jump < 0  # the other may be a row that is missing
+    if not hour.any():
+        return ""
+    row = int(np.argmax(hour))
+    return (
+        f"; the hour that {'is missing' if jump[row] > 0 else 'comes twice'} after "
+        f"{table.places.at(row)} is likely a clock set to or from daylight-saving time: write "
+        "times in UTC, or with their offset (2026-10-25 02:00:00+01:00)"
+    )
 
 
 def _found(table: Table, name: Any) -> str | None:

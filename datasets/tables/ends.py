@@ -8,6 +8,7 @@ import pandas
 
 from reverie.datasets.names import bare
 from reverie.datasets.readers.columns import LOOSE
+from reverie.datasets.tables.clock import change_of_clock
 from reverie.datasets.tables.roles import Roles
 from reverie.datasets.tables.table import Table
 from reverie.mistake import Mistake
@@ -279,20 +280,21 @@ def _breaks(table: Table, name: str, ends: np.ndarray, longest_step: float | Non
     if gap.any() and longest_step is not None:
         log.warning(
             "%s: %s has %s beyond dataset.longest_step, the first after %s, the longest of %.4g%s; "
-            "episodes are cut there",
+            "episodes are cut there%s",
             table.source,
             name,
             counted(int(gap.sum()), "gap"),
             table.places.at(int(np.argmax(gap))),
             float(np.nanmax(steps[gap], initial=step)),
             unit,
+            change_of_clock(table, name, steps, step, gap),
         )
     elif gap.any():
         longest = float(np.nanmax(steps[gap], initial=step))
         lost = float(np.nansum(np.rint(ratio[gap]) - 1))
         log.warning(
             "%s: %s has %s, the first after %s, the longest of %.4g%s where a step is %.4g%s (%s "
-            "missing); episodes are cut there",
+            "missing); episodes are cut there%s",
             table.source,
             name,
             counted(int(gap.sum()), "gap"),
@@ -302,30 +304,35 @@ def _breaks(table: Table, name: str, ends: np.ndarray, longest_step: float | Non
             step,
             unit,
             "1 row is" if lost == 1 else f"{lost:,.0f} rows are",
+            change_of_clock(table, name, steps, step, gap),
         )
     if back.any():
         log.warning(
-            "%s: %s goes back after %s, and in %s in all; episodes end there",
+            "%s: %s goes back after %s, and in %s in all; episodes end there%s",
             table.source,
             name,
             table.places.at(int(np.argmax(back))),
             counted(int(back.sum()), "place"),
+            change_of_clock(table, name, steps, step, back),
         )
-    repeats = int((inside & (steps == 0)).sum())
+    still = inside & (steps == 0)
+    repeats = int(still.sum())
     if repeats and longest_step is not None:
         raise Mistake(
             f"{table.source}: {name} stands still in {counted(repeats, 'row')}, first after "
-            f"{table.places.at(int(np.argmax(inside & (steps == 0))))}, and nothing can change in "
-            "no time; leave out rows that are there twice, or write times more exactly"
+            f"{table.places.at(int(np.argmax(still)))}, and nothing can change in no time; leave "
+            "out rows that are there twice, or write times more exactly"
+            f"{change_of_clock(table, name, steps, step, still)}"
         )
     if repeats:
         log.warning(
             "%s: %s stands still in %s, first after %s; is its clock too coarse, or are rows there "
-            "twice?",
+            "twice?%s",
             table.source,
             name,
             counted(repeats, "row"),
-            table.places.at(int(np.argmax(inside & (steps == 0)))),
+            table.places.at(int(np.argmax(still))),
+            change_of_clock(table, name, steps, step, still),
         )
     uneven = int((forward & ~gap & (np.abs(ratio - 1.0) > JITTER)).sum())
     if longest_step is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from reverie.datasets.exogenous import find_exogenous
 from reverie.datasets.names import bare
-from reverie.datasets.readers.columns import ALIASES, listed
+from reverie.datasets.readers.columns import ALIASES, RLDS, listed, require_no_last_observations
 from reverie.datasets.tables.table import TIME, Table
 from reverie.mistake import Mistake
 
@@ -178,6 +178,9 @@ def _single(table: Table, role: str, given: Mapping[str, list[str]], tell: bool)
         for name in table.columns:
             if _spelling(name) == usual and name not in elsewhere:
                 why = ", ends of the task itself and no time limits" * (role == "terminated")
+                if usual in RLDS and table.is_numeric(name):
+                    flags = table.numbers(name) != 0
+                    require_no_last_observations(table.source, role, usual, flags, ())
                 if tell:
                     _tell(table, role, [name], f"by its name{why}")
                 return name
@@ -217,6 +220,7 @@ def _guess_observations(table: Table, taken: Sequence[str]) -> list[str]:
         and name not in table.index
         and name
         and not name.startswith("Unnamed:")
+        and _spelling(name) not in RLDS
     ]
     numbers = [name for name in left if table.is_numeric(name) and not table.is_empty(name)]
     found = [name for name in left if _OBSERVATIONS.fullmatch(_spelling(name))]

@@ -199,6 +199,11 @@ def _find_layout(path: Path, file: io.TextIOWrapper, decimal: Decimal | None) ->
     line, cells = rows[0]
     names = [" ".join(each.replace("\ufeff", "").split()) for each in cells]
     _require_separated(path, names, rows[1:])
+    if all(len(name) > 1 and name[0] == name[-1] == "'" for name in names):
+        raise Mistake(
+            f"{path}: line {skipped + line} names its columns in single quotes ({names[0]}), which "
+            "are a part of each cell to CSV; write double quotes, or none"
+        )
     # pandas would give a second column of the same name another one.
     require_different([name for name in names if name] or names, str(path))
     if all(map(_is_number, names)) and not all(map(_is_whole, names)):

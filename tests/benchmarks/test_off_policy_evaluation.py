@@ -67,4 +67,6 @@ def test_fits_are_bet_on_by_their_regret():
     for table, verdict in (([right, wrong], None), ([right] * 6, True), ([wrong] * 9, False)):
         assert choice.claim(found(table), "model/value", judge=True).holds is verdict
         assert choice.claim(found(table), "model/value", judge=False).holds is None
+    undecided = choice.claim(found([right, wrong]), "model/value", judge=True).measured
+    assert "would" not in undecided and "might" not in undecided  # which another run decides
     assert len(choice.plot(found([right])).axes) == 2

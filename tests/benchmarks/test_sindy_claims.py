@@ -159,6 +159,7 @@ def test_sizes_and_returns_of_students_are_decided_by_six_seeds():
     sparse = students | {"terms": [20] * 6, "student": [110.0, 150.0] * 3}
     small, poor = sindy_size.claims({sindy_size.SPARSE: sparse}, judged=True)
     assert small.holds is True and poor.holds is None  # 10 below and 30 above the margin
+    assert poor.measured.endswith("]")  # without the number of seeds that another run would need
     few = {name: each[:2] if isinstance(each, list) else each for name, each in sparse.items()}
     lines = sindy_size.claims({sindy_size.SPARSE: few}, judged=False)
     assert [line.holds for line in lines] == [None, None]

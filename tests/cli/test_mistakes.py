@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hydra.errors import ConfigCompositionException
 
 from reverie.mistake import Mistake, writing
 from reverie.training.files import lock_directory
@@ -116,7 +117,12 @@ def recorded(tmp_path):
             (["algorithm=sac", "forcing=adaptive"], "does not learn from windows"),
             (["forcing=alpha", "world_model.forcing.alpha=2"], "forcing.alpha=2 must be"),
             (["forcing=alpha", "world_model.forcing.steps=0"], "steps=0 must be"),
-            (["world_model.forcing=3"], "world_model.forcing=3 must be keys with values or null"),
+            (["world_model.forcing=3"], "world_model.forcing=3 must be settings, as"),
+            (
+                ["world_model=forced", "world_model.forcing=null"],
+                "forcing=... chooses from adaptive, alpha, none",
+            ),
+            (["agent=darc", "agent.discriminators=null"], "or in braces; leave it out"),
             (
                 ["world_model=sindy", "world_model.refinement.patience=0"],
                 "refinement.patience=0 must be",
@@ -492,6 +498,21 @@ def test_a_setting_that_does_not_fit_is_told_from_a_defect(settings, expected):
 def test_only_what_a_user_can_mend_is_explained(error, expected):
     told = explain(error)
     assert (told is None) == (expected is None) and (expected is None or expected in told)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ("dataset.path", "python train.py 'init=my runs/0' updates=1 run_dir=NEW with the run's"),
+        ("agent.hidden", "agent.hidden belongs to the run, which is read as it was trained"),
+        ("fqe.update", "did you mean fqe.updates"),
+        ("world_model.hidden", "with the chosen world_model; choose world_model="),
+    ],
+)
+def test_a_setting_of_training_belongs_to_a_run_that_is_judged(wrong, expected):
+    error = ConfigCompositionException(f"Could not override '{wrong}'.")
+    assert expected in explain(error, ["run=my runs/0", f"{wrong}=1"])
+    assert "belongs to" not in explain(error, [f"{wrong}=1"])
 
 
 def test_what_cannot_be_written_names_the_path_and_the_reason(tmp_path):

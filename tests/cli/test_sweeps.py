@@ -1,5 +1,6 @@
 """Sweeps that meet finished, broken and crashing jobs."""
 
+import atexit
 import errno
 import json
 import os
@@ -16,6 +17,7 @@ from reverie.training.launch import failures
 from reverie.training.launch.compose import threads
 from reverie.training.launch.failures import reason
 from reverie.training.launch.mistakes import DEFECT
+from reverie.training.launch.options import as_typed, one_spelling
 from reverie.training.launch.sweeps import SweepTable
 
 SMALL = (
@@ -58,6 +60,7 @@ def test_the_second_time_a_sweep_does_only_what_is_missing(sweep, tmp_path):
     first = sweep()
     assert first.returncode == 1
     assert "4 jobs: 2 finished, 2 failed" in first.stdout
+    assert first.stdout.count("\njob 3: ") == 1 and "#" not in first.stdout
     assert first.stdout.count("(one seed)") == 2
     failed = sorted(path.parent for path in (tmp_path / "runs").rglob("failed.json"))
     finished = sorted(path.parent for path in (tmp_path / "runs").rglob("summary.json"))
@@ -260,6 +263,24 @@ def test_a_single_run_leaves_no_table():
     table = SweepTable()
     table.on_job_start(SimpleNamespace())
     table.on_job_end(SimpleNamespace(), None)
+
+
+def test_jobs_are_told_as_they_were_typed(tmp_path, capsys):
+    """Hydra is given settings of open groups with `++`, and says so itself if it may."""
+    task = one_spelling(["dataset.env_kwargs.x=1,2", "dataset.columns={actions: u}", "seed=0"])
+    config = OmegaConf.create(
+        {"hydra": {"overrides": {"task": task}, "sweep": {"dir": str(tmp_path)}, "job": {"num": 0}}}
+    )
+    table = SweepTable()
+    table.on_multirun_start(config)
+    table.on_job_start(config)  # which has no run directory to be named by
+    assert not table.conclude()
+    atexit.unregister(table.conclude)
+    typed = "dataset.env_kwargs.x=1,2 dataset.columns={actions: u} seed=0"
+    told = capsys.readouterr().out
+    assert told.startswith(f"job 0: {typed}\n") and f"stopped: {typed}: " in told
+    assert "++" not in told
+    assert as_typed("++agent.mine=1") == "++agent.mine=1"
 
 
 def test_a_sweep_ends_where_it_cannot_keep_its_table(tmp_path, capsys):

@@ -1,13 +1,17 @@
 """Builtin datasets: what they hold, and that they are recorded once and always alike."""
 
 import inspect
+import itertools
+import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import yaml
 
+from reverie.datasets import recording
 from reverie.datasets.cache import cache_root
 from reverie.datasets.readers import builtin
 from reverie.envs import (
@@ -86,6 +90,17 @@ def recordings(monkeypatch):
 
     monkeypatch.setattr(builtin, "record_episodes", counting)
     return counts
+
+
+def test_a_long_recording_says_how_far_it_is(monkeypatch, caplog):
+    """By the clock, for steps of some tasks take a hundred times those of others."""
+    caplog.set_level(logging.INFO)
+    seconds = itertools.count(step=0.5)
+    monkeypatch.setattr(recording, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    builtin.load(**FORCES["duffing"] | {"steps": 20})
+    told = [text for text in caplog.messages if "duffing: " in text]
+    assert told[0].endswith("duffing: recording in ReverieDuffing-v0")
+    assert len(told) == 3 and all(text.endswith(" of 20 steps recorded") for text in told[1:])
 
 
 def written(name):

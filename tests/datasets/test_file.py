@@ -284,6 +284,21 @@ def test_wrong_paths_are_named(tmp_path):
         load(**options(tmp_path / "folder.npz"))
 
 
+@pytest.mark.parametrize(
+    ("index", "expected"),
+    [
+        ([1, 4, 8], "found 1 to 8 of 9 rows; subtract 1 if it counts from 1"),
+        ([2, 6, 8], "found 2 to 8 of 9 rows; .* store timeouts if it holds last rows"),
+        (range(9), "an entry for every row"),
+        ([0, 1, 2, 0, 1, 2, 3, 0, 1], "an entry for every row, .*set .*index: null"),
+    ],
+)
+def test_an_index_of_something_else_is_refused(tmp_path, index, expected):
+    columns = recording() | {"index": np.array(index)}
+    with pytest.raises(Mistake, match=expected):
+        load(**options(write(tmp_path / "log.npz", columns)))
+
+
 @pytest.mark.parametrize("index", [[0, 9], [-1], [1.5]])
 def test_an_impossible_index_is_refused(tmp_path, index):
     columns = recording()

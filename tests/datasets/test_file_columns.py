@@ -51,6 +51,24 @@ def test_ends_of_episodes_as_d3rlpy_marks_them_end_episodes(tmp_path, plain, suf
     assert data.fingerprint == plain
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_flags_of_rlds_end_episodes_and_its_terminations_are_refused(tmp_path, plain, suffix):
+    """There the last row of an episode is an observation alone, and holds the flag."""
+    columns = renamed(terminals="is_terminal", timeouts="is_last")
+    columns["is_first"] = np.append(True, columns["is_last"][:-1])
+    path = write(tmp_path / f"log{suffix}", columns)
+    with pytest.raises(Mistake, match="store the flags one row earlier, as terminals, or set"):
+        load(**options(path))
+    named = options(path) | {"columns": {"terminals": "is_terminal"}}
+    assert load(**named).fingerprint == plain
+    none = columns | {"is_terminal": np.zeros(9)}
+    read, same = (
+        load(**options(write(tmp_path / f"{n}{suffix}", each)))
+        for n, each in (("none", none), ("same", renamed() | {"terminals": np.zeros(9)}))
+    )
+    assert read.fingerprint == same.fingerprint
+
+
 @pytest.mark.parametrize("key", ["episode_starts", "episode_ids", "episode_1_of_many"])
 def test_keys_that_begin_like_minaris_groups_are_ignored(tmp_path, plain, key):
     columns = recording() | {key: np.arange(9)}

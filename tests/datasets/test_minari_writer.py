@@ -159,7 +159,7 @@ def test_a_full_disk_is_told_as_the_system_says_it(
 
 def test_mistakes_are_named(tmp_path, arrays, spec):
     (tmp_path / "file").touch()
-    with pytest.raises(Mistake, match="give another folder with path="):
+    with pytest.raises(Mistake, match="it is a file and no folder; give another folder with path="):
         require_writable(tmp_path / "file")
     with pytest.raises(ValueError, match="malformed"):
         put(tmp_path, arrays, spec, id="no version")

@@ -126,7 +126,7 @@ def test_a_full_disk_is_one_line(log, monkeypatch):
 def test_a_cache_that_cannot_be_written_is_one_line(log, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("REVERIE_CACHE", str(tmp_path / "file" / "below"))
-    with pytest.raises(Mistake, match=r"could not write .*REVERIE_CACHE"):
+    with pytest.raises(Mistake, match=r"is a file and no folder; point .*REVERIE_CACHE"):
         load(log)
 
 

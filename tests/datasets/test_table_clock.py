@@ -109,3 +109,39 @@ def test_a_number_for_a_name_is_left_to_who_refuses_it(role):
     table = from_frame(apart(lambda at: at.strftime("%Y-%m-%d"), clock_of), "log")
     joined, columns = join_clock(table, {**ROLES, role: 1})
     assert JOINED in joined.columns and columns == {**ROLES, role: 1, "time": JOINED}
+
+
+def through_a_change(start, minutes, form, zone="Europe/Berlin"):
+    """A log of 120 rows without episodes."""
+    at = pandas.date_range(start, periods=120, freq=f"{minutes}min", tz="UTC").tz_convert(zone)
+    rng = np.random.default_rng(0)
+    frame = pandas.DataFrame(rng.uniform(-1, 1, (120, 3)), columns=["level", "action", "reward"])
+    return frame.assign(time=at.strftime(form))
+
+
+@pytest.mark.parametrize(
+    ("start", "minutes", "row", "said"),
+    [
+        ("2026-10-24 20:00", 15, 19, "the hour that comes twice after row 19"),
+        ("2026-03-28 20:00", 15, 19, "the hour that is missing after row 19"),
+        ("2026-10-24 20:00", 60, 4, "the hour that comes twice after row 4"),
+    ],
+)
+def test_a_clock_that_is_set_by_an_hour_is_named_and_its_offset_mends_it(
+    caplog, start, minutes, row, said
+):
+    """The last Sundays of October and March, where clocks change at one o'clock UTC."""
+    naive = load_any(through_a_change(start, minutes, "%d.%m.%Y %H:%M:%S"), columns=ROLES)
+    assert f"{said} (counted from 0) is likely a clock set to or from" in caplog.text
+    assert "write times in UTC, or with their offset" in caplog.text
+    caplog.clear()
+    mended = load_any(through_a_change(start, minutes, "%Y-%m-%d %H:%M:%S%z"), columns=ROLES)
+    assert "daylight" not in caplog.text
+    assert len(mended) == 119 and len(naive) == (119 if minutes == 60 else 118)
+
+
+def test_other_gaps_are_no_change_of_the_clock(caplog):
+    for minutes, lost in ((15, 3), (15, 5), (60, 1)):
+        frame = through_a_change("2026-06-01 00:00", minutes, "%Y-%m-%d %H:%M:%S")
+        load_any(frame.drop(index=range(10, 10 + lost)), columns=ROLES)
+    assert "1 gap" in caplog.text and "daylight" not in caplog.text

@@ -1,5 +1,6 @@
 """Tables as loggers of strangers write them: marks, words, archives, unsorted rows."""
 
+import csv
 import gzip
 import logging
 import os
@@ -8,13 +9,14 @@ import numpy as np
 import pandas
 import pytest
 
+from reverie.datasets import load as load_any
 from reverie.datasets.check import problems, report
 from reverie.datasets.readers import file
 from reverie.datasets.storage import find_newer
 from reverie.datasets.tables.cells import parse_numbers
 from reverie.datasets.tables.dates import parse_compact, parse_dates
 from reverie.mistake import Mistake
-from tests.datasets.tables import ROWS, load_file, log, write
+from tests.datasets.tables import EPISODES, ROWS, load_file, log, write
 
 LEVEL = "level [cm]"
 
@@ -257,3 +259,39 @@ def test_a_file_that_was_written_after_a_run_is_found(tmp_path):
     assert find_newer(settings, summary) == data
     made = {"_target_": "reverie.datasets.readers.builtin.load_two_tanks"}
     assert find_newer(made, summary) is None
+
+
+def with_flags_of_rlds(terminal):
+    """The plant's log with RLDS's flags alone; the row that ends an episode is an observation."""
+    frame = log().drop(columns=["episode", "time [s]"])
+    last = np.arange(len(frame)) % ROWS == ROWS - 1
+    flags = {"is_first": np.roll(last, 1), "is_last": last, "is_terminal": last & terminal}
+    return frame.assign(**{name: flag.astype(int) for name, flag in flags.items()})
+
+
+def test_flags_of_rlds_end_episodes_and_are_not_observed():
+    data = load_any(with_flags_of_rlds(False), columns={"actions": "action", "reward": "reward"})
+    plain = load_any(log().drop(columns="time [s]"), columns={"reward": "reward"})
+    assert data.fingerprint == plain.fingerprint
+    assert data.spec.obs_names == ("level [cm]", "setpoint [cm]")
+
+
+def test_terminations_of_rlds_are_refused_and_read_one_row_earlier():
+    frame = with_flags_of_rlds(True)
+    with pytest.raises(Mistake, match="store the flags one row earlier, as terminated, or set"):
+        load_any(frame)
+    mended = load_any(frame.assign(terminated=frame["is_terminal"].shift(-1, fill_value=0)))
+    assert int(mended.transitions.terminated.sum()) == EPISODES
+    assert len(mended) == EPISODES * (ROWS - 1)  # none of an observation alone
+    named = load_any(frame, columns={"terminated": "is_terminal"})
+    assert len(named) == EPISODES * ROWS
+
+
+def test_single_quotes_are_refused_by_name(tmp_path):
+    path = tmp_path / "log.csv"
+    text = log().to_csv(index=False, quoting=csv.QUOTE_ALL, quotechar="'")
+    path.write_text(text)
+    with pytest.raises(Mistake, match=r"line 1 names its columns in single quotes .* write double"):
+        load_file(path)
+    path.write_text(text.replace("'", '"'))
+    assert load_file(path).fingerprint == load_any(log()).fingerprint

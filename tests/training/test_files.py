@@ -8,7 +8,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from reverie.mistake import Mistake
+from reverie.mistake import Mistake, Unwritable
 from reverie.training import files
 
 
@@ -41,6 +41,25 @@ def test_a_full_disk_is_reported_by_a_real_write(command, tmp_path):
     assert "could not write" in done.stderr and "free some disk space" in done.stderr
     assert torch.equal(files.load_tensors(path, "thing")["value"], torch.zeros(2))
     assert [p.name for p in path.parent.iterdir()] == ["state.pt"]
+
+
+@pytest.mark.parametrize("below", ["", "deeper", "deeper/still"])
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda folder: files.write_text(folder / "page.html", "x"),
+        lambda folder: files.lock_directory(folder).__enter__(),
+    ],
+)
+def test_a_file_in_the_place_of_a_folder_is_named_and_stays(tmp_path, write, below):
+    file = tmp_path / "notes"
+    file.write_text("mine")
+    with pytest.raises(Unwritable) as caught:
+        write(file / below)
+    told = str(caught.value)
+    assert " is a file and no folder; " in told and "a folder" in told.partition("; ")[2]
+    assert str(file) in told and "space" not in told
+    assert file.read_text() == "mine"
 
 
 @pytest.mark.parametrize(

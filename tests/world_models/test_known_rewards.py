@@ -122,7 +122,7 @@ def test_fits_of_learned_and_known_rewards_are_not_exchanged(data):
 
 
 def test_tasks_without_a_rule_are_refused(data):
-    with pytest.raises(Mistake, match=r"no reward rule is known for environment None.*=learned"):
+    with pytest.raises(Mistake, match=r"the dataset names none.*=learned.*dataset.env_id="):
         build("ensemble", replace(data.spec, env_id=None), reward="known")
     with pytest.raises(Mistake, match="1 hidden columns"):
         resolve_reward("known", replace(data.spec, hidden=(0,)))

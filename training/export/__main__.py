@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import hydra
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
@@ -142,8 +142,12 @@ def chosen_formats(format: Any, what: str) -> list[str]:
     """Names of formats, if they exist and can be written here.
 
     Raises:
-        Mistake: a name is unknown, suits no world model, or needs what is not installed.
+        Mistake: no name, or one that is unknown, suits no world model, or needs what is not
+            installed.
     """
+    if format == MISSING:
+        known = "onnx" if what == "world_model" else f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        raise Mistake(f"format has no value; give format={known}")
     given = format if isinstance(format, list) else [format]
     for name in given:
         if name not in FORMATS:

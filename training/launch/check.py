@@ -15,10 +15,12 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 
+from reverie.datasets import recording
 from reverie.datasets.check.figures import draw
 from reverie.datasets.check.report import MADE_BY, as_json, report
 from reverie.datasets.check.text import show
 from reverie.datasets.dataset import Dataset
+from reverie.datasets.readers import builtin
 from reverie.datasets.readers.columns import ARROW_FILES, TEXT_FILES
 from reverie.mistake import Mistake, writing
 from reverie.temporary import replacing
@@ -34,8 +36,20 @@ _EXAMPLE = "python -m reverie.datasets.check dataset=file dataset.path=my.hdf5"
 
 def main() -> None:
     """End the process with the status of `check`, of what was typed."""
-    logging.basicConfig(level=logging.WARNING, format="warning: %(message)s")
+    shown = logging.StreamHandler()
+    shown.setFormatter(_Formatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[shown])
+    for module in (builtin, recording):  # whose work takes a while
+        module.log.setLevel(logging.INFO)
     sys.exit(check(sys.argv[1:]))
+
+
+class _Formatter(logging.Formatter):
+    """Marks what is a warning."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        mark = "warning: " if record.levelno >= logging.WARNING else ""
+        return mark + super().format(record)
 
 
 def check(arguments: Sequence[str]) -> int:

@@ -35,7 +35,7 @@ from reverie.text import near, printable
 from reverie.training.launch import help, renamed
 from reverie.training.launch.hyperparameters import refusal
 from reverie.training.launch.misfits import is_of_the_call, is_of_the_name, misfit
-from reverie.training.launch.options import CONF, PACKAGES, one_spelling, options
+from reverie.training.launch.options import CONF, PACKAGES, as_typed, one_spelling, options
 from reverie.training.run_directory import flat
 
 TRACEBACK = "REVERIE_TRACEBACK"
@@ -51,6 +51,8 @@ _REFUSED = (
 """How Hydra, OmegaConf and YAML say that what somebody typed cannot be read."""
 _COMMANDS = ("--run", "-r", "--multirun", "-m", "--cfg", "-c", "--info", "-i", "-sc")
 """Options of Hydra of which a command has one at most."""
+_SHARED = ("world_model", "planner", "verdict")
+"""Groups of training that commands about a finished run may have too."""
 _MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE)
 
 
@@ -259,7 +261,7 @@ def _explain_instantiation(error: InstantiationException) -> str | None:
 
 def _explain_override(error: OverrideParseException) -> str:
     """What cannot be read, and how it is typed if it is meant as text."""
-    override = error.override.removeprefix("++")  # which open groups are given
+    override = as_typed(error.override)
     key, is_setting, value = override.partition("=")
     reason = str(error).partition("See https://hydra.cc")[0]
     if reason.startswith("LexerNoViableAlt"):  # which points at a character below
@@ -338,6 +340,18 @@ def _available(group: str, wrong: str) -> str:
 def _explain_key(wrong: str, arguments: Sequence[str]) -> str:
     if wrong != renamed.current(wrong):
         return f"{wrong} is called {renamed.current(wrong)} now"
+    group = wrong.partition(".")[0]
+    run = next((each for each in arguments if each.startswith("run=")), None)
+    if run is not None and group not in _SHARED and is_setting(group):
+        text = f"{wrong} belongs to the run, which is read as it was trained; leave it out (--help "
+        text += "lists what this command takes)"
+        if group == "dataset":
+            begun = shlex.quote(run.replace("run=", "init=", 1))
+            text += (
+                f"; for another log, python train.py {begun} updates=1 run_dir=NEW with the run's "
+                "own settings and that dataset makes a run of it, then type run=NEW here"
+            )
+        return text
     groups = [path.name for path in CONF.iterdir() if path.is_dir()]
     keys = set(groups)
     for path in CONF.rglob("*.yaml"):

@@ -203,6 +203,12 @@ def one_spelling(arguments: Sequence[str]) -> list[str]:
     return [f"dataset={','.join(names)}" if a.startswith("dataset=") else a for a in kept]
 
 
+def as_typed(override: str) -> str:
+    """An override without the `++` that `one_spelling` gives it."""
+    plain = override.removeprefix("++")
+    return plain if _OPEN.match(plain) else override
+
+
 _BY_ID = ("dataset", "dataset.id")
 _OPEN = re.compile(r"dataset\.(env_kwargs|columns)(\.|=\s*\{)")
 """Keys of one's own below a setting: one of them, or all in braces."""
@@ -216,8 +222,12 @@ def _refuse_marks(argument: str) -> None:
 
 
 def _require_name(argument: str) -> None:
-    """Refuse `source=[0]` and `agent=null`, of which Hydra says that they are no strings."""
-    group = argument.partition("=")[0]
+    """Refuse `source=[0]` and `agent=null`, of which Hydra says that they are no strings.
+
+    And a choice that is typed where its settings lie, as `world_model.forcing=null`.
+    """
+    key = argument.partition("=")[0]
+    group = next((group for group, place in PACKAGES.items() if place == key), key)
     if not re.fullmatch(r"[a-z_]+", group) or not (CONF / group).is_dir():
         return
     try:
@@ -225,9 +235,15 @@ def _require_name(argument: str) -> None:
     except OverrideParseException:  # which is told when Hydra reads it
         return
     # Values in braces are merged into the chosen option.
-    if not override.is_sweep_override() and not isinstance(override.value(), str | dict):
-        known = ", ".join(options(group)[:12])
-        raise Mistake(f"{argument} must be the name of an option; {group} has {known}, ...")
+    named = dict if key != group else str | dict
+    if override.is_sweep_override() or isinstance(override.value(), named):
+        return
+    names = options(group)
+    known = f"{', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"
+    if key == group:
+        raise Mistake(f"{argument} must be the name of an option; {group} has {known}")
+    remedy = f"{group}=... chooses from {known}" if len(names) > 1 else "leave it out"
+    raise Mistake(f"{argument} must be settings, as {key}.name=value or in braces; {remedy}")
 
 
 def _values(override: Override) -> list[str]:

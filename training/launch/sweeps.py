@@ -30,6 +30,7 @@ from reverie.training import checkpoint
 from reverie.training.files import write_json
 from reverie.training.launch import failures
 from reverie.training.launch.mistakes import TRACEBACK, explain, mark_defect, one_line_errors
+from reverie.training.launch.options import as_typed
 from reverie.training.results.summary import of_seeds, read_summary
 from reverie.training.run_directory import SUMMARY, run_directory
 from reverie.training.stored import read_record
@@ -98,6 +99,7 @@ class SweepTable(Callback):
             known["run_dir"] = str(run_dir)
             known["finished"] = (run_dir / SUMMARY).is_file() and not config.overwrite
             known["begun"] = (run_dir / checkpoint.FILE).is_file() and not config.overwrite
+        print(f"job {config.hydra.job.num}: {_typed(known)}", flush=True)
         with one_line_errors():
             write_json(self._file(config), known)
 
@@ -178,7 +180,11 @@ def show(jobs: list[dict[str, Any]], early: bool) -> None:
 
 def _name(job: Mapping[str, Any]) -> str:
     """Where the job works, or what was typed where that is unknown."""
-    return job.get("run_dir") or " ".join(job["overrides"])
+    return job.get("run_dir") or _typed(job)
+
+
+def _typed(job: Mapping[str, Any]) -> str:
+    return " ".join(map(as_typed, job["overrides"]))
 
 
 def _score(job: Mapping[str, Any]) -> str:

@@ -102,6 +102,8 @@ class Group:
 def find(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
     """Finished run directories at or below the paths, each once, and others with why they are none.
 
+    Those below the working folder are relative to it, to be read and typed.
+
     Raises:
         Mistake: a path does not exist; there is no finished run.
     """
@@ -112,8 +114,10 @@ def find(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
     below |= {found.resolve() for path in paths for found in path.rglob(SUMMARY)}
     # Hidden are folders of Hydra, and runs that somebody overwrites.
     directories = sorted({path.parent for path in below if path.parent.name[:1] != "."})
+    here = Path.cwd()
     finished, left_out = [], {}
-    for path in directories:
+    for place in directories:
+        path = place.relative_to(here) if place.is_relative_to(here) else place
         ours = any((path / name).is_file() for name in (MARKER, METRICS))
         if not (path / SUMMARY).is_file():
             if ours:

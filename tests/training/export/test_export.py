@@ -153,6 +153,8 @@ def refused(run_dir, **settings):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
+        ({"format": "???"}, "give format=torchscript, onnx, numpy, c or equations"),
+        ({"format": "???", "what": "world_model"}, "format has no value; give format=onnx"),
         ({"format": "matlab"}, "format=matlab is unknown; use torchscript"),
         ({"format": ["c", ["numpy"]]}, "format=['numpy'] is unknown; use torchscript"),
         ({"format": []}, "names nothing to write"),

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import sys
 
 import numpy as np
@@ -48,6 +49,15 @@ def test_it_takes_the_options_of_a_dataset(check, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "nothing found" in out
     assert "given by the user" in out
+
+
+def test_a_recording_is_told_and_warnings_are_marked(check, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("REVERIE_CACHE", str(tmp_path))
+    assert check("dataset=builtin/duffing", "dataset.steps=400") == 0
+    (told,) = [each for each in caplog.records if "recording in" in each.message]
+    assert command._Formatter().format(told).startswith("builtin/duffing: recording in")
+    told.levelno = logging.WARNING
+    assert command._Formatter().format(told).startswith("warning: builtin/duffing:")
 
 
 def test_an_inverse_model_keeps_the_rows_that_it_would_fill_in(check, tmp_path, capsys):

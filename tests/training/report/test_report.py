@@ -503,6 +503,19 @@ def test_alarms_of_runs_stand_on_the_page(write, tmp_path):
     assert f"training.ope {shlex.quote(f'run={place}')} fqe.updates=20000" in text
 
 
+def test_runs_below_the_working_folder_are_named_from_there(write, tmp_path, monkeypatch):
+    place = write()
+    summary = json.loads((place / "summary.json").read_text())
+    said = ["try python -m training.ope run=... fqe.updates=20000"]
+    (place / "summary.json").write_text(json.dumps(summary | {"alarms": said}))
+    monkeypatch.chdir(tmp_path)
+    report([place], tmp_path / "report")
+    text = (tmp_path / "report" / "report.md").read_text()
+    below = place.relative_to(tmp_path)
+    assert f"{below}: try python -m training.ope {shlex.quote(f'run={below}')} fqe" in text
+    assert str(tmp_path) not in text
+
+
 def test_names_begin_no_formulas(write, tmp_path):
     write(name="a$x_{$", task="$y$ $\\frac{$")
     report([tmp_path / "runs"], tmp_path / "report")
