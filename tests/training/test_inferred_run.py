@@ -13,7 +13,7 @@ import reverie
 from reverie import datasets
 from reverie.mistake import Mistake
 from reverie.training import fitting
-from reverie.training.report.__main__ import _inferred
+from reverie.training.report.scores import _inferred
 
 SETTINGS = {
     "updates": 4,

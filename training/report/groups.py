@@ -1,7 +1,7 @@
 """Finished runs read from their directories, grouped by experiment."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -352,3 +352,13 @@ def _of_replica(measured: Mapping[str, Any], replica: int) -> dict[str, Any]:
             several = isinstance(value, list) and name not in _SHARED and len(value) > replica
             found[name] = value[replica : replica + 1] if several else value
     return found
+
+
+Tasks = Mapping[str, Sequence[Group]]
+"""Groups by task."""
+
+
+def having(tasks: Tasks, condition: Callable[[Group], bool]) -> dict[str, list[Group]]:
+    """Tasks and groups of which something is known."""
+    kept = {task: [g for g in groups if condition(g)] for task, groups in tasks.items()}
+    return {task: groups for task, groups in kept.items() if groups}

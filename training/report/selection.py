@@ -4,14 +4,24 @@ The protocol of arXiv:2504.11453: policies of one method, trained with several s
 are the arms of a bandit; each pull evaluates one of them for one episode.
 """
 
+from collections import defaultdict
+
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
 from reverie.mistake import Mistake
+from reverie.training.report.figures import Painter
+from reverie.training.report.groups import Tasks
+from reverie.training.report.page import Picture, Section, Table, Text
+from reverie.training.report.tables import interval
+from reverie.training.results import statistics
+from reverie.training.results.statistics import CURVE_REPLICATES, Interval, bootstrap
 
 PULLS, SUBSET, REPEATS = 200, 8, 500
 """Evaluations that may be spent, policies at hand, and bandits averaged."""
+_PULLS_SHOWN = (1, 10, 50, PULLS)
+_PULLS_DRAWN = sorted({*_PULLS_SHOWN, 2, 3, 5, 7, 15, 20, 30, 75, 100, 150})
 EXPLORATION = 2.0
 """alpha of the upper confidence bound, for scores between 0 and 100."""
 _UNTRIED = 1e-9
@@ -78,3 +88,48 @@ def _largest(
     """Index of the largest value of each row, one of them by chance where several are."""
     best = values == values.max(1, keepdims=True)
     return np.where(best, rng.random(values.shape), -1.0).argmax(1)
+
+
+def selection(tasks: Tasks, painter: Painter) -> list[Section]:
+    """What a method's policies are worth to somebody who can evaluate few of them."""
+    section = Section("Choosing a policy with few evaluations")
+    for task, groups in tasks.items():
+        pools: dict[str, list[list[float]]] = defaultdict(list)
+        for group in groups:
+            for run in group.runs:
+                # Of episodes without a finite score nobody can say what choosing them gives.
+                scores = run.evaluation.get("scores") or []
+                pools[run.summary["name"]] += [own for own in scores if own and None not in own]
+        found, rows = {}, []
+        for name, pool in pools.items():
+            if len(pool) < 2:
+                continue
+            episodes = min(map(len, pool))
+            held = selected_scores(np.array([policy[:episodes] for policy in pool], float))
+            held = held[:, [pull - 1 for pull in _PULLS_DRAWN]]
+            found[name] = bootstrap(statistics.task_means, held, replicates=CURVE_REPLICATES)
+            curve = found[name]
+            shown = [
+                interval(Interval(curve.estimate[at], curve.low[at], curve.high[at]))
+                for at in map(_PULLS_DRAWN.index, _PULLS_SHOWN)
+            ]
+            rows.append([name, str(len(pool)), str(episodes), *shown])
+        if found:
+            header = [
+                "method",
+                "policies",
+                "episodes of each",
+                *(f"pulls: {p}" for p in _PULLS_SHOWN),
+            ]
+            section.blocks.append(Table(header, rows, f"{task}: normalised score of the choice"))
+            caption = f"{task}: score of the chosen policy by episodes spent"
+            section.blocks.append(Picture(painter.selection(task, _PULLS_DRAWN, found), caption))
+    if not section.blocks:
+        return []
+    text = (
+        "Policies of all settings and seeds of a method are arms of a UCB bandit that spends up to "
+        f"{PULLS} of the episodes in evaluation.json; at one pull it is a random policy. Each "
+        f"repeat has at most {SUBSET} policies at hand. Intervals are over repeats of the bandit, "
+        "not over training."
+    )
+    return [Section(section.title, [Text(text), *section.blocks])]

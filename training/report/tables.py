@@ -1,4 +1,4 @@
-"""The results of a report for other programs: CSV, and a LaTeX table for a paper."""
+"""Numbers of a report in cells, and its results for other programs: CSV, and LaTeX for a paper."""
 
 import csv
 import io
@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from reverie.training.report.page import CSV_HEADER, LATEX_HEADER
-from reverie.training.results.statistics import Interval
+from reverie.training.results import statistics
+from reverie.training.results.statistics import Interval, bootstrap
 
 _LATEX = {
     **{each: f"\\{each}" for each in "&%$#_{}"},
@@ -98,3 +99,20 @@ def _escape(text: str) -> str:
 def _harmless(value: object) -> object:
     """A name that no spreadsheet takes for a formula."""
     return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@" else value
+
+
+def cell(values: Sequence[float], digits: int = 1) -> str:
+    """Mean over seeds with its interval; never a mean of one that looks like a mean of many."""
+    if not values:
+        return "-"
+    broken = sum(not np.isfinite(value) for value in values)
+    if broken:
+        return f"not finite in {broken} of {len(values)} seeds"
+    return interval(bootstrap(statistics.mean, statistics.columns([values])), digits)
+
+
+def interval(found: Interval, digits: int = 1) -> str:
+    """`estimate [low, high]`."""
+    if np.isnan(found.low):
+        return f"{found.estimate:.{digits}f} (one seed)"
+    return f"{found.estimate:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"

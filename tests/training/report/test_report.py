@@ -20,10 +20,11 @@ from matplotlib.figure import Figure
 
 from reverie.mistake import Mistake
 from reverie.training.report import __main__ as command
-from reverie.training.report.__main__ import cell, report
+from reverie.training.report.__main__ import report
 from reverie.training.report.figures import Painter
 from reverie.training.report.groups import find, group_runs, read
 from reverie.training.report.page import Section, Table, as_html, as_markdown
+from reverie.training.report.tables import cell
 from tests.browser import brightness, look, needs_browser
 from tests.keyboard import browser
 from tests.training.report.conftest import EVIL, MODEL, Checked
