@@ -19,8 +19,7 @@ from reverie.settings import require_declared
 from reverie.text import printable
 from reverie.training.files import write_json
 from reverie.training.launch import mistakes
-from reverie.training.launch.compose import is_chosen
-from reverie.training.launch.options import CONF
+from reverie.training.launch.options import CONF, is_chosen
 from reverie.training.launch.restore import SavedRun, build_planner, load_run
 from reverie.training.results.shape import complaint_of_measurements
 from reverie.training.results.summary import versions

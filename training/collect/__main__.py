@@ -39,11 +39,11 @@ from reverie.training.files import write_json
 from reverie.training.launch import mistakes
 from reverie.training.launch.compose import (
     build_agent,
-    build_evaluator,
     build_online,
     load_dataset,
     threads,
 )
+from reverie.training.launch.judges import build_evaluator
 from reverie.training.launch.options import CONF
 from reverie.training.loop import Periods
 from reverie.training.mixing import mix

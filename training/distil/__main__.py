@@ -31,7 +31,7 @@ from reverie.training.distil.sparse_policy import SparsePolicy, fit_sparse_polic
 from reverie.training.distil.without_environment import InModel, InRecords, Place, Policy
 from reverie.training.files import write_json, write_text
 from reverie.training.launch import mistakes
-from reverie.training.launch.compose import judge_by
+from reverie.training.launch.judges import judge_by
 from reverie.training.launch.options import CONF
 from reverie.training.launch.restore import SavedRun, load_run
 from reverie.training.ope.plans import SAMPLE, refuse_fitted_q, tell_duration

@@ -1,7 +1,6 @@
 """From a composed configuration to the objects that a run works with."""
 
 import inspect
-import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -23,9 +22,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.names import short_name
 from reverie.datasets.replay import GrowingReplay, Mixture
 from reverie.datasets.storage import read_into
-from reverie.envs.evaluation import Evaluator
 from reverie.envs.specs import Spec
-from reverie.envs.true_dynamics import simulator_for
 from reverie.mistake import Mistake
 from reverie.settings import require_declared
 from reverie.training import fitting
@@ -34,16 +31,20 @@ from reverie.training.cores import count_cores, count_free_cores, threads_of_use
 from reverie.training.fitting import FITTED, Part
 from reverie.training.initialisation import Initialisation
 from reverie.training.launch.budget import sized, told_size
+from reverie.training.launch.judges import (
+    build_evaluator,
+    build_lipschitz_probe,
+    build_value_gap,
+    build_value_probe,
+    build_verdict,
+)
 from reverie.training.launch.mistakes import build
+from reverie.training.launch.options import is_chosen
 from reverie.training.loop import Periods
 from reverie.training.mixing import mix
 from reverie.training.online import Online
-from reverie.training.ope.verdict import Verdict
 from reverie.training.population import population
 from reverie.training.pretraining import Cloning
-from reverie.training.probes.lipschitz import LipschitzProbe
-from reverie.training.probes.value_gap import ValueGap
-from reverie.training.probes.values import ValueProbe
 from reverie.training.run import Run
 from reverie.training.seeding import seed_everything, side_stream
 from reverie.world_models.base import Fitted, WorldModel
@@ -437,109 +438,6 @@ def _rows(config: DictConfig, data: Dataset, parts: Mapping[str, Any]) -> tuple[
     return len(data) + collected, 1 if generator is None else generator.records.transitions
 
 
-def build_evaluator(config: DictConfig, data: Dataset, console: Console) -> Evaluator | None:
-    """Copies of the true environment, unless there is none or nobody asked."""
-    if not config.evaluate.every:
-        return None
-    if data.spec.env_id is None:
-        told = f"dataset {data.name} names no environment, so nothing is scored; "
-        told += "dataset.env_id=... adds one"
-        if is_chosen(config.planner):  # a policy has its verdict
-            told += ", or ask the log afterwards: python -m training.ope run=... fqe.updates=0"
-        console.print(told, soft_wrap=True)
-        return None
-    return Evaluator(spec=data.spec, seeds=config.seeds, episodes=config.evaluate.episodes)
-
-
-def build_value_probe(
-    config: DictConfig,
-    data: Dataset,
-    agent: Agent,
-    mixture: Mixture,
-    sources: dict[str, RolloutSource],
-) -> ValueProbe | None:
-    """Measurements of what the critics believe, unless nobody asked."""
-    if not config.probe_starts:
-        return None
-    return ValueProbe(
-        agent=agent,
-        mixture=mixture,
-        sources=sources,
-        data=data,
-        starts=config.probe_starts,
-        edge_of_reach=None,
-    )
-
-
-def build_lipschitz_probe(
-    config: DictConfig,
-    data: Dataset,
-    agent: Agent,
-    mixture: Mixture,
-    model: WorldModel | None,
-    console: Console,
-) -> LipschitzProbe | None:
-    """Measurements of the critics' slopes and of the model's targets, if somebody asked."""
-    if not config.lipschitz.states:
-        return None
-    truth = None
-    if model is not None:
-        try:
-            truth = simulator_for(data.spec, torch.get_num_threads())
-        except Mistake as error:
-            console.print(f"no gaps of Bellman targets: {error}", soft_wrap=True, highlight=False)
-    return LipschitzProbe(
-        agent=agent,
-        real=mixture["real"],
-        data=data,
-        seeds=config.seeds,
-        model=model,
-        truth=truth,
-        **config.lipschitz,
-    )
-
-
-def build_value_gap(
-    config: DictConfig, data: Dataset, agent: Agent, model: WorldModel | None
-) -> ValueGap | None:
-    """The policy's return in its world model, unless there is none or nobody asked."""
-    if model is None or not config.value_gap.starts:
-        return None
-    return ValueGap(agent=agent, model=model, data=data, **config.value_gap)
-
-
-def build_verdict(config: DictConfig, data: Dataset, agent: Agent) -> Verdict | None:
-    """How the policy is judged at the end, unless nobody asked.
-
-    Raises:
-        Mistake: a hyperparameter of its critics is none, which would else be found at the end.
-    """
-    if not config.verdict.starts:
-        return None
-    settings: Any = OmegaConf.to_container(config.verdict, resolve=True)
-    settings["discount"] = data.spec.per_action(settings["discount"])
-    most = math.ceil(settings["fqe"].pop("share") * config.updates)
-    for fit in (settings["fqe"], settings["doubly_robust"]):
-        fit["updates"] = min(fit["updates"], most)
-    verdict = judge_by(settings)
-    with side_stream(config.seed, agent.device):
-        verdict.require_settings(data.spec, agent.act, agent.seeds, agent.discount)
-    return verdict
-
-
-def judge_by(settings: dict[str, Any]) -> Verdict:
-    """A verdict of plain settings, `verdict` of conf/train.yaml or alike."""
-    fqe, clone = dict(settings["fqe"]), dict(settings["doubly_robust"])
-    return Verdict(
-        **{name: settings[name] for name in ("starts", "discount", "horizon", "far")},
-        **{name: fqe.pop(name) for name in ("updates", "converged")},
-        **settings["model"],
-        fqe=fqe,
-        effective=clone.pop("effective"),
-        clone=clone,
-    )
-
-
 def arguments(node: DictConfig) -> set[str]:
     """Names of the arguments of the class that a node builds."""
     return set(inspect.signature(get_object(node._target_).__init__).parameters)
@@ -549,11 +447,6 @@ def real_rows(config: DictConfig) -> int:
     """Rows of a batch that come from the dataset, rounded down as published code does."""
     # 100 * 0.29 is 28.999... in floating point.
     return int(config.batch_size * config.real_ratio + 1e-9)
-
-
-def is_chosen(node: DictConfig | None) -> bool:
-    """Whether a group holds an option; values tuned for a dataset may be there without one."""
-    return isinstance(node, Mapping) and "_target_" in node
 
 
 def threads(choice: str | int) -> int:

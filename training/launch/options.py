@@ -115,6 +115,11 @@ def build_option(
     return made(**given) if merged.get("_partial_") else made
 
 
+def is_chosen(node: DictConfig | None) -> bool:
+    """Whether a group holds an option; values tuned for a dataset may be there without one."""
+    return isinstance(node, Mapping) and "_target_" in node
+
+
 def tuned(algorithm: str) -> dict[str, dict[str, Any]]:
     """Hyperparameters of an algorithm by dataset, empty where none are known."""
     return deepcopy(_table(CONF / "tuned" / f"{algorithm}.yaml"))
