@@ -30,6 +30,8 @@ MAIN = "main_data.hdf5"
 NEEDED = ("total_steps", "total_episodes", "minari_version", "dataset_id")
 REMOTE = "hf://farama-minari"
 LISTING_SECONDS = 10.0
+MANY = 20
+"""Ids that a message lists."""
 
 
 def require_minari(wanted_by: str = "dataset=minari") -> Any:
@@ -94,10 +96,16 @@ def locate(root: Path, id: str, download: bool) -> Path:
     data = root / short / "data"
     if _is_there(data):
         return data
+    _require_root(root, short)
     if not download:
+        if data.is_dir():
+            raise Mistake(
+                f"{data} holds no metadata.json, which every Minari dataset has; bring it back, or "
+                "give another root as dataset.path"
+            )
         raise Mistake(
-            f"Minari dataset {short} is not in {root} (found there: {_local(root)}); correct "
-            "dataset.id, give another root as dataset.path, or set dataset.download=true"
+            f"{_absent(root, short)}; correct dataset.id, give another root as dataset.path, or "
+            "set dataset.download=true"
         )
     mark = _mark(data)
     with writing(mark, "point the environment variable REVERIE_CACHE to a folder of yours"):
@@ -119,6 +127,27 @@ def locate(root: Path, id: str, download: bool) -> Path:
             "again"
         )
     return data
+
+
+def _require_root(root: Path, short: str) -> None:
+    """Refuse a root that no dataset can lie in.
+
+    Raises:
+        Mistake: it is a file, or a folder of the very dataset.
+    """
+    above = next(
+        (each for each in root.absolute().parents if _is_there(each / short / "data")), None
+    )
+    if above is not None:
+        raise Mistake(
+            f"{root} lies inside of the dataset {short}; the root is the folder above, "
+            f"dataset.path={above}"
+        )
+    if root.exists() and not root.is_dir():
+        raise Mistake(
+            f"{root} is a file, where the root folder of Minari datasets was expected, which "
+            "holds namespace/name-vN/data; correct dataset.path, or MINARI_DATASETS_PATH"
+        )
 
 
 def remedy_for(data: Path) -> str:
@@ -239,9 +268,9 @@ def _require_offered(root: Path, id: str) -> None:
     close = near(short, offered) or offered
     there = f"it has {listed(close)}" if close else f"nor anything in {group}/"
     raise Mistake(
-        f"Minari dataset {short} is not in {root} (found there: {_local(root)}) and {remote} does "
-        f"not have it, {there}; correct dataset.id (https://minari.farama.org lists them), or give "
-        "a root that holds it as dataset.path"
+        f"{_absent(root, short)} and {remote} does not have it, {there}; correct "
+        "dataset.id (https://minari.farama.org lists them), or give a root that holds it as "
+        "dataset.path"
     )
 
 
@@ -259,21 +288,23 @@ def _download(root: Path, id: str) -> None:
 
 def _not_fetched(root: Path, short: str, error: Exception) -> Mistake:
     return Mistake(
-        f"Minari dataset {short} is not in {root} (found there: {_local(root)}) and cannot be "
-        f"fetched: {in_one_line(error)}; correct dataset.id, connect to the network, or give "
-        "a root that holds it as dataset.path"
+        f"{_absent(root, short)} and cannot be fetched: {in_one_line(error)}; correct "
+        "dataset.id, connect to the network, or give a root that holds it as dataset.path"
     )
 
 
-def _local(root: Path) -> str:
-    """Ids of the datasets below a root, for messages."""
+def _absent(root: Path, short: str) -> str:
+    """That a dataset is not below a root, and which are: if there are many, those like it."""
     found = []
     for folder, children, _ in os.walk(root):
         if "data" in children:
             found.append(Path(folder).relative_to(root).as_posix())
             children.clear()  # nothing of interest below, and arrow has a folder an episode
         children[:] = [child for child in children if not child.startswith(".")]  # half-written
-    return listed(found) if found else "none"
+    close = near(short, found) if len(found) > MANY else []
+    there = f"{', '.join(close)} and {len(found) - len(close)} others" if close else listed(found)
+    none = "none" if root.is_dir() else "there is no such folder"
+    return f"Minari dataset {short} is not in {root} (found there: {there if found else none})"
 
 
 def _plain(value: Any) -> Any:
