@@ -42,7 +42,7 @@ def flatten_space(space: spaces.Space, keys: Sequence[str] | None = None) -> int
             twice, or none.
     """
     if keys is not None and isinstance(space, spaces.Dict):
-        _require_different(keys, space)
+        _require_different(keys, sorted(space.spaces))
     leaves = [leaf for leaf, _ in _leaves(space, None, keys)]
     for leaf in leaves:
         ndim = len(leaf.shape)
@@ -55,13 +55,13 @@ def flatten_space(space: spaces.Space, keys: Sequence[str] | None = None) -> int
     return sum(int(np.prod(leaf.shape)) for leaf in leaves)
 
 
-def _require_different(keys: Sequence[str], space: spaces.Dict) -> None:
+def _require_different(keys: Sequence[str], known: Sequence[str]) -> None:
     twice = [key for key in keys if list(keys).count(key) > 1]
     if twice or not keys:
         found = f"the observation key {twice[0]!r} twice" if twice else "no observation key"
         raise Mistake(
             f"the list of keys [{', '.join(keys)}] has {found}; name each once, of "
-            f"{', '.join(sorted(space.spaces))}"
+            f"{', '.join(known)}"
         )
 
 

@@ -21,6 +21,7 @@ from reverie.datasets.cache import cache_root
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.replay import Mixture
 from reverie.envs.evaluation import Episodes, Evaluator
+from reverie.paths import expanded
 from reverie.training import checkpoint, fitting
 from reverie.training.compilation import keep_compiled, wrapper
 from reverie.training.cores import count_cores
@@ -191,7 +192,7 @@ class Run:
             Mistake: the directory holds a run with other settings, or files that are none of a run.
         """
         console = console or Console(markup=False, emoji=False)
-        directory = None if directory is None else Path(directory).expanduser()
+        directory = None if directory is None else expanded(directory)
         self.settings = pinned(self.settings, directory)
         if directory is None:
             if self._trained:

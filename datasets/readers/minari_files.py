@@ -18,10 +18,17 @@ from filelock import FileLock
 from gymnasium import spaces
 
 from reverie.datasets.cache import cache_root
-from reverie.datasets.readers.columns import UNREADABLE, in_one_line, listed
+from reverie.datasets.readers.columns import (
+    UNREADABLE,
+    in_one_line,
+    listed,
+    require_readable,
+    unreadable,
+)
 from reverie.datasets.readers.rehearsal import rehearse
 from reverie.envs import extras
 from reverie.mistake import Mistake, writing
+from reverie.paths import expanded
 from reverie.text import near
 
 log = logging.getLogger(__name__)
@@ -46,7 +53,7 @@ def require_minari(wanted_by: str = "dataset=minari") -> Any:
 def dataset_root(path: str | None) -> Path:
     """Root folder of local datasets: the given one, MINARI_DATASETS_PATH, or Minari's default."""
     chosen = path or os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets"
-    return Path(chosen).expanduser()
+    return expanded(chosen, "MINARI_DATASETS_PATH or dataset.path")
 
 
 def require_id(id: str) -> None:
@@ -164,6 +171,9 @@ def read_metadata(data: Path) -> dict[str, Any]:
         Mistake: they cannot be read, lack something, or are of a version that is not supported.
     """
     file = data / "metadata.json"
+    for each in (file, data / MAIN):
+        if each.exists():
+            require_readable(each)
     try:
         if file.exists():
             metadata = json.loads(file.read_text())
@@ -215,8 +225,11 @@ def space_of(data: Path, metadata: Mapping[str, Any], key: str) -> spaces.Space 
 
 def _is_there(data: Path) -> bool:
     file = data / MAIN
-    if (data / "metadata.json").exists():
-        return True
+    try:
+        if (data / "metadata.json").exists():
+            return True
+    except OSError as error:  # a folder that is closed
+        raise unreadable(data, error) from error
     if not file.exists():
         return False
 

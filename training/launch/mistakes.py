@@ -51,7 +51,10 @@ _REFUSED = (
 """How Hydra, OmegaConf and YAML say that what somebody typed cannot be read."""
 _COMMANDS = ("--run", "-r", "--multirun", "-m", "--cfg", "-c", "--info", "-i", "-sc")
 """Options of Hydra of which a command has one at most."""
-_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE)
+_MACHINE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EPIPE),
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG),
+)
 
 
 def run(main: Callable[[], Any], sweeps: bool | None = None) -> None:

@@ -20,6 +20,7 @@ from reverie.agents.planning import Planning
 from reverie.datasets.dataset import Dataset
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
+from reverie.paths import expanded
 from reverie.text import one_line
 from reverie.training import checkpoint
 from reverie.training.checkpoint import Facts
@@ -247,7 +248,7 @@ def load_run(
         Mistake: the folder holds no run, one of its files is damaged, or it names something outside
             of Reverie that is not allowed.
     """
-    directory, names = Path(directory).expanduser(), named(allow)
+    directory, names = expanded(directory), named(allow)
     saved = directory / checkpoint.FILE
     missing = [name for name in (CONFIG, checkpoint.FILE) if not (directory / name).is_file()]
     if missing:
