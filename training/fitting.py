@@ -215,6 +215,11 @@ def fit_or_load(
             the fit diverged.
     """
     if given is not None:
+        if given.is_dir():
+            raise Mistake(
+                f"{group}.path={given} is a folder; give the file, such as {given / group}.pt of a "
+                "run directory"
+            )
         if not given.is_file():
             raise Mistake(
                 f"{group}.path={given} does not exist; correct it, or leave {group}.path empty to "

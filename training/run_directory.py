@@ -261,6 +261,8 @@ def require_ours(run_dir: Path) -> None:
                 f"run_dir={run_dir} is {what} or holds it, so it cannot be a run directory; give a "
                 "folder of its own, such as run_dir=runs/mine"
             )
+    if place.exists() and not place.is_dir():
+        raise Mistake(f"run_dir={run_dir} is a file; give a folder of its own")
     if not place.is_dir() or (place / MARKER).is_file():
         return
     others = sorted(path.name for path in place.iterdir() if not _claims(path))

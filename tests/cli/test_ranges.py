@@ -17,7 +17,7 @@ import reverie
 from reverie.agents.sac import SAC
 from reverie.datasets.options import BENCHMARKS, load
 from reverie.mistake import Mistake
-from reverie.ranges import Count, Pair, Positive, Range, Share, arguments_of, describe, fits
+from reverie.ranges import Count, Filled, Pair, Positive, Range, Share, arguments_of, describe, fits
 from reverie.settings import MISSING, declared, misfit, require_declared
 from reverie.training.launch.hyperparameters import compose_run
 from reverie.training.launch.make import load_preset
@@ -282,6 +282,7 @@ def test_a_dataset_is_refused_before_anything_is_read():
         (Literal["auto"] | Count, "auto or a whole number, at least 1"),
         (Annotated[PerSeed, Range(0)], "a number or a list, each entry a number, at least 0"),
         (Annotated[Sequence[Positive], Pair()], "two entries, the lower one first"),
+        (Annotated[Sequence[Count], Filled()], "a whole number, at least 1, not empty"),
     ],
 )
 def test_what_a_setting_may_be_is_said_in_words(annotation, words):
@@ -299,6 +300,8 @@ def test_what_a_setting_may_be_is_said_in_words(annotation, words):
         ([1.0, 2.0], Annotated[Sequence[Positive], Pair()], True),
         ([2.0, 1.0], Annotated[Sequence[Positive], Pair()], False),
         ([1.0], Annotated[Sequence[Positive], Pair()], False),
+        ([1], Annotated[Sequence[Count], Filled()], True),
+        ([], Annotated[Sequence[Count], Filled()], False),
         ([0.5, 0], Annotated[PerSeed, Range(above=0)], False),
         (math.inf, Annotated[float, Range(0, infinite=True)], True),
         (math.nan, float, False),

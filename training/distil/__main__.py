@@ -10,7 +10,7 @@ and the scores are estimates.
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import hydra
 import numpy as np
@@ -25,7 +25,7 @@ from reverie.envs import extras
 from reverie.envs.evaluation import Evaluator
 from reverie.mistake import Mistake
 from reverie.paths import expanded
-from reverie.ranges import Count, NonNegative, Positive, Seed, Whole
+from reverie.ranges import Count, Filled, NonNegative, Positive, Seed, Whole
 from reverie.settings import require_declared
 from reverie.training.distil.sparse_policy import SparsePolicy, fit_sparse_policy
 from reverie.training.distil.without_environment import InModel, InRecords, Place, Policy
@@ -44,8 +44,8 @@ from reverie.world_models.sindy.dictionary import circles, legend
 
 SETTINGS = {
     "seed": Seed,
-    "degrees": Sequence[Count],
-    "thresholds": Sequence[NonNegative],
+    "degrees": Annotated[Sequence[Count], Filled()],
+    "thresholds": Annotated[Sequence[NonNegative], Filled()],
     "tolerance": NonNegative,
     "alpha": NonNegative,
     "members": Count,
