@@ -36,7 +36,7 @@ from reverie.training.online import Online
 from reverie.training.ope import alarms as verdict_alarms
 from reverie.training.ope.expectations import expectations
 from reverie.training.ope.verdict import Verdict
-from reverie.training.plant_units import Named, decide
+from reverie.training.plant_units import Named, as_named, as_rows, decide
 from reverie.training.pretraining import Cloning
 from reverie.training.probes import advice, blow_up
 from reverie.training.probes.value_gap import ValueGap, alarms
@@ -227,16 +227,18 @@ class Run:
     @overload
     def policy(self, obs: Named, seed: int = 0) -> dict[str, Any]: ...
 
-    def policy(self, obs: Tensor | Named, seed: int = 0) -> Tensor | dict[str, Any]:
+    def policy(self, obs: Any, seed: int = 0) -> Tensor | dict[str, Any]:
         """Deterministic actions `[S, B, A]` in [-1, 1] for `obs [S, B, D]`, both on the host.
 
-        Of a mapping from names of columns to values in the plant's units: those of one seed by
-        name, in the plant's units, see `training.plant_units.decide`.
+        Of a mapping from names of columns to values in the plant's units, or of a DataFrame: those
+        of one seed by name, in the plant's units, see `training.plant_units.decide`.
         """
+        obs = as_named(obs)
         if isinstance(obs, Mapping):
             seeds = self.agent.seeds
             return decide(self.policy, self.data.spec, obs, seeds=seeds, seed=seed)
-        return self.agent.act(obs.to(self.device), deterministic=True).cpu()
+        rows = as_rows(obs, self.data.spec, self.device)
+        return self.agent.act(rows, deterministic=True).cpu()
 
     @property
     def real_share(self) -> float:

@@ -42,7 +42,7 @@ from reverie.training.launch.strangers import (
     require_environment_allowed,
     require_known,
 )
-from reverie.training.plant_units import Named, decide
+from reverie.training.plant_units import Named, as_named, as_rows, decide
 from reverie.training.results.summary import Series, read_series, read_summary
 from reverie.training.run_directory import CARRIED_OUT, CONFIG, METRICS, SUMMARY, flat
 from reverie.training.seeding import seed_everything
@@ -104,25 +104,27 @@ class SavedRun:
     @overload
     def policy(self, obs: Named, seed: int | None = None) -> dict[str, Any]: ...
 
-    def policy(self, obs: Tensor | Named, seed: int | None = None) -> Tensor | dict[str, Any]:
+    def policy(self, obs: Any, seed: int | None = None) -> Tensor | dict[str, Any]:
         """Deterministic actions.
 
         Args:
             obs: `[S, B, D]` raw on the host; or a mapping from names of columns to values in the
-                plant's units, a number or `[B]` numbers each.
+                plant's units, a number or `[B]` numbers each; or a DataFrame of these.
             seed: for a mapping, whose action; None for the seed that an export takes.
 
         Returns:
             `[S, B, A]` in [-1, 1] on the host; or of a mapping, the actions by name in the plant's
             units, see `training.plant_units.decide`.
         """
+        obs = as_named(obs)
         if not isinstance(obs, Mapping | Tensor):
             raise TypeError(
                 f"a policy takes a tensor [S, B, D], or values by the names of columns, not a "
                 f"{type(obs).__name__}; for one seed torch.as_tensor(obs).float()[None]"
             )
         if not isinstance(obs, Mapping):
-            return self.agent.act(obs.to(self.device), deterministic=True).cpu()
+            rows = as_rows(obs, self.spec, self.device)
+            return self.agent.act(rows, deterministic=True).cpu()
         seeds = self.agent.seeds
         if seed is None:
             finished = seeds > 1 and (self.directory / SUMMARY).is_file()
