@@ -126,6 +126,12 @@ def _require(key: str, value: Any, annotation: Any) -> None:
 
 
 def _at(settings: Any, key: str) -> Any:
-    for part in key.split("."):
+    *groups, last = key.split(".")
+    for depth, part in enumerate(groups, 1):
         settings = settings[part]
-    return settings
+        if not isinstance(settings, Mapping):
+            shown = "null" if settings is None else settings
+            raise Mistake(
+                f"{'.'.join(groups[:depth])}={shown} must be keys with values, such as {key}"
+            )
+    return settings[last]

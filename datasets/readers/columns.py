@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -55,9 +56,7 @@ UNREADABLE = (
 )
 
 
-def find_columns(
-    held: Collection[str], named: Mapping[str, str | None], source: str
-) -> dict[str, str]:
+def find_columns(held: Collection[str], named: Any, source: str) -> dict[str, str]:
     """The array that holds each column, by D4RL's name of the column.
 
     Args:
@@ -71,6 +70,13 @@ def find_columns(
             arrays could be the same column.
     """
     known = [*ALIASES, "index"]
+    if not isinstance(named, Mapping) or not all(
+        isinstance(array, str | None) for array in named.values()
+    ):
+        raise Mistake(
+            f"dataset.columns={named} must give one name for a column, e.g. "
+            "dataset.columns={terminals: done}"
+        )
     for column, array in named.items():
         if column not in known:
             raise Mistake(
@@ -165,6 +171,12 @@ def read_hdf5(path: Path, choose: Choice) -> Columns:
 
 
 def _read(path: Path, file: h5py.File, array: str, new: New) -> np.ndarray:
+    link = file.get(array, getlink=True)
+    if isinstance(link, h5py.ExternalLink) and file.get(array) is None:
+        raise Mistake(
+            f"{path}: {array} lies in another file, {link.filename}, which is not there or lacks "
+            f"{link.path}; bring it back, beside this one"
+        )
     found = file[array]
     if not isinstance(found, h5py.Dataset):
         raise Mistake(
@@ -242,15 +254,25 @@ def require_file(path: Path) -> None:
 
 
 def require_readable(path: Path) -> None:
-    """Refuse a file that is there and that the system does not open, which is no damage.
+    """Refuse a file that is there and cannot be read for a reason that is no damage.
 
     Raises:
-        Mistake: as above.
+        Mistake: the system does not open it; it holds what stands for the data, not the data.
     """
     try:
-        path.open("rb").close()
+        with path.open("rb") as file:
+            begin = file.read(64).lstrip().lower()
     except OSError as error:
         raise unreadable(path, error) from error
+    if begin.startswith(b"version https://git-lfs"):
+        raise Mistake(
+            f"{path} is a pointer of Git LFS and not the data; fetch them with `git lfs pull` "
+            "where it was cloned"
+        )
+    if begin.startswith((b"<!doctype html", b"<html")):
+        raise Mistake(
+            f"{path} is a web page, probably of a failed download, and not the data; fetch it again"
+        )
 
 
 def unreadable(path: Path, error: OSError) -> Mistake:

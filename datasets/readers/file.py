@@ -61,7 +61,7 @@ def load(
     action_high: Number | Sequence[Number] | None,
     reference: LowAndHigh | None,
     clip_actions: bool,
-    columns: Mapping[str, str | None] | None = None,
+    columns: Any = None,
     exogenous: Exogenous = None,
     subset: Subset | None = None,
     missing_actions: bool = False,
@@ -137,7 +137,7 @@ def from_columns(
     action_high: int | float | Sequence[int | float] | None,
     reference: Sequence[int | float] | None,
     clip_actions: bool,
-    columns: Mapping[str, str | None] | None = None,
+    columns: Any = None,
     exogenous: Exogenous = None,
     subset: Subset | None = None,
     valid_next: np.ndarray | None = None,
@@ -209,7 +209,7 @@ def _as_array(given: Any, name: str, source: str) -> np.ndarray:
         ) from error
 
 
-def _read(file: Path, named: Mapping[str, str | None] | None) -> Columns:
+def _read(file: Path, named: Any) -> Columns:
     if os.path.isdir(file):
         require_file(file)
     suffix = file.suffix.lower()
@@ -227,9 +227,7 @@ def _read(file: Path, named: Mapping[str, str | None] | None) -> Columns:
     return (read_npz if suffix == ".npz" else read_hdf5)(file, choose)
 
 
-def _choose(
-    held: Collection[str], named: Mapping[str, str | None] | None, source: str, *, index: bool
-) -> dict[str, str]:
+def _choose(held: Collection[str], named: Any, source: str, *, index: bool) -> dict[str, str]:
     """The array for each column, by D4RL's names; NeoRL's `index` too where it is looked for."""
     found = find_columns(held, named or {}, source)
     missing = [column for column in REQUIRED if column not in found]

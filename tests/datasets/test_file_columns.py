@@ -109,6 +109,39 @@ def test_columns_beside_one_that_is_named_in_a_group_are_found_there(tmp_path, p
         load(**options(path))
 
 
+@pytest.mark.parametrize("named", [["rewards"], {"rewards": ["a", "b"]}, {"rewards": 3}])
+def test_what_gives_no_name_for_a_column_is_refused(tmp_path, named):
+    path = write(tmp_path / "log.npz", recording())
+    with pytest.raises(Mistake, match=r"dataset\.columns=.* must give one name for a column"):
+        load(**options(path, columns=named))
+
+
+def test_a_file_that_a_link_names_and_that_is_gone_is_told(tmp_path, plain):
+    write(tmp_path / "other.hdf5", recording())
+    with h5py.File(tmp_path / "log.hdf5", "w") as file:
+        for key in recording():
+            file[key] = h5py.ExternalLink("other.hdf5", key)
+    assert load(**options(tmp_path / "log.hdf5")).fingerprint == plain
+    (tmp_path / "other.hdf5").unlink()
+    with pytest.raises(Mistake, match=r"lies in another file, other\.hdf5, which is not there"):
+        load(**options(tmp_path / "log.hdf5"))
+
+
+@pytest.mark.parametrize("suffix", [".hdf5", ".npz"])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a pointer of Git LFS"),
+        ("\n<!DOCTYPE html>\n<html></html>", "is a web page, probably of a failed download"),
+    ],
+)
+def test_what_stands_for_the_data_is_not_called_damaged(tmp_path, suffix, text, message):
+    path = tmp_path / f"log{suffix}"
+    path.write_text(text)
+    with pytest.raises(Mistake, match=message):
+        load(**options(path))
+
+
 def test_loose_names_are_as_loose_in_a_group(tmp_path, caplog):
     columns = {f"data/{key}": column for key, column in renamed(terminals="done").items()}
     path = write(tmp_path / "log.hdf5", columns)
