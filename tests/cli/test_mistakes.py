@@ -173,7 +173,7 @@ def recorded(tmp_path):
                 ["+agent.colour=red"],
                 "there is no setting 'agent.colour' with agent=sac",
             ),
-            (["threads=0"], "threads=0 must be auto or a whole number, at least 1"),
+            (["threads=0"], "threads=0 must be auto or a whole number, in [1, 1024]"),
             (["device=abacus"], "device=abacus is unknown; use auto, cpu"),
             (["cache=/proc/nowhere"], "REVERIE_CACHE"),
             (["real_ratio=1.0"], "leaves no room in a batch of 256"),
