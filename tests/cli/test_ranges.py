@@ -232,7 +232,7 @@ def test_presets_and_tuned_numbers_are_what_is_declared(preset):
                 {"dataset.mixture": "[{strength:2,random:0}]"},
                 "dataset.mixture[0].strength=2 must lie",
             ),
-            ({"threads": 0}, "threads=0 must be auto or a whole number, at least 1"),
+            ({"threads": 0}, "threads=0 must be auto or a whole number, in [1, 1024]"),
             ({"updates": 10.5}, "updates=10.5 must be a whole number, at least 0"),
             ({"probe_starts": 1}, "probe_starts=1 must be 0 or a whole number, at least 2"),
             ({"value_gap.factor": "nan"}, "value_gap.factor=nan must be a number, above 1"),
