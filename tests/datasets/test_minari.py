@@ -398,6 +398,13 @@ def test_a_discrete_action_space_is_refused(tmp_path):
         load(**options(tmp_path))
 
 
+def test_keys_that_can_be_read_are_told_where_others_cannot(tmp_path):
+    space = spaces.Dict(at=spaces.Box(-1, 1, (2,)), mode=spaces.Discrete(3))
+    write(tmp_path, buffers(), space=space)
+    with pytest.raises(Mistake, match=r"flattened.*, or choose keys: dataset.obs_keys=\[at\]$"):
+        load(**options(tmp_path))
+
+
 def test_observations_that_are_no_vector_are_refused(tmp_path):
     write(tmp_path, buffers(), space=spaces.Discrete(3))
     with pytest.raises(ValueError, match=r"toy/count-v0.*cannot be flattened"):
