@@ -168,7 +168,11 @@ class SavedRun:
             if reason is None:
                 raise
             # A run has its path already, so nothing that is typed would correct it.
-            reason = reason.replace("correct dataset.path", "put it back there; a link will do")
+            remedy = "put it back there; a link will do"
+            path = self.config.dataset.get("path")
+            if path and not Path(path).expanduser().is_absolute():
+                remedy = f"type this in the folder from which {path} was read, or {remedy}"
+            reason = reason.replace("correct dataset.path", remedy)
             fetched = {"mirrors", "download"} & set(self.config.dataset)
             hint = (
                 " (for a run's files nothing is fetched; python -m datasets.check with the same "
