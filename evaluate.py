@@ -1,7 +1,6 @@
 """Score a run in its true environment: `python evaluate.py run=runs/mopo/pendulum-mixed/0`."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import hydra
 import numpy as np
@@ -14,6 +13,7 @@ from reverie.envs.evaluation import Policy, episode_returns, time_decisions
 from reverie.envs.specs import Reference
 from reverie.envs.video import record, record_beside, require_encoder
 from reverie.mistake import Mistake
+from reverie.paths import expanded
 from reverie.ranges import Count, Seed
 from reverie.settings import require_declared
 from reverie.text import printable
@@ -37,7 +37,7 @@ def score(settings: DictConfig) -> float | None:
     if settings.video:
         require_encoder()  # before anybody acts
     console = Console(markup=False, emoji=False)
-    run_dir = Path(settings.run).expanduser()
+    run_dir = expanded(settings.run)
     run = load_run(run_dir, settings.device, settings.seed, settings.allow)
     run.require_environment()
     agent, facts = run.agent, run.facts

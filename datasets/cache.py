@@ -16,6 +16,7 @@ import numpy as np
 from filelock import FileLock
 
 from reverie.mistake import Mistake, writing
+from reverie.paths import expanded
 from reverie.sealed import require_whole, seal
 from reverie.temporary import remove_abandoned, replacing
 
@@ -29,7 +30,7 @@ _chosen: ContextVar[Path | None] = ContextVar("chosen", default=None)
 @contextmanager
 def cache_at(folder: Path | str | None) -> Iterator[None]:
     """Let `cache_root` be another folder while the block runs; None leaves it as it is."""
-    before = _chosen.set(_chosen.get() if folder is None else Path(folder).expanduser())
+    before = _chosen.set(_chosen.get() if folder is None else expanded(folder))
     try:
         yield
     finally:
@@ -56,7 +57,7 @@ def cache_root() -> Path:
     chosen = _chosen.get()
     if chosen is not None:
         return chosen
-    return Path(os.environ.get("REVERIE_CACHE") or "~/.cache/reverie").expanduser()
+    return expanded(os.environ.get("REVERIE_CACHE") or "~/.cache/reverie", "REVERIE_CACHE")
 
 
 def cached_arrays(
@@ -96,7 +97,9 @@ def cached_text(path: Path, make: Callable[[], str]) -> Path:
     Raises:
         Mistake: the file cannot be written; the message names it and the remedy.
     """
-    if path.exists():
+    with writing(path, REMEDY):  # it may lie in a folder that is closed
+        there = path.exists()
+    if there:
         return path
     with alone(path):
         if not path.exists():

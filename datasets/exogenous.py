@@ -2,6 +2,9 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from reverie.datasets.names import bare
 from reverie.datasets.readers.columns import listed
@@ -31,19 +34,22 @@ def find_exogenous(
     return found
 
 
-def find_columns(labels: Sequence[str], said: Columns, *, source: str, key: str) -> tuple[int, ...]:
+def find_columns(labels: Sequence[str], said: Any, *, source: str, key: str) -> tuple[int, ...]:
     """Ascending indices of some observations that a setting names.
 
     Args:
         labels: a name for every observation, the unit behind it or not.
-        said: see `Columns`; a name may lack its unit.
+        said: see `Columns`, or an array of indices; a name may lack its unit.
         source, key: of the data and of the setting, for messages.
 
     Raises:
         Mistake: an observation that there is not, or one that is named twice.
     """
     found: list[int] = []
+    if hasattr(said, "tolist"):  # of NumPy
+        said = said.tolist()
     for each in [] if said is None else said if isinstance(said, list | tuple) else [said]:
+        each = each.item() if isinstance(each, np.integer) else each
         matching = _matching(labels, each)
         if not matching:
             shown = one_line(str(each), 80)

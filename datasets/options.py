@@ -1,5 +1,6 @@
 """Datasets by the names of their options, for Python: `reverie.datasets.load("file", path=...)`."""
 
+import os
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -44,7 +45,8 @@ def load(source: str | Mapping[str, np.ndarray] | Any, **settings: Any) -> Datas
         source: an option, such as `"builtin/pendulum-mixed"`, `"d4rl/hopper-medium-v2"`,
             `"minari"` or `"file"`; or arrays by name: `observations [N, D]`, `actions [N, A]`,
             `rewards [N]`, `terminals [N]`, and where there are any `timeouts [N]` and
-            `next_observations [N, D]`; or a pandas or polars DataFrame with a row for each step.
+            `next_observations [N, D]`; or a pandas or polars DataFrame with a row for each step (a
+            LazyFrame is collected).
         settings: what to set of `conf/dataset/<source>.yaml`, of `file.yaml` for arrays, or of
             `table.yaml` for a DataFrame.
 
@@ -52,6 +54,8 @@ def load(source: str | Mapping[str, np.ndarray] | Any, **settings: Any) -> Datas
         Mistake: no such option or setting, or the data are refused.
     """
     if not isinstance(source, str | Mapping):
+        if type(source).__name__ == "LazyFrame":  # of polars, which need not be installed
+            source = source.collect()
         if not hasattr(source, "columns"):
             raise Mistake(
                 f"expected the name of a dataset, arrays by name or a DataFrame, found "
@@ -75,7 +79,7 @@ def load(source: str | Mapping[str, np.ndarray] | Any, **settings: Any) -> Datas
 
 
 def from_arrays(
-    arrays: Mapping[str, np.ndarray],
+    arrays: Mapping[str, Any],
     source: str,
     settings: Mapping[str, Any],
     *,
@@ -131,7 +135,7 @@ def read_option(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     if unknown:
         known = ", ".join(key for key in options if key != "_target_")
         raise Mistake(f"dataset {name} has no setting {unknown[0]}; it has {known}")
-    for key, value in settings.items():
+    for key, value in _as_plain(settings).items():
         nested = isinstance(value, Mapping) and isinstance(options[key], Mapping)
         options[key] = {**options[key], **value} if nested else value
     for key, value in options.items():
@@ -158,6 +162,15 @@ def _for_reader(name: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any],
         )
     require_declared(asked, SETTINGS, "dataset.")
     return options, {**asked, "chunks": None}
+
+
+def _as_plain(value: Any) -> Any:
+    """Settings from Python as a YAML file would hold them, without paths and arrays."""
+    if isinstance(value, Mapping):
+        return {key: _as_plain(each) for key, each in value.items()}
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def option_of(path: str) -> str | None:

@@ -55,13 +55,14 @@ def record_episodes(
     with closing(with_flat_observations(spec, make_raw_env(spec))) as env:
         shape = env.action_space.shape
         assert shape is not None  # a box
+        kind = env.action_space.dtype if np.issubdtype(env.action_space.dtype, np.integer) else None
         while row < steps:
             rng = np.random.default_rng([seed, episode])
             act = behaviour(episode, rng)
             obs, _ = env.reset(seed=int(rng.integers(2**31)))
             ended = False
             while not ended and row < steps:
-                action = act(obs)
+                action = act(obs) if kind is None else np.rint(act(obs)).astype(kind)
                 next_obs, reward, terminated, truncated, _ = env.step(action.reshape(shape))
                 columns["obs"][row], columns["action"][row] = obs, action
                 columns["reward"][row], columns["next_obs"][row] = reward, next_obs

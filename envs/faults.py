@@ -45,7 +45,7 @@ class stepped:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception) and not isinstance(error, Mistake):
+        if isinstance(error, Exception | SystemExit) and not isinstance(error, Mistake):
             raise _explained(self.env_id, error) from error
 
 
@@ -69,6 +69,12 @@ def step_result(env_id: str | None, result: Any) -> tuple[Any, float, Any, Any, 
     if not (isinstance(result, tuple) and len(result) == 5):
         raise _old_interface(env_id, "step", "(observation, reward, terminated, truncated, info)")
     value, reward, terminated, truncated, info = result
+    if terminated is None or truncated is None:
+        name = "terminated" if terminated is None else "truncated"
+        raise Mistake(
+            f"environment {env_id}: its step returned None as {name}, expected true or false; "
+            f"{SHOWN}"
+        )
     if type(reward) is not float:
         plain = isinstance(reward, float | np.floating)
         reward = float(reward) if plain else _number(env_id, reward)
@@ -117,9 +123,11 @@ def import_module(env_id: str, module: str) -> ModuleType:
                 f"environment {env_id}: its module {module} imports {missing}, which is not "
                 "there; install it, or correct that import"
             ) from error
-        raise Mistake(
-            f"environment {env_id}: there is no module {module}; {_cure(module)}"
-        ) from error
+        cure = _cure(module)
+        if module.endswith(".py"):
+            name = f"{Path(module).stem}:{env_id.rpartition(':')[2]}"
+            cure = f"write {name}, with PYTHONPATH={Path(module).parent} before the command"
+        raise Mistake(f"environment {env_id}: there is no module {module}; {cure}") from error
     except (Exception, SystemExit) as error:
         raise Mistake(
             f"environment {env_id}: its module {module} fails on import with {_told(error)}; fix "
@@ -150,7 +158,7 @@ def _number(env_id: str | None, reward: Any) -> float:
     )
 
 
-def _explained(env_id: str | None, error: Exception) -> Mistake:
+def _explained(env_id: str | None, error: BaseException) -> Mistake:
     text = str(error)
     if _in_the_call(error):
         lacks = re.search(r"unexpected keyword argument '(seed|options)'", text)

@@ -275,10 +275,13 @@ def _take_unit_actions(env: gymnasium.Env) -> gymnasium.Env:
     box = _action_box("the environment", env.action_space)
     low, high = box.low.astype(np.float64), box.high.astype(np.float64)
     middle, half = (high + low) / 2, (high - low) / 2
+    whole = np.issubdtype(box.dtype, np.integer)
 
     def to_box(action):
         unit = np.clip(np.asarray(action, np.float64), -1.0, 1.0).reshape(box.shape)
-        return (middle + half * unit).astype(box.dtype)
+        inside = middle + half * unit
+        # The conversion alone would cut: of a box of 0 to 1 the upper end would never be played.
+        return (np.rint(inside) if whole else inside).astype(box.dtype)
 
     unit_box = spaces.Box(-1.0, 1.0, (int(np.prod(box.shape)),), np.float32)
     return TransformAction(env, to_box, unit_box)
@@ -290,7 +293,8 @@ def _action_box(env_id: str, space: spaces.Space) -> spaces.Box:
             f"{env_id} has the action space {space}; only continuous actions (Box) are supported, "
             "so choose a task with continuous actions"
         )
-    if not is_bounded(space.low.ravel().tolist(), space.high.ravel().tolist()):
+    low, high = (bound.astype(float).ravel().tolist() for bound in (space.low, space.high))
+    if not is_bounded(low, high):
         raise Mistake(
             f"{env_id} has the unbounded action space {space}; actions are mapped from [-1, 1], "
             "so register the environment with finite bounds, e.g. as gymnasium.wrappers."
@@ -360,7 +364,10 @@ def _find(env_id: str) -> str | EnvSpec:
         return EnvSpec(name, entry_point=f"{module}:{name}")
     theirs = [known for known, spec in gymnasium.registry.items() if _made_by(spec) == module]
     close = near(name, theirs or gymnasium.registry)
-    hint = "give the exact id, with its version, e.g. Hopper-v5"
+    hint = (
+        "give the exact id, with its version, e.g. Hopper-v5, and for one of your own the module "
+        "that registers it, my_module:MyTask-v0"
+    )
     if close:
         hint = f"did you mean {' or '.join(close)}?"
     elif theirs:

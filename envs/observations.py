@@ -38,8 +38,11 @@ def flatten_space(space: spaces.Space, keys: Sequence[str] | None = None) -> int
         keys: see `flatten`.
 
     Raises:
-        Mistake: another kind of space, images, or a key that the space does not have.
+        Mistake: another kind of space, images, a key that the space does not have, one that stands
+            twice, or none.
     """
+    if keys is not None and isinstance(space, spaces.Dict):
+        _require_different(keys, sorted(space.spaces))
     leaves = [leaf for leaf, _ in _leaves(space, None, keys)]
     for leaf in leaves:
         ndim = len(leaf.shape)
@@ -50,6 +53,16 @@ def flatten_space(space: spaces.Space, keys: Sequence[str] | None = None) -> int
                 "(gymnasium.wrappers.FlattenObservation)"
             )
     return sum(int(np.prod(leaf.shape)) for leaf in leaves)
+
+
+def _require_different(keys: Sequence[str], known: Sequence[str]) -> None:
+    twice = [key for key in keys if list(keys).count(key) > 1]
+    if twice or not keys:
+        found = f"the observation key {twice[0]!r} twice" if twice else "no observation key"
+        raise Mistake(
+            f"the list of keys [{', '.join(keys)}] has {found}; name each once, of "
+            f"{', '.join(known)}"
+        )
 
 
 def flatten(space: spaces.Space, value: Any, keys: Sequence[str] | None = None) -> np.ndarray:

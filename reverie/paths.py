@@ -8,6 +8,9 @@ and so is the formula of a reward.
 import os
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from reverie.mistake import Mistake
 
 NAMES = ("path", "run", "run_dir", "root", "cache", "name", "init", "output")
 """Last parts of keys whose values are paths, or names that make up paths."""
@@ -36,6 +39,23 @@ def quote_paths(arguments: Sequence[str], sweeps: bool | None = None) -> list[st
     if sweeps is None:
         sweeps = any(each in SWEEPS for each in arguments)
     return [_with_path_quoted(each, sweeps) for each in arguments]
+
+
+def expanded(path: str | Path, instead: str = "") -> Path:
+    """A path of which `~` or `~name` in front is the home folder.
+
+    Args:
+        path: as typed, or where files lie by default.
+        instead: the setting that gives another place, for the message.
+
+    Raises:
+        Mistake: that home folder is not known.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        remedy = f"set HOME, or {instead}" if instead else "write out the path, or set HOME"
+        raise Mistake(f"the home folder in {path} is not known; {remedy}") from error
 
 
 def quote(text: str) -> str:

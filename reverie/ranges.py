@@ -73,6 +73,18 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Filled:
+    """A list of one entry at least."""
+
+    def holds(self, value: Any) -> bool:
+        """Whether a sequence has an entry."""
+        return len(value) > 0
+
+    def __str__(self) -> str:
+        return "not empty"
+
+
+@dataclass(frozen=True)
 class ArgumentsOf:
     """The setting is a mapping whose keys are arguments of a function or of a class.
 
@@ -114,7 +126,7 @@ def fits(value: Any, annotation: Any) -> bool:
     kind, inner = get_origin(annotation) or annotation, get_args(annotation)
     if kind is Annotated:
         plain, *declared = inner
-        limits = [each for each in declared if isinstance(each, Range | Pair)]
+        limits = [each for each in declared if isinstance(each, Range | Pair | Filled)]
         named = any(isinstance(each, ArgumentsOf) for each in declared) and plain is not Any
         return (
             (isinstance(value, Mapping) or not named)
@@ -150,7 +162,7 @@ def describe(annotation: Any) -> str:
         example = next((each for each in declared if isinstance(each, str)), None)
         if example is not None:
             return example
-        limits = (str(each) for each in declared if isinstance(each, Range | Pair))
+        limits = (str(each) for each in declared if isinstance(each, Range | Pair | Filled))
         return ", ".join([describe(plain), *limits])
     if kind in (Union, UnionType):
         if float in inner:  # of which whole ones are some

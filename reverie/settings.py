@@ -131,14 +131,13 @@ def _at(settings: Any, key: str, prefix: str) -> Any:
     Raises:
         Mistake: a value stands where the key has a section.
     """
-    parts = key.split(".")
-    for depth, part in enumerate(parts):
+    *sections, last = key.split(".")
+    for depth, part in enumerate(sections, 1):
+        settings = settings[part]
         if not isinstance(settings, Mapping):
-            section = prefix + ".".join(parts[:depth])
             shown = "null" if settings is None else settings
             raise Mistake(
-                f"{section}={shown} stands where a section is; leave it out, and set what the "
-                f"section holds, such as {prefix}{key}=..."
+                f"{prefix}{'.'.join(sections[:depth])}={shown} must be keys with values; leave it "
+                f"out, and set what it holds, such as {prefix}{key}=..."
             )
-        settings = settings[part]
-    return settings
+    return settings[last]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,6 +216,11 @@ def fit_or_load(
             the fit diverged.
     """
     if given is not None:
+        if given.is_dir():
+            raise Mistake(
+                f"{group}.path={given} is a folder; give the file, such as {given / group}.pt of a "
+                "run directory"
+            )
         if not given.is_file():
             raise Mistake(
                 f"{group}.path={given} does not exist; correct it, or leave {group}.path empty to "
@@ -227,6 +233,12 @@ def fit_or_load(
     if own is not None and own.is_file():
         return load(model, own, data, device, group=group), True
     cached = cached_path(model, data, cache)
+    if not os.access(cached.parent, os.W_OK):  # nor can a lock be held there
+        found = _read_cached(model, cached, data, device, group)
+        if found is not None:
+            if own is not None:
+                save(model, own, found, group)
+            return found, True
     with writing(cached, "free some disk space, or set cache=... to a folder that can be written"):
         cached.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(cached.parent)

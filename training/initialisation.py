@@ -18,6 +18,7 @@ from torch import Tensor
 from reverie.agents.base import Agent
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
+from reverie.paths import expanded
 from reverie.text import one_line
 from reverie.training import checkpoint
 from reverie.training.files import load_tensors, require_finite
@@ -215,7 +216,7 @@ def pinned(
     """
     if settings.get("init") is None or settings.get("init_sha256") is not None:
         return settings
-    run = Path(settings["init"]).expanduser()
+    run = expanded(settings["init"])
     if directory is not None and directory.resolve() == run.resolve():
         raise Mistake(f"init={run} is the run directory itself; give this run another run_dir")
     recorded = {} if directory is None or anew else _begun(directory)

@@ -17,6 +17,28 @@ Named = Mapping[str, Any]
 """Numbers, or columns of equal length, by name."""
 
 
+def as_named(obs: Any) -> Any:
+    """Rows of a DataFrame, or one of a Series, by the names of columns; anything else as it is."""
+    if isinstance(obs, Mapping) or not hasattr(obs, "to_dict"):
+        return obs
+    names = obs.columns if hasattr(obs, "columns") else obs.index
+    return {str(name): obs[name] for name in names}
+
+
+def as_rows(obs: Tensor, spec: Spec, device: torch.device) -> Tensor:
+    """Observations `[*, D]` of any type of numbers, as the networks take them.
+
+    Raises:
+        Mistake: they are not as wide as those of the spec.
+    """
+    if obs.shape[-1:] != (spec.obs_dim,):
+        raise Mistake(
+            f"a policy takes observations [S, B, {spec.obs_dim}], found {list(obs.shape)}; give "
+            f"{', '.join(spec.obs_labels[:20])}"
+        )
+    return obs.to(device, torch.float32)
+
+
 def decide(
     act: Callable[[Tensor], Tensor], spec: Spec, observation: Named, *, seeds: int, seed: int
 ) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from reverie.datasets.cache import cache_root
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.replay import Mixture
 from reverie.envs.evaluation import Episodes, Evaluator
+from reverie.paths import expanded
 from reverie.training import checkpoint, fitting
 from reverie.training.compilation import keep_compiled, wrapper
 from reverie.training.cores import count_cores
@@ -35,7 +36,7 @@ from reverie.training.online import Online
 from reverie.training.ope import alarms as verdict_alarms
 from reverie.training.ope.expectations import expectations
 from reverie.training.ope.verdict import Verdict
-from reverie.training.plant_units import Named, decide
+from reverie.training.plant_units import Named, as_named, as_rows, decide
 from reverie.training.pretraining import Cloning
 from reverie.training.probes import advice, blow_up
 from reverie.training.probes.value_gap import ValueGap, alarms
@@ -191,7 +192,7 @@ class Run:
             Mistake: the directory holds a run with other settings, or files that are none of a run.
         """
         console = console or Console(markup=False, emoji=False)
-        directory = None if directory is None else Path(directory).expanduser()
+        directory = None if directory is None else expanded(directory)
         self.settings = pinned(self.settings, directory)
         if directory is None:
             if self._trained:
@@ -226,16 +227,18 @@ class Run:
     @overload
     def policy(self, obs: Named, seed: int = 0) -> dict[str, Any]: ...
 
-    def policy(self, obs: Tensor | Named, seed: int = 0) -> Tensor | dict[str, Any]:
+    def policy(self, obs: Any, seed: int = 0) -> Tensor | dict[str, Any]:
         """Deterministic actions `[S, B, A]` in [-1, 1] for `obs [S, B, D]`, both on the host.
 
-        Of a mapping from names of columns to values in the plant's units: those of one seed by
-        name, in the plant's units, see `training.plant_units.decide`.
+        Of a mapping from names of columns to values in the plant's units, or of a DataFrame: those
+        of one seed by name, in the plant's units, see `training.plant_units.decide`.
         """
+        obs = as_named(obs)
         if isinstance(obs, Mapping):
             seeds = self.agent.seeds
             return decide(self.policy, self.data.spec, obs, seeds=seeds, seed=seed)
-        return self.agent.act(obs.to(self.device), deterministic=True).cpu()
+        rows = as_rows(obs, self.data.spec, self.device)
+        return self.agent.act(rows, deterministic=True).cpu()
 
     @property
     def real_share(self) -> float:

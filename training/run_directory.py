@@ -14,6 +14,7 @@ from typing import Any
 from reverie.datasets.names import short_name
 from reverie.datasets.options import BENCHMARKS
 from reverie.mistake import Mistake, writing
+from reverie.paths import expanded
 from reverie.temporary import is_gone, remove_abandoned, temporary_of
 from reverie.training.files import LOCK, holds, lock_directory, write_text
 from reverie.training.fitting import FITTED
@@ -123,7 +124,7 @@ def given_folder(key: str, value: object) -> Path:
         raise Mistake(f"{key}={value} must be a folder; quote a name that has brackets or braces")
     if not str(value).strip():
         raise Mistake(f"{key}= is empty; give a folder of its own, or leave {key} out")
-    return Path(str(value)).expanduser()
+    return expanded(str(value))
 
 
 def _key(override: str) -> str:
@@ -248,10 +249,11 @@ def require_ours(run_dir: Path) -> None:
             them; it holds files and no marker.
     """
     place = run_dir.resolve()
+    home = os.path.expanduser("~")  # stays as it is where nobody knows it
     code = Path(__file__).resolve().parent.parent  # the checkout, or the installed package
     for what, folder in (
         ("the working folder", Path.cwd()),
-        ("your home folder", Path("~").expanduser()),
+        ("your home folder", Path(home)),
         ("the program's folder", code),
     ):
         if folder.resolve().is_relative_to(place):
@@ -259,6 +261,8 @@ def require_ours(run_dir: Path) -> None:
                 f"run_dir={run_dir} is {what} or holds it, so it cannot be a run directory; give a "
                 "folder of its own, such as run_dir=runs/mine"
             )
+    if place.exists() and not place.is_dir():
+        raise Mistake(f"run_dir={run_dir} is a file; give a folder of its own")
     if not place.is_dir() or (place / MARKER).is_file():
         return
     others = sorted(path.name for path in place.iterdir() if not _claims(path))

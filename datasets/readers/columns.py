@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -47,6 +48,9 @@ ARROW_FILES = (".parquet", ".feather")
 # Names that some files give to every end of an episode; a more exact one goes first.
 LOOSE = ("done", "dones", "episode_terminals", "is_last")
 
+_EPISODE = re.compile(r"(?:ep|episode|demo|traj|trajectory|rollout|run|trial)[_-]?\d+")
+_MOST_NAMES = 1000
+
 # What h5py and numpy raise for files that are damaged or something else.
 UNREADABLE = (
     *(OSError, KeyError, RuntimeError, ValueError, TypeError, EOFError, MemoryError),
@@ -54,14 +58,13 @@ UNREADABLE = (
 )
 
 
-def find_columns(
-    held: Collection[str], named: Mapping[str, str | None], source: str
-) -> dict[str, str]:
+def find_columns(held: Collection[str], named: Any, source: str) -> dict[str, str]:
     """The array that holds each column, by D4RL's name of the column.
 
     Args:
         held: names of the arrays.
-        named: what the user says, `dataset.columns`: the array by the column; None for none.
+        named: what the user says, `dataset.columns`: the array by the column; None for none. If
+            all of these lie in one group, the others are looked for there first.
         source: for messages.
 
     Raises:
@@ -69,6 +72,13 @@ def find_columns(
             arrays could be the same column.
     """
     known = [*ALIASES, "index"]
+    if not isinstance(named, Mapping) or not all(
+        isinstance(array, str | None) for array in named.values()
+    ):
+        raise Mistake(
+            f"dataset.columns={named} must give one name for a column, e.g. "
+            "dataset.columns={terminals: done}"
+        )
     for column, array in named.items():
         if column not in known:
             raise Mistake(
@@ -82,16 +92,20 @@ def find_columns(
             )
     found = {column: array for column, array in named.items() if array is not None}
     taken = set(found.values())
+    folders = {array.rpartition("/")[0] for array in taken}
+    folder = f"{folders.pop()}/".removeprefix("/") if len(folders) == 1 else ""
     for column, aliases in ALIASES.items():
         if column in named:
             continue
-        others = [name for name in aliases if name in held and name not in taken]
-        exact = [name for name in others if name not in LOOSE]
+        place = folder if any(f"{folder}{name}" in held for name in (column, *aliases)) else ""
+        others = [place + name for name in aliases if place + name in held]
+        others = [name for name in others if name not in taken]
+        exact = [name for name in others if not is_loose(name)]
         likely = exact or others
-        if column in held:
-            found[column] = column
+        if place + column in held:
+            found[column] = place + column
             if exact:
-                log.warning("%s: %s is read, %s is not", source, column, " and ".join(exact))
+                log.warning("%s: %s is read, %s is not", source, found[column], " and ".join(exact))
         elif len(likely) > 1:
             raise Mistake(
                 f"{source} holds {' and '.join(likely)}, each of which could be {column}; choose "
@@ -123,9 +137,29 @@ def require_no_last_observations(
         )
 
 
+def is_loose(array: str) -> bool:
+    """Whether an array has a name, in whichever group, that some files give to every end."""
+    return array.rpartition("/")[2] in LOOSE
+
+
+def arrays_of(held: Collection[str]) -> list[str]:
+    """The names in a file; of HDF5 those of the arrays within its groups, as `group/array`."""
+    if not isinstance(held, h5py.Group):
+        return sorted(held)
+    found: list[str] = []
+
+    def look(name: str, item: h5py.Group | h5py.Dataset) -> bool | None:
+        if isinstance(item, h5py.Dataset):
+            found.append(name)
+        return True if len(found) >= _MOST_NAMES else None  # which ends the visit
+
+    held.visititems(look)
+    return found or sorted(held)
+
+
 def listed(names: Collection[str]) -> str:
     """Names for a message, not more than twenty."""
-    shown = sorted(names)
+    shown = arrays_of(names)
     rest = f" and {len(shown) - 20} more" if len(shown) > 20 else ""
     return (", ".join(shown[:20]) + rest) or "nothing"
 
@@ -160,6 +194,12 @@ def read_hdf5(path: Path, choose: Choice) -> Columns:
 
 
 def _read(path: Path, file: h5py.File, array: str, new: New) -> np.ndarray:
+    link = file.get(array, getlink=True)
+    if isinstance(link, h5py.ExternalLink) and file.get(array) is None:
+        raise Mistake(
+            f"{path}: {array} lies in another file, {link.filename}, which is not there or lacks "
+            f"{link.path}; bring it back, beside this one"
+        )
     found = file[array]
     if not isinstance(found, h5py.Dataset):
         raise Mistake(
@@ -183,8 +223,9 @@ def _read(path: Path, file: h5py.File, array: str, new: New) -> np.ndarray:
 
 
 def holds_episodes(held: Collection[str]) -> bool:
-    """Whether these are the names in a file of Minari's: a group for each episode."""
-    return any(re.fullmatch(r"episode_\d+", name) for name in held)
+    """Whether there is a group for each episode, as in files of Minari and robomimic."""
+    groups = {part for name in arrays_of(held) for part in name.split("/")[:-1]}
+    return any(_EPISODE.fullmatch(group) for group in groups)
 
 
 def read_npz(path: Path, choose: Choice) -> Columns:
@@ -214,10 +255,53 @@ def read_npz(path: Path, choose: Choice) -> Columns:
 
 
 def require_file(path: Path) -> None:
-    if not path.exists():
+    """Refuse a path at which no file can be read.
+
+    Raises:
+        Mistake: nothing is there, a folder is, or the system lets nobody in.
+    """
+    try:
+        found = path.exists()
+    except OSError as error:  # a folder that is closed, a name that is too long
+        raise unreadable(path, error) from error
+    if not found:
         raise Mistake(f"{path} does not exist; correct dataset.path")
+    if path.is_dir():
+        raise Mistake(
+            f"{path} is a folder; give one data file as dataset.path (several are joined into one "
+            "first)"
+        )
     if not path.is_file():
         raise Mistake(f"{path} is not a file; give the data file itself as dataset.path")
+    require_readable(path)
+
+
+def require_readable(path: Path) -> None:
+    """Refuse a file that is there and cannot be read for a reason that is no damage.
+
+    Raises:
+        Mistake: the system does not open it; it holds what stands for the data, not the data.
+    """
+    try:
+        with path.open("rb") as file:
+            begin = file.read(64).lstrip().lower()
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if begin.startswith(b"version https://git-lfs"):
+        raise Mistake(
+            f"{path} is a pointer of Git LFS and not the data; fetch them with `git lfs pull` "
+            "where it was cloned"
+        )
+    if begin.startswith((b"<!doctype html", b"<html")):
+        raise Mistake(
+            f"{path} is a web page, probably of a failed download, and not the data; fetch it again"
+        )
+
+
+def unreadable(path: Path, error: OSError) -> Mistake:
+    """What to say of a path that the system does not let anybody read."""
+    remedy = "make it readable" if isinstance(error, PermissionError) else "give another path"
+    return Mistake(f"{path} cannot be read: {error.strerror or error}; {remedy}")
 
 
 def require_columns(

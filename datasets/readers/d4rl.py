@@ -31,6 +31,7 @@ from reverie.datasets.subset import Subset
 from reverie.envs.reference import reference_for
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
+from reverie.paths import expanded
 from reverie.ranges import Count
 from reverie.text import near
 
@@ -254,7 +255,7 @@ def load(
 def source_of(settings: Mapping[str, Any]) -> Path:
     """The file that `load` reads with these settings, and fetches where it is not there."""
     if settings["path"] is not None:
-        return Path(settings["path"]).expanduser()
+        return expanded(settings["path"])
     return dataset_dir() / find_task(settings["id"]).file.rpartition("/")[2]
 
 
@@ -284,7 +285,7 @@ def find_task(id: str) -> Task:
 
 def dataset_dir() -> Path:
     """D4RL's own folder for downloads, so that files it fetched are used: D4RL_DATASET_DIR."""
-    return Path(os.environ.get("D4RL_DATASET_DIR") or "~/.d4rl/datasets").expanduser()
+    return expanded(os.environ.get("D4RL_DATASET_DIR") or "~/.d4rl/datasets", "D4RL_DATASET_DIR")
 
 
 def urls(task: Task, mirrors: Sequence[str]) -> list[str]:
@@ -324,7 +325,7 @@ def original_rows(terminated: np.ndarray, timeouts: np.ndarray | None, limit: in
 
 def _locate(task: Task, path: str | None, mirrors: Sequence[str], sha256: str | None) -> Path:
     if path is not None:
-        file = Path(path).expanduser()
+        file = expanded(path)
         require_file(file)
         verify(file, sha256)
         return file

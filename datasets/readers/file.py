@@ -1,6 +1,7 @@
 """Datasets in a user's file: flat arrays in `.hdf5` or `.npz`, under the usual names."""
 
 import logging
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,23 +16,27 @@ from reverie.datasets.exogenous import Exogenous, find_exogenous
 from reverie.datasets.names import short_name
 from reverie.datasets.readers.columns import (
     ARROW_FILES,
-    LOOSE,
     TEXT_FILES,
     Columns,
+    arrays_of,
     find_columns,
     flag,
     holds_episodes,
+    in_one_line,
+    is_loose,
     limit_ends,
     listed,
     read_hdf5,
     read_npz,
     require_columns,
+    require_file,
     require_no_last_observations,
 )
 from reverie.datasets.subset import Subset
 from reverie.envs.make import spec_of
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
+from reverie.paths import expanded
 from reverie.ranges import Count, Number
 from reverie.text import counted
 
@@ -57,7 +62,7 @@ def load(
     action_high: Number | Sequence[Number] | None,
     reference: LowAndHigh | None,
     clip_actions: bool,
-    columns: Mapping[str, str | None] | None = None,
+    columns: Any = None,
     exogenous: Exogenous = None,
     subset: Subset | None = None,
     missing_actions: bool = False,
@@ -92,7 +97,7 @@ def load(
         Mistake: no such file; damaged file, missing, ambiguous or unequal columns, discrete
             actions, bad values, spaces other than the environment's.
     """
-    file = Path(path).expanduser()
+    file = expanded(path)
     return from_columns(
         _read(file, columns),
         source=str(file),
@@ -116,11 +121,11 @@ def load(
 
 def source_of(settings: Mapping[str, Any]) -> Path:
     """The file that `load` reads with these settings."""
-    return Path(settings["path"]).expanduser()
+    return expanded(settings["path"])
 
 
 def from_columns(
-    arrays: Mapping[str, np.ndarray],
+    arrays: Mapping[str, Any],
     *,
     source: str,
     name: str,
@@ -133,7 +138,7 @@ def from_columns(
     action_high: int | float | Sequence[int | float] | None,
     reference: Sequence[int | float] | None,
     clip_actions: bool,
-    columns: Mapping[str, str | None] | None = None,
+    columns: Any = None,
     exogenous: Exogenous = None,
     subset: Subset | None = None,
     valid_next: np.ndarray | None = None,
@@ -143,7 +148,7 @@ def from_columns(
     """Turn arrays with the names of `load` into a dataset.
 
     Args:
-        arrays: by name.
+        arrays: by name, or what NumPy makes arrays of.
         source: where they come from, for messages.
         valid_next: `[N]`, false where `next_observations` does not hold the true successor.
         given: whether the arrays may be kept and changed; else they are copied.
@@ -152,7 +157,7 @@ def from_columns(
         Mistake: as `load`.
     """
     chosen = _choose(arrays, columns, source, index=True)
-    data: Columns = {column: np.asarray(arrays[name]) for column, name in chosen.items()}
+    data = {column: _as_array(arrays[name], name, source) for column, name in chosen.items()}
     if data["actions"].ndim == 1 and data["actions"].dtype.kind == "f":
         data["actions"] = data["actions"][:, None]
     require_columns(source, {key: data[key] for key in data if key != "index"}, REQUIRED)
@@ -197,7 +202,19 @@ def from_columns(
     )
 
 
-def _read(file: Path, named: Mapping[str, str | None] | None) -> Columns:
+def _as_array(given: Any, name: str, source: str) -> np.ndarray:
+    try:
+        return np.asarray(given)
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged lists, tensors on a GPU
+        raise Mistake(
+            f"{source}: {name} is no array ({in_one_line(error)}); give an array of NumPy, of all "
+            "episodes one after another"
+        ) from error
+
+
+def _read(file: Path, named: Any) -> Columns:
+    if os.path.isdir(file):
+        require_file(file)
     suffix = file.suffix.lower()
     if suffix not in (".hdf5", ".h5", ".npz"):
         remedy = (
@@ -213,16 +230,15 @@ def _read(file: Path, named: Mapping[str, str | None] | None) -> Columns:
     return (read_npz if suffix == ".npz" else read_hdf5)(file, choose)
 
 
-def _choose(
-    held: Collection[str], named: Mapping[str, str | None] | None, source: str, *, index: bool
-) -> dict[str, str]:
+def _choose(held: Collection[str], named: Any, source: str, *, index: bool) -> dict[str, str]:
     """The array for each column, by D4RL's names; NeoRL's `index` too where it is looked for."""
     found = find_columns(held, named or {}, source)
     missing = [column for column in REQUIRED if column not in found]
     if missing and holds_episodes(held):
         raise Mistake(
-            f"{source} holds its episodes one by one (episode_0, ...), as Minari's files do; a "
-            "Minari dataset is read with dataset=minari, others need flat arrays of all episodes"
+            f"{source} holds its episodes one by one ({listed(arrays_of(held)[:3])}, ...), as "
+            "Minari's files do; a Minari dataset is read with dataset=minari, others need flat "
+            "arrays, of all episodes one after another"
         )
     if missing:
         zeros = " (terminals: zeros if no episode terminates)" if "terminals" in missing else ""
@@ -237,7 +253,7 @@ def _choose(
 
 def require_terminations(source: str, columns: Columns, name: str) -> None:
     """Refuse or remark flags of ends under a name that does not tell terminations from limits."""
-    if name not in LOOSE or "index" in columns:
+    if not is_loose(name) or "index" in columns:
         return
     if "timeouts" not in columns:
         log.warning(

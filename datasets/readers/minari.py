@@ -10,6 +10,7 @@ import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from reverie.datasets.readers.minari_files import (
 )
 from reverie.datasets.subset import Subset
 from reverie.envs.make import spaces_of, spec_of
-from reverie.envs.observations import flatten_space
+from reverie.envs.observations import flatten_space, observation_keys
 from reverie.envs.reference import reference_for
 from reverie.envs.specs import Reference, Spec, is_bounded
 from reverie.mistake import Mistake
@@ -214,7 +215,19 @@ def _require_spaces(
     try:
         return flatten_space(space, keys), box
     except Mistake as error:
-        raise Mistake(f"dataset {short}: {error}") from error
+        fitting = _fitting_keys(space) if keys is None else []
+        choice = f", or choose keys: dataset.obs_keys=[{', '.join(fitting)}]" if fitting else ""
+        raise Mistake(f"dataset {short}: {error}{choice}") from error
+
+
+def _fitting_keys(space: spaces.Space) -> list[str]:
+    """The keys of a dict space that can be flattened."""
+    found = []
+    for key in observation_keys(space):
+        with suppress(Mistake):
+            flatten_space(space, (key,))
+            found.append(key)
+    return found
 
 
 def _cache_file(data: Path, short: str, keys: tuple[str, ...] | None) -> Path:

@@ -149,6 +149,12 @@ def _opened(file: Path, episode: int, group: Any, key: bytes) -> Any:
         ) from error
     if not found.shape:
         raise Mistake(f"{file}: episode {episode} holds one number as {key.decode()}, not an array")
+    if found.dtype.kind not in "fiub":
+        kind = "texts" if found.dtype.kind in "SUO" else f"values of type {found.dtype}"
+        raise Mistake(
+            f"{file}: episode {episode} holds {kind} as {key.decode()}, expected numbers; correct "
+            "that episode"
+        )
     return found
 
 
@@ -263,7 +269,10 @@ def read_any(
         ) from error
     # pyarrow's own errors derive from ValueError, OSError or KeyError.
     except UNREADABLE as error:
-        raise Mistake(f"{source.id} cannot be read: {in_one_line(error)}; {remedy}") from error
+        raise Mistake(
+            f"{source.id} cannot be read by Minari's own reader ({in_one_line(error)}); store it "
+            f"as HDF5, or {remedy}"
+        ) from error
     read = int(arrays["lengths"].sum())
     if read != source.total_steps:
         raise Mistake(

@@ -18,10 +18,17 @@ from filelock import FileLock
 from gymnasium import spaces
 
 from reverie.datasets.cache import cache_root
-from reverie.datasets.readers.columns import UNREADABLE, in_one_line, listed
+from reverie.datasets.readers.columns import (
+    UNREADABLE,
+    in_one_line,
+    listed,
+    require_readable,
+    unreadable,
+)
 from reverie.datasets.readers.rehearsal import rehearse
 from reverie.envs import extras
 from reverie.mistake import Mistake, writing
+from reverie.paths import expanded
 from reverie.text import near
 
 log = logging.getLogger(__name__)
@@ -30,6 +37,8 @@ MAIN = "main_data.hdf5"
 NEEDED = ("total_steps", "total_episodes", "minari_version", "dataset_id")
 REMOTE = "hf://farama-minari"
 LISTING_SECONDS = 10.0
+MANY = 20
+"""Ids that a message lists."""
 
 
 def require_minari(wanted_by: str = "dataset=minari") -> Any:
@@ -44,7 +53,7 @@ def require_minari(wanted_by: str = "dataset=minari") -> Any:
 def dataset_root(path: str | None) -> Path:
     """Root folder of local datasets: the given one, MINARI_DATASETS_PATH, or Minari's default."""
     chosen = path or os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets"
-    return Path(chosen).expanduser()
+    return expanded(chosen, "MINARI_DATASETS_PATH or dataset.path")
 
 
 def require_id(id: str) -> None:
@@ -94,10 +103,16 @@ def locate(root: Path, id: str, download: bool) -> Path:
     data = root / short / "data"
     if _is_there(data):
         return data
+    _require_root(root, short)
     if not download:
+        if data.is_dir():
+            raise Mistake(
+                f"{data} holds no metadata.json, which every Minari dataset has; bring it back, or "
+                "give another root as dataset.path"
+            )
         raise Mistake(
-            f"Minari dataset {short} is not in {root} (found there: {_local(root)}); correct "
-            "dataset.id, give another root as dataset.path, or set dataset.download=true"
+            f"{_absent(root, short)}; correct dataset.id, give another root as dataset.path, or "
+            "set dataset.download=true"
         )
     mark = _mark(data)
     with writing(mark, "point the environment variable REVERIE_CACHE to a folder of yours"):
@@ -121,6 +136,27 @@ def locate(root: Path, id: str, download: bool) -> Path:
     return data
 
 
+def _require_root(root: Path, short: str) -> None:
+    """Refuse a root that no dataset can lie in.
+
+    Raises:
+        Mistake: it is a file, or a folder of the very dataset.
+    """
+    above = next(
+        (each for each in root.absolute().parents if _is_there(each / short / "data")), None
+    )
+    if above is not None:
+        raise Mistake(
+            f"{root} lies inside of the dataset {short}; the root is the folder above, "
+            f"dataset.path={above}"
+        )
+    if root.exists() and not root.is_dir():
+        raise Mistake(
+            f"{root} is a file, where the root folder of Minari datasets was expected, which "
+            "holds namespace/name-vN/data; correct dataset.path, or MINARI_DATASETS_PATH"
+        )
+
+
 def remedy_for(data: Path) -> str:
     """What to do about unreadable files; only those that were fetched here may be deleted."""
     if _mark(data).exists():
@@ -135,6 +171,9 @@ def read_metadata(data: Path) -> dict[str, Any]:
         Mistake: they cannot be read, lack something, or are of a version that is not supported.
     """
     file = data / "metadata.json"
+    for each in (file, data / MAIN):
+        if each.exists():
+            require_readable(each)
     try:
         if file.exists():
             metadata = json.loads(file.read_text())
@@ -186,8 +225,11 @@ def space_of(data: Path, metadata: Mapping[str, Any], key: str) -> spaces.Space 
 
 def _is_there(data: Path) -> bool:
     file = data / MAIN
-    if (data / "metadata.json").exists():
-        return True
+    try:
+        if (data / "metadata.json").exists():
+            return True
+    except OSError as error:  # a folder that is closed
+        raise unreadable(data, error) from error
     if not file.exists():
         return False
 
@@ -239,9 +281,9 @@ def _require_offered(root: Path, id: str) -> None:
     close = near(short, offered) or offered
     there = f"it has {listed(close)}" if close else f"nor anything in {group}/"
     raise Mistake(
-        f"Minari dataset {short} is not in {root} (found there: {_local(root)}) and {remote} does "
-        f"not have it, {there}; correct dataset.id (https://minari.farama.org lists them), or give "
-        "a root that holds it as dataset.path"
+        f"{_absent(root, short)} and {remote} does not have it, {there}; correct "
+        "dataset.id (https://minari.farama.org lists them), or give a root that holds it as "
+        "dataset.path"
     )
 
 
@@ -259,21 +301,23 @@ def _download(root: Path, id: str) -> None:
 
 def _not_fetched(root: Path, short: str, error: Exception) -> Mistake:
     return Mistake(
-        f"Minari dataset {short} is not in {root} (found there: {_local(root)}) and cannot be "
-        f"fetched: {in_one_line(error)}; correct dataset.id, connect to the network, or give "
-        "a root that holds it as dataset.path"
+        f"{_absent(root, short)} and cannot be fetched: {in_one_line(error)}; correct "
+        "dataset.id, connect to the network, or give a root that holds it as dataset.path"
     )
 
 
-def _local(root: Path) -> str:
-    """Ids of the datasets below a root, for messages."""
+def _absent(root: Path, short: str) -> str:
+    """That a dataset is not below a root, and which are: if there are many, those like it."""
     found = []
     for folder, children, _ in os.walk(root):
         if "data" in children:
             found.append(Path(folder).relative_to(root).as_posix())
             children.clear()  # nothing of interest below, and arrow has a folder an episode
         children[:] = [child for child in children if not child.startswith(".")]  # half-written
-    return listed(found) if found else "none"
+    close = near(short, found) if len(found) > MANY else []
+    there = f"{', '.join(close)} and {len(found) - len(close)} others" if close else listed(found)
+    none = "none" if root.is_dir() else "there is no such folder"
+    return f"Minari dataset {short} is not in {root} (found there: {there if found else none})"
 
 
 def _plain(value: Any) -> Any:

@@ -29,6 +29,7 @@ from reverie.envs.neorl2 import TASKS, Task
 from reverie.envs.reference import reference_for
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
+from reverie.paths import expanded
 from reverie.ranges import Count
 from reverie.text import near
 
@@ -123,8 +124,8 @@ def load(
 def source_of(settings: Mapping[str, Any]) -> Path:
     """The file that `load` reads with these settings."""
     if settings["path"] is not None:
-        return Path(settings["path"]).expanduser()
-    return Path(_FOLDER).expanduser() / f"{settings['id']}-train.npz"
+        return expanded(settings["path"])
+    return expanded(_FOLDER) / f"{settings['id']}-train.npz"
 
 
 def find_task(id: str) -> Task:

@@ -26,6 +26,7 @@ from reverie.datasets.subset import Subset
 from reverie.envs.ogbench import ROOMS, Parts, Room, reward, solved
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
+from reverie.paths import expanded
 from reverie.text import near
 
 REQUIRED = ["observations", "actions", "terminals"]
@@ -120,8 +121,8 @@ def load(
 def source_of(settings: Mapping[str, Any]) -> Path:
     """The file that `load` reads with these settings."""
     if settings["path"] is not None:
-        return Path(settings["path"]).expanduser()
-    return Path(_FOLDER).expanduser() / f"{_stem(settings['id'])}.npz"
+        return expanded(settings["path"])
+    return expanded(_FOLDER) / f"{_stem(settings['id'])}.npz"
 
 
 def _stem(id: str) -> str:

@@ -20,6 +20,7 @@ from reverie.datasets.tables.roles import Named, Roles, choose_roles
 from reverie.datasets.tables.suspects import warn_of_suspects
 from reverie.datasets.tables.table import Table, Writing, from_frame, read_table
 from reverie.mistake import Mistake
+from reverie.paths import expanded
 from reverie.ranges import Count, Number, Positive
 from reverie.text import counted
 
@@ -81,9 +82,7 @@ def load(
             mixed sampling times, an action that never changes, fewer than 100 transitions.
     """
     return from_table(
-        read_table(
-            Path(path).expanduser(), Writing(encoding, decimal, date_format, tuple(missing))
-        ),
+        read_table(expanded(path), Writing(encoding, decimal, date_format, tuple(missing))),
         name=short_name(name=name, path=path),
         columns=columns,
         reward=reward,
@@ -102,7 +101,7 @@ def load(
 
 def source_of(settings: Mapping[str, Any]) -> Path:
     """The file that `load` reads with these settings."""
-    return Path(settings["path"]).expanduser()
+    return expanded(settings["path"])
 
 
 def load_frame(

@@ -1,5 +1,6 @@
 """A logged table: named columns of equal length, from a file or a DataFrame."""
 
+import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -224,6 +225,8 @@ class Table:
         """The cells of a column that are no numbers, None elsewhere and where there is none."""
         cells = self.columns[name].astype(object)
         cells[~self._parsed(name).text] = None  # marks of missing values
+        clocks = [isinstance(each, datetime.time) for each in cells]
+        cells[clocks] = [each.isoformat() for each in cells[clocks]]
         return cells
 
     def unit_of_time(self, name: str) -> str:
@@ -327,8 +330,6 @@ def _index_levels(index: pandas.Index, source: str) -> dict[str, pandas.Index]:
             raise Mistake(
                 f"{source}: {name} stands twice in its index; set frame.index.names to others"
             )
-        if isinstance(level, pandas.PeriodIndex):
-            level = level.to_timestamp()
         found[name] = level
     return found
 
@@ -343,10 +344,17 @@ def _index_roles(levels: Mapping[str, pandas.Index]) -> dict[str, str]:
 
 
 def _as_array(column: Any) -> np.ndarray:
-    """Values of a column or of a level; dates of a time zone in UTC."""
-    if isinstance(getattr(column, "dtype", None), pandas.DatetimeTZDtype):
+    """Values of a column or of a level, `[N]`; dates of a time zone in UTC."""
+    kind = getattr(column, "dtype", None)
+    if isinstance(kind, pandas.DatetimeTZDtype):
         column = pandas.Series(column).dt.tz_convert("UTC").dt.tz_localize(None)
-    return np.asarray(column.to_numpy())
+    if isinstance(kind, pandas.PeriodDtype):
+        column = pandas.Series(column).dt.to_timestamp()
+    values = np.asarray(column.to_numpy())
+    if values.ndim > 1:  # polars gives a matrix of lists and of structures
+        rows, values = values, np.empty(len(values), dtype=object)
+        values[:] = list(rows)
+    return values
 
 
 def _is_time(level: pandas.Index) -> bool:

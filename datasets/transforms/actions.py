@@ -6,6 +6,7 @@ Action-free trajectories, SS-ORL, arXiv:2210.06518. The model that predicts acti
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,14 +16,23 @@ from reverie.datasets.dataset import Dataset, Inferred
 from reverie.mistake import Mistake
 
 
-def hide_actions(data: Dataset, rows: Bool[Tensor, " N"]) -> Dataset:
+def hide_actions(data: Dataset, rows: Any) -> Dataset:
     """The dataset as if nobody had recorded the actions of some rows.
 
     Args:
         data: recorded rows.
-        rows: those that lose theirs.
+        rows: `[N]` bool of torch or NumPy, true for those that lose theirs.
+
+    Raises:
+        Mistake: another shape or type; of histories or chunks, or of rows on disk.
     """
     require_recorded(data)
+    rows = torch.as_tensor(rows)
+    if rows.dtype != torch.bool or rows.shape != (len(data),):
+        raise Mistake(
+            f"rows must be true or false for each of the {len(data):,} rows of {data.name}, found "
+            f"{str(rows.dtype).removeprefix('torch.')} of shape {list(rows.shape)}"
+        )
     missing = rows if data.action_missing is None else rows | data.action_missing
     action = torch.where(missing.unsqueeze(1), 0.0, data.transitions.action)
     return replace(

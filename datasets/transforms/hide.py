@@ -1,23 +1,24 @@
 """Observations without some of their columns, such as those of a missing sensor."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from reverie.datasets.dataset import Dataset
-from reverie.datasets.exogenous import Columns, find_columns
+from reverie.datasets.exogenous import find_columns
 from reverie.mistake import Mistake
 from reverie.text import counted
 
 
-def hide(data: Dataset, columns: Columns) -> Dataset:
+def hide(data: Dataset, columns: Any) -> Dataset:
     """The dataset without some of its observations; its environment does not show them either.
 
     Rewards and terminations stay as they are, also where they depend on what is hidden.
 
     Args:
         data: recorded rows.
-        columns: names, patterns such as `v*`, or indices; a name may lack its unit.
+        columns: see `datasets.exogenous.Columns`, or an array of indices; a name may lack its unit.
 
     Raises:
         Mistake: an observation that there is not, or named twice; all of them; of histories, or

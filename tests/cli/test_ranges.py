@@ -17,7 +17,7 @@ import reverie
 from reverie.agents.sac import SAC
 from reverie.datasets.options import BENCHMARKS, load
 from reverie.mistake import Mistake
-from reverie.ranges import Count, Pair, Positive, Range, Share, arguments_of, describe, fits
+from reverie.ranges import Count, Filled, Pair, Positive, Range, Share, arguments_of, describe, fits
 from reverie.settings import MISSING, declared, misfit, require_declared
 from reverie.training.launch.hyperparameters import compose_run
 from reverie.training.launch.make import load_preset
@@ -232,7 +232,7 @@ def test_presets_and_tuned_numbers_are_what_is_declared(preset):
                 {"dataset.mixture": "[{strength:2,random:0}]"},
                 "dataset.mixture[0].strength=2 must lie",
             ),
-            ({"threads": 0}, "threads=0 must be auto or a whole number, at least 1"),
+            ({"threads": 0}, "threads=0 must be auto or a whole number, in [1, 1024]"),
             ({"updates": 10.5}, "updates=10.5 must be a whole number, at least 0"),
             ({"probe_starts": 1}, "probe_starts=1 must be 0 or a whole number, at least 2"),
             ({"value_gap.factor": "nan"}, "value_gap.factor=nan must be a number, above 1"),
@@ -282,6 +282,7 @@ def test_a_dataset_is_refused_before_anything_is_read():
         (Literal["auto"] | Count, "auto or a whole number, at least 1"),
         (Annotated[PerSeed, Range(0)], "a number or a list, each entry a number, at least 0"),
         (Annotated[Sequence[Positive], Pair()], "two entries, the lower one first"),
+        (Annotated[Sequence[Count], Filled()], "a whole number, at least 1, not empty"),
     ],
 )
 def test_what_a_setting_may_be_is_said_in_words(annotation, words):
@@ -299,6 +300,8 @@ def test_what_a_setting_may_be_is_said_in_words(annotation, words):
         ([1.0, 2.0], Annotated[Sequence[Positive], Pair()], True),
         ([2.0, 1.0], Annotated[Sequence[Positive], Pair()], False),
         ([1.0], Annotated[Sequence[Positive], Pair()], False),
+        ([1], Annotated[Sequence[Count], Filled()], True),
+        ([], Annotated[Sequence[Count], Filled()], False),
         ([0.5, 0], Annotated[PerSeed, Range(above=0)], False),
         (math.inf, Annotated[float, Range(0, infinite=True)], True),
         (math.nan, float, False),

@@ -1,6 +1,7 @@
 """Files of one's own: both kinds, both vocabularies, and everything that can be wrong with them."""
 
 import logging
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -280,8 +281,27 @@ def test_wrong_paths_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"suffix '.csv', expected .hdf5"):
         load(**options(tmp_path / "table.csv"))
     (tmp_path / "folder.npz").mkdir()
-    with pytest.raises(ValueError, match="is not a file"):
-        load(**options(tmp_path / "folder.npz"))
+    for folder in (tmp_path, tmp_path / "folder.npz"):
+        with pytest.raises(Mistake, match="is a folder; give one data file"):
+            load(**options(folder))
+    with pytest.raises(Mistake, match=r"\.npz cannot be read: File name too long; give another"):
+        load(**options(tmp_path / f"{'x' * 300}.npz"))
+    with pytest.raises(Mistake, match=r"home folder in ~nobody-at-all/x\.npz is not known"):
+        load(**options("~nobody-at-all/x.npz"))
+
+
+@pytest.mark.parametrize("suffix", [".hdf5", ".npz"])
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, suffix, monkeypatch):
+    path = write(tmp_path / f"log{suffix}", recording())
+
+    def refuse(self, *_, **__):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    for step in ("open", "exists"):  # of the file itself, of a folder above
+        monkeypatch.setattr(Path, step, refuse)
+        with pytest.raises(Mistake, match=r"cannot be read: Permission denied; make it readable$"):
+            load(**options(path))
+        monkeypatch.undo()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import logging
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from reverie.datasets.options import load as load_option
 from reverie.datasets.readers.file import load
@@ -116,6 +117,77 @@ def test_a_column_inside_a_group_can_be_named(tmp_path, plain):
     path = write(tmp_path / "group.hdf5", renamed(observations="observations/state"))
     with pytest.raises(Mistake, match=r"is a group.*columns=\{observations: observations/NAME\}"):
         load(**options(path))
+
+
+def test_columns_beside_one_that_is_named_in_a_group_are_found_there(tmp_path, plain):
+    columns = {f"data/{key}": column for key, column in recording().items()}
+    path = write(tmp_path / "log.hdf5", columns | {"timeouts": np.zeros(9, bool)})
+    assert load(**options(path, columns={"rewards": "data/rewards"})).fingerprint == plain
+    with pytest.raises(Mistake, match="it holds data/actions, data/next_observations, data/obs"):
+        load(**options(path))
+
+
+@pytest.mark.parametrize("named", [["rewards"], {"rewards": ["a", "b"]}, {"rewards": 3}])
+def test_what_gives_no_name_for_a_column_is_refused(tmp_path, named):
+    path = write(tmp_path / "log.npz", recording())
+    with pytest.raises(Mistake, match=r"dataset\.columns=.* must give one name for a column"):
+        load(**options(path, columns=named))
+
+
+def test_a_file_that_a_link_names_and_that_is_gone_is_told(tmp_path, plain):
+    write(tmp_path / "other.hdf5", recording())
+    with h5py.File(tmp_path / "log.hdf5", "w") as file:
+        for key in recording():
+            file[key] = h5py.ExternalLink("other.hdf5", key)
+    assert load(**options(tmp_path / "log.hdf5")).fingerprint == plain
+    (tmp_path / "other.hdf5").unlink()
+    with pytest.raises(Mistake, match=r"lies in another file, other\.hdf5, which is not there"):
+        load(**options(tmp_path / "log.hdf5"))
+
+
+@pytest.mark.parametrize("suffix", [".hdf5", ".npz"])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a pointer of Git LFS"),
+        ("\n<!DOCTYPE html>\n<html></html>", "is a web page, probably of a failed download"),
+    ],
+)
+def test_what_stands_for_the_data_is_not_called_damaged(tmp_path, suffix, text, message):
+    path = tmp_path / f"log{suffix}"
+    path.write_text(text)
+    with pytest.raises(Mistake, match=message):
+        load(**options(path))
+
+
+def test_loose_names_are_as_loose_in_a_group(tmp_path, caplog):
+    columns = {f"data/{key}": column for key, column in renamed(terminals="done").items()}
+    path = write(tmp_path / "log.hdf5", columns)
+    with caplog.at_level(logging.WARNING):
+        load(**options(path, columns={"rewards": "data/rewards", "timeouts": None}))
+    assert "data/done is taken for terminations" in caplog.text
+
+
+@pytest.mark.parametrize("groups", ["data/demo_{}", "ep{}", "episode_{}"])
+def test_a_group_for_each_episode_is_called_so(tmp_path, groups):
+    columns = {
+        f"{groups.format(number)}/{key}": column[:3]
+        for number in range(2)
+        for key, column in recording().items()
+    }
+    with pytest.raises(Mistake, match=r"holds its episodes one by one \(.*_?0/actions, "):
+        load(**options(write(tmp_path / "log.hdf5", columns)))
+
+
+def test_given_arrays_may_be_tensors_and_settings_those_of_numpy(tmp_path, plain):
+    tensors = {key: torch.tensor(column) for key, column in recording().items()}
+    low, high = np.float32(-1), np.array([1.0] * tensors["actions"].shape[1])
+    assert load_option(tensors, action_low=low, action_high=high).fingerprint == plain
+    tensors["actions"].requires_grad_()
+    with pytest.raises(Mistake, match=r"actions is no array \(Can't call numpy.*give an array"):
+        load_option(tensors)
+    path = write(tmp_path / "log.npz", recording())
+    assert load_option("file", path=path, columns={"rewards": np.str_("rewards")}) is not None
 
 
 def test_given_arrays_take_names_too(plain):

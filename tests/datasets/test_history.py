@@ -127,6 +127,7 @@ def test_hidden_columns_are_gone():
     assert (data.spec.hidden, data.spec.obs_names) == ((1,), ("obs 0",))
     assert data.fingerprint != two_episodes().fingerprint
     assert same_rows(two_episodes(hide=[1], history=2), stack(data, 2))
+    assert hide(two_episodes(), np.array([1])).spec == data.spec
     assert two_episodes(hide=None).spec == two_episodes().spec
     moved = load("builtin/two-tanks", episodes=4, hide="h1*")
     assert [moved.spec.obs_names[dim] for dim in moved.spec.exogenous] == ["setpoint [cm]"]

@@ -194,6 +194,13 @@ def test_keys_of_dict_observations_can_be_chosen(tmp_path):
     assert data.spec.obs_keys == ("achieved_goal", "observation")
 
 
+@pytest.mark.parametrize("keys", [["observation", "observation"], []])
+def test_keys_that_stand_twice_or_are_none_are_no_damage(tmp_path, keys):
+    goal_dataset(tmp_path)
+    with pytest.raises(Mistake, match=r"observation key.*; name each once, of achieved_goal, desi"):
+        load(**options(tmp_path, obs_keys=keys))
+
+
 @pytest.mark.parametrize("dictionary", [False, True])
 def test_the_general_reader_gives_the_same_columns(tmp_path, dictionary):
     data = goal_dataset(tmp_path) if dictionary else write(tmp_path, buffers())
@@ -357,9 +364,44 @@ def test_a_missing_dataset_lists_those_that_are_there(tmp_path):
         load(**options(tmp_path, id="toy/other-v0"))
 
 
+def test_of_many_datasets_those_like_the_missing_one_are_listed(tmp_path):
+    for number in range(25):
+        (tmp_path / f"many/other{number}-v0" / "data").mkdir(parents=True)
+    write(tmp_path, buffers())
+    with pytest.raises(Mistake, match=r"found there: toy/count-v0 and 25 others"):
+        load(**options(tmp_path, id="toy/count-v1"))
+
+
+@pytest.mark.parametrize("inside", ["toy", "toy/count-v0", "toy/count-v0/data/main_data.hdf5"])
+def test_a_folder_of_the_dataset_is_no_root_and_the_root_is_told(tmp_path, inside):
+    write(tmp_path, buffers())
+    with pytest.raises(Mistake, match=f"lies inside of .*dataset.path={tmp_path}$"):
+        load(**options(tmp_path / inside))
+
+
+def test_a_file_is_no_root(tmp_path):
+    (tmp_path / "root").write_text("")
+    with pytest.raises(Mistake, match="is a file, where the root folder"):
+        load(**options(tmp_path / "root", download=True))
+
+
+def test_a_dataset_without_metadata_is_called_so(tmp_path):
+    write(tmp_path, buffers())
+    (tmp_path / "toy/count-v0/data/metadata.json").unlink()
+    with pytest.raises(Mistake, match=r"holds no metadata\.json"):
+        load(**options(tmp_path))
+
+
 def test_a_discrete_action_space_is_refused(tmp_path):
     write(tmp_path, buffers(), action=spaces.Discrete(3))
     with pytest.raises(ValueError, match=r"action space Discrete\(3\).*continuous"):
+        load(**options(tmp_path))
+
+
+def test_keys_that_can_be_read_are_told_where_others_cannot(tmp_path):
+    space = spaces.Dict(at=spaces.Box(-1, 1, (2,)), mode=spaces.Discrete(3))
+    write(tmp_path, buffers(), space=space)
+    with pytest.raises(Mistake, match=r"flattened.*, or choose keys: dataset.obs_keys=\[at\]$"):
         load(**options(tmp_path))
 
 

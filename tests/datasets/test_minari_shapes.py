@@ -68,6 +68,8 @@ def spoil(key, value):
         (spoil("rewards", np.zeros((4, 2))), "episode 1 holds rewards of shape .4, 2., expected"),
         (spoil("rewards", np.float64(3.0)), "episode 1 holds one number as rewards"),
         (spoil("actions", {"a": np.zeros(4)}), "episode 1 has no array actions"),
+        (spoil("rewards", np.array([b"1"] * 4)), "episode 1 holds texts as rewards, expected numb"),
+        (spoil("actions", np.zeros((4, 1), complex)), "values of type complex128 as actions"),
     ],
 )
 def test_what_is_wrong_is_named_and_nobody_is_told_to_delete_it(tmp_path, change, message):

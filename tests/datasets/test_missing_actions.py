@@ -67,6 +67,10 @@ def test_the_fingerprint_covers_which_actions_are_missing():
     hidden = hide_actions(middle, torch.arange(COUNT) == 3)
     prints = {each.fingerprint for each in (complete, some, others, middle, hidden)}
     assert len(prints) == 5
+    assert hide_actions(middle, np.arange(COUNT) == 3).fingerprint == hidden.fingerprint
+    for wrong in ([3], np.zeros(5, bool)):
+        with pytest.raises(Mistake, match="rows must be true or false for each of the"):
+            hide_actions(middle, wrong)
 
 
 def test_a_part_and_the_disk_keep_the_marks(tmp_path, monkeypatch):

@@ -63,6 +63,23 @@ def test_polars_reads_dates_of_a_zone_and_durations():
         assert data.fingerprint == load(FRAME).fingerprint and data.origin["time"] == "timestamp"
 
 
+def test_times_of_other_kinds_are_read():
+    clock = [(pandas.Timestamp(2026, 1, 1) + each).time() for each in ELAPSED]
+    periods = pandas.period_range("2026-01-01", periods=len(FRAME), freq="s").array
+    frame = FRAME.drop(columns="time [s]")
+    for column, episode in ((clock, "episode"), (periods, "episode")):
+        data = load(frame.assign(timestamp=column), columns={"time": "timestamp"})
+        assert data.origin["time"] == "timestamp" and data.origin["episode"] == episode
+        assert len(data) == len(load(FRAME))
+
+
+def test_a_lazy_frame_of_polars_is_collected_and_its_structures_are_no_numbers():
+    frame = polars.from_pandas(FRAME)
+    assert load(frame.lazy()).fingerprint == load(FRAME).fingerprint
+    pairs = polars.struct("level [cm]", "reward").alias("both")
+    assert load(frame.with_columns(pairs)).fingerprint == load(FRAME).fingerprint
+
+
 def test_rows_of_a_frame_are_counted_from_0_and_texts_in_it_are_numbers(caplog):
     frame = FRAME.assign(**{"level [cm]": FRAME["level [cm]"].map("{:.6f}".format)})
     frame.loc[7, "level [cm]"] = "---"

@@ -104,6 +104,9 @@ FAULTS = {
     "row": ({"obs": np.zeros((1, 3))}, r"an observation has the shape \(1, 3\), expected \(3,\)"),
     "words": ({"obs": np.array(["a", "b", "c"])}, "ValueError: could not convert"),
     "crash": ({"crash": KeyError("sensor")}, "failed with KeyError: 'sensor'; fix"),
+    "exit": ({"crash": SystemExit(3)}, "failed with SystemExit: 3; fix"),
+    "terminated None": ({"answer": (None, False, {})}, "step returned None as terminated, expec"),
+    "truncated None": ({"answer": (False, None, {})}, "step returned None as truncated, expec"),
 }
 
 
@@ -227,6 +230,11 @@ def test_a_module_that_fails_is_named_with_its_error(module, text, message):
     with pytest.raises(Mistake, match=f"{name}:Task-v0: its module {name} {message}") as caught:
         of(f"{name}:Task-v0")
     assert "pip" not in str(caught.value)
+
+
+def test_a_file_in_the_place_of_a_module_is_told_how_it_is_named():
+    with pytest.raises(Mistake, match=r"write arm:Task-v0, with PYTHONPATH=/my/tasks before"):
+        of("/my/tasks/arm.py:Task-v0")
 
 
 def test_a_missing_module_of_the_users_is_never_fetched_from_a_registry(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from reverie.datasets.recording import record_episodes
 from reverie.envs.make import make_env, make_raw_env, require_spaces_match, spec_of
 from reverie.envs.observations import flatten
 from reverie.mistake import Mistake
@@ -38,6 +39,12 @@ class GoalTask(gymnasium.Env):
     def step(self, action):
         assert self.action_space.contains(action)
         return self.observation_space.sample(), float(action @ [1.0, 100.0]), False, False, {}
+
+
+class Switches(GoalTask):
+    """Integers, in the reward as they arrive."""
+
+    action_space = spaces.Box(np.array([0, -1]), np.array([2, 1]), dtype=np.int64)
 
 
 class Unbounded(GoalTask):
@@ -74,6 +81,7 @@ def registered():
     ids = {
         "ReverieGoal-v0": GoalTask,
         "ReverieUnbounded-v0": Unbounded,
+        "ReverieSwitches-v0": Switches,
         "ReverieLargest-v0": Largest,
         "ReverieLargest64-v0": Largest64,
         "ReverieImages-v0": Images,
@@ -128,6 +136,22 @@ def test_an_uneven_box_is_reached_from_corner_to_corner():
     for unit, expected in (([-1, -1], -400.0), ([1, 1], 210.0), ([0, 0], -95.0)):
         assert env.step(np.array(unit, np.float32))[1] == pytest.approx(expected)
     assert env.action_space == spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+
+def test_a_box_of_integers_gets_the_nearest_ones():
+    env = make_env(of("ReverieSwitches-v0"))
+    env.reset(seed=0)
+    for unit, expected in (([0.9, 0.9], 102.0), ([0.4, -0.6], -99.0), ([-1, 0.4], 0.0)):
+        assert env.step(np.array(unit, np.float32))[1] == expected
+
+
+def test_integers_are_recorded_as_they_are_played():
+    def behaviour(number, rng):
+        return lambda obs: rng.uniform([0, -1], [2, 1]).astype(np.float32)
+
+    found = record_episodes("test", of("ReverieSwitches-v0"), 20, 0, behaviour)
+    assert np.array_equal(found["action"], np.rint(found["action"]))
+    assert np.array_equal(found["reward"], found["action"] @ [1, 100])
 
 
 def test_dict_observations_are_flattened_as_data_is():

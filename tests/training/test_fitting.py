@@ -1,9 +1,11 @@
 """A fit that was killed goes on from what it left in the cache, and leaves nothing behind."""
 
+import os
 from types import SimpleNamespace
 
 import pytest
 import torch
+from filelock import FileLock
 
 from reverie.mistake import Mistake
 from reverie.training.files import load_tensors, save_tensors
@@ -94,6 +96,20 @@ def test_a_damaged_cache_is_fitted_again_with_a_notice_that_names_it_alone(tmp_p
     (tmp_path / "own.pt").unlink()
     assert fitted(Counting(dies_at=1), tmp_path) == ({"done": 10}, True)
     assert other.read_bytes() == b"of another fit"
+
+
+def test_a_cache_that_nobody_can_write_is_read(tmp_path, monkeypatch):
+    fitted(Counting(), tmp_path)
+    (tmp_path / "own.pt").unlink()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(FileLock, "acquire", lambda *_, **__: pytest.fail("nothing can be written"))
+    assert fitted(Counting(dies_at=1), tmp_path) == ({"done": 10}, True)
+    assert (tmp_path / "own.pt").is_file()
+
+
+def test_a_folder_is_told_from_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(Mistake, match=r"generator\.path=.* is a folder; .*/generator\.pt of a run"):
+        fitted(Counting(), tmp_path, given=tmp_path)
 
 
 def test_a_file_that_is_not_there_is_told_with_its_setting(tmp_path):

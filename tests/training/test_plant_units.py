@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas
+import polars
 import pytest
 import torch
 
@@ -111,3 +112,13 @@ def test_a_run_and_what_is_read_of_it_answer_alike(tmp_path):
     assert saved.policy({"level": 0.3}) == values[best]
     raw = run.policy(torch.full((2, 1, 1), 0.3))[:, 0, 0]
     assert [each["valve [%]"] for each in values] == pytest.approx((50 + 50 * raw).tolist())
+    # Frames and their rows are read by name, and NumPy's usual type of numbers is no mistake.
+    named = saved.policy(dict(log))["valve [%]"]
+    for frame in (log, polars.from_pandas(log)):
+        assert np.array_equal(saved.policy(frame)["valve [%]"], named)
+    assert run.policy(log.iloc[0], seed=best)["valve [%]"] == pytest.approx(named[0])
+    for each in (run, saved):
+        twice = torch.full((2, 1, 1), 0.3, dtype=torch.float64)
+        assert torch.equal(each.policy(twice)[:, 0, 0], raw)
+        with pytest.raises(Mistake, match=r"S, B, 1\], found \[2, 1, 3\]; give level"):
+            each.policy(torch.zeros(2, 1, 3))

@@ -20,7 +20,15 @@ from reverie.mistake import Mistake
 from reverie.training import run_directory as places
 from reverie.training.launch.hyperparameters import compose_run
 from reverie.training.launch.options import one_spelling
-from reverie.training.run_directory import CARRIED_OUT, LOCK, MARKER, claimed, flat, run_directory
+from reverie.training.run_directory import (
+    CARRIED_OUT,
+    LOCK,
+    MARKER,
+    claimed,
+    flat,
+    require_ours,
+    run_directory,
+)
 
 GONE = 2**22 + 1  # no process has this number: it is above the largest of Linux
 VALUES = ["1", "-1", "1.0", "'1'", "true", "[1]", "[-1]", "[1,2]", "1-2", "${seed}", "${threads}"]
@@ -134,6 +142,12 @@ def test_an_empty_folder_is_refused(empty):
     config = {"run_dir": None, "root": empty, "name": "x", "seed": 0, "dataset": {"name": "y"}}
     with pytest.raises(Mistake, match="root= is empty"):
         run_directory(config, [])
+
+
+def test_a_file_is_no_run_directory(tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(Mistake, match=r"run_dir=.*run is a file; give a folder"):
+        require_ours(tmp_path / "run")
 
 
 @pytest.mark.parametrize("value", [{}, {"a": 1}, [0]])

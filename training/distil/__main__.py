@@ -10,8 +10,7 @@ and the scores are estimates.
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import hydra
 import numpy as np
@@ -25,7 +24,8 @@ from reverie.agents.base import Agent
 from reverie.envs import extras
 from reverie.envs.evaluation import Evaluator
 from reverie.mistake import Mistake
-from reverie.ranges import Count, NonNegative, Positive, Seed, Whole
+from reverie.paths import expanded
+from reverie.ranges import Count, Filled, NonNegative, Positive, Seed, Whole
 from reverie.settings import require_declared
 from reverie.training.distil.sparse_policy import SparsePolicy, fit_sparse_policy
 from reverie.training.distil.without_environment import InModel, InRecords, Place, Policy
@@ -44,8 +44,8 @@ from reverie.world_models.sindy.dictionary import circles, legend
 
 SETTINGS = {
     "seed": Seed,
-    "degrees": Sequence[Count],
-    "thresholds": Sequence[NonNegative],
+    "degrees": Annotated[Sequence[Count], Filled()],
+    "thresholds": Annotated[Sequence[NonNegative], Filled()],
     "tolerance": NonNegative,
     "alpha": NonNegative,
     "members": Count,
@@ -71,7 +71,7 @@ def distil(settings: DictConfig) -> float:
     plain: Any = OmegaConf.to_container(settings, resolve=True)
     require_declared(plain, SETTINGS)
     console = Console(markup=False, emoji=False)
-    run_dir = Path(settings.run).expanduser()
+    run_dir = expanded(settings.run)
     run = load_run(run_dir, settings.device, settings.seed, settings.allow)
     known = run.spec.env_id is not None
     student, chosen, scores = (_in_environment if known else _by_records)(run, settings, console)
@@ -192,7 +192,7 @@ def _by_records(run: SavedRun, settings: DictConfig, console: Console) -> Distil
                 console=console,
             )
         console.print(f"the {name}:", highlight=False)
-        print_verdict(found[name], console, Path(settings.run).expanduser())
+        print_verdict(found[name], console, expanded(settings.run))
     values = {name: score_of(verdict) for name, verdict in found.items()}
     return student, chosen, {"values": values, "verdict": found}
 

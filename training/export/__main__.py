@@ -20,6 +20,7 @@ from reverie.agents.layers import Layer, Standardise
 from reverie.datasets.dataset import Dataset
 from reverie.envs import extras
 from reverie.mistake import Mistake
+from reverie.paths import expanded
 from reverie.ranges import Count, Range, Whole
 from reverie.settings import require_declared
 from reverie.text import one_line, printable
@@ -95,7 +96,7 @@ def export(settings: DictConfig) -> dict[str, Measured]:
     formats = chosen_formats(plain["format"], plain["what"])
     console = Console(markup=False, emoji=False)
     say = partial(console.print, highlight=False, soft_wrap=True)
-    run_dir = Path(settings.run).expanduser()
+    run_dir = expanded(settings.run)
     output = (
         run_dir / "export" if settings.output is None else given_folder("output", settings.output)
     )

@@ -23,6 +23,7 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.readers import builtin
 from reverie.datasets.readers.columns import ARROW_FILES, TEXT_FILES
 from reverie.mistake import Mistake, writing
+from reverie.paths import expanded
 from reverie.temporary import replacing
 from reverie.text import counted
 from reverie.training.fitting import INVERSE
@@ -127,7 +128,7 @@ def _searched(folder: str | None) -> list[str]:
     """What makes Hydra look for options in one more folder."""
     if folder is None:
         return []
-    path = Path(folder).expanduser().absolute()
+    path = expanded(folder).absolute()
     if not path.is_dir():
         raise Mistake(f"--config-dir={folder} is no folder; give the one above dataset/")
     quoted = str(path).replace("\\", "\\\\").replace("'", "\\'")

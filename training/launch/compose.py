@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from reverie.datasets.replay import GrowingReplay, Mixture
 from reverie.datasets.storage import read_into
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
+from reverie.paths import expanded
 from reverie.settings import require_declared
 from reverie.training import fitting
 from reverie.training.compilation import decided, pick_device
@@ -261,7 +261,7 @@ def build_initialisation(config: DictConfig) -> Initialisation | None:
     """Where the agent's networks come from, unless they are new."""
     if config.init is None:
         return None
-    return Initialisation(Path(config.init).expanduser(), config.init_optimiser)
+    return Initialisation(expanded(config.init), config.init_optimiser)
 
 
 def chosen_parts(config: DictConfig) -> list[str]:
@@ -281,9 +281,7 @@ def build_part(config: DictConfig, group: str, spec: Spec, device: torch.device)
         model = build(
             group, instantiate(settings), spec=spec, seeds=config.seeds, seed=config.seed
         ).to(device)
-        return Part(
-            model, None if given is None else Path(given).expanduser(), torch.get_rng_state()
-        )
+        return Part(model, None if given is None else expanded(given), torch.get_rng_state())
 
 
 def build_online(config: DictConfig, data: Dataset) -> Online | None:

@@ -131,8 +131,13 @@ def _choose(group: str, choice: Any) -> list[str]:
         return [f"{group}={choice}"]
     if isinstance(choice, Mapping):
         return list(_overrides(group, choice))
+    if group == "dataset" and hasattr(choice, "columns"):
+        raise Mistake(
+            "a DataFrame is read by reverie.datasets.load(frame, columns=...); give what that "
+            "returns as dataset"
+        )
     raise Mistake(
-        f"{group}={choice!r} is neither a name nor settings nor "
+        f"{group}={one_line(repr(choice), 80)} is neither a name nor settings nor "
         f"{'a dataset' if group == 'dataset' else 'a class of an agent'}"
     )
 
@@ -245,6 +250,8 @@ def _overrides(key: str, value: Any) -> Iterator[str]:
 
 def _typed(value: Any) -> str:
     """A value in the grammar of the command line, which gives the same value back."""
+    if hasattr(value, "tolist"):  # of NumPy, whose numbers show their type
+        value = value.tolist()
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, int | float):

@@ -53,7 +53,10 @@ _COMMANDS = ("--run", "-r", "--multirun", "-m", "--cfg", "-c", "--info", "-i", "
 """Options of Hydra of which a command has one at most."""
 _SHARED = ("world_model", "planner", "verdict")
 """Groups of training that commands about a finished run may have too."""
-_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE)
+_MACHINE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EPIPE),
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG),
+)
 
 
 def run(main: Callable[[], Any], sweeps: bool | None = None) -> None:
@@ -368,7 +371,8 @@ def _explain_key(wrong: str, arguments: Sequence[str]) -> str:
         # A group of one option is part of another and leaves no choice.
         several = [group for group in groups if len(options(group)) > 1]
         return refusal(wrong, wrong, {group: typed.get(group) for group in several})
-    close = near(wrong, sorted(keys - {wrong}), 2, cutoff=0.7)
+    typed_at_all = {key for key in keys - {wrong} if not key.rpartition(".")[2].startswith("_")}
+    close = near(wrong, sorted(typed_at_all), 2, cutoff=0.7)
     hint = f" (did you mean {' or '.join(close)}?)" if close else ""
     return f"there is no setting '{wrong}'{hint}; `{this_command()} --cfg job` lists all of them"
 

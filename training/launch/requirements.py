@@ -23,6 +23,8 @@ from reverie.world_models.precision import Precision
 
 Period = Whole
 """Of updates between two of something; 0 for never."""
+MOST_THREADS = 1024
+"""Of torch: some thousands more end the process without a word."""
 SETTINGS = {
     "name": str,
     "seed": Seed,
@@ -44,7 +46,7 @@ SETTINGS = {
     "lipschitz.samples": Count,
     "log_every": Count,
     "checkpoint_every": Period,
-    "threads": Literal["auto"] | Count,
+    "threads": Literal["auto"] | Annotated[int, Range(1, MOST_THREADS)],
     "device": str,
     "precision": Precision,
     "init": str | None,

@@ -20,6 +20,7 @@ from reverie.agents.planning import Planning
 from reverie.datasets.dataset import Dataset
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
+from reverie.paths import expanded
 from reverie.text import one_line
 from reverie.training import checkpoint
 from reverie.training.checkpoint import Facts
@@ -41,7 +42,7 @@ from reverie.training.launch.strangers import (
     require_environment_allowed,
     require_known,
 )
-from reverie.training.plant_units import Named, decide
+from reverie.training.plant_units import Named, as_named, as_rows, decide
 from reverie.training.results.summary import Series, read_series, read_summary
 from reverie.training.run_directory import CARRIED_OUT, CONFIG, METRICS, SUMMARY, flat
 from reverie.training.seeding import seed_everything
@@ -103,25 +104,27 @@ class SavedRun:
     @overload
     def policy(self, obs: Named, seed: int | None = None) -> dict[str, Any]: ...
 
-    def policy(self, obs: Tensor | Named, seed: int | None = None) -> Tensor | dict[str, Any]:
+    def policy(self, obs: Any, seed: int | None = None) -> Tensor | dict[str, Any]:
         """Deterministic actions.
 
         Args:
             obs: `[S, B, D]` raw on the host; or a mapping from names of columns to values in the
-                plant's units, a number or `[B]` numbers each.
+                plant's units, a number or `[B]` numbers each; or a DataFrame of these.
             seed: for a mapping, whose action; None for the seed that an export takes.
 
         Returns:
             `[S, B, A]` in [-1, 1] on the host; or of a mapping, the actions by name in the plant's
             units, see `training.plant_units.decide`.
         """
+        obs = as_named(obs)
         if not isinstance(obs, Mapping | Tensor):
             raise TypeError(
                 f"a policy takes a tensor [S, B, D], or values by the names of columns, not a "
                 f"{type(obs).__name__}; for one seed torch.as_tensor(obs).float()[None]"
             )
         if not isinstance(obs, Mapping):
-            return self.agent.act(obs.to(self.device), deterministic=True).cpu()
+            rows = as_rows(obs, self.spec, self.device)
+            return self.agent.act(rows, deterministic=True).cpu()
         seeds = self.agent.seeds
         if seed is None:
             finished = seeds > 1 and (self.directory / SUMMARY).is_file()
@@ -165,7 +168,11 @@ class SavedRun:
             if reason is None:
                 raise
             # A run has its path already, so nothing that is typed would correct it.
-            reason = reason.replace("correct dataset.path", "put it back there; a link will do")
+            remedy = "put it back there; a link will do"
+            path = self.config.dataset.get("path")
+            if path and not Path(path).expanduser().is_absolute():
+                remedy = f"type this in the folder from which {path} was read, or {remedy}"
+            reason = reason.replace("correct dataset.path", remedy)
             fetched = {"mirrors", "download"} & set(self.config.dataset)
             hint = (
                 " (for a run's files nothing is fetched; python -m datasets.check with the same "
@@ -247,7 +254,7 @@ def load_run(
         Mistake: the folder holds no run, one of its files is damaged, or it names something outside
             of Reverie that is not allowed.
     """
-    directory, names = Path(directory).expanduser(), named(allow)
+    directory, names = expanded(directory), named(allow)
     saved = directory / checkpoint.FILE
     missing = [name for name in (CONFIG, checkpoint.FILE) if not (directory / name).is_file()]
     if missing:

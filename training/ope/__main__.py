@@ -18,6 +18,7 @@ from rich.table import Table
 from reverie.datasets.cache import cache_at, cache_root
 from reverie.datasets.dataset import Dataset
 from reverie.mistake import Mistake
+from reverie.paths import expanded
 from reverie.ranges import Count, Inside, Seed
 from reverie.settings import require_declared
 from reverie.training import fitting
@@ -56,7 +57,7 @@ def evaluate(settings: DictConfig) -> None:
     plain: Any = OmegaConf.to_container(settings, resolve=True)
     require_declared(plain, SETTINGS)
     torch.set_num_threads(threads(settings.threads))
-    run_dir = Path(settings.run).expanduser()
+    run_dir = expanded(settings.run)
     run = load_run(run_dir, settings.device, settings.seed, settings.allow)
     if run.agent.plans:
         left = "rollouts in its model"

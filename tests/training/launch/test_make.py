@@ -5,6 +5,8 @@ import logging
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
+import pandas
 import pytest
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -162,6 +164,7 @@ def test_a_string_stays_a_string(text):
         ({"agent": 5}, "agent=5 is neither a name nor settings"),
         ({"agent": dict}, "is no agent; derive it"),
         ({"dataset": 5}, "dataset=5 is neither"),
+        ({"dataset": pandas.DataFrame()}, r"a DataFrame is read by reverie\.datasets\.load"),
         ({"dataset": "file"}, "dataset.path has no value"),
         ({"filter": {"widht": 3}}, "there is no setting 'filter.widht'"),
     ],
@@ -179,6 +182,11 @@ def test_settings_of_a_dataset_that_is_there_are_refused(data):
         make("dataset=builtin/refrigerator", dataset="builtin/pendulum-mixed")
     with pytest.raises(Mistake, match="is no override"):
         make(5)
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert _typed(np.float64(0.5)) == "0.5" and _typed(np.int64(3)) == "3"
+    assert _typed([np.float32(0.5)]) == "[0.5]" and _typed(np.arange(2)) == "[0,1]"
 
 
 def test_settings_of_an_option_may_be_a_mapping():
