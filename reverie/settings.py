@@ -122,7 +122,7 @@ def misfit(key: str, value: Any, annotation: Any) -> str | None:
 def _require(key: str, value: Any, annotation: Any) -> None:
     why = misfit(key, value, annotation)
     if why is not None:
-        raise Mistake(why)
+        raise Mistake(f"{why}; leave it out" if value is None else why)
 
 
 def _at(settings: Any, key: str, prefix: str) -> Any:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,15 +31,15 @@ NAME = "speed-since"
 TITLE = "Updates per second of whole runs, beside those of an earlier checkout"
 MODEL = ("world_model.max_epochs=1", "source.starts=1000")
 PRESETS: Mapping[str, tuple[int, tuple[str, ...]]] = {
-    "bc": (100, ()),
-    "td3_bc": (50, ()),
-    "iql": (50, ()),
-    "cql": (10, ()),
-    "sac_n": (20, ()),
-    "edac": (10, ()),
-    "mopo": (50, MODEL),
-    "ravl": (10, MODEL),
-    "mobile": (10, MODEL),
+    "bc": (50, ()),
+    "td3_bc": (20, ()),
+    "iql": (20, ()),
+    "cql": (5, ()),
+    "sac_n": (10, ()),
+    "edac": (5, ()),
+    "mopo": (20, MODEL),
+    "ravl": (5, MODEL),
+    "mobile": (5, MODEL),
 }
 """Updates between two rows of metrics, and changed settings: how fast a model is fitted and rolled
 out is measured elsewhere."""
@@ -51,8 +51,8 @@ COMMON = (
     "probe_starts=0",
     "value_gap.starts=0",
 )
-SECONDS, QUICK_SECONDS, START_SECONDS = 12.0, 3.0, 400.0
-WARM_UP_ROWS = 3
+SECONDS, QUICK_SECONDS, START_SECONDS = 10.0, 3.0, 900.0
+WARM_UP_ROWS = 2
 ALLOWANCE = 0.05
 """Share by which a rate may fall short and still be noise."""
 BUSY = "import torch; a = torch.randn(1024, 1024)\nwhile True: a @ a"
@@ -60,24 +60,37 @@ POLL = 0.02
 
 
 def measure(earlier: Path, presets: list[str], quick: bool) -> Findings:
-    """Run everything, the two checkouts in turns."""
+    """Run everything, the two checkouts in turns; an interrupt ends it with the presets so far."""
     seconds = QUICK_SECONDS if quick else SECONDS
     checkouts = {"before": earlier, "now": Path(reverie.__file__).parents[1]}
     rows: list[dict[str, Any]] = []
-    for load in ("idle", "busy"):
+    with suppress(KeyboardInterrupt):
         for preset in presets:
-            for compiled in (False, True):
-                row: dict[str, Any] = {"preset": preset, "load": load, "compiled": compiled}
-                for name, checkout in checkouts.items():
-                    with other_work() if load == "busy" else nothing():
-                        row[name] = updates_per_second(checkout, preset, compiled, seconds)
-                rows.append(row)
-                Console().print(describe(row), highlight=False)
+            own = [
+                run_both(checkouts, preset, load, compiled, seconds)
+                for load in ("idle", "busy")
+                for compiled in (False, True)
+            ]
+            rows += own
+    if not rows:
+        raise Mistake("no preset was measured to its end; let it run longer")
     return Findings(
         claim_all(rows),
         {"runs": rows, "tables": [tabulate(rows)], "revision": revision(earlier)},
         {NAME: draw(rows)},
     )
+
+
+def run_both(
+    checkouts: Mapping[str, Path], preset: str, load: str, compiled: bool, seconds: float
+) -> dict[str, Any]:
+    """Updates per second by checkout, one after the other, and what was run."""
+    row: dict[str, Any] = {"preset": preset, "load": load, "compiled": compiled}
+    for name, checkout in checkouts.items():
+        with other_work() if load == "busy" else nullcontext():
+            row[name] = updates_per_second(checkout, preset, compiled, seconds)
+    Console().print(describe(row), highlight=False)
+    return row
 
 
 def updates_per_second(checkout: Path, preset: str, compiled: bool, seconds: float) -> float:
@@ -150,12 +163,6 @@ def other_work() -> Iterator[None]:
     finally:
         process.kill()
         process.wait()
-
-
-@contextmanager
-def nothing() -> Iterator[None]:
-    """An idle machine."""
-    yield
 
 
 def revision(checkout: Path) -> str:

@@ -10,6 +10,7 @@ import pytest
 
 from reverie.envs.extras import EXTRAS
 from reverie.training.launch import command as console
+from reverie.training.launch.mistakes import this_command
 from tests.cases import some
 
 CHECKOUT = Path(__file__).parent.parent.parent
@@ -156,3 +157,18 @@ def test_a_parallel_sweep_runs_from_another_folder(environment, tmp_path):
     )
     assert done.returncode == 0 and "2 jobs: 2 finished" in done.stdout, done.stderr
     assert len(list((tmp_path / "runs").rglob("summary.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["train.py", "rat=3"], "python train.py"),
+        (["-m", "training.collect", "rat=3"], "python -m training.collect"),
+        (["/usr/bin/reverie", "export"], "reverie export"),
+        (["-m", "pytest"], "python -m reverie.train"),
+        ([], "python -m reverie.train"),
+    ],
+)
+def test_remedies_name_the_command_that_was_typed(monkeypatch, words, expected):
+    monkeypatch.setattr(sys, "orig_argv", ["python", *words])
+    assert this_command() == expected

@@ -85,7 +85,7 @@ def recorded(tmp_path):
             (["dataset.task=[abc]"], "dataset.task=[abc] must be text"),
             (["agent=null"], "agent=null must be the name of an option; agent has analytic, awac"),
             (["hydra/launcher=pbs"], "sweeps.md says how to install launchers"),
-            (["nothing=1"], "no setting 'nothing'; `python train.py --cfg job` lists all of them"),
+            (["nothing=1"], "there is no setting 'nothing'"),
             (["seed=first"], "seed=first must be a whole number, in [0, 9"),
             (["device=cuda:77"], "use device=cpu"),
             (["compile=sometimes"], "use auto, true or false"),
@@ -118,8 +118,9 @@ def recorded(tmp_path):
             (["world_model.forcing=3"], "world_model.forcing=3 must be settings, as"),
             (
                 ["world_model=forced", "world_model.forcing=null"],
-                "forcing=... chooses from adaptive, alpha, none",
+                "forcing=None must be keys with values; leave it out",
             ),
+            (["world_model.forcing=alpha"], "forcing=... chooses from adaptive, alpha, none"),
             (["agent=darc", "agent.discriminators=null"], "or in braces; leave it out"),
             (
                 ["world_model=sindy", "world_model.refinement.patience=0"],

@@ -6,6 +6,7 @@ import shutil
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -121,9 +122,10 @@ class Run:
             if changed:
                 verdict = f"was refused, but changed {changed}"
         if verdict == RIGHT and same:
-            right = (whole / f"{name}.txt").read_text()
-            if _result(name, folder, outcome) != right and not _told(name, path, outcome):
-                verdict = f"{name} is silently different after damage to {path.name}"
+            right, found = (whole / f"{name}.txt").read_text(), _result(name, folder, outcome)
+            if found != right and not _told(name, path, outcome):
+                verdict = f"{name} is silently different after damage to {path.name}: "
+                verdict += _difference(right, found)
         return Attempt(how, verdict, outcome)
 
     def _typed(self, whole: Path) -> list[str]:
@@ -231,6 +233,12 @@ PLANT_READERS: Mapping[str, Reader] = {
     "shown": SHOWN,
 }
 """Of a run on a table."""
+
+
+def _difference(right: str, found: str) -> str:
+    """The first line that differs, both ways."""
+    pairs = zip_longest(right.splitlines(), found.splitlines(), fillvalue="")
+    return next((f"{found!r} and not {right!r}" for right, found in pairs if found != right), "")
 
 
 def _told(name: str, path: Path, outcome: Outcome) -> bool:

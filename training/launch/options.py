@@ -229,7 +229,7 @@ def _refuse_marks(argument: str) -> None:
 def _require_name(argument: str) -> None:
     """Refuse `source=[0]` and `agent=null`, of which Hydra says that they are no strings.
 
-    And a choice that is typed where its settings lie, as `world_model.forcing=null`.
+    And a choice that is typed where its settings lie, as `world_model.forcing=alpha`.
     """
     key = argument.partition("=")[0]
     group = next((group for group, place in PACKAGES.items() if place == key), key)
@@ -244,6 +244,8 @@ def _require_name(argument: str) -> None:
     if override.is_sweep_override() or isinstance(override.value(), named):
         return
     names = options(group)
+    if override.value() is None and key != group and "none" in names:
+        return  # which is what that option sets
     known = f"{', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"
     if key == group:
         raise Mistake(f"{argument} must be the name of an option; {group} has {known}")
