@@ -18,10 +18,13 @@ if TYPE_CHECKING:
     from reverie.training.launch.make import build, make
     from reverie.training.launch.restore import load_run as load
 
-# Before torch loads OpenMP, which reads it then: by default a thread that waits for another spins,
-# and where other processes want its core, it takes the time that the other one needs.
-if not any(name in os.environ for name in ("GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")):
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Before torch loads OpenMP, which reads it then: by default a thread that waits for another spins
+# for milliseconds, and where other processes want its core, it takes the time that the other one
+# needs. GNU's, which Linux has, shall look a thousand times before it sleeps: most waits between
+# small operations are shorter than waking up. docs/reference/speed.md has the measurements.
+_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
+if not any(name in os.environ for name in _WAITING):
+    os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
 
 _checkout = Path(__file__).resolve().parent.parent
 if (_checkout / "train.py").is_file() and (_checkout / "conf" / "train.yaml").is_file():

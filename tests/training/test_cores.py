@@ -54,15 +54,23 @@ def test_threads_that_the_user_asks_for(monkeypatch, text, threads):
 
 
 @pytest.mark.parametrize(
-    ("given", "policy"),
-    [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"), ({"GOMP_SPINCOUNT": "9"}, None)],
+    ("given", "policy", "spins"),
+    [
+        ({}, "PASSIVE", "1000"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE", None),
+        ({"OMP_WAIT_POLICY": "PASSIVE"}, "PASSIVE", None),
+        ({"GOMP_SPINCOUNT": "9"}, None, "9"),
+    ],
 )
-def test_threads_that_wait_leave_their_core_to_others_unless_the_user_says_otherwise(given, policy):
+def test_threads_that_wait_soon_leave_their_core_unless_the_user_says_otherwise(
+    given, policy, spins
+):
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_", "KMP_"))}
     code = (
-        "import sys, os, reverie; print(os.environ.get('OMP_WAIT_POLICY'), 'torch' in sys.modules)"
+        "import sys, os, reverie; get = os.environ.get; "
+        "print(get('OMP_WAIT_POLICY'), get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], env=kept | given, capture_output=True, text=True, check=True
     )
-    assert done.stdout.split() == [str(policy), "False"]
+    assert done.stdout.split() == [str(policy), str(spins), "False"]
