@@ -101,7 +101,6 @@ def updates_per_second(checkout: Path, preset: str, compiled: bool, seconds: flo
     """
     between, changes = PRESETS[preset]
     budget = ("budget=paper",) if (checkout / "conf" / "budget").is_dir() else ()
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("OMP_")}
     with TemporaryDirectory() as folder:
         metrics, log = Path(folder, "run", "metrics.csv"), Path(folder, "log")
         settings = [f"algorithm={preset}", f"compile={str(compiled).lower()}", *changes, *budget]
@@ -110,7 +109,7 @@ def updates_per_second(checkout: Path, preset: str, compiled: bool, seconds: flo
             process = subprocess.Popen(
                 [sys.executable, "train.py", *COMMON, *settings],
                 cwd=checkout,
-                env=environment,
+                env=untouched(),
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
@@ -153,11 +152,16 @@ def last_row(metrics: Path) -> tuple[int, float] | None:
         return None
 
 
+def untouched() -> dict[str, str]:
+    """The environment without what this process was told about threads, or told itself."""
+    own = ("OMP_", "GOMP_", "KMP_")
+    return {key: value for key, value in os.environ.items() if not key.startswith(own)}
+
+
 @contextmanager
 def other_work() -> Iterator[None]:
     """A process that keeps every core busy, as programs do that know nothing of each other."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("OMP_")}
-    process = subprocess.Popen([sys.executable, "-c", BUSY], env=environment)
+    process = subprocess.Popen([sys.executable, "-c", BUSY], env=untouched())
     try:
         yield
     finally:
