@@ -83,8 +83,7 @@ def test_keys_open_the_drawer_and_the_search_of_a_narrow_window(site, tmp_path):
             pass
         # Letters that are typed before the index is there may be lost.
         window.wait("!document.querySelector('.md-search-result__meta').innerText.includes('Init')")
-        for letter in "lipschitz":
-            window.press(letter)
+        window.write_text("lipschitz")
         window.wait("document.querySelector('.md-search-result__link')")
         window.press("ArrowDown")
         window.press("Enter")
