@@ -1,7 +1,8 @@
 """Names: short ones of datasets, for run directories and tables, and those of columns."""
 
 import re
-from pathlib import PurePath
+from glob import has_magic
+from pathlib import Path
 
 from reverie.mistake import Mistake
 
@@ -25,8 +26,8 @@ def short_name(
     """The name that a dataset's options say or imply.
 
     Takes all options of a dataset, so that the name is known before anything is loaded: `name` if
-    given, else the id (without a remote) with dashes for slashes, else the file's stem, else the
-    environment's id.
+    given, else the id (without a remote) with dashes for slashes, else the stem of the
+    file or folder, else the environment's id.
 
     Raises:
         Mistake: none of the four is given.
@@ -36,12 +37,22 @@ def short_name(
     if id:
         return local_id(id).replace("/", "-")
     if path:
-        return PurePath(path).stem
+        return _name_of_path(path)
     if env_id:
         return env_id.replace("/", "-").replace(":", "-")
     if path is not None:
         raise Mistake("dataset.path is empty; give the file, dataset.path=FILE")
     raise Mistake("a dataset has no name, id or path; give dataset.name=...")
+
+
+def _name_of_path(path: str) -> str:
+    """The stem of a file or a folder, what is fixed in it of a pattern, or the folder's above."""
+    place = Path(path)
+    if not has_magic(path) or place.exists():
+        return place.stem or place.absolute().stem or "table"
+    parts = [place.stem, *reversed(place.absolute().parts[:-1])]
+    fixed = (re.sub(r"\[[^]]*\]|[*?]", "", part).strip(" ._-/") for part in parts)
+    return next(filter(None, fixed), "table")
 
 
 def local_id(id: str) -> str:

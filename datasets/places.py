@@ -1,7 +1,9 @@
 """Positions of rows in their source, for messages."""
 
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
 
@@ -43,3 +45,33 @@ class Places:
         lines = self.lines()
         # A file that has shrunk since tells nothing any more.
         return int(lines[min(number, len(lines) - 1)]) if len(lines) else number + 2
+
+
+@dataclass(frozen=True)
+class JoinedPlaces(Places):
+    """Positions of rows in several sources, one after another.
+
+    Attributes:
+        rows: `[N]` number of each row in all of them together, from 0.
+        parts: name and places of each source.
+    """
+
+    parts: Sequence[tuple[str, Places]] = ()
+
+    def at(self, row: int) -> str:
+        """`line 7 of monday.csv`."""
+        name, places, within = self._part(row)
+        return f"{places.at(within)} of {name}"
+
+    def between(self, first: int, last: int) -> str:
+        """`lines 7 to 12 of monday.csv`, or `line 7 of monday.csv to line 3 of tuesday.csv`."""
+        (name, places, begin), (other, _, end) = self._part(first), self._part(last)
+        if name == other:
+            return f"{places.between(begin, end)} of {name}"
+        return f"{self.at(first)} to {self.at(last)}"
+
+    def _part(self, row: int) -> tuple[str, Places, int]:
+        number = int(self.rows[row])
+        starts = [0, *accumulate(len(places.rows) for _, places in self.parts)]
+        part = bisect_right(starts, number) - 1
+        return (*self.parts[part], number - starts[part])

@@ -7,7 +7,7 @@ copies all rows says so by `require_memory`.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -47,7 +47,7 @@ def read_into(
     """
     if storage != "memmap":
         return read()
-    return keep_on_disk(read, settings, _find_source(settings))
+    return keep_on_disk(read, settings, _find_sources(settings))
 
 
 def find_newer(settings: Mapping[str, Any], than: Path) -> Path | None:
@@ -57,22 +57,23 @@ def find_newer(settings: Mapping[str, Any], than: Path) -> Path | None:
         settings: of its reader, all of them, with its name as `_target_`.
         than: the other file.
     """
-    source = _find_source(settings)
     try:
-        newer = source is not None and source.stat().st_mtime > than.stat().st_mtime
-    except OSError:  # it may be gone: what is finished does not need it
+        written = than.stat().st_mtime
+        found = (each for each in _find_sources(settings) if each.stat().st_mtime > written)
+        return next(found, None)
+    except (OSError, Mistake):  # they may be gone: what is finished does not need them
         return None
-    return source if newer else None
 
 
-def _find_source(settings: Mapping[str, Any]) -> Path | None:
+def _find_sources(settings: Mapping[str, Any]) -> list[Path]:
     module = import_module(settings["_target_"].rpartition(".")[0])  # a reader's
     find = getattr(module, "source_of", None)  # which those that read files have
-    return None if find is None else find(settings)
+    found: Path | list[Path] = [] if find is None else find(settings)
+    return [found] if isinstance(found, Path) else found
 
 
 def keep_on_disk(
-    read: Callable[[], Dataset], settings: Mapping[str, Any], source: Path | None
+    read: Callable[[], Dataset], settings: Mapping[str, Any], sources: Sequence[Path]
 ) -> Dataset:
     """A dataset whose rows lie on disk, converted where the cache does not hold it yet.
 
@@ -82,7 +83,7 @@ def keep_on_disk(
     Args:
         read: gives the dataset.
         settings: of its reader, all of them.
-        source: file or folder that it reads, None for what depends on its settings alone.
+        sources: files or folders that it reads, none for what depends on its settings alone.
 
     Raises:
         Mistake: the cache cannot be written or has no room; or as `read`.
@@ -93,9 +94,9 @@ def keep_on_disk(
         with on_disk(folder):
             return _as_arrays(read())
 
-    if source is not None and not source.exists():  # the reader fetches it, or says what is wrong
-        read()
-    path = folder / f"{settings['name']}-{_key(settings, source)}.npz"
+    if not all(source.exists() for source in sources):
+        read()  # which fetches it, or says what is wrong
+    path = folder / f"{settings['name']}-{_key(settings, sources)}.npz"
     return _as_dataset(cached_arrays(path, make, mapped=True))
 
 
@@ -131,10 +132,10 @@ def free_memory() -> int | None:
         return None
 
 
-def _key(settings: Mapping[str, Any], source: Path | None) -> str:
+def _key(settings: Mapping[str, Any], sources: Sequence[Path]) -> str:
     """What the stored rows depend on: the settings, and the files as they are now."""
     digest = hashlib.sha256(repr((VERSION, sorted(settings.items()))).encode())
-    if source is not None:
+    for source in sources:
         files = [source] if source.is_file() else sorted(source.rglob("*"))
         for file in files:
             if file.is_file():

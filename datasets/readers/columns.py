@@ -269,7 +269,7 @@ def require_file(path: Path) -> None:
     if path.is_dir():
         raise Mistake(
             f"{path} is a folder; give one data file as dataset.path (several are joined into one "
-            "first)"
+            "first; of tables, dataset=table reads a folder)"
         )
     if not path.is_file():
         raise Mistake(f"{path} is not a file; give the data file itself as dataset.path")

@@ -1,4 +1,4 @@
-"""A logged table: a `.csv`, `.tsv`, `.parquet` or `.feather` file, or a DataFrame."""
+"""A logged table: `.csv`, `.tsv`, `.parquet` or `.feather` files, or a DataFrame."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -16,11 +16,11 @@ from reverie.datasets.subset import Subset
 from reverie.datasets.tables.clock import join_clock
 from reverie.datasets.tables.ends import find_ends, in_order, leave_out_missing
 from reverie.datasets.tables.expression import evaluate
+from reverie.datasets.tables.files import find_tables, read_tables
 from reverie.datasets.tables.roles import Named, Roles, choose_roles
 from reverie.datasets.tables.suspects import warn_of_suspects
-from reverie.datasets.tables.table import Table, Writing, from_frame, read_table
+from reverie.datasets.tables.table import Table, Writing, from_frame
 from reverie.mistake import Mistake
-from reverie.paths import expanded
 from reverie.ranges import Count, Number, Positive
 from reverie.text import counted
 
@@ -59,7 +59,8 @@ def load(
 
     Args:
         name: short name, None to use the file's stem.
-        path: the file; its suffix says which kind.
+        path: the file; its suffix says which kind. Or a folder or a pattern, see
+            `tables.files.read_tables`.
         columns: which column is what, see `datasets.tables.roles`.
         reward: formula of columns, see `datasets.tables.expression`; None where a column holds it.
         action_low, action_high: box of the actions, one number or one for each; None for the range
@@ -82,7 +83,7 @@ def load(
             mixed sampling times, an action that never changes, fewer than 100 transitions.
     """
     return from_table(
-        read_table(expanded(path), Writing(encoding, decimal, date_format, tuple(missing))),
+        read_tables(path, Writing(encoding, decimal, date_format, tuple(missing))),
         name=short_name(name=name, path=path),
         columns=columns,
         reward=reward,
@@ -99,9 +100,9 @@ def load(
     )
 
 
-def source_of(settings: Mapping[str, Any]) -> Path:
-    """The file that `load` reads with these settings."""
-    return expanded(settings["path"])
+def source_of(settings: Mapping[str, Any]) -> list[Path]:
+    """The files that `load` reads with these settings."""
+    return find_tables(settings["path"])
 
 
 def load_frame(

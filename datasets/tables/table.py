@@ -28,7 +28,7 @@ from reverie.datasets.tables.dates import (
     parse_compact,
     parse_dates,
 )
-from reverie.datasets.tables.text import Lines, read_text, require_different
+from reverie.datasets.tables.text import Lines, NoRows, read_text, require_different
 from reverie.mistake import Mistake
 from reverie.text import near, one_line
 
@@ -67,6 +67,7 @@ class Table:
         usual: the decimal mark that the columns together show, None for none.
         index: what the columns that were the index of a DataFrame are, by name: `time`, `episode`,
             or empty where only their name can tell.
+        files: `[N]` number of the file of each row; None for what comes from one.
     """
 
     source: str
@@ -75,6 +76,7 @@ class Table:
     writing: Writing = field(default_factory=Writing)
     usual: Decimal | None = None
     index: Mapping[str, str] = field(default_factory=dict)
+    files: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
@@ -82,7 +84,8 @@ class Table:
     def take(self, rows: np.ndarray) -> "Table":
         """The table of these rows: their numbers, or a mask."""
         columns = {name: column[rows] for name, column in self.columns.items()}
-        return replace(self, columns=columns, places=self.places.take(rows))
+        files = None if self.files is None else self.files[rows]
+        return replace(self, columns=columns, places=self.places.take(rows), files=files)
 
     def find(self, name: str) -> str | None:
         """The column of this full name, or else of this name without its unit; None for none.
@@ -307,7 +310,7 @@ def from_frame(frame: Any, source: str, writing: Writing | None = None) -> Table
         columns = {name: _as_array(level) for name, level in levels.items()} | columns
     count = len(next(iter(columns.values()), ()))
     if not count:
-        raise Mistake(f"{source} has no rows; check that it is the right table")
+        raise NoRows(f"{source} has no rows; check that it is the right table")
     return Table(source, columns, Places(np.arange(count)), writing or Writing(), index=roles)
 
 

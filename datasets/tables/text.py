@@ -42,6 +42,10 @@ _LONGEST_UNIT = 12
 _SEP = re.compile(r'"?sep=(.)"?\s*', re.I)  # a line by which Excel knows what separates cells
 
 
+class NoRows(Mistake):
+    """A table without rows."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """How a text is written.
@@ -102,7 +106,7 @@ def read_text(
             "as UTF-8"
         ) from error
     except pandas.errors.EmptyDataError as error:
-        raise Mistake(f"{path} has no rows; check that it is the right table") from error
+        raise NoRows(f"{path} has no rows; check that it is the right table") from error
     except MemoryError as error:
         raise Mistake(
             f"{path} holds more than fits into the memory; split it, or leave out columns that are "
@@ -195,7 +199,7 @@ def _find_layout(path: Path, file: io.TextIOWrapper, decimal: Decimal | None) ->
         delimiter = "\t" if path.suffix.lower() == ".tsv" else _find_delimiter(head)
     rows = list(_records(io.StringIO(head, newline=""), delimiter))
     if not rows:
-        raise Mistake(f"{path} has no named columns; its first line must name them")
+        raise NoRows(f"{path} has no named columns; its first line must name them")
     line, cells = rows[0]
     names = [" ".join(each.replace("\ufeff", "").split()) for each in cells]
     _require_separated(path, names, rows[1:])

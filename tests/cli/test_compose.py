@@ -15,8 +15,8 @@ from reverie.agents.base import Agent
 from reverie.datasets.dataset import Dataset
 from reverie.envs.specs import Spec
 from reverie.settings import parameters
-from reverie.training.launch.compose import arguments, build_streams, real_rows
 from reverie.training.launch.options import is_chosen, learners, read_option
+from reverie.training.launch.parts import arguments, build_streams, real_rows
 from reverie.training.launch.requirements import require_parts_fit
 from reverie.world_models.any_step import AnyStep
 from reverie.world_models.base import Fitted, WorldModel

@@ -64,6 +64,8 @@ def recorded(tmp_path):
             (["world_model.activation=foo"], "activation=foo must be relu or silu or tanh"),
             (["dataset=builtin/pendulum"], "did you mean builtin/pendulum-mixed"),
             (["dataset=logs/a.csv"], "a file is given as dataset=table dataset.path=logs/a.csv"),
+            (["dataset=docs"], "a folder of tables is given as dataset=table dataset.path=docs"),
+            (["docs"], "docs is a folder; a run is given as run=docs, to train.py as run_dir=..."),
             (["dataset=my.hdf5"], "a file is given as dataset=file dataset.path=my.hdf5"),
             (
                 ["dataset=table", "dataset.columns=[]"],

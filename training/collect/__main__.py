@@ -37,12 +37,8 @@ from reverie.training.collect.snapshots import KINDS, Snapshot, Snapshots
 from reverie.training.compilation import pick_device
 from reverie.training.files import write_json
 from reverie.training.launch import mistakes
-from reverie.training.launch.compose import (
-    build_agent,
-    build_online,
-    load_dataset,
-    threads,
-)
+from reverie.training.launch.compose import build_agent, build_online, threads
+from reverie.training.launch.data import load_dataset
 from reverie.training.launch.judges import build_evaluator
 from reverie.training.launch.options import CONF
 from reverie.training.loop import Periods

@@ -26,9 +26,11 @@ from reverie.training import fitting
 from reverie.training.compilation import keep_compiled, pick_device, should_compile, wrapper
 from reverie.training.fitting import Part
 from reverie.training.launch import mistakes
-from reverie.training.launch.compose import build_part, load_dataset, threads
+from reverie.training.launch.compose import threads
+from reverie.training.launch.data import load_dataset
 from reverie.training.launch.hyperparameters import settle
 from reverie.training.launch.options import CONF, is_chosen
+from reverie.training.launch.parts import build_part
 from reverie.training.launch.requirements import require_sense
 from reverie.training.loop import Wrapper
 from reverie.training.seeding import seed_everything

@@ -27,7 +27,7 @@ from reverie.paths import expanded
 from reverie.temporary import replacing
 from reverie.text import counted
 from reverie.training.fitting import INVERSE
-from reverie.training.launch.compose import load_dataset
+from reverie.training.launch.data import load_dataset
 from reverie.training.launch.hyperparameters import compose_run
 
 STDOUT = "-"
@@ -143,6 +143,11 @@ def only_data(overrides: Sequence[str]) -> Sequence[str]:
         for key, each in zip(keys, overrides, strict=True)
         if key.partition(".")[0] not in ("dataset", INVERSE)
     ]
+    if len(foreign) == 1 and len(keys) == 1 and Path(foreign[0]).is_dir():
+        raise Mistake(
+            f"{foreign[0]} is a folder; if it holds tables, say so: "
+            f"dataset=table dataset.path={shlex.quote(foreign[0])}"
+        )
     if len(foreign) == 1 and len(keys) == 1 and Path(foreign[0]).is_file():
         kind = "table" if Path(foreign[0]).suffix.lower() in (*TEXT_FILES, *ARROW_FILES) else "file"
         raise Mistake(

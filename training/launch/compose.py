@@ -1,6 +1,5 @@
 """From a composed configuration to the objects that a run works with."""
 
-import inspect
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -8,29 +7,23 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, OmegaConf, open_dict
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from reverie.agents.base import Agent
 from reverie.agents.planning import Planning
-from reverie.datasets import transforms
 from reverie.datasets.cache import cache_at, cache_root
-from reverie.datasets.check.report import problems
 from reverie.datasets.dataset import Dataset
-from reverie.datasets.names import short_name
 from reverie.datasets.replay import GrowingReplay, Mixture
-from reverie.datasets.storage import read_into
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
 from reverie.paths import expanded
-from reverie.settings import require_declared
-from reverie.training import fitting
 from reverie.training.compilation import decided, pick_device
 from reverie.training.cores import count_cores, count_free_cores, threads_of_user
-from reverie.training.fitting import FITTED, Part
 from reverie.training.initialisation import Initialisation
-from reverie.training.launch.budget import sized, told_size
+from reverie.training.launch.budget import told_size
+from reverie.training.launch.data import infer_actions, load_dataset, tell_problems
 from reverie.training.launch.judges import (
     build_evaluator,
     build_lipschitz_probe,
@@ -40,21 +33,22 @@ from reverie.training.launch.judges import (
 )
 from reverie.training.launch.mistakes import build
 from reverie.training.launch.options import is_chosen
+from reverie.training.launch.parts import (
+    Builder,
+    build_part,
+    build_streams,
+    chosen_parts,
+    count_rows,
+)
 from reverie.training.loop import Periods
-from reverie.training.mixing import mix
 from reverie.training.online import Online
 from reverie.training.population import population
 from reverie.training.pretraining import Cloning
 from reverie.training.run import Run
-from reverie.training.seeding import seed_everything, side_stream
+from reverie.training.seeding import seed_everything
 from reverie.world_models.base import Fitted, WorldModel
-from reverie.world_models.inverse import InverseDynamics
 from reverie.world_models.model_updates import ModelUpdates
 from reverie.world_models.mpc import ModelPredictivePlanner
-from reverie.world_models.sources import RolloutSource
-
-Builder = type | partial
-"""A class, or `functools.partial` of one."""
 
 
 def build_run(
@@ -102,7 +96,7 @@ def build_run(
         learner.imitates = True  # before the rows are made, which then say what was taken
     mixture, sources = build_streams(config, data, models, device, online, learner)
     if is_chosen(config.source):
-        told = told_size(config.source, *_rows(config, data, models))
+        told = told_size(config.source, *count_rows(config, data, models))
         if told is not None:
             console.print(told, soft_wrap=True, highlight=False)
     gap = build_value_gap(config, data, learner, models.get("world_model"))
@@ -148,94 +142,6 @@ def build_run(
     )
 
 
-def load_dataset(
-    config: DictConfig,
-    agent: Builder | None = None,
-    console: Console | None = None,
-    *,
-    infer: bool = True,
-) -> Dataset:
-    """The dataset that the settings name, as its transforms leave it.
-
-    Args:
-        agent: in the place of the configured one, whose discount sums the rewards of a chunk.
-        console: where the fit of an inverse model is shown.
-        infer: fill in missing actions, or refuse them; else data that lack some are given as they
-            were recorded.
-    """
-    known = config.agent if agent is None else getattr(agent, "keywords", {})
-    discount = known.get("discount", 1.0)
-    config = config.copy()
-    plain: Any = OmegaConf.to_container(config.dataset, resolve=True)
-    with open_dict(config.dataset):
-        if is_chosen(config.get("inverse_model")) and "missing_actions" in plain:
-            plain["missing_actions"] = config.dataset.missing_actions = True
-        asked = {key: plain.pop(key, None) for key in transforms.SETTINGS}
-        for key in asked:
-            config.dataset.pop(key, None)
-    require_declared(asked, transforms.SETTINGS, "dataset.")
-    require_declared(plain, prefix="dataset.")
-    plain["name"] = short_name(**plain)
-    read = partial(instantiate, config.dataset, name=plain["name"], _convert_="all")
-    data = read_into(asked["storage"], read, plain)
-    if not infer and data.action_missing is not None:
-        return data
-    data = infer_actions(config, data, console or Console(quiet=True))
-    return transforms.transform(data, asked, discount)
-
-
-def infer_actions(config: DictConfig, data: Dataset, console: Console) -> Dataset:
-    """The dataset with the actions that it lacks, by an inverse model; a complete one as it is.
-
-    Raises:
-        Mistake: actions are missing, and no inverse model is chosen or can be fitted.
-    """
-    chosen = is_chosen(config.get("inverse_model"))
-    if data.action_missing is None:
-        if chosen:
-            console.print("no action is missing, so no inverse model is fitted", highlight=False)
-        return data
-    if not chosen:
-        data.require_actions()
-    transforms.require_recorded(data)  # before the fit is paid for
-    past, longest = config.inverse_model.get("past", 0), int(data.episode_lengths.max())
-    if past >= longest:  # all but a few of its inputs would be means
-        raise Mistake(
-            f"inverse_model.past={past} looks back beyond every episode of {data.name}, of which "
-            f"the longest has {longest} rows; lower it, inverse_model.past=1 as shipped"
-        )
-    device = pick_device(config.device)
-    part = build_part(config, fitting.INVERSE, data.spec, device)
-    with side_stream(config.seed, device):
-        described = fitting.fit(
-            *(fitting.INVERSE, part, data),
-            cache=cache_root(),
-            directory=None,
-            device=device,
-            compile=lambda function: function,
-            console=console,
-        )
-    model, rows = part.model, data.action_missing.nonzero().flatten()
-    assert isinstance(model, InverseDynamics)
-    filled = transforms.fill_actions(data, *model.propose(data, rows), described["r2"])
-    console.print(
-        f"inferred actions: {filled.origin['inferred actions']}", highlight=False, soft_wrap=True
-    )
-    return filled
-
-
-def tell_problems(data: Dataset, console: Console) -> None:
-    """Print what would poison training, a line each; what to do about it is the user's choice."""
-    found = problems(data)
-    for text in found:
-        console.print(f"problem: {data.name}: {text}", markup=False, soft_wrap=True)
-    if found:
-        console.print(
-            "python -m reverie.datasets.check shows more, with the same dataset... options",
-            soft_wrap=True,
-        )
-
-
 def build_agent(config: DictConfig, spec: Spec, kind: Builder | None = None) -> Agent:
     """The agent with the networks it starts from.
 
@@ -262,26 +168,6 @@ def build_initialisation(config: DictConfig) -> Initialisation | None:
     if config.init is None:
         return None
     return Initialisation(expanded(config.init), config.init_optimiser)
-
-
-def chosen_parts(config: DictConfig) -> list[str]:
-    """Groups of which an option is fitted to the dataset, in the order of their fits."""
-    return [group for group in FITTED if is_chosen(config[group])]
-
-
-def build_part(config: DictConfig, group: str, spec: Spec, device: torch.device) -> Part:
-    """The chosen option of a group of `FITTED`, to be fitted.
-
-    What it draws comes from a stream of its own: the run is the same whether it is fitted or
-    reused.
-    """
-    settings: Any = OmegaConf.to_container(config[group], resolve=True)
-    given = settings.pop("path")
-    with side_stream(config.seed, device):
-        model = build(
-            group, instantiate(settings), spec=spec, seeds=config.seeds, seed=config.seed
-        ).to(device)
-        return Part(model, None if given is None else expanded(given), torch.get_rng_state())
 
 
 def build_online(config: DictConfig, data: Dataset) -> Online | None:
@@ -375,76 +261,6 @@ def build_pretraining(config: DictConfig, agent: Agent) -> Cloning | None:
     chosen: Cloning = build("pretraining", instantiate(config.pretraining))
     chosen.require(agent)
     return chosen
-
-
-def build_streams(
-    config: DictConfig,
-    data: Dataset,
-    parts: Mapping[str, Any],
-    device: torch.device,
-    online: Online | None = None,
-    agent: Agent | None = None,
-) -> tuple[Mixture, dict[str, RolloutSource]]:
-    """The dataset, growing online, and the replay of what a source makes, as one mixture.
-
-    Args:
-        parts: what is fitted before training, by group.
-        agent: whose further columns the rows have, see `mix`.
-    """
-    source = None
-    if is_chosen(config.source):
-        source = build_source(config, data, parts).to(device)
-    mixture, sources = mix(
-        data,
-        seeds=config.seeds,
-        batch_size=config.batch_size,
-        real_rows=real_rows(config),
-        source=source,
-        online=online,
-        agent=agent,
-    )
-    return mixture.to(device), sources
-
-
-def build_source(config: DictConfig, data: Dataset, parts: Mapping[str, Any]) -> RolloutSource:
-    """The source, with the filter, simulator and so on that it works with, of what each asks for.
-
-    Args:
-        parts: what was fitted, by group.
-    """
-    known: dict[str, Any] = {name: None for name in FITTED} | dict(parts)
-    known |= {"spec": data.spec, "seeds": config.seeds, "model": known["world_model"]}
-    known |= {"sampler": None, "guidance": None}
-    for group in ("filter", "simulator", "sampler", "guidance", "source"):
-        if is_chosen(config[group]):
-            asked = {name: known[name] for name in arguments(config[group]) if name in known}
-            settings = config[group]
-            if group == "source":
-                settings = sized(settings, *_rows(config, data, parts))
-            known[group] = build(group, instantiate(settings), **asked)
-        if group == "filter":
-            known["transition_filter"] = known[group]
-    return known["source"]
-
-
-def _rows(config: DictConfig, data: Dataset, parts: Mapping[str, Any]) -> tuple[int, int]:
-    """Rows of the dataset with those that will be collected, and transitions of a drawn record."""
-    collected, generator = 0, parts.get("generator")
-    if is_chosen(config.online):
-        steps = config.online.steps * config.online.environments
-        collected = min(config.updates * steps // config.online.every, config.online.capacity)
-    return len(data) + collected, 1 if generator is None else generator.records.transitions
-
-
-def arguments(node: DictConfig) -> set[str]:
-    """Names of the arguments of the class that a node builds."""
-    return set(inspect.signature(get_object(node._target_).__init__).parameters)
-
-
-def real_rows(config: DictConfig) -> int:
-    """Rows of a batch that come from the dataset, rounded down as published code does."""
-    # 100 * 0.29 is 28.999... in floating point.
-    return int(config.batch_size * config.real_ratio + 1e-9)
 
 
 def threads(choice: str | int) -> int:

@@ -22,10 +22,11 @@ from reverie.mistake import Mistake
 from reverie.paths import quote
 from reverie.text import one_line
 from reverie.training.launch import mistakes
-from reverie.training.launch.compose import Builder, build_run
+from reverie.training.launch.compose import build_run
 from reverie.training.launch.hyperparameters import compose_run
 from reverie.training.launch.mistakes import explain
 from reverie.training.launch.options import CONF, load_option, options
+from reverie.training.launch.parts import Builder
 from reverie.training.launch.requirements import require_sense
 from reverie.training.launch.restore import AGENT_CLASS
 from reverie.training.run import Run

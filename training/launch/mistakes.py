@@ -276,6 +276,9 @@ def _explain_override(error: OverrideParseException) -> str:
     if key == "dataset.columns":  # names of columns have units, and the whole is never text
         example = shlex.quote('dataset.columns={actions: "valve [%]"}')
         return f"{text}; names with spaces or signs need quotes of their own, as in {example}"
+    if not is_setting and Path(override).is_dir():
+        given = shlex.quote(f"run={override}")
+        return f"{override} is a folder; a run is given as {given}, to train.py as run_dir=..."
     if not is_setting:
         return f"{text}; settings are typed as key=value"
     meant = f"{key}={quote(value)}"
@@ -329,10 +332,14 @@ def _explain_composition(error: BaseException, typed: Sequence[str]) -> str:
 
 
 def _available(group: str, wrong: str) -> str:
-    option = option_of(wrong) if group == "dataset" else None
-    if option is not None:
-        path = shlex.quote(f"dataset.path={wrong}")
-        return f"a file is given as dataset={option} {path}"
+    if group == "dataset":
+        folder = Path(wrong).is_dir()
+        option = "table" if folder else option_of(wrong)
+        if option is not None:
+            path = shlex.quote(f"dataset.path={wrong}")
+            return (
+                f"a {'folder of tables' if folder else 'file'} is given as dataset={option} {path}"
+            )
     offered = options(group)
     close = near(wrong, offered)
     if close:

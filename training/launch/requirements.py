@@ -14,8 +14,8 @@ from reverie.training.compilation import pick_device, should_compile
 from reverie.training.initialisation import Optimiser
 from reverie.training.launch import mistakes
 from reverie.training.launch.budget import with_any_size
-from reverie.training.launch.compose import arguments, real_rows
 from reverie.training.launch.options import is_chosen
+from reverie.training.launch.parts import arguments, real_rows
 from reverie.training.ope.verdict import RANGES
 from reverie.training.population import population
 from reverie.world_models.diffusion.parts import require_parts_suit

@@ -28,15 +28,11 @@ from reverie.training.compilation import pick_device
 from reverie.training.export.subject import choose_seed
 from reverie.training.fitting import FITTED, INVERSE, load_weights
 from reverie.training.launch import compose, renamed
-from reverie.training.launch.compose import (
-    arguments,
-    build_agent,
-    build_part,
-    is_chosen,
-    load_dataset,
-)
+from reverie.training.launch.compose import build_agent
+from reverie.training.launch.data import load_dataset
 from reverie.training.launch.mistakes import build, explain
-from reverie.training.launch.options import load_option, options
+from reverie.training.launch.options import is_chosen, load_option, options
+from reverie.training.launch.parts import arguments, build_part
 from reverie.training.launch.strangers import (
     named,
     require_environment_allowed,

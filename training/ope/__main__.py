@@ -24,9 +24,10 @@ from reverie.settings import require_declared
 from reverie.training import fitting
 from reverie.training.files import write_json
 from reverie.training.launch import mistakes
-from reverie.training.launch.compose import build_part, threads
+from reverie.training.launch.compose import threads
 from reverie.training.launch.judges import judge_by
 from reverie.training.launch.options import CONF, is_chosen
+from reverie.training.launch.parts import build_part
 from reverie.training.launch.restore import SavedRun, load_run
 from reverie.training.ope import estimates as value_estimates
 from reverie.training.ope.plans import SAMPLE, refuse_fitted_q, tell_duration
