@@ -73,9 +73,21 @@ def name_task(dataset: str) -> tuple[str, Task]:
     )
 
 
-def build(method: str, task: Task, budget: Budget, seed: int | None = None) -> Run:
-    """The run of one preset on one task; None is the seed of `train.py`."""
-    parts: dict[str, Any] = {"dataset": task.options} if task.options else {}
+def build(
+    method: str,
+    task: Task,
+    budget: Budget,
+    seed: int | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> Run:
+    """The run of one preset on one task.
+
+    Args:
+        seed: of the run; None for that of `train.py`.
+        changes: settings that are not as shipped, as `reverie.make` takes them.
+    """
+    parts: dict[str, Any] = dict(changes or {})
+    parts |= {"dataset": task.options} if task.options else {}
     if budget.updates is not None:
         parts["updates"] = budget.updates
     if seed is not None:
