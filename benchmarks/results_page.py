@@ -25,6 +25,7 @@ SUBJECTS = {
     "suite": ("the datasets of the suite: are they graded as their names say?", "2004.07219"),
     "baselines": ("26 offline methods at one small budget, two datasets", ""),
     "laptop_budget": ("presets as shipped at the laptop budget, four tasks", ""),
+    "laptop_diagnosis": ("MOPO at a small budget, one setting at a time", ""),
     "edge_of_reach": ("RAVL: values where rollouts leave the data", "2402.12527"),
     "h2o": ("H2O: recorded data and a wrong simulator together", "2206.13464"),
     "history": ("histories for a pendulum without its velocity", ""),
@@ -69,7 +70,8 @@ def page(results: Path) -> str:
         "count its claims, *open* those that only inform or were undecided; the sections below "
         "have them all. NAME is run by `python -m benchmarks.claims.NAME`, with `--quick` in under "
         "five minutes; suite and leaderboard as [their page](benchmarks.md) says; second_ring-X by "
-        "`python -m benchmarks.claims.second_ring X`, policy_choice and student_size by `python -m "
+        "`python -m benchmarks.claims.second_ring X`, laptop_diagnosis by `python -m "
+        "benchmarks.claims.laptop_budget.diagnosis`, policy_choice and student_size by `python -m "
         "benchmarks.claims.off_policy_evaluation.choice` and `sindy_rl.size`, data_scale, "
         "speed-since and samplers by `python -m benchmarks.speed.data_scale`, `...since CHECKOUT` "
         "and `python -m benchmarks.speed sampler`. "

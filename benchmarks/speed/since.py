@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 from rich.console import Console
 
 import reverie
@@ -238,6 +239,10 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
         axes.bar(at, [own[preset] for preset in presets], width, label=name)
     axes.axhline(1, color="0.4", lw=1)
     axes.set_yscale("log")
+    axes.set_yticks([0.5, 1, 2, 5, 10, 20, 50, 100])
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    ratios = [ratio(row) for row in rows]
+    axes.set_ylim(0.8 * min(1, *ratios), 1.2 * max(1, *ratios))
     axes.set_xticks(range(len(presets)), presets)
     axes.set(ylabel="times faster than before")
     axes.legend(ncols=len(kinds), loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
