@@ -37,6 +37,7 @@ FILES = (
     *("dreams.json", "dreams.png", "selection.json", "selection.png"),
     *("curves.png", "values.png", "lipschitz.png"),
     *("evaluation.json", "planning.json", "off_policy_evaluation.json"),
+    "off_policy_evaluation-*.json",
     *(f"{name}-seed[0-9]*.mp4" for name in ("video", "planned", "imagined")),
     *("sparse_policy.json", "sparse_policy_[0-9]*.py", "sparse_policy_[0-9]*.c"),
     *("snapshots/[0-9]*.pt", "tensorboard/events.out.tfevents.*", "wandb-id.txt"),

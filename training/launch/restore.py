@@ -158,7 +158,7 @@ class SavedRun:
             )
         try:
             with _quiet_tables():
-                data = load_dataset(_without_downloads(self.config))
+                data = load_dataset(without_downloads(self.config))
         except (Mistake, InstantiationException) as error:
             reason = explain(error)
             if reason is None:
@@ -218,7 +218,7 @@ def _quiet_tables() -> Iterator[None]:
             each.setLevel(level)
 
 
-def _without_downloads(config: DictConfig) -> DictConfig:
+def without_downloads(config: DictConfig) -> DictConfig:
     """Settings by which a dataset is read where it lies, and nothing comes from the network.
 
     Where a file names what to fetch, from where and to which folder, somebody else would decide

@@ -1,8 +1,8 @@
 """Estimate the policy of a run without acting: `python -m training.ope run=runs/mopo/x/0`.
 
-Fitted Q evaluation on the run's dataset, and rollouts of its world model from recorded start
-states, beside what was recorded and with a verdict. With `true_return=true` the policy then acts,
-and the errors are printed too.
+Fitted Q evaluation on the run's dataset, or on another log (`dataset.path=later.csv`), and rollouts
+of its world model from recorded start states, beside what was recorded and with a verdict. With
+`true_return=true` the policy then acts, and the errors are printed too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,6 +27,7 @@ from reverie.training.launch import mistakes
 from reverie.training.launch.compose import threads
 from reverie.training.launch.judges import judge_by
 from reverie.training.launch.options import CONF, is_chosen
+from reverie.training.launch.other_data import read_other
 from reverie.training.launch.parts import build_part
 from reverie.training.launch.restore import SavedRun, load_run
 from reverie.training.ope import estimates as value_estimates
@@ -48,6 +49,8 @@ SETTINGS = RANGES | {
 }
 """What the numbers of conf/ope.yaml may be that no class takes."""
 FILE = "off_policy_evaluation.json"
+OTHER_FILE = "off_policy_evaluation-{}.json"
+"""Of another dataset, by its name."""
 Estimates = dict[str, list[list[float]]]
 """One `[estimate, low, high]` a seed, by method and quantity."""
 
@@ -75,7 +78,13 @@ def evaluate(settings: DictConfig) -> None:
         discount = run.spec.per_action(settings.discount)
     judge = judge_by(plain | {"discount": discount})
     judge.require_settings(run.spec, run.policy, run.agent.seeds, judge.discount)
-    data = run.load_dataset()
+    changes = {key: value for key, value in plain["dataset"].items() if value is not None}
+    data = read_other(run, changes) if changes else run.load_dataset()
+    if changes:
+        console.print(
+            f"judged on {data.name}, {len(data):,} rows, and not on the data of the run",
+            highlight=False,
+        )
     if settings.true_return:
         require_truth(run)
     model = world_model(run, data, settings, console) if settings.model.rollouts else None
@@ -119,9 +128,10 @@ def evaluate(settings: DictConfig) -> None:
         else {name: [estimate for estimate, _, _ in own] for name, own in truth.items()},
         "versions": versions(),
     }
+    path = run_dir / (FILE if not changes else OTHER_FILE.format(data.name))
     with unless_read_only(lambda line: console.print(line, highlight=False, soft_wrap=True)):
-        write_json(run_dir / FILE, result)
-        console.print(f"written: {run_dir / FILE}", highlight=False, soft_wrap=True)
+        write_json(path, result)
+        console.print(f"written: {path}", highlight=False, soft_wrap=True)
 
 
 def world_model(
