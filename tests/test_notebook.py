@@ -30,6 +30,7 @@ def run_cells(monkeypatch, tmp_path):
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_arrays_become_a_controller(run_cells):
     names = run_cells("notebook.ipynb")
     updates, returns = names["results"].series["return"]

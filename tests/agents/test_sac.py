@@ -114,6 +114,7 @@ def test_a_deterministic_backup_leaves_the_entropy_out(spec, make_sac, make_batc
     assert torch.allclose(target, expected)
 
 
+@pytest.mark.slow
 def test_critics_converge_to_the_value_of_a_one_state_problem(spec, make_sac):
     # Reward 1 for ever, no entropy: Q = 1 / (1 - 0.9) = 10. Terminal rows: Q = 1.
     lead = (1, 64)

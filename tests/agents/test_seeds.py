@@ -1,5 +1,6 @@
 """A seed of an S-seed run is distributed like a solo run, though not equal to one."""
 
+import pytest
 import torch
 
 
@@ -9,6 +10,7 @@ def ks_statistic(a, b):
     return max(float(((a <= x).float().mean() - (b <= x).float().mean()).abs()) for x in points)
 
 
+@pytest.mark.slow
 def test_seeds_are_distributed_like_solo_runs(spec, make_sac, make_batch):
     runs, updates = 60, 10
     data = make_batch(200)

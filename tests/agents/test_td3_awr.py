@@ -38,6 +38,7 @@ def test_the_actor_pays_the_weighted_distance(agent, make_batch):
 
 
 @pytest.mark.parametrize(("expectile", "known"), [(0.5, 0.5), (0.9, 0.9)])
+@pytest.mark.slow
 def test_the_value_is_an_expectile_of_the_lower_critic(make_agent, expectile, known):
     """Of a value that is 0 or 1 with equal odds the tau-expectile is tau."""
     agent = make_agent(

@@ -34,6 +34,7 @@ def test_every_preset_is_trained_or_left_out_with_a_reason():
 
 
 @pytest.mark.parametrize("method", training.METHODS)
+@pytest.mark.slow
 def test_every_method_has_the_same_budget(method):
     run = training.build(method, training.TASKS["pendulum"], TINY)
     settings = run.settings

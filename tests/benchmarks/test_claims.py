@@ -208,6 +208,7 @@ def test_errors_are_compared_in_pairs_and_by_the_interval_of_their_ratio():
 
 
 @pytest.mark.pictures
+@pytest.mark.slow
 def test_a_refrigerator_run_has_what_its_pictures_and_verdicts_need(tmp_path, monkeypatch):
     monkeypatch.setenv("REVERIE_CACHE", str(tmp_path))
     monkeypatch.setattr(cold_storage, "GAME", {"player_hidden": [8], "behaviour_updates": 5})

@@ -8,6 +8,7 @@ import torch
 from reverie.benchmarks import gpu
 
 
+@pytest.mark.slow
 def test_a_quick_look_on_the_cpu_measures_all_and_agrees(command, tmp_path):
     output = tmp_path / "gpu.json"
     typed = ("--quick", "--device", "cpu", "--compile", "false", "--output", str(output))

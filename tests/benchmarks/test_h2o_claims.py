@@ -53,6 +53,7 @@ def test_discriminators_see_a_gap_where_there_is_one(data, monkeypatch):
 
 
 @pytest.mark.parametrize("name", hybrid.ARMS)
+@pytest.mark.slow
 def test_every_arm_learns_and_is_scored_in_the_truth(task, data, name, monkeypatch):
     def briefly(group, option):  # as it is but for the many steps before the first update
         return load_option(group, option) | ({"warmup": 20} if group == "source" else {})

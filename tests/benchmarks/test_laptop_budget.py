@@ -130,6 +130,7 @@ def test_only_what_is_complete_is_judged():
     assert absent.measured == "none"
 
 
+@pytest.mark.slow
 def test_a_table_grows_in_parts_and_drops_what_is_of_other_settings(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(growing, "run_all", lambda jobs: {key: job() for key, job in jobs.items()})
     tasks = {"pendulum": claimed.USUAL["pendulum"]}

@@ -98,6 +98,7 @@ def test_a_gate_that_is_silent_or_always_loud_fails_its_claim():
 
 
 @pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.slow
 def test_every_arm_collects_and_is_scored(arm, tmp_path, monkeypatch):
     monkeypatch.setenv("REVERIE_CACHE", str(tmp_path))
     small_equations(monkeypatch)
@@ -122,6 +123,7 @@ def test_a_quick_run_judges_no_agent():
     assert sparse_controllers.shorten(sparse_controllers.BUDGETS["pendulum"]).updates == 500
 
 
+@pytest.mark.slow
 def test_agents_in_equations_become_equations_and_are_judged(tmp_path, monkeypatch):
     monkeypatch.setenv("REVERIE_CACHE", str(tmp_path))
     monkeypatch.setattr(sparse_controllers, "ROWS", 400)
@@ -138,6 +140,7 @@ def test_agents_in_equations_become_equations_and_are_judged(tmp_path, monkeypat
     assert judged[0].holds is None and judged[1].holds is True
 
 
+@pytest.mark.slow
 def test_errors_have_a_place_for_every_seed(tmp_path, monkeypatch):
     monkeypatch.setenv("REVERIE_CACHE", str(tmp_path))
     monkeypatch.setattr(sparse_dynamics, "SEEDS", range(2))

@@ -37,6 +37,7 @@ def built(tmp_path_factory):
     return folder, manifest
 
 
+@pytest.mark.slow
 def test_what_is_built_is_minaris_and_tells_of_itself(built):
     folder, manifest = built
     entry = manifest["tasks"]["two-tanks"]

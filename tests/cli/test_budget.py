@@ -140,6 +140,7 @@ def test_a_run_says_its_budget_the_reason_and_the_other_one():
     assert told_budget(5, choices | {"algorithm": "mine"}).endswith("is a preset of your own")
 
 
+@pytest.mark.slow
 def test_the_command_tells_sizes_and_records_them_and_resumes(train, tmp_path):
     """The rule is recorded, and the dataset by its fingerprint, so a resumed run is the same."""
     typed = ["budget=laptop", "~tuned", f"run_dir={tmp_path / 'run'}", "source.starts=auto"]

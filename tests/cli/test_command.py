@@ -36,6 +36,7 @@ def run_dir(call, tmp_path):
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_the_commands_on_a_run_load_each_module_once(call, run_dir, tmp_path):
     for kind, name, *arguments in (
         ("script", "evaluate.py", f"run={run_dir}", "episodes=1"),
@@ -87,6 +88,7 @@ def test_what_needs_an_extra_names_it_in_one_line(call, environment, tmp_path, a
 
 
 @pytest.mark.parametrize("name", sorted(console.COMMANDS))
+@pytest.mark.slow
 def test_every_command_has_help_and_loads_each_module_once(call, name):
     status, printed, error, twice = call("console", name, "--help")
     assert (status, twice) == (0, {}), error

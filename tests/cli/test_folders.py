@@ -43,6 +43,7 @@ def test_a_mistyped_dataset_leaves_nothing(fails, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_what_commands_write_into_a_run_directory_is_ours(train, command, tmp_path):
     """A run with a model and probes, and commands that read it."""
     loggers = ["logger=tensorboard"] if find_spec("tensorboard") else []
@@ -83,6 +84,7 @@ def test_what_commands_write_into_a_run_directory_is_ours(train, command, tmp_pa
     assert "evaluation.json" not in left(run_dir) and left(run_dir.parent).count("run") == 1
 
 
+@pytest.mark.slow
 def test_a_checkpoint_knows_the_settings_it_belongs_to(train, fails, tmp_path):
     """Weights of one discount under the settings of another, as a kill could leave them."""
     run_dir = tmp_path / "run"

@@ -30,6 +30,7 @@ def parameters(folder):
     return reverie.load(folder, device="cpu").agent.state_dict()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_another_and_from_where_it_was_killed(run, tmp_path):
     assert run("first").returncode == 0
     first = tmp_path / "first"

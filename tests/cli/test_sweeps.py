@@ -56,6 +56,7 @@ def sweep(command, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_the_second_time_a_sweep_does_only_what_is_missing(sweep, tmp_path):
     first = sweep()
     assert first.returncode == 1

@@ -145,6 +145,7 @@ def test_a_reused_world_model_changes_nothing_but_the_time(train, tmp_path):
     assert same(state_of(a), state_of(run_dir_of(tmp_path / "c")))
 
 
+@pytest.mark.slow
 def test_a_dynamics_reward_is_fitted_once_and_kept_with_the_run(train, tmp_path):
     small = (
         "algorithm=morec_mopo",
@@ -184,6 +185,7 @@ def test_without_a_world_model_the_agent_learns_from_the_data_alone(train, comma
 SIMULATED = ("algorithm=sac_sim", "simulator.gravity=2", "source.warmup=50")
 
 
+@pytest.mark.slow
 def test_an_agent_learns_in_a_simulator_and_resumes_to_the_same_bits(train, command, tmp_path):
     small = [s for s in train.small if not s.startswith(("world_model", "source"))]
     small += [*SIMULATED, "updates=240", "checkpoint_every=70", "evaluate.every=120"]
@@ -234,6 +236,7 @@ GENERATED = (
 
 
 @pytest.mark.parametrize("preset", ["pgd", "synther"])
+@pytest.mark.slow
 def test_an_agent_learns_from_generated_transitions(train, command, tmp_path, preset):
     small = [s for s in train.small if not s.startswith(("world_model", "source.starts"))]
     small = [s for s in small if not s.startswith("source.horizon")]
@@ -265,6 +268,7 @@ CHOSEN = ("synther", "sampler=soft_value", "guidance=soft_value", "guidance.valu
 
 
 @pytest.mark.parametrize("parts", [RETURNS, CLONED, CHOSEN], ids=lambda parts: parts[1])
+@pytest.mark.slow
 def test_the_parts_of_a_generator_are_options(command, train, tmp_path, parts):
     preset, *options = parts
     small = [s for s in train.small if not s.startswith(("world_model", "source.starts"))]

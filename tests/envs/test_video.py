@@ -154,6 +154,7 @@ def true_path(spec, steps):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pygame") is None, reason="pygame not installed")
+@pytest.mark.slow
 def test_truth_and_imagination_are_recorded_side_by_side(tmp_path):
     path, spec = tmp_path / "beside.mp4", spec_of("Pendulum-v1", **PENDULUM)
     starts, truth = [], true_path(spec, 5)

@@ -70,6 +70,7 @@ def test_the_agent_discounts_per_chunk_and_scores_are_per_step(finished):
     assert (returns > -16.3 * 200).all() and (returns < -16.3 * 5).all()
 
 
+@pytest.mark.slow
 def test_a_killed_run_of_chunks_ends_with_the_same_bits(finished, tmp_path):
     def kill(update, episodes):
         if update == 10:
@@ -101,6 +102,7 @@ def test_a_return_of_chunks_is_not_compared_with_the_true_one(finished):
         ope(settings)
 
 
+@pytest.mark.slow
 def test_a_world_model_and_online_steps_take_chunks(tmp_path):
     run = make(*MODEL, "verdict.horizon=12", algorithm="mopo")
     summary = run.train(tmp_path / "mopo").summary

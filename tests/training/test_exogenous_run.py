@@ -48,6 +48,7 @@ def finished(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_summary_report_and_a_loaded_run_name_them(finished):
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["dataset"]["exogenous"] == ["setpoint [cm]"]
@@ -80,6 +81,7 @@ def test_another_verdict_on_the_run_replays_them_too(finished):
     assert model.record is not None
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_bits(finished, command, tmp_path):
     """Killed once it has logged an update behind its checkpoint."""
     arguments = ("train.py", *SMALL, f"run_dir={tmp_path / 'run'}")
@@ -89,6 +91,7 @@ def test_a_killed_run_ends_with_the_same_bits(finished, command, tmp_path):
     assert (tmp_path / "run" / METRICS).read_text() == (finished / METRICS).read_text()
 
 
+@pytest.mark.slow
 def test_a_model_that_predicts_the_set_point_is_another_and_trains_otherwise(finished, tmp_path):
     make("dataset.exogenous=[]").train(tmp_path)
     assert "exogenous" not in json.loads((tmp_path / "summary.json").read_text())["dataset"]

@@ -129,6 +129,7 @@ def same(a, b):
 @pytest.mark.parametrize(
     "changes", [(), ("online=collect", "online.every=2", "online.refit_every=10")], ids=str
 )
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_the_same_limit(tmp_path, changes):
     """The checkpoint has no limit: it is measured again, of the model as it was last fitted."""
     whole = reverie.make(*SMALL, *changes)

@@ -59,6 +59,7 @@ def digests(folder):
     return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*.pt")}
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_the_middle_of_a_phase_ends_with_the_same_bits(tmp_path):
     cache = f"cache={tmp_path / 'cache'}"
     whole = reverie.make(*SMALL, cache)

@@ -68,6 +68,7 @@ seen = {}
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.sampled_from(OVERRIDES), max_size=4), st.randoms(use_true_random=False))
+@pytest.mark.slow
 def test_different_settings_never_share_a_directory(typed, random):
     first = composed(tuple(typed))
     if first is None:

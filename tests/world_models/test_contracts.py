@@ -206,6 +206,7 @@ def test_selection_then_penalty_compose_with_every_model(make_model, data):
 
 
 @pytest.mark.parametrize("option", SOURCES)
+@pytest.mark.slow
 def test_a_source_gives_as_many_rows_as_it_promises(make_model, data, option):
     model = make_model()
     model.fit(data)

@@ -129,6 +129,7 @@ def test_biases_are_not_decayed_and_start_at_zero():
     assert weight.abs().max() <= 2 / (2 * math.sqrt(2)) + 1e-6  # cut at two stds
 
 
+@pytest.mark.slow
 def test_members_recover_the_variance_of_the_noise():
     model = members(seeds=1, count=3, inputs=1, outputs=2, decay=[0.0] * 3, hidden=(8, 8))
     true_std = torch.tensor([0.5, 0.05])

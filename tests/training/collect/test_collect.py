@@ -141,6 +141,7 @@ def test_the_datasets_are_graded_true_and_described(run, tmp_path, capsys):
     assert (next((tmp_path / "a").rglob("curves.png"))).read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
 def test_a_killed_collection_ends_with_the_same_bits(run, arguments, command, tmp_path):
     run(name="whole")
     typed = arguments("log_every=1", name="killed")

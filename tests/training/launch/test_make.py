@@ -103,6 +103,7 @@ def test_presets_that_ask_for_more_columns_train_and_are_read_again(data, tmp_pa
     assert torch.equal(reverie.load(tmp_path).policy(obs), run.policy(obs))
 
 
+@pytest.mark.slow
 def test_rollouts_and_online_steps_join_rows_that_have_more_columns(data):
     rollouts = {"source": {"starts": 8, "every": 2, "horizon": 2}, "real_ratio": 0.5}
     model = {"world_model": {"hidden": [8], "weight_decay": [0.0, 0.0], "max_epochs": 1}}

@@ -237,6 +237,7 @@ def test_settings_are_plain_values_of_the_right_kinds(run_dir, change, message):
         reverie.load(run_dir)
 
 
+@pytest.mark.slow
 def test_what_the_user_names_is_imported(tmp_path, monkeypatch):
     (tmp_path / "my_things.py").write_text(
         "import gymnasium\n"

@@ -344,6 +344,7 @@ def browse(page, *options):
 
 
 @pytest.mark.skipif(not BROWSER, reason="no Chromium is installed")
+@pytest.mark.slow
 def test_a_browser_shows_every_picture_table_and_video(tmp_path, write):
     for name in ("mopo", "a<b>&"):
         for seed in (0, 1):
