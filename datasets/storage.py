@@ -28,7 +28,7 @@ Storage = Literal["memory", "memmap"]
 FOLDER = "rows"
 """Of the cache."""
 # Raise it whenever readers make other rows of the same file, or the stored form changes.
-VERSION = 1
+VERSION = 2
 _COLUMNS = ("obs", "action", "reward", "next_obs", "terminated")
 _MASKS = ("truncated", "valid_next", "episode_starts")
 
