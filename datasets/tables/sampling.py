@@ -35,14 +35,15 @@ def find_new_files(
             anew &= ~((steps > 0) & (steps <= longest))
     if not border.any():  # no row of another file is left
         return anew
+    goes_on = border & ~anew & ~ends[:-1]
     log.warning(
         "%s: %s in the order of their %s; %s",
         table.source,
         counted(len(np.unique(table.files)), "file"),
         "names" if (np.diff(table.files) >= 0).all() else "times",
         "an episode ends with each"
-        if anew[border].all()
-        else f"{counted(int((border & ~anew).sum()), 'time')} an episode goes on in the next, by "
+        if not goes_on.any()
+        else f"{counted(int(goes_on.sum()), 'time')} an episode goes on in the next, by "
         f"{roles.time}, and else it ends with its file",
     )
     return anew

@@ -65,6 +65,14 @@ def test_files_are_put_in_the_order_of_their_times(tmp_path, whole, caplog):
     assert "3 files in the order of their times; 2 times an episode goes on" in caplog.text
 
 
+def test_an_episode_that_its_column_ends_is_not_said_to_go_on(tmp_path, caplog):
+    for index, rows in enumerate((slice(0, 100), slice(100, 240))):
+        write(ONE.iloc[rows].assign(batch=f"B{index}"), tmp_path / f"{index}.csv")
+    with caplog.at_level(logging.WARNING):
+        assert read(tmp_path).episode_lengths.tolist() == [99, 139]
+    assert "2 files in the order of their names; an episode ends with each" in caplog.text
+
+
 def test_a_link_to_another_file_is_not_read_again(tmp_path, whole):
     files_of(tmp_path, day1=(0, 100), day2=(100, 240))
     (tmp_path / "a_latest.csv").symlink_to("day2.csv")
