@@ -65,8 +65,8 @@ class JoinedPlaces(Places):
 
     def between(self, first: int, last: int) -> str:
         """`lines 7 to 12 of monday.csv`, or `line 7 of monday.csv to line 3 of tuesday.csv`."""
-        (name, places, begin), (other, _, end) = self._part(first), self._part(last)
-        if name == other:
+        (name, places, begin), (_, others, end) = self._part(first), self._part(last)
+        if places is others:
             return f"{places.between(begin, end)} of {name}"
         return f"{self.at(first)} to {self.at(last)}"
 

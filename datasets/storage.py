@@ -23,12 +23,13 @@ from reverie.datasets.places import Places
 from reverie.datasets.transition import Transition
 from reverie.envs.specs import Reference, Spec
 from reverie.mistake import Mistake
+from reverie.paths import expanded
 
 Storage = Literal["memory", "memmap"]
 FOLDER = "rows"
 """Of the cache."""
 # Raise it whenever readers make other rows of the same file, or the stored form changes.
-VERSION = 1
+VERSION = 2
 _COLUMNS = ("obs", "action", "reward", "next_obs", "terminated")
 _MASKS = ("truncated", "valid_next", "episode_starts")
 
@@ -53,14 +54,19 @@ def read_into(
 def find_newer(settings: Mapping[str, Any], than: Path) -> Path | None:
     """The file that a dataset is read from, if it was written after another; else None.
 
+    Or its folder, in which a file came or went since.
+
     Args:
         settings: of its reader, all of them, with its name as `_target_`.
         than: the other file.
     """
     try:
         written = than.stat().st_mtime
-        found = (each for each in _find_sources(settings) if each.stat().st_mtime > written)
-        return next(found, None)
+        sources = _find_sources(settings)
+        folder = expanded(settings.get("path") or "")
+        if settings.get("path") and sources and folder.is_dir():
+            sources = [*sources, folder]  # older files may be put there, and none tells of one less
+        return next((each for each in sources if each.stat().st_mtime > written), None)
     except (OSError, Mistake):  # they may be gone: what is finished does not need them
         return None
 

@@ -33,13 +33,17 @@ def find_new_files(
         if len(forward):
             longest = GAP * np.median(forward) if longest_step is None else longest_step
             anew &= ~((steps > 0) & (steps <= longest))
+    if not border.any():  # no row of another file is left
+        return anew
+    goes_on = border & ~anew & ~ends[:-1]
     log.warning(
-        "%s: %s in the order of their names; %s",
+        "%s: %s in the order of their %s; %s",
         table.source,
-        counted(int(table.files.max()) + 1, "file"),
+        counted(len(np.unique(table.files)), "file"),
+        "names" if (np.diff(table.files) >= 0).all() else "times",
         "an episode ends with each"
-        if anew[border].all()
-        else f"{int((border & ~anew).sum()):,} times an episode goes on in the next, by "
+        if not goes_on.any()
+        else f"{counted(int(goes_on.sum()), 'time')} an episode goes on in the next, by "
         f"{roles.time}, and else it ends with its file",
     )
     return anew

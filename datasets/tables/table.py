@@ -77,6 +77,8 @@ class Table:
     usual: Decimal | None = None
     index: Mapping[str, str] = field(default_factory=dict)
     files: np.ndarray | None = None
+    # Asked for several times, and slow to find for texts.
+    _found: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
@@ -164,7 +166,21 @@ class Table:
         """What stands where a number is missing."""
         return one_line(as_missing(self.columns[name][row]), _LONGEST_CELL)
 
+    def as_numbers(self, name: str) -> np.ndarray:
+        """A column as float64 if it holds nothing but numbers in text, else as it was stored."""
+        column = self.columns[name]
+        if column.dtype.kind not in "OUT" or self.is_empty(name):
+            return column
+        found = self._parsed(name)
+        sure = np.isfinite(found.values).any() and found.unclear is None
+        return found.values if sure and not found.text.any() else column
+
     def _parsed(self, name: str) -> Numbers:
+        if name not in self._found:
+            self._found[name] = self._parse(name)
+        return self._found[name]
+
+    def _parse(self, name: str) -> Numbers:
         column = np.asarray(self.columns[name], dtype=object)
         missing = [str(each) for each in self.writing.missing]
         return parse_numbers(column, self.writing.decimal, self.usual, missing)
@@ -213,6 +229,13 @@ class Table:
             values = self._numbers(name)
             compact = parse_compact(values)
             return values if compact is None else compact
+        if np.isfinite(numbers.values).any() and written is None:
+            row = int(np.argmax(np.isfinite(numbers.values)))
+            raise Mistake(
+                f"{self.source}: {name} holds {self.shown(name, row)} in {self.places.at(row)} and "
+                f"dates such as {self.shown(name, int(np.argmax(numbers.text)))} elsewhere; write "
+                "all times alike, or set dataset.columns.time=[] for none"
+            )
         return self._dates(name, self.texts(name))
 
     def _dates(self, name: str, texts: np.ndarray) -> np.ndarray:

@@ -79,7 +79,7 @@ def read_text(
     try:
         with _opened(path, encoding) as file:
             layout = _find_layout(path, file, decimal)
-        _require_cells(path, encoding, layout)
+        cut = _require_cells(path, encoding, layout)
         with _opened(path, encoding) as file:
             for _ in range(layout.skipped):
                 file.readline()
@@ -117,6 +117,9 @@ def read_text(
             f"{path} cannot be read as a table ({one_line(in_one_line(error), 200)}); its first "
             "line must name the columns, and every other line must have as many cells"
         ) from error
+    if cut is not None:
+        log.warning("%s: line %d is left out, as the file ends within it", path, cut)
+        frame = frame.iloc[:-1]
     frame.columns = pandas.Index(layout.names)
     empty = [name for name in layout.names if _is_nameless(name) and frame[name].isna().all()]
     return frame.drop(columns=empty), layout, encoding
@@ -325,10 +328,13 @@ def _find_decimal(delimiter: str, rows: Sequence[Sequence[str]]) -> tuple[Decima
     return None, either or len(sure) > 1
 
 
-def _require_cells(path: Path, encoding: str, layout: Layout) -> None:
+def _require_cells(path: Path, encoding: str, layout: Layout) -> int | None:
     """Refuse a row of other cells than there are names, before pandas fills or cuts it.
 
     A separator may stand behind the last cell of every line.
+
+    Returns:
+        The last line where it is not complete, because a logger writes it just now.
     """
     width, named = None, len(layout.names)
     with _opened(path, encoding) as file:
@@ -340,6 +346,8 @@ def _require_cells(path: Path, encoding: str, layout: Layout) -> None:
                 width = named + (len(cells) == named + 1 and not cells[-1].strip())
             if len(cells) == width and not "".join(cells[named:]).strip():
                 continue
+            if len(cells) < named and width and next(lines, None) is None and not _is_ended(path):
+                return layout.skipped + line
             halves = len(cells) == 2 * named or any(map(_is_whole, cells[named:]))
             hint = "; are decimal commas in a file that commas separate?" if halves else ""
             remedy = "repair that line, or save the table with semicolons between cells"
@@ -349,6 +357,14 @@ def _require_cells(path: Path, encoding: str, layout: Layout) -> None:
                 f"{path}: line {layout.skipped + line} has {len(cells)} cells, where {named} "
                 f"columns are named{hint}; {remedy}"
             )
+    return None
+
+
+def _is_ended(path: Path) -> bool:
+    """Whether the last line has an end."""
+    with path.open("rb") as file:
+        file.seek(-min(4, path.stat().st_size), io.SEEK_END)
+        return b"\n" in (last := file.read()) or b"\r" in last
 
 
 def require_different(names: Sequence[str], source: str) -> None:

@@ -1,6 +1,7 @@
 """Logs in several files: one for each episode, one a day, a folder or a pattern of them."""
 
 import logging
+import os
 
 import numpy as np
 import pandas
@@ -197,8 +198,13 @@ def test_a_changed_or_new_file_is_converted_anew_and_told(folder, tmp_path):
     assert first.fingerprint == read(folder).fingerprint
     done = tmp_path / "summary.json"
     done.touch()
+    for each in (folder, *folder.iterdir()):  # clocks of file systems are coarse
+        os.utime(each, (0, 0))
     settings = {"_target_": "reverie.datasets.readers.table.load", "path": str(folder)}
     assert find_newer(settings, done) is None
     split(log(seed=1).drop(columns="episode"), folder, [], prefix="more")
+    os.utime(done, (1, 1))
     assert find_newer(settings, done) == folder / "more8.csv"
+    os.utime(folder / "more8.csv", (0, 0))  # as a copy of an older one
+    assert find_newer(settings, done) == folder
     assert len(read(folder, storage="memmap")) == len(first) + len(WHOLE) - 4
