@@ -263,7 +263,9 @@ def _result(name: str, folder: Path, outcome: Outcome) -> str:
         found = json.loads((run / "evaluation.json").read_text())
         return json.dumps({key: found[key] for key in ("update", "returns", "lengths", "scores")})
     if name == "report":
-        text = (folder / "report" / "report.md").read_text().replace(str(folder), "")
+        # Names of temporary folders have underscores, which Markdown escapes.
+        text = (folder / "report" / "report.md").read_text().replace("\\_", "_")
+        text = text.replace(str(folder), "")
         return re.sub(r"\d+(\.\d+)? (s|min|h)\b", "", text)
     if name == "distil":
         return (run / "sparse_policy.json").read_text().replace(str(folder), "")
