@@ -142,7 +142,7 @@ def find_or_train(
     folder: Path,
 ) -> Record | None:
     """The record of a method on a task, see `growing.gather`."""
-    return train_or_find(arm, task, tasks[task], budget, folder, known, train=train)
+    return train_or_find(arm, task, tasks[task], budget, folder, known, train=train, keep=True)
 
 
 def is_recorded(name: str, method: str, known: Records, folder: Path) -> bool:

@@ -41,7 +41,7 @@ from reverie.benchmarks.claims.growing import (
 from reverie.benchmarks.claims.judging import Estimate, estimate_difference
 from reverie.benchmarks.claims.laptop_budget.tasks import USUAL
 from reverie.benchmarks.claims.report import RESULTS, Claim, Findings, carry_out
-from reverie.benchmarks.claims.shipped import Budget, build
+from reverie.benchmarks.claims.shipped import Budget, build, run_folder
 from reverie.benchmarks.speed.hardware import describe
 from reverie.mistake import Mistake
 from reverie.training.launch.mistakes import one_line_errors
@@ -183,7 +183,7 @@ def find_or_train(
     hardware = describe(run.device)
     about = {"digest": own, "date": date.today().isoformat()}
     about["cpu"] = hardware["gpu"] or hardware["cpu"]
-    return train_or_read(run, arm, task, folder, about)
+    return train_or_read(run, arm, task, folder, about, run_folder(folder, task, arm, own))
 
 
 def differences(records: Mapping[str, Record]) -> dict[str, Estimate]:
