@@ -4,6 +4,7 @@ An arm is a line of a table, such as a method, or a method with a seed. Records 
 the machine, and in the JSON file of the table, so that a part can be added on another machine.
 """
 
+import argparse
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -61,6 +62,16 @@ def gather(
         if old := [arm for arm in own if arm not in records.get(task, {})]:
             print(f"{task}: left out, because settings or data are others: {', '.join(old)}")
     return records
+
+
+def add_continue(command: argparse.ArgumentParser) -> None:
+    """The option by which a command adds to its recorded table, as `go_on`."""
+    command.add_argument(
+        "--continue",
+        dest="go_on",
+        action="store_true",
+        help="add to the table of benchmarks/results, whose results of the same settings are kept",
+    )
 
 
 def sort_records(records: Records, tasks: Iterable[str], arms: Iterable[str]) -> Records:

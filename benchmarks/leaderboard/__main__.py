@@ -33,6 +33,7 @@ from reverie.benchmarks.claims.comparison import (
 )
 from reverie.benchmarks.claims.growing import (
     Records,
+    add_continue,
     core_seconds,
     gather,
     read_behaviour,
@@ -243,12 +244,7 @@ def command(size: str) -> argparse.ArgumentParser:
     found.add_argument(
         "--until-decided", action="store_true", help=f"up to {BATCHES} times the seeds"
     )
-    found.add_argument(
-        "--continue",
-        dest="go_on",
-        action="store_true",
-        help="add to the recorded table, whose results of the same settings are kept",
-    )
+    add_continue(found)
     return found
 
 

@@ -38,6 +38,7 @@ from reverie.benchmarks.claims.comparison import (
 )
 from reverie.benchmarks.claims.growing import (
     Records,
+    add_continue,
     core_seconds,
     gather,
     read_behaviour,
@@ -250,12 +251,7 @@ def command() -> argparse.ArgumentParser:
     found.add_argument(
         "--dataset", metavar="ID", help="also a task of one's own: a Minari id, or builtin/NAME"
     )
-    found.add_argument(
-        "--continue",
-        dest="go_on",
-        action="store_true",
-        help=f"add to benchmarks/results/{NAME}.json, whose results of the same settings are kept",
-    )
+    add_continue(found)
     return found
 
 

@@ -33,6 +33,7 @@ from reverie.benchmarks.claims.comparison import (
 )
 from reverie.benchmarks.claims.growing import (
     Records,
+    add_continue,
     core_seconds,
     gather,
     read_known,
@@ -288,12 +289,7 @@ def command() -> argparse.ArgumentParser:
     """The options of the command."""
     found = options(COMPARISON, __doc__)
     found.prog = "python -m benchmarks.claims.laptop_budget.diagnosis"
-    found.add_argument(
-        "--continue",
-        dest="go_on",
-        action="store_true",
-        help=f"add to benchmarks/results/{NAME}.json, whose results of the same settings are kept",
-    )
+    add_continue(found)
     return found
 
 
