@@ -37,22 +37,23 @@ def read_other(run: SavedRun, changes: Mapping[str, Any]) -> Dataset:
             "how to read another; train on dataset=table or dataset=file to judge on other files"
         )
     config = without_downloads(run.config)
-    unknown = [key for key in changes if key not in config.dataset]
+    known = [key for key in config.dataset if not key.startswith("_")]
+    unknown = [key for key in changes if key not in known]
     if unknown:
         raise Mistake(
             f"the dataset of {run.directory} has no {unknown[0]}; its settings are "
-            f"{', '.join(key for key in config.dataset if not key.startswith('_'))}"
+            f"{', '.join(known)}"
         )
     with open_dict(config.dataset):
-        if "subset" in config.dataset:
-            config.dataset.subset = {"episodes": None, "fraction": None, "seed": 0, "order": "seed"}
+        if config.dataset.get("subset") is not None:
+            config.dataset.subset.update(episodes=None, fraction=None)
         for key in ("action_low", "action_high"):
             if config.dataset.get(key, 0) is None and run.spec.env_id is None:
                 config.dataset[key] = list(getattr(run.spec, key)[: _columns(run)])
+        if "path" in changes:
+            config.dataset.name = None  # else the other log would be called as the run's
         for key, value in changes.items():
             OmegaConf.update(config.dataset, key, value)
-        if "path" in changes and config.dataset.get("name") is not None:
-            config.dataset.name = None
     data = load_dataset(config)
     for name in SAME:
         was, now = getattr(run.spec, name), getattr(data.spec, name)

@@ -128,7 +128,7 @@ def evaluate(settings: DictConfig) -> None:
         else {name: [estimate for estimate, _, _ in own] for name, own in truth.items()},
         "versions": versions(),
     }
-    path = run_dir / (FILE if not changes else OTHER_FILE.format(data.name))
+    path = run_dir / (FILE if not changes else OTHER_FILE.format(data.name.replace("/", "-")))
     with unless_read_only(lambda line: console.print(line, highlight=False, soft_wrap=True)):
         write_json(path, result)
         console.print(f"written: {path}", highlight=False, soft_wrap=True)

@@ -19,11 +19,14 @@ def tank(tmp_path_factory):
     later = write(
         log(seed=1).assign(episode=lambda frame: frame["episode"] + 9), folder / "later.csv"
     )
+    return train(path, folder / "run"), later
+
+
+def train(path, directory, *changes):
     settings = [each for each in SMALL if not each.startswith("dataset")]
-    reverie.make(
-        *settings, "dataset=table", f"dataset.path={path}", "agent.discount=0.9", "evaluate.every=0"
-    ).train(folder / "run")
-    return folder / "run", later
+    settings += ["dataset=table", f"dataset.path={path}", "agent.discount=0.9", "evaluate.every=0"]
+    reverie.make(*settings, *changes).train(directory)
+    return directory
 
 
 def test_the_policy_of_a_run_is_judged_on_another_log(tank, capsys):
@@ -80,3 +83,17 @@ def test_a_log_of_other_columns_is_refused(tank, tmp_path):
 def test_a_dataset_without_such_a_setting_says_which_it_has(tmp_path):
     said = refused(trained(tmp_path, "evaluate.every=0"), "dataset.path=later.csv")
     assert "has no path; its settings are" in said
+
+
+def test_a_name_that_is_given_is_taken_and_no_class_is(tank):
+    run_dir, later = tank
+    run = reverie.load(run_dir)
+    assert read_other(run, {"path": str(later), "name": "february"}).name == "february"
+    assert "has no _target_" in refused(run_dir, "+dataset._target_=os.system")
+
+
+def test_chunks_keep_the_box_of_one_step(tank, tmp_path):
+    _, later = tank
+    run = reverie.load(train(later, tmp_path / "run", "dataset.chunks=2"))
+    assert run.spec.chunk == 2
+    assert read_other(run, {"path": str(later)}).spec.action_low == run.spec.action_low
