@@ -4,6 +4,7 @@ Where the intervals do not decide, a judgement is None, and a claim only informs
 """
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -38,7 +39,12 @@ class Estimate:
         return self.mean + self.half_width
 
     def __str__(self) -> str:
-        return f"{self.mean:.3g} ± {self.half_width:.2g}"
+        return plain(f"{self.mean:.3g} ± {self.half_width:.2g}")
+
+
+def plain(text: str) -> str:
+    """The same with large numbers written out: 1,070 for 1.07e+03."""
+    return re.sub(r"\d(?:\.\d+)?e\+\d+", lambda match: f"{float(match[0]):,.0f}", text)
 
 
 def estimate(values: Sequence[float]) -> Estimate:

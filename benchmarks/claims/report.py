@@ -25,6 +25,8 @@ from reverie.training.files import write_atomically, write_json
 from reverie.training.launch.mistakes import one_line_errors
 
 RESULTS = Path(__file__).parent.parent / "results"
+AFTER = "after a first result"
+"""The words that mark what was changed, narrowed or added when results had been seen."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Claim:
         expected: what should be seen.
         measured: what was seen.
         holds: whether it agrees; None where the line only informs.
-        source: `paper`, or `ours` where the paper says nothing.
+        source: `paper`, or `ours` where the paper says nothing; behind a comma, what a reader
+            should know besides, such as what was chosen `AFTER` results had been seen.
     """
 
     text: str

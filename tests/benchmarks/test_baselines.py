@@ -122,13 +122,13 @@ def test_the_table_is_sorted_and_stands_on_the_page(tmp_path):
         "claims": [],
         "tables": [shown],
     }
-    (tmp_path / "baselines.json").write_text(json.dumps({**found, "partial": False}))
-    (tmp_path / "baselines-part.json").write_text(json.dumps({**found, "partial": True}))
-    for name in ("baselines", "baselines-part", "baselines-quick"):
+    (tmp_path / "mine.json").write_text(json.dumps({**found, "partial": False}))
+    (tmp_path / "mine-part.json").write_text(json.dumps({**found, "partial": True}))
+    for name in ("mine", "mine-part", "mine-quick"):
         (tmp_path / f"{name}.png").touch()
     text = results_page.page(tmp_path)
     assert "| iql | 200 ± 0 | 50 ± 0 | 2 | 2.0 |" in text and shown["caption"] in text
-    assert "baselines-part" not in text and "baselines-quick" not in text
+    assert "mine-part" not in text and "mine-quick" not in text
 
 
 def test_a_part_never_takes_the_place_of_the_whole():

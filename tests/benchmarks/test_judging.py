@@ -15,6 +15,7 @@ from reverie.benchmarks.claims.judging import (
     is_below,
     judge_margin,
     judge_order,
+    plain,
     subtract,
 )
 from reverie.benchmarks.claims.report import Claim, Findings, draw_range, finish, run_command
@@ -22,6 +23,11 @@ from reverie.benchmarks.claims.report import Claim, Findings, draw_range, finish
 
 def around(mean, half_width):
     return Estimate(mean, half_width, [mean] * 4)
+
+
+def test_large_numbers_are_written_out_and_small_ones_are_not():
+    assert str(around(-1012.3, 57.2)) == "-1,010 ± 57"
+    assert plain("1.6e+02 against -1.07e+03, at 1e-06") == "160 against -1,070, at 1e-06"
 
 
 def test_intervals_are_students():

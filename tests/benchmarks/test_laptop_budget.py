@@ -85,7 +85,7 @@ def test_parts_of_tasks_hold_the_rows_that_their_names_say():
     ("records", "answer", "told"),
     [
         (ABOVE, "yes", "mopo 201 ± 2.5 above; model-free rebrac 150 ± 2.5"),
-        (TOUCHING, "undecided", "mopo 183 ± 1.9e+02 above, intervals overlap"),
+        (TOUCHING, "undecided", "mopo 183 ± 190 above, intervals overlap"),
         (BELOW, "no", "mopo 51 ± 2.5 below"),
         (task([], stopped="diverged"), "no", "no model-based method came to its end"),
         (

@@ -186,7 +186,10 @@ def settings(groups: Sequence[Group]) -> list[Section]:
     if rows:
         section.blocks.append(Table(["setting", *methods], rows))
     section.blocks.extend(
-        Folded(f"Settings that only {m} has ({len(own)})", f"Only {m} has: {', '.join(own)}.")
+        Folded(
+            f"Settings that only {m} has ({len(own)})",
+            [Text(f"Only {m} has: {', '.join(own)}.")],
+        )
         for m, own in alone.items()
     )
     return [section]

@@ -127,10 +127,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Folded:
-    """A paragraph that is shown on demand, and what the line in its place says."""
+    """What is shown on demand, and what the line in its place says."""
 
     summary: str
-    text: str
+    blocks: "Sequence[Text | Table]"
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ def _html(block: Block, title: str) -> str:
         return f"<p>{_escape(block.text)}</p>"
     if isinstance(block, Folded):
         summary = f"<summary>{_escape(block.summary)}</summary>"
-        return f"<details>{summary}<p>{_escape(block.text)}</p></details>"
+        return f"<details>{summary}{''.join(_html(each, title) for each in block.blocks)}</details>"
     if isinstance(block, Links):
         items = (
             f'<li><a href="{_escape(address)}">{_escape(words)}</a></li>'
@@ -294,8 +294,13 @@ def _cell(text: str) -> str:
 
 
 def _markdown(block: Text | Table | Folded | Video | Links) -> str:
-    if isinstance(block, Text | Folded):
+    if isinstance(block, Text):
         return _inert(block.text)
+    if isinstance(block, Folded):
+        # GitHub folds this as it is; MkDocs reads the Markdown inside for the sake of `markdown`.
+        summary = f"<summary>{_escape(block.summary)}</summary>"
+        inside = "\n\n".join(map(_markdown, block.blocks))
+        return f'<details markdown="1">\n{summary}\n\n{inside}\n\n</details>'
     if isinstance(block, Video):
         return _link(block.caption, block.address)
     if isinstance(block, Links):
@@ -312,8 +317,9 @@ def _markdown(block: Text | Table | Folded | Video | Links) -> str:
 
 
 def _of_numbers(column: Sequence[str]) -> bool:
-    """Whether most of its cells begin with no letter."""
-    return sum(re.match(r"\W*[^\W\d_]", cell) is not None for cell in column) * 2 < len(column)
+    """Whether most of its cells begin with no letter, and hold no long word."""
+    words = re.compile(r"\W*[^\W\d_]|.*[^\W\d_]{6}")
+    return sum(words.match(cell) is not None for cell in column) * 2 < len(column)
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ import reverie
 from reverie import datasets
 from reverie.benchmarks.claims.experiment import run_all
 from reverie.benchmarks.claims.judging import estimate, judge_order
-from reverie.benchmarks.claims.report import Claim, Findings
+from reverie.benchmarks.claims.report import AFTER, Claim, Findings
 from reverie.benchmarks.claims.second_ring.scoring import score
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.transforms import fill_actions, hide_actions
@@ -197,7 +197,7 @@ def claim_proposals(
                 f"{own['hidden_by_the_plant']:.1%}; {own['sure']:.4f} of those that are sure, "
                 f"{own['unsure']:.1%} are not",
                 own["shown"] >= LEAST[name] if judge else None,
-                "ours",
+                f"ours, narrowed {AFTER}" if name == "pendulum" else "ours",
             )
         )
         if (other := found.get(f"{name}/{STATE}")) is not None:
@@ -223,6 +223,7 @@ def claim_policies(found: Mapping[str, Mapping[str, Any]], *, judge: bool) -> li
             "above, intervals apart",
             told,
             judge_order(scores[TENTH], scores[FILLED]) if judge else None,
+            f"paper, seeds added {AFTER}",
         ),
         Claim(
             f"pendulum, TD3+BC: {FILLED} nearly as good as {TRUE}",
