@@ -19,6 +19,7 @@ from reverie.benchmarks.claims import comparison
 from reverie.benchmarks.claims.comparison import Task, digest, record_path, train_or_read
 from reverie.benchmarks.speed.hardware import describe
 from reverie.training.launch.make import load_preset
+from reverie.training.launch.options import limits
 from reverie.training.run import Run
 
 MODEL_BASED = (
@@ -49,8 +50,8 @@ class Budget(comparison.Budget):
     Attributes:
         option: `laptop`, or `paper` for as long as the preset's paper says.
         evaluate, episodes: updates between evaluations, and their episodes per seed.
-        updates, epochs: of a quick look, of every agent and of every ensemble at most; None for
-            what the option says.
+        updates, epochs: of every agent and of every ensemble at most; None for what the option
+            says.
     """
 
     option: str = "laptop"
@@ -89,7 +90,8 @@ def build(
     parts: dict[str, Any] = dict(changes or {})
     parts |= {"dataset": task.options} if task.options else {}
     if budget.updates is not None:
-        parts["updates"] = budget.updates
+        most = limits(budget.option, {"algorithm": method}).get("updates", budget.updates)
+        parts["updates"] = min(budget.updates, most)
     if seed is not None:
         parts["seed"] = seed
     if budget.epochs is not None and "max_epochs" in (load_preset(method)["world_model"] or {}):

@@ -1,4 +1,4 @@
-"""Every offline preset on every dataset of the suite, at one budget a size.
+"""Every offline preset on every dataset of the suite, at one budget a task.
 
     python -m benchmarks.suite build --small
     python -m benchmarks.leaderboard --small
@@ -51,7 +51,7 @@ from reverie.benchmarks.claims.shipped import (
 )
 from reverie.benchmarks.leaderboard.page import aggregate, claims, plot, scores_of, tables
 from reverie.benchmarks.leaderboard.rounds import BATCHES, Board, batches_of
-from reverie.benchmarks.leaderboard.tasks import BUDGETS, METHODS, datasets, usual
+from reverie.benchmarks.leaderboard.tasks import BUDGETS, METHODS, SHORT, budget_of, datasets, usual
 from reverie.benchmarks.suite.tasks import DATASETS
 from reverie.mistake import Mistake
 from reverie.training.launch.mistakes import one_line_errors
@@ -119,7 +119,10 @@ def find(
     """The record of `method/seed` on a dataset, see `growing.gather`."""
     method, _, seed = arm.partition("/")
     return train_or_find(
-        *(method, task, tasks[task], budget, folder, known), train=train, seed=int(seed), keep=True
+        *(method, task, tasks[task], budget_of(task, budget), folder, known),
+        train=train,
+        seed=int(seed),
+        keep=True,
     )
 
 
@@ -204,6 +207,7 @@ def measure(
         claims(records, recorded, board, missing),
         {
             "budget": asdict(budget),
+            "short": SHORT if budget.option == "laptop" else {},
             "against": board.against,
             "plan": asdict(board.plan),
             "recorded": {name: asdict(own) for name, own in recorded.items()},

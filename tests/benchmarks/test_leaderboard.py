@@ -61,6 +61,29 @@ def test_every_offline_preset_is_there():
     assert "reverie-suite-small/two-tanks/medium-v0" in ids and "bench/hopper/mixed-v0" in ids
 
 
+@pytest.mark.parametrize(
+    ("dataset", "updates", "evaluate"),
+    [
+        ("pendulum-medium-replay", 5_000, 1_250),
+        ("swing-up-random", 10_000, 2_500),
+        ("hopper-medium", None, 5_000),
+        ("hopper-mixed", None, 5_000),
+    ],
+)
+def test_easy_tasks_of_the_small_suite_get_fewer_updates(dataset, updates, evaluate):
+    found = offered.budget_of(dataset, offered.BUDGETS["small"])
+    assert (found.updates, found.evaluate) == (updates, evaluate)
+    for budget in (offered.BUDGETS["full"], shipped.QUICK):
+        assert offered.budget_of(dataset, budget) == budget
+
+
+def test_no_preset_trains_longer_than_its_own_limit():
+    long = replace(shipped.QUICK, updates=5_000)
+    data = Task(dataset="builtin/pendulum-mixed")
+    assert shipped.build("bc", data, long).updates == 5_000
+    assert shipped.build("apg", data, long).updates == 2_000
+
+
 def test_seeds_are_added_until_everything_is_told_apart():
     methods = ["mopo", "td3_bc", "bc"]
     records = {}
