@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from reverie.benchmarks.claims.experiment import History
 from reverie.benchmarks.claims.h2o import __main__ as h2o
-from reverie.benchmarks.claims.h2o import dynamics_gap, hybrid, simulator_speed
+from reverie.benchmarks.claims.h2o import dynamics_gap, hybrid, seeds, simulator_speed
 from reverie.training.launch.options import load_option
 
 TINY = {"seeds": 2, "updates": 4, "batch": 12, "evaluate": 2, "episodes": 1}
@@ -76,3 +77,28 @@ def test_the_stream_is_measured_for_every_shape_of_a_rollout_round():
     rows = simulator_speed.measure(["Pendulum-v1"], [(1, 1), (3, 2)], seconds=0.001)
     assert [(row["copies"], row["steps"]) for row in rows] == [(1, 1), (3, 2)]
     assert all(row["stream_per_second"] > 0 and row["bare_per_second"] > 0 for row in rows)
+
+
+def history(*returns):
+    """Of seeds whose last three evaluations are these in the mean; the first does not count."""
+    by_seed = [[1e9, value - 1.0, value, value + 1.0] for value in returns]
+    series = {"return": ([1, 2, 3, 4], np.asarray(by_seed))}
+    return History(series, None, seconds=1.0, evaluating=0.0, fitting=0.0, kept=[])
+
+
+@pytest.mark.parametrize(
+    ("gap", "holds"),
+    [([9, 8, 7, 9, 8, 7, 9, 8], True), ([-9, -8, -7, -9, -8, -7, -9, -8], False)],
+)
+def test_eight_seeds_decide_by_their_paired_differences(gap, holds):
+    levels = 1000.0 * np.arange(8)  # far apart: the means' own intervals would overlap
+    runs = {"h2o": history(*(levels + gap)), "sac_sim": history(*levels)}
+    found = seeds.claim(runs, "sac_sim", judged=True)
+    assert found.holds is holds and "0, 1000, 2000" in found.measured
+    assert seeds.claim(runs, "sac_sim", judged=False).holds is None
+
+
+def test_few_seeds_decide_nothing():
+    runs = {"h2o": history(9.0, 8.0), "cql": history(0.0, 0.0)}
+    found = seeds.claim(runs, "cql", judged=True)
+    assert found.holds is None and found.measured == "too few seeds to say: 9, 8 against 0, 0"

@@ -137,7 +137,7 @@ def load(task: Task) -> Dataset:
     return datasets.load(task.dataset, **task.options)
 
 
-def run(label: str, task: Task, data: Dataset, name: str) -> History:
+def run(label: str, task: Task, data: Dataset, name: str, seed: int = 0) -> History:
     """Train one arm; scores are those in the true environment."""
     if name not in JUDGED:
         seeds = min(task.schedule.seeds, OTHER_SEEDS)
@@ -153,6 +153,7 @@ def run(label: str, task: Task, data: Dataset, name: str) -> History:
         agent=arm.agent,
         changes=agent_changes(task, arm),
         make_source=partial(make_source, task, data) if arm.real_ratio < 1 else None,
+        seed=seed,
     )
 
 
