@@ -5,17 +5,16 @@ which is read from there and never typed.
 """
 
 import re
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from reverie.benchmarks.claims.report import AFTER
 from reverie.mistake import Mistake
 
-PAPERS = Path(__file__).with_suffix(".yaml")
+PAPERS = Path(__file__).with_suffix(".toml")
 VERDICTS = ("holds", "partly", "not shown")
 
 
@@ -137,8 +136,8 @@ def status(headlines: Sequence[Headline], verdict: Callable[[Headline], str]) ->
 
 
 def read_headlines() -> tuple[Headline, ...]:
-    """All of `papers.yaml`."""
-    rows = yaml.safe_load(PAPERS.read_text(encoding="utf-8"))
+    """All of `papers.toml`."""
+    rows = tomllib.loads(PAPERS.read_text(encoding="utf-8"))["headline"]
     return tuple(Headline(**row) for row in rows)
 
 

@@ -74,6 +74,8 @@ class AnyStep(ReplicatedModel):
     """
 
     held: Tensor
+    observed: Tensor
+    """Observations that are learned."""
     signed = (
         "replicas",
         "seed",
@@ -130,6 +132,8 @@ class AnyStep(ReplicatedModel):
         self.network = self._build().requires_grad_(False)
         exogenous = torch.tensor(self.spec.exogenous, dtype=torch.int64)
         self.register_buffer("held", exogenous, False)
+        observed = [each for each in range(self.spec.obs_dim) if each not in self.spec.exogenous]
+        self.register_buffer("observed", torch.tensor(observed), False)
         self._begin_unfitted()
         self._read: ReadState | None = None
         self._write: WriteState | None = None
@@ -147,7 +151,7 @@ class AnyStep(ReplicatedModel):
             dropout=self.dropout,
             log_variance_bounds=self.log_variance_bounds,
             bound_coefficient=self.bound_coefficient,
-            left_out=spec.exogenous,
+            left_out=[*spec.exogenous, *([] if self.reward_rule is None else [spec.obs_dim])],
         )
 
     def signature(self) -> dict[str, Any]:
@@ -165,9 +169,8 @@ class AnyStep(ReplicatedModel):
         Returns:
             Rows and windows, by length, of the fit and of the holdout; per model: epochs, holdout
             error by epoch (mean squared error of the Gaussian's mean over outputs and k, in
-            variances of the targets), the best of it, and `jump_error`, its root for each k;
-            `heldout_episodes`, and what the termination says of its own fit. With forcing the
-            course of the fit is told as `ForcedFit` does.
+            variances of the targets), the best of it, and `jump_error`, its root for each k; and
+            what `describe` returns. With forcing the course of the fit is told as `ForcedFit` does.
 
         Raises:
             Mistake: other spaces than the model's, or too few consecutive rows; the fit diverged.
@@ -212,8 +215,7 @@ class AnyStep(ReplicatedModel):
                 "jump_error": holdout_errors(self.network, tests).sqrt().tolist(),
                 "windows": train.counts,
                 "holdout_windows": held.counts,
-                "heldout_episodes": len(self.held_out(data)),
-                "termination": self.termination.fit(data, seen),
+                **self.describe(data, seen),
             }
         return described
 
@@ -399,7 +401,7 @@ class AnyStep(ReplicatedModel):
         spread = answers.spread()[..., :-1]
         if self.standardised:
             spread = spread / self.network.output_std[:-1].square()
-        learned = spread.index_select(-1, self.network.learned[:-1])
+        learned = spread.index_select(-1, self.observed)
         following = (
             self._following(obs, action, state.to(obs.dtype))
             .to(kind)
@@ -425,4 +427,7 @@ class AnyStep(ReplicatedModel):
         mean, std = (each.reshape(seeds, 1, rows, -1) for each in self.network([inputs]))
         change, reward = mean.split([self.spec.obs_dim, 1], -1)
         obs, action = obs.unsqueeze(1), action.unsqueeze(1)
-        return torch.cat([self.copies(obs, action, obs + change), reward], -1), std
+        next_obs = self.copies(obs, action, obs + change)
+        if self.reward_rule is not None:
+            reward = self.reward_rule(obs, action, next_obs).unsqueeze(-1)
+        return torch.cat([next_obs, reward], -1), std

@@ -17,7 +17,6 @@ from reverie.world_models.copies import Copies
 from reverie.world_models.fitting import EarlyStopping
 from reverie.world_models.gaussian import members_of_rows
 from reverie.world_models.replicated import ReplicatedModel, require_setting
-from reverie.world_models.rewards import Choice, compare, resolve_reward
 from reverie.world_models.uncertainty import DROPOUT, STANDARDISED, uncertainty_named
 
 
@@ -29,9 +28,6 @@ class EliteEnsemble(ReplicatedModel):
         elites: members with the lowest holdout error that rollouts sample from.
         uncertainty: `max_aleatoric`, `pairwise_difference`, `ensemble_std`, `scaled_ensemble_std`,
             `max_pairwise` or, of members that can, `dropout`.
-        reward: `learned` with the next observation, or `known`, the task's rule of it; then members
-            do not learn it, and it is excluded from loss and uncertainty, see
-            `world_models.rewards`.
         others: see `ReplicatedModel`.
     """
 
@@ -40,9 +36,7 @@ class EliteEnsemble(ReplicatedModel):
     copies: Copies
     elite_members: Tensor
 
-    def __init__(
-        self, *, members: Count, elites: Count, uncertainty: str, reward: Choice, **others: Any
-    ) -> None:
+    def __init__(self, *, members: Count, elites: Count, uncertainty: str, **others: Any) -> None:
         require_setting(1 <= elites <= members, "1 <= elites <= members", [elites, members])
         super().__init__(**others)
         self.members, self.elites = members, elites
@@ -50,7 +44,6 @@ class EliteEnsemble(ReplicatedModel):
             None if uncertainty == DROPOUT else uncertainty_named(uncertainty, members)
         )
         self.standardised = uncertainty in STANDARDISED
-        self.reward_rule = resolve_reward(reward, self.spec)
 
     def _begin_unfitted(self) -> None:
         self.register_buffer("elite_members", torch.arange(self.elites).repeat(self.replicas, 1))
@@ -61,8 +54,6 @@ class EliteEnsemble(ReplicatedModel):
         fixed = super().signature()
         if len(self.copies.columns):
             fixed["copies"] = [list(pair) for pair in self.spec.copies]
-        if self.reward_rule is not None:
-            fixed["reward"] = "known"
         return fixed
 
     @property
@@ -75,8 +66,7 @@ class EliteEnsemble(ReplicatedModel):
         """Fit from scratch on a random stream of its own, seeded by `seed`.
 
         Returns:
-            What `learn` returns, the number of `heldout_episodes`, and what the termination says
-            of its own fit.
+            What `learn` and `describe` return.
 
         Raises:
             Mistake: other spaces than the model's, or too few usable rows; the fit diverged.
@@ -86,12 +76,7 @@ class EliteEnsemble(ReplicatedModel):
         seen = self._seen(data)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(self.seed)
-            described = self.learn(data, seen, progress)
-            described["heldout_episodes"] = len(self.held_out(data))
-            described["termination"] = self.termination.fit(data, seen)
-            if self.reward_rule is not None:
-                described["reward"] = compare(self.reward_rule, data, seen)
-        return described
+            return self.learn(data, seen, progress) | self.describe(data, seen)
 
     @abstractmethod
     def learn(

@@ -13,7 +13,7 @@ from reverie.mistake import Mistake
 from reverie.ranges import Whole
 from reverie.world_models.base import Step, WorldModel
 from reverie.world_models.fitting import held_out_episodes, rows_of
-from reverie.world_models.rewards import rewarded
+from reverie.world_models.rewards import Choice, compare, resolve_reward, rewarded
 from reverie.world_models.termination import LearnedTermination, resolve
 
 
@@ -29,6 +29,8 @@ class ReplicatedModel(WorldModel):
         terminal_head: builds the classifier that `learned` needs, given `spec` and `seeds`.
         heldout_episodes: whole episodes kept out of the fit for open-loop diagnostics, at most a
             tenth of all; 0 for none.
+        reward: `learned` with the next observation, or `known`, the task's rule of it; then it is
+            not learned, and it is excluded from loss and uncertainty, see `world_models.rewards`.
 
     Attributes:
         replicas: L, S or 1.
@@ -51,6 +53,7 @@ class ReplicatedModel(WorldModel):
         termination: str,
         terminal_head: Callable[..., LearnedTermination],
         heldout_episodes: Whole,
+        reward: Choice,
     ) -> None:
         super().__init__()
         require_setting(heldout_episodes >= 0, "heldout_episodes >= 0", heldout_episodes)
@@ -60,6 +63,7 @@ class ReplicatedModel(WorldModel):
         self.termination = resolve(
             termination, spec, lambda: terminal_head(spec=spec, seeds=self.replicas)
         )
+        self.reward_rule = resolve_reward(reward, spec)
         self._wrap: Callable[[Callable[..., Tensor]], Callable[..., Tensor]] = lambda f: f
 
     def _begin_unfitted(self) -> None:
@@ -82,7 +86,23 @@ class ReplicatedModel(WorldModel):
         }
         if self.spec.exogenous:
             fixed["exogenous"] = list(self.spec.exogenous)
+        if self.reward_rule is not None:
+            fixed["reward"] = "known"
         return fixed
+
+    def describe(self, data: Dataset, seen: Bool[Tensor, " N"]) -> dict[str, Any]:
+        """The number of `heldout_episodes`, and what termination and a known reward say of a fit.
+
+        Args:
+            seen: rows of the fit.
+        """
+        described: dict[str, Any] = {
+            "heldout_episodes": len(self.held_out(data)),
+            "termination": self.termination.fit(data, seen),
+        }
+        if self.reward_rule is not None:
+            described["reward"] = compare(self.reward_rule, data, seen)
+        return described
 
     def held_out(self, data: Dataset) -> Int[Tensor, " P"]:
         """Episodes of this dataset that the fit does not see."""

@@ -1,4 +1,4 @@
-"""world_model.reward=known: exact rewards, which the members neither learn nor doubt."""
+"""world_model.reward=known: exact rewards, which networks neither learn nor doubt."""
 
 import logging
 from dataclasses import replace
@@ -9,7 +9,7 @@ import torch
 from reverie.datasets import load
 from reverie.mistake import Mistake
 from reverie.training.export.world_model import require_ensemble
-from reverie.training.launch.options import build_option
+from reverie.training.launch.options import build_option, load_option
 from reverie.world_models import diagnostics
 from reverie.world_models.rewards import compare, resolve_reward
 from reverie.world_models.uncertainty import DISAGREEMENTS
@@ -23,6 +23,7 @@ SMALL = {
     "recurrent": {"members": 3, "elites": 2, "width": 8, "forcing": {"steps": 4}},
     "shallow_plrnn": {"members": 3, "elites": 2, "bends": 8, "forcing": {"steps": 4}},
     "neural_ode": {"members": 3, "elites": 2, "hidden": [16], "weight_decay": [0.0, 0.0]},
+    "any_step": {"backtrack": 2, "width": 16, "layers": 1, "blocks": 1, "batch": 64},
 }
 
 
@@ -48,10 +49,28 @@ def test_every_outcome_pays_the_rule_of_its_next_observation(data, kind):
         model.advance(obs, action, 1, model.begin(obs), expected=True),
     ):
         assert torch.equal(outcome.reward, -(outcome.next_obs[..., 0] - 5.0).abs() / 10.0)
-        assert (outcome.uncertainty > 0).all()
+        assert (outcome.uncertainty > 0).all() or kind == "any_step"  # which doubts no first step
     mean, std = model.predict(obs, action)
     assert torch.equal(mean[..., 1], -(mean[..., 0] - 5.0).abs() / 10.0)
     assert (std[..., 1] == 0).all() and (std[..., 0] > 0).all()
+
+
+@pytest.mark.parametrize("forced", [False, True])
+def test_jumps_neither_learn_nor_doubt_a_known_reward(data, forced):
+    """Rewards that are nothing but noise change nothing, on the second step either."""
+    noise = 100 * torch.randn(len(data))
+    noisy = replace(data, transitions=replace(data.transitions, reward=noise))
+    forcing = load_option("forcing", "alpha") | {"steps": 4} if forced else None
+    outcomes = []
+    for rows in (data, noisy):
+        model = build("any_step", data.spec, reward="known", forcing=forcing)
+        model.fit(rows)
+        obs, action = data.transitions.obs[None, :9], data.transitions.action[None, :9]
+        first = model.expect(obs, action)
+        outcomes.append(model.expect(first.next_obs[0], action, state=first.state[0]))
+    assert torch.equal(outcomes[0].next_obs, outcomes[1].next_obs)
+    assert torch.equal(outcomes[0].uncertainty, outcomes[1].uncertainty)
+    assert (outcomes[0].uncertainty > 0).all()
 
 
 def test_a_known_reward_counts_for_no_error_and_no_uncertainty(data):
