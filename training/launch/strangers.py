@@ -122,7 +122,8 @@ def require_environment_allowed(env_id: str | None, path: Path, allow: Collectio
 
 def named(allow: str | Collection[str] | None) -> tuple[str, ...]:
     """What a user allows, given as one name or several."""
-    names = (allow,) if isinstance(allow, str) else tuple(allow or ())
+    several = allow is None or (isinstance(allow, Collection) and not isinstance(allow, str))
+    names = tuple(allow or ()) if several else (allow,)
     for each in names:
         if not isinstance(each, str):
             raise Mistake(
