@@ -58,6 +58,16 @@ def expanded(path: str | Path, instead: str = "") -> Path:
         raise Mistake(f"the home folder in {path} is not known; {remedy}") from error
 
 
+def absent_path(path: str) -> str:
+    """What to do about a `dataset.path` at which nothing is."""
+    if "," not in path:
+        return "correct dataset.path"
+    return (
+        "dataset.path takes no list: with dataset=table it may be a folder of files, or a "
+        "pattern such as logs/*.csv; arrays of several files are joined into one first"
+    )
+
+
 def given_folder(key: str, value: object) -> Path:
     """The folder that a setting names.
 

@@ -17,7 +17,7 @@ from reverie.datasets.readers.columns import ARROW_FILES, TEXT_FILES, listed, un
 from reverie.datasets.tables.table import Table, Writing, read_table
 from reverie.datasets.tables.text import NoRows
 from reverie.mistake import Mistake
-from reverie.paths import expanded
+from reverie.paths import absent_path, expanded
 from reverie.text import counted
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def find_tables(path: str) -> list[Path]:
             f"hold, 'dataset.path={path}/*'"
         )
     if not files:
-        raise Mistake(f"{path} fits no file; correct dataset.path")
+        raise Mistake(f"{path} fits no file; {absent_path(path)}")
     return files
 
 
