@@ -173,6 +173,14 @@ def _join(path: str, tables: Sequence[Table]) -> Table:
             path,
             _listed([f"{name} (not in {Path(lacks[name]).name})" for name in rest]),
         )
+    for name in shared:
+        dated = [table for table in tables if table.columns[name].dtype.kind == "M"]
+        named = {name in table.zoned: Path(table.source).name for table in dated}
+        if len(named) > 1:
+            raise Mistake(
+                f"{path}: {name} has a time zone in {named[True]} and none in {named[False]}, so "
+                "their order is not known; write it with a zone in all files, or in none"
+            )
     counts = [len(table) for table in tables]
     above = os.path.commonpath([Path(table.source).parent for table in tables])
     decimals = {table.usual for table in tables if table.usual is not None}
@@ -218,6 +226,7 @@ def _with_units(path: str, tables: Sequence[Table]) -> list[Table]:
             table,
             columns={full.get(name, name): column for name, column in table.columns.items()},
             index={full.get(name, name): role for name, role in table.index.items()},
+            zoned=frozenset(full.get(name, name) for name in table.zoned),
         )
         for table in tables
     ]
