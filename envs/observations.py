@@ -43,6 +43,11 @@ def flatten_space(space: spaces.Space, keys: Sequence[str] | None = None) -> int
     """
     if keys is not None and isinstance(space, spaces.Dict):
         _require_different(keys, sorted(space.spaces))
+    if keys and isinstance(space, spaces.Box):
+        raise Mistake(
+            f"observation space {space} has no keys, of which [{', '.join(keys)}] could be some; "
+            "leave the list of keys out"
+        )
     leaves = [leaf for leaf, _ in _leaves(space, None, keys)]
     for leaf in leaves:
         ndim = len(leaf.shape)

@@ -164,6 +164,8 @@ def fits(value: Any, annotation: Any, bounded: bool = False) -> bool:
         return callable(value) or isinstance(value, Mapping)
     if is_dataclass(kind):  # or the settings of it
         return isinstance(value, (Mapping, cast(type, kind)))
+    if isinstance(kind, type) and issubclass(kind, Mapping):
+        return isinstance(value, Mapping)
     if isinstance(kind, type) and issubclass(kind, Sequence):
         listed = isinstance(value, Sequence) and not isinstance(value, str)
         return listed and all(fits(item, inner[0], bounded) for item in value if inner)

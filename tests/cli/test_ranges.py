@@ -331,6 +331,8 @@ def test_what_a_setting_may_be_is_said_in_words(annotation, words):
         (10**13, Positive, True),
         (-1e39, Annotated[float, Range()], False),
         (2**62, Seed, True),
+        (3, Mapping[str, object], False),
+        ({"mass": 2}, Mapping[str, object], True),
     ],
 )
 def test_ranges_hold_what_lies_inside(value, annotation, taken):
