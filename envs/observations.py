@@ -92,6 +92,8 @@ def flatten(space: spaces.Space, value: Any, keys: Sequence[str] | None = None) 
                 f"an observation has shape {array.shape}, expected {leaf.shape} (with any leading "
                 "shape) as its space says; data and observation space do not belong together"
             )
+        if array.dtype.kind not in "fiub":
+            raise Mistake(f"an observation holds {array.dtype} values, expected real numbers")
         parts.append(array.reshape(*lead, -1).astype(np.float32))
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
 

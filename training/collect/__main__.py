@@ -29,7 +29,7 @@ from reverie.envs.evaluation import Episodes, Evaluator
 from reverie.envs.make import make_env
 from reverie.envs.specs import Reference
 from reverie.mistake import Mistake
-from reverie.ranges import Count, EpisodeCount, Inside, Pair, Seed, Threads, Whole
+from reverie.ranges import Count, EpisodeCount, Filled, Inside, Pair, Seed, Threads, Whole
 from reverie.settings import require_declared
 from reverie.training import checkpoint
 from reverie.training.collect import snapshots as collection
@@ -60,6 +60,7 @@ SETTINGS = {
     "seeds": Count,
     "steps": Count,
     "rows": Count,
+    "kinds": Annotated[Sequence[Literal[KINDS]], Filled()],
     "expert": Literal["best", "last"],
     "random": Literal["uniform", "untrained"],
     "medium": Annotated[Sequence[Inside], Pair()],
@@ -341,9 +342,6 @@ def require_sense(settings: Mapping[str, Any]) -> None:
             )
     if settings["seeds"] != 1:
         raise Mistake(f"seeds={settings['seeds']} must be 1: a collection has one policy")
-    unknown = [kind for kind in settings["kinds"] if kind not in KINDS]
-    if unknown or not settings["kinds"]:
-        raise Mistake(f"kinds={settings['kinds']} must name some of {', '.join(KINDS)}")
     shares = settings["medium"]
     if shares[0] == shares[1]:
         raise Mistake(f"medium={shares} must be two shares, the lower one first")
