@@ -175,10 +175,10 @@ def _join(path: str, tables: Sequence[Table]) -> Table:
         )
     for name in shared:
         dated = [table for table in tables if table.columns[name].dtype.kind == "M"]
-        named = {name in table.zoned: Path(table.source).name for table in dated}
-        if len(named) > 1:
+        sides = {name in table.zoned: Path(table.source).name for table in dated}
+        if len(sides) > 1:
             raise Mistake(
-                f"{path}: {name} has a time zone in {named[True]} and none in {named[False]}, so "
+                f"{path}: {name} has a time zone in {sides[True]} and none in {sides[False]}, so "
                 "their order is not known; write it with a zone in all files, or in none"
             )
     counts = [len(table) for table in tables]

@@ -60,7 +60,7 @@ SETTINGS = {
     "seeds": Count,
     "steps": Count,
     "rows": Count,
-    "kinds": Annotated[Sequence[Literal[KINDS]], Filled()],
+    "kinds": Annotated[Sequence[collection.Kind], Filled()],
     "expert": Literal["best", "last"],
     "random": Literal["uniform", "untrained"],
     "medium": Annotated[Sequence[Inside], Pair()],
@@ -340,6 +340,8 @@ def require_sense(settings: Mapping[str, Any]) -> None:
                 f"dataset.{name}={settings['dataset'][name]} must be null: what is collected are "
                 f"whole single observations; give train.py dataset.{name}"
             )
+    if settings["dataset"]["env_id"] != settings["env_id"]:
+        raise Mistake("dataset.env_id is the environment of the collection; give env_id alone")
     if settings["seeds"] != 1:
         raise Mistake(f"seeds={settings['seeds']} must be 1: a collection has one policy")
     shares = settings["medium"]

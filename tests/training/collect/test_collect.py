@@ -213,6 +213,7 @@ def test_other_choices_make_other_data(run, tmp_path):
     [
         ({"env_id": "Hoper-v5"}, "did you mean Hopper-v5"),
         ({"env_id": "CartPole-v1"}, "only continuous actions"),
+        (["dataset.env_id=Pendulum-v1"], "give env_id alone"),
         (["rows=0"], "rows=0 must be a whole number, at least 1"),
         (
             ["kinds=[expert,best]"],
