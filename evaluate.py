@@ -14,7 +14,7 @@ from reverie.envs.specs import Reference
 from reverie.envs.video import record, record_beside, require_encoder
 from reverie.mistake import Mistake
 from reverie.paths import expanded
-from reverie.ranges import Count, Seed
+from reverie.ranges import Count, EpisodeCount, Seed
 from reverie.settings import require_declared
 from reverie.text import printable
 from reverie.training.files import write_json
@@ -27,7 +27,7 @@ from reverie.training.run_directory import unless_read_only
 from reverie.training.stored import read_optional
 from reverie.world_models.base import WorldModel
 
-SETTINGS = {"episodes": Count, "seed": Seed, "video_steps": Count}
+SETTINGS = {"episodes": EpisodeCount, "seed": Seed, "video": bool, "video_steps": Count}
 """What the numbers of conf/evaluate.yaml may be that no class takes."""
 
 

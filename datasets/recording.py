@@ -63,8 +63,9 @@ def record_episodes(
             ended = False
             while not ended and row < steps:
                 action = act(obs) if kind is None else np.rint(act(obs)).astype(kind)
-                next_obs, reward, terminated, truncated, _ = env.step(action.reshape(shape))
+                # Before the step, which may change what it is given.
                 columns["obs"][row], columns["action"][row] = obs, action
+                next_obs, reward, terminated, truncated, _ = env.step(action.reshape(shape))
                 columns["reward"][row], columns["next_obs"][row] = reward, next_obs
                 columns["terminated"][row], columns["truncated"][row] = terminated, truncated
                 obs, ended, row = next_obs, terminated or truncated, row + 1

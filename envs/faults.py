@@ -1,15 +1,19 @@
 """Errors of a user's environment, reported in one line with its name and a remedy."""
 
 import importlib
+import logging
 import math
 import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import gymnasium
 import numpy as np
 
 from reverie.mistake import Mistake
+
+log = logging.getLogger(__name__)
 
 # Packages that register environments, by the module that does. Whatever else is missing may be a
 # file of the user's, and a stranger may hold its name on PyPI.
@@ -24,6 +28,7 @@ PACKAGES = {
     "safety_gymnasium": "safety-gymnasium",
     "shimmy": "shimmy",
 }
+_LARGEST = float(np.finfo(np.float32).max)
 SHOWN = "fix the environment (REVERIE_TRACEBACK=1 shows where), or choose another"
 
 
@@ -60,21 +65,20 @@ def reset_result(env_id: str | None, result: Any) -> tuple[Any, dict[str, Any]]:
     raise _old_interface(env_id, "reset", "(observation, info)")
 
 
-def step_result(env_id: str | None, result: Any) -> tuple[Any, float, Any, Any, dict[str, Any]]:
-    """What a step returned, with the reward as a float; an array of one number is one.
+def step_result(env_id: str | None, result: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    """What a step returned, with a float as reward, and bool; an array of one number is one.
 
     Raises:
-        Mistake: it is not five things, or the reward is no finite number.
+        Mistake: it is not five things, or one of them is of another type.
     """
     if not (isinstance(result, tuple) and len(result) == 5):
         raise _old_interface(env_id, "step", "(observation, reward, terminated, truncated, info)")
     value, reward, terminated, truncated, info = result
-    if terminated is None or truncated is None:
-        name = "terminated" if terminated is None else "truncated"
-        raise Mistake(
-            f"environment {env_id}: its step returned None as {name}, expected true or false; "
-            f"{SHOWN}"
-        )
+    if not (isinstance(terminated, bool) and isinstance(truncated, bool)):
+        terminated = _flag(env_id, "terminated", terminated)
+        truncated = _flag(env_id, "truncated", truncated)
+    if not isinstance(info, dict):
+        raise Mistake(f"environment {env_id}: its step returned {info!r} as info; return a dict")
     if type(reward) is not float:
         plain = isinstance(reward, float | np.floating)
         reward = float(reward) if plain else _number(env_id, reward)
@@ -102,9 +106,9 @@ def require_finite_reward(env_id: str | None, reward: float) -> None:
     """Refuse a reward that would make a return meaningless.
 
     Raises:
-        Mistake: it is NaN or infinite.
+        Mistake: it is NaN or infinite, or would be as float32.
     """
-    if not math.isfinite(reward):
+    if not -_LARGEST <= reward <= _LARGEST:
         raise Mistake(f"environment {env_id}: its step returned the reward {reward}; {SHOWN}")
 
 
@@ -147,6 +151,24 @@ def _cure(module: str) -> str:
     )
 
 
+def close(env_id: str | None, env: gymnasium.Env) -> None:
+    """Close an environment; what that raises is told, for nothing depends on it."""
+    try:
+        env.close()
+    except (Exception, SystemExit) as error:
+        log.warning("environment %s: its close failed with %s", env_id, _told(error))
+
+
+def _flag(env_id: str | None, name: str, given: Any) -> bool:
+    array = np.asarray(given)
+    if array.size == 1 and array.dtype.kind in "fiub" and array.item() in (0, 1):
+        return bool(array.item())
+    raise Mistake(
+        f"environment {env_id}: its step returned {given!r} as {name}, expected true or false; "
+        f"{SHOWN}"
+    )
+
+
 def _number(env_id: str | None, reward: Any) -> float:
     array = np.asarray(reward)
     if array.size == 1 and array.dtype.kind in "fiub":
@@ -168,7 +190,8 @@ def _explained(env_id: str | None, error: BaseException) -> Mistake:
                 "reset(seed=..., options=...), so write def reset(self, *, seed=None, "
                 "options=None), call super().reset(seed=seed) and return (observation, info)"
             )
-        if isinstance(error, ValueError) and "expected 5" in text and "unpack" in text:
+        nothing = "cannot unpack non-iterable" in text  # as of a step that returns None
+        if nothing or (isinstance(error, ValueError) and "expected 5" in text):
             wanted = "(observation, reward, terminated, truncated, info)"
             return _old_interface(env_id, "step", wanted)
         if isinstance(error, ValueError) and "expected 2" in text and "unpack" in text:

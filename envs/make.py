@@ -24,6 +24,7 @@ from reverie.envs import (
 )
 from reverie.envs.chunks import PlayedChunks
 from reverie.envs.faults import (
+    close,
     import_module,
     require_finite,
     require_finite_reward,
@@ -155,6 +156,9 @@ class _FlatObservation(TransformObservation):
                 require_finite(env_id, "step", obs)
         return obs, reward, terminated, truncated, info
 
+    def close(self):
+        close(self._env_id, self.env)
+
 
 def make_raw_env(spec: Spec, render_mode: str | None = None) -> gymnasium.Env:
     """The environment of a task in its own units, with the spec's physics and time limit."""
@@ -184,7 +188,7 @@ def spaces_of(
     """
     env = _create(env_id, env_kwargs, None, None, wrappers)
     found = env.observation_space, env.action_space
-    env.close()
+    close(env_id, env)
     return found
 
 
@@ -220,7 +224,7 @@ def spec_of(
         obs_dim = _obs_dim(env_id, env.observation_space, keys)
         limit = env.spec.max_episode_steps if env.spec else None
     finally:
-        env.close()
+        close(env_id, env)
     if obs_slice is not None and not 1 <= obs_slice <= obs_dim:
         raise Mistake(
             f"obs_slice={obs_slice} does not fit the {obs_dim} observations of {env_id}; use a "
@@ -300,6 +304,12 @@ def _action_box(env_id: str, space: spaces.Space) -> spaces.Box:
             "so register the environment with finite bounds, e.g. as gymnasium.wrappers."
             "TransformAction(env, lambda action: action, Box(-1, 1, shape))"
         )
+    if not low or min(np.subtract(high, low)) <= 0:
+        raise Mistake(
+            f"{env_id} has the action space {space}, with nothing to choose in one of its entries; "
+            "register the environment with those that have low < high alone, as gymnasium.wrappers."
+            "TransformAction does"
+        )
     return space
 
 
@@ -330,7 +340,10 @@ def _create(
             env = gymnasium.make(
                 known, max_episode_steps=max_episode_steps, disable_env_checker=True, **options
             )
-        except Exception as error:  # whatever the constructor of a user's environment raises
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # of a user's constructor
             reason = " ".join(str(error).split())
             if not isinstance(error, gymnasium.error.Error):
                 reason = f"{type(error).__name__}: {reason}"

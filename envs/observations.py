@@ -43,6 +43,11 @@ def flatten_space(space: spaces.Space, keys: Sequence[str] | None = None) -> int
     """
     if keys is not None and isinstance(space, spaces.Dict):
         _require_different(keys, sorted(space.spaces))
+    if keys and isinstance(space, spaces.Box):
+        raise Mistake(
+            f"observation space {space} has no keys, of which [{', '.join(keys)}] could be some; "
+            "leave the list of keys out"
+        )
     leaves = [leaf for leaf, _ in _leaves(space, None, keys)]
     for leaf in leaves:
         ndim = len(leaf.shape)
@@ -87,6 +92,8 @@ def flatten(space: spaces.Space, value: Any, keys: Sequence[str] | None = None) 
                 f"an observation has shape {array.shape}, expected {leaf.shape} (with any leading "
                 "shape) as its space says; data and observation space do not belong together"
             )
+        if array.dtype.kind not in "fiub":
+            raise Mistake(f"an observation holds {array.dtype} values, expected real numbers")
         parts.append(array.reshape(*lead, -1).astype(np.float32))
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
 

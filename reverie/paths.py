@@ -58,6 +58,45 @@ def expanded(path: str | Path, instead: str = "") -> Path:
         raise Mistake(f"the home folder in {path} is not known; {remedy}") from error
 
 
+def absent_path(path: str) -> str:
+    """What to do about a `dataset.path` at which nothing is."""
+    if "," not in path:
+        return "correct dataset.path"
+    return (
+        "dataset.path takes no list: with dataset=table it may be a folder of files, or a "
+        "pattern such as logs/*.csv; arrays of several files are joined into one first"
+    )
+
+
+def given_folder(key: str, value: object) -> Path:
+    """The folder that a setting names.
+
+    Raises:
+        Mistake: the setting is empty, as from a shell variable that is not set (the working folder
+            is `.`); a list or a mapping.
+    """
+    if not isinstance(value, str | int | float | Path):
+        raise Mistake(f"{key}={value} must be a folder; quote a name that has brackets or braces")
+    if not str(value).strip():
+        raise Mistake(f"{key}= is empty; give a folder of its own, or leave {key} out")
+    return expanded(str(value))
+
+
+def given_name(key: str, value: str) -> str:
+    """The name of a folder below another one, or of several levels, that a setting gives.
+
+    Raises:
+        Mistake: it is empty, begins with `/` or goes up.
+    """
+    parts = Path(value).parts
+    if not parts or Path(value).is_absolute() or ".." in parts:
+        raise Mistake(
+            f"{key}={value} is no name of a folder below root; give one such as {key}=trial, or "
+            "the whole run directory as run_dir=..."
+        )
+    return value
+
+
 def quote(text: str) -> str:
     """A text in quotes, as the grammar reads it back."""
     # Of backslashes only those count that stand before a quote, or at the end.

@@ -109,7 +109,11 @@ Number = Annotated[int | float, Range()]
 """`Finite` of which the code takes whole ones as they are."""
 Whole = Annotated[int, Range(0)]
 Count = Annotated[int, Range(1)]
+EpisodeCount = Annotated[int, Range(1, 100_000)]
+"""Played side by side, each in a copy of the environment."""
 Seed = Annotated[int, Range(0, 2**63 - 1)]
+Threads = Literal["auto"] | Annotated[int, Range(1, 1024)]
+"""Of torch: some thousands more end the process without a word."""
 Widths = Sequence[Count]
 """Of the hidden layers of a network."""
 Bounds = Annotated[Sequence[Finite], Pair()]
@@ -119,8 +123,16 @@ Levels = Annotated[Sequence[Annotated[float, Range(0, infinite=True)]], Pair()]
 """Between which levels of noise something acts."""
 
 
-def fits(value: Any, annotation: Any) -> bool:
-    """Whether a plain value is of an annotated type and range; true where nobody can tell."""
+MOST = {int: 10**12, float: 3.4e38}
+"""How far from 0 a number without bounds may lie: a trillion, and what float32 holds."""
+
+
+def fits(value: Any, annotation: Any, bounded: bool = False) -> bool:
+    """Whether a plain value is of an annotated type and range; true where nobody can tell.
+
+    Args:
+        bounded: numbers beyond `MOST` fit, too.
+    """
     if hasattr(value, "tolist"):  # of numpy or torch
         value = value.tolist()
     kind, inner = get_origin(annotation) or annotation, get_args(annotation)
@@ -128,29 +140,35 @@ def fits(value: Any, annotation: Any) -> bool:
         plain, *declared = inner
         limits = [each for each in declared if isinstance(each, Range | Pair | Filled)]
         named = any(isinstance(each, ArgumentsOf) for each in declared) and plain is not Any
+        ranges = [each for each in limits if isinstance(each, Range)]
+        bounded |= any(each.high is not None or each.below is not None for each in ranges)
         return (
             (isinstance(value, Mapping) or not named)
-            and fits(value, plain)
+            and fits(value, plain, bounded)
             and all(each.holds(value) for each in limits)
         )
     if kind in (Union, UnionType):
-        return any(fits(value, member) for member in inner)
+        return any(fits(value, member, bounded) for member in inner)
     if kind is Literal:
         return any(value == each and type(value) is type(each) for each in inner)
     if kind in (None, NoneType):
         return value is None
     if kind in (float, int):
         number = isinstance(value, int) or (kind is float and isinstance(value, float))
-        return number and not isinstance(value, bool) and not math.isnan(value)
+        if not number or isinstance(value, bool) or math.isnan(value):
+            return False
+        return bounded or abs(value) <= MOST[kind] or value in (math.inf, -math.inf)
     if kind in (bool, str):
         return isinstance(value, kind)
     if kind is Callable:  # or the settings of what is to be built
         return callable(value) or isinstance(value, Mapping)
     if is_dataclass(kind):  # or the settings of it
         return isinstance(value, (Mapping, cast(type, kind)))
+    if isinstance(kind, type) and issubclass(kind, Mapping):
+        return isinstance(value, Mapping)
     if isinstance(kind, type) and issubclass(kind, Sequence):
         listed = isinstance(value, Sequence) and not isinstance(value, str)
-        return listed and all(fits(item, inner[0]) for item in value if inner)
+        return listed and all(fits(item, inner[0], bounded) for item in value if inner)
     return True
 
 

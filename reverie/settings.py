@@ -8,7 +8,7 @@ from pkgutil import resolve_name
 from typing import Any, Union, get_args
 
 from reverie.mistake import Mistake
-from reverie.ranges import arguments_of, bounds_of, describe, fits
+from reverie.ranges import MOST, arguments_of, bounds_of, describe, fits
 
 MISSING = "???"
 """A setting without a value, which whoever reads it refuses."""
@@ -111,6 +111,11 @@ def misfit(key: str, value: Any, annotation: Any) -> str | None:
     """Why a value is not what is declared, `agent.discount=1.5 must lie in [0, 1]`, or None."""
     if (isinstance(value, str) and value == MISSING) or fits(value, annotation):
         return None
+    if fits(value, annotation, bounded=True):
+        whole, other = MOST.values()
+        return (
+            f"{key}={value} must be nearer to 0: whole numbers reach to {whole}, others to {other}"
+        )
     number = isinstance(value, int | float) and not isinstance(value, bool)
     bounds = bounds_of(annotation)
     if number and bounds is not None:

@@ -37,6 +37,11 @@ def pick_device(choice: str) -> torch.device:
             raise Mistake(f"device={choice}, but torch sees no CUDA device; use device=cpu")
         if device.index is not None and device.index >= found:
             raise Mistake(f"device={choice}, but the last of {found} is cuda:{found - 1}; use it")
+    elif device.type != "cpu":
+        try:
+            torch.zeros(1, device=device).item()
+        except (RuntimeError, AssertionError) as error:  # meta, or a device that torch lacks
+            raise Mistake(f"device={choice} cannot compute here; use auto, cpu or cuda") from error
     return device
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from reverie.datasets.names import short_name
 from reverie.datasets.options import BENCHMARKS
 from reverie.mistake import Mistake, writing
-from reverie.paths import expanded
+from reverie.paths import given_folder, given_name
 from reverie.temporary import is_gone, remove_abandoned, temporary_of
 from reverie.training.files import LOCK, holds, lock_directory, write_text
 from reverie.training.fitting import FITTED
@@ -111,21 +111,8 @@ def run_directory(config: Mapping[str, Any], overrides: Sequence[str]) -> Path:
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         variant = f"{variant[: LONGEST_NAME - 13].rstrip('-')}@{digest}"
     root = given_folder("root", config["root"])
-    return Path(root, config["name"], dataset, variant, str(config["seed"]))
-
-
-def given_folder(key: str, value: object) -> Path:
-    """The folder that a setting names.
-
-    Raises:
-        Mistake: the setting is empty, as from a shell variable that is not set (the working folder
-            is `.`); a list or a mapping.
-    """
-    if not isinstance(value, str | int | float | Path):
-        raise Mistake(f"{key}={value} must be a folder; quote a name that has brackets or braces")
-    if not str(value).strip():
-        raise Mistake(f"{key}= is empty; give a folder of its own, or leave {key} out")
-    return expanded(str(value))
+    names = given_name("name", config["name"]), given_name("dataset.name", dataset)
+    return Path(root, *names, variant, str(config["seed"]))
 
 
 def _key(override: str) -> str:

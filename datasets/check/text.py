@@ -1,5 +1,6 @@
 """A report as lines of text, which never breaks a number, however narrow the terminal is."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console
@@ -34,7 +35,7 @@ def _lines(dataset: Dataset, found: Report) -> Iterator[str]:
     quantiles |= {"score": found.scores} if found.scores is not None else {}
     yield from _table(
         ["", *QUANTILES],
-        [[label, *map(_number, values)] for label, values in quantiles.items()],
+        [[label, *_numbers(values)] for label, values in quantiles.items()],
     )
     yield ""
     yield from _columns(found.columns, (spec.obs_dim, spec.action_dim))
@@ -99,7 +100,8 @@ def _columns(columns: Sequence[Column], sizes: tuple[int, int]) -> list[str]:
     cells = [
         [
             each.name,
-            *map(_number, (each.min, each.max, each.mean, each.std)),
+            *_numbers((each.min, each.max, each.mean)),
+            *_numbers((each.std,)),
             f"{each.repeats:.1%}",
             "-" if each.step is None else f"{each.step:g}",
             "-" if each.at_edge is None else f"{each.at_edge:.1%}",
@@ -124,5 +126,9 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _number(value: float) -> str:
-    return f"{value:z,.4g}"
+def _numbers(values: Sequence[float]) -> list[str]:
+    """Numbers of a line with four digits, or as many as tell them apart: 101,325 and 101,327."""
+    largest, spread = max(map(abs, values)), max(values) - min(values)
+    apart = math.log10(largest / spread) if 0 < spread < math.inf else 0.0
+    digits = min(max(4, 3 + math.ceil(apart)), 9)
+    return [f"{value:z,.{digits}g}" for value in values]

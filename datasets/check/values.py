@@ -30,7 +30,7 @@ def find_in_values(rows: Rows) -> Iterator[Finding]:
         fixed = rows.name_actions(constant(rows.known_action))
         yield warning(f"actions {list_dims(fixed)} never change")
     if (rows.reward == rows.reward[0]).all():
-        yield warning(f"every reward is {rows.reward[0]:g}")
+        yield warning(f"every reward is {rows.reward[0]:zg}")
     yield from _unwritten(rows)
 
 
@@ -60,7 +60,7 @@ def _unbearable(rows: Rows, name: str, column: np.ndarray) -> Iterator[Finding]:
     elif largest > HUGE:
         where = _named(rows, name, np.abs(getattr(rows, name)).reshape(len(rows), -1) > HUGE)
         yield problem(
-            f"{name} reaches {largest:.3g} in absolute value{where}, more than {HUGE:.0e}, beyond "
+            f"{name} reaches {largest:,.9g} in absolute value{where}, more than {HUGE:.0e}, beyond "
             "what float32 training bears; rescale it or remove the rows"
         )
 

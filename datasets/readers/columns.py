@@ -15,6 +15,7 @@ import numpy as np
 from reverie.datasets.readers.hdf5 import missing_values
 from reverie.datasets.readers.rehearsal import New, read_in_child
 from reverie.mistake import Mistake
+from reverie.paths import absent_path
 
 log = logging.getLogger(__name__)
 
@@ -195,11 +196,11 @@ def read_hdf5(path: Path, choose: Choice) -> Columns:
 
 def _read(path: Path, file: h5py.File, array: str, new: New) -> np.ndarray:
     link = file.get(array, getlink=True)
-    if isinstance(link, h5py.ExternalLink) and file.get(array) is None:
-        raise Mistake(
-            f"{path}: {array} lies in another file, {link.filename}, which is not there or lacks "
-            f"{link.path}; bring it back, beside this one"
-        )
+    if isinstance(link, h5py.ExternalLink | h5py.SoftLink) and file.get(array) is None:
+        place = f"{link.path}, which is not there (null in dataset.columns leaves a column out)"
+        if isinstance(link, h5py.ExternalLink):
+            place = f"another file, {link.filename}, which is not there or lacks {link.path}"
+        raise Mistake(f"{path}: {array} lies in {place}; bring it back, beside this one")
     found = file[array]
     if not isinstance(found, h5py.Dataset):
         raise Mistake(
@@ -265,7 +266,7 @@ def require_file(path: Path) -> None:
     except OSError as error:  # a folder that is closed, a name that is too long
         raise unreadable(path, error) from error
     if not found:
-        raise Mistake(f"{path} does not exist; correct dataset.path")
+        raise Mistake(f"{path} does not exist; {absent_path(str(path))}")
     if path.is_dir():
         raise Mistake(
             f"{path} is a folder; give one data file as dataset.path (several are joined into one "

@@ -1,7 +1,6 @@
 """Datasets in a user's file: flat arrays in `.hdf5` or `.npz`, under the usual names."""
 
 import logging
-import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +31,7 @@ from reverie.datasets.readers.columns import (
     require_file,
     require_no_last_observations,
 )
+from reverie.datasets.readers.hdf5 import suffixes_of
 from reverie.datasets.subset import Subset
 from reverie.envs.make import spec_of
 from reverie.envs.specs import Spec
@@ -213,9 +213,13 @@ def _as_array(given: Any, name: str, source: str) -> np.ndarray:
 
 
 def _read(file: Path, named: Any) -> Columns:
-    if os.path.isdir(file):
-        require_file(file)
-    suffix = file.suffix.lower()
+    require_file(file)
+    suffix, held = file.suffix.lower(), suffixes_of(file)
+    if held and suffix not in held:
+        raise Mistake(
+            f"{file} has the suffix {file.suffix!r} and the content of {held[0]}; rename it to "
+            f"{file.with_suffix(held[0]).name}"
+        )
     if suffix not in (".hdf5", ".h5", ".npz"):
         remedy = (
             "choose dataset=table" if suffix in (*TEXT_FILES, *ARROW_FILES) else "convert the file"

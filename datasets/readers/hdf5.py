@@ -1,12 +1,23 @@
-"""Values that an HDF5 file promises but does not hold; HDF5 itself reads them as zeros."""
+"""What a file of arrays really holds: its kind, and values that HDF5 would make up as zeros."""
 
 import math
 import os
+import zipfile
 from pathlib import Path
 
 import h5py
 
 DEPTH = 8  # of virtual datasets whose sources are virtual
+
+
+def suffixes_of(file: Path) -> tuple[str, ...]:
+    """The suffixes that files of such a content have: HDF5, `.npz`, none of others."""
+    if h5py.is_hdf5(file):
+        return ".h5", ".hdf5"
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as held:
+            return (".npz",) if any(each.endswith(".npy") for each in held.namelist()) else ()
+    return ()
 
 
 def missing_values(dataset: h5py.Dataset, depth: int = DEPTH) -> str | None:

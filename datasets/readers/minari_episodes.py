@@ -1,5 +1,6 @@
 """The two ways to read all episodes of a Minari dataset into flat float32 columns."""
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from reverie.mistake import Mistake
 
 Arrays = dict[str, np.ndarray]
 
+_EPISODE = re.compile(r"episode_\d+")  # what else lies there is the user's
 FLAGS = (b"terminations", b"truncations")
 
 
@@ -64,7 +66,7 @@ def _read_episodes(
     keys: tuple[str, ...] | None,
     new: New,
 ) -> Arrays:
-    episodes = len(handle)
+    episodes = sum(_EPISODE.fullmatch(name) is not None for name in handle)
     if episodes != metadata["total_episodes"]:
         raise Mistake(
             f"{file} holds {episodes:,} episodes, its metadata says "
@@ -89,6 +91,9 @@ def _read_episodes(
     }
     begin = 0
     for number, (group, length) in enumerate(zip(groups, lengths.tolist(), strict=True)):
+        if not length:  # its observation, where there is one, leads nowhere
+            obs[begin + number] = 0
+            continue
         rows = slice(begin, begin + length)
         for key, column in columns.items():
             _read_into(file, number, group, key, column[rows])
@@ -136,7 +141,7 @@ def _group(file: Path, handle: h5py.File, episode: int) -> Any:
     except (KeyError, ValueError) as error:
         raise Mistake(
             f"{file} has no group episode_{episode} though it holds {len(handle):,} episodes "
-            f"({in_one_line(error)}); Minari numbers them from 0"
+            f"({in_one_line(error)}); Minari numbers them from 0, so rename its groups"
         ) from error
 
 
@@ -234,8 +239,10 @@ def read_any(
     try:
         for episode in source.iterate_episodes():
             where = f"{source.id}: episode {episode.id}"
-            obs = flatten(space, episode.observations, keys)
             length = len(episode.rewards)
+            if not length:
+                continue
+            obs = flatten(space, episode.observations, keys)
             columns = {
                 "actions": np.asarray(episode.actions, np.float32),
                 "rewards": np.asarray(episode.rewards, np.float32),

@@ -34,7 +34,8 @@ from reverie.text import near
 log = logging.getLogger(__name__)
 
 MAIN = "main_data.hdf5"
-NEEDED = ("total_steps", "total_episodes", "minari_version", "dataset_id")
+COUNTS = ("total_steps", "total_episodes")
+NEEDED = (*COUNTS, "minari_version", "dataset_id")
 REMOTE = "hf://farama-minari"
 LISTING_SECONDS = 10.0
 MANY = 20
@@ -191,7 +192,7 @@ def read_metadata(data: Path) -> dict[str, Any]:
     if "minari_version" in missing and file.name == MAIN:
         metadata["minari_version"] = "before 0.4"
     elif missing:
-        raise Mistake(f"{file} lacks {', '.join(missing)}; {remedy_for(data)}")
+        raise Mistake(f"{file} lacks {', '.join(missing)}; add it, or {remedy_for(data)}")
     version = str(metadata["minari_version"])
     if version not in supported:
         raise Mistake(
@@ -199,10 +200,13 @@ def read_metadata(data: Path) -> dict[str, Any]:
             "update it (pip install -U minari), or convert the data: read the episodes of "
             f"{MAIN} with h5py and store them as .npz for dataset=file"
         )
-    for key in ("total_steps", "total_episodes"):
-        if not isinstance(metadata[key], int) or metadata[key] < 1:
-            raise Mistake(f"{file}: {key} is {metadata[key]!r}, expected a number from 1 on")
-    return metadata
+    for key in COUNTS:
+        value = metadata[key]
+        if not isinstance(value, int | float) or value < 1 or value % 1:
+            raise Mistake(
+                f"{file}: {key} is {value!r}, expected a whole number from 1 on; correct it"
+            )
+    return metadata | {key: int(metadata[key]) for key in COUNTS}
 
 
 def space_of(data: Path, metadata: Mapping[str, Any], key: str) -> spaces.Space | None:

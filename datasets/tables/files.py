@@ -17,7 +17,7 @@ from reverie.datasets.readers.columns import ARROW_FILES, TEXT_FILES, listed, un
 from reverie.datasets.tables.table import Table, Writing, read_table
 from reverie.datasets.tables.text import NoRows
 from reverie.mistake import Mistake
-from reverie.paths import expanded
+from reverie.paths import absent_path, expanded
 from reverie.text import counted
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def find_tables(path: str) -> list[Path]:
             f"hold, 'dataset.path={path}/*'"
         )
     if not files:
-        raise Mistake(f"{path} fits no file; correct dataset.path")
+        raise Mistake(f"{path} fits no file; {absent_path(path)}")
     return files
 
 
@@ -173,6 +173,14 @@ def _join(path: str, tables: Sequence[Table]) -> Table:
             path,
             _listed([f"{name} (not in {Path(lacks[name]).name})" for name in rest]),
         )
+    for name in shared:
+        dated = [table for table in tables if table.columns[name].dtype.kind == "M"]
+        sides = {name in table.zoned: Path(table.source).name for table in dated}
+        if len(sides) > 1:
+            raise Mistake(
+                f"{path}: {name} has a time zone in {sides[True]} and none in {sides[False]}, so "
+                "their order is not known; write it with a zone in all files, or in none"
+            )
     counts = [len(table) for table in tables]
     above = os.path.commonpath([Path(table.source).parent for table in tables])
     decimals = {table.usual for table in tables if table.usual is not None}
@@ -218,6 +226,7 @@ def _with_units(path: str, tables: Sequence[Table]) -> list[Table]:
             table,
             columns={full.get(name, name): column for name, column in table.columns.items()},
             index={full.get(name, name): role for name, role in table.index.items()},
+            zoned=frozenset(full.get(name, name) for name in table.zoned),
         )
         for table in tables
     ]

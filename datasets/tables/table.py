@@ -68,6 +68,7 @@ class Table:
         index: what the columns that were the index of a DataFrame are, by name: `time`, `episode`,
             or empty where only their name can tell.
         files: `[N]` number of the file of each row; None for what comes from one.
+        zoned: columns of dates that had a time zone, and are in UTC.
     """
 
     source: str
@@ -77,6 +78,7 @@ class Table:
     usual: Decimal | None = None
     index: Mapping[str, str] = field(default_factory=dict)
     files: np.ndarray | None = None
+    zoned: frozenset[str] = frozenset()
     # Asked for several times, and slow to find for texts.
     _found: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -334,7 +336,9 @@ def from_frame(frame: Any, source: str, writing: Writing | None = None) -> Table
     count = len(next(iter(columns.values()), ()))
     if not count:
         raise NoRows(f"{source} has no rows; check that it is the right table")
-    return Table(source, columns, Places(np.arange(count)), writing or Writing(), index=roles)
+    zoned = frozenset(name for name, kind in zip(names, frame.dtypes, strict=True) if _zone(kind))
+    places = Places(np.arange(count))
+    return Table(source, columns, places, writing or Writing(), index=roles, zoned=zoned)
 
 
 def _index_levels(index: pandas.Index, source: str) -> dict[str, pandas.Index]:
@@ -372,7 +376,7 @@ def _index_roles(levels: Mapping[str, pandas.Index]) -> dict[str, str]:
 def _as_array(column: Any) -> np.ndarray:
     """Values of a column or of a level, `[N]`; dates of a time zone in UTC."""
     kind = getattr(column, "dtype", None)
-    if isinstance(kind, pandas.DatetimeTZDtype):
+    if _zone(kind):
         column = pandas.Series(column).dt.tz_convert("UTC").dt.tz_localize(None)
     if isinstance(kind, pandas.PeriodDtype):
         column = pandas.Series(column).dt.to_timestamp()
@@ -381,6 +385,10 @@ def _as_array(column: Any) -> np.ndarray:
         rows, values = values, np.empty(len(values), dtype=object)
         values[:] = list(rows)
     return values
+
+
+def _zone(kind: Any) -> bool:
+    return isinstance(kind, pandas.DatetimeTZDtype)
 
 
 def _is_time(level: pandas.Index) -> bool:

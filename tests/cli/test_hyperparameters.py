@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from reverie.datasets.options import BENCHMARKS
 from reverie.datasets.readers.d4rl import TASKS
 from reverie.envs.specs import Spec
+from reverie.mistake import Mistake
 from reverie.settings import parameters
 from reverie.training.launch.hyperparameters import compose_run, settle
 from reverie.training.launch.mistakes import expand_glob
@@ -272,3 +273,48 @@ def test_settling_twice_changes_nothing():
     once = plain(config)
     assert said == "conf/tuned/mopo.yaml for d4rl/hopper-medium-v2"
     assert settle(config, config.hydra) == said and plain(config) == once
+
+
+@pytest.fixture
+def preset(tmp_path):
+    """Composes with a preset of one's own that holds these lines."""
+
+    def compose_with(lines, *overrides, package="# @package _global_\n"):
+        folder = tmp_path / "algorithm"
+        folder.mkdir(exist_ok=True)
+        (folder / "mine.yaml").write_text(f"{package}{lines}\n")
+        return compose_run(
+            [f"hydra.searchpath=['file://{tmp_path}']", "algorithm=mine", *overrides]
+        )
+
+    return compose_with
+
+
+INHERITED = "defaults: [td3_bc, _self_]\nname: mine\n"
+
+
+def test_a_preset_of_ones_own_builds_on_another(preset):
+    config = preset(f"{INHERITED}agent: {{alpha: 5.0}}\nupdates: 7")
+    assert (config.name, config.agent.alpha, config.updates) == ("mine", 5.0, 7)
+    other = "defaults: [edac, override /agent: iql, _self_]\nname: mine"
+    assert preset(other).agent._target_.endswith("IQL")
+    assert "alpha" not in preset(f"{INHERITED}agent: {{alpha: 5.0}}", "agent=bc").agent
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("agent: {alhpa: 5.0}", "there is no setting 'agent.alhpa' with agent=td3_bc"),
+        ("upates: 7", r"there is no setting 'upates'; did you mean updates\?"),
+        ("evaluate: {evry: 7}", "there is no setting 'evaluate.evry'; did you mean evaluate.every"),
+    ],
+)
+def test_a_misspelt_key_of_a_preset_is_refused(preset, lines, message):
+    with pytest.raises(Mistake, match=rf"^algorithm/mine\.yaml: {message}"):
+        preset(INHERITED + lines)
+
+
+@pytest.mark.parametrize("lines", ["name: mine", "[a]", ""])
+def test_a_preset_that_sets_nothing_of_a_run_is_refused(preset, lines):
+    with pytest.raises(Mistake, match="algorithm=mine: its file must begin with the line"):
+        preset(lines, package="")

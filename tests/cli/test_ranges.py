@@ -17,7 +17,18 @@ import reverie
 from reverie.agents.sac import SAC
 from reverie.datasets.options import BENCHMARKS, load
 from reverie.mistake import Mistake
-from reverie.ranges import Count, Filled, Pair, Positive, Range, Share, arguments_of, describe, fits
+from reverie.ranges import (
+    Count,
+    Filled,
+    Pair,
+    Positive,
+    Range,
+    Seed,
+    Share,
+    arguments_of,
+    describe,
+    fits,
+)
 from reverie.settings import MISSING, declared, misfit, require_declared
 from reverie.training.launch.hyperparameters import compose_run
 from reverie.training.launch.make import load_preset
@@ -71,16 +82,17 @@ def own_settings(command):
 
 
 def numbers(node, prefix=""):
-    """Keys of everything in plain settings that is a number or a list of them."""
+    """Keys of everything in plain settings that is a number, true, false, or a list of them."""
     if isinstance(node, Mapping):
         for key, value in node.items():
-            yield from numbers(value, f"{prefix}.{key}".lstrip("."))
+            if not str(key).startswith("_"):
+                yield from numbers(value, f"{prefix}.{key}".lstrip("."))
     elif isinstance(node, list) and any(isinstance(each, Mapping) for each in node):
         for index, each in enumerate(node):
             yield from numbers(each, f"{prefix}[{index}]")
     else:
         entries = node if isinstance(node, list) else [node]
-        if any(isinstance(each, int | float) and not isinstance(each, bool) for each in entries):
+        if any(isinstance(each, int | float) for each in entries):
             yield prefix
 
 
@@ -157,7 +169,7 @@ def test_every_number_of_a_command_is_declared_and_refused_outside(command):
     assert set(numbers(settings)) <= own.keys()
     require_declared(settings | interpolated(settings), own)
     for key, annotation in own.items():
-        for wrong in wrong_values(None, annotation):
+        for wrong in ["no"] if annotation is bool else wrong_values(None, annotation):
             refuse(key, wrong, annotation)
             with pytest.raises(Mistake, match=f"^{re.escape(key)}="):
                 require_declared(put(settings | interpolated(settings), key, wrong), own)
@@ -236,6 +248,13 @@ def test_presets_and_tuned_numbers_are_what_is_declared(preset):
             ({"updates": 10.5}, "updates=10.5 must be a whole number, at least 0"),
             ({"probe_starts": 1}, "probe_starts=1 must be 0 or a whole number, at least 2"),
             ({"value_gap.factor": "nan"}, "value_gap.factor=nan must be a number, above 1"),
+            (
+                {"updates": 10**20},
+                "000 must be nearer to 0: whole numbers",
+            ),
+            ({"agent.critic_learning_rate": 10**62}, "must be nearer to 0"),
+            ({"agent.hidden": "[9223372036854775807]"}, "must be nearer to 0"),
+            ({"evaluate.episodes": 10**6}, "must be a whole number, in [1, 100000]"),
             ({"seed": 2**63}, "must be a whole number, in [0, 9223372036854775807]"),
         ],
         4,
@@ -307,6 +326,13 @@ def test_what_a_setting_may_be_is_said_in_words(annotation, words):
         (math.nan, float, False),
         ("x", "a name that nobody resolves", True),
         (None, NoneType, True),
+        (10**13, Count, False),
+        ([10**13], Sequence[Count], False),
+        (10**13, Positive, True),
+        (-1e39, Annotated[float, Range()], False),
+        (2**62, Seed, True),
+        (3, Mapping[str, object], False),
+        ({"mass": 2}, Mapping[str, object], True),
     ],
 )
 def test_ranges_hold_what_lies_inside(value, annotation, taken):

@@ -120,7 +120,7 @@ def test_huge_values_are_a_problem(column):
     values = getattr(data.transitions, column).clone()
     values[-1] = -2e6
     (problem,) = report(with_values(data, **{column: values})).problems
-    assert f"{column} reaches 2e+06" in problem
+    assert f"{column} reaches 2,000,000 in" in problem
 
 
 def test_actions_outside_the_unit_box_are_a_problem():
@@ -214,6 +214,12 @@ def test_numbers_are_whole_at_any_width(tmp_path):
     wide = through(data, tmp_path / "wide", 300)
     assert "-7.407e+06" in wide and "-2.222e+07" in wide  # of a reward, and of a return
     assert through(data, tmp_path / "narrow", 30) == wide
+
+
+def test_numbers_that_lie_close_together_are_told_apart(tmp_path):
+    text = through(healthy(reward=101325.0 + np.arange(7.0)), tmp_path / "out", 120)
+    last = [each.split() for each in text.splitlines() if each.split()[:1] == ["reward"]][-1]
+    assert last[1:5] == ["101,325", "101,331", "101,328", "2"]
 
 
 def test_nothing_is_printed_without_a_sign(tmp_path):

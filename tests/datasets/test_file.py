@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from reverie.datasets.readers.file import load
+from reverie.datasets.tables.files import find_tables
+from reverie.datasets.tables.table import read_table
 from reverie.mistake import Mistake
 
 
@@ -278,6 +280,7 @@ def test_pickled_arrays_are_not_loaded(tmp_path):
 def test_wrong_paths_are_named(tmp_path):
     with pytest.raises(Mistake, match=r"nowhere\.npz does not exist"):
         load(**options(tmp_path / "nowhere.npz"))
+    (tmp_path / "table.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match=r"suffix '.csv', expected .hdf5"):
         load(**options(tmp_path / "table.csv"))
     (tmp_path / "folder.npz").mkdir()
@@ -331,3 +334,30 @@ def test_a_subset_keeps_whole_episodes(tmp_path):
     some = {"episodes": 2, "fraction": None, "seed": 0}
     data = load(**options(write(tmp_path / "log.npz", recording()), subset=some))
     assert sorted([*data.episode_lengths.tolist(), 9 - len(data)]) == [2, 3, 4]
+
+
+def test_a_file_under_the_suffix_of_another_kind_is_to_be_renamed(tmp_path):
+    for right, wrong in ((".h5", ".npz"), (".npz", ".h5"), (".hdf5", "")):
+        file = write(tmp_path / f"log{right}", recording())
+        file = file.rename(tmp_path / f"other{wrong}")
+        with pytest.raises(Mistake, match=r"has the suffix .* rename it to other") as refused:
+            load(**options(file))
+        load(**options(file.rename(tmp_path / str(refused.value).rpartition(" ")[2])))
+
+
+def test_a_link_to_nothing_is_no_damage(tmp_path):
+    columns = recording()
+    del columns["next_observations"]
+    file = write(tmp_path / "log.h5", columns)
+    with h5py.File(file, "a") as opened:
+        opened["next_observations"] = h5py.SoftLink("/nowhere")
+    with pytest.raises(Mistake, match="next_observations lies in /nowhere, which is not there"):
+        load(**options(file))
+
+
+@pytest.mark.parametrize("path", ["[a.h5,b.h5]", "a.h5,b.h5", "{a,b}.h5"])
+def test_a_list_of_paths_is_answered_with_what_is_possible(path):
+    with pytest.raises(Mistake, match=r"does not exist; dataset.path takes no list: .*folder"):
+        load(**options(path))
+    with pytest.raises(Mistake, match=r"dataset.path takes no list: .*folder"):
+        read_table(find_tables(path)[0])

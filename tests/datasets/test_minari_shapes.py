@@ -53,6 +53,29 @@ def test_shapes_and_types_that_are_clear_are_read(tmp_path, plain, changes):
         assert data.fingerprint == plain
 
 
+def test_what_a_user_adds_to_a_set_and_whole_numbers_as_floats_are_no_loss(tmp_path, plain):
+    data = write(tmp_path, buffers(), total_episodes=3.0, total_steps=9.0)
+    with h5py.File(data / "main_data.hdf5", "a") as file:
+        file["my_notes/observations"] = np.zeros(3)
+    assert load(**options(tmp_path)).fingerprint == plain
+
+
+@pytest.mark.parametrize("observations", [0, 1])
+def test_an_episode_without_a_step_is_left_out(tmp_path, plain, observations):
+    data = write(tmp_path, buffers(), total_episodes=4)
+    with h5py.File(data / "main_data.hdf5", "a") as file:
+        for key, column in file["episode_0"].items():
+            rows = observations if key == "observations" else 0
+            file[f"episode_3/{key}"] = column[:rows]
+    assert load(**options(tmp_path)).fingerprint == plain
+
+
+def test_keys_of_observations_that_have_none_are_refused(tmp_path):
+    write(tmp_path, buffers())
+    with pytest.raises(Mistake, match=r"has no keys, of which \[x\] could be some; leave"):
+        load(**options(tmp_path, obs_keys=["x"]))
+
+
 def spoil(key, value):
     def change(episodes):
         episodes[1][key] = value
@@ -93,7 +116,7 @@ def test_episodes_are_counted_and_looked_for_by_number(tmp_path):
         load(**options(tmp_path))
     with h5py.File(data / "main_data.hdf5", "r+") as file:
         file.move("episode_1", "episode_7")
-        file.create_group("notes")
+        file.create_group("episode_9")
     with pytest.raises(Mistake, match="has no group episode_1 though it holds 4 episodes"):
         load(**options(tmp_path))
 

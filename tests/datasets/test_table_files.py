@@ -208,3 +208,23 @@ def test_a_changed_or_new_file_is_converted_anew_and_told(folder, tmp_path):
     os.utime(folder / "more8.csv", (0, 0))  # as a copy of an older one
     assert find_newer(settings, done) == folder
     assert len(read(folder, storage="memmap")) == len(first) + len(WHOLE) - 4
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".feather", ".csv"])
+def test_files_with_and_without_a_time_zone_are_not_mixed(folder, suffix):
+    start = pandas.Timestamp("2026-03-01", tz="Europe/Berlin")
+    times = start + pandas.to_timedelta(np.arange(len(TIMED)) * 0.5, "s")
+    first, second = split(TIMED.assign(**{"time [s]": times}), folder, [2 * ROWS], suffix)
+    assert len(read(folder)) == len(TIMED) - 1
+    late = TIMED.assign(**{"time [s]": times.tz_localize(None)}).iloc[2 * ROWS :]
+    write(late.reset_index(drop=True), second)
+    with pytest.raises(Mistake, match=r"time zone .* none"):
+        read(folder)
+    for file in (first, second):  # without a zone in both it is a clock as any other
+        frame = pandas.read_csv(file) if suffix == ".csv" else None
+        if frame is None:
+            kind = pandas.read_parquet if suffix == ".parquet" else pandas.read_feather
+            frame = kind(file)
+        dates = pandas.to_datetime(frame["time [s]"])
+        write(frame.assign(**{"time [s]": dates.dt.tz_localize(None)}), file)
+    assert len(read(folder)) == len(TIMED) - 1

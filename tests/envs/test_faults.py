@@ -95,6 +95,7 @@ FAULTS = {
     "reward None": ({"reward": None}, "returned the reward None, expected one number"),
     "rewards": ({"reward": np.ones(2)}, r"reward an array of shape \[2\], expected one number"),
     "reward NaN": ({"reward": float("nan")}, "returned the reward nan; fix"),
+    "reward beyond float32": ({"reward": 1e39}, "returned the reward 1e.39; fix"),
     "reward Inf": ({"reward": np.float32("inf")}, "returned the reward inf; fix"),
     "text": ({"reward": "high"}, "returned the reward 'high', expected one number"),
     "observation NaN": ({"obs": NAN}, r"step returned an observation .*not finite \(entries 1 "),
@@ -102,7 +103,14 @@ FAULTS = {
     "observation None": ({"first": (None, {})}, "an observation is None, expected an array"),
     "wrong shape": ({"obs": np.zeros(4)}, r"an observation has shape \(4,\), expected \(3,\)"),
     "row": ({"obs": np.zeros((1, 3))}, r"an observation has the shape \(1, 3\), expected \(3,\)"),
-    "words": ({"obs": np.array(["a", "b", "c"])}, "ValueError: could not convert"),
+    "words": ({"obs": np.array(["a", "b", "c"])}, "an observation holds <U1 values"),
+    "complex": ({"obs": np.zeros(3) + 1j}, "an observation holds complex128 values"),
+    "flag as text": ({"answer": ("False", False, {})}, "returned 'False' as terminated, expected"),
+    "flag NaN": ({"answer": (False, np.nan, {})}, "returned nan as truncated, expected true"),
+    "no info of a step": (
+        {"answer": (False, False, None)},
+        "returned None as info; return a",
+    ),
     "crash": ({"crash": KeyError("sensor")}, "failed with KeyError: 'sensor'; fix"),
     "exit": ({"crash": SystemExit(3)}, "failed with SystemExit: 3; fix"),
     "terminated None": ({"answer": (None, False, {})}, "step returned None as terminated, expec"),
@@ -247,3 +255,52 @@ def test_a_missing_module_of_the_users_is_never_fetched_from_a_registry(tmp_path
     (tmp_path / "my_tasks.py").touch()
     with pytest.raises(Mistake, match=r"my_tasks lies in the working folder, .*PYTHONPATH=\."):
         of("my_tasks.arm:Task-v0")
+
+
+class Rough(Faulty):
+    """Exits, changes the action that it is given, or cannot be closed."""
+
+    def __init__(self, kind, high=1.0):
+        super().__init__()
+        self.kind = kind
+        self.action_space = spaces.Box(-1.0, np.array([1.0, high], np.float32), (2,))
+        if kind == "exits":
+            raise SystemExit(3)
+
+    def step(self, action):
+        action[:] = 0.0
+        return super().step(action)
+
+    def close(self):
+        if self.kind == "stays open":
+            raise RuntimeError("busy")
+
+
+@pytest.fixture
+def rough():
+    gymnasium.register("ReverieRough-v0", entry_point=Rough, max_episode_steps=20)
+    yield lambda **kwargs: of("ReverieRough-v0", **kwargs)
+    del gymnasium.registry["ReverieRough-v0"]
+
+
+def test_a_constructor_that_ends_the_process_is_a_fault(rough):
+    with pytest.raises(Mistake, match=r"ReverieRough-v0 cannot be created .*SystemExit: 3"):
+        rough(kind="exits")
+
+
+def test_an_action_without_a_choice_is_refused(rough):
+    with pytest.raises(Mistake, match=r"ReverieRough-v0 has the action space .* nothing to choose"):
+        rough(kind="fixed", high=-1.0)
+
+
+def test_what_fails_when_it_is_closed_is_told_and_harms_nothing(rough, caplog):
+    Evaluator(spec=rough(kind="stays open"), seeds=1, episodes=2).close()
+    assert "ReverieRough-v0: its close failed with RuntimeError: busy" in caplog.text
+
+
+def test_recorded_actions_are_those_that_were_taken(rough):
+    def behaviour(number, rng):
+        return lambda obs: np.full(2, 0.5, np.float32)
+
+    columns = record_episodes("test", rough(kind="rough"), 5, 0, behaviour)
+    assert (columns["action"] == 0.5).all()

@@ -136,6 +136,17 @@ def test_no_run_takes_a_folder_that_others_live_in(folders, place, overwrite):
     assert everything(folders) == before
 
 
+@pytest.mark.parametrize("wrong", ["", ".", "..", "../../x", "a/../b", "/tmp/x"])
+@pytest.mark.parametrize("key", ["name", "dataset.name"])
+def test_a_name_does_not_leave_the_root(key, wrong):
+    names = {"name": "x", "dataset.name": "y"} | {key: wrong}
+    config = {"run_dir": None, "root": "r", "seed": 0, "name": names["name"]}
+    config["dataset"] = {"name": names["dataset.name"], "path": ".."}
+    if key == "name" or wrong:  # else the path gives the dataset its name
+        with pytest.raises(Mistake, match=rf"^{key}={re.escape(wrong)} is no name of a folder"):
+            run_directory(config, [])
+
+
 @pytest.mark.parametrize("empty", ["", "  "])
 def test_an_empty_folder_is_refused(empty):
     with pytest.raises(Mistake, match="run_dir= is empty"):

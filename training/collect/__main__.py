@@ -29,7 +29,7 @@ from reverie.envs.evaluation import Episodes, Evaluator
 from reverie.envs.make import make_env
 from reverie.envs.specs import Reference
 from reverie.mistake import Mistake
-from reverie.ranges import Count, Inside, Pair, Seed, Whole
+from reverie.ranges import Count, EpisodeCount, Filled, Inside, Pair, Seed, Threads, Whole
 from reverie.settings import require_declared
 from reverie.training import checkpoint
 from reverie.training.collect import snapshots as collection
@@ -60,19 +60,23 @@ SETTINGS = {
     "seeds": Count,
     "steps": Count,
     "rows": Count,
+    "kinds": Annotated[Sequence[collection.Kind], Filled()],
+    "expert": Literal["best", "last"],
+    "random": Literal["uniform", "untrained"],
     "medium": Annotated[Sequence[Inside], Pair()],
-    "score_episodes": Count,
+    "score_episodes": EpisodeCount,
     "updates": Count,
     "batch_size": Count,
     "evaluate.every": Count,
-    "evaluate.episodes": Count,
+    "evaluate.episodes": EpisodeCount,
     "log_every": Count,
     "checkpoint_every": Whole,
     "license": str | None,
-    "threads": Literal["auto"] | Count,
+    "threads": Threads,
+    "deterministic": bool,
+    "overwrite": bool,
 }
-"""What the numbers of conf/collect.yaml may be that no class takes."""
-CHOICES = {"expert": ("best", "last"), "random": ("uniform", "untrained")}
+"""What the settings of conf/collect.yaml may be that no class takes."""
 
 
 @dataclass(frozen=True)
@@ -336,14 +340,10 @@ def require_sense(settings: Mapping[str, Any]) -> None:
                 f"dataset.{name}={settings['dataset'][name]} must be null: what is collected are "
                 f"whole single observations; give train.py dataset.{name}"
             )
+    if settings["dataset"]["env_id"] != settings["env_id"]:
+        raise Mistake("dataset.env_id is the environment of the collection; give env_id alone")
     if settings["seeds"] != 1:
         raise Mistake(f"seeds={settings['seeds']} must be 1: a collection has one policy")
-    for name, offered in CHOICES.items():
-        if settings[name] not in offered:
-            raise Mistake(f"{name}={settings[name]} is unknown; use {' or '.join(offered)}")
-    unknown = [kind for kind in settings["kinds"] if kind not in KINDS]
-    if unknown or not settings["kinds"]:
-        raise Mistake(f"kinds={settings['kinds']} must name some of {', '.join(KINDS)}")
     shares = settings["medium"]
     if shares[0] == shares[1]:
         raise Mistake(f"medium={shares} must be two shares, the lower one first")

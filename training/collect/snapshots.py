@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -28,7 +28,8 @@ from reverie.training.results.summary import read_metrics
 from reverie.training.run_directory import CARRIED_OUT
 from reverie.training.seeding import side_stream
 
-KINDS = ("random", "medium-replay", "medium", "expert")
+Kind = Literal["random", "medium-replay", "medium", "expert"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 KIND = "policy snapshot"
 _REPAIR = "restore it, or start over with overwrite=true"
 CPU = torch.device("cpu")

@@ -25,7 +25,7 @@ from reverie.envs import extras
 from reverie.envs.evaluation import Evaluator
 from reverie.mistake import Mistake
 from reverie.paths import expanded
-from reverie.ranges import Count, Filled, NonNegative, Positive, Seed, Whole
+from reverie.ranges import Count, EpisodeCount, Filled, NonNegative, Positive, Range, Seed, Whole
 from reverie.settings import require_declared
 from reverie.training.distil.sparse_policy import SparsePolicy, fit_sparse_policy
 from reverie.training.distil.without_environment import InModel, InRecords, Place, Policy
@@ -44,18 +44,19 @@ from reverie.world_models.sindy.dictionary import circles, legend
 
 SETTINGS = {
     "seed": Seed,
-    "degrees": Annotated[Sequence[Count], Filled()],
+    "degrees": Annotated[Sequence[Annotated[int, Range(1, 10)]], Filled()],
     "thresholds": Annotated[Sequence[NonNegative], Filled()],
     "tolerance": NonNegative,
     "alpha": NonNegative,
     "members": Count,
     "label_bound": Positive,
     "rounds": Whole,
-    "episodes": Count,
+    "episodes": EpisodeCount,
     "rows": Count,
     "copies": Whole,
     "noise": NonNegative,
-    "evaluation_episodes": Count,
+    "evaluation_episodes": EpisodeCount,
+    "library_ensemble": bool,
     "verdict.starts": Count,
     **{f"verdict.{name}": kind for name, kind in RANGES.items()},
 }

@@ -20,7 +20,7 @@ from reverie.agents.layers import Layer, Standardise
 from reverie.datasets.dataset import Dataset
 from reverie.envs import extras
 from reverie.mistake import Mistake
-from reverie.paths import expanded
+from reverie.paths import expanded, given_folder
 from reverie.ranges import Count, Range, Whole
 from reverie.settings import require_declared
 from reverie.text import one_line, printable
@@ -48,7 +48,7 @@ from reverie.training.export.subject import choose_seed, findings, recorded_rang
 from reverie.training.launch import mistakes
 from reverie.training.launch.options import CONF
 from reverie.training.launch.restore import SavedRun, load_run
-from reverie.training.run_directory import CONFIG, SUMMARY, given_folder
+from reverie.training.run_directory import CONFIG, SUMMARY
 
 SETTINGS = {"seed": Whole | None, "tests": Annotated[int, Range(16)], "decisions": Count}
 """What the numbers of conf/export.yaml may be."""

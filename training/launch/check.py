@@ -10,6 +10,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -69,7 +70,9 @@ def check(arguments: Sequence[str]) -> int:
     picture = None if chosen.plot is None else _to_write(chosen.plot, ".png")
     table = None if chosen.json in (None, STDOUT) else _to_write(chosen.json, ".json")
     overrides = [*only_data(chosen.overrides), *_searched(chosen.config_dir)]
-    loaded = load_dataset(compose_run(overrides), infer=False)
+    # What an environment prints would stand among the JSON.
+    with redirect_stdout(sys.stderr) if chosen.json == STDOUT else nullcontext():
+        loaded = load_dataset(compose_run(overrides), infer=False)
     data = loaded.recorded
     found = report(data)
     if chosen.json == STDOUT:

@@ -21,6 +21,7 @@ from reverie.datasets.options import BENCHMARKS
 from reverie.mistake import Mistake
 from reverie.paths import quote_paths
 from reverie.settings import parameters
+from reverie.text import near
 from reverie.training.launch import renamed
 from reverie.training.launch.budget import told_budget
 from reverie.training.launch.options import (
@@ -88,8 +89,22 @@ def settle(config: DictConfig, hydra: HydraConf) -> str | None:
         part = lacking(config, key, choices, folders)
         if part is not None:
             raise Mistake(refusal(key, part, choices))
-    preset = read_option(f"algorithm/{choices['algorithm']}", folders)
-    renamed.refuse_settings(preset, Path("algorithm", f"{choices['algorithm']}.yaml"))
+    if "algorithm" in config:
+        raise Mistake(
+            f"algorithm={choices['algorithm']}: its file must begin with the line "
+            "`# @package _global_` and hold keys with values; else they are no settings of a run"
+        )
+    chosen = f"algorithm/{choices['algorithm']}"
+    preset, own = read_option(chosen, folders), flat(read_option(chosen, folders, alone=True))
+    renamed.refuse_settings(preset, Path(f"{chosen}.yaml"))
+    places = {*choices, *PACKAGES.values(), "hydra"}
+    known = flat(read_option("train", alone=True))
+    for key in own:
+        if key not in known and not any(key.startswith(f"{place}.") for place in places):
+            close = near(key, known)
+            hint = f"did you mean {' or '.join(close)}?" if close else "leave it out"
+            raise Mistake(f"{chosen}.yaml: there is no setting '{key}'; {hint}")
+    picked = {each.partition("=")[0].lstrip("+~") for each in hydra.overrides.task}
     algorithm, _, dataset = str(choices.get("tuned") or "").partition("/")
     numbers = tuned(algorithm).get(dataset, {})
     for key in {**flat(preset), **flat(limits(config.budget, choices)), **flat(numbers)}:
@@ -97,6 +112,9 @@ def settle(config: DictConfig, hydra: HydraConf) -> str | None:
         # An option that is none builds nothing; what lies there is ignored.
         node = None if part is None else OmegaConf.select(config, part.rpartition(".")[0])
         if part is not None and isinstance(node, DictConfig) and "_target_" in node:
+            # No number of the option that the preset picks, if nobody chose another one.
+            if key in own and not any(key.startswith(f"{PACKAGES.get(g, g)}.") for g in picked):
+                raise Mistake(f"{chosen}.yaml: {refusal(key, part, choices)}")
             with open_dict(node):
                 node.pop(part.rpartition(".")[2], None)
     return f"conf/tuned/{algorithm}.yaml for {dataset}" if numbers else None

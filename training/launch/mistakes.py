@@ -53,6 +53,7 @@ _COMMANDS = ("--run", "-r", "--multirun", "-m", "--cfg", "-c", "--info", "-i", "
 """Options of Hydra of which a command has one at most."""
 _SHARED = ("world_model", "planner", "verdict")
 """Groups of training that commands about a finished run may have too."""
+_TOO_LARGE = re.compile("DefaultCPUAll|Storage size calculation overflowed|multiplication overflow")
 _MACHINE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EPIPE),
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG),
@@ -113,9 +114,8 @@ def refuse_two_commands(arguments: Sequence[str]) -> None:
             f"{asked[0]} and {asked[1]} do not go together; leave one of them out (--cfg job shows "
             "the settings of one run)"
         )
-    if "--resolve" in arguments and not {"--cfg", "-c", "--help", "-h"} & {
-        each.partition("=")[0] for each in arguments
-    }:
+    words = {each.partition("=")[0] for each in arguments}
+    if "--resolve" in words and not {"--cfg", "-c", "--help", "-h"} & words:
         raise Mistake("--resolve goes with --cfg alone; type --cfg job --resolve, or leave it out")
 
 
@@ -228,7 +228,7 @@ def explain(error: BaseException, typed: Sequence[str] | None = None) -> str | N
         return f"{error.full_key}: {str(error).splitlines()[0]}"
     if isinstance(error, HydraException):
         return _explain_composition(error, sys.argv if typed is None else typed)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAll" in str(error):
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or _TOO_LARGE.search(str(error)):
         return (
             f"out of memory ({_text(error)}); lower seeds=, batch_size=, source.capacity= or the "
             f"sizes of the networks, or use a larger machine ({TRACEBACK}=1 shows where)"

@@ -63,10 +63,17 @@ def learners() -> list[str]:
     return [name for name in options("agent") if name != "none"]
 
 
-def read_option(name: str, folders: Sequence[Path] = (CONF,)) -> dict[str, Any]:
+def read_option(
+    name: str, folders: Sequence[Path] = (CONF,), alone: bool = False
+) -> dict[str, Any]:
     """An option with those that it builds on, as plain values: `read_option("agent/edac")`.
 
     For what needs no composition; overrides of other groups among its defaults are left out.
+
+    Args:
+        name: group and option.
+        folders: of options; the first that holds it counts.
+        alone: without those that it builds on.
 
     Raises:
         Mistake: none of the folders holds it.
@@ -78,7 +85,7 @@ def read_option(name: str, folders: Sequence[Path] = (CONF,)) -> dict[str, Any]:
     own: Any = OmegaConf.load(path)
     parts: list[Any] = []
     for entry in own.pop("defaults", []) if isinstance(own, DictConfig) else []:
-        if entry == "_self_":
+        if entry == "_self_" or alone:
             continue
         if isinstance(entry, str):  # another option of the same group
             parts.append(read_option(f"{group}/{entry}", folders))

@@ -8,7 +8,17 @@ from omegaconf import DictConfig
 
 from reverie.agents.base import Agent
 from reverie.mistake import Mistake
-from reverie.ranges import Count, Positive, Range, Seed, Share, UnitInterval, Whole
+from reverie.ranges import (
+    Count,
+    EpisodeCount,
+    Positive,
+    Range,
+    Seed,
+    Share,
+    Threads,
+    UnitInterval,
+    Whole,
+)
 from reverie.settings import parameters, require_declared
 from reverie.training.compilation import pick_device, should_compile
 from reverie.training.initialisation import Optimiser
@@ -23,8 +33,6 @@ from reverie.world_models.precision import Precision
 
 Period = Whole
 """Of updates between two of something; 0 for never."""
-MOST_THREADS = 1024
-"""Of torch: some thousands more end the process without a word."""
 SETTINGS = {
     "name": str,
     "seed": Seed,
@@ -33,7 +41,7 @@ SETTINGS = {
     "batch_size": Count,
     "real_ratio": UnitInterval,
     "evaluate.every": Period,
-    "evaluate.episodes": Count,
+    "evaluate.episodes": EpisodeCount,
     "probe_starts": Literal[0] | Annotated[int, Range(2)],
     "value_gap.starts": Whole,
     "value_gap.factor": Annotated[float, Range(above=1)],
@@ -46,7 +54,9 @@ SETTINGS = {
     "lipschitz.samples": Count,
     "log_every": Count,
     "checkpoint_every": Period,
-    "threads": Literal["auto"] | Annotated[int, Range(1, MOST_THREADS)],
+    "threads": Threads,
+    "overwrite": bool,
+    "retry_failed": bool,
     "device": str,
     "precision": Precision,
     "init": str | None,

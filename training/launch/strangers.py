@@ -122,7 +122,10 @@ def require_environment_allowed(env_id: str | None, path: Path, allow: Collectio
 
 def named(allow: str | Collection[str] | None) -> tuple[str, ...]:
     """What a user allows, given as one name or several."""
-    names = (allow,) if isinstance(allow, str) else tuple(allow or ())
+    several: Any = () if allow is None else allow
+    if isinstance(allow, str) or not isinstance(several, Collection):
+        several = (allow,)
+    names: tuple[str, ...] = tuple(several)
     for each in names:
         if not isinstance(each, str):
             raise Mistake(

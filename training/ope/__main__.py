@@ -7,7 +7,7 @@ of its world model from recorded start states, beside what was recorded and with
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import hydra
 import torch
@@ -19,7 +19,7 @@ from reverie.datasets.cache import cache_at, cache_root
 from reverie.datasets.dataset import Dataset
 from reverie.mistake import Mistake
 from reverie.paths import expanded
-from reverie.ranges import Count, Inside, Seed
+from reverie.ranges import Count, EpisodeCount, Inside, Seed, Threads
 from reverie.settings import require_declared
 from reverie.training import fitting
 from reverie.training.files import write_json
@@ -43,9 +43,10 @@ from reverie.world_models.base import WorldModel
 SETTINGS = RANGES | {
     "seed": Seed,
     "starts": Count,
-    "episodes": Count,
+    "episodes": EpisodeCount,
     "discount": Inside | None,
-    "threads": Literal["auto"] | Count,
+    "threads": Threads,
+    "true_return": bool,
 }
 """What the numbers of conf/ope.yaml may be that no class takes."""
 FILE = "off_policy_evaluation.json"

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from reverie.mistake import Mistake
+from reverie.paths import given_folder
 from reverie.text import one_line
 from reverie.training.files import write_text
 from reverie.training.launch import mistakes
@@ -48,7 +49,6 @@ from reverie.training.report.tables import as_csv, as_latex
 from reverie.training.report.verdicts import verdicts
 from reverie.training.report.videos import videos
 from reverie.training.results import statistics
-from reverie.training.run_directory import given_folder
 
 log = logging.getLogger(__name__)
 

@@ -213,11 +213,15 @@ def test_other_choices_make_other_data(run, tmp_path):
     [
         ({"env_id": "Hoper-v5"}, "did you mean Hopper-v5"),
         ({"env_id": "CartPole-v1"}, "only continuous actions"),
+        (["dataset.env_id=Pendulum-v1"], "give env_id alone"),
         (["rows=0"], "rows=0 must be a whole number, at least 1"),
-        (["kinds=[expert,best]"], "must name some of random, medium-replay, medium, expert"),
+        (
+            ["kinds=[expert,best]"],
+            "must be a list, each entry random or medium-",
+        ),
         (["medium=[0.6,0.4]"], "two entries, the lower one first"),
         (["medium=[0.4,0.4]"], "two shares"),
-        (["expert=middle"], "use best or last"),
+        (["expert=middle"], "must be best or last"),
         (["online.capacity=50"], "at least the 60 steps"),
         (["namespace=a b"], "is malformed"),
         (["seeds=2"], "a collection has one policy"),
