@@ -299,6 +299,8 @@ def test_a_preset_of_ones_own_builds_on_another(preset):
     other = "defaults: [edac, override /agent: iql, _self_]\nname: mine"
     assert preset(other).agent._target_.endswith("IQL")
     assert "alpha" not in preset(f"{INHERITED}agent: {{alpha: 5.0}}", "agent=bc").agent
+    shared = preset(INHERITED + "strength: 4.0\nagent: {alpha: '${strength}'}")
+    assert shared.agent.alpha == 4.0
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ if another option was chosen (`filter=none` has no penalty). Typed settings are 
 refused.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -97,13 +97,7 @@ def settle(config: DictConfig, hydra: HydraConf) -> str | None:
     chosen = f"algorithm/{choices['algorithm']}"
     preset, own = read_option(chosen, folders), flat(read_option(chosen, folders, alone=True))
     renamed.refuse_settings(preset, Path(f"{chosen}.yaml"))
-    places = {*choices, *PACKAGES.values(), "hydra"}
-    known = flat(read_option("train", alone=True))
-    for key in own:
-        if key not in known and not any(key.startswith(f"{place}.") for place in places):
-            close = near(key, known)
-            hint = f"did you mean {' or '.join(close)}?" if close else "leave it out"
-            raise Mistake(f"{chosen}.yaml: there is no setting '{key}'; {hint}")
+    _require_settings(own, f"{chosen}.yaml", {*choices, *PACKAGES.values(), "hydra"})
     picked = {each.partition("=")[0].lstrip("+~") for each in hydra.overrides.task}
     algorithm, _, dataset = str(choices.get("tuned") or "").partition("/")
     numbers = tuned(algorithm).get(dataset, {})
@@ -118,6 +112,27 @@ def settle(config: DictConfig, hydra: HydraConf) -> str | None:
             with open_dict(node):
                 node.pop(part.rpartition(".")[2], None)
     return f"conf/tuned/{algorithm}.yaml for {dataset}" if numbers else None
+
+
+def _require_settings(own: Mapping[str, Any], file: str, groups: Collection[str]) -> None:
+    """Refuse a key of a preset that no part of a run would read.
+
+    Args:
+        own: its keys and values, flat.
+        groups: those whose options have keys of their own, which are looked at elsewhere.
+
+    Raises:
+        Mistake: names the nearest that there is.
+    """
+    known = flat(read_option("train", alone=True))
+    # A key of one's own is meant where another value takes it up: `${rate}`.
+    asked = " ".join(str(value) for value in own.values())
+    for key in own:
+        placed = any(key.startswith(f"{group}.") for group in groups)
+        if not (key in known or placed or f"${{{key}}}" in asked):
+            close = near(key, known)
+            hint = f"did you mean {' or '.join(close)}?" if close else "leave it out"
+            raise Mistake(f"{file}: there is no setting '{key}'; {hint}")
 
 
 def lacking(
