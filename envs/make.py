@@ -340,10 +340,7 @@ def _create(
             env = gymnasium.make(
                 known, max_episode_steps=max_episode_steps, disable_env_checker=True, **options
             )
-        except (
-            Exception,
-            SystemExit,
-        ) as error:  # of a user's constructor
+        except (Exception, SystemExit) as error:  # of a user's constructor
             reason = " ".join(str(error).split())
             if not isinstance(error, gymnasium.error.Error):
                 reason = f"{type(error).__name__}: {reason}"

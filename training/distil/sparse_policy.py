@@ -199,8 +199,10 @@ def squashed_fit(
         def slope(xi: np.ndarray, theta: np.ndarray = theta) -> np.ndarray:
             return (1 - np.tanh(theta @ xi) ** 2)[:, None] * theta
 
+        # The faster one wants as many rows as terms.
+        method = "lm" if len(theta) >= len(terms) else "trf"
         found[terms] = least_squares(
-            residual, found[terms], slope, method="lm", max_nfev=_EVALUATIONS
+            residual, found[terms], slope, method=method, max_nfev=_EVALUATIONS
         ).x
         small = np.abs(found) < threshold
         if not (small & (found != 0)).any():

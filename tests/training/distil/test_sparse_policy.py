@@ -140,6 +140,16 @@ def test_what_is_saturated_does_not_pull_at_the_terms():
     assert found[1] == 0.0  # below the threshold, so it left
 
 
+def test_fewer_states_than_terms_make_a_policy_too():
+    states = np.random.default_rng(0).standard_normal((30, 2))
+    settings = HYPERPARAMETERS | {"degrees": [1, 8], "thresholds": [1e-9]}
+    found, chosen = fit_sparse_policy(SPEC, [states], [np.tanh(0.5 * states)], **settings)
+    assert len(found.powers) == 45 and chosen[0]["degree"] == 1
+    np.testing.assert_allclose(
+        found.act(torch.tensor(states)[None])[0], np.tanh(0.5 * states), atol=1e-6
+    )
+
+
 def test_a_sine_enters_a_policy_at_most_once():
     angle = np.random.default_rng(0).uniform(-np.pi, np.pi, 500)
     rows = np.stack([np.cos(angle), np.sin(angle)], 1)
