@@ -18,7 +18,7 @@ from reverie.datasets.tables.ends import find_ends, in_order, leave_out_missing
 from reverie.datasets.tables.expression import evaluate
 from reverie.datasets.tables.files import find_tables, read_tables
 from reverie.datasets.tables.overlap import arrange_files
-from reverie.datasets.tables.roles import Named, Roles, choose_roles
+from reverie.datasets.tables.roles import Roles, choose_roles
 from reverie.datasets.tables.suspects import warn_of_suspects
 from reverie.datasets.tables.table import Table, Writing, from_frame
 from reverie.mistake import Mistake
@@ -36,7 +36,7 @@ def load(
     *,
     name: str | None,
     path: str,
-    columns: Named,
+    columns: Any,  # refused with an example of what it may be
     reward: str | None,
     action_low: Bound,
     action_high: Bound,

@@ -15,9 +15,6 @@ from reverie.mistake import Mistake
 
 log = logging.getLogger(__name__)
 
-Named = Mapping[str, str | Sequence[str] | None] | None
-"""Names or patterns by role, `dataset.columns`: None to guess them, empty for none."""
-
 
 @dataclass(frozen=True)
 class Roles:
@@ -64,8 +61,8 @@ def choose_roles(table: Table, named: Any, computed: str | None) -> Roles:
 
     Args:
         table: with its names.
-        named: see `Named`, as it was typed; a name may lack its unit, `*` and `?` in it stand for
-            any letters.
+        named: `dataset.columns` as it was typed: names or patterns by role, None to guess them,
+            empty for none. A name may lack its unit, `*` and `?` in it stand for any letters.
         computed: expression that gives the reward instead of a column, None for none.
 
     Raises:
