@@ -49,7 +49,8 @@ def _name_of_path(path: str) -> str:
     """The stem of a file or a folder, what is fixed in it of a pattern, or the folder's above."""
     place = Path(path)
     if not has_magic(path) or place.exists():
-        return place.stem or place.absolute().stem or "table"
+        named = place if place.stem not in ("", "..") else place.resolve()
+        return named.stem or "table"
     parts = [place.stem, *reversed(place.absolute().parts[:-1])]
     fixed = (re.sub(r"\[[^]]*\]|[*?]", "", part).strip(" ._-/") for part in parts)
     return next(filter(None, fixed), "table")

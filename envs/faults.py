@@ -190,22 +190,29 @@ def _explained(env_id: str | None, error: BaseException) -> Mistake:
                 "reset(seed=..., options=...), so write def reset(self, *, seed=None, "
                 "options=None), call super().reset(seed=seed) and return (observation, info)"
             )
-        nothing = "cannot unpack non-iterable" in text  # as of a step that returns None
-        if nothing or (isinstance(error, ValueError) and "expected 5" in text):
-            wanted = "(observation, reward, terminated, truncated, info)"
-            return _old_interface(env_id, "step", wanted)
-        if isinstance(error, ValueError) and "expected 2" in text and "unpack" in text:
-            return _old_interface(env_id, "reset", "(observation, info)")
+        if "unpack" in text:  # too many, too few, or None
+            method = _innermost(error)[1]
+            if "expected 5" in text or method == "step":
+                wanted = "(observation, reward, terminated, truncated, info)"
+                return _old_interface(env_id, "step", wanted)
+            if "expected 2" in text or method == "reset":
+                return _old_interface(env_id, "reset", "(observation, info)")
     return Mistake(f"environment {env_id} failed with {_told(error)}; {SHOWN}")
 
 
 def _in_the_call(error: BaseException) -> bool:
     """Whether the error lies between Gymnasium and the environment rather than inside it."""
+    return _innermost(error)[0].startswith(("gymnasium.", "reverie."))
+
+
+def _innermost(error: BaseException) -> tuple[str, str]:
+    """The module and the function in which it was raised, empty where nobody knows."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    name = "" if trace is None else trace.tb_frame.f_globals.get("__name__", "")
-    return name.startswith(("gymnasium.", "reverie."))
+    if trace is None:
+        return "", ""
+    return trace.tb_frame.f_globals.get("__name__", ""), trace.tb_frame.f_code.co_name
 
 
 def _old_interface(env_id: str | None, method: str, wanted: str) -> Mistake:

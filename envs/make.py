@@ -100,7 +100,7 @@ def with_flat_spaces(spec: Spec, env: gymnasium.Env, faithful: bool = True) -> g
     try:
         require_spaces_match(spec.single.newest, env)
     except Mistake:
-        env.close()
+        close(spec.env_id, env)
         raise
     flat = _take_unit_actions(with_flat_observations(spec.newest, env, faithful))
     if spec.has_history:

@@ -11,13 +11,17 @@ DEPTH = 8  # of virtual datasets whose sources are virtual
 
 
 def suffixes_of(file: Path) -> tuple[str, ...]:
-    """The suffixes that files of such a content have: HDF5, `.npz`, none of others."""
-    if h5py.is_hdf5(file):
+    """The suffixes that files of such a content have: HDF5, `.npz`, none of others.
+
+    MATLAB's files are HDF5, too, with all arrays transposed, so they keep their name.
+    """
+    if h5py.is_hdf5(file) and file.suffix.lower() != ".mat":
         return ".h5", ".hdf5"
-    if zipfile.is_zipfile(file):
+    try:
         with zipfile.ZipFile(file) as held:
             return (".npz",) if any(each.endswith(".npy") for each in held.namelist()) else ()
-    return ()
+    except (zipfile.BadZipFile, OSError):  # whoever reads it says what is wrong
+        return ()
 
 
 def missing_values(dataset: h5py.Dataset, depth: int = DEPTH) -> str | None:

@@ -299,8 +299,14 @@ def test_a_preset_of_ones_own_builds_on_another(preset):
     other = "defaults: [edac, override /agent: iql, _self_]\nname: mine"
     assert preset(other).agent._target_.endswith("IQL")
     assert "alpha" not in preset(f"{INHERITED}agent: {{alpha: 5.0}}", "agent=bc").agent
-    shared = preset(INHERITED + "strength: 4.0\nagent: {alpha: '${strength}'}")
-    assert shared.agent.alpha == 4.0
+
+
+def test_a_key_of_ones_own_may_serve_several_values(preset, tmp_path):
+    lines = "strength: 4.0\nmine: {alpha: '${..strength}'}\nagent: {alpha: '${mine.alpha}'}"
+    assert preset(INHERITED + lines).agent.alpha == 4.0
+    base = f"# @package _global_\n{INHERITED}strength: 4.0\nagent: {{alpha: '${{strength}}'}}\n"
+    (tmp_path / "algorithm" / "base.yaml").write_text(base)
+    assert preset("defaults: [base, _self_]\nname: mine\nstrength: 5.0").agent.alpha == 5.0
 
 
 @pytest.mark.parametrize(

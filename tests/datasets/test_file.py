@@ -345,6 +345,15 @@ def test_a_file_under_the_suffix_of_another_kind_is_to_be_renamed(tmp_path):
         load(**options(file.rename(tmp_path / str(refused.value).rpartition(" ")[2])))
 
 
+def test_a_damaged_archive_is_named(tmp_path):
+    file = write(tmp_path / "log.npz", recording())
+    content = bytearray(file.read_bytes())
+    content[content.rindex(b"PK\x01\x02") + 2] = 0  # where its index begins
+    file.write_bytes(content)
+    with pytest.raises(Mistake, match=r"log\.npz"):
+        load(**options(file))
+
+
 def test_a_link_to_nothing_is_no_damage(tmp_path):
     columns = recording()
     del columns["next_observations"]

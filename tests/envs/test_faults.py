@@ -11,6 +11,7 @@ from gymnasium import spaces
 
 from reverie.datasets.recording import record_episodes
 from reverie.envs.evaluation import Evaluator
+from reverie.envs.faults import stepped
 from reverie.envs.make import make_env, make_raw_env, spec_of
 from reverie.mistake import Mistake
 from reverie.world_models.simulator import PerturbedSimulator
@@ -286,6 +287,15 @@ def rough():
 def test_a_constructor_that_ends_the_process_is_a_fault(rough):
     with pytest.raises(Mistake, match=r"ReverieRough-v0 cannot be created .*SystemExit: 3"):
         rough(kind="exits")
+
+
+@pytest.mark.parametrize("method", ["reset", "step"])
+def test_a_method_that_returns_nothing_is_named_below_a_wrapper_too(method):
+    env = gymnasium.wrappers.TransformObservation(Faulty(), lambda obs: obs, None)
+    setattr(env.env, method, lambda *args, **kwargs: None)
+    with pytest.raises(Mistake, match=f"environment E: its {method} does not return"), stepped("E"):
+        env.reset()
+        env.step(np.zeros(2, np.float32))
 
 
 def test_an_action_without_a_choice_is_refused(rough):

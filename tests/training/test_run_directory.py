@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -136,15 +137,27 @@ def test_no_run_takes_a_folder_that_others_live_in(folders, place, overwrite):
     assert everything(folders) == before
 
 
-@pytest.mark.parametrize("wrong", ["", ".", "..", "../../x", "a/../b", "/tmp/x"])
-@pytest.mark.parametrize("key", ["name", "dataset.name"])
+@pytest.mark.parametrize(
+    ("key", "wrong"),
+    [
+        ("name", ""),
+        *product(("name", "dataset.name"), (".", "..", "../../x", "a/../b", "/tmp/x")),
+    ],
+)
 def test_a_name_does_not_leave_the_root(key, wrong):
     names = {"name": "x", "dataset.name": "y"} | {key: wrong}
     config = {"run_dir": None, "root": "r", "seed": 0, "name": names["name"]}
     config["dataset"] = {"name": names["dataset.name"], "path": ".."}
-    if key == "name" or wrong:  # else the path gives the dataset its name
-        with pytest.raises(Mistake, match=rf"^{key}={re.escape(wrong)} is no name of a folder"):
-            run_directory(config, [])
+    with pytest.raises(Mistake, match=rf"^{key}={re.escape(wrong)} is no name of a folder"):
+        run_directory(config, [])
+
+
+def test_a_folder_above_gives_its_name(tmp_path, monkeypatch):
+    (tmp_path / "plant" / "scripts").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "plant" / "scripts")
+    config = {"run_dir": None, "root": "r", "seed": 0, "name": "x"}
+    config["dataset"] = {"name": None, "path": ".."}
+    assert run_directory(config, []) == Path("r/x/plant/0")
 
 
 @pytest.mark.parametrize("empty", ["", "  "])

@@ -6,6 +6,7 @@ if another option was chosen (`filter=none` has no penalty). Typed settings are 
 refused.
 """
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -97,7 +98,8 @@ def settle(config: DictConfig, hydra: HydraConf) -> str | None:
     chosen = f"algorithm/{choices['algorithm']}"
     preset, own = read_option(chosen, folders), flat(read_option(chosen, folders, alone=True))
     renamed.refuse_settings(preset, Path(f"{chosen}.yaml"))
-    _require_settings(own, f"{chosen}.yaml", {*choices, *PACKAGES.values(), "hydra"})
+    groups = {*choices, *PACKAGES.values(), "hydra"}
+    _require_settings(own, f"{chosen}.yaml", groups, OmegaConf.to_yaml(config))
     picked = {each.partition("=")[0].lstrip("+~") for each in hydra.overrides.task}
     algorithm, _, dataset = str(choices.get("tuned") or "").partition("/")
     numbers = tuned(algorithm).get(dataset, {})
@@ -114,22 +116,27 @@ def settle(config: DictConfig, hydra: HydraConf) -> str | None:
     return f"conf/tuned/{algorithm}.yaml for {dataset}" if numbers else None
 
 
-def _require_settings(own: Mapping[str, Any], file: str, groups: Collection[str]) -> None:
+def _require_settings(
+    own: Mapping[str, Any], file: str, groups: Collection[str], composed: str
+) -> None:
     """Refuse a key of a preset that no part of a run would read.
 
     Args:
         own: its keys and values, flat.
         groups: those whose options have keys of their own, which are looked at elsewhere.
+        composed: the whole configuration as YAML; a key that a value takes up, `${rate}` or
+            `${..rate}`, is meant.
 
     Raises:
         Mistake: names the nearest that there is.
     """
     known = flat(read_option("train", alone=True))
-    # A key of one's own is meant where another value takes it up: `${rate}`.
-    asked = " ".join(str(value) for value in own.values())
     for key in own:
         placed = any(key.startswith(f"{group}.") for group in groups)
-        if not (key in known or placed or f"${{{key}}}" in asked):
+        parts = key.split(".")
+        tails = "|".join(re.escape(".".join(parts[at:])) for at in range(len(parts)))
+        asked = rf"\$\{{({re.escape(key)}|\.+({tails}))\}}"
+        if not (key in known or placed or re.search(asked, composed)):
             close = near(key, known)
             hint = f"did you mean {' or '.join(close)}?" if close else "leave it out"
             raise Mistake(f"{file}: there is no setting '{key}'; {hint}")
