@@ -1,12 +1,12 @@
 """What papers claim, in a sentence each, and which recorded lines answer.
 
-A headline names the lines of one file of results on which it hangs. The first gives its number,
-which is read from there and never typed.
+A headline names the lines of one file of results on which it hangs. Its number is read from there
+and never typed.
 """
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ class Headline:
         benchmark: the file of results that answers, without its ending.
         lines: how the text of each line begins on which the verdict hangs; the first that begins so
             counts.
-        number: a pattern in what was measured of the first line.
+        number: a pattern in what was measured of these lines, joined by ` | `.
         ours: what is shown of it; `\\1` is the pattern's group.
         budget: what was spent; fields in braces are looked up in the file.
     """
@@ -52,7 +52,7 @@ class Answer:
         ours: its number, in words.
         verdict: one of `VERDICTS`: all of its lines hold, some do, or none.
         counts: of lines that hold, fail and are open.
-        notes: on what was changed when results had been seen.
+        notes: on what was changed when results had been seen, and whose thresholds these are.
     """
 
     ours: str
@@ -81,7 +81,7 @@ def answer(headline: Headline, found: Mapping[str, Any]) -> Answer:
         Mistake: a line or the number is not in the file.
     """
     claims = [line_of(headline, found, start) for start in headline.lines]
-    measured = claims[0]["measured"]
+    measured = " | ".join(claim["measured"] for claim in claims)
     match = re.search(headline.number, measured)
     if match is None:
         raise Mistake(
@@ -93,6 +93,8 @@ def answer(headline: Headline, found: Mapping[str, Any]) -> Answer:
     verdict = VERDICTS[0 if counts[0] == len(verdicts) else 1 if counts[0] else 2]
     sources = [claim["source"].partition(", ")[2] for claim in claims]
     notes = dict.fromkeys(note for note in sources if note.endswith(AFTER))
+    if all(claim["source"].startswith("ours") for claim in claims):
+        notes["thresholds are ours"] = None
     return Answer(match.expand(headline.ours), verdict, counts, tuple(notes))
 
 
@@ -126,19 +128,18 @@ def spent(headline: Headline, found: Mapping[str, Any]) -> str:
         ) from error
 
 
-def status(headlines: Sequence[Headline], verdict: Callable[[Headline], str]) -> str:
-    """The word of a method whose papers make these claims: `shown` where the first of each paper
-    holds, `no gain` where nothing holds, else `partly`."""
-    papers = {each.paper: verdict(each) for each in reversed(headlines)}
-    if all(own == VERDICTS[0] for own in papers.values()):
+def status(verdicts: Sequence[str]) -> str:
+    """The README's word for a method, of the verdicts on its paper's claims, the main one first:
+    `shown` where that holds, `no gain` where nothing does, else `partly`."""
+    if verdicts[0] == VERDICTS[0]:
         return "shown"
-    return "no gain" if all(verdict(each) == VERDICTS[2] for each in headlines) else "partly"
+    return "no gain" if set(verdicts) == {VERDICTS[2]} else "partly"
 
 
 def read_headlines() -> tuple[Headline, ...]:
     """All of `papers.toml`."""
     rows = tomllib.loads(PAPERS.read_text(encoding="utf-8"))["headline"]
-    return tuple(Headline(**row) for row in rows)
+    return tuple(Headline(**row | {"lines": tuple(row["lines"])}) for row in rows)
 
 
 HEADLINES = read_headlines()

@@ -27,7 +27,7 @@ SUBJECTS = {
     "leaderboard": "every offline preset on the suite",
     "suite": "the datasets of the suite: are they graded as their names say?",
     "baselines": "26 offline methods at one small budget, two datasets",
-    "laptop_budget": "presets as shipped at the laptop budget, four tasks",
+    "laptop_budget": "presets as shipped at the laptop budget",
     "laptop_diagnosis": "MOPO at a small budget, one setting at a time",
     "edge_of_reach": "RAVL: values where rollouts leave the data",
     "h2o_seeds": "H2O on HalfCheetah, eight new seeds",
@@ -64,10 +64,11 @@ SUBJECTS = {
 
 PAPERS = (
     "What a paper claims, what was measured here, and whether it agrees: *holds* where every line "
-    "on which the claim hangs holds, *partly* where some do; lines are open where the intervals do "
-    "not decide. Tasks are small and budgets far below the papers'; ± is half of a 95 % interval "
-    "over seeds. A verdict leads to its benchmark. The claims of methods that are missing "
-    "here were not tested."
+    "on which the claim hangs holds, *partly* where some do. A line fails by its own rule, which "
+    "the benchmark states; open ones only inform, or their intervals do not decide. Tasks are "
+    "small and budgets far below the papers'; ± is half of a 95 % interval over seeds, brackets "
+    "hold exact ones, and scores have the scale of their benchmark. A verdict leads there. Methods "
+    "that are missing here were not tested by a benchmark of their paper's main claim."
 )
 BENCHMARKS = (
     "A line is a command, *holds* and *fails* count its claims, *open* those that only inform or "

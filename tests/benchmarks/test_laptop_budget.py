@@ -102,9 +102,11 @@ def test_a_task_is_decided_by_intervals(records, answer, told):
 
 
 def test_half_of_the_tasks_must_say_yes():
-    assert laptop.judge_share(["yes", "no"]) is True
-    assert laptop.judge_share(["yes", "no", "no"]) is False
-    assert laptop.judge_share(["yes", "undecided", "no"]) is None
+    assert laptop.judge_share(["yes", "yes"]) is True
+    assert laptop.judge_share(["no", "no", "no"]) is False
+    assert laptop.judge_share(["no", "no"]) is None  # of the other two, both may
+    assert laptop.judge_share(["yes", "undecided", "no", "no"]) is None
+    assert laptop.judge_share(["yes"]) is None
     assert laptop.judge_share([]) is None
 
 
@@ -114,12 +116,14 @@ def judged(records, judge=True):
 
 def test_only_what_is_complete_is_judged():
     first, *lines, absent = judged({"pendulum": ABOVE, "hopper": BELOW})
-    assert first.holds is True and first.measured.startswith("2 of 4 tasks count; yes: pendulum;")
+    assert first.holds is None and first.measured.startswith("2 of 4 tasks count; yes: pendulum;")
     assert [line.holds for line in lines] == [None, True, None, None, True, None]
     assert "hopper: leq" in absent.measured and "cartpole: all" in absent.measured
     silent = {"pendulum": task([50.0, 51.0, 52.0], alarms=())}
     first, _, alarm, *_ = judged(silent)
-    assert (first.holds, alarm.holds) == (False, False) and "silent: mopo" in alarm.measured
+    assert (first.holds, alarm.holds) == (None, False) and "silent: mopo" in alarm.measured
+    assert judged({"pendulum": ABOVE, "hopper": ABOVE, "cartpole": BELOW})[0].holds is True
+    assert judged(dict.fromkeys(("pendulum", "hopper", "cartpole"), BELOW))[0].holds is False
     # Without IQL, or on a task that was not among the four, nothing is judged.
     partial = {method: own for method, own in BELOW.items() if method != "iql"}
     for records in ({"pendulum": partial}, {"pendulum-few": BELOW}, {"mine": BELOW}):

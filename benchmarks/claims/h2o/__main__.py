@@ -25,7 +25,7 @@ from reverie.benchmarks.claims.h2o import dynamics_gap, hybrid, simulator_speed
 from reverie.benchmarks.claims.h2o.dynamics_gap import GRAVITIES, Seen
 from reverie.benchmarks.claims.h2o.hybrid import CHEETAH, PENDULUM, Task, task_for
 from reverie.benchmarks.claims.judging import estimate, is_below
-from reverie.benchmarks.claims.report import Claim, Findings, draw_range, run_command
+from reverie.benchmarks.claims.report import AFTER, Claim, Findings, draw_range, run_command
 from reverie.datasets.dataset import Dataset
 
 NAME = "h2o"
@@ -115,6 +115,7 @@ def comparison(
                 "higher return (mean of the last three evaluations), intervals apart",
                 f"H2O {returns['h2o']}, {text} {returns[arm]}",
                 is_below(returns[arm], returns["h2o"]) if judged else None,
+                "paper" if label != "pendulum" else f"paper, episodes chosen {AFTER}",
             )
         )
     for arm in (name for name in runs if name not in hybrid.JUDGED):

@@ -4,10 +4,11 @@ What a user gets who chooses a preset and nothing else: `python train.py algorit
 budget=laptop ~tuned`, four seeds as replicas of one process, scored in the true environment, on
 four tasks. `--dataset` takes a task of one's own.
 
-The claims, ours, were chosen before anything was run, and none was changed after: on at least half
-of the tasks a model-based method is above the best model-free one; no policy below the recorded
-mean comes without an alarm. The first takes the best of thirteen against the best of four, which
-favours the thirteen: it says what the right choice can gain, not what any choice does. The numbers
+The claims, ours, were chosen before anything was run: on at least half of the tasks a model-based
+method is above the best model-free one; no policy below the recorded mean comes without an alarm.
+The first was judged by the tasks that were complete until the first was, which said yes of one; it
+is now judged by all four. The first takes the best of seventeen against the best of four, which
+favours the seventeen: it says what the right choice can gain, not what any choice does. The numbers
 of MOPO+BC were chosen on the Hopper task with other seeds.
 
 Everything takes many hours of a core (never measured as a whole), so it goes in parts:
@@ -23,6 +24,7 @@ from functools import partial
 from pathlib import Path
 
 from reverie.benchmarks.claims.comparison import (
+    LAST,
     Comparison,
     Record,
     Recorded,
@@ -47,7 +49,7 @@ from reverie.benchmarks.claims.growing import (
 )
 from reverie.benchmarks.claims.judging import is_below
 from reverie.benchmarks.claims.laptop_budget.tasks import TASKS, USUAL
-from reverie.benchmarks.claims.report import RESULTS, Claim, Findings, carry_out
+from reverie.benchmarks.claims.report import AFTER, RESULTS, Claim, Findings, carry_out
 from reverie.benchmarks.claims.shipped import (
     METHODS,
     MODEL_BASED,
@@ -104,7 +106,10 @@ def measure(
     tables = [
         tabulate(
             *(name, own, recorded[name]),
-            notes=[f"on {', '.join(sorted({record['cpu'] for record in own.values()}))}"],
+            notes=[
+                f"returns: means of the last {LAST} evaluations, {budget.evaluate:,} updates apart",
+                f"on {', '.join(sorted({record['cpu'] for record in own.values()}))}",
+            ],
             behaviour_row=BEHAVIOUR,
         )
         for name, own in records.items()
@@ -215,10 +220,10 @@ def claim_all(records: Records, recorded: Mapping[str, Recorded], *, judge: bool
         Claim(
             "on at least half of the tasks a model-based method as shipped is above the best "
             "model-free one",
-            "yes on half of those that count",
+            "yes on half of the four",
             tell(answers),
             judge_share(list(answers.values())) if judge else None,
-            "ours",
+            f"ours, made stricter {AFTER}",
         ),
         *lines,
         Claim("trained on the four tasks; missing", "none", absent or "none", None, "ours"),
@@ -236,13 +241,10 @@ def tell(answers: Mapping[str, str]) -> str:
 
 
 def judge_share(answers: Sequence[str]) -> bool | None:
-    """Whether at least half say yes; None where that hangs on those that are undecided."""
-    sure, possible = (
-        sum(each in kinds for each in answers) for kinds in (("yes",), ("yes", "undecided"))
-    )
-    if not answers:
-        return None
-    return True if 2 * sure >= len(answers) else False if 2 * possible < len(answers) else None
+    """Whether at least half of the tasks say yes; None where that hangs on those that are undecided
+    or not trained."""
+    sure, no = (sum(each == kind for each in answers) for kind in ("yes", "no"))
+    return True if 2 * sure >= len(USUAL) else False if 2 * no > len(USUAL) else None
 
 
 def command() -> argparse.ArgumentParser:

@@ -334,15 +334,15 @@ def judge(found: Mapping[str, Mapping[str, Any]], judged: bool) -> list[Claim]:
         ),
         *(
             claim(
-                f"culls learned in {model}, among births and deaths by chance",
-                f"above {other}, intervals apart",
+                f"culls learned in {model}, beside {other}, among births and deaths by chance",
+                "above it, intervals apart",
                 f"{animals[name]} against {baseline}",
                 told(judge_order(baseline, animals[name])),
             )
             for name, model in (("sindy", "equations"), ("ensemble", "an ensemble"))
             for other, baseline in (
                 ("no control", none),
-                (f"the best constant cull, {best}", constant),
+                (f"the best constant cull ({best})", constant),
             )
         ),
         claim(
