@@ -16,6 +16,7 @@ _EXCEPTIONS = 0.1  # share of rows up to which they are in order but for some
 _SHORT = 5  # mean length below which episodes are hardly episodes
 _LAGS = 64  # environments side by side that are recognised
 _SHIFTS = 3  # rows by which successors may be shifted the wrong way
+_STILL = 0.3  # share of rows beyond which a record that repeats itself is no plant at rest
 _FEW = 5  # episodes from which their starts can be compared
 
 
@@ -31,6 +32,7 @@ def find_in_order(rows: Rows) -> Iterator[Finding]:
     found = [*_out_of_order(rows, later), *_many_ends(rows, later)]
     yield from found or [*_shuffled(rows), *_jumps(rows)]
     yield from _resets(rows)
+    yield from _repeated(rows)
 
 
 def _find_shift(rows: Rows) -> int | None:
@@ -222,6 +224,23 @@ def _resets(rows: Rows) -> Iterator[Finding]:
             )
         yield (problem if copied.any() else warning)(
             f"in {count:,} of {len(limits):,} rows at time limits {told}"
+        )
+
+
+def _repeated(rows: Rows) -> Iterator[Finding]:
+    """Rows that are stored several times in a row, or written faster than anything is measured."""
+    first = some(np.flatnonzero(rows.inside))
+    if len(first) < FEWEST:
+        return
+    same = np.ones(len(first), dtype=bool)
+    for column in (rows.obs, rows.action, rows.reward[:, None]):
+        same &= (column[first] == column[first + 1]).all(1)
+    if same.mean() > _STILL:
+        yield warning(
+            f"{_percent(int(same.sum()), len(first))} of the rows repeat the row before in "
+            "observation, action and reward: is each stored several times, or written more often "
+            "than the plant is measured? A model would learn that actions change nothing: keep one "
+            "of each (in pandas: frame[(frame != frame.shift()).any(axis=1)], without the time)"
         )
 
 

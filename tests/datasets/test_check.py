@@ -70,6 +70,24 @@ def test_counts_and_quantiles_are_those_of_the_data():
     assert found.warnings == ()
 
 
+@pytest.mark.parametrize(("times", "told"), [(1, False), (2, True), (5, True)])
+def test_rows_that_are_stored_several_times_are_told(times, told):
+    rng = np.random.default_rng(0)
+    ended = np.arange(1, 401) % 100 == 0
+    columns = {
+        "obs": np.cumsum(rng.normal(size=(400, 3)), 0),
+        "action": rng.uniform(-0.9, 0.9, size=(400, 2)),
+        "reward": rng.normal(size=400),
+    }
+    columns = {name: np.repeat(column, times, 0) for name, column in columns.items()}
+    last = np.repeat(ended, times) & (np.arange(400 * times) % times == times - 1)
+    found = report(
+        healthy(**columns, terminated=np.zeros(len(last), bool), truncated=last, next_obs=None)
+    )
+    said = [each for each in found.warnings if "of the rows repeat the row before" in each]
+    assert len(said) == told
+
+
 def test_scores_need_a_reference():
     assert report(healthy(reference=None)).scores is None
 
