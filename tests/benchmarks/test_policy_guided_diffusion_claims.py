@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from reverie.benchmarks.claims.policy_guided_diffusion import __main__ as claims
-from reverie.benchmarks.claims.policy_guided_diffusion import experience, segment_quality, tasks
+from reverie.benchmarks.claims.policy_guided_diffusion import (
+    experience,
+    returns,
+    segment_quality,
+    tasks,
+)
 from reverie.benchmarks.claims.policy_guided_diffusion.experience import (
     ARMS,
     ENSEMBLE,
@@ -201,3 +206,91 @@ def test_segments_are_judged_by_likelihood_and_error():
 def test_terminations_are_compared_by_a_factor(share, real, expected):
     found = all_kinds(**{UNGUIDED: measured(0.1, -1.2, share)})
     assert claims.termination_claims("task", real, found, True)[0].holds is expected
+
+
+class Learnt:
+    """A batch of learners whose last evaluations are known."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def mean_of_last(self, metric):
+        assert metric == "return"
+        return self.values
+
+
+def trained(gains, agent="iql"):
+    """Learners of recorded rows, and those of guided segments that are better by `gains`."""
+    first, last = returns.PLAN.looks
+    batches = ((0, first), (first, last))
+    recorded = [100.0 + 7 * (seed % 5) for seed in range(len(gains))]
+    guided = [own + gain for own, gain in zip(recorded, gains, strict=True)]
+    return {
+        f"hopper/{agent}/{arm}": [
+            Learnt(values[start:end]) for start, end in batches if values[start:]
+        ]
+        for arm, values in ((REAL, recorded), (GUIDED, guided))
+    }
+
+
+@pytest.mark.parametrize(
+    ("gains", "final", "holds"),
+    [
+        ([], False, None),
+        ([10.0 + seed for seed in range(10)], True, True),
+        ([-10.0 - seed for seed in range(10)], True, False),
+        ([30.0, -40.0] * 5, False, None),
+        ([30.0, -40.0] * 8, True, None),
+    ],
+)
+def test_returns_are_decided_by_the_plan(gains, final, holds):
+    runs = trained(gains)
+    assert returns.decide(runs, "hopper", "iql").final is final
+    assert returns.claim(runs, "hopper", "iql", judged=True).holds is holds
+    assert returns.claim(runs, "hopper", "iql", judged=False).holds is None
+    # Another learner has no runs yet.
+    assert not returns.decide(runs, "hopper", "td3_bc").final
+
+
+def test_a_comparison_that_is_decided_gets_no_further_learners(monkeypatch, task, data):
+    asked = []
+
+    def train_none(jobs):
+        asked.append(sorted(jobs))
+        found = {}
+        for name in jobs:
+            if name in returns.TASKS:
+                found[name] = (None, {})
+                continue
+            better = 50.0 if name.endswith(f"td3_bc/{GUIDED}") else 0.0
+            noise = (-1) ** len(asked) * 5.0 if name.endswith(f"iql/{GUIDED}") else 0.0
+            seeds = (10, 6)[len(asked) - 2]
+            found[name] = Learnt([better + noise * (-1) ** seed + seed for seed in range(seeds)])
+        return found
+
+    monkeypatch.setattr(returns, "run_all", train_none)
+    monkeypatch.setattr(returns, "load", lambda _: data)
+    monkeypatch.setattr(returns, "describe_runs", lambda runs: sorted(runs))
+    monkeypatch.setattr(returns, "plot", lambda runs: None)
+    found = returns.measure(quick=False)
+    fits, first, second = asked
+    assert fits == sorted(returns.TASKS)
+    assert len(first) == 8 and [name for name in first if "iql" in name] == second
+    assert [claim.holds for claim in found.claims] == [True, None] * 2
+    assert found.details["runs"] == [first, second]
+
+
+def test_learners_keep_the_recorded_task_but_for_seeds_and_updates():
+    whole = tasks.TASKS["hopper"]
+    own = returns.adapt(whole, 6, quick=False)
+    changes = {"seeds": 6, "updates": returns.UPDATES, "evaluate": returns.EVALUATE}
+    assert own == replace(whole, schedule=replace(whole.schedule, **changes))
+    short = tasks.shorten(whole)
+    expected = replace(short, schedule=replace(short.schedule, seeds=6))
+    assert returns.adapt(whole, 6, quick=True) == expected
+
+
+def test_a_generator_serves_batches_of_any_number_of_learners(task, data, fitted):
+    other = replace(task, schedule=replace(task.schedule, seeds=3))
+    run = experience.train("pendulum", other, data, "td3_bc", GUIDED, fitted["segments"], 2)
+    assert run.series["return"][1].shape == (3, 1)
