@@ -58,6 +58,20 @@ def test_what_is_shared_changes_something_known():
     assert all(arm.of == ANCHORED for arm in diagnosis.SHARED.values())
 
 
+def test_arms_of_td3_bc_change_its_rates_alone():
+    plain = settings("td3_bc", {})
+    both = settings("td3_bc", diagnosis.FASTER["td3_both"].changes)
+    changed = {key for key in plain if plain[key] != both[key]}
+    assert changed == {"agent.actor_learning_rate", "agent.critic_learning_rate", "agent.tau"}
+    # What is compared has the same seeds.
+    assert all(arm.seed == diagnosis.ARMS[arm.of].seed for arm in diagnosis.ARMS.values())
+    gaps = diagnosis.claim_all(
+        "hopper", {"td3_bc": record(0.0, 1.0, 2.0), "td3_both": record(9.0, 9.5, 10.0)}
+    )
+    assert [claim.text for claim in gaps] == ["hopper: TD3+BC with both of these"]
+    assert "better" in gaps[0].measured
+
+
 def test_arms_are_compared_with_the_preset_they_change_seed_by_seed():
     own = {
         PLAIN: record(0.0, 100.0, 200.0),

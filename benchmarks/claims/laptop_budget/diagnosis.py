@@ -4,7 +4,8 @@ MOPO as `budget=laptop` ships it, with each of the settings of MOPO+BC added alo
 each of them taken away alone; then what both share. Every arm has the same seeds and 6,000 updates,
 fewer than that budget has. A setting matters where the interval of the difference leaves 0 out.
 Arms, seeds and updates were chosen before any was run; MOPO+BC's numbers were chosen on the Hopper
-task with other seeds.
+task with other seeds. Beside them TD3+BC as shipped and with the two rates that decide how fast it
+learns, which were tried before on Hopper, HalfCheetah and the swing-up with other seeds.
 
 `--continue` adds to the recorded table: `--only ... --datasets ... --continue`.
 """
@@ -48,9 +49,11 @@ from reverie.mistake import Mistake
 from reverie.training.launch.mistakes import one_line_errors
 
 NAME = "laptop_diagnosis"
-TITLE = "MOPO at a small budget, one setting at a time: differences of returns ± 95 % interval"
+TITLE = "MOPO and TD3+BC at a small budget: differences of returns ± 95 % interval"
 SEED = 2000
-PLAIN, ANCHORED = "mopo", "mopo_bc"
+PLAIN, ANCHORED, FREE = "mopo", "mopo_bc", "td3_bc"
+NAMES = {PLAIN: "MOPO", ANCHORED: "MOPO+BC", FREE: "TD3+BC"}
+COLOURS = {PLAIN: "C1", ANCHORED: "C0", FREE: "C2"}
 
 
 @dataclass(frozen=True)
@@ -74,11 +77,13 @@ class Arm:
     Attributes:
         of: the preset, which it is compared with.
         changes: none for the preset itself.
+        seed: the first of its seeds.
     """
 
     of: str
     says: str
     changes: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = SEED
 
 
 FACTORS = {
@@ -124,12 +129,23 @@ SHARED = {
     ),
     "batch": Arm(ANCHORED, "batches of 512, not 256", {"batch_size": 512}),
 }
+RATES = {"actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3}
+TARGETS = {"tau": 0.02}
+UNTRIED = 3000
+"""Seeds of TD3+BC's arms, on which its rates were not tried before."""
+FASTER = {
+    "td3_rates": Arm(FREE, "networks that learn at 1e-3, not 3e-4", {"agent": RATES}, UNTRIED),
+    "td3_targets": Arm(FREE, "targets that follow at 0.02, not 0.005", {"agent": TARGETS}, UNTRIED),
+    "td3_both": Arm(FREE, "both of these", {"agent": RATES | TARGETS}, UNTRIED),
+}
 ARMS = {
-    PLAIN: Arm(PLAIN, "MOPO"),
-    ANCHORED: Arm(ANCHORED, "MOPO+BC"),
+    PLAIN: Arm(PLAIN, NAMES[PLAIN]),
+    ANCHORED: Arm(ANCHORED, NAMES[ANCHORED]),
     **{f"add_{name}": Arm(PLAIN, each.says, each.mopo_bc) for name, each in FACTORS.items()},
     **{f"drop_{name}": Arm(ANCHORED, each.says, each.mopo) for name, each in FACTORS.items()},
     **SHARED,
+    FREE: Arm(FREE, NAMES[FREE], seed=UNTRIED),
+    **FASTER,
 }
 BUDGET = Budget(seeds=4, updates=6_000, evaluate=2_000, episodes=10)
 QUICK = Budget(seeds=2, updates=60, evaluate=30, episodes=2, epochs=1)
@@ -175,7 +191,7 @@ def find_or_train(
 ) -> Record | None:
     """The record of an arm on a task, see `growing.gather`."""
     chosen = ARMS[arm]
-    run = build(chosen.of, USUAL[task], budget, SEED, chosen.changes)
+    run = build(chosen.of, USUAL[task], budget, chosen.seed, chosen.changes)
     own = digest(run)
     if known is not None and known.get("digest") == own:
         return dict(known)
@@ -219,7 +235,7 @@ def tabulate(task: str, records: Mapping[str, Record]) -> dict[str, Any]:
     ]
     caption = (
         f"{task}: add_... is MOPO with one setting of MOPO+BC, drop_... MOPO+BC with one of "
-        "MOPO's, others are MOPO+BC with another change"
+        "MOPO's, td3_... TD3+BC with another rate, others are MOPO+BC with another change"
     )
     header = ["arm", "setting", "return", "difference", "", "alarms"]
     return {"caption": caption, "header": header, "rows": rows}
@@ -242,13 +258,13 @@ def claim_all(task: str, records: Mapping[str, Record]) -> list[Claim]:
             claims.append(Claim(f"{task}: {factor.says}", "-", "; ".join(told), None, "ours"))
     claims += [
         Claim(
-            f"{task}: MOPO+BC with {arm.says}",
+            f"{task}: {NAMES[arm.of]} with {arm.says}",
             "-",
             f"{gaps[name]} ({matters(gaps[name])})",
             None,
             "ours",
         )
-        for name, arm in SHARED.items()
+        for name, arm in (SHARED | FASTER).items()
         if name in gaps
     ]
     done = finished(records)
@@ -272,14 +288,14 @@ def draw(records: Records) -> Figure:
     for ax, (task, own) in zip(panels, records.items(), strict=False):
         gaps = list(differences(own).items())[::-1]
         for at, (arm, gap) in enumerate(gaps):
-            color = "C1" if ARMS[arm].of == PLAIN else "C0"
+            color = COLOURS[ARMS[arm].of]
             ax.errorbar(gap.mean, at, xerr=gap.half_width, fmt="o", color=color, ms=4, capsize=2)
             ax.plot(gap.values, [at] * len(gap.values), "|", color=color, alpha=0.6)
         ax.axvline(0, color="0.4", lw=1)
         ax.set_yticks(range(len(gaps)), [arm for arm, _ in gaps])
         ax.set(xlabel="difference of returns", title=task)
-        for label, color in (("to MOPO", "C1"), ("to MOPO+BC", "C0")):
-            ax.plot([], [], "o", color=color, ms=4, label=label)
+        for preset in {ARMS[arm].of: None for arm, _ in gaps}:
+            ax.plot([], [], "o", color=COLOURS[preset], ms=4, label=f"to {NAMES[preset]}")
         ax.grid(alpha=0.3)
         ax.legend(fontsize=8)
     return figure
