@@ -245,7 +245,7 @@ def read_npz(path: Path, choose: Choice) -> Columns:
             if not zipfile.is_zipfile(stream):  # NumPy would advise to unpickle it
                 raise ValueError("File is not a zip file")
         with np.load(path, allow_pickle=False) as file:
-            return {array: file[array] for array in choose(file.files)}
+            return {array: _read_array(path, file, array) for array in choose(file.files)}
     except Mistake:
         raise
     except UNREADABLE as error:
@@ -253,6 +253,20 @@ def read_npz(path: Path, choose: Choice) -> Columns:
             f"{path} cannot be read as .npz ({in_one_line(error)}); it must hold plain numeric "
             "arrays written by numpy.savez, so write or fetch it again"
         ) from error
+
+
+def _read_array(path: Path, file: Any, array: str) -> np.ndarray:
+    """One array of an open `.npz` file, which must hold no Python objects."""
+    try:
+        found: np.ndarray = file[array]
+    except ValueError as error:
+        if "Object arrays" not in str(error):
+            raise
+        raise Mistake(
+            f"{path}: {array} holds Python objects, such as None or rows of different lengths, and "
+            "not numbers; write it as numbers, for example numpy.asarray(values, dtype=float)"
+        ) from error
+    return found
 
 
 def require_file(path: Path) -> None:

@@ -4,6 +4,7 @@ from itertools import product
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
@@ -13,7 +14,7 @@ from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
 from reverie.settings import parameters
 from reverie.training.launch.hyperparameters import compose_run, settle
-from reverie.training.launch.mistakes import expand_glob
+from reverie.training.launch.mistakes import expand_glob, explain
 from reverie.training.launch.options import (
     CONF,
     learners,
@@ -320,6 +321,21 @@ def test_a_key_of_ones_own_may_serve_several_values(preset, tmp_path):
 def test_a_misspelt_key_of_a_preset_is_refused(preset, lines, message):
     with pytest.raises(Mistake, match=rf"^algorithm/mine\.yaml: {message}"):
         preset(INHERITED + lines)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("defaults: [mopoo, _self_]", "mopoo, which is not there; did you mean mopo"),
+        ("defaults: [override /agent: sca]", "agent=sca is not there; did you mean sac"),
+    ],
+)
+def test_a_preset_on_what_is_not_there_is_told_its_file_or_what_was_meant(preset, lines, message):
+    with pytest.raises(HydraException) as caught:
+        preset(f"{lines}\nname: mine")
+    assert message in explain(caught.value)
+    if "mopoo" in lines:
+        assert explain(caught.value).startswith("algorithm/mine.yaml: its defaults name mopoo")
 
 
 @pytest.mark.parametrize("lines", ["name: mine", "[a]", ""])

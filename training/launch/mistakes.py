@@ -319,6 +319,14 @@ def _explain_composition(error: BaseException, typed: Sequence[str]) -> str:
                 known += "; docs/reference/sweeps.md says how to install launchers"
             return f"{group}={wrong} is not there; {known}"
         return f"{group}={wrong} is not there; {_available(group, wrong)}"
+    parent = re.search(r"In '([^']+)': Could not load '([^']+)'", text)
+    if parent:
+        group, _, wrong = parent.group(2).rpartition("/")
+        if group:
+            file = f"{parent.group(1)}.yaml"
+            return (
+                f"{file}: its defaults name {wrong}, which is not there; {_available(group, wrong)}"
+            )
     key = re.search(r"Could not override '([^']+)'", text)
     if key:
         return _explain_key(key.group(1), typed)
