@@ -182,7 +182,7 @@ def test_unreadable_files_and_pickles_are_refused(tmp_path, rocket):
     for path, message in (
         (cut, "cannot be read as .npz"),
         (text, r"\(File is not a zip file\)"),
-        (pickled, "observations holds Python objects, .* write it as numbers"),
+        (pickled, "obs holds Python objects, .* write it as numbers"),
         (ragged, "lists of unequal length"),
         (tmp_path / "none.npz", "does not exist"),
         (tmp_path / "x.pkl", "has the suffix"),
