@@ -273,7 +273,7 @@ def test_a_minari_file_is_recognised(tmp_path):
 def test_pickled_arrays_are_not_loaded(tmp_path):
     columns = recording()
     columns["rewards"] = np.array([{}] * 9, dtype=object)
-    with pytest.raises(ValueError, match="log.npz: rewards holds Python objects, .* write it as numbers"):
+    with pytest.raises(ValueError, match="rewards holds Python objects"):
         load(**options(write(tmp_path / "log.npz", columns)))
 
 
