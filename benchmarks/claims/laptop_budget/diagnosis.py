@@ -297,7 +297,8 @@ def draw(records: Records) -> Figure:
         for preset in {ARMS[arm].of: None for arm, _ in gaps}:
             ax.plot([], [], "o", color=COLOURS[preset], ms=4, label=f"to {NAMES[preset]}")
         ax.grid(alpha=0.3)
-        ax.legend(fontsize=8)
+        if gaps:
+            ax.legend(fontsize=8)
     return figure
 
 
