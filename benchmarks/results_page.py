@@ -31,7 +31,6 @@ SUBJECTS = {
     "laptop_diagnosis": "MOPO at a small budget, one setting at a time",
     "edge_of_reach": "RAVL: values where rollouts leave the data",
     "h2o_seeds": "H2O on HalfCheetah, eight new seeds",
-    "guided_returns": "do segments guided by the policy raise returns? sixteen new seeds",
     "h2o": "H2O: recorded data and a wrong simulator together",
     "history": "histories for a pendulum without its velocity",
     "lipschitz": "one model with smooth values in the place of an ensemble",
@@ -76,9 +75,9 @@ BENCHMARKS = (
     "were undecided. NAME is run by `python -m benchmarks.claims.NAME`, with `--quick` in under "
     "five minutes; suite and leaderboard as [their page](benchmarks.md) says; second_ring-X by "
     "`python -m benchmarks.claims.second_ring X`, laptop_diagnosis by `python -m "
-    "benchmarks.claims.laptop_budget.diagnosis`, policy_choice, student_size, h2o_seeds and "
-    "guided_returns by `python -m benchmarks.claims.off_policy_evaluation.choice`, "
-    "`sindy_rl.size`, `h2o.seeds` and `policy_guided_diffusion.returns`, data_scale, "
+    "benchmarks.claims.laptop_budget.diagnosis`, policy_choice, student_size and h2o_seeds by "
+    "`python -m benchmarks.claims.off_policy_evaluation.choice`, `sindy_rl.size` and `h2o.seeds`, "
+    "data_scale, "
     "speed-since and samplers by `python -m benchmarks.speed.data_scale`, `...since CHECKOUT` "
     f"and `python -m benchmarks.speed sampler`. This page is written by `{COMMAND}` from the "
     "files in `benchmarks/results/`; do not edit it. Below, a claim marked [ours] goes beyond its "

@@ -4,8 +4,10 @@ MOPO as `budget=laptop` ships it, with each of the settings of MOPO+BC added alo
 each of them taken away alone; then what both share. Every arm has the same seeds and 6,000 updates,
 fewer than that budget has. A setting matters where the interval of the difference leaves 0 out.
 Arms, seeds and updates were chosen before any was run; MOPO+BC's numbers were chosen on the Hopper
-task with other seeds. Beside them TD3+BC as shipped and with the two rates that decide how fast it
-learns, which were tried before on Hopper, HalfCheetah and the swing-up with other seeds.
+task with other seeds.
+
+TD3+BC's arms came later, on seeds of their own: as shipped, and with other values of two rates that
+decide how fast it learns. Those values were tried before on Hopper, HalfCheetah and the swing-up.
 
 `--continue` adds to the recorded table: `--only ... --datasets ... --continue`.
 """
