@@ -186,8 +186,8 @@ def test_a_linear_system_is_learned_and_all_jumps_agree(toy_spec, make_dataset):
     data = replace(data, transitions=linear)
     model = any_step(
         toy_spec,
-        **{"width": 32, "layers": 1, "blocks": 0, "dropout": 0.0, "batch": 400},
-        **{"max_epochs": 600, "learning_rate": 5e-3, "patience": 100},
+        **{"width": 32, "layers": 1, "blocks": 0, "dropout": 0.0, "batch": 100},
+        **{"max_epochs": 250, "learning_rate": 5e-3, "patience": 100},
     )
     assert model.fit(data)["best_loss"][0] < 1e-3  # of a variance
     rows = torch.arange(len(data))
