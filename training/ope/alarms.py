@@ -50,7 +50,8 @@ def alarms(
         elif falls_short(verdict, seed):
             kinds.setdefault(_tell_short, []).append(seed)
         elif unjudged(verdict, seed):
-            kinds.setdefault(_tell_unjudged, []).append(seed)
+            tell = _tell_early if _is_early(verdict) else _tell_unjudged
+            kinds.setdefault(tell, []).append(seed)
     for seed, impossible in enumerate(verdict["impossible"]):
         for each in impossible:
             said.setdefault(f"{each}: {_IMPOSSIBLE}", []).append(seed)
@@ -83,10 +84,22 @@ def falls_short(verdict: Mapping[str, Any], seed: int) -> bool:
 
 
 def unjudged(verdict: Mapping[str, Any], seed: int) -> bool:
-    """Whether no estimate is fit for use, and the policy leaves the data more than they do."""
-    if verdict["outcome"][seed] != "none" or _sign_of_fit(verdict, seed) == 1:
+    """Whether no estimate is fit for use, and there is a reason to doubt the policy: its critics had
+    too few updates, or it leaves the data more than they do and fitted Q evaluation sees no gain."""
+    if verdict["outcome"][seed] != "none":
         return False
-    return bool(verdict["actions"]["beyond"][seed] > verdict["actions"]["recorded_beyond"])
+    leaves = _leaves_data(verdict, seed) and _sign_of_fit(verdict, seed) != 1
+    return leaves or _is_early(verdict)
+
+
+def _leaves_data(verdict: Mapping[str, Any], seed: int) -> bool:
+    actions = verdict["actions"]
+    return bool(actions["beyond"][seed] > actions["recorded_beyond"])
+
+
+def _is_early(verdict: Mapping[str, Any]) -> bool:
+    critics = verdict.get("critics")
+    return critics is not None and bool(critics["settled"] < UNSETTLED)
 
 
 def _sign_of_fit(verdict: Mapping[str, Any], seed: int) -> int:
@@ -180,6 +193,14 @@ def _tell_unjudged(verdict: Mapping[str, Any], seeds: Sequence[int], real_share:
     )
 
 
+def _tell_early(verdict: Mapping[str, Any], seeds: Sequence[int], real_share: float) -> str:
+    return (
+        "not shown to be better than what was recorded: no estimate is fit for use, and the "
+        f"critics had time for {verdict['critics']['settled']:.0%} of the way from zero to their "
+        f"values: try more updates, or a higher agent.tau; {LONGER} judges longer"
+    )
+
+
 def _tell_excess(verdict: Mapping[str, Any], seeds: Sequence[int], real_share: float) -> str:
     critics = [verdict["critics"]["value"][seed][0] for seed in seeds]
     return (
@@ -190,7 +211,7 @@ def _tell_excess(verdict: Mapping[str, Any], seeds: Sequence[int], real_share: f
 
 def _remedy(verdict: Mapping[str, Any], seeds: Sequence[int], real_share: float) -> str:
     """The likely cause and what to try against it."""
-    critics, actions = verdict.get("critics"), verdict["actions"]
+    critics = verdict.get("critics")
     if critics is not None:
         value = statistics.fmean(critics["value"][seed][0] for seed in seeds)
         bonus = statistics.fmean(critics["bonus"][seed] for seed in seeds)
@@ -201,12 +222,12 @@ def _remedy(verdict: Mapping[str, Any], seeds: Sequence[int], real_share: float)
                 "agent.initial_temperature, a higher agent.temperature_learning_rate, or more "
                 "updates"
             )
-        if critics["settled"] < UNSETTLED:
+        if _is_early(verdict):
             return (
                 f"likely too few updates, since the critics had time for {critics['settled']:.0%} "
                 "of the way from zero to their values: try more updates, or a higher agent.tau"
             )
-    if max(actions["beyond"][seed] for seed in seeds) > actions["recorded_beyond"]:
+    if any(_leaves_data(verdict, seed) for seed in seeds):
         return f"likely its actions leave the data: {_closer(real_share)}"
     return (
         "likely it copies what was recorded, for its actions stay within the data: try "

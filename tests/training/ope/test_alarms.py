@@ -120,6 +120,20 @@ def test_a_policy_that_nothing_judges_and_that_leaves_the_data_says_so():
     assert len(alarms(verdict(None))) == 1
 
 
+def test_a_policy_that_nothing_judges_and_whose_critics_are_early_says_so():
+    near = {"beyond": [0.1], "recorded_beyond": 0.1}
+    early = partial(verdict, remaining=0.5, actions=near)
+    found = early(25.0, critics=believed(1.0, settled=0.14))
+    assert found["outcome"] == ["none"] and unjudged(found, 0)
+    (said,) = alarms(found)
+    assert "no estimate is fit for use, and the critics had time for 14% of the way" in said
+    assert "try more updates, or a higher agent.tau" in said
+    assert alarms(early(25.0, critics=believed(1.0, settled=0.6))) == []
+    # Fitted Q evaluation that has not converged was seen to promise twice what was recorded of a
+    # policy that earned nothing.
+    assert unjudged(early(60.0, critics=believed(1.0, settled=0.14)), 0)
+
+
 def test_critics_that_expect_what_no_estimate_gives_are_told_with_their_bonus():
     found = verdict(-3.0, -4.0, critics=believed(60.0, bonus=50.0))
     worse, said = alarms(found)
