@@ -13,7 +13,8 @@ import numpy as np
 
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.options import from_arrays, read_arrays_option
-from reverie.datasets.readers.columns import LOOSE, find_columns
+from reverie.datasets.readers.columns import is_loose
+from reverie.datasets.readers.layouts import find_columns
 from reverie.mistake import Mistake
 from reverie.text import counted
 
@@ -108,7 +109,7 @@ def _padded_columns(
     found = find_columns(held, named, source)
     # A "done" that may be a time limit is taken for a termination by nobody but its owner.
     found = {
-        column: array for column, array in found.items() if array not in LOOSE or column in named
+        column: array for column, array in found.items() if not is_loose(array) or column in named
     }
     missing = [name for name in needed if name not in found]
     if missing:

@@ -1,6 +1,5 @@
 """Columns of flat dataset files (one array for each quantity, all episodes one after another)."""
 
-import logging
 import re
 import struct
 import zipfile
@@ -16,8 +15,6 @@ from reverie.datasets.readers.hdf5 import missing_values
 from reverie.datasets.readers.rehearsal import New, read_in_child
 from reverie.mistake import Mistake
 from reverie.paths import absent_path
-
-log = logging.getLogger(__name__)
 
 Columns = dict[str, np.ndarray]
 Choice = Callable[[Collection[str]], Collection[str]]
@@ -49,7 +46,6 @@ ARROW_FILES = (".parquet", ".feather")
 # Names that some files give to every end of an episode; a more exact one goes first.
 LOOSE = ("done", "dones", "episode_terminals", "is_last")
 
-_EPISODE = re.compile(r"(?:ep|episode|demo|traj|trajectory|rollout|run|trial)[_-]?\d+")
 _MOST_NAMES = 1000
 
 # What h5py and numpy raise for files that are damaged or something else.
@@ -57,64 +53,6 @@ UNREADABLE = (
     *(OSError, KeyError, RuntimeError, ValueError, TypeError, EOFError, MemoryError),
     *(OverflowError, struct.error, zipfile.BadZipFile, zlib.error),
 )
-
-
-def find_columns(held: Collection[str], named: Any, source: str) -> dict[str, str]:
-    """The array that holds each column, by D4RL's name of the column.
-
-    Args:
-        held: names of the arrays.
-        named: what the user says, `dataset.columns`: the array by the column; None for none. If
-            all of these lie in one group, the others are looked for there first.
-        source: for messages.
-
-    Raises:
-        Mistake: the user names a column that there is not, or an array that is not held; two
-            arrays could be the same column.
-    """
-    known = [*ALIASES, "index"]
-    if not isinstance(named, Mapping) or not all(
-        isinstance(array, str | None) for array in named.values()
-    ):
-        raise Mistake(
-            f"dataset.columns={named} must give one name for a column, e.g. "
-            "dataset.columns={terminals: done}"
-        )
-    for column, array in named.items():
-        if column not in known:
-            raise Mistake(
-                f"dataset.columns has the key {column}; it gives the name that the file has for "
-                f"each of {', '.join(known)}, e.g. dataset.columns={{terminals: done}}"
-            )
-        if array is not None and array not in held:
-            raise Mistake(
-                f"{source} holds no {array!r}, which dataset.columns names for {column}; it holds "
-                f"{listed(held)}"
-            )
-    found = {column: array for column, array in named.items() if array is not None}
-    taken = set(found.values())
-    folders = {array.rpartition("/")[0] for array in taken}
-    folder = f"{folders.pop()}/".removeprefix("/") if len(folders) == 1 else ""
-    for column, aliases in ALIASES.items():
-        if column in named:
-            continue
-        place = folder if any(f"{folder}{name}" in held for name in (column, *aliases)) else ""
-        others = [place + name for name in aliases if place + name in held]
-        others = [name for name in others if name not in taken]
-        exact = [name for name in others if not is_loose(name)]
-        likely = exact or others
-        if place + column in held:
-            found[column] = place + column
-            if exact:
-                log.warning("%s: %s is read, %s is not", source, found[column], " and ".join(exact))
-        elif len(likely) > 1:
-            raise Mistake(
-                f"{source} holds {' and '.join(likely)}, each of which could be {column}; choose "
-                f"with dataset.columns={{{column}: {likely[0]}}}"
-            )
-        elif likely:
-            found[column] = likely[0]
-    return found
 
 
 def require_no_last_observations(
@@ -140,7 +78,7 @@ def require_no_last_observations(
 
 def is_loose(array: str) -> bool:
     """Whether an array has a name, in whichever group, that some files give to every end."""
-    return array.rpartition("/")[2] in LOOSE
+    return re.split(r"[/.]", array)[-1].removeprefix("next_") in LOOSE
 
 
 def arrays_of(held: Collection[str]) -> list[str]:
@@ -221,12 +159,6 @@ def _read(path: Path, file: h5py.File, array: str, new: New) -> np.ndarray:
     )
     found.read_direct(rows)
     return rows
-
-
-def holds_episodes(held: Collection[str]) -> bool:
-    """Whether there is a group for each episode, as in files of Minari and robomimic."""
-    groups = {part for name in arrays_of(held) for part in name.split("/")[:-1]}
-    return any(_EPISODE.fullmatch(group) for group in groups)
 
 
 def read_npz(path: Path, choose: Choice) -> Columns:

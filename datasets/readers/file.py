@@ -18,9 +18,7 @@ from reverie.datasets.readers.columns import (
     TEXT_FILES,
     Columns,
     arrays_of,
-    find_columns,
     flag,
-    holds_episodes,
     in_one_line,
     is_loose,
     limit_ends,
@@ -32,6 +30,7 @@ from reverie.datasets.readers.columns import (
     require_no_last_observations,
 )
 from reverie.datasets.readers.hdf5 import suffixes_of
+from reverie.datasets.readers.layouts import find_columns, holds_episodes
 from reverie.datasets.subset import Subset
 from reverie.envs.make import spec_of
 from reverie.envs.specs import Spec

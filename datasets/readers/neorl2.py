@@ -15,7 +15,6 @@ from reverie.datasets.exogenous import Exogenous, find_exogenous
 from reverie.datasets.names import short_name
 from reverie.datasets.readers.columns import (
     Columns,
-    find_columns,
     flag,
     listed,
     read_npz,
@@ -23,6 +22,7 @@ from reverie.datasets.readers.columns import (
     require_widths,
 )
 from reverie.datasets.readers.file import require_terminations, truncated_rows
+from reverie.datasets.readers.layouts import find_columns
 from reverie.datasets.readers.parquet import read_parquet
 from reverie.datasets.subset import Subset
 from reverie.envs.neorl2 import TASKS, Task
