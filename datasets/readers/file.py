@@ -17,7 +17,6 @@ from reverie.datasets.readers.columns import (
     ARROW_FILES,
     TEXT_FILES,
     Columns,
-    arrays_of,
     flag,
     in_one_line,
     is_loose,
@@ -30,7 +29,7 @@ from reverie.datasets.readers.columns import (
     require_no_last_observations,
 )
 from reverie.datasets.readers.hdf5 import suffixes_of
-from reverie.datasets.readers.layouts import find_columns, holds_episodes
+from reverie.datasets.readers.layouts import find_columns, require_flat
 from reverie.datasets.subset import Subset
 from reverie.envs.make import spec_of
 from reverie.envs.specs import Spec
@@ -237,13 +236,8 @@ def _choose(held: Collection[str], named: Any, source: str, *, index: bool) -> d
     """The array for each column, by D4RL's names; NeoRL's `index` too where it is looked for."""
     found = find_columns(held, named or {}, source)
     missing = [column for column in REQUIRED if column not in found]
-    if missing and holds_episodes(held):
-        raise Mistake(
-            f"{source} holds its episodes one by one ({listed(arrays_of(held)[:3])}, ...), as "
-            "Minari's files do; a Minari dataset is read with dataset=minari, others need flat "
-            "arrays, of all episodes one after another"
-        )
     if missing:
+        require_flat(held, source)
         zeros = " (terminals: zeros if no episode terminates)" if "terminals" in missing else ""
         raise Mistake(
             f"{source} lacks {', '.join(missing)}; it holds {listed(held)}: name the arrays, e.g. "

@@ -11,6 +11,7 @@ from reverie.mistake import Mistake
 log = logging.getLogger(__name__)
 
 _EPISODE = re.compile(r"(?:ep|episode|demo|traj|trajectory|rollout|run|trial)[_-]?\d+")
+_D3RLPY = ("actions_0", "rewards_0", "terminated_0")
 _OF_STEP = ("rewards", "terminals", "timeouts")
 _NEXT = re.compile(r"(?P<home>(?:.*/)?)(?P<next>next(?:_[^/]*)?/|next[._])[^/]+")
 
@@ -121,7 +122,24 @@ def _ambiguous(source: str, likely: list[str], column: str) -> Mistake:
     )
 
 
-def holds_episodes(held: Collection[str]) -> bool:
-    """Whether there is a group for each episode, as in files of Minari and robomimic."""
+def require_flat(held: Collection[str], source: str) -> None:
+    """Refuse a file that holds its episodes one by one.
+
+    Raises:
+        Mistake: there is a group for each episode, as in files of Minari and robomimic, or an array
+            of each quantity, as in d3rlpy's.
+    """
     groups = {part for name in arrays_of(held) for part in name.split("/")[:-1]}
-    return any(_EPISODE.fullmatch(group) for group in groups)
+    if any(_EPISODE.fullmatch(group) for group in groups):
+        raise Mistake(
+            f"{source} holds its episodes one by one ({listed(arrays_of(held)[:3])}, ...), as "
+            "Minari's files do; a Minari dataset is read with dataset=minari, others need flat "
+            "arrays, of all episodes one after another"
+        )
+    if all(name in held for name in _D3RLPY):
+        raise Mistake(
+            f"{source} holds its episodes one by one ({', '.join(_D3RLPY)}, ...), as d3rlpy writes "
+            "them; in Python give reverie.make(dataset=...) what reverie.datasets.from_d3rlpy("
+            f"d3rlpy.dataset.ReplayBuffer.load(open({source!r}, 'rb'), "
+            "d3rlpy.dataset.InfiniteBuffer())) returns"
+        )

@@ -69,3 +69,16 @@ def test_a_group_next_may_hold_nothing_but_the_next_observations(tmp_path, plain
     columns = recording()
     columns["next/observations"] = columns.pop("next_observations")
     assert load(**options(write(tmp_path / "log.hdf5", columns))).fingerprint == plain
+
+
+def test_a_file_that_d3rlpy_wrote_is_called_so(tmp_path):
+    episode = {key: recording()[key] for key in ("observations", "actions", "rewards")}
+    columns = {
+        f"{key}_{number}": column
+        for number in range(12)
+        for key, column in (episode | {"terminated": False}).items()
+    }
+    path = write(tmp_path / "log.h5", columns | {"num_episodes": 12})
+    told = r"as d3rlpy writes them; .*make\(dataset=.*from_d3rlpy\(d3rlpy.*open\('.*log\.h5', 'rb'"
+    with pytest.raises(Mistake, match=told):
+        load(**options(path))
