@@ -17,7 +17,9 @@ _SHORT = 5  # mean length below which episodes are hardly episodes
 _LAGS = 64  # environments side by side that are recognised
 _SHIFTS = 3  # rows by which successors may be shifted the wrong way
 _STILL = 0.3  # share of rows beyond which a record that repeats itself is no plant at rest
-_FEW = 5  # episodes from which their starts can be compared
+_NEARLY_ALL = 0.9
+_FAR = 2.0  # times the usual step, beyond which a step leads to no state of the task
+_FEW = 5  # episodes from which their starts, or their ends, can be compared
 
 
 def find_in_order(rows: Rows) -> Iterator[Finding]:
@@ -31,7 +33,9 @@ def find_in_order(rows: Rows) -> Iterator[Finding]:
         return
     found = [*_out_of_order(rows, later), *_many_ends(rows, later)]
     yield from found or [*_shuffled(rows), *_jumps(rows)]
-    yield from _resets(rows)
+    padded, findings = _find_padding(rows)
+    yield from findings
+    yield from _resets(rows, padded)
     yield from _repeated(rows)
 
 
@@ -45,7 +49,7 @@ def _find_shift(rows: Rows) -> int | None:
 
 def _name_shift(rows: Rows, later: int) -> Finding | None:
     """Next observations that are those of another row of the same trajectory."""
-    told = "in nearly all rows" if rows.equal_share(later) > 0.9 else "in most rows"
+    told = "in nearly all rows" if rows.equal_share(later) > _NEARLY_ALL else "in most rows"
     told += " the next observation is"
     if later == 0:
         return problem(
@@ -199,9 +203,71 @@ def _jumps(rows: Rows) -> Iterator[Finding]:
     )
 
 
-def _resets(rows: Rows) -> Iterator[Finding]:
-    """The mark of files made by shifting the observations by one row across the ends."""
+def _find_padding(rows: Rows) -> tuple[np.ndarray, list[Finding]]:
+    """Rows at ends where something stands in for the next observation, and what to say of them."""
+    padded, findings = [np.zeros(0, np.int64)], []
+    known = rows.valid_next[rows.ends] & (rows.lengths > 1)
+    for limits in (False, True):
+        ends = rows.ends[known & (rows.truncated == limits)]
+        if len(ends) < _FEW:
+            continue
+        own = (rows.next_obs[ends] == rows.obs[ends]).all(axis=1)
+        one = _equal_most(rows.next_obs[ends])
+        before = ends - 1
+        resting = (rows.next_obs[before] == rows.obs[before]).all(axis=1).mean() > _STILL
+        if own.mean() > _NEARLY_ALL and not resting:
+            found, told = own, "the row's own, though the rows before move"
+        elif one.mean() > _NEARLY_ALL and _made_up(rows, ends, limits):
+            found, told = one, "one and the same, whatever comes before"
+        else:
+            continue
+        padded.append(ends[found])
+        where = "rows at time limits" if limits else "terminal rows"
+        why = "it stands in for one that was not kept;" if limits else "was another not kept? Then"
+        findings.append(
+            (problem if limits else warning)(
+                f"in {int(found.sum()):,} of {len(ends):,} {where} the next observation is {told}: "
+                f"{why} store the true ones, or timeouts and no next_observations (of a file "
+                "'dataset.columns={next_observations: null}' leaves them out)"
+            )
+        )
+    return np.concatenate(padded), findings
+
+
+def _made_up(rows: Rows, ends: np.ndarray, limits: bool) -> bool:
+    """Whether one observation after all these ends is none of the task's.
+
+    Episodes that are alike end alike, starts of following episodes are told of elsewhere, and many
+    tasks end in one state, as a tank that is empty: by a step of the usual size.
+    """
+    state = rows.next_obs[ends]
+    alike = _equal_most(rows.obs[ends]).mean() > MOST
+    if alike or (rows.obs[rows.starts] == np.median(state, axis=0)).all(axis=1).mean() > MOST:
+        return False
+    inside = some(np.flatnonzero(rows.inside))
+    return limits or _median_step(rows, ends) > _FAR * _median_step(rows, inside)
+
+
+def _equal_most(obs: np.ndarray) -> np.ndarray:
+    """`[M]` whether each of some observations `[M, D]` is the one that most of them are."""
+    return (obs == np.median(obs, axis=0)).all(axis=1)
+
+
+def _median_step(rows: Rows, first: np.ndarray) -> float:
+    """How far the next observation mostly is from a row's, in standard deviations."""
+    varying = rows.spread > 0
+    steps = np.abs(rows.next_obs[first] - rows.obs[first])[:, varying] / rows.spread[varying]
+    return float(np.median(steps.mean(axis=1)))
+
+
+def _resets(rows: Rows, padded: np.ndarray) -> Iterator[Finding]:
+    """The mark of files made by shifting the observations by one row across the ends.
+
+    Args:
+        padded: rows at ends that are left out, because their next observation is none.
+    """
     ends = rows.ends[:-1][rows.valid_next[rows.ends[:-1]]]
+    ends = ends[~np.isin(ends, padded)]
     same = (rows.next_obs[ends] == rows.obs[ends + 1]).all(axis=1)
     terminated = rows.terminated[ends]
     told = (

@@ -219,6 +219,53 @@ def test_starts_of_the_following_episode_as_successors_at_time_limits():
     assert not any("time limits" in each for each in found(data)[1])
 
 
+def padded(ends, standing_in):
+    """The recording, every second end a terminal, with something else at ends of one kind."""
+    data = recording()
+    last = np.arange(STEPS - 1, EPISODES * STEPS, STEPS)
+    data["timeouts"][last[::2]] = False
+    data["terminals"][last[::2]] = True
+    at = data[ends]
+    data["next_observations"][at] = 0 if standing_in == "zeros" else data["observations"][at]
+    return data
+
+
+def of_ends(data):
+    """What is said of next observations at ends."""
+    warnings, problems = found(data)
+    return [each for each in warnings + problems if "terminal rows" in each or "limits the" in each]
+
+
+@pytest.mark.parametrize(("standing_in", "told"), [("own", "the row's own"), ("zeros", "one and")])
+@pytest.mark.parametrize("ends", ["terminals", "timeouts"])
+def test_what_stands_in_for_the_next_observation_at_ends(standing_in, told, ends):
+    data = padded(ends, standing_in)
+    (text,) = of_ends(data)
+    where = "rows at time limits" if ends == "timeouts" else "terminal rows"
+    assert f"in 15 of 15 {where} the next observation is {told}" in text
+    assert (text in found(data)[1]) == (ends == "timeouts")
+    assert of_ends(without(data, "next_observations")) == []
+
+
+def test_tanks_that_run_empty_or_come_to_rest_and_equal_episodes_are_sound():
+    outflow = np.linspace(0.026, 0.035, EPISODES)[:, None] * np.arange(STEPS + 1)
+    level = np.float32(np.maximum(1.0 - outflow, 0.0))  # empty by row 39, at the latest
+    rows = level[:, :-1] > 0
+    data = taken(recording(), rows.reshape(-1))
+    data["observations"] = level[:, :-1][rows][:, None]
+    data["next_observations"] = level[:, 1:][rows][:, None]
+    data["terminals"] = data["next_observations"][:, 0] == 0
+    data["timeouts"] = np.zeros(len(data["terminals"]), bool)
+    assert data["terminals"].sum() == EPISODES and of_ends(data) == []
+    at_rest = recording()
+    names = ("observations", "next_observations")
+    obs, following = (at_rest[name].reshape(EPISODES, STEPS, -1) for name in names)
+    following[:, -5:] = following[:, -5:-4]
+    obs[:, -4:] = following[:, -5:-1]
+    assert of_ends(at_rest) == []
+    assert of_ends(taken(recording(), np.tile(np.arange(STEPS), EPISODES))) == []
+
+
 def test_half_of_an_assumed_box():
     data = recording()
     actions = data["actions"]
