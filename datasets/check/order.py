@@ -12,6 +12,7 @@ NOISE = 0.05  # mean difference in standard deviations, below which two observat
 ROUNDING = 1e-3  # likewise, relative to the numbers: float16 keeps 5e-4
 HARMLESS = 1e-3  # in standard deviations; less is lost in any normalisation
 FEWEST = 100  # rows below which steps cannot be called unusual
+_KNOWN = 0.01  # share of next observations that are some row's, below which they are none
 _EXCEPTIONS = 0.1  # share of rows up to which they are in order but for some
 _SHORT = 5  # mean length below which episodes are hardly episodes
 _LAGS = 64  # environments side by side that are recognised
@@ -71,20 +72,30 @@ def _name_shift(rows: Rows, later: int) -> Finding | None:
     )
 
 
-def _disorder(later: int | None, sequences: str) -> str:
-    """What rows that are not followed by their successors mean.
+def _disorder(
+    rows: Rows, wrong: np.ndarray, later: int | None, *, sequences: str = "", remedy: str = ""
+) -> str:
+    """What it means that the next observation is not the following row's observation.
 
     Args:
+        wrong: these rows.
         later: how many rows later the successors stand, None where that is not one number.
         sequences: what is wrong then besides returns and lengths.
+        remedy: what else helps than to sort the rows.
     """
+    if rows.known_share(wrong) < _KNOWN:
+        return (
+            ", nor that of any other row: are these differences, or in another scale than the "
+            "observations? Then every transition is wrong: store both alike, or timeouts and "
+            "no next_observations. Only transitions drawn one by one from a recording may be so"
+        )
     how = "shuffled, a replay buffer, or environments side by side"
     if later is not None:
         how = f"{later} environments side by side, as the successors {later} rows later show"
     return (
-        f"the rows are not in the order they were recorded ({how}). Single transitions stay right; "
-        f"returns, lengths{sequences} and all that learns from sequences do not: sort the rows by "
-        "environment, episode and time"
+        f": the rows are not in the order they were recorded ({how}). Single transitions stay "
+        f"right; returns, lengths{sequences} and all that learns from sequences do not: sort the "
+        f"rows by environment, episode and time{remedy}"
     )
 
 
@@ -117,8 +128,8 @@ def _out_of_order(rows: Rows, later: int | None) -> Iterator[Finding]:
         )
         return
     yield warning(
-        f"{told} the next observation is not the following row's observation: "
-        + _disorder(later, ", scores of the data")
+        f"{told} the next observation is not the following row's observation"
+        + _disorder(rows, np.flatnonzero(wrong & ~near), later, sequences=", scores of the data")
     )
 
 
@@ -142,7 +153,7 @@ def _many_ends(rows: Rows, later: int | None) -> Iterator[Finding]:
         yield warning(
             f"{len(rows):,} rows make {len(rows.ends):,} episodes, because in "
             f"{_percent(len(cut), len(rows))} of rows the next observation is not the following "
-            f"row's observation: {_disorder(later, '')}, or store timeouts"
+            f"row's observation{_disorder(rows, cut, later, remedy=', or store timeouts')}"
         )
 
 

@@ -146,6 +146,15 @@ class Rows:
         moves = (self.obs[rows + 1] != self.obs[rows + later]).any(axis=1)
         return float((same & moves).mean())
 
+    def known_share(self, rows: np.ndarray) -> float:
+        """Share of rows whose next observation is exactly that of some row; a sample tells."""
+        rows = some(rows)
+        wanted = [each.tobytes() for each in self.next_obs[rows] + 0.0]  # which makes -0.0 0.0
+        left = set(wanted)
+        for part in self.chunks(len(self)):
+            left.difference_update(each.tobytes() for each in self.obs[part] + 0.0)
+        return 1.0 - sum(each in left for each in wanted) / len(wanted)
+
     def unexplained(self, first: np.ndarray, other: np.ndarray) -> float:
         """Share of the variance of observations that others do not explain linearly.
 

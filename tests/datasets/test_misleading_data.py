@@ -123,6 +123,34 @@ def test_shuffled_rows(timeouts):
     assert "not in the order they were recorded (shuffled" in text and "%" in text
 
 
+def as_differences(data):
+    data["next_observations"] = data["next_observations"] - data["observations"]
+
+
+def with_normalised_observations(data):
+    obs = data["observations"]
+    data["observations"] = (obs - obs.mean(0)) / (3.0 * obs.std(0))
+
+
+@pytest.mark.parametrize("timeouts", [True, False])
+@pytest.mark.parametrize("shuffled", [True, False])
+@pytest.mark.parametrize("change", [as_differences, with_normalised_observations])
+def test_successors_in_another_scale_are_not_called_shuffled(change, shuffled, timeouts):
+    data = recording() if timeouts else without(recording(), "timeouts")
+    change(data)
+    if shuffled:
+        data = taken(data, np.random.default_rng(1).permutation(EPISODES * STEPS))
+    text = the_warning(data)
+    assert "differences, or in another scale" in text and "order" not in text
+    if timeouts and not shuffled:  # the remedy
+        assert found(without(data, "next_observations")) == ([], [])
+
+
+def test_few_transitions_of_a_recording_are_known_as_such():
+    rows = np.random.default_rng(1).permutation(EPISODES * STEPS)[:200]
+    assert "a replay buffer" in the_warning(taken(recording(), rows))
+
+
 def test_some_rows_out_of_order_are_counted():
     data = recording()
     order = np.arange(EPISODES * STEPS)
