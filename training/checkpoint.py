@@ -280,6 +280,12 @@ def _require_identity(path: Path, record: Mapping[str, Any], wanted: Mapping[str
             raise Mistake(
                 f"{path} holds networks of other shapes than the configured agent; {remedy}"
             )
+        if name == "dataset":
+            raise Mistake(
+                f"{path} was learned from other rows than the dataset has now "
+                f"(fingerprint {found}, now {value}): restore the data to go on, or "
+                "begin again on those of now with overwrite=true or another run_dir"
+            )
         raise Mistake(f"{path} was written with {name}={found}, this run has {value}; {remedy}")
 
 

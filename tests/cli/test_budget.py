@@ -63,6 +63,19 @@ def test_a_limit_is_never_beyond_the_paper_and_what_is_typed_beats_it(preset):
         assert flat(OmegaConf.to_container(compose_run([*chosen, f"{key}=77"])))[key] == 77
 
 
+@pytest.mark.parametrize("preset", some([*options("algorithm")], 6))
+def test_a_short_run_has_rates_that_suit_its_length(preset):
+    """Else a preset without a row would be compared at the rates of a million updates."""
+    agent = compose_run([f"algorithm={preset}", *MINE, "budget=laptop"]).agent or {}
+    rates = {key: rate for key, rate in agent.items() if key.endswith("learning_rate")}
+    rates.pop("weight_learning_rate", None)  # of a weight, whose scale is its own
+    assert all(rate >= 1e-3 for rate in rates.values() if rate), rates
+    assert agent.get("tau", 1.0) / agent.get("policy_delay", 1) >= 0.01
+    # No rate is smaller than the paper's, and none is learned that the paper keeps as it is.
+    paper = compose_run([f"algorithm={preset}", *MINE, "budget=paper"]).agent or {}
+    assert all(paper[key] <= rate and bool(paper[key]) == bool(rate) for key, rate in rates.items())
+
+
 def test_tuned_hyperparameters_beat_limits_and_limits_those_of_the_preset():
     config = compose_run(["algorithm=mopo", "dataset=d4rl/walker2d-medium-v2", "budget=laptop"])
     assert config.filter.penalty == 0.5 and config.source.horizon == 5

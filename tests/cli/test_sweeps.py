@@ -18,7 +18,7 @@ from reverie.training.launch.compose import threads
 from reverie.training.launch.failures import reason
 from reverie.training.launch.mistakes import DEFECT
 from reverie.training.launch.options import as_typed, one_spelling
-from reverie.training.launch.sweeps import SweepTable
+from reverie.training.launch.sweeps import SweepTable, require_directories
 
 SMALL = (
     "algorithm=bc",
@@ -258,6 +258,22 @@ def test_a_sweep_makes_one_run_directory_a_job(command, tmp_path, launcher):
         assert f"CPU, {each} threads" in device
     again = command(*sweep, *how[1:])
     assert again.stdout.count("is finished") == 4
+
+
+@pytest.mark.parametrize("also", [[], ["overwrite=true"]], ids=str)
+def test_jobs_that_share_a_directory_are_refused_before_the_first(tmp_path, capsys, also):
+    """With overwrite=true the last would be all that is left of them."""
+    task = ["seed=0,1", f"run_dir={tmp_path / 'mine'}", *also]
+    config = OmegaConf.create(
+        {"hydra": {"overrides": {"task": task}, "sweep": {"dir": str(tmp_path)}}}
+    )
+    with pytest.raises(SystemExit):
+        SweepTable().on_multirun_start(config)
+    told = capsys.readouterr().err
+    assert f"run_dir={tmp_path / 'mine'} is one directory for all jobs of a sweep over seed" in told
+    assert f"root={tmp_path / 'mine'} makes one below it for each job" in told
+    for fine in (["seed=0,1"], task[1:], ["seed=0,1", "run_dir=x-${seed}"], ["run_dir=a,b"]):
+        require_directories(fine)
 
 
 def test_a_single_run_leaves_no_table():

@@ -130,6 +130,15 @@ def test_damage_to_a_finished_run_is_mended_or_told(make_run, tmp_path, caplog):
         make_run().train(tmp_path)
 
 
+def test_a_log_that_has_grown_since_is_told_as_such(make_run, tmp_path):
+    make_run().train(tmp_path)
+    (tmp_path / "summary.json").unlink()
+    grown = make_run()
+    grown.data = load("builtin/pendulum-mixed", episodes=12)
+    with pytest.raises(Mistake, match=r"other rows than the dataset has now .*: restore the data"):
+        grown.train(tmp_path)
+
+
 def test_a_run_that_diverged_keeps_the_checkpoint_of_before_and_is_not_read(make_run, tmp_path):
     run = make_run()
 

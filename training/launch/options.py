@@ -44,7 +44,7 @@ PACKAGES = {
 AUTO, LAPTOP, PAPER = "auto", "laptop", "paper"
 """Options of `budget`."""
 _LIMITING = (
-    *("budget", "algorithm", "world_model", "source", "generator", "dynamics_reward"),
+    *("budget", "algorithm", "agent", "world_model", "source", "generator", "dynamics_reward"),
     "dataset",
 )
 """Groups by which rows of conf/limits are chosen, in the order in which conf/train.yaml asks."""

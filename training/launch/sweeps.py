@@ -12,11 +12,12 @@ import shutil
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -59,6 +60,27 @@ def require_first_failure(run_dir: Path, retry: bool) -> None:
         raise AlreadyFailed(why)
 
 
+def require_directories(typed: Sequence[str]) -> None:
+    """Refuse a sweep whose jobs would all work in one directory, and replace each other's runs.
+
+    Args:
+        typed: the sweep's settings.
+
+    Raises:
+        Mistake: `run_dir` is the same for all jobs.
+    """
+    parsed = OverridesParser.create().parse_overrides(list(typed))
+    swept = [each.key_or_group for each in parsed if each.is_sweep_override()]
+    given = [each for each in parsed if each.key_or_group == "run_dir" and each.value() is not None]
+    if not swept or not given or "run_dir" in swept or "${" in str(given[-1].value()):
+        return
+    place = given[-1].value()
+    raise Mistake(
+        f"run_dir={place} is one directory for all jobs of a sweep over {', '.join(swept)}; leave "
+        f"it out, and root={place} makes one below it for each job"
+    )
+
+
 class AlreadyFailed(Mistake):
     """The job crashed in an earlier sweep and was not repeated."""
 
@@ -74,6 +96,9 @@ class SweepTable(Callback):
         self.folder: Path | None = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        with one_line_errors():
+            # As typed: `${seed}` in a path stands for another one in each job.
+            require_directories(OmegaConf.to_container(config.hydra.overrides.task))  # type: ignore[arg-type]
         command = "\n".join(config.hydra.overrides.task)
         digest = hashlib.sha256(command.encode()).hexdigest()[:12]
         self.folder = Path(config.hydra.sweep.dir).absolute() / f"jobs-{digest}"

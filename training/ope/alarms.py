@@ -84,8 +84,11 @@ def falls_short(verdict: Mapping[str, Any], seed: int) -> bool:
 
 
 def unjudged(verdict: Mapping[str, Any], seed: int) -> bool:
-    """Whether no estimate is fit for use, and there is a reason to doubt the policy: its critics had
-    too few updates, or it leaves the data more than they do and fitted Q evaluation sees no gain."""
+    """Whether no estimate is fit for use, and there is a reason to doubt the policy.
+
+    Its critics had too few updates; or it leaves the data more than they do, and fitted Q
+    evaluation sees no gain.
+    """
     if verdict["outcome"][seed] != "none":
         return False
     leaves = _leaves_data(verdict, seed) and _sign_of_fit(verdict, seed) != 1

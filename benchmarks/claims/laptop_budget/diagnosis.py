@@ -1,13 +1,15 @@
 """What decides how MOPO ends at a small budget: one setting at a time, in both directions.
 
-MOPO as `budget=laptop` ships it, with each of the settings of MOPO+BC added alone, and MOPO+BC with
-each of them taken away alone; then what both share. Every arm has the same seeds and 6,000 updates,
-fewer than that budget has. A setting matters where the interval of the difference leaves 0 out.
+MOPO with the sizes of `budget=laptop` and the rates of its paper, with each of the settings of
+MOPO+BC added alone, and MOPO+BC with each of them taken away alone; then what both share. Every arm
+has the same seeds and 6,000 updates, fewer than that budget has. A setting matters where the
+interval of the difference leaves 0 out.
 Arms, seeds and updates were chosen before any was run; MOPO+BC's numbers were chosen on the Hopper
 task with other seeds.
 
-TD3+BC's arms came later, on seeds of their own: as shipped, and with other values of two rates that
-decide how fast it learns. Those values were tried before on Hopper, HalfCheetah and the swing-up.
+TD3+BC's arms came later, on seeds of their own: at its paper's rates, and with other values of two
+that decide how fast it learns. Those values were tried before on Hopper, HalfCheetah and the
+swing-up. What came out is why `budget=laptop` has rates of its own now, which no arm here has.
 
 `--continue` adds to the recorded table: `--only ... --datasets ... --continue`.
 """
@@ -48,6 +50,7 @@ from reverie.benchmarks.claims.report import RESULTS, Claim, Findings, carry_out
 from reverie.benchmarks.claims.shipped import Budget, build, run_folder
 from reverie.benchmarks.speed.hardware import describe
 from reverie.mistake import Mistake
+from reverie.training.launch.hyperparameters import compose_run
 from reverie.training.launch.mistakes import one_line_errors
 
 NAME = "laptop_diagnosis"
@@ -193,7 +196,8 @@ def find_or_train(
 ) -> Record | None:
     """The record of an arm on a task, see `growing.gather`."""
     chosen = ARMS[arm]
-    run = build(chosen.of, USUAL[task], budget, chosen.seed, chosen.changes)
+    changes = at_published_rates(chosen.of, chosen.changes)
+    run = build(chosen.of, USUAL[task], budget, chosen.seed, changes)
     own = digest(run)
     if known is not None and known.get("digest") == own:
         return dict(known)
@@ -203,6 +207,13 @@ def find_or_train(
     about = {"digest": own, "date": date.today().isoformat()}
     about["cpu"] = hardware["gpu"] or hardware["cpu"]
     return train_or_read(run, arm, task, folder, about, run_folder(folder, task, arm, own))
+
+
+def at_published_rates(preset: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Changes of a preset, with the rates of its paper in the place of a budget's."""
+    agent = compose_run([f"algorithm={preset}", "budget=paper", "~tuned"]).agent
+    rates = {key: agent[key] for key in agent if key.endswith("learning_rate") or key == "tau"}
+    return {**changes, "agent": rates | changes.get("agent", {})}
 
 
 def differences(records: Mapping[str, Record]) -> dict[str, Estimate]:
