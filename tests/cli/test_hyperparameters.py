@@ -1,5 +1,6 @@
 """Two names of a dataset mean the same, and typed beats tuned beats preset."""
 
+import re
 from itertools import product
 
 import pytest
@@ -13,6 +14,7 @@ from reverie.datasets.readers.d4rl import TASKS
 from reverie.envs.specs import Spec
 from reverie.mistake import Mistake
 from reverie.settings import parameters
+from reverie.training.launch.data import load_dataset
 from reverie.training.launch.hyperparameters import compose_run, settle
 from reverie.training.launch.mistakes import expand_glob, explain
 from reverie.training.launch.options import (
@@ -291,7 +293,60 @@ def preset(tmp_path):
     return compose_with
 
 
+@pytest.mark.parametrize(
+    ("option", "lines", "told"),
+    [
+        ("regulariser/mine", "alpha: 3", "begin it with `defaults: [adversarial, _self_]`"),
+        ("world_model/mine", "members: 3", "give a class of your own as `_target_: my_module"),
+        ("dataset/mine", "name: mine", "begin it with `defaults: [file, _self_]`"),
+        ("agent/mine", "_target_: torch.nn.Linear", "not derived from reverie.agents.base.Agent"),
+    ],
+    ids=lambda value: value.partition("/")[0],
+)
+def test_an_option_of_ones_own_that_builds_nothing_is_refused(tmp_path, option, lines, told):
+    """A run would go on without it, or end in a traceback."""
+    path = tmp_path / f"{option}.yaml"
+    path.parent.mkdir()
+    path.write_text(lines)
+    group = option.partition("/")[0]
+    own = [f"hydra.searchpath=['file://{tmp_path}']", "algorithm=td3_bc", f"{group}=mine"]
+    with pytest.raises(Mistake, match=re.escape(told)) as refused:
+        compose_run(own)
+    assert str(refused.value).startswith(f"{option}.yaml")
+    if group != "dataset":
+        path.write_text(f"defaults: [{options(group)[-1]}, _self_]")
+        compose_run(own)
+
+
+def test_a_reader_of_ones_own_that_returns_no_dataset_is_told(tmp_path, monkeypatch):
+    (tmp_path / "own_reader.py").write_text("def read(name):\n    return {'observations': 1}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = OmegaConf.create(
+        {"agent": {}, "dataset": {"_target_": "own_reader.read", "name": "mine"}}
+    )
+    with pytest.raises(Mistake, match=r"dataset\._target_=own_reader\.read returned dict"):
+        load_dataset(config)
+
+
 INHERITED = "defaults: [td3_bc, _self_]\nname: mine\n"
+
+
+def test_a_preset_without_a_name_is_told_to_have_one(preset):
+    with pytest.raises(Mistake, match=r"algorithm/mine.yaml: it has no name, .* `name: mine`"):
+        preset("defaults: [override /agent: td3_bc]")
+
+
+def test_a_preset_whose_first_line_is_another_comment_is_told_where_it_belongs(preset):
+    with pytest.raises(HydraException) as refused:
+        preset("defaults: [override /agent: td3_bc]", package="# mine\n# @package _global_\n")
+    assert "before any other comment" in str(explain(refused.value))
+
+
+def test_a_key_that_is_added_and_never_read_is_refused(preset):
+    with pytest.raises(Mistake, match="there is no setting 'udpates'; did you mean updates"):
+        compose_run(["algorithm=bc", "+udpates=5"])
+    taken = compose_run(["algorithm=bc", "+rate=0.5", "agent.learning_rate=${rate}"])
+    assert taken.agent.learning_rate == 0.5
 
 
 def test_a_preset_of_ones_own_builds_on_another(preset):

@@ -51,12 +51,22 @@ def load_dataset(
     require_declared(asked, transforms.SETTINGS, "dataset.")
     require_declared(plain, prefix="dataset.")
     plain["name"] = short_name(**plain)
-    read = partial(instantiate, config.dataset, name=plain["name"], _convert_="all")
+    read = partial(_read, config.dataset, plain["name"])
     data = read_into(asked["storage"], read, plain)
     if not infer and data.action_missing is not None:
         return data
     data = infer_actions(config, data, console or Console(quiet=True))
     return transforms.transform(data, asked, discount)
+
+
+def _read(settings: DictConfig, name: str) -> Dataset:
+    found = instantiate(settings, name=name, _convert_="all")
+    if not isinstance(found, Dataset):
+        raise Mistake(
+            f"dataset._target_={settings._target_} returned {type(found).__name__}; a reader "
+            "returns a reverie.datasets.dataset.Dataset, which reverie.datasets.build.build makes"
+        )
+    return found
 
 
 def infer_actions(config: DictConfig, data: Dataset, console: Console) -> Dataset:

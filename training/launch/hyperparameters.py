@@ -34,7 +34,13 @@ from reverie.training.launch.options import (
     read_option,
     tuned,
 )
+from reverie.training.launch.own_options import require_built
 from reverie.training.run_directory import flat
+
+NOT_GLOBAL = (
+    "{}: its file must begin with the line `# @package _global_`, before any other comment, and "
+    "hold keys with values; else they are no settings of a run"
+)
 
 
 def compose_run(
@@ -86,20 +92,23 @@ def settle(config: DictConfig, hydra: HydraConf) -> str | None:
         if each.schema in ("file", "pkg")
     ]
     _require_one_dataset(config, choices["dataset"])
-    for key in _typed(hydra.overrides.task, choices):
+    typed = _typed(hydra.overrides.task, choices)
+    for key in typed:
         part = lacking(config, key, choices, folders)
         if part is not None:
             raise Mistake(refusal(key, part, choices))
     if "algorithm" in config:
-        raise Mistake(
-            f"algorithm={choices['algorithm']}: its file must begin with the line "
-            "`# @package _global_` and hold keys with values; else they are no settings of a run"
-        )
+        raise Mistake(NOT_GLOBAL.format(f"algorithm={choices['algorithm']}"))
     chosen = f"algorithm/{choices['algorithm']}"
+    if OmegaConf.is_missing(config, "name"):
+        name = choices["algorithm"]
+        raise Mistake(f"{chosen}.yaml: it has no name, by which runs are filed; add `name: {name}`")
     preset, own = read_option(chosen, folders), flat(read_option(chosen, folders, alone=True))
     renamed.refuse_settings(preset, Path(f"{chosen}.yaml"))
     groups = {*choices, *PACKAGES.values(), "hydra"}
-    _require_settings(own, f"{chosen}.yaml", groups, OmegaConf.to_yaml(config))
+    composed = OmegaConf.to_yaml(config)
+    _require_settings(own, f"{chosen}.yaml", groups, composed)
+    _require_settings(dict.fromkeys(typed), "the command line", groups, composed)
     picked = {each.partition("=")[0].lstrip("+~") for each in hydra.overrides.task}
     algorithm, _, dataset = str(choices.get("tuned") or "").partition("/")
     numbers = tuned(algorithm).get(dataset, {})
@@ -113,16 +122,18 @@ def settle(config: DictConfig, hydra: HydraConf) -> str | None:
                 raise Mistake(f"{chosen}.yaml: {refusal(key, part, choices)}")
             with open_dict(node):
                 node.pop(part.rpartition(".")[2], None)
+    require_built(config, choices)
     return f"conf/tuned/{algorithm}.yaml for {dataset}" if numbers else None
 
 
 def _require_settings(
     own: Mapping[str, Any], file: str, groups: Collection[str], composed: str
 ) -> None:
-    """Refuse a key of a preset that no part of a run would read.
+    """Refuse a key of a preset, or one that was added with +, that no part of a run would read.
 
     Args:
-        own: its keys and values, flat.
+        own: keys and values, flat.
+        file: where they stand.
         groups: those whose options have keys of their own, which are looked at elsewhere.
         composed: the whole configuration as YAML; a key that a value takes up, `${rate}` or
             `${..rate}`, is meant.

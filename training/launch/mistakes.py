@@ -33,7 +33,7 @@ from reverie.paths import quote, quote_paths
 from reverie.settings import require_declared
 from reverie.text import near, printable
 from reverie.training.launch import help, renamed
-from reverie.training.launch.hyperparameters import refusal
+from reverie.training.launch.hyperparameters import NOT_GLOBAL, refusal
 from reverie.training.launch.misfits import is_of_the_call, is_of_the_name, misfit
 from reverie.training.launch.options import CONF, PACKAGES, as_typed, one_spelling, options
 from reverie.training.run_directory import flat
@@ -328,6 +328,9 @@ def _explain_composition(error: BaseException, typed: Sequence[str]) -> str:
                 f"{file}: its defaults name {wrong}, which is not there; {_available(group, wrong)}"
             )
     key = re.search(r"Could not override '([^']+)'", text)
+    if key and "@algorithm." in key.group(1):
+        preset = next((each for each in typed if each.startswith("algorithm=")), "algorithm=...")
+        return NOT_GLOBAL.format(preset)
     if key:
         return _explain_key(key.group(1), typed)
     merged = re.search(r"Error merging override (.+)", text)
