@@ -91,14 +91,19 @@ TASKS = {
         {"horizon": 50, "noise_exponent": 2.0},
         {"horizon": 15},
     ),
-    # A laptop's numbers, and little of everything.
+    # A laptop's sizes at the rates of the paper, and little of everything.
     "hopper": Task(
         "minari",
         {},
         {"horizon": 5},
         options={"id": "bench/hopper/mixed-v0", "name": "hopper"},
         chosen=("budget=laptop", "~tuned"),
-        settings={},
+        settings={
+            "agent.actor_learning_rate": 1e-4,
+            "agent.critic_learning_rate": 3e-4,
+            "agent.temperature_learning_rate": 1e-4,
+            "agent.tau": 0.005,
+        },
         updates=5_000,
         epochs="auto",
         episodes=2,
