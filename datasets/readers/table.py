@@ -14,7 +14,7 @@ from reverie.datasets.names import short_name
 from reverie.datasets.readers.file import given_spec
 from reverie.datasets.subset import Subset
 from reverie.datasets.tables.clock import join_clock
-from reverie.datasets.tables.ends import find_ends, in_order, leave_out_missing
+from reverie.datasets.tables.ends import find_ends, in_order, leave_out_missing, oldest_first
 from reverie.datasets.tables.expression import evaluate
 from reverie.datasets.tables.files import find_tables, read_tables
 from reverie.datasets.tables.overlap import arrange_files
@@ -152,7 +152,7 @@ def from_table(
     """
     table, columns = join_clock(table, columns)
     roles = choose_roles(table, columns, reward)
-    table = in_order(arrange_files(table, roles), roles)
+    table = in_order(arrange_files(oldest_first(table, roles), roles), roles)
     terminated, ends, lasts = find_ends(table, roles, longest_step)
     values = {each: table.numbers(each) for each in (*roles.observations, *roles.actions)}
     if not isinstance(columns, Mapping) or columns.get("observations") is None:  # guessed

@@ -16,6 +16,37 @@ from reverie.text import counted
 
 log = logging.getLogger(__name__)
 
+_FALLS = 0.8
+"""Share of steps back within episodes, from which the newest row of each is its first."""
+
+
+def oldest_first(table: Table, roles: Roles) -> Table:
+    """The table from its last row to its first where time falls within episodes, file by file.
+
+    Historians and web pages export the newest row first; read as it is, every transition would
+    lead back in time. Rows in any other order are left as they are.
+
+    Args:
+        table: of N rows, as the files were read.
+    """
+    if roles.time is None:
+        return table
+    numbers = np.arange(len(table))
+    files = np.zeros(len(table), int) if table.files is None else table.files
+    labels = np.zeros(len(table), int) if roles.episode is None else _labels(table, roles.episode)
+    together = np.lexsort((numbers, labels, files))
+    inside = (np.diff(files[together]) == 0) & (np.diff(labels[together]) == 0)
+    steps = np.diff(table.seconds(roles.time)[together])[inside]
+    if not len(steps) or (steps < 0).mean() < _FALLS:
+        return table
+    log.warning(
+        "%s: %s falls from row to row, so the newest row is first; rows are read from the last to "
+        "the first (a countdown is no time: dataset.columns.time=[] reads rows as they stand)",
+        table.source,
+        roles.time,
+    )
+    return table.take(np.lexsort((-numbers, files)))
+
 
 def in_order(table: Table, roles: Roles) -> Table:
     """The table with the rows of each episode together.
