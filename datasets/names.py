@@ -8,11 +8,17 @@ from reverie.mistake import Mistake
 
 UNIT = re.compile(r"\s*[\[(]([^\[\]()]*)[\])]\s*$")
 """The unit behind a name."""
+_NEXT = re.compile(r"next[_. ].+|.+[_. ]next|.+[_. \[(][tk] ?\+ ?1[\])]?", re.I)
 
 
 def bare(name: str) -> str:
     """A name without its unit: `level` for `level [cm]` and `level (cm)`."""
     return UNIT.sub("", name) or name
+
+
+def is_next(name: str) -> bool:
+    """Whether a name says so of the next row's values: `level_next`, `next.level`, `level(t+1)`."""
+    return any(_NEXT.fullmatch(each) for each in (name, bare(name)))
 
 
 def short_name(

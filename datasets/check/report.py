@@ -23,8 +23,9 @@ from reverie.datasets.check.scales import (
 )
 from reverie.datasets.check.values import constant, find_in_values
 from reverie.datasets.dataset import Dataset
+from reverie.datasets.names import is_next
 from reverie.datasets.transforms.copies import describe_copies, find_copies
-from reverie.text import counted
+from reverie.text import counted, printable
 
 QUANTILES = {
     "min": 0.0,
@@ -171,9 +172,19 @@ def _findings(rows: Rows) -> Iterator[Finding]:
 
 
 def _copies(dataset: Dataset) -> Iterator[Finding]:
-    """Shift registers that nobody has told of."""
-    if not dataset.spec.copies and (found := find_copies(dataset)):
-        told = describe_copies(replace(dataset.spec, copies=found))
+    """Columns of the next row's values, and shift registers that nobody has told of."""
+    spec = dataset.spec
+    found = spec.copies or find_copies(dataset)
+    names = [*spec.obs_labels, *spec.action_labels]
+    if ahead := tuple(pair for pair in found if is_next(names[pair[1]])):
+        columns = ", ".join(dict.fromkeys(printable(names[source]) for _, source in ahead))
+        yield warning(
+            f"{columns}: the next row's values of other columns, which nobody knows before acting: "
+            "leave them out of the observations"
+        )
+    found = tuple(pair for pair in found if pair not in ahead)
+    if found and not spec.copies:
+        told = describe_copies(replace(spec, copies=found))
         yield warning(
             f"{told} of the row before: set dataset.copies=auto, so that no world model learns "
             "what is known"

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from reverie.datasets.exogenous import find_exogenous
-from reverie.datasets.names import bare
+from reverie.datasets.names import bare, is_next
 from reverie.datasets.readers.columns import ALIASES, RLDS, listed, require_no_last_observations
 from reverie.datasets.tables.table import TIME, Table
 from reverie.mistake import Mistake
@@ -52,7 +52,6 @@ _USUAL = {
 }
 _ACTIONS = re.compile(r"(act|acts|actions?|a|u|controls?|commands?|cmd)([_. ]?\d+)?|actions?[_.].+")
 _OBSERVATIONS = re.compile(r"(obs|observations?|states?)([_. ]?\d+)?|(obs|observations?)[_.].+")
-_NEXT = re.compile(r"next[_. ].+")
 _COSTS = ("cost", "costs", "penalty", "loss")
 
 
@@ -196,7 +195,7 @@ def _single(table: Table, role: str, given: Mapping[str, list[str]], tell: bool)
 
 def _guess_actions(table: Table, taken: Sequence[str]) -> list[str]:
     names = [name for name in table.columns if name not in taken]
-    found = [name for name in names if _ACTIONS.fullmatch(_spelling(name))]
+    found = [name for name in names if _ACTIONS.fullmatch(_spelling(name)) and not is_next(name)]
     if not found:
         left = [bare(name) for name in names]
         numbers = [bare(name) for name in names if table.is_numeric(name)]
@@ -219,12 +218,13 @@ def _guess_observations(table: Table, taken: Sequence[str]) -> list[str]:
         and not name.startswith("Unnamed:")
         and _spelling(name) not in RLDS
     ]
-    numbers = [name for name in left if table.is_numeric(name) and not table.is_empty(name)]
-    found = [name for name in left if _OBSERVATIONS.fullmatch(_spelling(name))]
+    now = [name for name in left if not is_next(name)]
+    numbers = [name for name in now if table.is_numeric(name) and not table.is_empty(name)]
+    found = [name for name in now if _OBSERVATIONS.fullmatch(_spelling(name))]
     why = "by name"
     if not set(found) & set(numbers):  # a column `state` of words is none
         why = "all other columns of numbers"
-        found = [name for name in numbers if not _NEXT.fullmatch(_spelling(name))]
+        found = numbers
     if not found:
         raise Mistake(
             f"{table.source}: no column is left for observations; name them, e.g. "

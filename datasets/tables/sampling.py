@@ -60,10 +60,10 @@ def find_breaks(
     if not inside.any():
         return broken
     if not forward.any():
-        back = int((inside & (steps < 0)).sum())
+        falls = int((inside & (steps < 0)).sum())
         remedy = "name another column as dataset.columns.time, or [] for none"
-        if back:
-            remedy = f"it goes back after {counted(back, 'row')}; sort the rows, the oldest first"
+        if falls:
+            remedy = f"it goes back after {counted(falls, 'row')}; sort the rows, the oldest first"
         raise Mistake(f"{table.source}: {name} never advances within an episode; {remedy}")
     step = float(np.median(steps[forward]))
     with np.errstate(over="ignore"):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from reverie.datasets import load
+from reverie.datasets.check import report
 from tests.datasets.tables import EPISODES, ROWS, log
 
 
@@ -56,3 +57,40 @@ def test_a_number_of_episodes_is_told_until_it_is_named(told):
     assert told(frame, episode="Charge") == []
     frame.loc[5, "Charge"] = 0  # a state of the plant
     assert told(frame) == []
+
+
+AHEAD = [
+    "level_next [cm]",
+    "level.next",
+    "level next",
+    "level(t+1)",
+    "level (k+1)",
+    "level_t+1 [cm]",
+]
+
+
+@pytest.mark.parametrize("name", [*AHEAD, "next_level"])
+def test_a_column_of_the_next_rows_values_is_not_observed_unless_it_is_named(name):
+    frame = log()
+    frame[name] = frame["level [cm]"].shift(-1, fill_value=0.0)
+    guessed = load(frame)
+    assert guessed.spec.obs_names == ("level [cm]", "setpoint [cm]")
+    assert not any("next row's values" in line for line in report(guessed).warnings)
+    named = load(frame, columns={"observations": ["level [cm]", name]})
+    (line,) = [each for each in report(named).warnings if "leave them out" in each]
+    assert line.startswith(f"{name}: the next row's values of other columns")
+    assert not any("dataset.copies" in each for each in report(named).warnings)
+    copied = load(frame, columns={"observations": ["level [cm]", name]}, copies="auto")
+    assert line in report(copied).warnings
+
+
+def test_names_by_pattern_leave_out_the_next_rows_too():
+    frame = log().rename(columns={"level [cm]": "obs_0", "setpoint [cm]": "obs_1"})
+    frame = frame.assign(obs_0_next=1.0 + frame["obs_0"], action_next=0.3)
+    data = load(frame)
+    assert data.spec.obs_names == ("obs_0", "obs_1") and data.spec.action_dim == 1
+
+
+@pytest.mark.parametrize("name", ["heat +1", "next", "nextlevel", "level_k", "T1 [K]", "text+1"])
+def test_other_names_are_observed(name):
+    assert name in load(log().assign(**{name: np.arange(240.0) ** 2})).spec.obs_names
