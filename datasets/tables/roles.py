@@ -44,6 +44,7 @@ _USUAL = {
     "episode": (
         *("episode", "episode_id", "episodes", "ep", "trajectory", "trajectory_id", "traj"),
         *("run", "run_id", "trial", "trial_id", "batch", "batch_id", "batch_no"),
+        RLDS[0],
     ),
     "time": (
         *("time", "t", "timestamp", "datetime", "date", "seconds", "step", "timestep"),

@@ -276,6 +276,24 @@ def test_flags_of_rlds_end_episodes_and_are_not_observed():
     assert data.spec.obs_names == ("level [cm]", "setpoint [cm]")
 
 
+@pytest.mark.parametrize("words", [(0, 1), ("False", "True")])
+def test_a_flag_of_first_rows_begins_episodes(tmp_path, caplog, words):
+    plain = load_any(log().drop(columns="time [s]"))
+    frame = log().drop(columns=["episode", "time [s]"])
+    first = [words[row % ROWS == 0] for row in range(len(frame))]
+    found = load_file(write(frame.assign(is_first=first), tmp_path / "a.csv"))
+    assert "episode = is_first (guessed, by its name)" in caplog.text
+    assert found.fingerprint == plain.fingerprint
+    path = write(frame.assign(reset=first), tmp_path / "b.csv")
+    assert load_file(path, columns={"episode": "reset"}).fingerprint == plain.fingerprint
+
+
+def test_two_episodes_side_by_side_are_no_flag_of_first_rows():
+    frame = log(episodes=2)
+    mixed = frame.sort_values(["time [s]", "episode"], ignore_index=True)
+    assert load_any(mixed).fingerprint == load_any(frame).fingerprint
+
+
 def test_terminations_of_rlds_are_refused_and_read_one_row_earlier():
     frame = with_flags_of_rlds(True)
     with pytest.raises(Mistake, match="store the flags one row earlier, as terminated, or set"):
