@@ -162,7 +162,8 @@ def from_table(
     keep = leave_out_missing(table, values | {key: rewards}, ends, optional)
     if not missing_actions:
         _tell_of_inference(table.source, roles, values, keep)
-    if not (keep & (terminated | ~ends)).any():
+    stays = (terminated | ~ends)[keep]
+    if not stays.any():
         role = "episode" if roles.episode else "truncated"
         raise Mistake(
             f"{table.source}: every row is the last of its episode, so no row has a following one; "
@@ -173,6 +174,9 @@ def from_table(
         for chosen in (roles.observations, roles.actions)
     )
     action[~np.isfinite(action.astype(np.float32))] = np.nan
+    _tell_of_lone_rows(table, keep, terminated, ends)
+    # What was done in rows that do not stay is not read, and need not lie in the box.
+    action[~stays] = action[stays][0]
     if env_id is None:
         action_low, action_high = _box(table.source, roles, action, action_low, action_high)
     spec = given_spec(
@@ -249,6 +253,21 @@ def _tell_of_inference(
             "nothing else, and infers it",
             source,
             "1 row left out has" if count == 1 else f"{count:,} rows left out have",
+        )
+
+
+def _tell_of_lone_rows(
+    table: Table, keep: np.ndarray, terminated: np.ndarray, ends: np.ndarray
+) -> None:
+    """Say which episodes have one row, of which nothing is known to come: a line of totals."""
+    lone = keep & ends & ~terminated & np.append(True, ends[:-1])
+    if lone.any():
+        log.warning(
+            "%s: %s of one row, first in %s, %s left out, as no row follows in it",
+            table.source,
+            counted(int(lone.sum()), "episode"),
+            table.places.at(int(np.argmax(lone))),
+            "is" if lone.sum() == 1 else "are",
         )
 
 

@@ -132,6 +132,20 @@ def test_without_an_episode_column_time_shows_the_episodes(lines):
     assert any(gaps in line for line in lines())
 
 
+def test_rows_that_are_left_out_do_not_widen_the_box(tmp_path, lines):
+    frame = log()
+    wanted = load_file(write(frame, tmp_path / "a.csv"))
+    assert not any("of one row" in line for line in lines())
+    text = frame.to_csv(index=False) + ",Total,2400,2400,120,-500\n"
+    (tmp_path / "b.csv").write_text(text)
+    found = load_file(tmp_path / "b.csv")
+    assert found.fingerprint == wanted.fingerprint
+    assert any("1 episode of one row, first in line 242, is left out" in line for line in lines())
+    frame.loc[ROWS - 1, "action [-]"] = 7.0  # the last of an episode, of which nothing is known
+    assert load_any(frame).spec == load_any(log()).spec
+    load_any(frame, action_low=0, action_high=1)
+
+
 def test_one_episode_is_told(lines):
     assert len(load_any(log().drop(columns=["episode", "time [s]"]))) == 239
     assert any(
