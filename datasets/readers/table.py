@@ -14,7 +14,13 @@ from reverie.datasets.names import short_name
 from reverie.datasets.readers.file import given_spec
 from reverie.datasets.subset import Subset
 from reverie.datasets.tables.clock import join_clock
-from reverie.datasets.tables.ends import find_ends, in_order, leave_out_missing, oldest_first
+from reverie.datasets.tables.ends import (
+    find_ends,
+    in_order,
+    leave_out_blank,
+    leave_out_missing,
+    oldest_first,
+)
 from reverie.datasets.tables.expression import evaluate
 from reverie.datasets.tables.files import find_tables, read_tables
 from reverie.datasets.tables.overlap import arrange_files
@@ -150,7 +156,7 @@ def from_table(
     Raises:
         Mistake: as `load`.
     """
-    table, columns = join_clock(table, columns)
+    table, columns = join_clock(leave_out_blank(table), columns)
     roles = choose_roles(table, columns, reward)
     table = in_order(arrange_files(oldest_first(table, roles), roles), roles)
     terminated, ends, lasts = find_ends(table, roles, longest_step)

@@ -20,6 +20,32 @@ _FALLS = 0.8
 """Share of steps back within episodes, from which the newest row of each is its first."""
 
 
+def leave_out_blank(table: Table) -> Table:
+    """The table without rows that hold nothing at its begin and end, and at those of its files.
+
+    Spreadsheets write as many rows as they once had. Such rows between others stay: they are left
+    out with those that lack a value, which cuts the episode.
+
+    Args:
+        table: of N rows, as the files were read.
+    """
+    blank = _blank(table)
+    if not blank.any() or blank.all():
+        return table
+    files = np.zeros(len(table), int) if table.files is None else table.files
+    after = np.maximum.accumulate(np.where(blank, -1, files)) == files
+    before = np.minimum.accumulate(np.where(blank, files[-1] + 1, files)[::-1])[::-1] == files
+    inner = after & before  # rows of the same file that hold something
+    if not inner.all():
+        log.warning(
+            "%s: %s without any value, first in %s, left out",
+            table.source,
+            counted(int((~inner).sum()), "row"),
+            table.places.at(int(np.argmin(inner))),
+        )
+    return table.take(inner)
+
+
 def oldest_first(table: Table, roles: Roles) -> Table:
     """The table from its last row to its first where time falls within episodes, file by file.
 
@@ -223,12 +249,28 @@ def _labels(table: Table, name: str) -> np.ndarray:
             "where the number or name of an episode was expected; name another column as "
             "dataset.columns.episode"
         ) from error
-    if (labels < 0).any():
+    lacks = labels < 0
+    if lacks.any() and (blank := lacks & _blank(table)).any():  # left out later, with a cut there
+        last = np.maximum.accumulate(np.where(blank, 0, np.arange(len(table))))
+        labels = labels[last]
+        lacks = labels < 0
+    if lacks.any():
         raise Mistake(
-            f"{table.source}: {name} is empty in {counted(int((labels < 0).sum()), 'row')}, first "
-            f"in {table.places.at(int(np.argmax(labels < 0)))}; fill in the episode"
+            f"{table.source}: {name} is empty in {counted(int(lacks.sum()), 'row')}, first in "
+            f"{table.places.at(int(np.argmax(lacks)))}; fill in the episode of each row (in "
+            f"pandas, if it stands in the first row of each alone: frame[{name!r}].ffill()), or "
+            "remove those rows"
         )
     return labels
+
+
+def _blank(table: Table) -> np.ndarray:
+    """`[N]` rows that hold nothing."""
+    blank = np.ones(len(table), dtype=bool)
+    for column in table.columns.values():
+        if blank.any():
+            blank &= pandas.isna(column)
+    return blank
 
 
 def _begins(table: Table, name: str) -> np.ndarray | None:

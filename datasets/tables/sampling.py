@@ -53,7 +53,8 @@ def find_breaks(
     table: Table, name: str, ends: np.ndarray, longest_step: float | None
 ) -> np.ndarray:
     """`[N]` bool: rows after which time goes back, or so far ahead that rows are missing."""
-    steps = np.diff(table.seconds(name))
+    seconds = table.seconds(name)
+    steps = np.diff(seconds)
     inside = ~ends[:-1]
     forward = inside & (steps > 0)
     broken = np.zeros(len(table), dtype=bool)
@@ -95,6 +96,17 @@ def find_breaks(
             f"equal steps, keep them for world_model=neural_ode with "
             f"dataset.longest_step={2 * high:.2g}, or set dataset.columns.time=[] if it is no time"
         )
+    unknown = np.isnan(steps)
+    if (inside & unknown).any():
+        log.warning(
+            "%s: %s has no value in %s, first in %s; episodes are cut there",
+            table.source,
+            name,
+            counted(int(np.isnan(seconds).sum()), "row"),
+            table.places.at(int(np.argmax(np.isnan(seconds)))),
+        )
+    broken[:-1] = back | gap
+    gap &= ~unknown
     if gap.any() and longest_step is not None:
         log.warning(
             "%s: %s has %s beyond dataset.longest_step, the first after %s, the longest of %.4g%s; "
@@ -176,7 +188,6 @@ def find_breaks(
             step,
             unit,
         )
-    broken[:-1] = back | gap
     return broken
 
 

@@ -145,6 +145,36 @@ def test_rows_in_any_order_without_episodes_are_refused(tmp_path):
     assert len(load_file(sorted_path)) == 299
 
 
+@pytest.mark.parametrize("columns", [["episode"], ["time [s]"], []])
+def test_rows_of_empty_cells_at_the_end_are_left_out_with_a_line(tmp_path, caplog, columns):
+    frame = log().drop(columns=columns)
+    plain = load_file(write(frame, tmp_path / "b.csv"))
+    cells = "," * (len(frame.columns) - 1)
+    path = saved(tmp_path, f"{as_text(frame)}{cells}\n{cells}\n")
+    assert load_file(path).fingerprint == plain.fingerprint
+    told = caplog.text.partition("a.csv")[2]
+    assert "2 rows without any value, first in line 242, left out" in told
+    assert "no finite number" not in told and "gap" not in told
+
+
+def test_a_row_of_empty_cells_within_an_episode_cuts_it(tmp_path, caplog):
+    lines = as_text().splitlines()
+    path = saved(tmp_path, "\n".join([*lines[:31], "," * 5, *lines[31:]]))
+    data = load_file(path)
+    assert data.episode_lengths.tolist() == [29, 29, *[ROWS - 1] * (EPISODES - 1)]
+    assert "time [s] has no value in 1 row, first in line 32; episodes are cut" in caplog.text
+    assert " gap" not in caplog.text and "without any value" not in caplog.text
+
+
+def test_an_episode_that_stands_in_its_first_row_alone_is_filled_in():
+    frame = log()
+    sparse = frame.assign(episode=frame["episode"].where(np.arange(len(frame)) % ROWS == 0))
+    with pytest.raises(Mistake, match=r"empty in 236 rows.* frame\['episode'\]\.ffill\(\)"):
+        load_any(sparse)
+    mended = sparse.assign(episode=sparse["episode"].ffill())
+    assert load_any(mended).fingerprint == load_any(frame).fingerprint
+
+
 def test_spaces_behind_the_name_of_an_episode_do_not_split_it(tmp_path):
     frame = log()
     plain = load_file(write(frame, tmp_path / "b.csv"))
