@@ -52,6 +52,7 @@ class Layout:
 
     Attributes:
         names: of the columns, with their units.
+        header: the cells that name them, as they stand there.
         delimiter: between cells.
         skipped: lines before the first row of values.
         decimal: the mark that cells show, None where they show none or both.
@@ -59,6 +60,7 @@ class Layout:
     """
 
     names: Sequence[str]
+    header: Sequence[str]
     delimiter: str
     skipped: int
     decimal: Decimal | None
@@ -211,13 +213,14 @@ def _find_layout(path: Path, file: io.TextIOWrapper, decimal: Decimal | None) ->
             f"{path}: line {skipped + line} names its columns in single quotes ({names[0]}), which "
             "are a part of each cell to CSV; write double quotes, or none"
         )
-    # pandas would give a second column of the same name another one.
-    require_different([name for name in names if name] or names, str(path))
-    if all(map(_is_number, names)) and not all(map(_is_whole, names)):
+    numbers = all(map(_is_number, names))
+    if numbers and not (all(map(_is_whole, names)) and len(set(names)) == len(names)):
         raise Mistake(
             f"{path}: line {skipped + line} holds numbers, where the columns must be named; add a "
             "line of names"
         )
+    # pandas would give a second column of the same name another one.
+    require_different([name for name in names if name] or names, str(path))
     values = rows[1:]
     units = _units(names, [each for _, each in values])
     last = rows[0]
@@ -234,7 +237,9 @@ def _find_layout(path: Path, file: io.TextIOWrapper, decimal: Decimal | None) ->
     ends = next((n - 1 for n, _ in rows if n > last[0]), last[0])
     found, unclear = _find_decimal(delimiter, [each for _, each in values])
     named = [name or f"Unnamed: {index}" for index, name in enumerate(names)]
-    return Layout(named, delimiter, skipped + ends, decimal or found, unclear and decimal is None)
+    unclear = unclear and decimal is None
+    header = [] if numbers else cells  # a row may hold the same numbers
+    return Layout(named, header, delimiter, skipped + ends, decimal or found, unclear)
 
 
 def _require_separated(
@@ -329,7 +334,7 @@ def _find_decimal(delimiter: str, rows: Sequence[Sequence[str]]) -> tuple[Decima
 
 
 def _require_cells(path: Path, encoding: str, layout: Layout) -> int | None:
-    """Refuse a row of other cells than there are names, before pandas fills or cuts it.
+    """Refuse a row of other cells than there are names, before pandas fills or cuts it, and names.
 
     A separator may stand behind the last cell of every line.
 
@@ -344,6 +349,11 @@ def _require_cells(path: Path, encoding: str, layout: Layout) -> int | None:
         for line, cells in _records(lines, layout.delimiter, strict=True):
             if width is None:
                 width = named + (len(cells) == named + 1 and not cells[-1].strip())
+            if cells == layout.header:
+                raise Mistake(
+                    f"{path}: line {layout.skipped + line} names the columns again; remove it, or "
+                    "if files were joined there, give them apart, by a folder as dataset.path"
+                )
             if len(cells) == width and not "".join(cells[named:]).strip():
                 continue
             if len(cells) < named and width and next(lines, None) is None and not _is_ended(path):

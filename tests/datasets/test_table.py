@@ -328,6 +328,10 @@ def test_too_few_rows_are_refused(tmp_path):
         ("log.csv", "a,b,a\n1,2,3\n", "the column 'a' stands 2 times"),
         ("log.csv", "a,b\n1,2\n1,2,3,4\n", "line 3 has 4 cells, where 2 columns are named"),
         ("log.csv", "0.5,0,10.07\n1,0,9.5\n", "line 1 holds numbers, where the columns must"),
+        ("log.csv", "0,0,10.07\n1,0,9.5\n", "line 1 holds numbers, where the columns must"),
+        ("log.csv", "0,0,10\n1,0,9\n", "line 1 holds numbers, where the columns must"),
+        ("log.csv", "a,b\n1,2\na,b\n3,4\n", "line 3 names the columns again; remove it"),
+        ("log.csv", "a,b,\nm,l,\n1,2,\na,b,\n", "line 4 names the columns again; remove it"),
         (
             "log.csv",
             "a,b\n1,2\n".encode("utf-16-le"),

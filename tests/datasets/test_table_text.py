@@ -251,3 +251,13 @@ def test_a_separator_behind_the_last_cell_is_no_column(tmp_path):
     path = write_german(tmp_path / "a.csv")
     path.write_text(path.read_text().replace("\n", ";\n"))
     assert load_file(path).fingerprint == in_points(tmp_path).fingerprint
+
+
+def test_names_of_digits_may_be_values_too(tmp_path):
+    rows = ["0,1,reward", *(f"{row % 2},{row % 3},1" for row in range(200))]
+    named = {"actions": "1", "observations": "0"}
+    path = tmp_path / "log.csv"
+    path.write_text("\n".join(rows) + "\n")
+    assert len(load_file(path, columns=named)) == 199
+    path.write_text("\n".join(["0,1,2", *rows[1:], "0,1,2"]) + "\n")
+    assert len(load_file(path, columns=named | {"reward": "2"})) == 200
