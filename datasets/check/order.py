@@ -208,9 +208,11 @@ def _jumps(rows: Rows) -> Iterator[Finding]:
         return
     apart = int(np.gcd.reduce(found + 1))
     remedy = f"set dataset.max_episode_steps={apart} (they lie {apart} rows apart), or "
+    cuts = apart > 1 and not rows.truncated[:-1].any()  # where limits are recorded, none is set
     yield warning(
         f"{told}: were ends not recorded? Then those transitions are wrong, and returns and "
-        f"lengths too; {remedy if apart > 1 else ''}store timeouts or next_observations"
+        f"lengths too; {remedy if cuts else ''}store timeouts or next_observations (a table: name "
+        "a column as dataset.columns.truncated or episode)"
     )
 
 

@@ -74,7 +74,8 @@ def load(
             of the data, or for the environment's.
         env_id: exact Gymnasium id for scores; None for none.
         env_kwargs: options for that environment.
-        max_episode_steps: time limit in control steps, None for the environment's own.
+        max_episode_steps: time limit in control steps, None for the environment's own. One that is
+            given ends episodes where nothing else but terminations does.
         reference: returns that score 0 and 100, None if unknown.
         clip_actions: clip actions outside the box instead of refusing them.
         subset: which whole episodes to keep, see `datasets.subset.choose_episodes`; None for all.
@@ -159,7 +160,7 @@ def from_table(
     table, columns = join_clock(leave_out_blank(table), columns)
     roles = choose_roles(table, columns, reward)
     table = in_order(arrange_files(oldest_first(table, roles), roles), roles)
-    terminated, ends, lasts = find_ends(table, roles, longest_step)
+    terminated, ends, lasts = find_ends(table, roles, longest_step, max_episode_steps)
     values = {each: table.numbers(each) for each in (*roles.observations, *roles.actions)}
     if not isinstance(columns, Mapping) or columns.get("observations") is None:  # guessed
         warn_of_suspects(table, roles, values, ends)

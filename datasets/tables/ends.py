@@ -7,7 +7,7 @@ import numpy as np
 import pandas
 
 from reverie.datasets.names import bare
-from reverie.datasets.readers.columns import LOOSE, RLDS
+from reverie.datasets.readers.columns import LOOSE, RLDS, limit_ends
 from reverie.datasets.tables.roles import Roles
 from reverie.datasets.tables.sampling import find_breaks, find_new_files
 from reverie.datasets.tables.table import Table
@@ -114,17 +114,19 @@ def in_order(table: Table, roles: Roles) -> Table:
 
 
 def find_ends(
-    table: Table, roles: Roles, longest_step: float | None = None
+    table: Table, roles: Roles, longest_step: float | None = None, limit: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Rows that terminate, rows that no row of the same episode follows, and how long rows last.
 
     An episode ends where the episode column changes, where a row is terminated or truncated, where
-    time goes back or jumps, and with its file, unless the next one goes on a step later.
+    time goes back or jumps, and with its file, unless the next one goes on a step later. Where none
+    of these but terminations shows an end, it ends after `limit` steps too.
 
     Args:
         table: of N rows, in the order of `in_order`.
         longest_step: rows may be unequally far apart, up to so much of the unit of time; None: they
             have one sampling time.
+        limit: time limit in control steps, None for none.
 
     Returns:
         `[N]` bool the first two; terminated rows, and the last row, are among the ends. Then time
@@ -152,6 +154,14 @@ def find_ends(
         ends[:-1] |= find_new_files(table, roles, ends, longest_step)
     if roles.time is not None:
         ends |= find_breaks(table, roles.time, ends, longest_step)
+    if limit is not None and not (ends & ~terminated)[:-1].any():
+        ends |= limit_ends(terminated, limit)
+        log.warning(
+            "%s: no column says where a limit ended episodes, so each ends after %s, as "
+            "dataset.max_episode_steps says",
+            table.source,
+            counted(limit, "step"),
+        )
     if len(ends) > 1 and not ends[:-1].any():
         log.warning(
             "%s: nothing says where episodes end, so all %s rows are one; "

@@ -9,6 +9,7 @@ import polars
 import pytest
 
 from reverie.datasets import load as load_any
+from reverie.datasets.check import report
 from reverie.mistake import Mistake
 from tests.datasets.tables import EPISODES, ROWS, load_file, log, write
 
@@ -151,6 +152,26 @@ def test_one_episode_is_told(lines):
     assert any(
         "nothing says where episodes end, so all 240 rows are one" in line for line in lines()
     )
+
+
+@pytest.mark.parametrize("steps", ["time [s]", None])
+def test_a_limit_ends_episodes_where_nothing_else_does(lines, steps):
+    """As `check` advises; a time that goes on tells of no end either."""
+    frame = log().assign(**{"time [s]": np.arange(EPISODES * ROWS) * 0.5})
+    frame["level [cm]"] += 9.0 * frame["episode"]  # as from an end to a start
+    single = frame.drop(columns="episode" if steps else ["episode", "time [s]"])
+    (told,) = [line for line in report(load_any(single)).warnings if "unlike all others" in line]
+    assert f"set dataset.max_episode_steps={ROWS} (they lie" in told
+    assert "columns.truncated or episode" in told
+    assert not any("a limit ended" in line for line in lines())
+    cut = load_any(single, max_episode_steps=ROWS)
+    assert cut.episode_lengths.tolist() == [ROWS - 1] * EPISODES
+    assert any(f"each ends after {ROWS} steps, as dataset.max_epi" in line for line in lines())
+    assert not any("unlike all others" in line for line in report(cut).warnings)
+    ended = load_any(frame, max_episode_steps=7)
+    assert ended.episode_lengths.tolist() == cut.episode_lengths.tolist()
+    failed = load_any(single.assign(terminated=frame.index == 9), max_episode_steps=ROWS)
+    assert failed.episode_lengths.tolist() == [10, *[ROWS - 1] * 3, ROWS - 11]
 
 
 def test_no_row_leads_across_missing_values_or_missing_rows(lines):
