@@ -166,11 +166,18 @@ def from_table(
         warn_of_suspects(table, roles, values, ends)
     key, rewards = _reward(table, roles, reward, terminated, ends)
     optional = roles.actions if missing_actions else ()
+    before = ends.copy()
     keep = leave_out_missing(table, values | {key: rewards}, ends, optional)
     if not missing_actions:
         _tell_of_inference(table.source, roles, values, keep)
     stays = (terminated | ~ends)[keep]
     if not stays.any():
+        if not before[:-1].all():
+            raise Mistake(
+                f"{table.source}: no row with all values is followed by another one in its "
+                "episode; leave the columns that lack most out of dataset.columns, or fill them in "
+                "(in pandas: frame.ffill())"
+            )
         role = "episode" if roles.episode else "truncated"
         raise Mistake(
             f"{table.source}: every row is the last of its episode, so no row has a following one; "

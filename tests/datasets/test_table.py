@@ -198,6 +198,15 @@ def test_no_row_leads_across_missing_values_or_missing_rows(lines):
     assert "episodes are cut there, in 2 places" in told
 
 
+def test_columns_of_half_the_rate_are_to_be_filled_in():
+    frame, level = log(), "level [cm]"
+    sparse = frame.assign(**{level: frame[level].where(frame.index % 2 == 0)})
+    with pytest.raises(Mistake, match=r"no row with all values is followed .* frame\.ffill\(\)"):
+        load_any(sparse)
+    assert len(load_any(sparse.ffill())) == len(load_any(frame))
+    assert len(load_any(sparse, columns={"observations": "setpoint"})) == len(load_any(frame))
+
+
 def test_rows_of_an_episode_are_put_together_where_time_shows_how(lines):
     frame = log()
     mixed = frame.sort_values(["time [s]", "episode"], ignore_index=True)  # side by side
