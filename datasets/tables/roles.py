@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+import numpy as np
+
 from reverie.datasets.exogenous import find_exogenous
 from reverie.datasets.names import bare, is_next
 from reverie.datasets.readers.columns import ALIASES, RLDS, listed, require_no_last_observations
@@ -36,6 +38,7 @@ class Roles:
     time: str | None
 
 
+_RUNS = ("run", "run_id", "trial", "trial_id", "batch", "batch_id", "batch_no")  # or of a switch
 # Usual names, without units and in lower case; of the flags as in files of arrays.
 _USUAL = {
     "reward": ("reward", "rewards", "rew", "rews"),  # r is a control engineer's set-point
@@ -43,7 +46,7 @@ _USUAL = {
     "truncated": (ALIASES["timeouts"][1], "timeouts", *ALIASES["timeouts"]),
     "episode": (
         *("episode", "episode_id", "episodes", "ep", "trajectory", "trajectory_id", "traj"),
-        *("run", "run_id", "trial", "trial_id", "batch", "batch_id", "batch_no"),
+        *_RUNS,
         RLDS[0],
     ),
     "time": (
@@ -178,6 +181,14 @@ def _single(table: Table, role: str, given: Mapping[str, list[str]], tell: bool)
                 if usual in RLDS and table.is_numeric(name):
                     flags = table.numbers(name) != 0
                     require_no_last_observations(table.source, role, usual, flags, ())
+                if usual in _RUNS and _is_switch(table, name):
+                    log.warning(
+                        "%s: %s is 0 and 1 by turns, as a switch is, so it is not taken for the "
+                        "episode; dataset.columns.episode says otherwise",
+                        table.source,
+                        name,
+                    )
+                    continue
                 if tell:
                     _tell(table, role, [name], f"by its name{why}")
                 return name
@@ -192,6 +203,16 @@ def _single(table: Table, role: str, given: Mapping[str, list[str]], tell: bool)
         _tell(table, role, index, "from the index")
         return index[0]
     return None
+
+
+def _is_switch(table: Table, name: str) -> bool:
+    """Whether a column is 0 and 1 by turns: each of them comes back, and stays for some rows."""
+    column = table.as_numbers(name)
+    if column.dtype.kind not in "fiub" or not np.isin(column, (0, 1)).all():
+        return False
+    files = np.zeros(len(table), int) if table.files is None else table.files
+    turns = np.flatnonzero((np.diff(column.astype(int)) != 0) & (np.diff(files) == 0))
+    return 3 * len(turns) < len(table) and int(np.bincount(files[turns], minlength=1).max()) > 1
 
 
 def _guess_actions(table: Table, taken: Sequence[str]) -> list[str]:

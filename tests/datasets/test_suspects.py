@@ -59,6 +59,20 @@ def test_a_number_of_episodes_is_told_until_it_is_named(told):
     assert told(frame) == []
 
 
+def test_a_switch_called_run_is_observed_and_ends_nothing(caplog):
+    frame = log(episodes=1, rows=240).drop(columns="episode")
+    data = load(frame.assign(run=np.arange(240) // 30 % 2))
+    assert "run is 0 and 1 by turns, as a switch is" in caplog.text and " gap" not in caplog.text
+    assert "run" in data.spec.obs_names and data.episode_lengths.tolist() == [239]
+
+
+@pytest.mark.parametrize("run", [np.arange(240) // 120, np.arange(240) // 60, np.arange(240) % 2])
+def test_runs_are_episodes(run, caplog):
+    frame = log(episodes=1, rows=240).drop(columns="episode")
+    data = load(frame.assign(run=run).drop(columns=[] if run[1] else "time [s]"))
+    assert "by turns" not in caplog.text and data.origin["episode"] == "run"
+
+
 AHEAD = [
     "level_next [cm]",
     "level.next",
