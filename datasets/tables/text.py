@@ -40,6 +40,7 @@ _LOOK = 20  # rows that show what separates cells
 _BRACKETED = re.compile(r"[\[(]([^\[\]()]*)[\])]")
 _LONGEST_UNIT = 12
 _SEP = re.compile(r'"?sep=(.)"?\s*', re.I)  # a line by which Excel knows what separates cells
+_TOA5 = re.compile(r'"?TOA5"?,')  # with which a line on the logger begins, in files of Campbell's
 
 
 class NoRows(Mistake):
@@ -196,8 +197,8 @@ def _find_layout(path: Path, file: io.TextIOWrapper, decimal: Decimal | None) ->
     lines = _lines(file)
     begin = next(lines, "")
     said = _SEP.fullmatch(begin)
-    skipped = 1 if said else 0
-    head = "".join(islice(lines if said else chain([begin], lines), _SAMPLE))
+    skipped = 1 if said or _TOA5.match(begin) else 0
+    head = "".join(islice(lines if skipped else chain([begin], lines), _SAMPLE))
     if said:
         delimiter = said[1]
     else:
@@ -222,17 +223,22 @@ def _find_layout(path: Path, file: io.TextIOWrapper, decimal: Decimal | None) ->
     # pandas would give a second column of the same name another one.
     require_different([name for name in names if name] or names, str(path))
     values = rows[1:]
-    units = _units(names, [each for _, each in values])
+    cells_below = [each for _, each in values]
+    units, below = _units(names, cells_below), 1
+    if units is None and _units(names, cells_below[1:]) is not None:  # mean or sample, for example
+        units, below = _units(names, [cells_below[0], *cells_below[2:]]), 2
     last = rows[0]
     if units is not None:
-        last, values = values[0], values[1:]
+        last, values, first = values[below - 1], values[below:], values[0]
         names = [_with_unit(name, unit) for name, unit in zip(names, units, strict=True)]
         log.warning(
             "%s: line %d is read as the units of the columns (%s)",
             path,
-            skipped + last[0],
+            skipped + first[0],
             one_line(", ".join(unit for unit in units if unit), 200),
         )
+        if below > 1:
+            log.warning("%s: line %d, texts below units, is left out", path, skipped + last[0])
     # The row ends where the next one may begin.
     ends = next((n - 1 for n, _ in rows if n > last[0]), last[0])
     found, unclear = _find_decimal(delimiter, [each for _, each in values])

@@ -261,3 +261,30 @@ def test_names_of_digits_may_be_values_too(tmp_path):
     assert len(load_file(path, columns=named)) == 199
     path.write_text("\n".join(["0,1,2", *rows[1:], "0,1,2"]) + "\n")
     assert len(load_file(path, columns=named | {"reward": "2"})) == 200
+
+
+TOA5 = """"TOA5","station","CR1000","12345","CR1000.Std.32","CPU:prog.CR1","54321","Table1"
+"TIMESTAMP","RECORD","level","action","reward"
+"TS","RN","cm","%",""
+"","","Avg","Smp","Tot"
+"""
+
+
+@pytest.mark.parametrize("skipped", [0, 1])
+def test_the_head_of_a_campbell_logger_is_read(tmp_path, lines, skipped):
+    times = pandas.date_range("2026-01-31", periods=200, freq="10s").astype(str)
+    rows = [f'"{time}",{row},{row % 7}.5,{row % 5},1' for row, time in enumerate(times)]
+    path = tmp_path / "log.csv"
+    path.write_text("".join(TOA5.splitlines(keepends=True)[skipped:]) + "\n".join(rows) + "\n")
+    data = load_file(path, columns={"observations": "level"})
+    assert data.spec.obs_names == ("level [cm]",) and len(data) == 199
+    assert data.places.at(0) == f"line {5 - skipped}"
+    assert any(f"line {3 - skipped} is read as the units" in line for line in lines())
+    assert any(f"line {4 - skipped}, texts below units, is left" in line for line in lines())
+
+
+def test_two_rows_of_texts_that_are_values_stay(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("level,action,reward\n1.5,on,1\n2.5,off,1\n" + "0.5,3,1\n" * 200)
+    with pytest.raises(Mistake, match="action holds 'on' in line 2"):
+        load_file(path)
