@@ -143,6 +143,8 @@ def _require_settings(
     """
     known = flat(read_option("train", alone=True))
     for key in own:
+        if any(key.startswith(f"{each}.") or each.startswith(f"{key}.") for each in known):
+            continue  # of another kind than that setting is, which is told elsewhere
         placed = any(key.startswith(f"{group}.") for group in groups)
         parts = key.split(".")
         tails = "|".join(re.escape(".".join(parts[at:])) for at in range(len(parts)))
