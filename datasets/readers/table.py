@@ -290,6 +290,12 @@ def _box(
 ) -> tuple[Bound, Bound]:
     """The bounds of the actions: as given, else the range of the data, which is told."""
     action = action[np.isfinite(action).all(axis=1)]
+    if not len(action):
+        raise Mistake(
+            f"{source}: no row that another one follows holds {' and '.join(roles.actions)}, so "
+            "nothing shows what an action does; record some, or name other columns as "
+            "dataset.columns.actions"
+        )
     fixed = action.min(axis=0) == action.max(axis=0)
     if fixed.all() or (fixed.any() and (low is None or high is None)):
         dim = int(np.argmax(fixed))

@@ -115,6 +115,11 @@ def test_a_table_with_gaps_in_its_actions_is_cut_or_kept(caplog):
     assert kept.spec.action_low == cut.spec.action_low
     with pytest.raises(Mistake, match=r"action \[-\] has no value in any row.*: record some"):
         datasets.load(frame.assign(**{"action [-]": np.nan}), missing_actions=True)
+    # The last row of an episode is left out, and its action with it.
+    ends = frame["episode"] != frame["episode"].shift(-1)
+    lasts = frame.assign(**{"action [-]": frame["action [-]"].where(ends)})
+    with pytest.raises(Mistake, match=r"no row that another one follows holds action \[-\]"):
+        datasets.load(lasts, missing_actions=True)
 
 
 def test_what_learns_refuses_them_and_names_the_remedy():
