@@ -27,6 +27,7 @@ SUBJECTS = {
     "leaderboard": "every offline preset on the suite",
     "suite": "the datasets of the suite: are they graded as their names say?",
     "baselines": "26 offline methods at one small budget, two datasets",
+    "laptop_budget_paper_rates": "the same before that budget had rates of its own",
     "laptop_budget": "presets as shipped at the laptop budget",
     "laptop_diagnosis": "MOPO at a small budget, one setting at a time",
     "edge_of_reach": "RAVL: values where rollouts leave the data",
@@ -75,8 +76,10 @@ BENCHMARKS = (
     "were undecided. NAME is run by `python -m benchmarks.claims.NAME`, with `--quick` in under "
     "five minutes; suite and leaderboard as [their page](benchmarks.md) says; second_ring-X by "
     "`python -m benchmarks.claims.second_ring X`, laptop_diagnosis by `python -m "
-    "benchmarks.claims.laptop_budget.diagnosis`, policy_choice, student_size and h2o_seeds by "
-    "`python -m benchmarks.claims.off_policy_evaluation.choice`, `sindy_rl.size` and `h2o.seeds`, "
+    "benchmarks.claims.laptop_budget.diagnosis`, laptop_budget_paper_rates by laptop_budget as it "
+    "was until that budget had rates of its own (no command gives it now), policy_choice, "
+    "student_size and h2o_seeds by `python -m benchmarks.claims.off_policy_evaluation.choice`, "
+    "`sindy_rl.size` and `h2o.seeds`, "
     "data_scale, "
     "speed-since and samplers by `python -m benchmarks.speed.data_scale`, `...since CHECKOUT` "
     f"and `python -m benchmarks.speed sampler`. This page is written by `{COMMAND}` from the "
