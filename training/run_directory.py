@@ -372,7 +372,8 @@ def require_same(place: Path, earlier: Any, now: Mapping[str, Any]) -> None:
         Mistake: names the first setting that differs.
     """
     before, after = flat(earlier), flat(now)
-    for key in sorted(set(before) | set(after)):
+    # Other settings follow from the budget.
+    for key in sorted(set(before) | set(after), key=lambda key: (key != "budget", key)):
         if key.split(".")[0] in CARRIED_OUT or before.get(key) == after.get(key):
             continue
         raise Mistake(

@@ -293,13 +293,14 @@ def claim_all(task: str, records: Mapping[str, Record]) -> list[Claim]:
 
 
 def draw(records: Records) -> Figure:
-    """Differences with their intervals, a panel a task."""
-    count = max(1, len(records))
-    longest = max((len(differences(own)) for own in records.values()), default=1)
+    """Differences with their intervals, a panel a task that has any."""
+    shown = {task: list(differences(own).items())[::-1] for task, own in records.items()}
+    shown = {task: gaps for task, gaps in shown.items() if gaps}
+    count = max(1, len(shown))
+    longest = max(map(len, shown.values()), default=1)
     figure = Figure(figsize=(6.0 * count, 1.6 + 0.26 * longest), layout="constrained")
     panels = figure.subplots(1, count, squeeze=False).ravel()
-    for ax, (task, own) in zip(panels, records.items(), strict=False):
-        gaps = list(differences(own).items())[::-1]
+    for ax, (task, gaps) in zip(panels, shown.items(), strict=False):
         for at, (arm, gap) in enumerate(gaps):
             color = COLOURS[ARMS[arm].of]
             ax.errorbar(gap.mean, at, xerr=gap.half_width, fmt="o", color=color, ms=4, capsize=2)
@@ -310,8 +311,7 @@ def draw(records: Records) -> Figure:
         for preset in {ARMS[arm].of: None for arm, _ in gaps}:
             ax.plot([], [], "o", color=COLOURS[preset], ms=4, label=f"to {NAMES[preset]}")
         ax.grid(alpha=0.3)
-        if gaps:
-            ax.legend(fontsize=8)
+        ax.legend(fontsize=8)
     return figure
 
 
