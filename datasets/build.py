@@ -77,7 +77,7 @@ def build(
         missing_actions: keep rows with a NaN among their actions, as rows without an action.
 
     Raises:
-        Mistake: empty, unequal or wrongly shaped columns, NaN or Inf, actions outside the box,
+        Mistake: options of an environment and none; empty, unequal or wrongly shaped columns, NaN or Inf, actions outside the box,
             flags other than 0 and 1, no row with a known successor.
     """
     columns = {"obs": obs, "action": action, "reward": reward}
@@ -86,6 +86,11 @@ def build(
     columns |= {key: value for key, value in optional.items() if value is not None}
     columns = {key: np.asarray(value) for key, value in columns.items()}
     source = origin.get("file") or origin.get("path") or f"dataset {name}"
+    if spec.env_id is None and spec.env_kwargs:  # which nothing would read
+        raise Mistake(
+            f"{source}: dataset.env_kwargs={dict(spec.env_kwargs)} are options of an environment, "
+            "and none is named; give its id as dataset.env_id, or leave them out"
+        )
     _require_shapes(source, spec, columns)
     flags = {
         key: _flag(source, key, column) for key, column in columns.items() if key in _FLAG_NAMES

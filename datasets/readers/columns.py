@@ -37,6 +37,13 @@ ALIASES = {
 """D4RL's names and what others call the same: NeoRL, Gymnasium, Minari, d3rlpy, RLDS, loggers."""
 RLDS = ("is_first", "is_last", "is_terminal")
 """Flags of RLDS, by which nobody observes anything."""
+FIRST_ROWS = (RLDS[0], "is_init")
+"""Flags of the first row of each episode: of RLDS, of TorchRL."""
+EPISODES = (
+    *("episode", "episode_id", "episode_ids", "episodes"),
+    *("trajectory", "trajectory_id", "trajectory_ids", "traj", "traj_id", "traj_ids"),
+)
+"""Numbers or names that change with the episode."""
 
 TEXT_FILES = (".csv", ".tsv", ".txt")
 """Suffixes of tables as text ..."""
@@ -319,6 +326,22 @@ def require_widths(
                 f"{file}: {name} has shape {list(columns[name].shape)}, expected [N, {width}] for "
                 f"{id}; is it the file of another dataset?"
             )
+
+
+def first_rows(column: np.ndarray, name: str) -> np.ndarray | None:
+    """`[N]` rows that begin an episode, of a flag such as `is_first`; None of what names episodes.
+
+    Of a flag with another name, a 1 stands alone among many 0.
+
+    Args:
+        column: `[N]` of anything.
+        name: what it is called, in lower case.
+    """
+    if column.dtype.kind not in "fiub" or not np.isin(column, (0, 1)).all():
+        return None
+    first = column == 1
+    alone = 1 < first.sum() < len(first) / 3 and not (first[1:] & first[:-1]).any()
+    return first if alone or name in FIRST_ROWS else None
 
 
 def flag(column: np.ndarray) -> np.ndarray:

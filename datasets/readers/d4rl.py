@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -156,7 +156,7 @@ def load(
     path: str | None,
     env_id: str | None,
     env_kwargs: Mapping[str, object] | None = None,
-    physics: str,
+    physics: Literal["as-is", "d4rl"],
     compat: str | None,
     max_episode_steps: Count | None,
     clip_actions: bool,

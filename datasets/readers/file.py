@@ -1,10 +1,11 @@
 """Datasets in a user's file: flat arrays in `.hdf5` or `.npz`, under the usual names."""
 
 import logging
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from reverie.datasets.readers.columns import (
     ARROW_FILES,
     TEXT_FILES,
     Columns,
+    arrays_of,
+    first_rows,
     flag,
     in_one_line,
     is_loose,
@@ -29,7 +32,7 @@ from reverie.datasets.readers.columns import (
     require_no_last_observations,
 )
 from reverie.datasets.readers.hdf5 import suffixes_of
-from reverie.datasets.readers.layouts import find_columns, require_flat
+from reverie.datasets.readers.layouts import find_columns, find_episodes, require_flat
 from reverie.datasets.subset import Subset
 from reverie.envs.make import spec_of
 from reverie.envs.specs import Spec
@@ -53,7 +56,7 @@ def load(
     path: str,
     env_id: str | None,
     env_kwargs: Mapping[str, object],
-    physics: str,
+    physics: Literal["as-is", "d4rl"],
     max_episode_steps: Count | None,
     obs_slice: Count | None,
     action_low: Number | Sequence[Number] | None,
@@ -71,7 +74,8 @@ def load(
     timeouts `[N]` and next_observations `[N, D]`, each under this name or one of
     `columns.ALIASES`; in `.npz` also NeoRL's index (first rows of the trajectories). Without
     timeouts and index, an episode ends where the stored next observation is not the following
-    row's, or, without next observations, after `max_episode_steps` steps.
+    row's, or, without next observations, where episodes changes (`[N]`, numbers or names of them,
+    or a flag such as is_first), or without that after `max_episode_steps` steps.
 
     Args:
         name: short name, None to use the file's stem.
@@ -158,7 +162,17 @@ def from_columns(
     data = {column: _as_array(arrays[name], name, source) for column, name in chosen.items()}
     if data["actions"].ndim == 1 and data["actions"].dtype.kind == "f":
         data["actions"] = data["actions"][:, None]
-    require_columns(source, {key: data[key] for key in data if key != "index"}, REQUIRED)
+    rows = {key: data[key] for key in data if key not in ("index", "episodes")}
+    require_columns(source, rows, REQUIRED)
+    if "episodes" in data:
+        begins = _begins(source, data.pop("episodes"), chosen["episodes"], len(data["actions"]))
+        if begins is not None:
+            data["episodes"] = begins
+        elif "episodes" in (columns or ()):
+            raise Mistake(
+                f"{source}: {chosen['episodes']} must hold one number or name for each of "
+                f"{len(data['actions']):,} rows, which dataset.columns names for episodes"
+            )
     require_terminations(source, data, chosen["terminals"])
     flags = data["terminals"]
     require_no_last_observations(source, "terminals", chosen["terminals"], flags, columns or ())
@@ -245,7 +259,41 @@ def _choose(held: Collection[str], named: Any, source: str, *, index: bool) -> d
         )
     if index and "index" in held and "index" not in (named or {}):
         found["index"] = "index"
+    said = {"timeouts", "index", "next_observations"} & set(found)
+    if not said and "episodes" not in (named or {}):
+        episodes = find_episodes(held, found)
+        found |= {} if episodes is None else {"episodes": episodes}
+    if not said and "episodes" not in found:
+        unread = [name for name in arrays_of(held) if name not in found.values()]
+        if unread:
+            log.warning(
+                "%s: not read: %s; if one says where time limits end episodes, name it as "
+                "dataset.columns.timeouts, or dataset.columns.episodes if it tells them apart",
+                source,
+                listed(unread),
+            )
     return found
+
+
+def _begins(source: str, episodes: np.ndarray, name: str, count: int) -> np.ndarray | None:
+    """`[N]` first rows of episodes that are told apart in each row; None of anything else."""
+    if episodes.shape not in ((count,), (count, 1)) or (episodes != episodes).any():
+        return None
+    episodes = episodes.reshape(-1)
+    begins = first_rows(episodes, re.split(r"[/.]", name)[-1].lower())
+    if begins is not None:
+        return begins
+    begins = np.append(True, episodes[1:] != episodes[:-1])
+    rows = np.flatnonzero(begins)
+    _, firsts = np.unique(episodes[rows], return_index=True)
+    if len(firsts) < len(rows):
+        row = int(rows[np.setdiff1d(np.arange(len(rows)), firsts)[0]])
+        raise Mistake(
+            f"{source}: {name} is not sorted: {episodes[row]} comes back in row {row} after other "
+            "episodes; sort the rows by it, or set 'dataset.columns={episodes: null}' and store "
+            "timeouts"
+        )
+    return begins
 
 
 def require_terminations(source: str, columns: Columns, name: str) -> None:
@@ -300,6 +348,9 @@ def truncated_rows(file: str, columns: Columns, limit: int | None) -> np.ndarray
         ends = np.zeros(count, dtype=bool)
         ends[rows[rows > 0] - 1] = True
         return ends | flag(columns["timeouts"]) if "timeouts" in columns else ends
+    if "episodes" in columns:
+        ends = np.append(columns["episodes"][1:], True)
+        return ends | flag(columns["timeouts"]) if "timeouts" in columns else ends
     if "timeouts" in columns:
         return columns["timeouts"]
     if "next_observations" in columns:
@@ -342,8 +393,14 @@ def given_spec(
     """The spec of recorded columns: of the environment if one is named, else of what is given.
 
     Raises:
-        Mistake: an environment of other spaces, or bounds beside one; bounds for other actions.
+        Mistake: an environment of other spaces, or bounds beside one; bounds for other actions;
+            physics of no environment.
     """
+    if env_id is None and physics != "as-is":
+        raise Mistake(
+            f"dataset.physics={physics} is for the contacts of an environment, and none is named; "
+            "give its id as dataset.env_id, or leave the physics out"
+        )
     if env_id is None:
         return Spec(
             env_id=None,
@@ -352,6 +409,7 @@ def given_spec(
             action_low=_bound("action_low", action_low, -1.0, action_dim),
             action_high=_bound("action_high", action_high, 1.0, action_dim),
             max_episode_steps=max_episode_steps,
+            env_kwargs=env_kwargs,
             obs_slice=obs_slice,
         )
     if action_low is not None or action_high is not None:

@@ -5,7 +5,14 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from reverie.datasets.readers.columns import ALIASES, arrays_of, is_loose, listed
+from reverie.datasets.readers.columns import (
+    ALIASES,
+    EPISODES,
+    FIRST_ROWS,
+    arrays_of,
+    is_loose,
+    listed,
+)
 from reverie.mistake import Mistake
 
 log = logging.getLogger(__name__)
@@ -33,7 +40,7 @@ def find_columns(held: Collection[str], named: Any, source: str) -> dict[str, st
         Mistake: the user names a column that there is not, or an array that is not held; two
             arrays could be the same column.
     """
-    known = [*ALIASES, "index"]
+    known = [*ALIASES, "episodes", "index"]
     if not isinstance(named, Mapping) or not all(
         isinstance(array, str | None) for array in named.values()
     ):
@@ -76,6 +83,18 @@ def find_columns(held: Collection[str], named: Any, source: str) -> dict[str, st
         elif likely:
             found[column] = likely[0]
     return found
+
+
+def find_episodes(held: Collection[str], found: Mapping[str, str]) -> str | None:
+    """The array beside the observations that tells episodes apart, None for none.
+
+    Args:
+        held: names of the arrays.
+        found: as `find_columns` gives it, with the observations.
+    """
+    home, arrays = _home(found["observations"]), set(arrays_of(held))
+    names = (home + name for name in (*EPISODES, *FIRST_ROWS))
+    return next((name for name in names if name in arrays), None)
 
 
 def _next_of(held: Collection[str], home: str, named: Mapping[str, Any], source: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from gymnasium import spaces
@@ -65,7 +65,7 @@ def load(
     download: bool,
     env_id: str | None,
     env_kwargs: Mapping[str, object],
-    physics: str,
+    physics: Literal["auto", "as-is", "d4rl"],
     obs_keys: Sequence[str] | None,
     reference: str | LowAndHigh | None,
     clip_actions: bool,

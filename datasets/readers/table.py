@@ -159,6 +159,12 @@ def from_table(
     """
     table, columns = join_clock(leave_out_blank(table), columns)
     roles = choose_roles(table, columns, reward)
+    if table.writing.date_format is not None and roles.time is None:
+        raise Mistake(
+            f"{table.source}: dataset.date_format={table.writing.date_format} says how times are "
+            "written, and no column is one; name it as dataset.columns.time, or leave the format "
+            "out"
+        )
     table = in_order(arrange_files(oldest_first(table, roles), roles), roles)
     terminated, ends, lasts = find_ends(table, roles, longest_step, max_episode_steps)
     values = {each: table.numbers(each) for each in (*roles.observations, *roles.actions)}

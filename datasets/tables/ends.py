@@ -7,7 +7,7 @@ import numpy as np
 import pandas
 
 from reverie.datasets.names import bare
-from reverie.datasets.readers.columns import LOOSE, RLDS, limit_ends
+from reverie.datasets.readers.columns import LOOSE, first_rows, limit_ends
 from reverie.datasets.tables.roles import Roles
 from reverie.datasets.tables.sampling import find_breaks, find_new_files
 from reverie.datasets.tables.table import Table
@@ -244,7 +244,7 @@ def _counts(table: Table, lacks: Mapping[str, np.ndarray]) -> str:
 
 def _labels(table: Table, name: str) -> np.ndarray:
     """A number for each episode, in the order of their first rows."""
-    begins = _begins(table, name)
+    begins = first_rows(table.as_numbers(name), bare(name).lower())
     if begins is not None:
         return np.cumsum(begins)
     column = table.columns[name]
@@ -281,19 +281,6 @@ def _blank(table: Table) -> np.ndarray:
         if blank.any():
             blank &= pandas.isna(column)
     return blank
-
-
-def _begins(table: Table, name: str) -> np.ndarray | None:
-    """`[N]` rows that begin an episode, of a flag such as `is_first`; None of what names episodes.
-
-    Of a flag with another name, a 1 stands alone among many 0.
-    """
-    column = table.as_numbers(name)
-    if column.dtype.kind not in "fiub" or not np.isin(column, (0, 1)).all():
-        return None
-    first = column == 1
-    alone = 1 < first.sum() < len(first) / 3 and not (first[1:] & first[:-1]).any()
-    return first if alone or bare(name).lower() == RLDS[0] else None
 
 
 def _require_terminations(

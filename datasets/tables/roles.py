@@ -11,7 +11,13 @@ import numpy as np
 
 from reverie.datasets.exogenous import find_exogenous
 from reverie.datasets.names import bare, is_next
-from reverie.datasets.readers.columns import ALIASES, RLDS, listed, require_no_last_observations
+from reverie.datasets.readers.columns import (
+    ALIASES,
+    FIRST_ROWS,
+    RLDS,
+    listed,
+    require_no_last_observations,
+)
 from reverie.datasets.tables.table import TIME, Table
 from reverie.mistake import Mistake
 
@@ -47,7 +53,7 @@ _USUAL = {
     "episode": (
         *("episode", "episode_id", "episodes", "ep", "trajectory", "trajectory_id", "traj"),
         *_RUNS,
-        RLDS[0],
+        *FIRST_ROWS,
     ),
     "time": (
         *("time", "t", "timestamp", "datetime", "date", "seconds", "step", "timestep"),
@@ -238,7 +244,7 @@ def _guess_observations(table: Table, taken: Sequence[str]) -> list[str]:
         and name not in table.index
         and name
         and not name.startswith("Unnamed:")
-        and _spelling(name) not in RLDS
+        and _spelling(name) not in (*RLDS, *FIRST_ROWS)
     ]
     now = [name for name in left if not is_next(name)]
     numbers = [name for name in now if table.is_numeric(name) and not table.is_empty(name)]

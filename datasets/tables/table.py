@@ -216,22 +216,16 @@ class Table:
             Mistake: it holds text that is no date, or dates that can be read in two ways.
         """
         column = self.columns[name]
-        written = self.writing.date_format
-        if column.dtype.kind in "fiu" and written not in (None, DAY_FIRST, MONTH_FIRST):
-            return self._dates(name, _digits(column, str(written)))
         if column.dtype.kind in "fiu":
-            compact = parse_compact(column)
-            return column.astype(np.float64) if compact is None else compact
+            return self._counted(name, column)
         if column.dtype.kind == "m":
             return _since(column, np.timedelta64(1, "s"))
         if column.dtype.kind == "M":
             return _since(column - np.nanmin(column), np.timedelta64(1, "s"))
         numbers = self._parsed(name)
         if not numbers.text.any() and np.isfinite(numbers.values).any():
-            values = self._numbers(name)
-            compact = parse_compact(values)
-            return values if compact is None else compact
-        if np.isfinite(numbers.values).any() and written is None:
+            return self._counted(name, self._numbers(name))
+        if np.isfinite(numbers.values).any() and self.writing.date_format is None:
             row = int(np.argmax(np.isfinite(numbers.values)))
             raise Mistake(
                 f"{self.source}: {name} holds {self.shown(name, row)} in {self.places.at(row)} and "
@@ -239,6 +233,20 @@ class Table:
                 "all times alike, or set dataset.columns.time=[] for none"
             )
         return self._dates(name, self.texts(name))
+
+    def _counted(self, name: str, column: np.ndarray) -> np.ndarray:
+        """`seconds` of numbers, which may be the digits of dates."""
+        written = self.writing.date_format
+        if written in (DAY_FIRST, MONTH_FIRST):
+            raise Mistake(
+                f"{self.source}: {name} holds numbers, of which dataset.date_format={written} says "
+                "nothing; leave it out, or give the format of dates in digits, e.g. "
+                "'dataset.date_format=\"%d%m%Y%H%M%S\"'"
+            )
+        if written is not None:
+            return self._dates(name, _digits(column, written))
+        compact = parse_compact(column)
+        return column.astype(np.float64) if compact is None else compact
 
     def _dates(self, name: str, texts: np.ndarray) -> np.ndarray:
         found = parse_dates(texts, self.writing.date_format)
@@ -309,6 +317,11 @@ def read_table(path: Path, writing: Writing | None = None) -> Table:
         places = replace(table.places, lines=lines)
         return replace(table, places=places, usual=layout.decimal)
     if suffix in ARROW_FILES:
+        if writing.encoding is not None:
+            raise Mistake(
+                f"{path} is no text, so dataset.encoding={writing.encoding} would not be read; "
+                "leave it out"
+            )
         frame = read_arrow(path, suffix[1:])
         return from_frame(frame, str(path), writing)
     raise Mistake(

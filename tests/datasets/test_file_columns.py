@@ -70,6 +70,70 @@ def test_flags_of_rlds_end_episodes_and_its_terminations_are_refused(tmp_path, p
     assert read.fingerprint == same.fingerprint
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("is_first", [1, 0, 0, 1, 0, 0, 0, 1, 0]),
+        ("is_init", [[True], *[[False]] * 2, [True], *[[False]] * 3, [True], [False]]),
+        ("episode_ids", [4, 4, 4, 2, 2, 2, 2, 7, 7]),
+        ("trajectory", [b"a", b"a", b"a", b"b", b"b", b"b", b"b", b"c", b"c"]),
+    ],
+)
+def test_what_tells_episodes_apart_ends_them_where_no_time_limit_is_stored(
+    tmp_path, suffix, name, column
+):
+    """They were one episode, and transitions led from the end of one to the start of the next."""
+    columns = recording()
+    del columns["next_observations"]
+    known = load(**options(write(tmp_path / f"known{suffix}", columns)))
+    columns["terminals"][:] = False
+    all_ends = load(**options(write(tmp_path / f"all{suffix}", ended(columns))))
+    del columns["timeouts"]
+    path = write(tmp_path / f"log{suffix}", columns | {name: np.array(column)})
+    assert load(**options(path)).fingerprint == all_ends.fingerprint != known.fingerprint
+    path = write(tmp_path / f"named{suffix}", columns | {"mine": np.array(column)})
+    if not name.startswith("is_"):  # a flag is known by its name, or among many more rows
+        named = load(**options(path, columns={"episodes": "mine"}))
+        assert named.fingerprint == all_ends.fingerprint
+
+
+def ended(columns):
+    flags = np.zeros(9, bool)
+    flags[[2, 6]] = True
+    return columns | {"timeouts": flags}
+
+
+def test_numbers_of_episodes_that_come_back_or_are_too_few_are_refused(tmp_path, caplog):
+    columns = recording()
+    del columns["next_observations"], columns["timeouts"]
+    path = write(
+        tmp_path / "back.npz", columns | {"episode": np.array([1, 1, 2, 2, 2, 1, 1, 3, 3])}
+    )
+    with pytest.raises(Mistake, match=r"episode is not sorted: 1 comes back in row 5 .*null\}"):
+        load(**options(path))
+    caplog.set_level(logging.WARNING)
+    load(**options(path, columns={"episodes": None}))
+    assert "not read: episode; if one says where time limits end" in caplog.text
+    path = write(tmp_path / "few.npz", columns | {"episode": np.arange(3)})
+    assert len(load(**options(path))) == 8  # other arrays are ignored
+    with pytest.raises(Mistake, match="episode must hold one number or name for each of 9 rows"):
+        load(**options(path, columns={"episodes": "episode"}))
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"env_kwargs": {"mass": 2}}, r"env_kwargs=\{'mass': 2\} are options of an environment"),
+        ({"physics": "d4rl"}, r"physics=d4rl is for the contacts of an environment, and none"),
+    ],
+)
+def test_options_of_an_environment_that_nobody_names_are_refused(tmp_path, given, says):
+    path = write(tmp_path / "log.npz", recording())
+    with pytest.raises(Mistake, match=says):
+        load(**options(path, **given))
+
+
 @pytest.mark.parametrize("key", ["episode_starts", "episode_ids", "episode_1_of_many"])
 def test_keys_that_begin_like_minaris_groups_are_ignored(tmp_path, plain, key):
     columns = recording() | {key: np.arange(9)}

@@ -247,6 +247,34 @@ def test_a_date_format_holds_for_dates_written_as_numbers(tmp_path):
         load_file(path, date_format="%Y%m%d")
 
 
+@pytest.mark.parametrize(
+    ("kind", "given", "says"),
+    [
+        (".csv", {"date_format": "day-first"}, r"time \[s\] holds numbers, of which"),
+        (
+            ".csv",
+            {"date_format": "day-first", "columns": {"actions": "action", "time": []}},
+            "date_format=day-first says how times are written, and no column is one",
+        ),
+        (".parquet", {"encoding": "latin-1"}, "is no text, so dataset.encoding=latin-1 would"),
+        (".csv", {"env_kwargs": {"mass": 2}}, "are options of an environment, and none is named"),
+    ],
+)
+def test_settings_that_say_nothing_of_a_table_are_refused(tmp_path, kind, given, says):
+    path = write(log(), tmp_path / f"a{kind}")
+    with pytest.raises(Mistake, match=says):
+        load_file(path, **given)
+
+
+def test_a_date_format_holds_for_digits_beside_columns_of_text(tmp_path):
+    """Where two ways of writing numbers stand in one file, all columns are texts at first."""
+    times = pandas.date_range("2026-01-30 23:58:30", periods=4 * ROWS, freq="s")
+    frame = log().drop(columns="episode").assign(**{"time [s]": times.strftime("%d%m%Y%H%M%S")})
+    frame[LEVEL] = [f"{each:.2f}".replace(".", ",") for each in frame[LEVEL]]
+    path = saved(tmp_path, frame.to_csv(index=False, sep=";"))
+    assert len(load_file(path, date_format="%d%m%Y%H%M%S")) == 4 * ROWS - 1
+
+
 def test_years_of_two_digits_in_front_are_not_taken_for_days(tmp_path):
     times = pandas.date_range("2026-01-30 23:58:30", periods=4 * ROWS, freq="s")
     frame = log().drop(columns="episode")
