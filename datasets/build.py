@@ -77,8 +77,9 @@ def build(
         missing_actions: keep rows with a NaN among their actions, as rows without an action.
 
     Raises:
-        Mistake: options of an environment and none; empty, unequal or wrongly shaped columns, NaN or Inf, actions outside the box,
-            flags other than 0 and 1, no row with a known successor.
+        Mistake: options of an environment and none; empty, unequal or wrongly shaped columns, NaN
+            or Inf, actions outside the box, flags other than 0 and 1, no row with a known
+            successor.
     """
     columns = {"obs": obs, "action": action, "reward": reward}
     columns |= {"terminated": terminated, "truncated": truncated}

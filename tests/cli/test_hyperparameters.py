@@ -8,6 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationKeyError
 
 from reverie.datasets.options import BENCHMARKS
 from reverie.datasets.readers.d4rl import TASKS
@@ -382,15 +383,52 @@ def test_a_misspelt_key_of_a_preset_is_refused(preset, lines, message):
     ("lines", "message"),
     [
         ("defaults: [mopoo, _self_]", "mopoo, which is not there; did you mean mopo"),
-        ("defaults: [override /agent: sca]", "agent=sca is not there; did you mean sac"),
     ],
 )
 def test_a_preset_on_what_is_not_there_is_told_its_file_or_what_was_meant(preset, lines, message):
     with pytest.raises(HydraException) as caught:
         preset(f"{lines}\nname: mine")
     assert message in explain(caught.value)
-    if "mopoo" in lines:
-        assert explain(caught.value).startswith("algorithm/mine.yaml: its defaults name mopoo")
+    assert explain(caught.value).startswith("algorithm/mine.yaml: its defaults name mopoo")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("defaults: [override /agent: sca]", r"agent=sca is not there; did you mean sac\?"),
+        ("defaults: [override /agnet: sac]", r"of agnet, which is no group; did you mean agent\?"),
+        ("defaults: [/agent: sac]", "write `- override /agent: sac` among its defaults"),
+        ("defaults: [agent: sac]", "write `- override /agent: sac` among its defaults"),
+        ("defaults: td3_bc", "its defaults must be a list, with a line such as"),
+        ("defaults: {override /agent: sac}", "its defaults must be a list, with a line such as"),
+        ("defaults: [mine]", "its defaults lead back to itself; leave mine out of them"),
+        ("agent: td3_bc", "`agent: td3_bc` sets nothing; .*`- override /agent: td3_bc`"),
+        ("agent:\n  alpha:3", "`agent: alpha:3` sets nothing; write `alpha: 3`, with a space"),
+        ("agent: [1]", "sets nothing; settings stand as `key: value` in lines below it"),
+        ("agent.alpha: 3", "one key with a dot in it, which sets nothing; write `agent: {alpha: 3"),
+        ("agent: {alpha: '${nothing'}", "agent.alpha: .*nothing cannot be read; another setting"),
+    ],
+)
+def test_a_file_that_does_not_mean_what_it_says_is_named(preset, lines, message):
+    """Some of these lines were ignored; of others nothing said in which file they stand."""
+    with pytest.raises(Mistake, match=rf"^algorithm/mine\.yaml: .*{message}"):
+        preset(f"{lines}\nname: mine")
+
+
+def test_a_file_that_is_no_text_or_has_the_name_of_another_option_is_named(preset, tmp_path):
+    (tmp_path / "algorithm").mkdir()
+    (tmp_path / "algorithm" / "bytes.yaml").write_bytes(b"\xff\xfe\0")
+    with pytest.raises(Mistake, match=r"algorithm/bytes\.yaml is no text in UTF-8"):
+        preset("name: mine", "algorithm=bytes")
+    (tmp_path / "algorithm" / "mopo.yaml").write_text("# @package _global_\nname: mine\n")
+    with pytest.raises(Mistake, match=r"mopo\.yaml has the name of an option of ours, which is"):
+        preset("name: mine", "algorithm=mopo")
+
+
+def test_a_setting_that_takes_up_another_that_is_not_there_names_both(preset):
+    with pytest.raises(InterpolationKeyError) as caught:
+        _ = preset(f"{INHERITED}agent: {{alpha: '${{nothing.there}}'}}").agent.alpha
+    assert explain(caught.value).startswith("agent.alpha takes up nothing.there, which is not")
 
 
 @pytest.mark.parametrize("lines", ["name: mine", "[a]", ""])

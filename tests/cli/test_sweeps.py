@@ -261,11 +261,18 @@ def test_a_sweep_makes_one_run_directory_a_job(command, tmp_path, launcher):
 
 
 @pytest.mark.parametrize("also", [[], ["overwrite=true"]], ids=str)
-def test_jobs_that_share_a_directory_are_refused_before_the_first(tmp_path, capsys, also):
+@pytest.mark.parametrize("params", [None, {"seed": "0,1"}], ids=str)
+def test_jobs_that_share_a_directory_are_refused_before_the_first(tmp_path, capsys, also, params):
     """With overwrite=true the last would be all that is left of them."""
     task = ["seed=0,1", f"run_dir={tmp_path / 'mine'}", *also]
     config = OmegaConf.create(
-        {"hydra": {"overrides": {"task": task}, "sweep": {"dir": str(tmp_path)}}}
+        {
+            "hydra": {
+                "overrides": {"task": task if params is None else task[1:]},
+                "sweep": {"dir": str(tmp_path)},
+                "sweeper": {"params": params},
+            }
+        }
     )
     with pytest.raises(SystemExit):
         SweepTable().on_multirun_start(config)

@@ -34,6 +34,7 @@ from reverie.training.launch.options import (
     read_option,
     tuned,
 )
+from reverie.training.launch.own_files import require_sound_files
 from reverie.training.launch.own_options import require_built
 from reverie.training.run_directory import flat
 
@@ -59,6 +60,7 @@ def compose_run(
         hydra.errors.HydraException: an option or a setting that is not there.
     """
     renamed.refuse_arguments(overrides)
+    require_sound_files(overrides)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose(
             "train", overrides=one_spelling(quote_paths(overrides)), return_hydra_config=True

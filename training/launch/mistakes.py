@@ -36,6 +36,7 @@ from reverie.training.launch import help, renamed
 from reverie.training.launch.hyperparameters import NOT_GLOBAL, refusal
 from reverie.training.launch.misfits import is_of_the_call, is_of_the_name, misfit
 from reverie.training.launch.options import CONF, PACKAGES, as_typed, one_spelling, options
+from reverie.training.launch.own_files import own_names, require_sound_files
 from reverie.training.run_directory import flat
 
 TRACEBACK = "REVERIE_TRACEBACK"
@@ -75,6 +76,7 @@ def run(main: Callable[[], Any], sweeps: bool | None = None) -> None:
             refuse_two_commands(sys.argv[1:])
         renamed.refuse_arguments(sys.argv[1:])
         typed = [expand_glob(argument) for argument in sys.argv[1:]]
+        require_sound_files(sys.argv[1:])
         sys.argv[1:] = one_spelling(quote_paths(typed, sweeps))
         main()
 
@@ -216,6 +218,12 @@ def explain(error: BaseException, typed: Sequence[str] | None = None) -> str | N
     """
     if isinstance(error, InstantiationException):
         return _explain_instantiation(error)
+    if isinstance(error, InterpolationKeyError) and getattr(error, "full_key", None):
+        asked = re.search(r"'([^']*)'", str(error))
+        return (
+            f"{error.full_key} takes up {asked[1] if asked else 'another setting'}, which is not "
+            f"there; correct it, or give {error.full_key}=..."
+        )
     if isinstance(error, MissingMandatoryValue | InterpolationKeyError):
         key = getattr(error, "full_key", None) or str(error).splitlines()[0]
         return f"{key} has no value; give it on the command line, as {key}=..."
@@ -351,7 +359,7 @@ def _available(group: str, wrong: str) -> str:
             return (
                 f"a {'folder of tables' if folder else 'file'} is given as dataset={option} {path}"
             )
-    offered = options(group)
+    offered = sorted({*options(group), *own_names(group, sys.argv)})
     close = near(wrong, offered)
     if close:
         return f"did you mean {' or '.join(close)}?"

@@ -98,7 +98,11 @@ class SweepTable(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with one_line_errors():
             # As typed: `${seed}` in a path stands for another one in each job.
-            require_directories(OmegaConf.to_container(config.hydra.overrides.task))  # type: ignore[arg-type]
+            hydra: Any = OmegaConf.to_container(config.hydra)
+            swept = hydra.get("sweeper", {}).get("params") or {}
+            require_directories(
+                [*hydra["overrides"]["task"], *(f"{key}={swept[key]}" for key in swept)]
+            )
         command = "\n".join(config.hydra.overrides.task)
         digest = hashlib.sha256(command.encode()).hexdigest()[:12]
         self.folder = Path(config.hydra.sweep.dir).absolute() / f"jobs-{digest}"
