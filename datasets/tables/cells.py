@@ -24,8 +24,9 @@ MISSING = frozenset(
     )
 )
 """Texts that stand for no value, in lower case."""
-# Errors of spreadsheets, in any language: #VALUE!, #DIV/0!, #NAME?, #N/A, #WERT!, #NV.
-_ERROR = re.compile(r"#[^\W\d_]+(/[^\W\d_]+|/0)?[!?]?\Z")
+# Errors of spreadsheets, in any language: #VALUE!, #DIV/0!, #NAME?, #N/A, #WERT!, #NV, a narrow
+# cell; and what C of Windows prints for no number, 1.#INF or -1.#IND00.
+_ERROR = re.compile(r"#[^\W\d_]+(/[^\W\d_]+|/0)?[!?]?\Z|#{3,}\Z|[+-]?1[.,]#[A-Z]+\d*\Z")
 # What may stand between groups of three digits in any country.
 _SPACES = re.compile("(?<=\\d)[\u00a0\u202f\u2009 '\u2019](?=\\d{3}(?!\\d))")
 _FRACTION = {
@@ -65,6 +66,7 @@ class Numbers:
 
 def plain(cell: str) -> str:
     """A cell without what surrounds or groups its digits."""
+    cell = cell.replace("\ufeff", "").replace("\u2212", "-")  # a mark of joined files, a minus
     return _SPACES.sub("", cell.strip())
 
 

@@ -10,17 +10,20 @@ from reverie.text import one_line
 
 DAY_FIRST, MONTH_FIRST = "day-first", "month-first"
 
-_ZONE = r"(?P<zone>Z|[+-]\d{2}:?\d{2}|[+-]\d{2})?"
+_ZONE = r"(?P<zone>Z|UTC|GMT|[+-]\d{2}:?\d{2}|[+-]\d{2})?"
 _CLOCK = r"(?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2}(?:[.,]\d+)?))?"
 _HALF = r"(?:\s*(?P<half>[AaPp])\.?[Mm]\.?)?"
 _TIME = rf"(?:(?:[T,]\s*|\s+){_CLOCK}{_HALF}\s*{_ZONE})?"
 _ISO = re.compile(rf"(?P<year>\d{{4}})([-/.])(?P<month>\d{{1,2}})\2(?P<day>\d{{1,2}}){_TIME}")
 _OTHER = re.compile(rf"(?P<a>\d{{1,2}})([-/.])(?P<b>\d{{1,2}})\2(?P<year>\d{{4}}|\d{{2}}){_TIME}")
-_ELAPSED = re.compile(r"(?P<hour>\d+):(?P<minute>\d{2}):(?P<second>\d{2}(?:[.,]\d+)?)")
-_ZONED = re.compile(r":\d{2}\S*(?:Z|[+-]\d{2}(?::?\d{2})?)\Z")
+_DAYS = r"(?:(?P<days>\d+) days?,?\s+)?"  # as Python and pandas write durations
+_ELAPSED = re.compile(rf"{_DAYS}(?P<hour>\d+):(?P<minute>\d{{2}}):(?P<second>\d{{2}}(?:[.,]\d+)?)")
+_ZONED = re.compile(r":\d{2}\S*(?:Z|\s*(?:UTC|GMT)|[+-]\d{2}(?::?\d{2})?)\Z")
 _DOT = 2  # group of the separator
 _COMPACT = {1: "%Y%m%d", 10**4: "%Y%m%d%H%M", 10**6: "%Y%m%d%H%M%S"}
 """Formats of dates without separators, by what stands behind the day."""
+_SHORT = "%y%m%d%H%M%S"
+"""Another one, that may have as many digits."""
 
 
 class Unread(NamedTuple):
@@ -110,15 +113,18 @@ def parse_compact(column: np.ndarray) -> np.ndarray | None:
         for scale, each in _COMPACT.items()
         if numbers[0] >= 1900_01_01 * scale and numbers[-1] < 2101_01_01 * scale
     ]
+    if numbers[0] >= 1e11 and numbers[-1] < 1e12:  # 12 digits, which may begin with 19 or 20 too
+        written.append(_SHORT)
     if not written or (numbers % 1 != 0).any():
         return None
     texts = pandas.Series(numbers.astype(np.int64)).astype(str)
-    times = _seconds(pandas.to_datetime(texts, format=written[0], utc=True, errors="coerce"))
-    if np.isnan(times).any():
-        return None
-    seconds = np.full(len(column), np.nan)
-    seconds[known] = times[codes] - times.min()
-    return seconds
+    for each in written:
+        times = _seconds(pandas.to_datetime(texts, format=each, utc=True, errors="coerce"))
+        if not np.isnan(times).any():
+            seconds = np.full(len(column), np.nan)
+            seconds[known] = times[codes] - times.min()
+            return seconds
+    return None
 
 
 def _seconds(times: pandas.Series) -> np.ndarray:
@@ -142,7 +148,8 @@ def _by_pattern(texts: list[str], order: str | None) -> np.ndarray | Unread:
     if _ELAPSED.fullmatch(texts[0]):
         clocks = [_ELAPSED.fullmatch(text) for text in texts]
         if all(clocks):
-            return np.array([_clock(each) for each in clocks if each], np.float64)
+            days = [float(each["days"] or 0) for each in clocks if each]
+            return 86_400.0 * np.array(days) + [_clock(each) for each in clocks if each]
     if _ISO.match(texts[0]) and order is None:  # what most programs write, and pandas reads fast
         times = _by_format_iso(texts)
         zones = pandas.Series(texts).str.contains(_ZONED)
@@ -264,7 +271,7 @@ def _clock(parts: "dict[str, str | None] | re.Match[str]") -> float:
 
 def _offset(zone: str | None) -> float:
     """Seconds of a zone ahead of UTC."""
-    if zone in (None, "Z"):
+    if zone in (None, "Z", "UTC", "GMT"):
         return 0.0
     assert zone is not None
     digits = zone[1:].replace(":", "").ljust(4, "0")

@@ -27,6 +27,8 @@ _ARCHIVES = {
     b"\x89HDF\r\n": "an HDF5 file",
     b"\xd0\xcf\x11\xe0": "an .xls file",
     b"%PDF": "a PDF",
+    b"[{": "a JSON file",
+    b"{": "a JSON file",
 }
 """How files begin that are no text, whatever they are called."""
 
@@ -43,7 +45,7 @@ def choose_encoding(path: Path, encoding: str | None) -> str:
 
 def _require_text(path: Path) -> None:
     with path.open("rb") as file:
-        begin = file.read(8)
+        begin = file.read(8).lstrip()
     for mark, what in _ARCHIVES.items():
         if begin.startswith(mark):
             raise Mistake(

@@ -300,9 +300,10 @@ def _flag(table: Table, name: str | None, role: str) -> np.ndarray:
     if name is None:
         return np.zeros(len(table), dtype=bool)
     if not table.is_numeric(name):
+        row = int(np.argmin(pandas.isna(table.columns[name])))
         raise Mistake(
-            f"{table.source}: {name} must hold only 0 and 1, found {table.shown(name, 0)} in "
-            f"{table.places.at(0)}; write it as 0 and 1, or set dataset.columns.{role}=[] for none"
+            f"{table.source}: {name} must hold only 0 and 1, found {table.shown(name, row)} in "
+            f"{table.places.at(row)}; write it so, or set dataset.columns.{role}=[] for none"
         )
     values = table.numbers(name)
     odd = (values != 0) & (values != 1)

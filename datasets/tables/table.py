@@ -194,7 +194,8 @@ class Table:
         if (
             np.isfinite(found.values).any()
             and text == cell.strip()
-            and not any(each.isdigit() or each in "'\"\\$" for each in text)
+            and not any(each in "'\"\\$" for each in text)
+            and (text[:1].isalpha() or not any(map(str.isdigit, text)))  # no number with a unit
         ):
             return f"'dataset.missing=[\"{text}\"]' takes it as missing, or leave {name} out"
         return f"leave {name} out of dataset.columns, or convert it"

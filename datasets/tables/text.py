@@ -27,7 +27,7 @@ from reverie.datasets.tables.cells import (
 )
 from reverie.datasets.tables.encoding import choose_encoding
 from reverie.mistake import Mistake
-from reverie.text import one_line
+from reverie.text import counted, one_line
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,7 @@ class Layout:
         skipped: lines before the first row of values.
         decimal: the mark that cells show, None where they show none or both.
         unclear: whether numbers could be read with either mark, so that each column must tell.
+        unnamed: whether all rows of values have one cell more than there are names.
     """
 
     names: Sequence[str]
@@ -66,6 +67,7 @@ class Layout:
     skipped: int
     decimal: Decimal | None
     unclear: bool
+    unnamed: bool
 
 
 def read_text(
@@ -202,12 +204,13 @@ def _find_layout(path: Path, file: io.TextIOWrapper, decimal: Decimal | None) ->
     if said:
         delimiter = said[1]
     else:
-        delimiter = "\t" if path.suffix.lower() == ".tsv" else _find_delimiter(head)
+        tabs = path.suffix.lower() == ".tsv" and "\t" in head
+        delimiter = "\t" if tabs else _find_delimiter(head)
     rows = list(_records(io.StringIO(head, newline=""), delimiter))
     if not rows:
         raise NoRows(f"{path} has no named columns; its first line must name them")
     line, cells = rows[0]
-    names = [" ".join(each.replace("\ufeff", "").split()) for each in cells]
+    names = _without_mark([" ".join(each.replace("\ufeff", "").split()) for each in cells])
     _require_separated(path, names, rows[1:])
     if all(len(name) > 1 and name[0] == name[-1] == "'" for name in names):
         raise Mistake(
@@ -244,8 +247,17 @@ def _find_layout(path: Path, file: io.TextIOWrapper, decimal: Decimal | None) ->
     found, unclear = _find_decimal(delimiter, [each for _, each in values])
     named = [name or f"Unnamed: {index}" for index, name in enumerate(names)]
     unclear = unclear and decimal is None
-    header = [] if numbers else cells  # a row may hold the same numbers
-    return Layout(named, header, delimiter, skipped + ends, decimal or found, unclear)
+    # A row may hold the same numbers. Where files were joined, each may begin with a mark.
+    header = [] if numbers else [cell.replace("\ufeff", "") for cell in cells]
+    unnamed = all(len(each) == len(names) + 1 for _, each in values)
+    return Layout(named, header, delimiter, skipped + ends, decimal or found, unclear, unnamed)
+
+
+def _without_mark(names: list[str]) -> list[str]:
+    """The names without the mark of a comment before the first, as numpy.savetxt writes it."""
+    if sum(name.startswith("#") for name in names) == 1:
+        names[0] = names[0].removeprefix("#").strip() or names[0]
+    return names
 
 
 def _require_separated(
@@ -256,6 +268,11 @@ def _require_separated(
     if len(numbers) > 1 and len(names[0].split()) > 1 and all(map(_is_number, numbers)):
         raise Mistake(
             f"{path} has spaces between its cells; save it with commas, semicolons or tabs there"
+        )
+    if len(names) == 1 and rows and all(len(cells) == 1 for _, cells in rows):
+        raise Mistake(
+            f"{path} has one column, {one_line(names[0], 100)!r}; save it with commas, semicolons, "
+            "tabs or bars between its cells, and with columns for observations and actions"
         )
 
 
@@ -355,7 +372,7 @@ def _require_cells(path: Path, encoding: str, layout: Layout) -> int | None:
         for line, cells in _records(lines, layout.delimiter, strict=True):
             if width is None:
                 width = named + (len(cells) == named + 1 and not cells[-1].strip())
-            if cells == layout.header:
+            if [cell.replace("\ufeff", "") for cell in cells] == layout.header:
                 raise Mistake(
                     f"{path}: line {layout.skipped + line} names the columns again; remove it, or "
                     "if files were joined there, give them apart, by a folder as dataset.path"
@@ -369,9 +386,11 @@ def _require_cells(path: Path, encoding: str, layout: Layout) -> int | None:
             remedy = "repair that line, or save the table with semicolons between cells"
             if width is not None and len(cells) > width and not any(map(_is_number, cells)):
                 hint, remedy = "", "if it names the columns, delete the lines above it"
+            if len(cells) == named + 1 and layout.unnamed:
+                hint, remedy = ", as have those below", "name the first column too"
             raise Mistake(
-                f"{path}: line {layout.skipped + line} has {len(cells)} cells, where {named} "
-                f"columns are named{hint}; {remedy}"
+                f"{path}: line {layout.skipped + line} has {counted(len(cells), 'cell')}, where "
+                f"{counted(named, 'column')} {'is' if named == 1 else 'are'} named{hint}; {remedy}"
             )
     return None
 

@@ -412,7 +412,7 @@ HEAD, LINE = "level,action,reward", "1.0,0.5,0.1"
         ("1.0\0,0.5,0.1", "line 3 holds a NUL"),
         ('"1.0"2,0.5,0.1', "cannot be read as a table"),
         ('"1.0,0.5,0.1', "cannot be read as a table"),
-        ("1.0\r0.5,0.1", "line 3 has 1 cells"),
+        ("1.0\r0.5,0.1", "line 3 has 1 cell, where"),
         ("1.0,0.5," + "1" * 1_000_000, "line 3 has more than 1,000,000 letters"),
         ("wrong,0.5,0.1", "level holds 'wrong' in line 3, where a number belongs"),
     ],

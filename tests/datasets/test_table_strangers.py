@@ -248,6 +248,95 @@ def test_a_date_format_holds_for_dates_written_as_numbers(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "written", ["%Y-%m-%d %H:%M:%S UTC", "%d.%m.%Y %H:%M:%S GMT", "%y%m%d%H%M%S"]
+)
+def test_zones_in_words_and_short_dates_in_digits_are_dates(tmp_path, written):
+    """As numbers the latter jumped at the end of every minute, and cut episodes there."""
+    times = pandas.date_range("2020-01-30 23:58:30", periods=4 * ROWS, freq="s")
+    frame = log().drop(columns="episode").assign(**{"time [s]": times.strftime(written)})
+    assert len(load_file(write(frame, tmp_path / "a.csv"))) == 4 * ROWS - 1
+
+
+@pytest.mark.parametrize("written", [str, lambda each: str(each.to_pytimedelta())])
+def test_durations_of_days_as_python_and_pandas_write_them_are_times(tmp_path, written):
+    times = pandas.timedelta_range("0s", periods=4 * ROWS, freq="20min")
+    frame = log().drop(columns="episode").assign(**{"time [s]": [written(each) for each in times]})
+    assert len(load_file(write(frame, tmp_path / "a.csv"))) == 4 * ROWS - 1
+    assert parse_dates(np.array(["1 day, 0:00:02", "0:00:01"], object), None).tolist() == [86401, 0]
+
+
+@pytest.mark.parametrize(
+    ("cell", "value"),
+    [("\u22121.5", -1.5), ("\ufeff2.5", 2.5), ("1.#INF", np.nan), ("-1.#IND00", np.nan)],
+)
+def test_signs_and_marks_of_other_programs(cell, value):
+    found = parse_numbers(np.array([cell, "1.0"], object), None, None, ())
+    assert not found.text.any() and np.array_equal(found.values, [value, 1.0], equal_nan=True)
+
+
+def test_a_mark_between_joined_files_hides_neither_names_nor_numbers(tmp_path):
+    header, *rows = as_text().splitlines(keepends=True)
+    first, second = "".join(rows[:120]), "".join(rows[120:])
+    path = saved(tmp_path, f"\ufeff{header}{first}\ufeff{header}{second}")
+    with pytest.raises(Mistake, match="line 122 names the columns again"):
+        load_file(path)
+    path = saved(tmp_path, f"\ufeff{header}{first}\ufeff{second}")
+    assert load_file(path).fingerprint == load_file(write(log(), tmp_path / "b.csv")).fingerprint
+
+
+@pytest.mark.parametrize("mark", ["#", "# "])
+def test_a_comment_mark_before_the_first_name_is_no_part_of_it(tmp_path, mark):
+    """As numpy.savetxt writes it: the first column was not known by its name."""
+    path = saved(tmp_path, mark + as_text())
+    assert load_file(path).fingerprint == load_file(write(log(), tmp_path / "b.csv")).fingerprint
+
+
+def test_commas_in_a_file_called_tsv_separate_its_cells(tmp_path):
+    path = saved(tmp_path, as_text(), name="a.tsv")
+    assert load_file(path).fingerprint == load_file(write(log(), tmp_path / "b.csv")).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda text: text.replace(",", ":"), "has one column, 'time .* save it with commas"),
+        (
+            lambda text: "\n".join(
+                line if number == 0 else f"{number},{line}"
+                for number, line in enumerate(text.splitlines())
+            ),
+            "line 2 has 7 cells, where 6 columns are named, as have .*; name the first column too",
+        ),
+        (lambda text: '[{"a": 1}]', "is a JSON file and no text"),
+        (
+            lambda text: text.replace("\n", ",done\n").replace(",done", ",terminated", 1),
+            "terminated must hold only 0 and 1, found 'done' in line 2",
+        ),
+        (
+            lambda text: "\n".join(
+                f"{line},{'terminated' if number == 0 else 'x' if number == 60 else ''}"
+                for number, line in enumerate(text.splitlines())
+            ),
+            "terminated must hold only 0 and 1, found 'x' in line 61",
+        ),
+    ],
+)
+def test_what_is_no_table_is_told_for_what_it_is(tmp_path, change, says):
+    with pytest.raises(Mistake, match=says):
+        load_file(saved(tmp_path, change(as_text())))
+
+
+def test_words_with_digits_may_mark_missing_values(tmp_path):
+    text = as_text().splitlines()
+    cells = text[7].split(",")
+    text[7] = ",".join([*cells[:2], "Error 17", *cells[3:]])
+    path = saved(tmp_path, "\n".join(text))
+    with pytest.raises(Mistake, match=r"'dataset.missing=\[\"Error 17\"\]' takes it as missing"):
+        load_file(path)
+    assert len(load_file(path, missing=["Error 17"])) == 4 * ROWS - 4 - 2
+
+
+@pytest.mark.parametrize(
     ("kind", "given", "says"),
     [
         (".csv", {"date_format": "day-first"}, r"time \[s\] holds numbers, of which"),
