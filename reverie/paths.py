@@ -60,6 +60,10 @@ def expanded(path: str | Path, instead: str = "") -> Path:
 
 def absent_path(path: str) -> str:
     """What to do about a `dataset.path` at which nothing is."""
+    if re.match(r"file:/", path):
+        return "give the path without file://"
+    if re.match(r"[a-z][a-z0-9+]+:/", path):  # of which a path has one slash left
+        return "dataset.path is no address: fetch it, and give the file"
     if "," not in path:
         return "correct dataset.path"
     return (

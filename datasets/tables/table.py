@@ -34,6 +34,13 @@ from reverie.text import near, one_line
 
 LONGEST_NAME = 200
 _LONGEST_CELL = 40
+_REMEDIES = {
+    **dict.fromkeys((".gz", ".zip", ".bz2", ".xz", ".zst", ".7z", ".tar"), "unpack it first"),
+    **dict.fromkeys(
+        (".xlsx", ".xls", ".xlsm", ".ods"),
+        "save the sheet as .csv, or give reverie.datasets.load what pandas.read_excel returns",
+    ),
+}
 TIME, EPISODE = "time", "episode"
 """What the levels of an index are called that have no names."""
 
@@ -327,7 +334,7 @@ def read_table(path: Path, writing: Writing | None = None) -> Table:
         return from_frame(frame, str(path), writing)
     raise Mistake(
         f"{path} has the suffix {path.suffix!r}, expected .csv, .tsv, .txt, .parquet or .feather; "
-        "save the table as one of these"
+        f"{_REMEDIES.get(suffix, 'save the table as one of these')}"
     )
 
 

@@ -326,6 +326,25 @@ def test_what_is_no_table_is_told_for_what_it_is(tmp_path, change, says):
         load_file(saved(tmp_path, change(as_text())))
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("a.csv.gz", "unpack it first"),
+        ("a.xlsx", "what pandas.read_excel returns"),
+        ("a.json", "save the table as one of these"),
+    ],
+)
+def test_a_table_of_another_kind_is_told_what_to_do_with_it(tmp_path, name, says):
+    with pytest.raises(Mistake, match=says):
+        load_file(saved(tmp_path, as_text(), name=name))
+
+
+@pytest.mark.parametrize("address", ["https://a.org/log.csv", "s3://a/log.csv", "file:///log.csv"])
+def test_an_address_is_no_file(address):
+    with pytest.raises(Mistake, match=r"fetch it, and give the file|without file://"):
+        load_file(address)
+
+
 def test_words_with_digits_may_mark_missing_values(tmp_path):
     text = as_text().splitlines()
     cells = text[7].split(",")
