@@ -10,7 +10,15 @@ from reverie.text import one_line
 
 DAY_FIRST, MONTH_FIRST = "day-first", "month-first"
 
-_ZONE = r"(?P<zone>Z|UTC|GMT|[+-]\d{2}:?\d{2}|[+-]\d{2})?"
+_ZONES = {
+    **dict.fromkeys(("Z", "UTC", "GMT", "WET"), 0.0),
+    **dict.fromkeys(("CET", "MEZ", "WEST"), 1.0),
+    **dict.fromkeys(("EET", "CEST", "MESZ"), 2.0),
+    "EEST": 3.0,
+}
+"""Hours ahead of UTC, of names that mean one zone: EST, IST and their like mean several."""
+_NAMES = "|".join(_ZONES)
+_ZONE = rf"(?P<zone>{_NAMES}|[+-]\d{{2}}:?\d{{2}}|[+-]\d{{2}})?"
 _CLOCK = r"(?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2}(?:[.,]\d+)?))?"
 _HALF = r"(?:\s*(?P<half>[AaPp])\.?[Mm]\.?)?"
 _TIME = rf"(?:(?:[T,]\s*|\s+){_CLOCK}{_HALF}\s*{_ZONE})?"
@@ -18,7 +26,7 @@ _ISO = re.compile(rf"(?P<year>\d{{4}})([-/.])(?P<month>\d{{1,2}})\2(?P<day>\d{{1
 _OTHER = re.compile(rf"(?P<a>\d{{1,2}})([-/.])(?P<b>\d{{1,2}})\2(?P<year>\d{{4}}|\d{{2}}){_TIME}")
 _DAYS = r"(?:(?P<days>\d+) days?,?\s+)?"  # as Python and pandas write durations
 _ELAPSED = re.compile(rf"{_DAYS}(?P<hour>\d+):(?P<minute>\d{{2}}):(?P<second>\d{{2}}(?:[.,]\d+)?)")
-_ZONED = re.compile(r":\d{2}\S*(?:Z|\s*(?:UTC|GMT)|[+-]\d{2}(?::?\d{2})?)\Z")
+_ZONED = re.compile(rf":\d{{2}}\S*(?:\s*(?:{_NAMES})|[+-]\d{{2}}(?::?\d{{2}})?)\Z")
 _DOT = 2  # group of the separator
 _COMPACT = {1: "%Y%m%d", 10**4: "%Y%m%d%H%M", 10**6: "%Y%m%d%H%M%S"}
 """Formats of dates without separators, by what stands behind the day."""
@@ -271,9 +279,8 @@ def _clock(parts: "dict[str, str | None] | re.Match[str]") -> float:
 
 def _offset(zone: str | None) -> float:
     """Seconds of a zone ahead of UTC."""
-    if zone in (None, "Z", "UTC", "GMT"):
-        return 0.0
-    assert zone is not None
+    if zone is None or zone in _ZONES:
+        return 0.0 if zone is None else 3600.0 * _ZONES[zone]
     digits = zone[1:].replace(":", "").ljust(4, "0")
     seconds = 3600.0 * int(digits[:2]) + 60.0 * int(digits[2:])
     return -seconds if zone[0] == "-" else seconds

@@ -26,6 +26,7 @@ from reverie.training.launch.options import (
     read_option,
     tuned,
 )
+from reverie.training.launch.own_files import require_sound_files
 from reverie.training.run_directory import flat, run_directory
 from tests.cases import some, some_of_each
 
@@ -423,6 +424,14 @@ def test_a_file_that_is_no_text_or_has_the_name_of_another_option_is_named(prese
     (tmp_path / "algorithm" / "mopo.yaml").write_text("# @package _global_\nname: mine\n")
     with pytest.raises(Mistake, match=r"mopo\.yaml has the name of an option of ours, which is"):
         preset("name: mine", "algorithm=mopo")
+
+
+def test_a_group_of_ones_own_is_chosen_without_override(tmp_path):
+    """Hydra refuses `override` of a group that nothing has chosen before."""
+    for file, text in (("plant/small", "a: 1"), ("algorithm/mine", "defaults: [/plant: small]")):
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / f"{file}.yaml").write_text(text)
+    require_sound_files([f"--config-dir={tmp_path}", "algorithm=mine"])
 
 
 def test_a_setting_that_takes_up_another_that_is_not_there_names_both(preset):

@@ -140,6 +140,17 @@ def test_a_clock_that_is_set_by_an_hour_is_named_and_its_offset_mends_it(
     assert len(mended) == 119 and len(naive) == (119 if minutes == 60 else 118)
 
 
+@pytest.mark.parametrize(
+    "named", [str, lambda text: text.replace("CEST", "MESZ").replace("CET", "MEZ")]
+)
+@pytest.mark.parametrize("form", ["%Y-%m-%d %H:%M:%S %Z", "%d.%m.%Y %H:%M:%S %Z"])
+@pytest.mark.parametrize("start", ["2026-10-24 20:00", "2026-03-28 20:00"])
+def test_zones_by_name_tell_summer_time(caplog, start, form, named):
+    frame = through_a_change(start, 15, form)
+    assert len(load_any(frame.assign(time=frame["time"].map(named)), columns=ROLES)) == 119
+    assert "daylight" not in caplog.text
+
+
 def test_other_gaps_are_no_change_of_the_clock(caplog):
     for minutes, lost in ((15, 3), (15, 5), (60, 1)):
         frame = through_a_change("2026-06-01 00:00", minutes, "%Y-%m-%d %H:%M:%S")

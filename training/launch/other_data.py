@@ -1,11 +1,14 @@
 """Data that a run was not trained on, read as its own were, such as the log of another month."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf, open_dict
 
 from reverie.datasets.dataset import Dataset
+from reverie.datasets.readers import file
+from reverie.datasets.readers.columns import ARROW_FILES, TEXT_FILES
 from reverie.mistake import Mistake
 from reverie.training.launch.data import load_dataset
 from reverie.training.launch.options import is_chosen
@@ -28,8 +31,9 @@ def read_other(run: SavedRun, changes: Mapping[str, Any]) -> Dataset:
         changes: settings of the dataset by name, such as `path`.
 
     Raises:
-        Mistake: the run's dataset was made in Python or has no such setting, the data are refused,
-            or their columns or the box of their actions are not those of the run.
+        Mistake: the run's dataset was made in Python or has no such setting, the data are refused
+            or a table where the run's are arrays, or their columns or the box of their actions are
+            not those of the run.
     """
     if not is_chosen(run.config.dataset):
         raise Mistake(
@@ -43,6 +47,12 @@ def read_other(run: SavedRun, changes: Mapping[str, Any]) -> Dataset:
         raise Mistake(
             f"the dataset of {run.directory} has no {unknown[0]}; its settings are "
             f"{', '.join(known)}"
+        )
+    is_table = Path(str(changes.get("path"))).suffix.lower() in (*TEXT_FILES, *ARROW_FILES)
+    if is_table and config.dataset["_target_"] == f"{file.__name__}.{file.load.__name__}":
+        raise Mistake(
+            f"dataset.path={changes['path']} is a table, and {run.directory} was trained on arrays "
+            "in a file; store the columns as such in .npz or .hdf5, under the same names"
         )
     with open_dict(config.dataset):
         if config.dataset.get("subset") is not None:

@@ -153,7 +153,7 @@ def _require_choice(
         close = near(option, known)
         hint = f"did you mean {' or '.join(close)}?" if close else f"options: {', '.join(known)}"
         raise Mistake(f"{file}: {group}={option} is not there; {hint}")
-    if own == _PRESETS and not found["mark"]:
+    if own == _PRESETS and not found["mark"] and (CONF / group).is_dir():
         raise Mistake(
             f"{file}: a preset chooses {group} in the place of another; write "
             f"`- override /{group}: {option}` among its defaults"

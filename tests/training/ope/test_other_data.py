@@ -5,6 +5,8 @@ import json
 import pytest
 
 import reverie
+from reverie.mistake import Mistake
+from reverie.training.launch.hyperparameters import compose_run
 from reverie.training.launch.other_data import read_other
 from tests.cli.conftest import SMALL
 from tests.datasets.tables import log, write
@@ -69,6 +71,15 @@ def test_every_episode_of_the_other_log_counts(tank, tmp_path):
     run = reverie.load(run_dir)
     run.config.dataset.subset.episodes = 1
     assert len(read_other(run, {"path": str(later)}).episode_lengths) == 4
+
+
+def test_a_table_is_refused_where_the_run_knows_arrays(tank):
+    """Its columns have no roles there; a dataset option, which training takes, helps nobody."""
+    run_dir, later = tank
+    run = reverie.load(run_dir)
+    run.config.dataset = compose_run(["dataset=file"]).dataset
+    with pytest.raises(Mistake, match=r"later\.csv is a table, and .* store the columns"):
+        read_other(run, {"path": str(later)})
 
 
 def test_a_log_of_other_columns_is_refused(tank, tmp_path):
