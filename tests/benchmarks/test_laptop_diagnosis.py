@@ -41,7 +41,7 @@ def joined(side):
 
 
 def settings(method, changes):
-    changes = diagnosis.at_published_rates(method, changes)
+    changes = diagnosis.as_diagnosed(method, changes)
     found = flat(shipped.build(method, USUAL["pendulum"], TINY, changes=changes).settings)
     return {key: value for key, value in found.items() if key != "name"}
 
