@@ -9,7 +9,7 @@ method is above the best model-free one; no policy below the recorded mean comes
 The first was judged by the tasks that were complete until the first was, which said yes of one; it
 is now judged by all four. The first takes the best of seventeen against the best of four, which
 favours the seventeen: it says what the right choice can gain, not what any choice does. The numbers
-of MOPO+BC were chosen on the Hopper task with other seeds.
+of MOPO+BC were chosen on the Hopper and HalfCheetah tasks with other seeds.
 
 Everything takes many hours of a core (never measured as a whole), so it goes in parts:
 `--only ... --datasets ... --continue` adds what it trains to the table that is there, and the page
