@@ -234,7 +234,8 @@ def _remedy(verdict: Mapping[str, Any], seeds: Sequence[int], real_share: float)
         return f"likely its actions leave the data: {_closer(real_share)}"
     return (
         "likely it copies what was recorded, for its actions stay within the data: try "
-        "algorithm=bc_best, a higher agent.alpha, or more updates"
+        "algorithm=bc_best, a looser hold on the data (td3_bc: a higher agent.alpha; mopo_bc: a "
+        "lower agent.imitation; rebrac: a lower agent.actor_penalty), or more updates"
     )
 
 

@@ -2,17 +2,20 @@
 
 import copy
 import json
+import re
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from rich.console import Console
 
 import reverie
 from reverie.agents.losses import settled_share
 from reverie.agents.sac import SAC
 from reverie.datasets.options import load
+from reverie.training.launch.hyperparameters import compose_run
 from reverie.training.ope.alarms import EXCESS, alarms, excess, falls_short, is_worse, unjudged
 from reverie.training.ope.conclusions import conclude
 from reverie.training.ope.expectations import expectations
@@ -81,7 +84,13 @@ def test_a_policy_worse_than_the_data_is_an_alarm_with_its_numbers_and_the_setti
     (said,) = alarms(verdict(5.0))
     assert "try algorithm=td3_bc, with it a lower agent.alpha" in said
     near = {"beyond": [0.05], "recorded_beyond": 0.1}
-    assert "copies what was recorded" in alarms(verdict(5.0, actions=near))[0]
+    (said,) = alarms(verdict(5.0, actions=near))
+    assert "copies what was recorded" in said
+    # Each of these is a setting of the method that stands before it.
+    held = re.findall(r"(\w+): a (?:higher|lower) (agent\.\w+)", said)
+    assert [method for method, _ in held] == ["td3_bc", "mopo_bc", "rebrac"]
+    for method, key in held:
+        assert OmegaConf.select(compose_run([f"algorithm={method}"]), key)
     short = alarms(verdict(5.0, critics=believed(1.0, settled=0.1)))
     assert "too few updates, since the critics had time for 10% of the way" in short[0]
 
