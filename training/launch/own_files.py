@@ -13,7 +13,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import GrammarParseError
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 from reverie.mistake import Mistake
 from reverie.paths import expanded
@@ -180,7 +180,7 @@ def _require_values(held: Mapping[Any, Any], file: str, group: str) -> None:
                 f"{file}: {key}: {value} cannot be read; another setting is taken up as "
                 "`${agent.discount}`"
             ) from error
-        except Exception:  # of what is told otherwise
+        except OmegaConfBaseException:  # which is told where the file is composed
             continue
 
 
