@@ -226,6 +226,48 @@ def test_a_typed_setting_is_refused_and_never_dropped(typed, expected):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("typed", "unread"),
+    [
+        (["algorithm=td3_bc", "real_ratio=0.05"], "real_ratio .* no source"),
+        (["algorithm=mopo", "source=none", "real_ratio=0.5"], "real_ratio .* no source"),
+        (["algorithm=td3_bc", "filter=penalty"], "filter .* no source"),
+        (["algorithm=mopo", "source=none", "filter.penalty=3"], r"filter\.penalty .* no source"),
+        (["algorithm=td3_bc", "init_optimiser=keep"], "init_optimiser .* no init"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_what_is_typed_for_a_part_that_is_not_there_is_refused(typed, unread):
+    with pytest.raises(Mistake, match=f"^{unread}; choose one, for example .* or leave .* out$"):
+        compose_run(typed)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [["real_ratio=1"], ["filter=none"], ["init_sha256=null"], ["algorithm=mopo", "source=none"]],
+    ids=" ".join,
+)
+def test_what_changes_nothing_or_is_the_presets_needs_no_part(typed):
+    compose_run(["algorithm=td3_bc", *typed][-2:])
+
+
+def test_a_value_that_is_said_to_be_missing_does_not_stay_what_it_was(preset, tmp_path):
+    lines = f"{INHERITED}agent:\n  alpha: ???"
+    with pytest.raises(Mistake, match=r"^algorithm/mine\.yaml: agent\.alpha is .* stay 2.5;"):
+        preset(lines)
+    assert preset(lines, "agent.alpha=3").agent.alpha == 3
+    (tmp_path / "agent").mkdir()
+    (tmp_path / "agent" / "own.yaml").write_text("defaults: [td3_bc, _self_]\nalpha: ???\n")
+    with pytest.raises(Mistake, match=r"^agent/own\.yaml: agent\.alpha is \?\?\?"):
+        preset(INHERITED, "agent=own")
+
+
+@pytest.mark.parametrize("typed", ["+hydra.sweeper.params={seed: '0'}", "hydra.sweeper.params.a=1"])
+def test_parameters_of_the_sweeper_are_no_setting_of_the_command_line(typed):
+    with pytest.raises(Mistake, match=r"hydra\.sweeper\.params.* is typed as -m seed=0,1"):
+        one_spelling([typed])
+
+
 def test_a_preset_of_ones_own_trains(command, train, tmp_path):
     """Its hyperparameters are known wherever its file lies, and so are those it builds on."""
     folder = tmp_path / "mine" / "algorithm"

@@ -28,6 +28,7 @@ from reverie.training.launch.budget import told_budget
 from reverie.training.launch.options import (
     CONF,
     PACKAGES,
+    is_chosen,
     limits,
     one_spelling,
     options,
@@ -112,6 +113,8 @@ def settle(config: DictConfig, hydra: HydraConf) -> str | None:
     _require_settings(own, f"{chosen}.yaml", groups, composed)
     _require_settings(dict.fromkeys(typed), "the command line", groups, composed)
     picked = {each.partition("=")[0].lstrip("+~") for each in hydra.overrides.task}
+    _require_read(config, {*typed, *picked}, choices)
+    _require_given(config, typed, choices, folders)
     algorithm, _, dataset = str(choices.get("tuned") or "").partition("/")
     numbers = tuned(algorithm).get(dataset, {})
     for key in {**flat(preset), **flat(limits(config.budget, choices)), **flat(numbers)}:
@@ -155,6 +158,52 @@ def _require_settings(
             close = near(key, known)
             hint = f"did you mean {' or '.join(close)}?" if close else "leave it out"
             raise Mistake(f"{file}: there is no setting '{key}'; {hint}")
+
+
+def _require_read(config: DictConfig, typed: Collection[str], choices: Mapping[str, Any]) -> None:
+    """Refuse what somebody typed for a part that is not there, where it has the same key with none.
+
+    A preset's numbers for that part are left unread without a word.
+    """
+    usual = read_option("train", alone=True)
+    for part, chosen, example, keys in (
+        ("source", is_chosen(config.source), "branched", ("real_ratio", "filter")),
+        ("init", config.init is not None, "RUN", ("init_optimiser", "init_sha256")),
+    ):
+        for key in keys if not chosen else ():
+            named = sorted(each for each in typed if each.split(".")[0] == key)
+            # As where it is left out: nothing would be otherwise.
+            idle = choices[key] == "none" if key in choices else config[key] == usual[key]
+            if named and not idle:
+                raise Mistake(
+                    f"{named[0]} would not be read, for there is no {part}; choose one, for "
+                    f"example {part}={example}, or leave {named[0]} out"
+                )
+
+
+def _require_given(
+    config: DictConfig, typed: Collection[str], choices: Mapping[str, Any], folders: Sequence[Path]
+) -> None:
+    """Refuse `alpha: ???` in a file of the user's that builds on one with a value for it.
+
+    The value would stay, where the line says that there is none before somebody gives it.
+    """
+    for group, option in choices.items():
+        file = f"{group}/{option}"
+        if (CONF / f"{file}.yaml").is_file() or group.startswith("hydra/"):
+            continue
+        try:
+            held = flat(read_option(file, folders, alone=True))
+        except Mistake:  # it is a row of a table, or none
+            continue
+        place = "" if group == "algorithm" else f"{PACKAGES.get(group, group)}."
+        for key in (f"{place}{name}" for name, value in held.items() if value == "???"):
+            kept = OmegaConf.select(config, key)  # None of what is missing
+            if kept is not None and key not in typed:
+                raise Mistake(
+                    f"{file}.yaml: {key} is ???, no value, and would stay {kept}; give one there "
+                    f"or as {key}=..., or leave the line out"
+                )
 
 
 def lacking(

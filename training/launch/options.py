@@ -231,6 +231,11 @@ def _refuse_marks(argument: str) -> None:
     found = re.match(r"[+~]*([\w.]*\b_(?:partial|convert|recursive|args)_)(=|\Z)", argument)
     if found:
         raise Mistake(f"{found[1]} is no setting, but says how Hydra builds one; leave it out")
+    if re.match(r"[+~]*hydra\.sweeper\.params(\.|=(?!null\Z)|\Z)", argument):
+        raise Mistake(  # Hydra cannot set it there
+            f"{argument} belongs in a file, below `hydra:`; on the command line a sweep is typed "
+            "as -m seed=0,1"
+        )
 
 
 def _require_name(argument: str) -> None:
