@@ -38,6 +38,13 @@ _GROUPED = {
     ".": re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?"),
     ",": re.compile(r"[+-]?\d{1,3}(\.\d{3})+(,\d*)?"),
 }
+_WITH_UNIT = re.compile(
+    "([+\\-\u2212]?[\\d.,' \u00a0\u202f\u2009\u2019]*\\d(?:e[+-]?\\d+)?)\\s*"
+    "((?:[^\\W\\d_]|[%\u2030\u00b0$\u20ac\u00a3])\\S{0,11})",
+    re.I,
+)
+_NO_UNIT = re.compile(r"[de][+-]?\d+|[ap]\.?m\.?", re.I)
+"""An exponent, also Fortran's, and the half of a day."""
 
 
 _YES_NO = {
@@ -74,6 +81,39 @@ def is_missing(cell: str, also: Collection[str] = ()) -> bool:
     """Whether a text says that there is no value; `also` holds more such texts."""
     cell = cell.strip()
     return cell.lower() in MISSING or _ERROR.match(cell) is not None or cell in also
+
+
+def split_unit(cell: object) -> tuple[str, str] | None:
+    """A number and the unit behind it in one cell, `1.2 cm`; None of anything else."""
+    found = _WITH_UNIT.fullmatch(cell.strip()) if isinstance(cell, str) else None
+    return None if found is None or _NO_UNIT.fullmatch(found[2]) else (found[1], found[2])
+
+
+def take_unit(column: np.ndarray, missing: Collection[str]) -> tuple[np.ndarray, str] | None:
+    """A column in which one unit stands behind each number, as `[N]` of numbers, and the unit.
+
+    None where a cell holds anything else, or all hold the same.
+    """
+    if column.dtype.kind not in "OUT":
+        return None
+    absent = pandas.isna(column)
+    if not all(isinstance(each, str) for each in column[~absent]):
+        return None
+    codes, cells = pandas.factorize(np.where(absent, "", column))
+    bare: list[str] = []
+    units: set[str] = set()
+    for cell in cells:
+        if is_missing(cell, missing):
+            bare.append("")
+            continue
+        found = split_unit(cell)
+        units |= set() if found is None else {found[1]}
+        if found is None or len(units) > 1:
+            return None
+        bare.append(found[0])
+    if len({*bare} - {""}) < 2:
+        return None
+    return np.array(bare, dtype=object)[codes], units.pop()
 
 
 def marking_numbers(missing: Collection[str | int | float]) -> list[float]:

@@ -1,6 +1,7 @@
 """A logged table: named columns of equal length, from a file or a DataFrame."""
 
 import datetime
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,8 @@ from reverie.datasets.tables.cells import (
     as_missing,
     marking_numbers,
     parse_numbers,
+    split_unit,
+    take_unit,
 )
 from reverie.datasets.tables.dates import (
     DAY_FIRST,
@@ -31,6 +34,8 @@ from reverie.datasets.tables.dates import (
 from reverie.datasets.tables.text import Lines, NoRows, read_text, require_different
 from reverie.mistake import Mistake
 from reverie.text import near, one_line
+
+log = logging.getLogger(__name__)
 
 LONGEST_NAME = 200
 _LONGEST_CELL = 40
@@ -198,11 +203,16 @@ class Table:
         """What helps against a text: it may mean that there is no value."""
         cell = str(self.columns[name][row])
         text = one_line(cell, _LONGEST_CELL)
+        if split_unit(cell) is not None:
+            return (
+                "it is a number with its unit: write numbers alone, or one and the same unit "
+                f"behind each number of {name}"
+            )
         if (
             np.isfinite(found.values).any()
             and text == cell.strip()
             and not any(each in "'\"\\$" for each in text)
-            and (text[:1].isalpha() or not any(map(str.isdigit, text)))  # no number with a unit
+            and (text[:1].isalpha() or not any(map(str.isdigit, text)))
         ):
             return f"'dataset.missing=[\"{text}\"]' takes it as missing, or leave {name} out"
         return f"leave {name} out of dataset.columns, or convert it"
@@ -220,9 +230,15 @@ class Table:
     def seconds(self, name: str) -> np.ndarray:
         """A column of times as float64: numbers as they are, dates in seconds since the first.
 
+        NaN where there is none, or an infinite one.
+
         Raises:
             Mistake: it holds text that is no date, or dates that can be read in two ways.
         """
+        found = self._seconds(name)
+        return np.where(np.isfinite(found), found, np.nan)
+
+    def _seconds(self, name: str) -> np.ndarray:
         column = self.columns[name]
         if column.dtype.kind in "fiu":
             return self._counted(name, column)
@@ -358,8 +374,38 @@ def from_frame(frame: Any, source: str, writing: Writing | None = None) -> Table
     if not count:
         raise NoRows(f"{source} has no rows; check that it is the right table")
     zoned = frozenset(name for name, kind in zip(names, frame.dtypes, strict=True) if _zone(kind))
-    places = Places(np.arange(count))
-    return Table(source, columns, places, writing or Writing(), index=roles, zoned=zoned)
+    places, writing = Places(np.arange(count)), writing or Writing()
+    columns = _without_units(columns, source, [str(each) for each in writing.missing])
+    return Table(source, columns, places, writing, index=roles, zoned=zoned)
+
+
+def _without_units(
+    columns: Mapping[str, np.ndarray], source: str, missing: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """The columns with units of their cells, `1.2 cm`, in their names instead.
+
+    Raises:
+        Mistake: the name has another unit.
+    """
+    found: dict[str, np.ndarray] = {}
+    for name, column in columns.items():
+        taken = take_unit(column, missing)
+        if taken is None:
+            found[name] = column
+            continue
+        numbers, unit = taken
+        said = unit_of(name)
+        if said not in ("", unit):
+            raise Mistake(
+                f"{source}: the cells of {name} are in {unit}, and its name says {said}; correct "
+                "one of them"
+            )
+        new = name if said or f"{name} [{unit}]" in columns else f"{name} [{unit}]"
+        log.warning(
+            "%s: each cell of %s has its unit, %s; it is read as %s", source, name, unit, new
+        )
+        found[new] = numbers
+    return found
 
 
 def _index_levels(index: pandas.Index, source: str) -> dict[str, pandas.Index]:

@@ -13,7 +13,7 @@ from reverie.datasets import load as load_any
 from reverie.datasets.check import problems, report
 from reverie.datasets.readers import file
 from reverie.datasets.storage import find_newer
-from reverie.datasets.tables.cells import parse_numbers
+from reverie.datasets.tables.cells import parse_numbers, split_unit
 from reverie.datasets.tables.dates import parse_compact, parse_dates
 from reverie.mistake import Mistake
 from tests.datasets.tables import EPISODES, ROWS, load_file, log, write
@@ -164,6 +164,63 @@ def test_a_row_of_empty_cells_within_an_episode_cuts_it(tmp_path, caplog):
     assert data.episode_lengths.tolist() == [29, 29, *[ROWS - 1] * (EPISODES - 1)]
     assert "time [s] has no value in 1 row, first in line 32; episodes are cut" in caplog.text
     assert " gap" not in caplog.text and "without any value" not in caplog.text
+
+
+def test_an_infinite_time_is_none_and_no_gap(tmp_path, caplog):
+    frame = log()
+    frame.loc[30, "time [s]"] = np.inf
+    data = load_file(write(frame, tmp_path / "a.csv"))
+    assert data.episode_lengths.tolist() == [29, 28, *[ROWS - 1] * (EPISODES - 1)]
+    assert "time [s] has no value in 1 row, first in line 32; episodes are cut" in caplog.text
+    assert " gap" not in caplog.text and "goes back" not in caplog.text
+
+
+def with_unit(unit, column=LEVEL, called="level", rows=slice(None)):
+    """A log in which a unit stands behind the numbers of a column, and its name."""
+    frame = log().astype({column: object})
+    frame.loc[frame.index[rows], column] = [f"{each}{unit}" for each in frame[column][rows]]
+    return frame.rename(columns={column: called})
+
+
+@pytest.mark.parametrize("unit", ["cm", "\u00b0C", "%", "m3/h"])
+@pytest.mark.parametrize("gap", ["", " "], ids=["close", "apart"])
+def test_a_unit_behind_each_number_of_a_column_goes_into_its_name(tmp_path, caplog, unit, gap):
+    plain = load_file(write(log(), tmp_path / "b.csv"))
+    frame = with_unit(f"{gap}{unit}")
+    for given in (write(frame, tmp_path / "a.csv"), write(frame, tmp_path / "a.parquet")):
+        data = load_file(given)
+        assert data.spec.obs_names[0] == f"level [{unit}]"
+        assert np.array_equal(data.transitions.obs, plain.transitions.obs)
+        assert f"its unit, {unit}; it is read as level [{unit}]" in caplog.text
+        caplog.clear()
+    assert load_any(with_unit(f"{gap}{unit}")).spec.obs_names == data.spec.obs_names
+
+
+def test_times_with_units_and_missing_numbers_with_units_are_read(tmp_path):
+    frame = with_unit(" s", "time [s]", "time")
+    assert load_file(write(frame, tmp_path / "a.csv")).origin["time"] == "time [s]"
+    frame = with_unit(" cm")
+    frame.loc[[5, 7], "level"] = ["", "lost"]
+    lacking = log()
+    lacking.loc[[5, 7], LEVEL] = np.nan
+    expected = load_file(write(lacking, tmp_path / "b.csv"))
+    found = load_file(write(frame, tmp_path / "c.csv"), missing=["lost"])
+    assert found.fingerprint == expected.fingerprint
+
+
+def test_units_that_differ_are_refused(tmp_path):
+    path = write(with_unit(" cm", rows=slice(50, 60)), tmp_path / "a.csv")
+    with pytest.raises(Mistake, match=r"line 52, where .* a number with its unit: .* of level$"):
+        load_file(path, columns={"observations": "level"})
+    with pytest.raises(Mistake, match=r"cells of level \[cm\] are in mm, and its name says cm"):
+        load_file(write(with_unit(" mm", called=LEVEL), tmp_path / "a.csv"))
+
+
+@pytest.mark.parametrize(
+    "cell", ["1.5D+00", "1e3", "2.3d1", "12:30", "7 PM", "2026-01-01T00", "x1"]
+)
+def test_what_is_no_unit_is_not_taken_for_one(cell):
+    assert split_unit(cell) is None
 
 
 def test_an_episode_that_stands_in_its_first_row_alone_is_filled_in():
