@@ -135,6 +135,8 @@ def _out_of_order(rows: Rows, later: int | None) -> Iterator[Finding]:
 
 def _many_ends(rows: Rows, later: int | None) -> Iterator[Finding]:
     """Episodes of next to no rows, which came of successors that are not the following rows."""
+    if not rows.ends_inferred:
+        return
     ends = rows.ends[:-1][rows.truncated[:-1]]
     cut = ends[rows.pairs.differs[ends]]
     # Where the step itself is odd, it is the end that is misplaced.

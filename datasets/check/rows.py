@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
+from reverie.datasets.build import INFERRED_ENDS
 from reverie.datasets.dataset import Dataset
 from reverie.envs.specs import Spec
 from reverie.text import printable
@@ -43,6 +44,7 @@ class Rows:
         obs_labels, action_labels: what the columns are called, printable.
         where, where_between: what to call a row, and rows from one to another.
         truncated: `[P]` whether that row ended otherwise than by terminating.
+        ends_inferred: whether nothing but the next observations told where episodes end.
     """
 
     def __init__(self, data: Dataset) -> None:
@@ -61,6 +63,7 @@ class Rows:
         self.lengths = data.episode_lengths.numpy()
         self.ends = self.starts + self.lengths - 1
         self.truncated = ~self.terminated[self.ends]
+        self.ends_inferred = data.origin.keys() >= INFERRED_ENDS.keys()
 
     def __len__(self) -> int:
         return len(self.reward)

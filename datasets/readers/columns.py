@@ -291,6 +291,11 @@ def require_columns(
             "actions [N, A] are supported; d3rlpy learns from discrete ones"
         )
     for name, column in columns.items():
+        if column.dtype.names:
+            raise Mistake(
+                f"{path}: {name} holds records of {listed(column.dtype.names)}, expected numbers; "
+                "store each of these as an array"
+            )
         if column.dtype.kind not in "fiub":
             raise Mistake(
                 f"{path}: {name} holds {column.dtype} values, expected numbers; convert them"

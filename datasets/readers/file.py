@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from reverie.datasets.arrays import stretches_of
-from reverie.datasets.build import LowAndHigh, build, given_reference
+from reverie.datasets.build import INFERRED_ENDS, LowAndHigh, build, given_reference
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.exogenous import Exogenous, find_exogenous
 from reverie.datasets.names import short_name
@@ -206,7 +206,7 @@ def from_columns(
         next_obs=None if next_obs is None else next_obs[:, :obs_slice],
         valid_next=valid_next,
         reference=None if reference is None else given_reference(reference),
-        origin={"source": "file", "file": source},
+        origin={"source": "file", "file": source, **(INFERRED_ENDS if are_inferred(data) else {})},
         clip_actions=clip_actions,
         subset=subset,
         given=given,
@@ -234,7 +234,9 @@ def _read(file: Path, named: Any) -> Columns:
         )
     if suffix not in (".hdf5", ".h5", ".npz"):
         remedy = (
-            "choose dataset=table" if suffix in (*TEXT_FILES, *ARROW_FILES) else "convert the file"
+            "choose dataset=table"
+            if suffix in (*TEXT_FILES, *ARROW_FILES)
+            else "convert the file, with numpy.savez, or give its arrays to reverie.datasets.load"
         )
         raise Mistake(
             f"{file} has the suffix {file.suffix!r}, expected .hdf5, .h5 or .npz; {remedy}"
@@ -353,7 +355,7 @@ def truncated_rows(file: str, columns: Columns, limit: int | None) -> np.ndarray
         return ends | flag(columns["timeouts"]) if "timeouts" in columns else ends
     if "timeouts" in columns:
         return columns["timeouts"]
-    if "next_observations" in columns:
+    if are_inferred(columns):
         jump = jumps(columns["observations"], columns["next_observations"])
         log.info("%s records no timeouts; found %d jumps between episodes", file, int(jump.sum()))
         return jump
@@ -365,6 +367,11 @@ def truncated_rows(file: str, columns: Columns, limit: int | None) -> np.ndarray
         file,
     )
     return np.zeros(count, dtype=bool)
+
+
+def are_inferred(columns: Columns) -> bool:
+    """Whether only the next observations tell where episodes end."""
+    return "next_observations" in columns and not {"index", "episodes", "timeouts"} & set(columns)
 
 
 def jumps(obs: np.ndarray, next_obs: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from reverie.datasets.build import build
+from reverie.datasets.build import INFERRED_ENDS, build
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.exogenous import Exogenous, find_exogenous
 from reverie.datasets.names import short_name
@@ -21,7 +21,11 @@ from reverie.datasets.readers.columns import (
     require_columns,
     require_widths,
 )
-from reverie.datasets.readers.file import require_terminations, truncated_rows
+from reverie.datasets.readers.file import (
+    are_inferred,
+    require_terminations,
+    truncated_rows,
+)
 from reverie.datasets.readers.layouts import find_columns
 from reverie.datasets.readers.parquet import read_parquet
 from reverie.datasets.subset import Subset
@@ -112,6 +116,7 @@ def load(
             "source": "NeoRL-2",
             "id": id,
             "file": source,
+            **(INFERRED_ENDS if are_inferred(data) else {}),
             **({} if wanted is None else {"trajectories": f"the first {wanted}"}),
             **({} if task.advice is None else {"advice": task.advice}),
         },

@@ -40,12 +40,14 @@ log = logging.getLogger(__name__)
 LONGEST_NAME = 200
 _LONGEST_CELL = 40
 _REMEDIES = {
+    **dict.fromkeys((".hdf5", ".h5", ".npz"), "choose dataset=file"),
     **dict.fromkeys((".gz", ".zip", ".bz2", ".xz", ".zst", ".7z", ".tar"), "unpack it first"),
     **dict.fromkeys(
         (".xlsx", ".xls", ".xlsm", ".ods"),
         "save the sheet as .csv, or give reverie.datasets.load what pandas.read_excel returns",
     ),
 }
+_REMEDY = "save the table as one of these, or give reverie.datasets.load a DataFrame of it"
 TIME, EPISODE = "time", "episode"
 """What the levels of an index are called that have no names."""
 
@@ -350,7 +352,7 @@ def read_table(path: Path, writing: Writing | None = None) -> Table:
         return from_frame(frame, str(path), writing)
     raise Mistake(
         f"{path} has the suffix {path.suffix!r}, expected .csv, .tsv, .txt, .parquet or .feather; "
-        f"{_REMEDIES.get(suffix, 'save the table as one of these')}"
+        f"{_REMEDIES.get(suffix, _REMEDY)}"
     )
 
 

@@ -253,12 +253,20 @@ def test_damage_inside_a_compressed_column_is_found(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("suffix", "remedy"), [(".csv", "choose dataset=table"), (".mat", "convert the file")]
+    ("suffix", "remedy"),
+    [(".csv", "choose dataset=table"), (".mat", r"with numpy\.savez, or give")],
 )
 def test_another_suffix_ends_in_a_remedy(tmp_path, suffix, remedy):
     path = tmp_path / f"log{suffix}"
     path.touch()
     with pytest.raises(ValueError, match=remedy):
+        load(**options(path))
+
+
+def test_records_in_the_place_of_numbers_are_named(tmp_path):
+    pairs = np.zeros(9, dtype=[("x", "f4"), ("y", "f4")])
+    path = write(tmp_path / "log.npz", recording() | {"observations": pairs})
+    with pytest.raises(Mistake, match="observations holds records of x, y, expected numbers"):
         load(**options(path))
 
 

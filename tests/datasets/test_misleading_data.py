@@ -183,6 +183,17 @@ def test_successors_that_differ_by_rounding_or_noise_make_every_row_an_episode(c
     assert "rounding or noise" in text and "store timeouts" in text
 
 
+@pytest.mark.parametrize("steps", [1, 40])
+def test_recorded_ends_in_a_plant_that_goes_on_are_no_noise(steps):
+    """The next episode begins near where the one before ended."""
+    data = recording()
+    walk = np.cumsum(0.05 * np.random.default_rng(3).normal(size=(EPISODES * STEPS + 1, 4)), axis=0)
+    data["observations"], data["next_observations"] = np.float32(walk[:-1]), np.float32(walk[1:])
+    data["timeouts"] = np.arange(1, EPISODES * STEPS + 1) % steps == 0
+    data["next_observations"][data["timeouts"]] += 0.01  # of a row that was not kept
+    assert found(data) == ([], [])
+
+
 def test_noise_where_ends_are_recorded():
     data = recording()
     data["next_observations"] = with_noise(data["next_observations"])

@@ -353,6 +353,7 @@ def test_too_few_rows_are_refused(tmp_path):
     ("name", "text", "message"),
     [
         ("log.xlsx", "a", "has the suffix '.xlsx', expected .csv"),
+        ("log.h5", "a", "has the suffix '.h5', expected .csv.*; choose dataset=file"),
         ("log.csv", "", "has no named columns"),
         ("log.csv", "a,b\n", "has no rows"),
         ("log.csv", "a,b,a\n1,2,3\n", "the column 'a' stands 2 times"),
