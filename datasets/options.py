@@ -53,6 +53,8 @@ def load(source: str | Mapping[str, np.ndarray] | Any, **settings: Any) -> Datas
     Raises:
         Mistake: no such option or setting, or the data are refused.
     """
+    if isinstance(source, os.PathLike):  # which is told how a file is given
+        source = str(source)
     if not isinstance(source, str | Mapping):
         if type(source).__name__ == "LazyFrame":  # of polars, which need not be installed
             source = source.collect()

@@ -25,16 +25,24 @@ def as_named(obs: Any) -> Any:
     return {str(name): obs[name] for name in names}
 
 
-def as_rows(obs: Tensor, spec: Spec, device: torch.device) -> Tensor:
-    """Observations `[*, D]` of any type of numbers, as the networks take them.
+def as_rows(obs: Any, spec: Spec, seeds: int, device: torch.device) -> Tensor:
+    """Observations `[S, B, D]` of any type of numbers, as the networks take them.
 
     Raises:
-        Mistake: they are not as wide as those of the spec.
+        Mistake: they are no numbers, or of another shape.
     """
+    wanted = f"a policy takes observations [{seeds}, rows, {spec.obs_dim}]"
+    if not isinstance(obs, Tensor):
+        try:
+            obs = torch.from_numpy(np.array(obs, np.float32))
+        except (ValueError, TypeError) as error:
+            raise Mistake(f"{wanted} of numbers, found {one_line(repr(obs), 80)}") from error
     if obs.shape[-1:] != (spec.obs_dim,):
+        raise Mistake(f"{wanted}, found {list(obs.shape)}; give {', '.join(spec.obs_labels[:20])}")
+    if obs.ndim != 3 or len(obs) != seeds:
         raise Mistake(
-            f"a policy takes observations [S, B, {spec.obs_dim}], found {list(obs.shape)}; give "
-            f"{', '.join(spec.obs_labels[:20])}"
+            f"{wanted}, rows for each seed, found {list(obs.shape)}; the same rows for all are "
+            f"torch.as_tensor(obs).reshape(1, -1, {spec.obs_dim}).expand({seeds}, -1, -1)"
         )
     return obs.to(device, torch.float32)
 

@@ -234,10 +234,10 @@ class Run:
         of one seed by name, in the plant's units, see `training.plant_units.decide`.
         """
         obs = as_named(obs)
+        seeds = self.agent.seeds
         if isinstance(obs, Mapping):
-            seeds = self.agent.seeds
             return decide(self.policy, self.data.spec, obs, seeds=seeds, seed=seed)
-        rows = as_rows(obs, self.data.spec, self.device)
+        rows = as_rows(obs, self.data.spec, seeds, self.device)
         return self.agent.act(rows, deterministic=True).cpu()
 
     @property

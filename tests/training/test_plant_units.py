@@ -120,5 +120,12 @@ def test_a_run_and_what_is_read_of_it_answer_alike(tmp_path):
     for each in (run, saved):
         twice = torch.full((2, 1, 1), 0.3, dtype=torch.float64)
         assert torch.equal(each.policy(twice)[:, 0, 0], raw)
-        with pytest.raises(Mistake, match=r"S, B, 1\], found \[2, 1, 3\]; give level"):
-            each.policy(torch.zeros(2, 1, 3))
+        assert torch.equal(each.policy(twice.numpy())[:, 0, 0], raw)
+        for wrong, told in (
+            (torch.zeros(2, 1, 3), r"found \[2, 1, 3\]; give level"),
+            (np.zeros((4, 1)), r"found \[4, 1\]; the same rows for all are torch\.as_tensor\(obs"),
+            (np.zeros((1, 4, 1)), r"found \[1, 4, 1\]; the same rows for all are"),
+            (["high"], r"of numbers, found \['high'\]"),
+        ):
+            with pytest.raises(Mistake, match=rf"takes observations \[2, rows, 1\].* {told}"):
+                each.policy(wrong)

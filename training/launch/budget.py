@@ -74,7 +74,8 @@ def told_budget(
         typed: what stands on the command line.
         called: what the dataset is called where it was made in Python.
     """
-    if not updates:  # of plans, which no budget limits
+    # Of plans, which no budget limits; or what is no number, which is refused where all are.
+    if not updates or not isinstance(updates, int | float):
         return None
     names = [str(choices[group]) for group in ("budget", "algorithm", "dataset")]
     budget, why = choose_budget(names[0], names[1], names[2], called)

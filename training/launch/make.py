@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import partial
+from os import PathLike
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -130,7 +131,14 @@ def _choose(group: str, choice: Any) -> list[str]:
         return []
     if isinstance(choice, str):
         return [f"{group}={choice}"]
+    if isinstance(choice, PathLike):
+        return [f"{group}={choice}"]
     if isinstance(choice, Mapping):
+        if group == "dataset" and any(getattr(each, "ndim", 0) for each in choice.values()):
+            raise Mistake(
+                "arrays are read by reverie.datasets.load(arrays); give what that returns as "
+                "dataset"
+            )
         return list(_overrides(group, choice))
     if group == "dataset" and hasattr(choice, "columns"):
         raise Mistake(

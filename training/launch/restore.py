@@ -113,15 +113,10 @@ class SavedRun:
             units, see `training.plant_units.decide`.
         """
         obs = as_named(obs)
-        if not isinstance(obs, Mapping | Tensor):
-            raise TypeError(
-                f"a policy takes a tensor [S, B, D], or values by the names of columns, not a "
-                f"{type(obs).__name__}; for one seed torch.as_tensor(obs).float()[None]"
-            )
-        if not isinstance(obs, Mapping):
-            rows = as_rows(obs, self.spec, self.device)
-            return self.agent.act(rows, deterministic=True).cpu()
         seeds = self.agent.seeds
+        if not isinstance(obs, Mapping):
+            rows = as_rows(obs, self.spec, seeds, self.device)
+            return self.agent.act(rows, deterministic=True).cpu()
         if seed is None:
             finished = seeds > 1 and (self.directory / SUMMARY).is_file()
             seed, _ = choose_seed(seeds, None, self.summary if finished else {})

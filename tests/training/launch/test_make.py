@@ -4,6 +4,7 @@ import io
 import logging
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -62,6 +63,20 @@ def test_a_dataset_that_is_there_is_trained_on(data, tmp_path):
     assert list(saved.series) and saved.summary["name"] == "td3_bc"
     with pytest.raises(Mistake, match="made in Python"):
         saved.load_dataset()
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ({"dataset": {"observations": np.zeros((5, 2))}}, r"reverie\.datasets\.load\(arrays\)"),
+        ({"dataset": Path("log.npz")}, "a file is given as dataset=file dataset.path=log.npz"),
+        ({"updates": "many"}, "updates=many must be a whole number"),
+    ],
+    ids=["arrays", "path", "updates"],
+)
+def test_what_is_no_setting_is_told_what_it_is(typed, told):
+    with pytest.raises(Mistake, match=told):
+        make("algorithm=td3_bc", **typed)
 
 
 def test_the_line_about_the_budget_names_a_dataset_that_is_there(data):
