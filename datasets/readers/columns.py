@@ -274,7 +274,12 @@ def require_columns(
             f"{path} lacks {', '.join(missing)} (found {', '.join(columns) or 'no known column'}); "
             f"{', '.join(required)} are needed, so rename or add the arrays"
         )
-    lengths = {name: len(column) if column.ndim else 0 for name, column in columns.items()}
+    single = [name for name, column in columns.items() if not column.ndim]
+    if single:
+        raise Mistake(
+            f"{path}: {single[0]} is a single value, expected an array with an entry for every row"
+        )
+    lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{name} {length:,}" for name, length in lengths.items())
         raise Mistake(

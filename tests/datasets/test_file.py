@@ -270,6 +270,12 @@ def test_records_in_the_place_of_numbers_are_named(tmp_path):
         load(**options(path))
 
 
+def test_a_single_value_in_the_place_of_an_array_is_called_that(tmp_path):
+    path = write(tmp_path / "log.npz", recording() | {"rewards": np.float32(1)})
+    with pytest.raises(Mistake, match="rewards is a single value, expected an array with an entry"):
+        load(**options(path))
+
+
 def test_a_minari_file_is_recognised(tmp_path):
     path = tmp_path / "main_data.hdf5"
     with h5py.File(path, "w") as file:
