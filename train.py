@@ -13,7 +13,9 @@ from rich.console import Console
 
 from reverie.datasets.storage import find_newer
 from reverie.output import outlive_readers
+from reverie.paths import expanded
 from reverie.training.checkpoint import restore_settings
+from reverie.training.extension import Extension
 from reverie.training.initialisation import pinned
 from reverie.training.launch import failures, mistakes
 from reverie.training.launch.budget import told_budget
@@ -39,10 +41,16 @@ def run(config: DictConfig, overrides: list[str]) -> float | None:
     run_dir = run_directory(settings, overrides)
     settings = dict(pinned(settings, run_dir, anew=config.overwrite))
     config.init_sha256 = settings["init_sha256"]
+    if config.extend is not None:  # before overwrite=true deletes anything
+        Extension(expanded(config.extend), config.updates).read(run_dir, settings, config.overwrite)
     with claimed(run_dir, config.overwrite):
         require_same_settings(run_dir, settings)
         if (run_dir / SUMMARY).is_file():
-            console.print(f"{run_dir} is finished; overwrite=true runs it again", soft_wrap=True)
+            console.print(
+                f"{run_dir} is finished; overwrite=true runs it again, extend={run_dir} with more "
+                "updates goes on from its end",
+                soft_wrap=True,
+            )
             newer = find_newer(settings["dataset"], run_dir / SUMMARY)
             if newer is not None:
                 console.print(f"warning: {newer} is newer than this run of it", soft_wrap=True)

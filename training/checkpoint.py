@@ -246,10 +246,19 @@ def restore_settings(directory: Path, settings: Mapping[str, Any]) -> None:
 
 def _load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     record = load_tensors(path, KIND, device, _REPAIR)
+    require_parts(path, record, _REPAIR)
+    return record
+
+
+def require_parts(path: Path, record: Mapping[str, Any], remedy: str) -> None:
+    """Refuse a file that somebody else has written in the place of a checkpoint.
+
+    Raises:
+        Mistake: it lacks a part of a run.
+    """
     for name, kind in _PARTS.items():
         if not isinstance(record.get(name), kind):
-            raise damaged(path, f"it has no {name} of a run", _REPAIR)
-    return record
+            raise damaged(path, f"it has no {name} of a run", remedy)
 
 
 def _take(path: Path, module: nn.Module, state: Mapping[str, Any]) -> None:

@@ -64,6 +64,17 @@ def settle(
     return decided
 
 
+def copy_execution(run: Path, directory: Path) -> None:
+    """Let a run that begins in `directory` go on as another one did.
+
+    Raises:
+        Mistake: what was written down there is damaged.
+    """
+    known = _read(run)
+    if known is not None:
+        write_json(directory / EXECUTION, asdict(known))
+
+
 def _read(directory: Path) -> Execution | None:
     path = directory / EXECUTION
     if not path.is_file():

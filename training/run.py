@@ -26,6 +26,7 @@ from reverie.training import checkpoint, fitting
 from reverie.training.compilation import keep_compiled, wrapper
 from reverie.training.cores import count_cores
 from reverie.training.execution import Execution, settle
+from reverie.training.extension import Extension
 from reverie.training.files import write_json, write_text
 from reverie.training.fitting import Part
 from reverie.training.initialisation import Initialisation, pinned
@@ -112,6 +113,7 @@ class Run:
         value_gap: a probe that is judged at the end as well, for an alarm.
         verdict: settings of the verdict at the end; None for none.
         initialisation: networks of another run that the agent begins with, None for its own.
+        extension: a shorter run that this one goes on from, None for none.
         online: steps in the true environment.
         model_updates: updates of the world model during the run: refits to collected transitions,
             or an adversary.
@@ -148,6 +150,7 @@ class Run:
     value_gap: ValueGap | None = None
     verdict: Verdict | None = None
     initialisation: Initialisation | None = None
+    extension: Extension | None = None
     online: Online | None = None
     model_updates: ModelUpdates | None = None
     pretraining: Cloning | None = None
@@ -253,6 +256,10 @@ class Run:
             kept: the run's directory, None where nothing is kept.
         """
         self._trained = True
+        if self.extension is not None:
+            told = self.extension.begin(folder, self.agent, self.settings)
+            if told is not None:
+                console.print(told, highlight=False, soft_wrap=True)
         decided = settle(
             kept,
             threads=self.threads,

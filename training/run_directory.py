@@ -378,8 +378,16 @@ def require_same(place: Path, earlier: Any, now: Mapping[str, Any]) -> None:
             continue
         raise Mistake(
             f"{place} holds a run with {key}={before.get(key)}, this one has "
-            f"{key}={after.get(key)}; give it another run_dir, or start over with overwrite=true"
+            f"{key}={after.get(key)}; give it another run_dir"
+            f"{_extending(place, key, before.get(key), after.get(key))}, or start over with "
+            "overwrite=true"
         )
+
+
+def _extending(run_dir: Path, key: str, before: Any, now: Any) -> str:
+    """What is behind another run directory where a run is to become longer."""
+    longer = key == "updates" and type(before) is type(now) is int and before < now
+    return f" (with extend={run_dir} it goes on from there)" if longer else ""
 
 
 def flat(settings: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`init=RUN` as a user types it: offline, killed, online, from Python, and what is refused."""
+"""`init=RUN` and `extend=RUN` as a user types them, and what is refused."""
 
 import shutil
 import signal
@@ -104,3 +104,47 @@ def test_it_starts_from_a_run_in_python_too(run, tmp_path):
     assert torch.equal(made.policy(obs), again.policy(obs))
     with pytest.raises(Mistake, match=r"holds no checkpoint\.pt"):
         reverie.make(*small, dataset=data, init=str(first)).train()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["mopo", "rebrac"])
+def test_an_extended_run_ends_with_the_bits_of_a_long_one(run, tmp_path, algorithm):
+    small = [f"algorithm={algorithm}", "evaluate.every=20", "evaluate.episodes=1"]
+    small += ["verdict.starts=4", "seeds=2", "compile=false"]
+    if algorithm == "mopo":
+        small += ["world_model.max_epochs=1", "source.every=15", "agent.actor_cosine=false"]
+    for name, more in (
+        ("long", ["updates=100"]),
+        ("short", ["updates=60"]),
+        ("extended", ["updates=100", f"extend={tmp_path / 'short'}"]),
+    ):
+        done = run(name, *small, *more)
+        assert done.returncode == 0, done.stderr
+    assert "after update 60" in done.stdout
+    whole, ended = parameters(tmp_path / "long"), parameters(tmp_path / "extended")
+    assert all(torch.equal(whole[name], ended[name]) for name in whole)
+    texts = [(tmp_path / name / "metrics.csv").read_text() for name in ("long", "extended")]
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.slow
+def test_a_run_that_cannot_be_extended_deletes_nothing(run, tmp_path):
+    assert run("first").returncode == 0
+    first = tmp_path / "first"
+    for expected, *typed in (
+        ("is the run directory itself", f"extend={first}", "updates=80"),
+        ("holds no checkpoint.pt", f"extend={tmp_path / 'gone'}", "updates=80"),
+        ("has done 60 updates", f"extend={tmp_path / 'first' / '..' / 'copy'}"),
+        ("was trained with batch_size=32", f"extend={tmp_path / 'copy'}", "batch_size=16"),
+        (
+            "cannot go on with online",
+            f"extend={tmp_path / 'copy'}",
+            "online=collect",
+            "online.refit_every=0",
+        ),
+    ):
+        if "copy" in typed[0] and not (tmp_path / "copy").exists():
+            shutil.copytree(first, tmp_path / "copy")
+        done = run("first", *typed, "overwrite=true")
+        assert done.returncode == 1 and expected in done.stderr, done.stderr
+        assert (first / "summary.json").is_file()

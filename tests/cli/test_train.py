@@ -346,7 +346,7 @@ def test_help_explains_itself_to_a_newcomer_on_two_screens(command):
         "updates=10000 ",  # the demo's, as it would run
     ):
         assert expected in text, expected
-    assert len(text.splitlines()) <= 75 and max(map(len, text.splitlines())) <= 100
+    assert len(text.splitlines()) <= 76 and max(map(len, text.splitlines())) <= 100
     for group in (path.name for path in CONF.iterdir() if path.is_dir()):
         listed = group not in ("hydra", "tuned", "limits", "discriminators")
         assert (f"\n{group} " in text) == listed, group

@@ -21,6 +21,7 @@ from reverie.mistake import Mistake
 from reverie.paths import expanded
 from reverie.training.compilation import decided, pick_device
 from reverie.training.cores import count_cores, count_free_cores, threads_of_user
+from reverie.training.extension import Extension
 from reverie.training.initialisation import Initialisation
 from reverie.training.launch.budget import told_size
 from reverie.training.launch.data import infer_actions, load_dataset, tell_problems
@@ -129,6 +130,7 @@ def build_run(
         value_gap=gap,
         verdict=verdict,
         initialisation=build_initialisation(config),
+        extension=build_extension(config),
         evaluate_first=not config.updates,
         online=online,
         model_updates=build_adversary(config, learner, models, data, console)
@@ -168,6 +170,13 @@ def build_initialisation(config: DictConfig) -> Initialisation | None:
     if config.init is None:
         return None
     return Initialisation(expanded(config.init), config.init_optimiser)
+
+
+def build_extension(config: DictConfig) -> Extension | None:
+    """The shorter run that this one goes on from, if any."""
+    if config.extend is None:
+        return None
+    return Extension(expanded(config.extend), config.updates)
 
 
 def build_online(config: DictConfig, data: Dataset) -> Online | None:

@@ -62,6 +62,7 @@ SETTINGS = {
     "init": str | None,
     "init_optimiser": Optimiser,
     "init_sha256": str | None,
+    "extend": str | None,
 }
 """What the numbers of conf/train.yaml may be that no class takes."""
 PLANNING = "reverie.agents.planning.Planning"
@@ -102,6 +103,11 @@ def require_parts_fit(config: DictConfig) -> None:
         raise Mistake(
             f"pretraining=clone would train the actor of init={config.init} anew, on the recorded "
             "actions; set pretraining=none, or leave init out"
+        )
+    if config.extend is not None and is_chosen(config.online):
+        raise Mistake(
+            f"extend={config.extend} cannot go on with online=..., whose replay is as large as the "
+            f"shorter run was long; leave extend out, and begin with init={config.extend}"
         )
     require_plans_make_sense(config)
     dreams = is_chosen(config.source) or is_chosen(config.online)
@@ -224,6 +230,8 @@ def require_plans_make_sense(config: DictConfig) -> None:
             raise Mistake(f"{part} serves an agent that learns, and agent=none; set {part}=none")
     if config.init is not None:
         raise Mistake(f"init={config.init} has networks for an agent, and agent=none; leave it out")
+    if config.extend is not None:
+        raise Mistake(f"extend={config.extend} has nothing to learn with agent=none; leave it out")
 
 
 def require_model_can_change(config: DictConfig) -> None:
