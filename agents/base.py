@@ -31,12 +31,14 @@ class Agent(nn.Module, ABC):
         discount: per control step, of what `values` estimates.
         imitates: whether it clones actions, or its actor is pretrained by cloning; transitions then
             say which steps of a chunk were taken.
+        clones: whether all it learns is what was recorded, so that it can be hoped to earn no more.
         gains_by_compiling: whether its updates become faster on a CPU too (`benchmarks.speed`).
         plans: whether it searches a plan at each state, which is too slow for thousands of states.
     """
 
     discount: float = 1.0
     imitates: bool = False
+    clones: bool = False
     gains_by_compiling: bool = True
     plans: bool = False
 

@@ -27,6 +27,7 @@ class BC(Agent):
     """
 
     imitates = True
+    clones = True
 
     def __init__(
         self,

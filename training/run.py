@@ -463,7 +463,10 @@ class Run:
             *blow_up.alarm(summary["blow_up"]),
             *alarms(described["world_model"], judged),
             *verdict_alarms.alarms(
-                verdict, real_share=self.real_share, critics=not summary["blow_up"]["alarm"]
+                verdict,
+                real_share=self.real_share,
+                critics=not summary["blow_up"]["alarm"],
+                clones=self.agent.clones,
             ),
         ]
         summary["alarms"] = [advice.suit(each, self.settings) for each in said]

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from reverie import datasets
 from reverie.benchmarks.claims.judging import Estimate, estimate
-from reverie.benchmarks.claims.report import Claim, parser
+from reverie.benchmarks.claims.report import AFTER, Claim, parser
 from reverie.datasets.dataset import Dataset
 from reverie.mistake import Mistake, Unwritable
 from reverie.training.files import write_json
@@ -288,7 +288,7 @@ def claim_alarms(
             "none is silent",
             f"{len(below)} of {len(done)} below, silent: {', '.join(silent) or 'none'}",
             not silent if judge and done else None,
-            "ours",
+            f"ours, alarms added {AFTER}",
         ),
         Claim(
             f"{name}: alarms of policies above the recorded mean",

@@ -24,7 +24,11 @@ _IMPOSSIBLE = (
 
 
 def alarms(
-    verdict: Mapping[str, Any] | None, *, real_share: float = 1.0, critics: bool = True
+    verdict: Mapping[str, Any] | None,
+    *,
+    real_share: float = 1.0,
+    critics: bool = True,
+    clones: bool = False,
 ) -> list[str]:
     """Sentences, those of several seeds together.
 
@@ -32,11 +36,12 @@ def alarms(
         verdict: see `Verdict.judge`; None for a run without one.
         real_share: of the rows in a batch, those that were recorded.
         critics: whether to look at what they expect, too.
+        clones: whether the policy is a clone of what was recorded.
 
     Returns:
         Of the policy, the first that holds: its estimates contradict each other, it `is_worse`,
-        it `falls_short`, it is `unjudged`. Then estimates that no reward allows, and what the
-        critics expect in `excess`.
+        it `falls_short`, it is a clone that is not shown to be better, it is `unjudged`. Then
+        estimates that no reward allows, and what the critics expect in `excess`.
     """
     if verdict is None:
         return []
@@ -49,6 +54,8 @@ def alarms(
             kinds.setdefault(_tell_worse, []).append(seed)
         elif falls_short(verdict, seed):
             kinds.setdefault(_tell_short, []).append(seed)
+        elif clones and verdict["outcome"][seed] != "better" and _sign_of_fit(verdict, seed) != 1:
+            kinds.setdefault(_tell_clone, []).append(seed)
         elif unjudged(verdict, seed):
             tell = _tell_early if _is_early(verdict) else _tell_unjudged
             kinds.setdefault(tell, []).append(seed)
@@ -184,6 +191,14 @@ def _tell_worse(verdict: Mapping[str, Any], seeds: Sequence[int], real_share: fl
 def _tell_short(verdict: Mapping[str, Any], seeds: Sequence[int], real_share: float) -> str:
     numbers, remedy = _numbers(verdict, seeds), _remedy(verdict, seeds, real_share)
     return f"not shown to be better than what was recorded: {numbers}; {remedy}"
+
+
+def _tell_clone(verdict: Mapping[str, Any], seeds: Sequence[int], real_share: float) -> str:
+    numbers = _numbers(verdict, seeds) or "no estimate is fit for use"
+    return (
+        f"not shown to be better than what was recorded: {numbers}; a clone earns about as much as "
+        "what it was given, or less: to do better learn from the rewards, with algorithm=td3_bc"
+    )
 
 
 def _tell_unjudged(verdict: Mapping[str, Any], seeds: Sequence[int], real_share: float) -> str:
