@@ -21,7 +21,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from reverie import datasets
-from reverie.benchmarks.claims.judging import Estimate, estimate
+from reverie.benchmarks.claims.judging import Estimate, estimate, plain
 from reverie.benchmarks.claims.report import AFTER, Claim, parser
 from reverie.datasets.dataset import Dataset
 from reverie.mistake import Mistake, Unwritable
@@ -323,7 +323,8 @@ def tabulate(
         shown = [str(own), score, str(len(record["alarms"]) or "-")]
         ranked.append((own.mean, [method, *shown, f"{minutes / 60:.1f}"]))
     if behaviour_row is not None:
-        ranked.append((recorded.mean, [behaviour_row, f"{recorded.mean:.3g}", "0", "-", "-"]))
+        shown = plain(f"{recorded.mean:.3g}")
+        ranked.append((recorded.mean, [behaviour_row, shown, "0", "-", "-"]))
     rows = [row for _, row in sorted(ranked, key=lambda pair: -pair[0])]
     rows += [
         [method, "stopped", "-", record["stopped"], "-"]
