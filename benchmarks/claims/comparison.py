@@ -323,8 +323,8 @@ def tabulate(
         shown = [str(own), score, str(len(record["alarms"]) or "-")]
         ranked.append((own.mean, [method, *shown, f"{minutes / 60:.1f}"]))
     if behaviour_row is not None:
-        shown = plain(f"{recorded.mean:.3g}")
-        ranked.append((recorded.mean, [behaviour_row, shown, "0", "-", "-"]))
+        earned = plain(f"{recorded.mean:.3g}")
+        ranked.append((recorded.mean, [behaviour_row, earned, "0", "-", "-"]))
     rows = [row for _, row in sorted(ranked, key=lambda pair: -pair[0])]
     rows += [
         [method, "stopped", "-", record["stopped"], "-"]
