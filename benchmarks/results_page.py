@@ -29,6 +29,7 @@ SUBJECTS = {
     "baselines": "26 offline methods at one small budget, two datasets",
     "laptop_budget_paper_rates": "the same before that budget had rates of its own",
     "laptop_budget": "presets as shipped at the laptop budget",
+    "laptop_swing_up": "MOPO against ReBRAC on the swing-up, new seeds",
     "laptop_diagnosis": "MOPO at a small budget, one setting at a time",
     "edge_of_reach": "RAVL: values where rollouts leave the data",
     "h2o_seeds": "H2O on HalfCheetah, eight new seeds",
@@ -76,7 +77,8 @@ BENCHMARKS = (
     "were undecided. NAME is run by `python -m benchmarks.claims.NAME`, with `--quick` in under "
     "five minutes; suite and leaderboard as [their page](benchmarks.md) says; second_ring-X by "
     "`python -m benchmarks.claims.second_ring X`, laptop_diagnosis by `python -m "
-    "benchmarks.claims.laptop_budget.diagnosis`, laptop_budget_paper_rates by laptop_budget as it "
+    "benchmarks.claims.laptop_budget.diagnosis`, laptop_swing_up by `...swing_up`, "
+    "laptop_budget_paper_rates by laptop_budget as it "
     "was until that budget had rates of its own (no command gives it now), policy_choice, "
     "student_size and h2o_seeds by `python -m benchmarks.claims.off_policy_evaluation.choice`, "
     "`sindy_rl.size` and `h2o.seeds`, "

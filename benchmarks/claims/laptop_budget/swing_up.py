@@ -42,7 +42,7 @@ from reverie.benchmarks.claims.shipped import QUICK, Budget, train_or_find
 from reverie.mistake import Mistake
 from reverie.training.launch.mistakes import one_line_errors
 
-NAME = "swing_up"
+NAME = "laptop_swing_up"
 TITLE = "As shipped, at the laptop budget: MOPO and ReBRAC on the swing-up, new seeds"
 TASK, RIVALS = "cartpole", ("rebrac", "mopo")
 BLOCKS = (4, 8, 12)
@@ -150,7 +150,7 @@ def plot(records: Mapping[str, Sequence[Record]]) -> Figure:
 
 def main() -> int:
     """Be the command; returns the exit status, 1 where the claim fails."""
-    options = parser(f"laptop_budget.{NAME}", __doc__)
+    options = parser("laptop_budget.swing_up", __doc__)
     options.add_argument(
         "--records",
         type=Path,
