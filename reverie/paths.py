@@ -41,6 +41,13 @@ def quote_paths(arguments: Sequence[str], sweeps: bool | None = None) -> list[st
     return [_with_path_quoted(each, sweeps) for each in arguments]
 
 
+def unquote(argument: str) -> str:
+    """An argument without the quotes that `quote_paths` would give it again, in a sweep too."""
+    key, _, value = argument.partition("=")
+    typed = f"{key}={value[1:-1]}"
+    return typed if quote_paths([typed], sweeps=True) == [argument] else argument
+
+
 def expanded(path: str | Path, instead: str = "") -> Path:
     """A path of which `~` or `~name` in front is the home folder.
 

@@ -24,15 +24,19 @@ from reverie.datasets.dataset import Dataset
 from reverie.datasets.readers import builtin
 from reverie.datasets.readers.columns import ARROW_FILES, TEXT_FILES
 from reverie.mistake import Mistake, writing
-from reverie.paths import expanded
+from reverie.paths import expanded, unquote
 from reverie.temporary import replacing
 from reverie.text import counted
 from reverie.training.fitting import INVERSE
 from reverie.training.launch.data import load_dataset
 from reverie.training.launch.hyperparameters import compose_run
+from reverie.training.launch.options import as_typed
 
 STDOUT = "-"
 """In the place of a file for JSON."""
+OWN = {"dataset=file", "dataset=table", "dataset=minari"}
+"""Options that read files of a user's own, who may not know yet what to train."""
+FIRST = "td3_bc,mopo"
 _EXAMPLE = "python -m reverie.datasets.check dataset=file dataset.path=my.hdf5"
 
 
@@ -82,11 +86,26 @@ def check(arguments: Sequence[str]) -> int:
         show(data, found, console)
         if loaded is not data:
             console.print(_transformed(loaded), highlight=False, soft_wrap=True)
+        if not found.problems and OWN & set(overrides):
+            console.print(_next(chosen), highlight=False, soft_wrap=True)
     if picture is not None:
         _write(picture, draw(data))
     if table is not None:
         _write(table, as_json(data, found).encode())
     return 1 if found.problems else 0
+
+
+def _next(chosen: argparse.Namespace) -> str:
+    """What somebody would type who has read docs/choosing.md."""
+    folder = [] if chosen.config_dir is None else [f"--config-dir={chosen.config_dir}"]
+    typed = shlex.join(
+        ["-m", *folder, f"algorithm={FIRST}", *map(unquote, map(as_typed, chosen.overrides))]
+    )
+    return (
+        "next: two methods that fail in different ways, and a page about both "
+        f"(docs/choosing.md has others)\n  python train.py {typed}\n  "
+        "python -m training.report runs"
+    )
 
 
 def _transformed(data: Dataset) -> str:

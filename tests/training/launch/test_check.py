@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import shlex
 import sys
 
 import numpy as np
@@ -11,9 +12,12 @@ from rich.console import Console
 
 import reverie
 import reverie.datasets
+from reverie.paths import quote_paths, unquote
 from reverie.training.launch import check as command
 from reverie.training.launch import mistakes
+from reverie.training.launch.check import FIRST
 from reverie.training.launch.hyperparameters import compose_run
+from reverie.training.launch.options import as_typed, one_spelling, options
 
 
 @pytest.fixture
@@ -49,6 +53,30 @@ def test_it_takes_the_options_of_a_dataset(check, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "nothing found" in out
     assert "given by the user" in out
+
+
+def _as_typed(typed):
+    """As they come back from what the command gets of them."""
+    got = one_spelling(quote_paths(typed))
+    return [unquote(as_typed(each)) for each in got]
+
+
+def test_it_ends_with_what_to_type_next(check, tmp_path, capsys):
+    (tmp_path / "my logs").mkdir()
+    path = write(tmp_path / "my logs" / "log.npz")
+    assert check("dataset=file", path, f"--config-dir={tmp_path}") == 0
+    *_, typed, _ = capsys.readouterr().out.splitlines()
+    python, name, *given = shlex.split(typed)
+    assert (python, name) == ("python", "train.py")
+    assert given == ["-m", f"--config-dir={tmp_path}", f"algorithm={FIRST}", "dataset=file", path]
+    columns = "dataset.columns={actions: u, observations: [x, y]}"
+    reward = "dataset.reward=-(x-1)**2-y**2"
+    assert _as_typed([columns, reward]) == [columns, reward]
+    assert _as_typed(["dataset.path=a,b.csv"]) == ["dataset.path='a,b.csv'"]  # else a sweep
+    assert set(FIRST.split(",")) <= set(options("algorithm"))
+    write(tmp_path / "my logs" / "log.npz", rewards=np.full(7, np.nan))
+    assert check("dataset=file", path) == 1
+    assert "next: " not in capsys.readouterr().out
 
 
 def test_a_recording_is_told_and_warnings_are_marked(check, tmp_path, monkeypatch, caplog):
