@@ -35,6 +35,8 @@ LAST = 2
 """Evaluations of each seed whose mean is its return."""
 HEADER = ("method", "return", "score", "alarms", "minutes")
 
+_LATER = ("extend",)
+"""Settings that came after the first records, which had null in their place."""
 Record = Mapping[str, Any]
 """What `train_or_read` returns."""
 
@@ -146,7 +148,7 @@ def digest(run: Run) -> str:
     settings = {
         key: value
         for key, value in flat(run.settings).items()
-        if key.split(".")[0] not in CARRIED_OUT
+        if key.split(".")[0] not in CARRIED_OUT and not (key in _LATER and value is None)
     }
     text = json.dumps([settings, run.data.fingerprint], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -74,3 +74,9 @@ def test_the_digest_is_of_what_decides_the_numbers():
         )
 
     assert found(threads=1, compile=True) == found(threads=2, compile=False) != found(updates=3)
+    run = reverie.make(
+        "algorithm=bc", "dataset=builtin/pendulum-mixed", console=Console(quiet=True)
+    )
+    now = comparison.digest(run)
+    run.settings = {key: value for key, value in run.settings.items() if key != "extend"}
+    assert comparison.digest(run) == now  # as it was before there was such a setting

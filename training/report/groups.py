@@ -21,7 +21,7 @@ Series = Mapping[str, Mapping[int, tuple[list[int], list[float]]]]
 """{metric: {seed: (updates, values)}}."""
 
 # Settings in which repetitions of one experiment differ, or that only watch it.
-_REPEATED = ("name", "seed", "seeds", "dataset", "log_every", *CARRIED_OUT)
+_REPEATED = ("name", "seed", "seeds", "dataset", "log_every", "extend", *CARRIED_OUT)
 _RESTORE = (
     "restore it, or delete it and run the command of the run again, which writes it where the "
     "checkpoint knows the settings"
@@ -61,7 +61,9 @@ class Run:
     @property
     def experiment(self) -> dict[str, Any]:
         """Settings that make it another experiment, whatever seed and task."""
-        return {k: v for k, v in self.settings.items() if k.split(".")[0] not in _REPEATED}
+        own = {k: v for k, v in self.settings.items() if k.split(".")[0] not in _REPEATED}
+        # Each seed extends a run of its own.
+        return own | ({"extend": True} if self.settings.get("extend") else {})
 
     def per_seed(self, name: str) -> list[float]:
         """A result of every seed; NaN where it was not finite, empty where nobody measured it."""

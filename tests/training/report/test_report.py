@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from urllib.parse import unquote
 
 import imageio.v3 as imageio
@@ -22,7 +23,7 @@ from reverie.mistake import Mistake
 from reverie.training.report import __main__ as command
 from reverie.training.report.__main__ import report
 from reverie.training.report.figures import Painter
-from reverie.training.report.groups import find, group_runs, read
+from reverie.training.report.groups import Run, find, group_runs, read
 from reverie.training.report.page import Section, Table, as_html, as_markdown
 from reverie.training.report.tables import cell
 from tests.browser import brightness, look, needs_browser
@@ -613,3 +614,12 @@ def test_a_page_that_traps_or_hides_the_focus_is_found_out(tmp_path):
     hidden = {stop.name for stop in walk.stops if not stop.visible}
     assert walk.trapped and hidden >= {"outside", "unmarked"} and "one" not in hidden
     assert len(walk.missed) == len(walk.unreachable) == 1 and "behind it" in walk.missed[0]
+
+
+def test_runs_that_extend_one_each_repeat_one_experiment():
+    def experiment(**settings):
+        known = {"updates": 4, **settings}
+        return Run(Path("x"), {}, known, {}, {}, {}, []).experiment
+
+    assert experiment(extend="runs/a/0") == experiment(extend="runs/a/1")
+    assert experiment(extend="runs/a/0") != experiment(extend=None) == experiment()
