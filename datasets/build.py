@@ -23,10 +23,9 @@ BOX_TOLERANCE = 1e-3
 
 
 LowAndHigh = Annotated[Sequence[Number], Pair()]
-
+"""The returns that score 0 and 100."""
 INFERRED_ENDS = {"episode ends": "where the next observation is not the following row's"}
 """Of the origin of data that store no ends: what looks odd about ends is not in the file then."""
-"""The returns that score 0 and 100."""
 
 
 def build(

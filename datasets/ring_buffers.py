@@ -13,7 +13,7 @@ from reverie.datasets.build import BOX_TOLERANCE
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.importers import ALIKE, require_flags
 from reverie.datasets.options import from_arrays, read_arrays_option
-from reverie.datasets.readers.file import jumps
+from reverie.datasets.readers.episode_ends import jumps
 from reverie.mistake import Mistake
 from reverie.text import counted, one_line
 

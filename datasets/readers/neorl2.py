@@ -21,7 +21,7 @@ from reverie.datasets.readers.columns import (
     require_columns,
     require_widths,
 )
-from reverie.datasets.readers.file import (
+from reverie.datasets.readers.episode_ends import (
     are_inferred,
     require_terminations,
     truncated_rows,
