@@ -21,13 +21,14 @@ from reverie.training.launch import failures, mistakes
 from reverie.training.launch.budget import told_budget
 from reverie.training.launch.compose import build_run
 from reverie.training.launch.hyperparameters import settle
-from reverie.training.launch.options import CONF
+from reverie.training.launch.options import CONF, is_chosen
 from reverie.training.launch.requirements import require_sense
 from reverie.training.launch.sweeps import require_first_failure, sweeping
 from reverie.training.results.summary import print_results, read_summary
 from reverie.training.run_directory import (
     CONFIG,
     SUMMARY,
+    can_be_extended,
     claimed,
     require_same_settings,
     run_directory,
@@ -46,10 +47,13 @@ def run(config: DictConfig, overrides: list[str]) -> float | None:
     with claimed(run_dir, config.overwrite):
         require_same_settings(run_dir, settings)
         if (run_dir / SUMMARY).is_file():
+            longer = ""
+            if config.updates and can_be_extended(run_dir, is_chosen(config.online)):
+                longer = (
+                    f"; with another run_dir, extend={run_dir} and more updates go on from its end"
+                )
             console.print(
-                f"{run_dir} is finished; overwrite=true runs it again, extend={run_dir} with more "
-                "updates goes on from its end",
-                soft_wrap=True,
+                f"{run_dir} is finished; overwrite=true runs it again{longer}", soft_wrap=True
             )
             newer = find_newer(settings["dataset"], run_dir / SUMMARY)
             if newer is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from reverie.mistake import Mistake
 
-NAMES = ("path", "run", "run_dir", "root", "cache", "name", "init", "output")
+NAMES = ("path", "run", "run_dir", "root", "cache", "name", "init", "extend", "output")
 """Last parts of keys whose values are paths, or names that make up paths."""
 SWEEPS = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 _FORMULA = r"dataset\.reward"  # whose signs are the grammar's too

@@ -134,17 +134,23 @@ class State:
             },
         )
 
-    def resume(self, path: Path) -> int:
+    def resume(self, path: Path, origin: Path | None = None, remedy: str = _REPAIR) -> int:
         """Go back to a checkpoint; returns its finished updates.
+
+        Args:
+            origin: the file of which it is a copy, None for none; messages are about that one.
+            remedy: for a damaged one.
 
         Raises:
             Mistake: the checkpoint is damaged, has diverged, or belongs to another run.
         """
         record = _load(path, self.device)
+        path = origin or path
         _require_identity(path, record, identity(self.agent, self.data.fingerprint))
         require_same(path, record.get("settings", {}), self.settings)
-        _take(path, self.agent, record["agent"])
-        with contents_of(path, "a run", _REPAIR):
+        diverged = _DIVERGED if origin is None else remedy
+        _take(path, self.agent, record["agent"], remedy, diverged)
+        with contents_of(path, "a run", remedy):
             for name in self.sources:
                 self.mixture[name].restore(record["streams"][name])
             sources = {name: record.get("sources", {}).get(name, {}) for name in self.sources}
@@ -154,8 +160,8 @@ class State:
         for name, source in self.sources.items():
             source.restore(sources[name])
         if self.model_updates is not None:
-            _take(path, self.model_updates.model, record["world_model"])
-            with contents_of(path, "a run", _REPAIR):
+            _take(path, self.model_updates.model, record["world_model"], remedy, diverged)
+            with contents_of(path, "a run", remedy):
                 self.model_updates.restore(record.get("model_updates", {}))
         self._counted_until = self.clock()
         return record["update"]
@@ -261,9 +267,15 @@ def require_parts(path: Path, record: Mapping[str, Any], remedy: str) -> None:
             raise damaged(path, f"it has no {name} of a run", remedy)
 
 
-def _take(path: Path, module: nn.Module, state: Mapping[str, Any]) -> None:
-    with contents_of(path, "a run", _REPAIR):
-        require_finite(path, module, state, _DIVERGED)
+def _take(
+    path: Path,
+    module: nn.Module,
+    state: Mapping[str, Any],
+    remedy: str = _REPAIR,
+    diverged: str = _DIVERGED,
+) -> None:
+    with contents_of(path, "a run", remedy):
+        require_finite(path, module, state, diverged)
         module.load_state_dict(state)
 
 

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from reverie.agents.base import Agent
+from reverie.datasets.dataset import Dataset
 from reverie.mistake import Mistake
 from reverie.training import checkpoint
 from reverie.training.execution import copy_execution
-from reverie.training.files import load_tensors, save_tensors
-from reverie.training.run_directory import CARRIED_OUT, CONFIG, SUMMARY, flat
+from reverie.training.files import load_tensors, save_tensors, write_text
+from reverie.training.run_directory import CARRIED_OUT, CONFIG, METRICS, SUMMARY, flat
+from reverie.training.stored import damaged
 from reverie.world_models.optimiser import Adam
 
 _OWN = (*CARRIED_OUT, "updates", "extend")
-_REMEDY = "restore it, or give another run as extend=..."
+REMEDY = "restore it, or give another run as extend=..."
 
 
 @dataclass(frozen=True)
@@ -34,24 +36,38 @@ class Extension:
     run: Path
     updates: int
 
-    def begin(self, directory: Path, agent: Agent, settings: Mapping[str, Any]) -> str | None:
+    @property
+    def path(self) -> Path:
+        """The checkpoint of the shorter run."""
+        return self.run / checkpoint.FILE
+
+    def begin(
+        self, directory: Path, agent: Agent, data: Dataset, settings: Mapping[str, Any]
+    ) -> str | None:
         """Make the other run's checkpoint the first one of a directory, which is resumed from it.
 
         Args:
             directory: of the longer run.
             agent: that will be resumed.
+            data: what it learns from.
             settings: of the longer run.
 
         Returns:
             What was done, in words; None where the directory has a checkpoint of its own.
 
         Raises:
-            Mistake: see `read`; nothing is written then.
+            Mistake: see `read`; the other run had other rows or another agent. Nothing is written
+                then.
         """
         record = self.read(directory, settings)
         if record is None:
             return None
+        self._require_identity(record, checkpoint.identity(agent, data.fingerprint))
+        curves = record["log"].get("text")
+        if not isinstance(curves, str):
+            raise damaged(self.path, "its log is that of an earlier version", REMEDY)
         copy_execution(self.run, directory)
+        write_text(directory / METRICS, curves)
         own = {key: value for key, value in settings.items() if key not in CARRIED_OUT}
         save_tensors(directory / checkpoint.FILE, checkpoint.KIND, {**record, "settings": own})
         return "; ".join([f"extending {self.run} to {self.updates:,} updates", *_annealed(agent)])
@@ -67,21 +83,23 @@ class Extension:
 
         Raises:
             Mistake: the other run has no checkpoint, a damaged one, other settings, or as many
-                updates; or it is this run.
+                updates; or it is this run, or holds it.
         """
         if directory.resolve() == self.run.resolve():
             raise Mistake(f"extend={self.run} is the run directory itself; give another run_dir")
         if not anew and any((directory / name).is_file() for name in (checkpoint.FILE, SUMMARY)):
             return None
-        path = self.run / checkpoint.FILE
+        if self.run.resolve() in directory.resolve().parents:  # it would not only be read
+            raise Mistake(f"{directory} lies inside of extend={self.run}; give another run_dir")
+        path = self.path
         if not path.is_file():
             raise Mistake(
                 f"extend={self.run} holds no {checkpoint.FILE}; give the directory of a run that "
                 "was trained with checkpoint_every above 0, such as "
                 f"{checkpoint.example_near(self.run)}"
             )
-        record = load_tensors(path, checkpoint.KIND, remedy=_REMEDY)
-        checkpoint.require_parts(path, record, _REMEDY)
+        record = load_tensors(path, checkpoint.KIND, remedy=REMEDY)
+        checkpoint.require_parts(path, record, REMEDY)
         self._require_same(record.get("settings", {}), settings)
         done = record["update"]
         if done >= self.updates:
@@ -90,6 +108,22 @@ class Extension:
                 f"{self.updates:,}; give more, such as updates={2 * max(done, 1)}"
             )
         return record
+
+    def _require_identity(self, record: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+        """Refuse what equal settings do not tell, before it is copied or anything is fitted."""
+        for name, value in wanted.items():
+            found = record["identity"].get(name)
+            if found == value:
+                continue
+            if name == "dataset":
+                raise Mistake(
+                    f"extend={self.run} was learned from other rows than the dataset has now "
+                    f"(fingerprint {found}, now {value}); restore the data, or begin anew from its "
+                    f"networks with init={self.run}"
+                )
+            what = "networks of other shapes" if name == "shapes" else f"{name}={found}"
+            now = "" if name == "shapes" else f", this run has {value}"
+            raise Mistake(f"extend={self.run} holds {what}{now}; {REMEDY}")
 
     def _require_same(self, theirs: Any, ours: Mapping[str, Any]) -> None:
         """Refuse settings that differ in more than the length."""

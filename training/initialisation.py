@@ -207,8 +207,9 @@ def pinned(
 
     Args:
         settings: of the run.
-        directory: of the run; where it holds a checkpoint already, the digest is that of its
-            beginning, and the other run may have changed or be gone. None where nothing is kept.
+        directory: of the run; where it, or the shorter run that it extends, holds a checkpoint
+            already, the digest is that of its beginning, and the other run may have changed or be
+            gone. None where nothing is kept.
         anew: whether the run starts over, whatever its directory holds.
 
     Raises:
@@ -220,6 +221,8 @@ def pinned(
     if directory is not None and directory.resolve() == run.resolve():
         raise Mistake(f"init={run} is the run directory itself; give this run another run_dir")
     recorded = {} if directory is None or anew else _begun(directory)
+    if not recorded and settings.get("extend") is not None:  # which has begun already
+        recorded = _begun(expanded(settings["extend"]))
     same = recorded.get("init") == settings["init"]
     known = recorded.get("init_sha256") if same else None
     return {**settings, "init_sha256": known or digest(run)}

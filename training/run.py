@@ -21,12 +21,13 @@ from reverie.datasets.cache import cache_root
 from reverie.datasets.dataset import Dataset
 from reverie.datasets.replay import Mixture
 from reverie.envs.evaluation import Episodes, Evaluator
+from reverie.mistake import Mistake
 from reverie.paths import expanded
 from reverie.training import checkpoint, fitting
 from reverie.training.compilation import keep_compiled, wrapper
 from reverie.training.cores import count_cores
 from reverie.training.execution import Execution, settle
-from reverie.training.extension import Extension
+from reverie.training.extension import REMEDY, Extension
 from reverie.training.files import write_json, write_text
 from reverie.training.fitting import Part
 from reverie.training.initialisation import Initialisation, pinned
@@ -256,12 +257,13 @@ class Run:
             kept: the run's directory, None where nothing is kept.
         """
         self._trained = True
+        extended = None
         if self.extension is not None:
-            told = self.extension.begin(folder, self.agent, self.settings)
-            if told is not None:
-                console.print(told, highlight=False, soft_wrap=True)
+            extended = self.extension.begin(folder, self.agent, self.data, self.settings)
+            if extended is not None:
+                console.print(extended, highlight=False, soft_wrap=True)
         decided = settle(
-            kept,
+            folder,
             threads=self.threads,
             compiled=self.compiled,
             updates=self.updates,
@@ -284,10 +286,11 @@ class Run:
             changes.compile(compile)
         first, fresh = 0, not saved.is_file()
         if not fresh:
-            first = state.resume(saved)
+            first = self._resume(state, saved, copied=extended is not None)
             if changes is not None:  # the model is that of the checkpoint now
                 self._prepare_sources()
-            console.print(f"resuming {folder} after update {first}", soft_wrap=True)
+            where = folder if kept is not None else "it"
+            console.print(f"resuming {where} after update {first}", soft_wrap=True)
         if kept is not None:
             write_text(kept / CONFIG, write_settings(self.settings))
         log.begin()
@@ -321,6 +324,18 @@ class Run:
                 if self.evaluator is not None:
                     self.evaluator.close()
         return self._summarise(log, console)
+
+    def _resume(self, state: checkpoint.State, saved: Path, copied: bool) -> int:
+        """Go back to a checkpoint; one that was just copied from a shorter run goes if it cannot
+        be used, so that the same command begins again once that run is restored."""
+        if self.extension is None or not copied:
+            return state.resume(saved)
+        try:
+            return state.resume(saved, self.extension.path, REMEDY)
+        except Mistake:
+            for path in (saved, saved.with_name(METRICS)):
+                path.unlink()
+            raise
 
     def _state(self, folder: Path) -> checkpoint.State:
         """Everything that training changes."""

@@ -379,15 +379,24 @@ def require_same(place: Path, earlier: Any, now: Mapping[str, Any]) -> None:
         raise Mistake(
             f"{place} holds a run with {key}={before.get(key)}, this one has "
             f"{key}={after.get(key)}; give it another run_dir"
-            f"{_extending(place, key, before.get(key), after.get(key))}, or start over with "
+            f"{_extending(place, key, before, after)}, or start over with "
             "overwrite=true"
         )
 
 
-def _extending(run_dir: Path, key: str, before: Any, now: Any) -> str:
+def _extending(place: Path, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What is behind another run directory where a run is to become longer."""
-    longer = key == "updates" and type(before) is type(now) is int and before < now
+    lengths = before.get(key), now.get(key)
+    if key != "updates" or not all(type(each) is int for each in lengths):
+        return ""
+    run_dir = place.parent if place.is_file() else place  # of a checkpoint, or a directory
+    longer = lengths[0] < lengths[1] and can_be_extended(run_dir, "online._target_" in before)
     return f" (with extend={run_dir} it goes on from there)" if longer else ""
+
+
+def can_be_extended(run_dir: Path, online: bool) -> bool:
+    """Whether `extend=RUN` takes a run: with a checkpoint, and no steps in the environment."""
+    return (run_dir / "checkpoint.pt").is_file() and not online
 
 
 def flat(settings: Any, prefix: str = "") -> dict[str, Any]:

@@ -12,10 +12,12 @@ from reverie.mistake import Mistake
 from reverie.training import checkpoint
 from reverie.training.extension import Extension
 from reverie.training.files import load_tensors, save_tensors
+from reverie.training.initialisation import pinned
 from reverie.training.loop import Periods
 from reverie.training.mixing import mix
 from reverie.training.run import Run
-from reverie.training.run_directory import EXECUTION, METRICS
+from reverie.training.run_directory import CONFIG, EXECUTION, METRICS, require_same
+from reverie.training.stored import write_settings
 
 
 class Killed(BaseException):
@@ -126,7 +128,97 @@ def test_what_cannot_go_on_is_refused_and_leaves_nothing(make_run, tmp_path):
     ):
         make_run(14, **same_agent).train(short)
     with pytest.raises(Mistake, match="is the run directory itself"):
-        Extension(short, 14).begin(short, make_run(14).agent, {})
+        Extension(short, 14).begin(short, make_run(14).agent, make_run(14).data, {})
+
+
+def test_nothing_was_damaged_where_the_curves_go_on(make_run, tmp_path, caplog):
+    short = tmp_path / "short"
+    make_run(12).train(short)
+    make_run(14, extends=short).train(tmp_path / "long")
+    assert not caplog.records
+
+
+def test_a_run_without_a_directory_goes_on_with_the_threads_of_the_shorter_one(
+    make_run, tmp_path, monkeypatch
+):
+    short = tmp_path / "short"
+    make_run(12).train(short)
+    (short / EXECUTION).write_text(json.dumps({"threads": 1, "compiled": False}))
+    monkeypatch.setattr("reverie.training.execution.repays", lambda updates: pytest.fail("asked"))
+    console = Console(record=True, width=400)
+    make_run(14, extends=short, compiled=None).train(console=console)
+    assert "with 1 thread of" in console.export_text()
+
+
+def test_what_settings_do_not_tell_is_refused_before_anything_is_copied(make_run, tmp_path):
+    short, long = tmp_path / "short", tmp_path / "long"
+    make_run(12).train(short)
+    other = make_run(14, extends=short)
+    other.data = load("builtin/pendulum-mixed", episodes=5)
+    with pytest.raises(
+        Mistake, match=r"extend=\S+short was learned from other rows .*init=\S+short"
+    ):
+        other.train(long)
+    assert not long.exists()
+    record = load_tensors(short / checkpoint.FILE, checkpoint.KIND)
+    old = {**record, "log": {}}
+    save_tensors(short / checkpoint.FILE, checkpoint.KIND, old)
+    with pytest.raises(
+        Mistake, match=r"short/checkpoint\.pt is damaged .*earlier version\); restore"
+    ):
+        make_run(14, extends=short).train(long)
+    assert not long.exists()
+
+
+def test_a_damaged_run_is_named_and_the_same_command_works_once_it_is_restored(make_run, tmp_path):
+    short, long = tmp_path / "short", tmp_path / "long"
+    make_run(12).train(short)
+    record = load_tensors(short / checkpoint.FILE, checkpoint.KIND)
+    for part in ("agent", "random"):
+        save_tensors(short / checkpoint.FILE, checkpoint.KIND, {**record, part: {}})
+        with pytest.raises(Mistake, match=r"short/checkpoint\.pt is damaged .* as extend=\.\.\."):
+            make_run(14, extends=short).train(long)
+        assert not (long / checkpoint.FILE).exists()
+    save_tensors(short / checkpoint.FILE, checkpoint.KIND, record)
+    assert make_run(14, extends=short).train(long).summary["updates"] == 14
+
+
+def test_a_directory_inside_of_the_shorter_run_is_refused(make_run, tmp_path):
+    short = tmp_path / "short"
+    make_run(12).train(short)
+    before = contents(short)
+    with pytest.raises(Mistake, match="lies inside of extend="):
+        make_run(14, extends=short).train(short / "long")
+    assert contents(short) == before
+
+
+def test_the_run_that_the_shorter_one_began_with_may_be_gone(tmp_path):
+    short = tmp_path / "short"
+    short.mkdir()
+    (short / checkpoint.FILE).touch()
+    known = {"init": str(tmp_path / "gone"), "init_sha256": "abc"}
+    (short / CONFIG).write_text(write_settings(known))
+    asked = {"init": known["init"], "init_sha256": None, "extend": str(short)}
+    assert pinned(asked, tmp_path / "long")["init_sha256"] == "abc"
+    assert pinned(asked, None)["init_sha256"] == "abc"
+    with pytest.raises(Mistake, match="holds no checkpoint"):
+        pinned({**asked, "extend": None}, tmp_path / "long")
+
+
+def test_extend_is_only_advised_where_it_is_taken(tmp_path):
+    run, advice = tmp_path / "run", "with extend="
+    run.mkdir()
+
+    def refused(place, **earlier):
+        with pytest.raises(Mistake) as error:
+            require_same(place, {"updates": 12, **earlier}, {"updates": 14, **earlier})
+        return str(error.value)
+
+    assert advice not in refused(run)  # no checkpoint
+    (run / checkpoint.FILE).touch()
+    assert f"{advice}{run} it" in refused(run)
+    assert f"{advice}{run} it" in refused(run / checkpoint.FILE)
+    assert advice not in refused(run, online={"_target_": "collect"})
 
 
 def test_a_strangers_checkpoint_that_is_none_is_one_line(make_run, tmp_path):

@@ -104,6 +104,9 @@ def require_parts_fit(config: DictConfig) -> None:
             f"pretraining=clone would train the actor of init={config.init} anew, on the recorded "
             "actions; set pretraining=none, or leave init out"
         )
+    for key in ("init", "extend"):  # as from a shell variable that is not set
+        if config[key] is not None and not config[key].strip():
+            raise Mistake(f"{key}= is empty; give the directory of a run, or leave {key} out")
     if config.extend is not None and is_chosen(config.online):
         raise Mistake(
             f"extend={config.extend} cannot go on with online=..., whose replay is as large as the "
