@@ -386,11 +386,11 @@ def require_same(place: Path, earlier: Any, now: Mapping[str, Any]) -> None:
 
 def _extending(place: Path, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What is behind another run directory where a run is to become longer."""
-    lengths = before.get(key), now.get(key)
-    if key != "updates" or not all(type(each) is int for each in lengths):
+    short, long = before.get(key), now.get(key)
+    if key != "updates" or type(short) is not int or type(long) is not int:
         return ""
     run_dir = place.parent if place.is_file() else place  # of a checkpoint, or a directory
-    longer = lengths[0] < lengths[1] and can_be_extended(run_dir, "online._target_" in before)
+    longer = short < long and can_be_extended(run_dir, "online._target_" in before)
     return f" (with extend={run_dir} it goes on from there)" if longer else ""
 
 
