@@ -87,7 +87,7 @@ def check(arguments: Sequence[str]) -> int:
         if loaded is not data:
             console.print(_transformed(loaded), highlight=False, soft_wrap=True)
         if not found.problems and OWN & set(overrides):
-            console.print(_next(chosen), highlight=False, soft_wrap=True)
+            console.print(_next(chosen, loaded), highlight=False, soft_wrap=True)
     if picture is not None:
         _write(picture, draw(data))
     if table is not None:
@@ -95,12 +95,14 @@ def check(arguments: Sequence[str]) -> int:
     return 1 if found.problems else 0
 
 
-def _next(chosen: argparse.Namespace) -> str:
+def _next(chosen: argparse.Namespace, data: Dataset) -> str:
     """What somebody would type who has read docs/choosing.md."""
     folder = [] if chosen.config_dir is None else [f"--config-dir={chosen.config_dir}"]
-    typed = shlex.join(
-        ["-m", *folder, f"algorithm={FIRST}", *map(unquote, map(as_typed, chosen.overrides))]
-    )
+    asked = any(each.startswith(f"{INVERSE}=") for each in chosen.overrides)
+    # Rows without an action were kept, and training refuses them unless something fills them in.
+    filled = [f"{INVERSE}=ensemble"] if data.action_missing is not None and not asked else []
+    overrides = [*map(unquote, map(as_typed, chosen.overrides)), *filled]
+    typed = shlex.join(["-m", *folder, f"algorithm={FIRST}", *overrides])
     return (
         "next: two methods that fail in different ways, and a page about both "
         f"(docs/choosing.md has others)\n  python train.py {typed}\n  "

@@ -79,6 +79,17 @@ def test_it_ends_with_what_to_type_next(check, tmp_path, capsys):
     assert "next: " not in capsys.readouterr().out
 
 
+def test_what_to_type_next_fills_in_the_actions_that_are_missing(check, tmp_path, capsys):
+    actions = np.random.default_rng(1).uniform(-1, 1, (7, 2))
+    actions[1] = np.nan
+    path = write(tmp_path / "log.npz", actions=actions)
+    assert check("dataset=file", path, "dataset.missing_actions=true") == 0
+    assert "dataset.missing_actions=true inverse_model=ensemble\n" in capsys.readouterr().out
+    assert check("dataset=file", path, "inverse_model=ensemble") == 0
+    *_, typed, _ = capsys.readouterr().out.splitlines()
+    assert typed.count("inverse_model=") == 1
+
+
 def test_a_recording_is_told_and_warnings_are_marked(check, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("REVERIE_CACHE", str(tmp_path))
     assert check("dataset=builtin/duffing", "dataset.steps=400") == 0
