@@ -40,7 +40,7 @@ def alarms(
 
     Returns:
         Of the policy, the first that holds: its estimates contradict each other, it `is_worse`,
-        it `falls_short`, it is a clone that is not shown to be better, it is `unjudged`. Then
+        it is a clone that is not shown to be better, it `falls_short`, it is `unjudged`. Then
         estimates that no reward allows, and what the critics expect in `excess`.
     """
     if verdict is None:
@@ -52,10 +52,10 @@ def alarms(
             said.setdefault(verdict["sentence"][seed], []).append(seed)
         elif is_worse(verdict, seed):
             kinds.setdefault(_tell_worse, []).append(seed)
-        elif falls_short(verdict, seed):
-            kinds.setdefault(_tell_short, []).append(seed)
         elif clones and verdict["outcome"][seed] != "better" and _sign_of_fit(verdict, seed) != 1:
             kinds.setdefault(_tell_clone, []).append(seed)
+        elif falls_short(verdict, seed):
+            kinds.setdefault(_tell_short, []).append(seed)
         elif unjudged(verdict, seed):
             tell = _tell_early if _is_early(verdict) else _tell_unjudged
             kinds.setdefault(tell, []).append(seed)
