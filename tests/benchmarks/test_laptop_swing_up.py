@@ -42,7 +42,7 @@ def trained(monkeypatch):
 @pytest.mark.parametrize(("gap", "holds"), [(3.0, True), (-3.0, False)])
 def test_eight_seeds_of_one_mind_decide(trained, tmp_path, gap, holds):
     done = trained(dict.fromkeys(swing_up.BLOCKS, gap))
-    found = swing_up.measure(Budget(), swing_up.BLOCKS, tmp_path, judge=True)
+    found = swing_up.measure(Budget(), swing_up.BLOCKS, tmp_path, {}, judge=True)
     assert done == [4, 8] and found.claims[0].holds is holds
     assert found.claims[0].measured.startswith(f"{gap:.3g} [{gap:.3g}, {gap:.3g}]: ")
     assert found.details["seconds"] == 12.0 and list(found.details["records"]) == ["4", "8"]
@@ -51,13 +51,27 @@ def test_eight_seeds_of_one_mind_decide(trained, tmp_path, gap, holds):
 
 def test_four_more_seeds_where_eight_do_not_decide(trained, tmp_path):
     done = trained({4: 3.0, 8: -3.0, 12: 3.0})
-    found = swing_up.measure(Budget(), swing_up.BLOCKS, tmp_path, judge=True)
+    found = swing_up.measure(Budget(), swing_up.BLOCKS, tmp_path, {}, judge=True)
     assert done == [4, 8, 12] and found.claims[0].holds is None
+
+
+def test_an_open_plan_says_so_and_goes_on_from_what_is_recorded(trained, tmp_path, monkeypatch):
+    trained({4: 3.0, 8: -3.0})
+    found = swing_up.measure(Budget(), swing_up.BLOCKS[:2], tmp_path, {}, judge=True)
+    assert found.claims[0].measured.endswith("; 12 seeds are planned")
+    known = found.details["records"]
+
+    def hand_on(jobs):  # what each training is told of what is recorded
+        return {method: job.args[-1] for method, job in jobs.items()}
+
+    monkeypatch.setattr(swing_up, "run_all", hand_on)
+    again = swing_up.measure(Budget(), swing_up.BLOCKS[:2], tmp_path, known, judge=True)
+    assert again.claims == found.claims
 
 
 def test_a_quick_run_judges_nothing(trained, tmp_path):
     trained({4: 3.0})
-    found = swing_up.measure(Budget(), swing_up.BLOCKS[:1], tmp_path, judge=False)
+    found = swing_up.measure(Budget(), swing_up.BLOCKS[:1], tmp_path, {}, judge=False)
     assert found.claims[0].holds is None
     assert found.claims[0].measured.startswith("too few seeds to say: ")
 
