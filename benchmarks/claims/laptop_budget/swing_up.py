@@ -13,9 +13,9 @@ run, written before it:
   of 5 % in all. A seed's return is the mean of its last two evaluations, as in `laptop_budget`.
 - Power, simulated with normal differences, 400 times: 0.99 at the recorded 1.5 deviations,
   0.78 at one, 0.27 at half of one.
-- So far, after eight seeds: undecided, 1.2 [-1.5, 3.6], six of them positive; the mean difference is
-  less than half of that of the first four. `--continue` adds the last block. With the fits of the
-  models a block took 52 core-minutes.
+- So far, after eight seeds: undecided, 1.2 [-1.5, 3.6], six of them positive; the mean difference
+  is less than half of that of the first four. `--continue` adds the last block. ReBRAC is there
+  after 5,000 updates, MOPO after 10,000. With the fits of models a block took 52 core-minutes.
 - The recorded lines stay as they are. A gap of three points near the most that can be earned says
   who is more reliable at the end of a run, not that a model is needed: both learn the swing-up.
 """
